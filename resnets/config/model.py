@@ -48,6 +48,13 @@ class ModelSpec:
         shortcut: Option where dimensions increase: A pads with zeros, B projects by a 1x1
             convolution, C projects every shortcut (the paper, section 4.1). "none" removes all
             shortcuts: the plain network.
+        shortcut_pool: "average" is a 2x2 average pool before each projection, which takes its
+            stride (He et al. 2019, ResNet-D).
+        attention: Factor of each channel at the end of F(x). "se" computes it from the channels'
+            means by two layers (Hu et al. 2018, squeeze and excitation), "eca" by one convolution
+            over neighboring channels (Wang et al. 2020).
+        se_reduction: [factor] Channels of a map over those between the two layers of "se", which
+            are rounded to a multiple of 8 (Hu et al. 2018: 16; Bello et al. 2021, ResNet-RS: 4).
         shortcut_gate: Gate g(x) on each shortcut. "exclusive" multiplies the branch by g and the
             shortcut by 1 - g, "shortcut-only" the shortcut alone; g is the sigmoid of a 1x1
             convolution (He et al. 2016, ECCV, Table 1). "highway" is exclusive with a 3x3
@@ -66,10 +73,17 @@ class ModelSpec:
         stride_in: Which convolution of a bottleneck has the stride: "1x1", the first (the paper,
             "v1"), or "3x3" ("v1.5", as in torchvision).
         stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pool (the paper, Table 1),
-            "cifar" one 3x3 convolution (the paper, section 4.2).
+            "cifar" one 3x3 convolution (the paper, section 4.2). "deep" has three 3x3 convolutions
+            in place of the 7x7, the first two half as wide (He et al. 2019, ResNet-C and -D),
+            "tiered" the same with the first three eighths as wide (timm's ResNet-T).
         stem_width: [channels] Width of the stem.
-        stem_pool: Max pool of the stem. "padded" pads by one pixel, as PyTorch models do; "ceil"
-            has no padding and rounds sizes up, as the authors' Caffe models do.
+        stem_pool: Pool of the stem. "padded" is a max pool that pads by one pixel, as PyTorch
+            models do; "ceil" has no padding and rounds sizes up, as the authors' Caffe models do;
+            "zeros" pads with zeros, which differs where values are negative (Kolesnikov et al.
+            2020, BiT). "conv" is a 3x3 convolution of stride 2 with its norm (Bello et al. 2021,
+            ResNet-RS).
+        stem_norm: Norm and ReLU after the last convolution of the stem. Without them the first
+            pre-activation block has a norm of its own, after the pool (BiT, timm's resnetv2).
         groups: [groups] Groups of the 3x3 convolutions of bottlenecks (Xie et al. 2017, ResNeXt).
         width_per_group: [channels] Width of one group of the first stage, where 64 stands for
             `widths`: 128 gives the wide residual networks of torchvision (Zagoruyko and Komodakis
@@ -103,10 +117,14 @@ class ModelSpec:
     depths: tuple[int, ...] = (2, 2, 2, 2)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     shortcut: Literal["A", "B", "C", "none"] = "B"
+    shortcut_pool: Literal["none", "average"] = "none"
+    attention: Literal["none", "se", "eca"] = "none"
+    se_reduction: int = 16
     stride_in: Literal["1x1", "3x3"] = "3x3"
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    stem: Literal["imagenet", "deep", "tiered", "cifar"] = "imagenet"
     stem_width: int = 64
-    stem_pool: Literal["padded", "ceil"] = "padded"
+    stem_pool: Literal["padded", "ceil", "zeros", "conv"] = "padded"
+    stem_norm: bool = True
     groups: int = 1
     width_per_group: int = 64
     shortcut_gate: Literal["none", "exclusive", "shortcut-only", "highway"] = "none"
@@ -150,8 +168,17 @@ class ModelSpec:
 
     @property
     def is_resnet(self) -> bool:
-        """Whether blocks are those of ResNet, which other libraries have too."""
-        return self.block in ("basic", "bottleneck") and not self.scales_paths
+        """Whether layers are those of ResNet, which other libraries have too."""
+        blocks = self.block in ("basic", "bottleneck") and not self.scales_paths
+        later = (self.attention, self.shortcut_pool) != ("none", "none")
+        return blocks and not later and len(self.stem_widths) == 1 and self.stem_pool != "conv"
+
+    @property
+    def stem_widths(self) -> tuple[int, ...]:
+        """Output channels of the convolutions of the stem, its pool's not counted."""
+        half = self.stem_width // 2
+        first = {"deep": (half, half), "tiered": (3 * self.stem_width // 8, half)}
+        return (*first.get(self.stem, ()), self.stem_width)
 
     @property
     def order(self) -> str:
@@ -207,7 +234,7 @@ class ModelSpec:
                 " classes"
             )
         counts = ("in_channels", "stem_width", "groups", "width_per_group", "input_size")
-        for name in (*counts, "norm_groups"):
+        for name in (*counts, "norm_groups", "se_reduction"):
             if not 1 <= getattr(self, name) <= MOST_CHANNELS:
                 raise ConfigError(
                     f"model.{name}: {getattr(self, name)} is not from 1 to {MOST_CHANNELS:,}"
@@ -231,8 +258,12 @@ def _check_vgg(spec: ModelSpec) -> None:
         if getattr(spec, field):
             field = "shortcut_*, model.branch_scale" if field == "scales_paths" else field
             raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
-    if spec.norm == "group+ws":
-        raise ConfigError(f"model.norm: {spec.norm!r} is for models with blocks, not {spec.name}")
+    for field, plain in (("attention", ("none",)), ("norm", ("none", "batch"))):
+        value = getattr(spec, field)
+        if value not in plain:
+            raise ConfigError(
+                f"model.{field}: {value!r} is for models with blocks, not {spec.name}"
+            )
     smallest = 2 ** len(spec.depths)
     if spec.input_size < smallest:
         raise ConfigError(
@@ -242,12 +273,15 @@ def _check_vgg(spec: ModelSpec) -> None:
 
 
 def _check_residual(spec: ModelSpec) -> None:
+    images = ("attention", "shortcut_pool", "stem_pool")
+    later = any(getattr(spec, field) not in ("none", "padded", "ceil") for field in images)
     if spec.dims == 1 and (
-        spec.norm == "group+ws" or spec.branch_scale == "fixup" or spec.blur_pool
+        spec.norm == "group+ws" or spec.branch_scale == "fixup" or spec.blur_pool or later
     ):
         raise ConfigError(
-            "model.dims: 1 goes with model.norm 'batch' or 'none', and without model.blur_pool and "
-            "model.branch_scale 'fixup'"
+            "model.dims: 1 goes with model.norm 'batch' or 'none', and without model.blur_pool, "
+            "model.branch_scale 'fixup', model.attention, model.shortcut_pool, and model.stem_pool "
+            "'zeros' and 'conv'"
         )
     channels = (spec.stem_width, *(width * spec.expansion for width in spec.widths))
     if spec.shortcut == "A" and list(channels) != sorted(channels):
@@ -275,6 +309,16 @@ def _check_residual(spec: ModelSpec) -> None:
         raise ConfigError("model.blur_pool: not with the norm 'group+ws' or branch_scale 'fixup'")
     if spec.blur_pool and spec.stem_pool == "ceil":
         raise ConfigError("model.blur_pool: needs model.stem_pool 'padded', not 'ceil'")
+    if spec.stem_width < 8 and len(spec.stem_widths) > 1:
+        raise ConfigError(
+            f"model.stem_width: {spec.stem_width}, a {spec.stem!r} stem has 8 or more"
+        )
+    if not (spec.stem_norm or spec.is_preact):
+        raise ConfigError("model.stem_norm: only pre-activation blocks work without it")
+    if spec.shortcut_pool != "none" and spec.shortcut not in ("B", "C"):
+        raise ConfigError(
+            f"model.shortcut_pool: is before projections, which shortcut {spec.shortcut!r} has not"
+        )
     _check_paths(spec)
     if spec.norm == "group+ws":
         odd = [each for each in _norm_widths(spec) if each % spec.norm_groups]
@@ -319,4 +363,4 @@ def _norm_widths(spec: ModelSpec) -> list[int]:
         width * spec.width_per_group // 64 * spec.groups if spec.is_bottleneck else width
         for width in spec.widths
     ]
-    return [spec.stem_width, *inner, *(width * spec.expansion for width in spec.widths)]
+    return [*spec.stem_widths, *inner, *(width * spec.expansion for width in spec.widths)]

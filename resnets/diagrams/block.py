@@ -13,7 +13,7 @@ from torch import fx, nn
 from resnets.config import ConfigError
 from resnets.diagrams.svg import MUTED, Svg
 from resnets.diagrams.trace import conv_text
-from resnets.models.layers import DropPath
+from resnets.models.layers import DropPath, EfficientChannelAttention, SqueezeExcitation
 from resnets.models.norm import NormAct
 
 FILL, STROKE = "#d6e6fb", "#5b86bf"
@@ -24,6 +24,7 @@ MARGIN, HEADER = 22.0, 74.0
 LEFT = 64.0  # width of F(x) and its brace
 PITCH = LEFT + BOX_WIDTH + SWING + 84
 RADIUS = 9.0  # of the addition's circle
+ATTENTION = (SqueezeExcitation, EfficientChannelAttention)
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -56,7 +57,7 @@ class _LayerTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers of torch.nn are leaves; modules that only hold others are traced through."""
-        known = isinstance(m, nn.Conv2d) or m.__module__.startswith("torch.nn")
+        known = isinstance(m, (nn.Conv2d, *ATTENTION)) or m.__module__.startswith("torch.nn")
         return known and not isinstance(m, nn.Sequential)
 
     def call_module(
@@ -120,6 +121,8 @@ def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
         return None
     if isinstance(module, nn.Conv2d):
         return Op(conv_text(module), weighted=True)
+    if isinstance(module, ATTENTION):
+        return Op(module.label)
     return Op("batch norm" if isinstance(module, nn.BatchNorm2d) else type(module).__name__.lower())
 
 

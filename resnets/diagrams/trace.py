@@ -112,7 +112,7 @@ def _main_path(model: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cos
     shape: tuple[int, ...] = ()
     for layer in counted.layers:
         found = _text_and_role(model.get_submodule(layer.name))
-        if found is None or ".shortcut." in layer.name:
+        if found is None or ".shortcut." in layer.name or ".attention." in layer.name:
             continue
         text, role = found
         if role == "pool" and layer.output == shape:
@@ -149,6 +149,8 @@ def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
             return None
         case Projection() as projection:
             text = conv_text(projection.conv)
+            if not isinstance(projection.pool, nn.Identity):
+                return Shortcut(widens, "avg pool, 1x1 conv", f"2x2 average pool, then {text}")
             return Shortcut(widens, text.partition(",")[0], f"projection: {text}")
         case nn.Identity():
             return Shortcut(widens, "", "identity")

@@ -19,6 +19,49 @@ IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
 }
 PREACT: dict[Block, Block] = {"basic": "preact-basic", "bottleneck": "preact-bottleneck"}
 
+# Blocks per stage of later networks: timm's small ones, 200 layers (He et al., ECCV 2016), and 269.
+LAYERS: dict[int, tuple[Block, tuple[int, ...]]] = {
+    **IMAGENET,
+    10: ("basic", (1, 1, 1, 1)),
+    14: ("bottleneck", (1, 1, 1, 1)),
+    26: ("bottleneck", (2, 2, 2, 2)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+    269: ("bottleneck", (3, 30, 48, 8)),
+}
+# The letter after the layers, as timm has it: a deep stem (c, s, d) or a tiered one (t), of twice
+# the width (s), an average pool on the shortcut (d, t). He et al. 2019, "Bag of Tricks", Fig. 2.
+LETTERS: dict[str, dict[str, Any]] = {
+    "": {},
+    "c": {"stem": "deep"},
+    "s": {"stem": "deep", "stem_width": 128},
+    "d": {"stem": "deep", "shortcut_pool": "average"},
+    "t": {"stem": "tiered", "shortcut_pool": "average"},
+}
+# Bello et al. 2021 ("Revisiting ResNets"): blocks per stage and px of the training images.
+RESNET_RS = {
+    50: ((3, 4, 6, 3), 160),
+    101: ((3, 4, 23, 3), 192),
+    152: ((3, 8, 36, 3), 256),
+    200: ((3, 24, 36, 3), 256),
+    270: ((4, 29, 53, 4), 256),
+    350: ((4, 36, 72, 4), 288),
+    420: ((4, 44, 87, 4), 320),
+}
+LATER = (
+    *("resnet10t", "resnet14t", "resnet26", "resnet200", "resnet26t", "resnet50t"),
+    *(f"resnet{depth}d" for depth in (18, 26, 34, 50, 101, 152, 200)),
+    *(f"resnet{depth}{letter}" for letter in "cs" for depth in (50, 101, 152)),
+    *("resnext50_32x4d", "resnext50d_32x4d"),
+    *(f"resnext101_{each}d" for each in ("32x4", "32x8", "32x16", "64x4")),
+    *(f"seresnet{depth}" for depth in ("18", "34", "50", "101", "152", "152d")),
+    *("seresnext26d_32x4d", "seresnext26t_32x4d", "seresnext50_32x4d", "seresnext101_32x4d"),
+    *("seresnext101_32x8d", "seresnext101_64x4d", "seresnext101d_32x8d"),
+    *(f"ecaresnet{depth}" for depth in ("26t", "50d", "50t", "101d", "269d")),
+    *(f"resnetrs{depth}" for depth in RESNET_RS),
+    *(f"resnetv2_{depth}" for depth in ("50", "50d", "101", "101d")),
+    *(f"resnetv2_{each}_bit" for each in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")),
+)
+
 # Simonyan and Zisserman 2015, Table 1 (A, B, D, E): 3x3 convolutions per stage.
 VGG = {
     11: (1, 1, 2, 2, 2),
@@ -85,7 +128,8 @@ def _named() -> dict[str, ModelSpec]:
         )
         for depth in depths
     ]
-    return {each.name: each for each in (*_imagenet(), *_vgg(), *cifar)}
+    later = map(_later, LATER)
+    return {each.name: each for each in (*_imagenet(), *later, *_vgg(), *cifar)}
 
 
 def _imagenet() -> list[ModelSpec]:
@@ -109,10 +153,39 @@ def _imagenet() -> list[ModelSpec]:
     hundred = dataclasses.replace(fifty, depths=IMAGENET[101][1])
     return [
         *specs,
-        _variant(fifty, "resnext50_32x4d", groups=32, width_per_group=4),
         _variant(fifty, "wide_resnet50_2", width_per_group=128),
         _variant(hundred, "wide_resnet101_2", width_per_group=128),
     ]
+
+
+def _later(name: str) -> ModelSpec:
+    """A network of `LATER`, from what its name says.
+
+    "se" and "eca" are the attention, "rs" is ResNet-RS (Bello et al. 2021), 32x4d the groups and
+    their width (Xie et al. 2017). "v2" has a norm before each convolution and none in the stem,
+    "bit" group norms and standardized weights, x3 three times the width (Kolesnikov et al. 2020).
+    """
+    pattern = r"(se|eca)?resne[x]?t(rs|v2_)?(\d+)([cdst]?)(?:_(\d+)x(\d+)d)?(?:x(\d+)_bit)?"
+    match = re.fullmatch(pattern, name)
+    assert match, name
+    attention, family, layers, letter, groups, width, factor = match.groups()
+    block, depths = LAYERS[int(layers)] if family != "rs" else ("bottleneck", ())
+    fields: dict[str, Any] = dict(LETTERS[letter])
+    if attention:
+        fields["attention"] = attention
+    if groups:
+        fields |= {"groups": int(groups), "width_per_group": int(width)}
+    if family == "rs":
+        depths, size = RESNET_RS[int(layers)]
+        fields |= {**LETTERS["d"], "attention": "se", "se_reduction": 4, "stem_pool": "conv"}
+        fields["input_size"] = size
+    if family == "v2_":
+        block = PREACT[block]
+        fields["stem_norm"] = False
+    if factor:
+        wide = tuple(each * int(factor) for each in ModelSpec.widths)
+        fields |= {"widths": wide, "stem_width": wide[0], "stem_pool": "zeros", "norm": "group+ws"}
+    return ModelSpec(name=name, block=block, depths=depths, **fields)
 
 
 def _vgg() -> list[ModelSpec]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from resnets.models.block_config import eval_mode
 from resnets.models.classifier import ImageClassifier
-from resnets.models.layers import DropPath
+from resnets.models.layers import DropPath, StdConv
 from resnets.models.shortcut import NoShortcut, ZeroPad
 
-UNCOUNTED = (nn.Identity, nn.Dropout, DropPath, NoShortcut)
+UNCOUNTED = (nn.Identity, nn.Dropout, nn.ZeroPad2d, DropPath, NoShortcut)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
             )
         )
 
+    standardized = [module for module in model.modules() if isinstance(module, StdConv)]
+    for conv in standardized:  # the values of gigabytes of weights change no shape
+        conv.__dict__["forward"] = partial(nn.Conv2d.forward, conv)
     handles = [
         module.register_forward_hook(
             lambda layer, _inputs, output, name=name: record(name, layer, output)
@@ -101,6 +105,8 @@ def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
     finally:
         for handle in handles:
             handle.remove()
+        for conv in standardized:
+            del conv.__dict__["forward"]
 
 
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
@@ -124,7 +130,7 @@ def _kind(layer: nn.Module) -> str:
             return "linear"
         case nn.MaxPool2d():
             return f"max pool {layer.kernel_size}x{layer.kernel_size}, stride {layer.stride}"
-        case nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d():
+        case nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AvgPool2d():
             return "average pool"
         case ZeroPad():
             return f"option A, stride {layer.stride}"

@@ -1,4 +1,4 @@
-"""Residual units after the paper: other orders of layers, gates, and scaled branches.
+"""Residual units after the paper: other orders of layers, gates, attention, scaled branches.
 
 `ResidualUnit` reads what it is from the spec. Orders: Fig. 4 of He, Zhang, Ren, Sun, "Identity
 Mappings in Deep Residual Networks", ECCV 2016. What is on the shortcut: its Table 1, in
@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from resnets.models.block_config import BlockConfig, require
 from resnets.models.classifier import ImageClassifier
-from resnets.models.layers import DropPath, Scale, add_shortcut
+from resnets.models.layers import (
+    DropPath,
+    EfficientChannelAttention,
+    Scale,
+    SqueezeExcitation,
+    add_shortcut,
+)
 from resnets.models.norm import IdentityAct
 from resnets.models.shortcut import GatedShortcut, Projection, make_shortcut, option_of
 
@@ -46,8 +52,9 @@ ORDERS = {
 class ResidualUnit(nn.Module):
     """`after(scale * F(x) + shortcut(x))`, F of two 3x3 convolutions or of 1x1, 3x3, 1x1.
 
-    The network's first pre-activation unit has no `norm1`: the stem has normalized and activated
-    its input. With an exclusive gate g the sum is `g(x) F(x) + (1 - g(x)) x`.
+    The network's first pre-activation unit has no `norm1` where the stem has normalized and
+    activated its input. `attention` multiplies the channels of F(x). With an exclusive gate g the
+    sum is `g(x) F(x) + (1 - g(x)) x`.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -59,7 +66,7 @@ class ResidualUnit(nn.Module):
         self.branch_layers: list[str] = []
         self._number = 0
         if order.before:
-            channels = 0 if config.first else config.in_channels
+            channels = 0 if config.first and spec.stem_norm else config.in_channels
             self.branch_layers.append(self._add_act(config, order.before, channels))
         for number, conv in enumerate(convs, 1):
             self.add_module(f"conv{number}", conv)
@@ -68,6 +75,7 @@ class ResidualUnit(nn.Module):
             if words:
                 self.branch_layers.append(self._add_act(config, words, conv.out_channels))
         self.after_layer = order.after and self._add_act(config, order.after, config.out_channels)
+        self.attention = _make_attention(config)
         self.scale = _make_scale(config)
         self.shortcut = make_shortcut(config)
         self.activates_shortcut = bool(order.before) and isinstance(
@@ -102,7 +110,7 @@ class ResidualUnit(nn.Module):
             y = self.get_submodule(name)(y)
             if number == 0 and self.activates_shortcut:
                 activated = y
-        branch: Tensor = self.scale(y)
+        branch: Tensor = self.scale(self.attention(y))
         if not isinstance(self.shortcut, GatedShortcut):
             return branch, self.shortcut(activated)
         shortcut, gate = self.shortcut.split(x, activated)
@@ -135,6 +143,16 @@ def _convolutions(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
         config.conv(inner, inner, 3, stride=stride2, groups=groups, dilation=dilation1),
         config.conv(inner, out, 1),
     ]
+
+
+def _make_attention(config: BlockConfig) -> nn.Module:
+    """What multiplies the channels of F(x)."""
+    match config.spec.attention:
+        case "se":
+            return SqueezeExcitation(config.out_channels, config.spec.se_reduction)
+        case "eca":
+            return EfficientChannelAttention(config.out_channels)
+    return nn.Identity()
 
 
 def _make_scale(config: BlockConfig) -> nn.Module:

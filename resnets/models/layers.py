@@ -5,6 +5,7 @@ Blurred layers have the parameters and names of the layers they replace, so the 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -110,6 +111,46 @@ class Scale(nn.Module):
     def extra_repr(self) -> str:
         """The factor, if it is constant."""
         return f"{self.factor:g}" if self.weight is None else "learned"
+
+
+class SqueezeExcitation(nn.Module):
+    """`x * sigmoid(fc2(relu(fc1(mean))))`, a factor for each channel (Hu et al. 2018).
+
+    The two layers are 1x1 convolutions of the mean over positions, with biases.
+    """
+
+    label = "squeeze and excitation"
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        inner = max(8, int(channels / reduction + 4) // 8 * 8)  # as timm rounds it
+        self.fc1 = nn.Conv2d(channels, inner, 1)
+        self.fc2 = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        means = x.mean((2, 3), keepdim=True)
+        factors: Tensor = self.fc2(F.relu(self.fc1(means))).sigmoid()
+        return x * factors
+
+
+class EfficientChannelAttention(nn.Module):
+    """`x * sigmoid(conv(mean))`, the convolution over neighboring channels (Wang et al. 2020).
+
+    Its kernel grows with the logarithm of the channels (eq. 12 there): 5 at 256, 7 at 2048.
+    """
+
+    label = "channel attention"
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        size = max(3, int((math.log2(channels) + 1) / 2) // 2 * 2 + 1)
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        factors: Tensor = self.conv(x.mean((2, 3))[:, None]).sigmoid()
+        return x * factors[:, 0, :, None, None]
 
 
 class BlurredMaxPool(nn.MaxPool2d):

@@ -9,6 +9,7 @@ are left, and convolutions have biases.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -103,32 +104,50 @@ BLOCKS: dict[str, MakeBlock] = {
 
 
 class Stem(nn.Module):
-    """What comes before the first block: convolution, norm, relu and, for ImageNet, a max pool.
+    """What comes before the first block: convolutions, each with norm and relu, and a pool.
 
-    "imagenet": 7x7 stride 2 and 3x3 max pool stride 2 (Table 1). "cifar": 3x3 stride 1.
+    "imagenet": 7x7 stride 2 and 3x3 max pool stride 2 (Table 1). "deep", "tiered": 3x3 stride 2 and
+    two more 3x3, the same pool. "cifar": 3x3 stride 1, no pool.
     The pool's windows start one pixel outside the map (`stem_pool` "padded") or, as in Caffe, at
-    its corner ("ceil"); both give 56 px at 224 px.
+    its corner ("ceil"); both give 56 px at 224 px. Layers run in the order in which they are added;
+    `conv` is the first.
     """
 
     def __init__(self, spec: ModelSpec, norm: MakeNorm | None) -> None:
         super().__init__()
-        imagenet, bias = spec.stem == "imagenet", spec.conv_bias == "stem"
-        kernel_size, stride = (7, 2) if imagenet else (3, 1)
-        width = spec.stem_width
-        self.conv = layers.conv(spec, spec.in_channels, width, kernel_size, stride, bias=bias)
-        self.norm = make_norm(spec, width, norm)
-        ceil = spec.stem_pool == "ceil"
-        max_pool: type[nn.MaxPool1d | nn.MaxPool2d] = nn.MaxPool2d
-        if spec.dims == 1:
-            max_pool = nn.MaxPool1d
-        elif spec.blur_pool:
-            max_pool = BlurredMaxPool
-        pool = max_pool(3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil)
-        self.pool = pool if imagenet else nn.Identity()
+        kernel_size, stride = {"imagenet": (7, 2), "cifar": (3, 1)}.get(spec.stem, (3, 2))
+        channels, bias = spec.in_channels, spec.conv_bias == "stem"
+        for number, width in enumerate(spec.stem_widths, 1):
+            suffix = "" if number == 1 else str(number)
+            conv = layers.conv(spec, channels, width, kernel_size, stride, bias=bias)
+            self.add_module(f"conv{suffix}", conv)
+            if number < len(spec.stem_widths) or spec.stem_norm:
+                self.add_module(f"norm{suffix}", make_norm(spec, width, norm))
+            channels, kernel_size, stride = width, 3, 1
+        self.pool = nn.Identity() if spec.stem == "cifar" else _stem_pool(spec, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, stem_width, H / 4, W / 4), or (B, stem_width, H, W) for "cifar"."""
-        return self.pool(self.norm(self.conv(x)))
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def _stem_pool(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
+    """What halves the resolution after the stem's convolutions."""
+    if spec.stem_pool == "conv":
+        conv = layers.conv(spec, spec.stem_width, spec.stem_width, 3, 2)
+        norm_layer = make_norm(spec, spec.stem_width, norm)
+        return nn.Sequential(OrderedDict(conv=conv, norm=norm_layer))
+    max_pool: type[nn.MaxPool1d | nn.MaxPool2d] = nn.MaxPool2d
+    if spec.dims == 1:
+        max_pool = nn.MaxPool1d
+    elif spec.blur_pool:
+        max_pool = BlurredMaxPool
+    if spec.stem_pool == "zeros":
+        return nn.Sequential(nn.ZeroPad2d(1), max_pool(3, stride=2))
+    ceil = spec.stem_pool == "ceil"
+    return max_pool(3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil)
 
 
 class ResNet(ImageClassifier):
@@ -154,7 +173,9 @@ class ResNet(ImageClassifier):
         super().__init__(spec, block=block, norm=norm)
         self.stem = Stem(spec, norm)
         self.stage_names = ("stem", *(f"stage{index + 1}" for index in range(len(spec.depths))))
-        make_block = block or (ResidualUnit if spec.scales_paths else BLOCKS[spec.block])
+        attends = spec.attention != "none"
+        made = ResidualUnit if spec.scales_paths or attends else BLOCKS[spec.block]
+        make_block = block or made
         for name, configs in zip(self.stage_names[1:], _block_configs(spec, norm), strict=True):
             self.add_module(name, nn.Sequential(*(make_block(config) for config in configs)))
             if block is not None:

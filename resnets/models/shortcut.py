@@ -1,7 +1,7 @@
 """Shortcuts around a block: options A, B and C of the paper, and what later papers put on them.
 
-Options: He et al., CVPR 2016, section 4.1. A factor, dropout or a gate on them: He et al., ECCV
-2016, Table 1; Srivastava et al. 2015.
+Options: He et al., CVPR 2016, section 4.1. An average pool: He et al. 2019 (ResNet-D). A factor,
+dropout or a gate on them: He et al., ECCV 2016, Table 1; Srivastava et al. 2015.
 """
 
 from __future__ import annotations
@@ -55,19 +55,34 @@ class ZeroPad(nn.Module):
 class Projection(nn.Module):
     """Options B and C: a 1x1 convolution with the block's stride, then a norm.
 
-    In a pre-activation block there is no norm: its input is normalized already.
+    With `spec.shortcut_pool` "average" the stride is that of a 2x2 average pool before it. In a
+    pre-activation block there is no norm: its input is normalized already.
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         channels = config.out_channels
-        self.conv = config.conv(config.in_channels, channels, 1, stride=config.stride)
+        self.pool, stride = _average_pool(config)
+        self.conv = config.conv(config.in_channels, channels, 1, stride=stride)
         bare = config.spec.is_preact or config.spec.branch_scale == "fixup"
         self.norm = nn.Identity() if bare else config.norm(channels, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return self.norm(self.conv(x))
+        return self.norm(self.conv(self.pool(x)))
+
+
+def _average_pool(config: BlockConfig) -> tuple[nn.Module, int]:
+    """What is before a projection, and the stride that is left to it.
+
+    A stage that dilates averages too, at every position (as timm does), as it would be sampled.
+    """
+    dilates = config.dilation[0] != config.dilation[1]
+    if config.spec.shortcut_pool == "none" or (config.stride == 1 and not dilates):
+        return nn.Identity(), config.stride
+    if dilates:
+        return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, stride=1)), 1
+    return nn.AvgPool2d(2, config.stride, ceil_mode=True, count_include_pad=False), 1
 
 
 class GatedShortcut(nn.Module):

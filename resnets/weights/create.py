@@ -72,9 +72,9 @@ def create_model(
 
     The model then has `.preprocess` and `.classes` if they are known, and `.origin`. What is done
     to make weights fit is logged (logger "resnets", level INFO): the model follows them in
-    details that tensors do not show (`stride_in`, `stem_pool`, `norm_eps`, `conv_bias`); a head
-    for another number of classes, or none, is replaced by a new one; the first convolution is
-    adapted to other input channels and to a CIFAR stem. Every other tensor must fit.
+    details that tensors do not show (`stride_in`, `stem_pool`, `shortcut_pool`, `norm_eps`,
+    `conv_bias`); a head for another number of classes, or none, is replaced by a new one; the first
+    convolution is adapted to other input channels and to a CIFAR stem. Every other tensor must fit.
 
     Raises ConfigError for an unknown model or weights name, WeightsError (a ValueError) for weights
     that cannot be read, fetched or fitted.

@@ -1,8 +1,8 @@
 """Model folders: config.json and model.safetensors, in the layout of timm.
 
 What timm has no field for is under "resnets" in config.json: the whole spec, preprocessing and
-recipe. Models that torchvision and timm have too use torchvision's tensor names, which both read;
-others use ours.
+recipe. Models that torchvision and timm have too use torchvision's tensor names, which both read,
+models that timm alone has use its; others use ours.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from resnets.weights.errors import WeightsError
 from resnets.weights.heads import read_classes
 from resnets.weights.name_maps.maps import name_map
 from resnets.weights.readers.configs.timm import ParsedConfig, names_of, read_timm
+from resnets.weights.readers.configs.timm_tags import TIMM
 from resnets.weights.readers.configs.transformers import (
     PROCESSOR,
     read_transformers,
@@ -57,14 +58,18 @@ FREE = (
 
 
 def published_name(spec: ModelSpec) -> str | None:
-    """The name of the model `spec` in torchvision and timm; None if they do not have it."""
-    from torchvision import models
-
-    theirs = set(models.list_models(module=models))
+    """The name of the model `spec` in timm, and in torchvision where that has it; None if new."""
     for name in catalog.names():
-        if name.replace("-", "_") in theirs and same_net(catalog.spec(name), spec) is None:
+        if name.replace("-", "_") in TIMM and same_net(catalog.spec(name), spec) is None:
             return name.replace("-", "_")
     return None
+
+
+def torchvision_names() -> set[str]:
+    """Names of torchvision's classifiers."""
+    from torchvision import models
+
+    return set(models.list_models(module=models))
 
 
 def same_net(one: ModelSpec, other: ModelSpec) -> str | None:
@@ -98,8 +103,11 @@ def write_folder(
             dump_json(processor, out / PROCESSOR)
     else:
         config = _config(net, theirs, license)
-        if theirs is not None:
-            state = name_map("torchvision", net).to_foreign(state)
+        if theirs is not None:  # timm reads torchvision's names of VGG, too
+            names = "torchvision" if theirs in torchvision_names() else "timm"
+            state = name_map(names, net).to_foreign(state)
+            if net.spec.is_preact:  # whose head is a 1x1 convolution there
+                state["head.fc.weight"] = state["head.fc.weight"][:, :, None, None]
     safetensors.torch.save_file(state, out / MODEL, metadata={"format": "pt"})
     if net.preprocess is not None and net.preprocess.mean_image is not None:
         safetensors.torch.save_file({"mean_image": net.preprocess.mean_image}, out / MEAN)
@@ -109,9 +117,13 @@ def write_folder(
 def _config(net: ImageClassifier, theirs: str | None, license: str | None) -> dict[str, Any]:
     """timm's config.json."""
     spec, seen = net.spec, None if net.preprocess is None else net.preprocess.spec
-    layers = {"first_conv": "conv1", "classifier": "fc"}
-    if spec.is_vgg:
-        layers = {"first_conv": "features.0", "classifier": "head.fc"}
+    layers = {}
+    if theirs is not None:
+        names = name_map("timm", net).foreign_names
+        ours = {"first_conv": net.input_layer, "classifier": "head"}
+        layers = {
+            key: str(names[f"{name}.weight"]).removesuffix(".weight") for key, name in ours.items()
+        }
     config: dict[str, Any] = {
         "architecture": theirs or spec.name,
         "num_classes": spec.num_classes,

@@ -34,32 +34,15 @@ from resnets.weights.folder import (
     PROCESSOR,
     is_transformers,
     read_config,
+    torchvision_names,
 )
 from resnets.weights.heads import imagenet_classes
 from resnets.weights.read import Weights, read_folder, read_path
 from resnets.weights.readers.configs.timm import catalog_name
+from resnets.weights.readers.configs.timm_tags import TIMM
 from resnets.weights.readers.unsupported_file import ADAPTER, adapter_error
 
 IMAGENET = 1000  # classes
-# Tags of timm 1.0 for the models of the catalog, so that a misspelt one is noticed offline. Newer
-# ones are available as hub:timm/NAME.
-RSB = ("a1_in1k", "a2_in1k", "a3_in1k")
-SEMI = ("fb_ssl_yfcc100m_ft_in1k", "fb_swsl_ig1b_ft_in1k")
-BOTH = ("tv2_in1k", "tv_in1k")
-TIMM: Mapping[str, tuple[str, ...]] = {
-    "resnet18": (*RSB, *SEMI, "gluon_in1k", "tv_in1k"),
-    "resnet34": (*RSB, "bt_in1k", "gluon_in1k", "ra4_e3600_r224_in1k", "tv_in1k"),
-    "resnet50": (
-        *RSB, *SEMI, *BOTH, "a1h_in1k", "am_in1k", "b1k_in1k", "b2k_in1k", "bamboo", "bt_in1k",
-        "c1_in1k", "c2_in1k", "d_in1k", "gluon_in1k", "ra_in1k", "ram_in1k",
-    ),
-    "resnet101": (*RSB, *BOTH, "a1h_in1k", "gluon_in1k"),
-    "resnet152": (*RSB, *BOTH, "a1h_in1k", "gluon_in1k"),
-    "resnext50_32x4d": (*RSB, *SEMI, *BOTH, "a1h_in1k", "gluon_in1k", "ra_in1k"),
-    "wide_resnet50_2": (*BOTH, "racm_in1k"),
-    "wide_resnet101_2": BOTH,
-    **{f"vgg{depth}{bn}": ("tv_in1k",) for depth in (11, 13, 16, 19) for bn in ("", "_bn")},
-}  # fmt: skip
 
 
 def is_library(source: str) -> bool:
@@ -109,7 +92,7 @@ def _torchvision(name: str, spec: ModelSpec | None) -> Weights:
         if spec is None:
             raise ConfigError(f"weights: {source}: name the model, as torchvision:resnet50.{tag}")
         net = spec.name.replace("-", "_")
-    listed = set(models.list_models(module=models))
+    listed = torchvision_names()
     shared = [known for known in map(_theirs, catalog.names()) if known in listed]
     if net not in shared:
         given = net if dot or spec is None else spec.name

@@ -16,12 +16,31 @@ from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
 from resnets.report.render import render
 from resnets.weights.errors import WeightsError
-from resnets.weights.folder import into_new_folder, published_name, write_folder
+from resnets.weights.folder import (
+    into_new_folder,
+    published_name,
+    torchvision_names,
+    write_folder,
+)
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
 from resnets.weights.name_maps.maps import name_map
 
 Layout = Literal["timm", "transformers", "torchvision", "mmpretrain", "detectron2"]
-CARD, RESULT = "README.md", "result.json"
+CARD, RESULT, HUBCONF = "README.md", "result.json", "hubconf.py"
+# What torch.hub runs of the folder; nothing of resnets does.
+HUB_TEXT = '''"""`torch.hub.load(FOLDER, "model", source="local")` (needs `pip install resnets`)."""
+
+dependencies = ["resnets"]
+
+
+def model():
+    """The model, in eval mode, with `.preprocess` and `.classes`."""
+    from pathlib import Path
+
+    import resnets
+
+    return resnets.load(Path(__file__).parent)
+'''
 SPLITS = ("test", "val")
 REMEDY = "measure again with `resnets evaluate`, or remove the file"
 HUB = "hub:"
@@ -38,8 +57,8 @@ def push(
 ) -> str:
     """Write the model of a run or checkpoint to the folder `to` or the repository "hub:ORG/NAME".
 
-    config.json, model.safetensors and README.md (the model card) are written, read back and
-    compared before they are uploaded or moved in place. Returns their place.
+    config.json, model.safetensors, README.md (the model card) and hubconf.py are written, read back
+    and compared before they are uploaded or moved in place. Returns their place.
 
     format: library whose config and tensor names are written. "torchvision", "mmpretrain" and
     "detectron2" add model.pth, a state dict in the names of that library, to the folder of "timm".
@@ -84,6 +103,7 @@ def publish(
             _write_state_dict(net, made / "model.pth", format)
         text = card(net, result, to, license, notes=notes, place=place)
         (made / CARD).write_text(text, encoding="utf-8")
+        (made / HUBCONF).write_text(HUB_TEXT, encoding="utf-8")
         _compare(net, made)
 
     if remote:
@@ -145,6 +165,8 @@ def card(
         library="resnets" if theirs is None else "timm",
         net=net.spec.name,
         theirs=theirs,
+        torchvision=theirs in torchvision_names(),
+        vgg=net.spec.is_vgg,  # transformers has timm read its own names of tensors alone
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         data=result.get("data") or (net.recipe.data.source if net.recipe is not None else ""),
         results=[{"split": part, **result[part]} for part in SPLITS if part in result],

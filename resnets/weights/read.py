@@ -47,7 +47,7 @@ from resnets.weights.readers.unsupported_file import refuse_folder, refuse_other
 log = logging.getLogger("resnets")
 
 # Fields of a model that the names and shapes of its tensors do not show.
-UNSEEN = ("stride_in", "stem_pool", "norm_eps", "blur_pool")
+UNSEEN = ("stride_in", "stem_pool", "shortcut_pool", "norm_eps", "blur_pool")
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,9 @@ def _keras_encode(tensors: Tensors) -> Tensors:
 
 
 def _timm_encode(tensors: Tensors) -> Tensors:
-    """VGG's first two linear layers are convolutions there, of 7x7 and 1x1."""
-    for name, size in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
+    """VGG's first two linear layers and resnetv2's head are convolutions there, of 7x7 and 1x1."""
+    head = (("head.fc.weight", 1),) if "norm.weight" in tensors else ()
+    for name, size in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1), *head):
         if name in tensors:
             tensors[name] = tensors[name].unflatten(1, (-1, size, size))
     return tensors

@@ -18,6 +18,7 @@ SHARED = [
     name
     for name in catalog.names()
     if name.replace("-", "_") in torchvision_models.list_models(module=torchvision_models)
+    and not name.startswith("resnext101")  # those are only larger
 ]
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 

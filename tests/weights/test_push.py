@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from paths import ROOT
+from PIL import Image
 from torchvision import models as torchvision_models
 from weights_state import CLASSES, assert_same, logits, make_run, pictures
 
@@ -32,7 +34,7 @@ def test_a_pushed_folder_loads_everywhere(
     out = tmp_path / "models" / "pets"
     assert main(["push", str(run), "--to", str(out), "--licence", "apache-2.0"]) == 0
     assert str(out) in capsys.readouterr().out
-    files = {"README.md", "config.json", "model.safetensors"}
+    files = {"README.md", "config.json", "hubconf.py", "model.safetensors"}
     assert {entry.name for entry in out.iterdir()} == files
     expected, images = resnets.load(run), pictures()
 
@@ -55,6 +57,11 @@ def test_a_pushed_folder_loads_everywhere(
     assert config["interpolation"] == "bicubic"
     assert int(64 / config["crop_pct"]) == 72
     assert theirs.pretrained_cfg["label_names"] == list(CLASSES)
+
+    theirs = torch.hub.load(str(out), "model", source="local")
+    assert torch.equal(logits(theirs, images), logits(expected, images))
+    theirs = torch.hub.load(str(ROOT), "load", str(out), source="local")
+    assert torch.equal(logits(theirs, images), logits(expected, images))
 
     start = resnets.create_model("resnet18", num_classes=7, weights=str(out))
     assert torch.equal(start.get_submodule("stem.conv").weight, expected.stem.conv.weight)
@@ -129,6 +136,41 @@ def test_a_gray_net_that_timm_has(tmp_path: Path) -> None:
     theirs = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
     images = torch.randn(2, 1, 32, 32)
     assert_same(logits(theirs, images), logits(resnets.load(run), images))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "resnetv2_50"])
+def test_a_net_that_timm_alone_has(tmp_path: Path, name: str) -> None:
+    run = make_run(tmp_path / "run", catalog.spec(name, num_classes=3), SEEN)
+    out = tmp_path / "net"
+    push(str(run), str(out))
+    expected, images = resnets.load(run), pictures()
+    assert torch.equal(logits(resnets.load(out), images), logits(expected, images))
+    assert "torchvision.models" not in (out / "README.md").read_text()
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(f"local-dir:{out}", pretrained=True)
+    assert_same(logits(theirs, images), logits(expected, images))
+    start = timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=5, in_chans=1)
+    assert start(images[:, :1]).shape == (2, 5)  # it finds the first convolution and the head
+    state = safetensors.torch.load_file(out / "model.safetensors")
+    torch.save(state, tmp_path / "plain.pth")
+    again = resnets.load(tmp_path / "plain.pth", model=name, classes=CLASSES)
+    assert torch.equal(logits(again, images), logits(expected, images))
+
+
+def test_transformers_loads_a_pushed_folder(run: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    push(str(run), str(tmp_path / "net"))
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "net").eval()
+    images = pictures()
+    with torch.inference_mode():
+        assert_same(theirs(images).logits, logits(resnets.load(run), images))
+        features = transformers.AutoModel.from_pretrained(tmp_path / "net").eval()(images)
+    assert features.pooler_output.shape == (2, 512)
+    assert tuple(theirs.config.id2label.values()) == CLASSES
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "net")
+    picture = torch.randint(0, 256, (100, 150, 3), dtype=torch.uint8).numpy()
+    seen = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"][0]
+    assert (seen - resnets.load(run).preprocess(picture)).abs().max() < 3 / 255 / 0.2
 
 
 def test_a_checkpoint_alone_has_no_figures(run: Path, tmp_path: Path) -> None:

@@ -41,8 +41,7 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_pixels_are_those_of_the_librarys_transform(jpegs: list[Path]) -> None:
     assert len(distinct()) > 8
-    for each in distinct():
-        for file in jpegs:
-            found = difference(each, file).abs()
-            assert found.max() <= LEVELS + 0.01, each.name
-            assert found.mean() < MEAN_LEVELS, each.name
+    for number, each in enumerate(distinct()):
+        found = difference(each, jpegs[number % 2]).abs()
+        assert found.max() <= LEVELS + 0.01, each.name
+        assert found.mean() < MEAN_LEVELS, each.name

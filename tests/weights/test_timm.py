@@ -6,6 +6,7 @@ from encode_weights import encoded
 from weights_state import assert_same, logits, pictures, random_state
 
 from resnets.models import ImageClassifier, build, catalog
+from resnets.models.catalog import LATER
 from resnets.weights.hub import TIMM
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.maps import WeightsError, detect, name_map
@@ -16,11 +17,16 @@ NETS = [
     "resnet18",
     "resnet34",
     "resnet50",
-    "resnet101",
-    "resnet152",
     "resnext50_32x4d",
     "wide_resnet50_2",
     "vgg11-bn",
+    "resnet10t",
+    "resnet50s",
+    "seresnext26d_32x4d",
+    "ecaresnet26t",
+    "resnetrs50",
+    "resnetv2_50d",
+    "resnetv2_50x1_bit",
 ]
 
 
@@ -43,7 +49,36 @@ def test_same_logits_both_directions(name: str) -> None:
     back = encoded(names, ours.state_dict())
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
+    assert sum(each.numel() for each in ours.parameters()) == sum(
+        each.numel() for each in theirs.parameters()
+    )
     assert detect(state, ours).format in (FORMATS["timm"], FORMATS["torchvision"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LATER)
+def test_later_networks_have_timms_tensors(name: str) -> None:
+    """Names and shapes of all, on meta: the largest has 937 million parameters."""
+    ours, theirs = pair(name)
+    found = encoded(name_map("timm", ours), ours.state_dict())
+    expected = theirs.state_dict()
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "seresnet18"])
+def test_dilated_stages_are_timms(name: str) -> None:
+    """An average pool before a projection averages at every position there."""
+    ours = build(catalog.spec(name, dilate=2))
+    theirs = timm.create_model(name, output_stride=8)
+    state = random_state(theirs, seed=1)
+    theirs.load_state_dict(state)
+    ours.load_state_dict(name_map("timm", ours).to_own(state))
+    images = pictures(64)
+    with torch.inference_mode():
+        found = ours.eval().stages(images)["stage4"]
+        assert_same(found, theirs.eval().forward_features(images))
 
 
 def test_preactivation_nets_are_not_timms() -> None:

@@ -74,7 +74,7 @@ def stage_strides(spec: ModelSpec) -> dict[str, int]:
     """Stride of each named stage of the network `spec`, in pixels of its input."""
     if spec.is_vgg:
         return {f"stage{index + 1}": 2 ** (index + 1) for index in range(len(spec.depths))}
-    stride = 4 if spec.stem == "imagenet" else 1
+    stride = 1 if spec.stem == "cifar" else 4
     strides = {"stem": stride}
     for index in range(len(spec.depths)):
         if 0 < index < len(spec.depths) - spec.dilate:

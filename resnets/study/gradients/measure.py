@@ -218,7 +218,7 @@ def schemes_of(spec: ModelSpec) -> tuple[Scheme, ...]:
 
 def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Recipe:
     """The paper's optimizer and batch size at its first learning rate (section 4.2), constant."""
-    size = spec.input_size if spec.stem == "imagenet" else None
+    size = None if spec.stem == "cifar" else spec.input_size
     return Recipe(
         name="gradients",
         model=spec,

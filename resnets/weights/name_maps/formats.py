@@ -46,16 +46,65 @@ def _vgg_features(spec: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _timm(spec: ModelSpec) -> Rules | None:
-    """timm's resnet and vgg. Its pre-activation models differ: no norm before the pool."""
+    """timm's resnet, resnetv2 and vgg.
+
+    Pre-activation models with a norm before the pool, as He et al. (ECCV 2016) have it, are none of
+    its own.
+    """
     if spec.is_vgg:
         head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
         return (*_vgg_features(spec), *head, ("head.*", "head.fc.*"))
-    return TORCHVISION_RESNET if spec.is_resnet else None
+    if spec.scales_paths or spec.order not in ("", "preact"):
+        return None
+    if spec.is_preact:
+        return _timm_v2(spec)
+    deep = TIMM_DEEP_STEM if len(spec.stem_widths) > 1 else ()
+    pooled = TIMM_POOLED if spec.shortcut_pool != "none" else ()
+    return (*deep, *pooled, *TIMM_LATER, *TORCHVISION_RESNET)
+
+
+def _timm_v2(spec: ModelSpec) -> Rules | None:
+    if spec.stem_norm or spec.attention != "none" or spec.stem_pool == "conv":
+        return None
+    number = "1" if len(spec.stem_widths) > 1 else ""
+    block = "stages.#-1.blocks.#"
+    return (
+        ("stem.conv.*", f"stem.conv{number}.*"),
+        ("stem.norm.*", "stem.norm1.*"),
+        ("stem.conv#.*", "stem.conv#.*"),
+        ("stem.norm#.*", "stem.norm#.*"),
+        ("stage#.#.conv#.*", f"{block}.conv#.*"),
+        ("stage#.#.norm#.*", f"{block}.norm#.*"),
+        ("stage#.#.shortcut.conv.*", f"{block}.downsample.conv.*"),
+        ("norm.*", "norm.*"),
+        ("head.*", "head.fc.*"),
+    )
+
+
+# Convolutions, norms and relus of a deep stem are in one list there.
+TIMM_DEEP_STEM: Rules = (
+    ("stem.conv.*", "conv1.0.*"),
+    ("stem.norm.*", "conv1.1.*"),
+    ("stem.conv2.*", "conv1.3.*"),
+    ("stem.norm2.*", "conv1.4.*"),
+    ("stem.conv3.*", "conv1.6.*"),
+    ("stem.norm3.*", "bn1.*"),
+)
+TIMM_POOLED: Rules = (
+    ("stage#.#.shortcut.conv.*", "layer#.#.downsample.1.*"),
+    ("stage#.#.shortcut.norm.*", "layer#.#.downsample.2.*"),
+)
+TIMM_LATER: Rules = (
+    ("stem.pool.conv.*", "maxpool.0.*"),
+    ("stem.pool.norm.*", "maxpool.1.*"),
+    ("stage#.#.attention.fc#.*", "layer#.#.se.fc#.*"),
+    ("stage#.#.attention.conv.*", "layer#.#.se.conv.*"),
+)
 
 
 def _timm_decode(tensors: Tensors) -> Tensors:
-    """VGG's first two linear layers are convolutions there, of 7x7 and 1x1."""
-    for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight"):
+    """VGG's first two linear layers and resnetv2's head are convolutions there, of 7x7 and 1x1."""
+    for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight", "head.fc.weight"):
         if name in tensors and tensors[name].dim() == 4:
             tensors[name] = tensors[name].flatten(1)
     return tensors

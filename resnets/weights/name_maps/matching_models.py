@@ -73,10 +73,11 @@ def _has_plausible_count(spec: ModelSpec, found: int) -> bool:
 
     Avoids building every model of the catalog.
     """
-    least = spec.layers_per_block * sum(spec.depths) + (not spec.is_vgg)
-    return any(
-        least <= found / copies <= least + len(spec.depths) for copies in range(1, MAX_COPIES)
-    )
+    blocks = sum(spec.depths)
+    least = spec.layers_per_block * blocks + (not spec.is_vgg) * len(spec.stem_widths)
+    least += 2 * blocks * (spec.attention == "se") + (spec.stem_pool == "conv")
+    most = least + len(spec.depths) + 1  # projections, and a head that is a 1x1 convolution
+    return any(least <= found / copies <= most for copies in range(1, MAX_COPIES))
 
 
 def _is_compared(name: str, model: ImageClassifier) -> bool:

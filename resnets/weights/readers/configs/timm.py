@@ -98,6 +98,9 @@ def _spec(
             "if one computes the same, name it and the file of the tensors alone"
         )
     spec = catalog.spec(name)
+    other = sorted(_OTHER_IN_V2 & args.keys()) if spec.is_preact else []
+    if other:
+        raise ConfigError(f"{where}: model_args: {other[0]}: is not read for {name}")
     changes = {field: value for field, value in args.items() if field in _SPEC_FIELDS}
     fields = {_SPEC_FIELDS[field]: value for field, value in changes.items()}
     return dataclasses.replace(spec, **fields)
@@ -206,7 +209,8 @@ SEEN = {
     "mean": numbers,
     "std": deviations,
     "label_offset": only(0, False, why="shifts the classes"),
-    "custom_load": only(False, why="asks for a loader of its own"),
+    # True is for timm's first files of the network (BiT's .npz); those with a config are tensors.
+    "custom_load": only(False, True, why="asks for a loader of its own"),
     "global_pool": POOL,
     "act_layer": RELU,
 }
@@ -232,6 +236,7 @@ ARGS = {
     "aa_layer": _nothing,
     "block_args": _nothing,
 }
+_OTHER_IN_V2 = {"channels", "cardinality", "base_width", "norm_layer"}  # or meant otherwise
 _SPEC_FIELDS = {
     "output_stride": "dilate",
     "layers": "depths",
