@@ -98,8 +98,8 @@ def save(result: Result) -> Path:
 
 
 def pages() -> list[Path]:
-    """The pages that may have results: README.md and docs/*.md."""
-    return [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+    """The pages that may have results: README.md and those of docs/."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def rendered(text: str) -> str:

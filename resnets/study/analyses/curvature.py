@@ -28,7 +28,7 @@ from resnets.study.trained import Analysis, Subject, twins
 
 ITERATIONS, TOLERANCE = 20, 0.01  # of the power iteration; the residual relative to the eigenvalue
 CHUNK = 32  # images whose graph is in memory at a time
-REACH, SIDE = 0.05, 5  # of the line along the eigenvector, and points on each side
+REACH, SIDE = 0.01, 5  # of the line along the eigenvector, and points on each side
 
 Vector = dict[str, Tensor]
 

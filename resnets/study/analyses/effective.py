@@ -8,6 +8,7 @@ That trained networks hold nonlinear units that they do not need: Mehmeti-Goepel
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Linearized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the shape that the unit gives."""
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its first jvp
             center = self.center.expand_as(x).contiguous()
             value, change = torch.func.jvp(self.unit, (center,), (x.clone() - center,))[:2]
             out: Tensor = value + change

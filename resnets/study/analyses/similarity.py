@@ -13,6 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from matplotlib import colormaps
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from resnets.config import ModelSpec
@@ -26,6 +28,7 @@ from resnets.study.trained import Analysis, Subject
 
 ALIKE = 0.9  # CKA from which on two blocks are called alike
 PLANE = (3.6, 3.6)  # inches of a panel
+COLORS, SHOWN = "magma", (0.0, 0.25, 0.5, 0.75, 1.0)  # of the legend
 MOST = 400  # images: a block's Gram matrix has their square
 
 
@@ -55,10 +58,17 @@ class Similarity:
         return 100 * sum(value >= ALIKE for value in values) / max(1, len(values))
 
     @property
-    def last(self) -> float:
-        """Share of the units that are alike the last one, in percent; of one model."""
-        before = self.cka[-1][:-1]
-        return 100 * sum(value >= ALIKE for value in before) / max(1, len(before))
+    def run(self) -> int:
+        """The most units one after another of which all pairs are alike; of one model."""
+        count, longest = len(self.cka), 1
+        for first in range(count):
+            last = first
+            while last + 1 < count and all(
+                self.cka[last + 1][unit] >= ALIKE for unit in range(first, last + 1)
+            ):
+                last += 1
+            longest = max(longest, last - first + 1)
+        return longest
 
     @property
     def offset(self) -> float:
@@ -139,10 +149,10 @@ def describe(results: Sequence[Grams]) -> dict[str, Any]:
     if between:
         figures.append(Figure("between", _plot(between)))
     table = tuple(
-        (pair.one.label, len(pair.cka), pair.alike, pair.last, _sampling(pair)) for pair in within
+        (pair.one.label, len(pair.cka), pair.alike, pair.run, _sampling(pair)) for pair in within
     )
     names = (
-        *("model", "blocks", "pairs alike (%)", "blocks alike the last (%)"),
+        *("model", "blocks", "pairs alike (%)", "longest run of blocks alike"),
         "difference between halves of the images",
     )
     return {
@@ -175,15 +185,16 @@ def _plot(pairs: Sequence[Similarity]) -> Any:
         for axes, pair in zip(panels, pairs, strict=False):
             height, width = len(pair.cka), len(pair.cka[0])
             extent = (0.5, width + 0.5, 0.5, height + 0.5)
-            image = axes.imshow(
-                pair.cka, origin="lower", vmin=0, vmax=1, cmap="magma", extent=extent,
+            axes.imshow(
+                pair.cka, origin="lower", vmin=0, vmax=1, cmap=COLORS, extent=extent,
                 aspect="auto",
             )  # fmt: skip
             axes.grid(visible=False)
             axes.set(xlabel=escape_label(f"block of {pair.other.label}"))
             axes.set(ylabel=escape_label(f"block of {pair.one.label}"))
             integer_ticks(axes)
-            figure.colorbar(image, ax=axes, fraction=0.046, label="CKA")
+        scale = [Patch(color=colormaps[COLORS](value), label=f"{value:g}") for value in SHOWN]
+        figure.legend(handles=scale, loc="outside upper left", ncols=len(SHOWN))
     return figure
 
 

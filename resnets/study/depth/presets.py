@@ -47,7 +47,7 @@ def quick() -> Grid:
 def rates() -> Grid:
     """Embedded digits: is degradation a learning rate that does not suit the depth?
 
-    Command: resnets study depth --preset sweep. Time and result: docs/study.md.
+    Command: resnets study depth --preset sweep. Time and result: docs/study/depth.md.
     """
     swept = "optim.lr=0.01,0.03,0.1,0.3"
     models = ("cifar-plain20", "cifar-plain44", "cifar-resnet20", "cifar-resnet44")
