@@ -19,7 +19,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 # Files in backticks: from the root, from resnets/, or from tests/ (reliability.md)
 SOURCE = re.compile(r"(?:[a-z_]+/)+[a-z_0-9]+\.(?:py|c)")
 TEST = re.compile(r"((?:[a-z_]+/)*test_[a-z_0-9]+\.py)?(?:::(test_[a-z_0-9]+))?(?:\[\w+\])?")
-SUFFIXES = ("md", "py", "json", "jsonl", "yaml", "txt", "safetensors", "pth", "h5")
+SUFFIXES = ("md", "py", "json", "jsonl", "yaml", "txt", "safetensors", "pth", "h5", "onnx")
 
 
 def anchor(heading: str) -> str:
