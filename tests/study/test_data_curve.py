@@ -9,6 +9,7 @@ from digit_trees import write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import open_data
+from resnets.report.index import OF_STUDY
 from resnets.study.data_curve.fit import extrapolate, fit_power_law
 from resnets.study.data_curve.study import data_grid, write_curve
 from resnets.study.grid.cells import Cell, cell_recipe
@@ -66,6 +67,7 @@ def test_cells_and_page(tmp_path: Path) -> None:
     assert found.expected[0].images == 2000
     assert 2 < found.expected[0].error < 12
     assert f"{found.expected[0].error:.2f}" in found.report.read_text()
+    assert OF_STUDY in found.report.read_text()  # the index of studies lists it
     assert write_curve(grid, tmp_path, cells[:2]).law is None
     rows = [{"kind": "train", "step": 60, "epoch": 3.0, "top1_error": 40.0}]
     short = write_curve(grid, tmp_path, [*cells[:3], replace(cells[3], rows=rows)])
