@@ -152,6 +152,9 @@ def _other_planes(known: Preprocessor, channels: int) -> Preprocessor:
     return Preprocessor(changed, image)
 
 
+USUAL_CROP = 0.875  # share of the shorter side
+
+
 def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
     """The preprocessing that a file states; ImageNet's for what it does not state."""
     assumed = _assumed(weights.source, spec)
@@ -163,8 +166,8 @@ def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
                 f"{weights.source}: states {name} {seen[name]} for images of {assumed.channels}"
                 " channels"
             )
-    if crop_pct is not None:
-        seen["resize"] = resized(seen.get("size", assumed.size), crop_pct)
+    if crop_pct is not None or ("size" in seen and "resize" not in seen):
+        seen["resize"] = resized(seen.get("size", assumed.size), crop_pct or USUAL_CROP)
     return replace(assumed, **seen)
 
 

@@ -338,7 +338,11 @@ def _take_head(
     if HEAD_TENSORS[0] in found:
         have = found[HEAD_TENSORS[0]].shape[0]
         if HEAD_TENSORS[1] not in found:
-            log.info("%s: its head has no bias; 0 is used", source)
+            log.warning(
+                "%s: its head has no bias; it is taken for a linear layer whose bias is 0, which a"
+                " classifier by cosines (of normalized features and weights) is not",
+                source,
+            )
             found[HEAD_TENSORS[1]] = torch.zeros(have)
     if have is not None and classes is not None:
         rows = head_rows(source, weights.classes, have, classes, policy)

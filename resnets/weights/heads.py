@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError
+from resnets.data.layout.class_spelling import HEADERS, indexed_names
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.weights.errors import WeightsError
 
@@ -110,7 +111,16 @@ def _read_names(text: str, count: int) -> tuple[str, ...]:
             lines = path.read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--classes {text}: cannot be read as UTF-8 text: {error}") from None
-        return tuple(line.strip() for line in lines if line.strip())
+        names = [line.strip() for line in lines if line.strip()]
+        if len(names) > 1 and names[0].lower() in HEADERS:
+            raise ConfigError(
+                f"--classes {text}: line 1, {names[0]!r}, seems to be a header; remove it, or say"
+                " the names as a,b,c"
+            )
+        indexed = indexed_names(names)
+        if indexed is not None:
+            log.info("%s: its lines number the classes; they are taken in that order", text)
+        return tuple(indexed or names)
     if text == "imagenet":
         return imagenet_classes()
     if text == "numbers":

@@ -11,7 +11,9 @@ from digit_sets import digit_files
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.dataset.source import Source
+from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.sources.open import find_source
+from resnets.data.splits.label_warnings import class_warnings
 from resnets.data.tables.labels import number_labels
 
 NAMES = ("cat", "dog", "eel", "fox")
@@ -448,3 +450,16 @@ def test_a_label_that_is_hardly_another_or_missing_is_refused(flat, other, name)
 def test_letters_of_two_cases_are_labels(flat) -> None:
     rows = (f"{n}.png,{'aAbB'[n % 4]}" for n in range(8))
     assert opened(table(flat / "set.csv", "path,label", *rows)).classes == ("A", "B", "a", "b")
+
+
+def test_classes_that_seem_to_be_none_are_warned_about(flat) -> None:
+    assert class_warnings(("cat", "dog"), (3, 1)) == []
+    (said,) = class_warnings(("?", "cat", "Not_labeled"), (2, 3, 4))
+    assert "'?' (2 images), 'Not_labeled' (4 images)" in said
+    ages = tuple(map(str, range(20, 48)))
+    assert "28 classes are numbers" in class_warnings(ages, (2,) * 28)[0]
+    assert class_warnings(ages, (50,) * 28) == []
+    assert "12 of 12 classes have one image" in class_warnings(ages[:12], (1,) * 12)[0]
+    with pytest.raises(DataError, match="the label -1"):
+        check_spellings(["0", "1", "-1"], "line {}".format)
+    check_spellings(["-2", "2"], str)

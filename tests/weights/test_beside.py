@@ -170,3 +170,21 @@ def test_an_unpacked_archive_and_how_it_is_zipped_again(tmp_path: Path, state) -
             with pytest.raises(WeightsError, match="zip -0 -r"):
                 read(path, model=NET) if read is resnets.load else read(path)
     assert resnets.load(tmp_path / "again.pth", model=NET, classes=NAMES).classes == tuple(NAMES)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"metrics": {"names": ["loss", "acc"]}},
+        {"augment": {"categories": ["color", "geo"]}},
+        {"class_to_idx": {"ant": 1, "bee": 2}},
+        {"class_to_idx": {"ant": 0, "bee": 0}},
+        {"classes": {"0": "1", "1": "2", "2": "0"}},
+    ],
+)
+def test_names_that_may_be_of_something_else_are_said_and_not_used(beside, caplog) -> None:
+    assert classes_of(beside, "w.pth") == ()
+    assert next(iter(beside)) in caplog.text
+    caplog.clear()
+    assert classes_of({**beside, "hyper_parameters": {"labels": ["ant", "bee"]}}) == ("ant", "bee")
+    assert not caplog.records

@@ -203,3 +203,17 @@ def test_names_that_a_user_says(tmp_path: Path) -> None:
     for said in ("a,b", "a,a,b"):
         with pytest.raises(ConfigError, match="--classes"):
             read_classes(said, 3, "net")
+
+
+@pytest.mark.parametrize("line", ["{n} {name}", "{name},{n}", "{n}: {name}"])
+def test_lines_that_number_their_class_are_read_in_that_order(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "names.txt"
+    for first in (0, 1):
+        numbered = [(2 + first, "cat"), (first, "dog"), (1 + first, "eel")]
+        file.write_text("\n".join(line.format(n=n, name=name) for n, name in numbered))
+        assert read_classes(str(file), 3, "net") == ("dog", "eel", "cat")
+    file.write_text("2010 Audi\n2012 Audi\n2007 Audi")
+    assert read_classes(str(file), 3, "net") == ("2010 Audi", "2012 Audi", "2007 Audi")
+    file.write_text("name\nant\nbee")
+    with pytest.raises(ConfigError, match="'name'.*header"):
+        read_classes(str(file), 3, "net")

@@ -85,7 +85,7 @@ def timm_arguments(**given: Any) -> dict[str, Any]:
     return {"args": argparse.Namespace(**{**said, "gp": None, "model_kwargs": {}, **given})}
 
 
-def test_arguments_of_timms_script_are_the_preprocessing(file) -> None:
+def test_arguments_of_timms_script_are_the_preprocessing(file, caplog) -> None:
     given = timm_arguments(
         img_size=64, mean=[0.5] * 3, std=[0.25] * 3, crop_pct=0.5, interpolation="bicubic"
     )
@@ -96,8 +96,11 @@ def test_arguments_of_timms_script_are_the_preprocessing(file) -> None:
         seen = net.preprocess.spec
         assert (seen.size, seen.resize, seen.interpolation) == (64, 128, "bicubic")
         assert (seen.mean, seen.std) == ((0.5,) * 3, (0.25,) * 3)
+    caplog.clear()
     size = resnets.load(file(timm_arguments(img_size=64)), model=NET, classes=NAMES)
-    assert size.preprocess.spec.size == 64
+    assert (size.preprocess.spec.size, size.preprocess.spec.resize) == (64, 73)
+    assert "no crop_pct and no interpolation" in caplog.text
+    assert "crop_pct as the file states" not in caplog.text
 
 
 def test_arguments_of_torchvisions_script(file) -> None:

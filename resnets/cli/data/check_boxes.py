@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resnets.detect.formats.records import Task
 
 ANNOTATIONS = "annotations.csv"
+MOST_CLASSES = 20  # that are named
 MOST_LINES = 200  # problems printed; all of them are in annotations.csv
 
 
@@ -75,6 +76,9 @@ def show_annotated(annotated: Annotated, out: Path) -> None:
             echo(f"... and {len(report.problems) - MOST_LINES:,} more, in annotations.csv")
         for note in report.notes:
             echo(f"note: {note}")
+        classes = report.source.classes
+        more = f" and {len(classes) - MOST_CLASSES:,} more" if len(classes) > MOST_CLASSES else ""
+        echo(f"classes: {', '.join(classes[:MOST_CLASSES])}{more}")
         echo(f"annotations of {report.summary()}")
     write_problems((each for report in reports for each in report.problems), out / ANNOTATIONS)
     echo(f"bad annotations: {out / ANNOTATIONS}")

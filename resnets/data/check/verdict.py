@@ -32,6 +32,7 @@ from resnets.data.finding_kinds import (
     Kind,
 )
 from resnets.data.splits.image_versions import series_warnings
+from resnets.data.splits.label_warnings import class_warnings
 
 UNSEEN = {
     MASK: "lie beside the image they are a mask, map or copy of",
@@ -78,6 +79,9 @@ def verdict(report: CheckReport) -> list[Point]:
 def warnings(report: CheckReport) -> list[str]:
     """What may spoil a result, though nothing proves it."""
     found = [*report.warnings, *report.contents.warnings, *_series(report)]
+    if (table := class_table(report.contents)) is not None:
+        rows = sorted(table.rows, key=lambda row: row.name)
+        found += class_warnings([row.name for row in rows], [sum(row.counts) for row in rows])
     if near := report.copies(NEAR_DUPLICATE, other_label=True):
         found.append(
             f"{len(near):,} {_plural(len(near), 'image is a near-copy', 'images are near-copies')}"

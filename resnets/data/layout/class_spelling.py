@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from resnets.data.errors import DataError
 
 NUMBERED = re.compile(r"(.*?[^\W\d_].*?)[\s._-]*[(\[]?\d+[)\]]?")
+SIGNED = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 BLANKS = re.compile(r"[\s_-]+")
+INDEXED = (  # "2 cassette", "2: cassette", "2,cassette"; "cassette 2", "cassette,2"
+    re.compile(r"(?P<number>\d{1,6})[\s:;,=]+(?P<name>\S.*)"),
+    re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,6})"),
+)
+HEADERS = ("name", "names", "class", "classes", "label", "labels", "class_name", "category")
 
 
 def clean_name(name: str) -> str:
@@ -24,6 +30,8 @@ def class_key(name: str) -> str:
     >>> class_key("Hot_Dog ") == class_key("hot dog")
     True
     """
+    if SIGNED.fullmatch(clean_name(name)):  # a sign is no spelling
+        return clean_name(name)
     return BLANKS.sub(" ", clean_name(name).casefold()).strip()
 
 
@@ -45,6 +53,24 @@ def labels_in_names(paths: Sequence[str]) -> list[str]:
     if len(found) < 2 or found.total() < 0.8 * len(paths) or 2 * len(found) > len(paths):
         return []
     return sorted(found)
+
+
+def indexed_names(lines: Sequence[str]) -> list[str] | None:
+    """The names of lines that all number their class, 0 to N - 1 or 1 to N, in that order.
+
+    None for lines without numbers, and for those whose numbers are parts of names.
+
+    >>> indexed_names(["1 dog", "0 cat"]), indexed_names(["2010 Audi", "2012 Audi"])
+    (['cat', 'dog'], None)
+    """
+    for pattern in INDEXED:
+        found = [pattern.fullmatch(line) for line in lines]
+        numbered = {int(each["number"]): each["name"].strip("\"' ") for each in found if each}
+        if len(lines) > 1 and len(numbered) == len(lines):
+            first = min(numbered)
+            if first in (0, 1) and max(numbered) == len(lines) - 1 + first:
+                return [numbered[number] for number in sorted(numbered)]
+    return None
 
 
 def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
@@ -79,6 +105,11 @@ def check_spellings(labels: Sequence[str], place: Callable[[int], str]) -> None:
         if name in seen:
             continue
         seen.add(name)
+        if name == "-1":
+            raise DataError(
+                f"{place(row)}: the label -1, which most tables write for images without one;"
+                " remove these rows, or name their class"
+            )
         key = name if len(name) == 1 else class_key(name)
         other, before = known.setdefault(key, (name, row))
         if other != name:

@@ -16,8 +16,20 @@ from resnets.data.dataset.labels import (
     label_text,
 )
 from resnets.data.dataset.source import Part, Rows
+from resnets.data.layout.class_spelling import BLANKS
+from resnets.data.layout.class_spelling import SIGNED as NUMBER
 
 SHOWN = 3  # class names in a message
+UNLABELED = frozenset(
+    {
+        *("?", "??", "-", "--", "-1", "nan", "none", "null", "na", "n/a", "nil", "undefined"),
+        *("unlabeled", "unlabelled", "unlabel", "not labeled", "not labelled", "no label"),
+        *("nolabel", "unknown", "unk", "unannotated", "unassigned", "unsorted", "todo", "tbd"),
+        *("missing", "skip", "ignore", "unsure"),
+    }
+)
+FEW = 5  # images of a class on average, where classes may be quantities
+MANY = 10  # classes that may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +75,38 @@ def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[
         f"{count:,} images lie in two classes: byte-identical files under different labels, such"
         f" as {pair}; remove or move the wrong ones",
     )
+
+
+def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Warnings of `classes` of `counts` images that seem to be no classes.
+
+    Names that people give to images without a label, numbers of a quantity, a class for each image.
+    """
+    found = []
+    named = [
+        f"{name!r} ({count:,} images)"
+        for name, count in zip(classes, counts, strict=True)
+        if BLANKS.sub(" ", name.casefold()).strip() in UNLABELED or name.strip() in UNLABELED
+    ]
+    if named:
+        found.append(
+            f"trained on as {'a class' if len(named) == 1 else 'classes'}: {', '.join(named)},"
+            f" called as images without a label are; leave such images out"
+        )
+    total = sum(counts)
+    single = sum(count == 1 for count in counts)
+    if len(classes) >= MANY and 2 * single > len(classes):
+        found.append(
+            f"{single:,} of {len(classes):,} classes have one image: they may be ids or captions;"
+            " such a class is not measured"
+        )
+    elif len(classes) >= MANY and total < FEW * len(classes) and all(map(NUMBER.match, classes)):
+        found.append(
+            f"the {len(classes):,} classes are numbers ({', '.join(classes[:SHOWN])}, ...) with"
+            f" {total / len(classes):.1f} images each: if they are a quantity, as an age, a"
+            " classifier does not know that 20 is near 21; make ranges of them"
+        )
+    return found
 
 
 def unmeasured_classes(labels: Labels, classes: Sequence[str], title: str) -> tuple[str, ...]:

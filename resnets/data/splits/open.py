@@ -22,6 +22,7 @@ from resnets.data.splits.check_record import KnownLeaks, known_to, source_listin
 from resnets.data.splits.corrections import corrected
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
+from resnets.data.splits.label_warnings import class_warnings
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import TITLES, Roles, choose_roles
 from resnets.data.splits.share import Share
@@ -118,6 +119,8 @@ def open_data(
         if roles.share(TRAIN) is None:
             raise _none_left(spec.source)
         warnings += [*roles.unmeasured_classes(), *versions_apart(roles)]
+        counts = class_counts(source.train.labels, len(source.classes)).tolist()
+        warnings += class_warnings(source.classes, counts)
     levels = spec.value_range or source.value_range
     if spec.has_stacks:  # whose values are normalized by channel, and need no common range
         pass

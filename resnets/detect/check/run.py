@@ -19,7 +19,7 @@ from resnets.data.layout.folder_names import role_within
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.source import scan_maps
-from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
+from resnets.detect.formats.problems import NO_OUTLINE, check_part, name_warnings, with_sizes
 from resnets.detect.formats.records import Problem, RawDataset, RawImage, RawImageSet, Task
 from resnets.detect.formats.registry import offers
 from resnets.detect.formats.unread import EXPECTED, foreign_annotations
@@ -131,7 +131,7 @@ def check_annotations(
         notes += scan.lines(most=256)
         warnings += scan.warnings()
     problems += _shared_images(source, parts)
-    warnings += same_but_case(source.classes)
+    warnings += name_warnings(source.classes)
     notes += _class_notes(source, parts.values())
     unique = list(dict.fromkeys(problems))  # trainval says again what train said
     kinds = Counter(each.kind for each in unique)

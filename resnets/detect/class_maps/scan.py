@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from resnets.detect.class_maps.schemes import NO_CLASS
 from resnets.detect.data.class_maps import (
     GRAYS,
     IGNORE,
@@ -14,6 +17,10 @@ from resnets.detect.data.class_maps import (
     lossy_message,
     unknown_message,
 )
+
+BACKGROUND = frozenset({"background", "bg", "other", "others", "none", "clutter", "empty", "rest"})
+MOST_OF_IT = 0.5  # share of the pixels of value 0 that it seems to be no class with
+BETWEEN = 0.8  # share of the pixels of a rim that lie between a lower and a higher value
 
 
 @dataclass(eq=False)
@@ -39,6 +46,9 @@ class MapScan:
     contradicting: dict[str, str] = field(default_factory=dict)
     palettes: dict[int, set[int]] = field(default_factory=dict)
     other_colors: list[str] = field(default_factory=list)
+    inner: Counter[int] = field(default_factory=Counter)
+    solid: Counter[int] = field(default_factory=Counter)
+    between: Counter[int] = field(default_factory=Counter)
 
     def add(self, name: str, pixels: MapPixels) -> None:
         """Count the pixels of one map."""
@@ -52,6 +62,8 @@ class MapScan:
             if by_color and pixels.palette is not None:
                 value = int(pixels.palette[value])
             self.pixels[by_color, value] += count
+        if not by_color and not pixels.in_color:
+            self._note_rims(pixels)
         classes, unknown = self.coding.classes(pixels)
         self.by_class.update(MapPixels(classes, False, "").counts(~unknown))
         if pixels.lossy:  # says why its values are of no class, too
@@ -72,9 +84,26 @@ class MapScan:
             if message := self.coding.contradiction(pixels.palette, colors):
                 self.contradicting[name] = message
 
+    def _note_rims(self, pixels: MapPixels) -> None:
+        """Count pixels by what lies around them: smooth resizing leaves numbers in between."""
+        values = pixels.values
+        if min(values.shape) < 3 or values.max() >= 256:
+            return
+        low = high = values
+        for axis in (0, 1):
+            cuts = [
+                (slice(None),) * axis + (slice(k, n),) for k, n in ((0, -2), (1, -1), (2, None))
+            ]
+            low = np.minimum.reduce([low[cut] for cut in cuts])
+            high = np.maximum.reduce([high[cut] for cut in cuts])
+        inner = values[1:-1, 1:-1]
+        masks = (np.ones_like(inner, bool), low == high, (low < inner) & (inner < high))
+        for counter, mask in zip((self.inner, self.solid, self.between), masks, strict=True):
+            counter.update(MapPixels(inner, False, "").counts(mask))
+
     def warnings(self) -> list[str]:
         """What may be wrong although every value is known."""
-        found = []
+        found = [*self._first_class(), *self._rims()]
         several = {number: each for number, each in self.palettes.items() if len(each) > 1}
         if several:
             number, colors = min(several.items())
@@ -92,6 +121,36 @@ class MapScan:
                 " number"
             )
         return found
+
+    def _first_class(self) -> list[str]:
+        """A warning where 0, which most maps have for no class, is a class and covers most."""
+        name = self.coding.names.get(self.coding.numbers.get(0, IGNORE), "")
+        share = self.pixels[False, 0] / max(1, self.pixels.total())
+        known = {each.strip("_ ").casefold() for each in self.coding.names.values()}
+        if self.coding.scheme or not name or share < MOST_OF_IT or known & (BACKGROUND | NO_CLASS):
+            return []
+        return [
+            f"0 is {name}, and {share:.0%} of the pixels, and no class is called background: where"
+            " 0 means no class and the names count from 1, every class is off by one; begin the"
+            " file of names with a line `unlabeled` (ignored) or `background` then"
+        ]
+
+    def _rims(self) -> list[str]:
+        """A warning of classes that lie only between two others, nowhere two pixels wide."""
+        rims = [
+            value
+            for value, count in sorted(self.inner.items())
+            if not self.solid[value] and self.between[value] >= BETWEEN * count
+        ]
+        if not rims:
+            return []
+        shown = ", ".join(self.coding.called(value, False) for value in rims[:3])
+        more = f" and {len(rims) - 3:,} more" if len(rims) > 3 else ""
+        return [
+            f"{len(rims):,} values ({shown}{more}) are in the maps only as thin rims between a"
+            " lower and a higher one, as resizing with interpolation leaves them; make the maps"
+            " again, or resize them by nearest neighbor"
+        ]
 
     def missing(self) -> list[str]:
         """Names of the classes that no map has a pixel of."""

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from resnets.data.errors import DataError
+from resnets.data.layout.class_spelling import indexed_names
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.values import read_name
 from resnets.detect.images.store import Store
@@ -51,10 +52,14 @@ def load_yaml(data: bytes, where: str) -> Any:
 
 
 def numbered_names(store: Store, path: str) -> list[str]:
-    """The names of a file by number, from 0 on; DataError where a blank line leaves them open."""
+    """The names of a file by number, from 0 on, in the order of its lines or of their numbers.
+
+    DataError where a blank line leaves the order open.
+    """
     where = store.called(path)
     text = decode_text(store.read(path), where)
-    return [read_name(line) for line in without_gaps(text.splitlines(), where)]
+    lines = [read_name(line) for line in without_gaps(text.splitlines(), where)]
+    return indexed_names(lines) or lines
 
 
 def without_gaps(lines: Sequence[str], where: str) -> list[str]:

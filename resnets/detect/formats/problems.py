@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from resnets.detect.images.store import Store
 
 # Boxes may pass the image's edge by this many pixels: sources round, or count from 1.
 TOLERANCE = 1.0
+NUMBERED = re.compile(r"(.*?[^\W\d_])[-_ #]?\d{1,3}")
 NO_OUTLINE = "no outline"
 CROWD = "all crowd"
 LARGEST = 65_535  # px, the longest side that a JPEG can have
@@ -193,16 +195,32 @@ def mark_shares(part: RawImageSet) -> RawImageSet:
     return replace(part, images=images)
 
 
-def same_but_case(classes: Sequence[str]) -> list[str]:
-    """A warning for each group of classes whose names differ by case only."""
+def name_warnings(classes: Sequence[str]) -> list[str]:
+    """A warning for classes whose names differ by case or a plural's s only, and for names that seem
+    to number the objects of a class."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         groups[name.casefold()].append(name)
-    return [
-        f"classes whose names differ by case only, each taken as one of its own: {', '.join(names)}"
+    for key in [key for key in groups if f"{key}s" in groups]:
+        groups[f"{key}s"] += groups.pop(key)
+    found = [
+        "classes whose names differ by case or a plural's s only, each taken as one of its own:"
+        f" {', '.join(sorted(names))}"
         for names in groups.values()
         if len(names) > 1
     ]
+    series: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        if (number := NUMBERED.fullmatch(name)) is not None:
+            series[number[1].casefold()].append(name)
+    several = [names for key, names in series.items() if len(names) > 1]
+    if several and (len(several) > 1 or several[0][0].rstrip("0123456789-_ #") in classes):
+        shown = "; ".join(", ".join(names[:4]) for names in several[:3])
+        found.append(
+            f"{sum(map(len, several)):,} of {len(classes):,} classes seem to number the objects of"
+            f" one class ({shown}), and each is a class here: give all objects of a class one name"
+        )
+    return found
 
 
 def frame_of(part: RawImageSet) -> Frame | None:

@@ -151,9 +151,16 @@ def _part(
     found = with_matches(images, index.match(entries))
     form = swapped(corners, sizes)
     found = [replace(each, objects=tuple(with_form(each.objects, form))) for each in found]
-    notes = [f"{title}: {backward:,} boxes had their corners swapped; turned round"]
+    notes = []
+    if backward and not form:
+        notes.append(f"{title}: {backward:,} boxes had their corners swapped; turned round")
+    if zeros := sum(0 in each[:2] for each in corners):
+        notes.append(
+            f"{title}: {zeros:,} boxes begin at 0, and VOC counts pixels from 1: where the set"
+            " counts from 0, all its boxes are read 1 px too far to the left and up"
+        )
     count = sum(len(image.objects) for image in found)
-    return RawImageSet(found, problems, (), count, notes if backward and not form else ())
+    return RawImageSet(found, problems, (), count, notes)
 
 
 def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:

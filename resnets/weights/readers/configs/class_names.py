@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,20 +27,33 @@ CLASS_KEYS = (
 # Tables of which the key says what stands first.
 NAME_FIRST = ("class_to_idx", "label2id", "label2idx")
 NUMBER_FIRST = ("idx_to_class", "id2label", "idx2label")
-# These name other things too (parameters, files): what they say counts where no key above does.
-WEAK_KEYS = ("names",)
+# These name other things too (parameters, labels of samples): what they say counts where no key
+# above does.
+WEAK_KEYS = ("labels", "names")
+# Keys of other lists, too, which count only in tables that describe the network or its data.
+VAGUE_KEYS = ("names", "labels", "categories", "vocab", "label_map", "labels_map", "classes")
+KNOWN_PLACES = re.compile(
+    r"(?:(?:hyper|data|dataset|model|train|training|test|val|net|network|timm|task|yolo)?_?"
+    r"(?:args|arguments|cfg|conf|config|configs|hparams|params|parameters|info|meta|metadata))"
+    r"|hp|opt|opts|options|settings|extra|extras|state|checkpoint|data|datasets?|datamodule|model"
+    r"|net|network|backbone|classifier|head|cls_head|label_?encoder|encoder|tokenizer|learner|dls"
+    r"|train|training|trainset|val|test|split|task|preprocess|preprocessing|init_args|\d+",
+    re.I,
+)
 
 
 def classes_of(found: Mapping[Any, Any], source: str = "") -> tuple[str, ...]:
     """Names of classes beside tensors, in the order of the outputs; () where there are none.
 
-    A table that numbers numbers and does not say which are the names is logged, and not used.
+    What may name them and is not used is logged with its place: lists in tables of other things
+    (metrics), tables whose numbers do not tell the outputs, or which of them are the names.
     WeightsError where two places in the file say different names.
     """
     said = list(_named(found, "", 0, CLASS_KEYS))
-    if not any(names for _, names in said):
-        said += _named(found, "", 0, WEAK_KEYS)
-    named = [(place, names) for place, names in said if names]
+    for key in WEAK_KEYS:
+        if not any(names and _is_known(place) for place, names in said):
+            said += _named(found, "", 0, (key,))
+    named = [(place, names) for place, names in said if names and _is_known(place)]
     for place, names in named:
         if names != named[0][1]:
             raise WeightsError(
@@ -47,10 +61,14 @@ def classes_of(found: Mapping[Any, Any], source: str = "") -> tuple[str, ...]:
                 " different classes; save it with one of them"
             )
     if not named and said:
+        place, names = said[0]
+        why = "it does not give each of 0, 1, ... one name, or does not say which are the names"
+        if names:
+            why = f"({shorten(names)}) is in a table that may describe something else"
         log.warning(
-            "%s: %s was found and not used: it does not say which of its numbers are the names of"
-            " classes; say them with --classes (in Python classes=...)",
-            source, said[0][0],
+            "%s: %s was found and not used for the names of classes: %s; say them with --classes"
+            " (in Python classes=...)",
+            source, place, why,
         )  # fmt: skip
     return named[0][1] if named else ()
 
@@ -60,7 +78,10 @@ def _named(
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each place in a file that names classes, and what it says; () where that is ambiguous."""
     for key in keys:
-        if (names := names_in(found.get(key), key)) or _is_ambiguous(found.get(key)):
+        names = names_in(found.get(key), key)
+        if key in WEAK_KEYS and len(set(names)) < len(names):  # of samples
+            continue
+        if names or (key not in WEAK_KEYS and _is_ambiguous(found.get(key))):
             yield f"{before}{key}", names
     for place, inner in found.items():
         enters = isinstance(inner, dict) and depth < DEEPEST and place not in keys
@@ -130,12 +151,18 @@ def _of_categories(items: list[Any]) -> tuple[str, ...]:
     return tuple(each["name"] for _, each in ordered)
 
 
+def _is_known(place: str) -> bool:
+    """Whether the table at `place`, such as "hyper_parameters.classes", may name the classes."""
+    *tables, key = place.split(".")
+    return key not in VAGUE_KEYS or all(map(KNOWN_PLACES.fullmatch, tables))
+
+
 def _is_ambiguous(said: Any) -> bool:
-    """Whether a table gives each whole number another one."""
+    """Whether a table has numbers that do not tell the outputs of its names."""
     return (
         isinstance(said, dict)
         and len(said) > 1
-        and all(_number(each) is not None for pair in said.items() for each in pair)
+        and all(any(_number(each, text=True) is not None for each in pair) for pair in said.items())
     )
 
 
@@ -150,6 +177,9 @@ def _of_table(said: dict[Any, Any], key: str) -> tuple[str, ...]:
     if all(isinstance(key, str) and _number(value) is not None for key, value in pairs):
         pairs = [(value, key) for key, value in pairs]
     numbered = {_number(place, text=True): name for place, name in pairs}
+    digits = all(isinstance(each, str) and each.isdecimal() for pair in pairs for each in pair)
+    if digits and any((name, place) not in pairs for place, name in pairs):
+        return ()  # either may be the names
     return _in_order(numbered, len(pairs))
 
 

@@ -354,8 +354,15 @@ def _of_timm(table: Mapping[Any, Any], where: str) -> Read:
     }
     if "input_size" in seen:
         stated["size"] = seen["input_size"][1]
-    if "crop_pct" in seen or "size" in stated:
-        stated["crop_pct"] = seen.get("crop_pct", 0.875)
+    if "crop_pct" in seen:
+        stated["crop_pct"] = seen["crop_pct"]
+    own = [name for name in ("crop_pct", "interpolation") if name not in seen]
+    if own:
+        log.warning(
+            "%s: states no %s; the usual ones are assumed, and timm takes those of its own config"
+            " of %s, which may be others",
+            where, " and no ".join(own), short_text(table.get("model")),
+        )  # fmt: skip
     return None, stated, []
 
 
