@@ -196,8 +196,8 @@ def mark_shares(part: RawImageSet) -> RawImageSet:
 
 
 def name_warnings(classes: Sequence[str]) -> list[str]:
-    """A warning for classes whose names differ by case or a plural's s only, and for names that seem
-    to number the objects of a class."""
+    """A warning for classes whose names differ by case or a plural's s only, and for names that
+    seem to number the objects of a class."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         groups[name.casefold()].append(name)
