@@ -57,6 +57,8 @@ def _parts(path: Path) -> list[ArrowFiles]:
             home = find_tabular(path)
             names = () if home is None else home.paths
             tables = {name: datasets.Dataset.from_file(str(path / name)) for name in names}
+        for table in tables.values():
+            table.data.validate(full=True)  # offsets beyond the file would be followed
     root = path if path.is_dir() else path.parent
     parts = []
     for title, table in sorted(tables.items()):

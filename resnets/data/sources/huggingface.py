@@ -179,11 +179,15 @@ def _arrow_dataset(file: str) -> Any:
     import datasets
     import pyarrow as pa
 
-    if not is_file_form(file):
-        return datasets.Dataset.from_file(file)
-    table = pa.ipc.open_file(pa.memory_map(file)).read_all()  # views of the mapped file
-    in_memory = datasets.table.InMemoryTable(table)
-    return datasets.Dataset(in_memory, fingerprint=datasets.fingerprint.Hasher.hash(file))
+    with reading(file):
+        if is_file_form(file):
+            table = pa.ipc.open_file(pa.memory_map(file)).read_all()  # views of the mapped file
+            in_memory = datasets.table.InMemoryTable(table)
+            found = datasets.Dataset(in_memory, fingerprint=datasets.fingerprint.Hasher.hash(file))
+        else:
+            found = datasets.Dataset.from_file(file)
+        found.data.validate(full=True)  # offsets beyond the file would be followed
+    return found
 
 
 def _saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
@@ -192,6 +196,9 @@ def _saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
 
     found = datasets.load_from_disk(str(home.root))
     parts = {"": found} if isinstance(found, datasets.Dataset) else dict(found)
+    with reading(str(home.root)):
+        for part in parts.values():
+            part.data.validate(full=True)
     used = {
         Path(file["filename"]).resolve() for part in parts.values() for file in part.cache_files
     }
