@@ -23,6 +23,7 @@ from resnets.models import build, catalog
 from resnets.recipes import recipe
 from resnets.sequence.signals import cylinder_bell_funnel
 from resnets.train import run as training
+from resnets.weights.push import HUB_TEXT, HUBCONF
 
 CLASSES = ("cat", "dog")
 PACK = "photos-400.pack"
@@ -105,6 +106,7 @@ def _weights(root: Path) -> None:
     (root / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
     pushed = build(catalog.spec("resnet18", num_classes=2))
     pushed.save(root / "pushed", classes=CLASSES, preprocess=Preprocess())
+    (root / "pushed" / HUBCONF).write_text(HUB_TEXT)
     net = small_net(catalog.spec("cifar-resnet8"), classes=CLASSES)
     tensors = {f"model/{name}": tensor for name, tensor in net.state_dict().items()}
     meta = {"step": 1, "recipe": to_dict(Recipe(model=net.spec)), "classes": list(CLASSES)}
