@@ -142,7 +142,7 @@ class DistillSpec:
 
     def __post_init__(self) -> None:
         if self.teacher is not None and not self.teacher.strip():
-            raise ConfigError("distill.teacher: is empty; is a shell variable not set?")
+            raise ConfigError("distill.teacher: is empty; leave it out")
         if self.temperature <= 0:
             raise ConfigError(f"distill.temperature: {self.temperature} must be above 0")
         if not 0 < self.weight <= 1:

@@ -47,7 +47,8 @@ KEY = "resnets"
 LATER_FIELDS = frozenset(
     {
         *("shortcut_gate", "gate_bias", "shortcut_scale", "shortcut_dropout", "branch_scale"),
-        *("norm_groups", "keep_bits", "dims"),
+        *("norm_groups", "keep_bits", "dims", "stem_norm", "shortcut_pool"),
+        *("attention", "se_reduction"),
     }
 )
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")

@@ -217,10 +217,11 @@ def _evaluate(
         if improved and group.is_main:
             saver.save_best(state)
     if out_of_patience(state, recipe):
+        unit = "%" if monitor.endswith("error") else ""
         log.info(
             f"stopped early at step {state.step:,}: eval.patience={state.evals_since_best}"
             f" evaluations without a lower {monitor} on validation; the lowest was"
-            f" {state.schedule.best_error:.2f}"
+            f" {state.schedule.best_error:.2f}{unit}"
         )
 
 

@@ -20,6 +20,8 @@ REASONS = {
     "needs a network",
     "needs GPUs",
     "needs a cluster",
+    "needs another program",
+    "takes minutes",
     "installs packages",
     "runs tests",
     "uses names of yours",

@@ -47,7 +47,7 @@ def test_cifar_parameters_are_the_papers(name: str, count: int) -> None:
 
 
 def test_torchvision_shares_every_model_expected() -> None:
-    assert len(SHARED_WITH_TORCHVISION) == 5 + 3 + 8
+    assert len(SHARED_WITH_TORCHVISION) == 5 + 2 + 3 + 8  # ResNets, wide, ResNeXts, VGGs
 
 
 @pytest.mark.parametrize("name", SHARED_WITH_TORCHVISION)
