@@ -39,6 +39,7 @@ lint: setup
 # The pages that are made from the code; the tests compare them with what is committed.
 reference: setup
 	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/catalog_costs.py
 
 # The documentation site, in site/. Broken links and anchors are errors.
 docs: setup

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from resnets.models.classifier import ImageClassifier
 from resnets.models.layers import DropPath, StdConv
 from resnets.models.shortcut import NoShortcut, ZeroPad
 
+COSTS = "costs.json"  # written by docs/catalog_costs.py
 UNCOUNTED = (nn.Identity, nn.Dropout, nn.ZeroPad2d, DropPath, NoShortcut)
 
 
@@ -44,6 +47,12 @@ class Cost:
     multiply_adds: int
     input_size: int
     layers: tuple[LayerCost, ...]
+
+
+def of_catalog() -> dict[str, tuple[int, int]]:
+    """Parameters and multiply-adds of each model of the catalog, as it is built by its name."""
+    text = (resources.files("resnets.models") / COSTS).read_text("utf-8")
+    return {name: (parameters, adds) for name, (parameters, adds) in json.loads(text).items()}
 
 
 def count(model: ImageClassifier, size: int | None = None) -> Cost:

@@ -71,3 +71,21 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert all(m.training for m in model.modules() if m is not frozen)
     assert not any(m._forward_hooks for m in model.modules())
     assert isinstance(model.head, nn.Linear)
+
+
+def counted(name: str) -> tuple[int, int]:
+    with cost.shapes_only():
+        found = cost.count(build(catalog.spec(name)))
+    return found.parameters, found.multiply_adds
+
+
+def test_costs_that_ship_are_those_counted():
+    stored = cost.of_catalog()
+    assert list(stored) == catalog.names()
+    for name in ("resnet18", "plain34", "vgg11", "cifar-resnet20", "resnetrs50"):
+        assert stored[name] == counted(name), name
+
+
+@pytest.mark.slow
+def test_all_costs_that_ship_are_those_counted():
+    assert cost.of_catalog() == {name: counted(name) for name in catalog.names()}

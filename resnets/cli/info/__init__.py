@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, ModelSpec
 from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ def command(
     changes = {"input_size": size, "num_classes": classes}
     changes = {field: value for field, value in changes.items() if value is not None}
     specs = [catalog.spec(name, **changes) for name in models or catalog.names()]
+    if not models and not as_json:
+        _show_catalog(specs, changed=bool(changes))
+        return 0
     with shapes_only():
         built = [build(spec) for spec in specs]
         if diagram is not None:
@@ -72,7 +75,9 @@ def command(
         if as_json:
             print(json.dumps([_entry(net) for net in built], indent=2))  # noqa: T201
         elif diagram is None:
-            _show(built, catalog=not models, folded=not all_blocks, published=not changes)
+            from resnets.cli.info import tables
+
+            tables.show_nets(built, folded=not all_blocks, published=not changes)
     return 0
 
 
@@ -125,13 +130,19 @@ def _show_kernels(as_json: bool) -> None:
         echo(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
-def _show(nets: Sequence[ImageClassifier], *, catalog: bool, folded: bool, published: bool) -> None:
+def _show_catalog(specs: Sequence[ModelSpec], *, changed: bool) -> None:
+    """Counts are those of the file that ships, or made anew if the specs are `changed`."""
     from resnets.cli.info import tables
+    from resnets.models import build, cost
 
-    if catalog:
-        tables.show_catalog(nets)
-    else:
-        tables.show_nets(nets, folded=folded, published=published)
+    if not changed:
+        known = cost.of_catalog()
+        tables.show_catalog([(spec, *known[spec.name]) for spec in specs])
+        return
+    with cost.shapes_only():
+        counted = [cost.count(build(spec)) for spec in specs]
+    rows = zip(specs, counted, strict=True)
+    tables.show_catalog([(spec, each.parameters, each.multiply_adds) for spec, each in rows])
 
 
 def _entry(net: ImageClassifier) -> dict[str, Any]:

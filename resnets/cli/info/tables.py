@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from resnets.config import ModelSpec
 from resnets.diagrams.trace import format_count
 from resnets.models import ImageClassifier, cost
 from resnets.study.paper import CIFAR10, COSTS, IMAGENET, PaperCost, PaperError
@@ -62,21 +63,19 @@ def show_nets(nets: Sequence[ImageClassifier], *, folded: bool, published: bool)
         console.print(_totals(counted, net.spec.name, published))
 
 
-def show_catalog(nets: Sequence[ImageClassifier]) -> None:
-    """Print one line per model."""
+def show_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
+    """Print one line per model from its parameters and multiply-adds."""
     console = Console(highlight=False)
     table = Table("model", "block, shortcut", **STYLE)
     for heading in ("input", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
-    for net in nets:
-        counted = cost.count(net)
-        spec = net.spec
+    for spec, parameters, multiply_adds in costs:
         table.add_row(
             spec.name,
             spec.block if spec.is_vgg else f"{spec.block}, {spec.shortcut}",
-            str(counted.input_size),
-            f"{counted.parameters:,}",
-            format_count(counted.multiply_adds),
+            str(spec.input_size),
+            f"{parameters:,}",
+            format_count(multiply_adds),
         )
     console.print(table)
     console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
