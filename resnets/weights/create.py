@@ -38,6 +38,7 @@ from resnets.weights.read import Weights, read_path
 from resnets.weights.readers.configs.input_convention import (
     stated_input,
     warn_of_detectron2,
+    warn_of_other_name,
     warn_of_raw_input,
 )
 
@@ -214,6 +215,7 @@ def _input_of(
         )
         if first is not None:
             warn_of_raw_input(weights.source, first, variance)
+        warn_of_other_name(weights.source, spec)
     return None
 
 

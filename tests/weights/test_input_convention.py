@@ -13,8 +13,9 @@ from weights_state import SMALL, random_state
 import resnets
 from resnets.config import Recipe
 from resnets.detect.models.build import build_model
-from resnets.models import build
+from resnets.models import build, catalog
 from resnets.weights.name_maps.maps import name_map
+from resnets.weights.readers.configs.input_convention import warn_of_other_name
 
 BGR, RGB = (103.53, 116.28, 123.675), (123.675, 116.28, 103.53)
 MSRA_STD, IMAGENET_STD = (1.0, 1.0, 1.0), (58.395, 57.12, 57.375)
@@ -130,3 +131,22 @@ def test_networks_from_caffe_in_torchvisions_names(name, scale, warned, tmp_path
     torch.save(theirs, tmp_path / name)
     resnets.create_model(SMALL, weights=str(tmp_path / name))
     assert bool([line for line in warnings(caplog) if "Caffe" in line]) == warned
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "warned"),
+    [
+        ("resnetblur50-84f4748f.pth", "resnet50", True),
+        ("resnet50d_best.pth", "resnet50", True),
+        ("seresnet18.pth", "resnet18", True),
+        ("resnet50_cells.pth", "resnet50", False),
+        ("ResNet-50.pth", "resnet50-v1", False),
+        ("wide_resnet50_2.pth", "wide_resnet50_2", False),
+        ("PreActResNet18.pth", "preact-resnet18", False),
+        ("resnet50_to_resnet18.pth", "resnet18", False),
+        ("best.pth", "resnet18", False),
+    ],
+)
+def test_a_file_called_like_another_network_is_warned_of(file, model, warned, caplog):
+    warn_of_other_name(file, catalog.spec(model))
+    assert bool(caplog.records) == warned

@@ -154,10 +154,13 @@ def _part(
     notes = []
     if backward and not form:
         notes.append(f"{title}: {backward:,} boxes had their corners swapped; turned round")
-    if zeros := sum(0 in each[:2] for each in corners):
+    if corners:
+        zeros = sum(0 in each[:2] for each in corners)
+        parts = sum(any(math.isfinite(value) and value % 1 for value in each) for each in corners)
         notes.append(
-            f"{title}: {zeros:,} boxes begin at 0, and VOC counts pixels from 1: where the set"
-            " counts from 0, all its boxes are read 1 px too far to the left and up"
+            f"{title}: boxes are taken to count pixels from 1, as VOC does, and are read 1 px less"
+            f" ({zeros:,} of {len(corners):,} begin at 0, {parts:,} have fractions of pixels; tools"
+            " that count from 0 write such boxes)"
         )
     count = sum(len(image.objects) for image in found)
     return RawImageSet(found, problems, (), count, notes)

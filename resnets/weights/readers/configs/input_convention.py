@@ -27,6 +27,8 @@ log = logging.getLogger("resnets")
 MSRA = caffe_preprocess(DETECTRON_MEAN)  # detectron2's model zoo, unless a file says otherwise
 # Words in the names of files of such networks, for libraries that keep them in torchvision's names.
 CAFFE_STYLE = re.compile(r"(?i)caffe|msra|(?<![a-z])bgr(?![a-z])|detectron")
+# Words of file names that name a network: family, layers, and a letter of its variant (ResNet-D).
+NETWORK = re.compile(r"(?i)([a-z]*resne[a-z]*)[_-]?(\d+)([cdst](?![a-z]))?")
 # The variance of a first convolution's outputs over that which inputs of variance 1, independent of
 # each other, would give. Images are smooth, so it is below or near 1 for standardized ones; for
 # values in 0..255 it is some 58^2 = 3,400 times as much.
@@ -114,6 +116,22 @@ def warn_of_raw_input(source: str, kernel: torch.Tensor, running_var: torch.Tens
             " bottlenecks in the first 1x1 (%s); neither is known from its names, and neither is"
             " assumed; %s",
             source, why, CHOICE,
+        )  # fmt: skip
+
+
+def warn_of_other_name(source: str, spec: ModelSpec) -> None:
+    """A warning where the name of a file names networks, but not the one it is read as.
+
+    Some networks have the tensors of another: resnetblur50 those of resnet50.
+    """
+    name = Path(source.partition("#")[0]).name
+    words = {"".join(filter(None, found.groups())).lower() for found in NETWORK.finditer(name)}
+    model = re.sub(r"[^a-z0-9]", "", spec.name.lower())
+    if words and not any(word in model for word in words):
+        log.warning(
+            "%s: its name says %s, and it is read as %s, whose tensors it has; where it is of"
+            " another network, outputs are wrong",
+            source, ", ".join(sorted(words)), spec.name,
         )  # fmt: skip
 
 
