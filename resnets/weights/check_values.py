@@ -17,6 +17,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import catalog
+from resnets.utils.printable import counted
 from resnets.weights import folder
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import BATCH_COUNT, shorten
@@ -112,13 +113,15 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise WeightsError for values that no trained network has; it names the tensors."""
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
-        raise WeightsError(f"{source}: not finite in {len(broken)} tensors: {shorten(broken)}")
+        count = counted(len(broken), "tensor")
+        raise WeightsError(f"{source}: not finite in {count}: {shorten(broken)}")
     variances = {name: tensor for name, tensor in tensors.items() if name.endswith(VAR)}
     negative = [name for name, tensor in variances.items() if (tensor < 0).any()]
     if negative:
         raise WeightsError(
-            f"{source}: variances below 0 in {len(negative)} tensors ({shorten(negative)}); the "
-            "file is damaged, or its tensors are the difference of two networks"
+            f"{source}: variances below 0 in {counted(len(negative), 'tensor')}"
+            f" ({shorten(negative)}); the file is damaged, or its tensors are the difference of two"
+            " networks"
         )
     if variances and not any(tensor.any() for tensor in variances.values()):
         raise WeightsError(

@@ -17,6 +17,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
+from resnets.utils.printable import counted
 from resnets.weights import hub
 from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
 from resnets.weights.check_values import (
@@ -397,6 +398,7 @@ def _check(net: ImageClassifier, found: Tensors, source: str) -> None:
     ]
     if whole:
         raise WeightsError(
-            f"{source}: integers in {len(whole)} tensors, as of a quantized model: {shorten(whole)}"
+            f"{source}: integers in {counted(len(whole), 'tensor')}, as of a quantized model:"
+            f" {shorten(whole)}"
         )
     check_values(found, source)

@@ -6,7 +6,7 @@ import posixpath
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from resnets.data.dataset.pack import is_pack
 from resnets.data.dataset.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_source
-from resnets.data.decode.pixel_values import FULL, Levels
+from resnets.data.decode.pixel_values import FULL, Levels, describe_levels
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, list_archive
 from resnets.data.files.folder import Files, Listing, list_folder
@@ -86,7 +86,8 @@ class Contents:
     def summary(self) -> DataSummary:
         """What was understood, or what there is where that is not clear."""
         if self.understood is not None:
-            return self.understood
+            notes = (*self.understood.notes, *describe_levels(self.levels))
+            return replace(self.understood, notes=tuple(dict.fromkeys(notes)))
         parts = {each.part for each in self.sections}
         splits = [
             SplitSummary("test", len(each.files), "val")  # as training takes it
