@@ -17,7 +17,6 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
-from resnets.utils.printable import counted
 from resnets.weights import hub
 from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
 from resnets.weights.check_values import (
@@ -397,8 +396,5 @@ def _check(net: ImageClassifier, found: Tensors, source: str) -> None:
         name for name in own if own[name].is_floating_point() > found[name].is_floating_point()
     ]
     if whole:
-        raise WeightsError(
-            f"{source}: integers in {counted(len(whole), 'tensor')}, as of a quantized model:"
-            f" {shorten(whole)}"
-        )
+        raise WeightsError(f"{source}: integers, as of a quantized model: {shorten(whole)}")
     check_values(found, source)

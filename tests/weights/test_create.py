@@ -235,7 +235,7 @@ def broken(kind: str, path: Path) -> None:
         ("foreign", r"none of its 1 tensors \(encoder.weight\) is known to tiny"),
         ("deeper", r"\(stage1.1.conv1.weight"),
         ("wider", r"another shape than in tiny: stage2.0.conv1.weight \(16, 4, 3, 3\) for"),
-        ("nan", "not finite in 1 tensors: stem.conv.weight"),
+        ("nan", "not finite in 1 tensor: stem.conv.weight"),
     ],
 )
 def test_bad_files_are_one_clear_line(tmp_path: Path, kind: str, words: str) -> None:
