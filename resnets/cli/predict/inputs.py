@@ -82,7 +82,8 @@ def _read_standard_input() -> bytes:
 
 def _download(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "resnets"})
-    with urllib.request.urlopen(request, timeout=SECONDS) as response:
+    opener = urllib.request.build_opener()  # urlopen keeps the proxies of its first call
+    with opener.open(request, timeout=SECONDS) as response:
         return _limited(response.read(MAX_BYTES + 1))
 
 
