@@ -10,11 +10,10 @@ import torch
 
 from resnets.config import ConfigError, atomic_write, dump_json
 from resnets.export.verify import BATCHES, LIMITS, VerificationError
-from resnets.export.write import OPSET
+from resnets.export.write import to_onnx, trace
 from resnets.runtime.artifact import file_sha256, manifest_path
 from resnets.sequence.load import SignalNetwork, load
 from resnets.utils.lazy_imports import require_package
-from resnets.utils.processes import deferred_signals
 
 SIGNALS, LOGITS = "signals", "logits"
 
@@ -36,20 +35,8 @@ def export_signals(where: str | Path, out: Path) -> dict[str, Any]:
 
     shape = (model.spec.in_channels, model.spec.input_size)
     batch = torch.export.Dim("batch", min=1)
-    with deferred_signals():
-        program = torch.export.export(
-            model, (torch.zeros(2, *shape),), dynamic_shapes={"x": {0: batch}}
-        )
-        exported = torch.onnx.export(
-            program,
-            input_names=[SIGNALS],
-            output_names=[LOGITS],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert exported is not None
-    graph = exported.model_proto
+    program = trace(model, (torch.zeros(2, *shape),), {"x": {0: batch}})
+    graph = to_onnx(program, [SIGNALS], [LOGITS])
     graph.metadata_props.add(key="classes", value="\n".join(model.classes))
     random = torch.Generator().manual_seed(0)
     with atomic_write(out) as temporary:

@@ -66,25 +66,52 @@ def check_format(kind: str, precision: str) -> None:
         require_package("nncf", "--to openvino --int8")
 
 
-def _export_program(
-    module: InferenceModule, metadata: ArtifactMetadata
+def trace(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], dynamic_shapes: dict[str, Any]
 ) -> torch.export.ExportedProgram:
-    """Export for any batch size; the example has two images, as torch specializes 0 and 1.
-
-    Stack traces are removed: they hold paths of the machine that exported.
-    """
-    size, channels = metadata.preprocess.size, metadata.preprocess.channels
-    example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1)
+    """`torch.export.export`, without stack traces: they hold paths of the machine that exported."""
     with deferred_signals():
-        program = torch.export.export(module, (example,), dynamic_shapes={INPUT: {0: batch}})
+        program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
 
 
+def to_onnx(
+    program: torch.export.ExportedProgram,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    translations: dict[Any, Any] | None = None,
+) -> Any:
+    """The program as an onnx.ModelProto, with names of its inputs and outputs.
+
+    translations: ONNX functions of custom operators.
+    """
+    with deferred_signals():
+        exported = torch.onnx.export(
+            program,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            custom_translation_table=translations,
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    return exported.model_proto
+
+
+def _trace_for_any_batch(
+    module: InferenceModule, metadata: ArtifactMetadata
+) -> torch.export.ExportedProgram:
+    """The example has two images, as torch specializes 0 and 1."""
+    size, channels = metadata.preprocess.size, metadata.preprocess.channels
+    example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
+    return trace(module, (example,), {INPUT: {0: torch.export.Dim("batch", min=1)}})
+
+
 def _write_torch(model: ImageClassifier, metadata: ArtifactMetadata, path: Path) -> None:
-    program = _export_program(InferenceModule(model, metadata.precision), metadata)
+    program = _trace_for_any_batch(InferenceModule(model, metadata.precision), metadata)
     torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
 
 
@@ -93,18 +120,8 @@ def _write_onnx(
 ) -> None:
     import onnx
 
-    program = _export_program(InferenceModule(model, channels_first=True), metadata)
-    with deferred_signals():
-        exported = torch.onnx.export(
-            program,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert exported is not None
-    graph = exported.model_proto
+    program = _trace_for_any_batch(InferenceModule(model, channels_first=True), metadata)
+    graph = to_onnx(program, [INPUT], [OUTPUT])
     if metadata.precision == "int8":
         assert calibration is not None
         feeds = ({INPUT: image[None]} for image in calibration)
@@ -205,7 +222,7 @@ def openvino_model(
     """Convert to a float32 openvino.Model for cropped images; named: name layers by module."""
     import openvino as ov
 
-    program = _export_program(InferenceModule(model, channels_first=True), metadata)
+    program = _trace_for_any_batch(InferenceModule(model, channels_first=True), metadata)
     with deferred_signals():
         graph = ov.convert_model(program)
     graph.output(0).set_names({OUTPUT})

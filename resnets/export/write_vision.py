@@ -21,11 +21,12 @@ from resnets.export.write import (
     quantize_onnx,
     save_openvino,
     silence_exporters,
+    to_onnx,
+    trace,
 )
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.graph import INPUT, VisionModule
 from resnets.runtime.resize_graph import prepend_to_onnx
-from resnets.utils.processes import deferred_signals
 
 SIZE = "size"  # input of the traced program: height and width without padding
 EXAMPLE = (128, 192)  # px; multiples of the largest stride
@@ -70,7 +71,7 @@ def write_vision(
     import onnx
 
     with silence_exporters():
-        graph = _to_onnx(model)
+        graph = _graph(model)
         if metadata.precision == "int8":
             feeds = (_feed(image, model.divisor) for image in calibration)
             graph = quantize_onnx(graph, feeds, nodes=_inner_nodes(graph))
@@ -88,7 +89,7 @@ def write_vision(
             save_openvino(converted, metadata, path)
 
 
-def _to_onnx(model: DetectionModel) -> Any:
+def _graph(model: DetectionModel) -> Any:
     """An onnx.ModelProto of padded images and their sizes, with named outputs."""
     from resnets.export.onnx_ops import TRANSLATIONS
 
@@ -101,23 +102,9 @@ def _to_onnx(model: DetectionModel) -> Any:
         sides: dict[int, Any] = dict.fromkeys((1, 2), torch.export.Dim.DYNAMIC)
     else:
         sides = {i: divisor * torch.export.Dim(name, min=1) for i, name in ((1, "h"), (2, "w"))}
-    with deferred_signals(), torch.no_grad():
-        program = torch.export.export(
-            module, (images, size), dynamic_shapes={INPUT: sides, SIZE: None}
-        )
-        for node in program.graph.nodes:  # they hold paths of this machine
-            node.meta.pop("stack_trace", None)
-        exported = torch.onnx.export(
-            program,
-            input_names=[INPUT, SIZE],
-            output_names=names,
-            opset_version=OPSET,
-            custom_translation_table=TRANSLATIONS,
-            dynamo=True,
-            verbose=False,
-        )
-    assert exported is not None
-    return exported.model_proto
+    with torch.no_grad():
+        program = trace(module, (images, size), {INPUT: sides, SIZE: None})
+        return to_onnx(program, [INPUT, SIZE], names, TRANSLATIONS)
 
 
 def _feed(image: NDArray[np.uint8], divisor: int) -> dict[str, NDArray[Any]]:

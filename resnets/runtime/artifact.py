@@ -43,12 +43,15 @@ Precision = Literal["float32", "bfloat16", "float16", "int8"]
 SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 FORMAT = 1
 KEY = "resnets"
-# Fields of ModelSpec and Preprocess that version 0.1 did not have.
-LATER_FIELDS = frozenset(
+# Fields of ModelSpec and Preprocess that version 0.1 hashed whatever their values.
+FIRST_FIELDS = frozenset(
     {
-        *("shortcut_gate", "gate_bias", "shortcut_scale", "shortcut_dropout", "branch_scale"),
-        *("norm_groups", "keep_bits", "dims", "stem_norm", "shortcut_pool"),
-        *("attention", "se_reduction"),
+        *("name", "block", "depths", "widths", "shortcut", "stride_in", "stem", "stem_width"),
+        *("stem_pool", "groups", "width_per_group", "norm", "norm_eps", "conv_bias", "init"),
+        *("zero_init_residual", "dropout", "drop_path", "blur_pool", "dilate", "num_classes"),
+        *("in_channels", "input_size"),
+        *("size", "resize", "channels", "mean", "std", "interpolation", "channel_order"),
+        *("mean_image", "value_range"),
     }
 )
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
@@ -184,7 +187,7 @@ def _without_later_defaults(values: dict[str, Any], defaults: object) -> dict[st
     return {
         name: value
         for name, value in values.items()
-        if name not in LATER_FIELDS or value != getattr(defaults, name)
+        if name in FIRST_FIELDS or value != getattr(defaults, name)
     }
 
 

@@ -15,7 +15,7 @@ from small_nets import RESIDUAL, small_net
 from resnets.cli import info
 from resnets.cli.main import main
 from resnets.config import ConfigError, atomic_write
-from resnets.export.write import _export_program
+from resnets.export.write import _trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.graph import InferenceModule
 from resnets.utils import environment
@@ -104,7 +104,8 @@ def test_exporting_is_not_interrupted_within_torch(monkeypatch):
     # A job in the background of a shell ignores SIGINT to begin with.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _export_program(InferenceModule(net), ArtifactMetadata.from_model(net, "torch", "float32"))
+        metadata = ArtifactMetadata.from_model(net, "torch", "float32")
+        _trace_for_any_batch(InferenceModule(net), metadata)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

@@ -4,12 +4,12 @@ import dataclasses
 import json
 import pickle
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from machine_paths import paths_of_this_machine
 from PIL import Image
 from small_nets import PREACT, RESIDUAL, VGG, small_net
 from torch import nn
@@ -46,16 +46,6 @@ def torch_artifact(digits_run, tmp_path_factory) -> Path:
 def call(capsys, *words) -> tuple[int, str, str]:
     code = main([*map(str, words)])
     return code, *capsys.readouterr()
-
-
-def paths_of_this_machine(artifact: Path) -> list[bytes]:
-    """Folders of the exporting machine that the artifact's bytes name."""
-    data = artifact.read_bytes()
-    if zipfile.is_zipfile(artifact):
-        with zipfile.ZipFile(artifact) as archive:
-            data = b"".join(archive.read(name) for name in archive.namelist())
-    folders = (Path(resnets.__file__).parent, Path(torch.__file__).parent)
-    return [bytes(folder) for folder in folders if bytes(folder) in data]
 
 
 def surest_digit(run: Path) -> np.ndarray:

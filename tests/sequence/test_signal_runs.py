@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from machine_paths import paths_of_this_machine
 
 import resnets
 from resnets.cli.main import main
@@ -143,6 +144,7 @@ def test_export_writes_a_verified_onnx_file(done, tmp_path):
     out, _ = done
     artifact = resnets.export(out, out=tmp_path / "signals.onnx", quiet=True)
     assert max(each["relative"] for each in artifact.manifest["parity"]["batches"]) < 1e-4
+    assert paths_of_this_machine(artifact.path) == []
     session = onnxruntime.InferenceSession(str(artifact.path))
     values, _ = cylinder_bell_funnel(9)
     logits = session.run(None, {"signals": values})[0]
