@@ -21,14 +21,14 @@ if sys.platform == "darwin":
     # is imported.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-from resnets.utils import cpu_count, telemetry
-from resnets.utils.lazy_imports import lazy_exports
+from resnets.utils import cpu_count
+from resnets.utils.imports import disable_telemetry, lazy_exports
 
 if TYPE_CHECKING:
     from resnets import recipes, study
-    from resnets.api.data import open_data
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
+    from resnets.api.inputs import open_data
     from resnets.api.predict import predict
     from resnets.api.recompute_norm import recompute_norm
     from resnets.api.run import Run
@@ -87,7 +87,7 @@ __all__ = [
     "train",
 ]
 
-telemetry.disable()
+disable_telemetry()
 cpu_count.limit_threads()
 
 _CONFIG = (
@@ -107,7 +107,7 @@ lazy_exports(
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
         "load": "resnets.weights.load",
-        "open_data": "resnets.api.data",
+        "open_data": "resnets.api.inputs",
         "predict": "resnets.api.predict",
         "recipes": "resnets.recipes",
         "recompute_norm": "resnets.api.recompute_norm",

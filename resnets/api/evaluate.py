@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.api.weights_argument import Weights, path_or_model
+from resnets.api.inputs import Weights, path_or_model
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -29,7 +29,7 @@ from resnets.export.score import BackendScorer, evaluate_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.open import open_artifact
-from resnets.sequence.evaluate import Measured, evaluate_sequences
+from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
@@ -77,7 +77,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     quiet: bool = False,
-) -> Measurement | DetectionEvaluation | Measured:
+) -> Measurement | DetectionEvaluation | SequenceEvaluation:
     """Measure a model, or several as an ensemble, and return its metrics with their protocol.
 
         found = resnets.evaluate(run, views="ten-crop")

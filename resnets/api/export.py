@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.api.weights_argument import Weights, path_or_model
+from resnets.api.inputs import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import load as load_vision

@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnets.api.weights_argument import Weights, path_or_model
+from resnets.api.inputs import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from resnets import recipes
+from resnets.api.inputs import data_source
 from resnets.config import (
     DEFAULTS,
     ConfigError,
     ModelSpec,
     Recipe,
-    check_stated,
-    fields_in,
-    flat_fields,
+    check_explicit_fields,
+    explicit_fields,
+    flatten_fields,
     from_toml,
-    leaves,
+    iter_fields,
     parse_duration,
+    read_field_names,
     replace_fields,
-    stated_fields,
 )
 from resnets.models import catalog
 from resnets.recipes.detection import split_name
@@ -40,13 +41,13 @@ def choose_recipe(
     fields: Mapping[str, Any] | None = None,
     where: str = "--set",
 ) -> Recipe:
-    """`recipe`, a name (see `resnets.recipes`), a .toml file or a value, with the changes given.
+    """Return `recipe`, a name (see `resnets.recipes`), .toml file or value, with changes applied.
 
-    model: a catalog name (of a detector with its head, as resnet50-fpn) or a spec. duration: as
-    "30ep" or "6400it". fields: other recipe fields, dotted ("optim.lr": 0.1) or nested
-    ("optim": {"lr": 0.1}); text is read as TOML where it can be. where: what errors call `fields`.
-    Raises ConfigError, also for fields that the recipe's task does not read (`check_stated`); logs
-    warnings about those that have no effect beside the others.
+    model: a catalog name (of a detector with its head, such as resnet50-fpn) or a spec. duration:
+    such as "30ep" or "6400it". fields: other recipe fields, dotted ("optim.lr": 0.1) or nested
+    ("optim": {"lr": 0.1}); strings are parsed as TOML where possible. where: name of `fields` in
+    error messages. Raises ConfigError, also for fields that the recipe's task does not read
+    (`check_explicit_fields`); logs warnings about fields without effect.
     """
     named = isinstance(recipe, str) and not recipe.endswith(".toml")
     if isinstance(recipe, Recipe):
@@ -65,24 +66,17 @@ def choose_recipe(
     if seed is not None:
         changes["seed"] = seed
     chosen = replace_fields(chosen, changes)
-    chosen = replace_fields(chosen, dict(flat_fields(fields or {})), where)
-    warnings = check_stated(chosen, list(stated_fields(fields or {})), where)
+    chosen = replace_fields(chosen, dict(flatten_fields(fields or {})), where)
+    warnings = check_explicit_fields(chosen, list(explicit_fields(fields or {})), where)
     if isinstance(recipe, Recipe):
         # It has all fields, whoever set them: what its task never reads is refused, no more.
-        changed = [path for path, value in leaves(recipe) if value != DEFAULTS[path]]
-        check_stated(chosen, (), "recipe", changed)
+        changed = [path for path, value in iter_fields(recipe) if value != DEFAULTS[path]]
+        check_explicit_fields(chosen, (), "recipe", changed)
     elif not named:
-        warnings += check_stated(chosen, (), str(recipe), fields_in(recipe))
+        warnings += check_explicit_fields(chosen, (), str(recipe), read_field_names(recipe))
     for warning in warnings:
         log.warning("%s", warning)
     return chosen
-
-
-def data_source(data: str | PathLike[str]) -> str:
-    """What a recipe says of a data set: its name, or its absolute path; ConfigError for ""."""
-    if not str(data).strip():
-        raise ConfigError("data: is empty; name a data set, or its folder or file")
-    return str(Path(data).resolve() if Path(data).exists() else data)
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnets.api.weights_argument import Weights, path_or_model
+from resnets.api.inputs import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
 from resnets.data.dataset.summary import announce

@@ -1,32 +1,37 @@
-"""Everything that decides a result, as frozen, typed values that read from and print as TOML.
+"""Settings that decide a result: frozen, typed dataclasses that are read from and written to TOML.
 
-A `Recipe` is written into each run and each checkpoint and is enough to repeat the run. Variants
-are data, not subclasses: a plain model differs from its residual twin in one field of `ModelSpec`.
+Each run and checkpoint contains its `Recipe`, which is enough to repeat the run. Variants are data,
+not subclasses: a plain network differs from a residual one in one field of `ModelSpec`.
 """
 
-from resnets.config.data import AugmentSpec, DataSpec, Preprocess, split_group
+from resnets.config.data import AugmentSpec, DataSpec, Preprocess, parse_group
 from resnets.config.detect import DetectSpec
-from resnets.config.loss import LossSpec
 from resnets.config.model import Block, ModelSpec
-from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.optim import (
+    DistillSpec,
+    EvalSpec,
+    FinetuneSpec,
+    LossSpec,
+    OptimSpec,
+    ScheduleSpec,
+)
 from resnets.config.postprocess import SOFTMAX, Postprocess
 from resnets.config.recipe import Recipe, parse_duration
-from resnets.config.signal import SignalSpec
-from resnets.config.text import (
+from resnets.config.sequence import SignalSpec, TransformerSpec
+from resnets.config.serialization import (
     dump_json,
-    fields_in,
-    flat_fields,
+    explicit_fields,
+    flatten_fields,
     from_dict,
+    from_stored_dict,
     from_toml,
+    read_field_names,
     replace_fields,
-    stated_fields,
-    stored_recipe,
     to_dict,
     to_toml,
 )
-from resnets.config.transformer import TransformerSpec
-from resnets.config.unread_fields import DEFAULTS, check_stated, leaves
-from resnets.utils import printable  # makes what our loggers say printable
+from resnets.config.unread_fields import DEFAULTS, check_explicit_fields, iter_fields
+from resnets.utils import printable  # escapes control characters in our log records
 from resnets.utils.errors import BusyError, ConfigError, RemoteError
 from resnets.utils.files import (
     atomic_write,
@@ -60,24 +65,24 @@ __all__ = [
     "SignalSpec",
     "TransformerSpec",
     "atomic_write",
-    "check_stated",
+    "check_explicit_fields",
     "dump_json",
-    "fields_in",
-    "flat_fields",
+    "explicit_fields",
+    "flatten_fields",
     "from_dict",
+    "from_stored_dict",
     "from_toml",
     "is_locked",
-    "leaves",
+    "iter_fields",
     "lock_file",
     "lock_folder",
     "lock_path",
     "new_folder",
     "parse_duration",
+    "parse_group",
     "printable",
+    "read_field_names",
     "replace_fields",
-    "split_group",
-    "stated_fields",
-    "stored_recipe",
     "to_dict",
     "to_toml",
 ]

@@ -1,7 +1,6 @@
-"""Names of earlier versions that are still understood: one table for recipes, flags and files.
+"""Names of earlier versions that are still read: one table for recipes, flags and files.
 
-Whatever reads what an earlier version wrote, or a user types, looks here; nothing is written with
-an old name.
+All code that reads files or user input applies these tables; old names are never written.
 """
 
 from __future__ import annotations
@@ -38,9 +37,10 @@ Kind = Literal[
     "study",
 ]
 
-# Dotted paths of fields, old to new, in each kind of file: "checkpoint" is the header of one,
-# "artifact" what an exported file states inside, "manifest" the JSON beside it. Tables come after
-# their fields. A field that became one of a table of its own name is the value that is no table.
+# Dotted paths of fields, old to new, in each kind of file: "checkpoint" is the header of a
+# checkpoint, "artifact" the metadata in an exported file, "manifest" the JSON file next to it.
+# Tables come after their fields. Where a field became a table of the same name ("loss"), only a
+# value that is not a table is moved.
 FIELDS: Mapping[Kind, Mapping[str, str]] = {
     "recipe": {
         "loss": "loss.kind",
@@ -97,14 +97,14 @@ VALUES: Mapping[Kind, Mapping[str, Mapping[str, str]]] = {
 
 
 def current_path(path: str, kind: Kind = "recipe") -> str:
-    """The present name of a field, by its dotted path."""
+    """Return the current name of a field, given as a dotted path."""
     return FIELDS[kind].get(path, path)
 
 
 def with_current_names(found: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    """`found`, of any version, with the present names of its fields and values.
+    """Return `found`, of any version, with the current names of its fields and values.
 
-    A file that has a field under both names keeps the new one.
+    If a field is there under both names, the new one is kept.
     """
     current = _copy(found)
     for old, new in FIELDS[kind].items():
@@ -121,12 +121,12 @@ def with_current_names(found: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
 def read_json(
     path: Path, kind: Kind, error: type[ResnetsError] = ConfigError, remedy: str = ""
 ) -> dict[str, Any]:
-    """The JSON object in a file of any version; `error` where it cannot be read or is no object."""
+    """Read the JSON object in a file of any version; raises `error` if that is not possible."""
     return with_current_names(read_object(path, error, remedy), kind)
 
 
 def current_words(words: Sequence[str]) -> list[str]:
-    """The words of a command line with the present names of its flags and of their values."""
+    """Return the words of a command line with the current names of flags and their values."""
     end = words.index("--") if "--" in words else len(words)
     current: list[str] = []
     for word in words[:end]:
@@ -147,19 +147,19 @@ def _copy(value: Any) -> Any:
 
 
 def _move(table: dict[str, Any], key: str, found: dict[str, Any], path: str) -> None:
-    """Move `table[key]` to `path` in `found`, unless a value is there already."""
+    """Move `table[key]` to `path` in `found`, unless `path` has a value."""
     value = table.pop(key)
     *names, name = path.split(".")
     for each in names:
         found = found.setdefault(each, {})
-        if not isinstance(found, dict):  # whoever reads the table says that it is none
+        if not isinstance(found, dict):  # the reader of the table reports that it is not one
             table[key] = value
             return
     found.setdefault(name, value)
 
 
 def _parent(found: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """The table that a dotted path leads to, {} where there is none, and the last name."""
+    """Return the table that a dotted path leads to, {} if there is none, and the last name."""
     *names, key = path.split(".")
     for name in names:
         inner = found.get(name)

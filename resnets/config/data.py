@@ -192,7 +192,7 @@ class DataSpec:
         if self.folds and self.split_rule != "identity":
             raise ConfigError("data.folds: needs data.split_rule 'identity'")
         if self.group is not None:
-            split_group(self.group)
+            parse_group(self.group)
             if self.split_rule != "identity":
                 raise ConfigError("data.group: needs data.split_rule 'identity'")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
@@ -226,7 +226,7 @@ class DataSpec:
         """The column of the table of labels that `group` names, if it names one."""
         if self.group is None:
             return None
-        kind, text = split_group(self.group)
+        kind, text = parse_group(self.group)
         return text if kind == "column" else None
 
     @property
@@ -235,14 +235,16 @@ class DataSpec:
         return self.test_size or self.size
 
 
-def split_group(group: str) -> tuple[Literal["column", "regex"], str]:
-    """Split "column:NAME" or "regex:PATTERN"; ConfigError for anything else."""
+def parse_group(group: str) -> tuple[Literal["column", "regex"], str]:
+    """Split "column:NAME" or "regex:PATTERN"; raises ConfigError for anything else."""
     kind, _, text = group.partition(":")
     if kind == "regex" and text:
         try:
             re.compile(text)
         except re.error as error:
-            raise ConfigError(f"data.group: {text!r} is no regular expression: {error}") from None
+            raise ConfigError(
+                f"data.group: {text!r} is not a regular expression: {error}"
+            ) from None
         return "regex", text
     if kind == "column" and text:
         return "column", text

@@ -139,7 +139,7 @@ class DetectSpec:
     test_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_pictures()
+        self._check_images()
         self._check_model()
 
     def _check_model(self) -> None:
@@ -159,16 +159,18 @@ class DetectSpec:
         if any(size < 16 for size in self.test_sizes):
             raise ConfigError(f"detect.test_sizes: {self.test_sizes}; give sides of 16 px or more")
 
-    def _check_pictures(self) -> None:
+    def _check_images(self) -> None:
         if not self.train_sizes or min(self.train_sizes) < 16:
-            raise ConfigError(f"detect.train_sizes: {self.train_sizes}; give sides of 16 px up")
+            raise ConfigError(
+                f"detect.train_sizes: {self.train_sizes}; give sides of 16 px or more"
+            )
         if self.max_size < max(self.train_sizes):
             raise ConfigError(
                 f"detect.max_size: {self.max_size} px is less than the shorter side"
                 f" {max(self.train_sizes)} px of detect.train_sizes"
             )
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"detect.scale: {self.scale} is no range of positive factors")
+            raise ConfigError(f"detect.scale: {self.scale} is not a range of positive factors")
         for name in ("crop", "train_crop"):
             if (side := getattr(self, name)) is not None and side < 16:
                 raise ConfigError(f"detect.{name}: {side} px; give 16 or more")

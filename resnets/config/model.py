@@ -24,8 +24,8 @@ Block = Literal[
 BranchScale = Literal["rsqrt-depth", "skipinit", "rezero", "fixup"]
 
 
-# Bounds on what a damaged or hostile file asks to be built, far above any network.
-MOST_BLOCKS, MOST_CHANNELS = 20_000, 2**24
+# Limits that keep damaged or hostile files from building networks without end.
+MAX_BLOCKS, MAX_CHANNELS = 20_000, 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +168,14 @@ class ModelSpec:
 
     @property
     def is_resnet(self) -> bool:
-        """Whether layers are those of ResNet, which other libraries have too."""
+        """Whether the layers are those of ResNet as other libraries have it."""
         blocks = self.block in ("basic", "bottleneck") and not self.scales_paths
         later = (self.attention, self.shortcut_pool) != ("none", "none")
         return blocks and not later and len(self.stem_widths) == 1 and self.stem_pool != "conv"
 
     @property
     def stem_widths(self) -> tuple[int, ...]:
-        """Output channels of the convolutions of the stem, its pool's not counted."""
+        """Output channels of the convolutions of the stem, without those of its pool."""
         half = self.stem_width // 2
         first = {"deep": (half, half), "tiered": (3 * self.stem_width // 8, half)}
         return (*first.get(self.stem, ()), self.stem_width)
@@ -192,7 +192,7 @@ class ModelSpec:
 
     @property
     def scales_paths(self) -> bool:
-        """Whether blocks add anything else than F(x) and the shortcut as they are."""
+        """Whether F(x) or the shortcut is gated, scaled or dropped before the addition."""
         path = (self.shortcut_gate, self.shortcut_scale, self.shortcut_dropout, self.branch_scale)
         return path != ("none", 1.0, 0.0, 1.0)
 
@@ -228,16 +228,16 @@ class ModelSpec:
             )
         if min(self.depths) < 1 or min(self.widths) < 1 or self.num_classes < 1:
             raise ConfigError("model: depths, widths and num_classes must be at least 1")
-        if sum(self.depths) > MOST_BLOCKS or max(*self.widths, self.num_classes) > MOST_CHANNELS:
+        if sum(self.depths) > MAX_BLOCKS or max(*self.widths, self.num_classes) > MAX_CHANNELS:
             raise ConfigError(
-                f"model: more than {MOST_BLOCKS:,} blocks, or than {MOST_CHANNELS:,} channels or"
+                f"model: more than {MAX_BLOCKS:,} blocks, or than {MAX_CHANNELS:,} channels or"
                 " classes"
             )
         counts = ("in_channels", "stem_width", "groups", "width_per_group", "input_size")
         for name in (*counts, "norm_groups", "se_reduction"):
-            if not 1 <= getattr(self, name) <= MOST_CHANNELS:
+            if not 1 <= getattr(self, name) <= MAX_CHANNELS:
                 raise ConfigError(
-                    f"model.{name}: {getattr(self, name)} is not from 1 to {MOST_CHANNELS:,}"
+                    f"model.{name}: {getattr(self, name)} is not from 1 to {MAX_CHANNELS:,}"
                 )
         for name in ("dropout", "drop_path", "shortcut_dropout", "norm_eps"):
             if not 0 <= getattr(self, name) < 1:

@@ -1,4 +1,4 @@
-"""From a network's logits to probabilities, labels and "unknown"; stored with the weights."""
+"""`Postprocess`: from a network's logits to probabilities, labels and "unknown"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from resnets.utils.errors import ConfigError
 
 # Beyond these, logits divided by a stored temperature could overflow float32, or all become equal.
-COLDEST, HOTTEST = 1e-3, 1e3
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,10 @@ class Postprocess:
     min_score: float | None = None
 
     def __post_init__(self) -> None:
-        if not COLDEST <= self.temperature <= HOTTEST:
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise ConfigError(
-                f"postprocess.temperature: {self.temperature} is not in [{COLDEST:g}, {HOTTEST:g}]"
+                f"postprocess.temperature: {self.temperature} is not in [{MIN_TEMPERATURE:g},"
+                f" {MAX_TEMPERATURE:g}]"
             )
         if not all(0 <= each <= 1 for each in self.thresholds):
             raise ConfigError("postprocess.thresholds: they must be in [0, 1]")
@@ -49,12 +50,12 @@ class Postprocess:
         return self.activation == "sigmoid"
 
     def check(self, num_classes: int) -> None:
-        """Raise ConfigError where the thresholds are not one for each class."""
-        wanted = num_classes if self.multilabel else 0
-        if len(self.thresholds) != wanted:
+        """Raise ConfigError unless there is one threshold for each class."""
+        expected = num_classes if self.multilabel else 0
+        if len(self.thresholds) != expected:
             raise ConfigError(
-                f"postprocess.thresholds: {len(self.thresholds)} of them, not {wanted}"
+                f"postprocess.thresholds: {len(self.thresholds)} values, not {expected}"
             )
 
 
-SOFTMAX = Postprocess()  # one class per image, nothing fitted: weights that do not say more
+SOFTMAX = Postprocess()  # the default: one class per image, nothing fitted

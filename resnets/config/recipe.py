@@ -1,4 +1,4 @@
-"""`Recipe`: one training run, whole."""
+"""`Recipe`: all settings of a training run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Literal
 
 from resnets.config.data import DataSpec
 from resnets.config.detect import DetectSpec
-from resnets.config.loss import LossSpec
 from resnets.config.model import ModelSpec
-from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
-from resnets.config.signal import SignalSpec
-from resnets.config.transformer import TransformerSpec
+from resnets.config.optim import (
+    DistillSpec,
+    EvalSpec,
+    FinetuneSpec,
+    LossSpec,
+    OptimSpec,
+    ScheduleSpec,
+)
+from resnets.config.sequence import SignalSpec, TransformerSpec
 from resnets.utils.errors import ConfigError
 
 Precision = Literal["auto", "float32", "tf32", "float16", "bfloat16"]  # see `Recipe.precision`
@@ -23,7 +28,7 @@ DURATIONS = ("duration", "checkpoint_every", "log_every", "eval.every")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run, whole: everything that decides its result.
+    """All settings of a training run, which decide its result.
 
     Attributes:
         name: Name of the recipe; run folders are named after it.
@@ -126,7 +131,7 @@ class Recipe:
             raise ConfigError(f"keep_checkpoints: {self.keep_checkpoints} must be at least 1")
         if self.checkpoint_url is not None and "://" not in self.checkpoint_url.lstrip(":/"):
             raise ConfigError(
-                f"checkpoint_url: {self.checkpoint_url!r} is no URL such as s3://bucket/runs"
+                f"checkpoint_url: {self.checkpoint_url!r} is not a URL such as s3://bucket/runs"
             )
         if (self.model.dims == 1) != (self.task == "signals"):
             raise ConfigError(
@@ -134,12 +139,12 @@ class Recipe:
             )
         if self.distill.teacher is not None and self.task != "classify":
             raise ConfigError(f"distill.teacher: not for task {self.task!r}")
-        self._check_parts()
+        self._check_batch_sizes()
 
-    def _check_parts(self) -> None:
-        """Raise ConfigError where batch, micro-batch and the norms' batch do not go together."""
+    def _check_batch_sizes(self) -> None:
+        """Raise ConfigError where batch, micro-batch and norm batch contradict each other."""
         if self.norm_batch < 0 or self.micro_batch < 0:
-            raise ConfigError("norm_batch and micro_batch: must not be negative; 0 = no such parts")
+            raise ConfigError("norm_batch and micro_batch: must not be negative; 0 = off")
         if self.norm_batch and self.batch_size % self.norm_batch:
             raise ConfigError(
                 f"norm_batch: {self.norm_batch} does not divide batch_size={self.batch_size}"
@@ -157,7 +162,7 @@ class Recipe:
 
     @property
     def net_name(self) -> str:
-        """What people call the model: "resnet50", or "resnet50-fpn" with a detector's head."""
+        """Name of the model: "resnet50", or "resnet50-fpn" with the head of a detector."""
         if self.task == "text":
             return self.transformer.name
         name = self.model.name
@@ -165,10 +170,8 @@ class Recipe:
 
     @property
     def detection_task(self) -> Literal["detect", "localize", "instances", "segment"]:
-        """The task, which is one of those that use `detect`."""
-        assert self.task != "classify"
-        assert self.task != "text"
-        assert self.task != "signals"
+        """The task, for recipes of the tasks that use `detect`."""
+        assert self.task not in ("classify", "text", "signals")
         return self.task
 
     def steps(self, duration: str, examples: int) -> int:
@@ -179,7 +182,7 @@ class Recipe:
 
 
 def parse_duration(text: str, path: str) -> tuple[float, Literal["it", "ep"]]:
-    """Split "64000it" or "2.5ep" into amount and unit; ConfigError names `path` otherwise."""
+    """Split "64000it" or "2.5ep" into amount and unit; raises ConfigError that names `path`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(it|ep)", text.strip())
     number = re.fullmatch(r"\d+(?:\.\d+)?", text.strip())
     hint = f"; give {number[0]}it (optimizer steps) or {number[0]}ep (epochs)" if number else ""

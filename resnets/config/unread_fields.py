@@ -1,7 +1,7 @@
-"""Which fields a recipe does not read, by its task or by its other fields.
+"""Which fields of a recipe have no effect, because of its task or its other fields.
 
-One table for all tasks. A field that a user states and that nothing reads is refused where the task
-never reads it, and otherwise warned about; a recipe's own file leaves such fields out.
+One table for all tasks. Where a user sets a field without effect, it is an error if the task never
+reads the field, and a warning otherwise. Recipe files are written without such fields.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnets.config.recipe import Recipe
-from resnets.config.transformer import MIXED
+from resnets.config.sequence import MIXED
 from resnets.utils.errors import ConfigError
 
 Condition = Callable[[Recipe], bool]
 
-SHOWN = 4  # fields that a warning names
+MAX_LISTED = 4  # fields that a warning lists
 
 
 @dataclass(frozen=True)
 class Rule:
     """Fields that are read only under a condition.
 
-    fields: dotted names, separated by spaces; a table with .* means all of its fields. read: when
-    they are read. why: the reason where they are not. by_task: the task decides this, and no other
-    field does. by_run: a run sets them, and its recipe file has the result.
+    fields: dotted names, separated by spaces; TABLE.* stands for all fields of a table. is_read:
+    whether a recipe reads them. why: the reason why it does not. by_task: the condition depends on
+    the task alone. by_run: a run sets the fields, and writes the result into its recipe file.
     """
 
     fields: str
-    read: Condition
+    is_read: Condition
     why: str
     by_task: bool = False
     by_run: bool = False
@@ -41,123 +41,125 @@ class Rule:
             yield from (path for path in PATHS if path == name or path.startswith(f"{table}."))
 
 
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of a spec that is no spec itself, by its dotted name."""
+def iter_fields(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and value of each field of a spec, and of the specs in it."""
     for field in dataclasses.fields(value):
         inner, path = getattr(value, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(inner):
-            yield from leaves(inner, f"{path}.")
+            yield from iter_fields(inner, f"{path}.")
         else:
             yield path, inner
 
 
-DEFAULTS = dict(leaves(Recipe()))
+DEFAULTS = dict(iter_fields(Recipe()))
 PATHS = tuple(DEFAULTS)
 
 
-def _classifies(recipe: Recipe) -> bool:
+def _is_classify(recipe: Recipe) -> bool:
     return recipe.task == "classify"
 
 
-def _detects(recipe: Recipe) -> bool:
+def _is_detect(recipe: Recipe) -> bool:
     return recipe.task in ("detect", "instances")
 
 
-def _segments(recipe: Recipe) -> bool:
+def _is_segment(recipe: Recipe) -> bool:
     return recipe.task == "segment"
 
 
-def _task(fields: str, read: Condition, why: str) -> Rule:
-    return Rule(fields, read, why, by_task=True)
+def _task_rule(fields: str, is_read: Condition, why: str) -> Rule:
+    return Rule(fields, is_read, why, by_task=True)
 
 
-def _takes_input_size(recipe: Recipe) -> bool:
-    if _classifies(recipe):
+def _reads_input_size(recipe: Recipe) -> bool:
+    if _is_classify(recipe):
         return recipe.data.size is None
     if recipe.task == "signals":
         return False
     return recipe.detect.head == "rcnn"
 
 
-def _of_text(recipe: Recipe) -> bool:
+def _is_text(recipe: Recipe) -> bool:
     return recipe.task == "text"
 
 
-def _names_classes(recipe: Recipe) -> bool:
+def _has_class_head(recipe: Recipe) -> bool:
     return recipe.task in ("classify", "signals")
 
 
-def _of_images(recipe: Recipe) -> bool:
+def _is_image_task(recipe: Recipe) -> bool:
     return recipe.task not in ("text", "signals")
 
 
-# What tasks of sequences read of the tables below.
-SEQUENCES_READ = ("data.source", "data.val_fraction", "data.test_fraction")
-SIGNALS_READ = ("data.split_seed",)
-NOT_TEXT = " ".join(
+# Fields of `data` that the tasks "text" and "signals" read.
+READ_BY_SEQUENCES = ("data.source", "data.val_fraction", "data.test_fraction")
+READ_BY_SIGNALS = ("data.split_seed",)
+NOT_FOR_TEXT = " ".join(
     path
     for path in PATHS
-    if path not in SEQUENCES_READ
+    if path not in READ_BY_SEQUENCES
     and path.startswith(("model.", "data.", "loss.", "finetune.", "distill.", "detect.", "weights",
                          "norm_batch", "sync_norm", "recompute"))
 )  # fmt: skip
-NOT_SIGNALS = " ".join(
+NOT_FOR_SIGNALS = " ".join(
     path
-    for path in NOT_TEXT.split()
-    if path not in SIGNALS_READ and not path.startswith(("model.", "loss."))
+    for path in NOT_FOR_TEXT.split()
+    if path not in READ_BY_SIGNALS and not path.startswith(("model.", "loss."))
 )
 
-OF_CLASSIFICATION = "task 'classify' alone reads it"
+ONLY_CLASSIFY = "only task 'classify' reads it"
 RULES = (
-    # Of other tasks.
-    _task(NOT_TEXT, lambda recipe: not _of_text(recipe), "see the fields of transformer"),
-    _task("transformer.*", _of_text, "task 'text' alone reads it"),
-    _task(NOT_SIGNALS, _of_images, "signals have no such field"),
-    _task("loss.class_weights", _of_images, "signals have no such field"),
-    _task("signal.*", lambda recipe: recipe.task == "signals", "task 'signals' alone reads it"),
+    # By the task.
+    _task_rule(NOT_FOR_TEXT, lambda recipe: not _is_text(recipe), "see the fields of transformer"),
+    _task_rule("transformer.*", _is_text, "only task 'text' reads it"),
+    _task_rule(NOT_FOR_SIGNALS, _is_image_task, "it does not apply to signals"),
+    _task_rule("loss.class_weights", _is_image_task, "it does not apply to signals"),
+    _task_rule("signal.*", lambda recipe: recipe.task == "signals", "only task 'signals' reads it"),
     Rule("transformer.streams", lambda recipe: recipe.transformer.residual in MIXED,
          "transformer.residual is neither 'hyper' nor 'mhc'"),
     Rule("transformer.vocabulary", lambda recipe: False, "training sets it from the data",
          by_run=True),
-    _task("detect.*", lambda recipe: not _classifies(recipe), "task 'classify' has no such field"),
-    _task("data.size data.test_size data.resize data.grow_from data.grow_between data.grow_step",
-          _classifies, f"{OF_CLASSIFICATION}; see detect.train_sizes and detect.max_size"),
-    _task("data.augment.*", _classifies,
-          f"{OF_CLASSIFICATION}; see detect.flip, detect.scale and detect.crop"),
-    _task("data.normalize",
-          lambda recipe: _classifies(recipe) or recipe.data.normalize == "imagenet",
-          "images are normalized as by ImageNet, or as the weights say"),
-    _task("data.value_range", _classifies,
-          f"{OF_CLASSIFICATION}; convert the images to 8 bits"),
-    _task("data.labels_from data.ground_truth", _classifies,
-          f"{OF_CLASSIFICATION}; annotations say the classes"),
-    _task("loss.*", _names_classes,
-          f"{OF_CLASSIFICATION}; the losses of others belong to their head"),
-    _task("data.in_memory data.streaming data.shuffle_buffer data.channels data.keep_bits"
-          " data.folds data.fold data.train_fraction data.balance data.corrections"
-          " weights_size cuda_graph eval.batch_size eval.monitor"
-          " schedule.hold_until_error schedule.hold_factor",
-          _classifies, OF_CLASSIFICATION),
-    _task("distill.*", _classifies, OF_CLASSIFICATION),
-    _task("detect.class_map detect.class_map_folder detect.crop detect.aux_loss_weight",
-          lambda recipe: _classifies(recipe) or _segments(recipe),
-          "task 'segment' alone reads it"),
-    _task("detect.group_aspect detect.keep_difficult detect.anchor_sizes detect.anchor_ratios"
-          " detect.rpn_batch_size detect.box_batch_size detect.proposals",
-          lambda recipe: not _segments(recipe), "task 'segment' finds no boxes"),
-    _task("detect.pyramid_from detect.pyramid_width detect.region_width detect.roi detect.roi_size"
-          " detect.context detect.score_threshold detect.nms_threshold detect.max_detections"
-          " detect.keep_empty",
-          lambda recipe: _classifies(recipe) or _detects(recipe),
-          "tasks 'detect' and 'instances' alone read it"),
-    _task("detect.proposals_from detect.train_part detect.freeze_shared",
-          lambda recipe: not _segments(recipe), "task 'segment' has no proposals"),
-    _task("detect.train_part detect.freeze_shared",
-          lambda recipe: _classifies(recipe) or _detects(recipe),
-          "tasks 'detect' and 'instances' alone read it"),
-    # Of other values.
+    _task_rule("detect.*", lambda recipe: not _is_classify(recipe),
+               "task 'classify' does not read it"),
+    _task_rule("data.size data.test_size data.resize data.grow_from data.grow_between"
+               " data.grow_step",
+               _is_classify, f"{ONLY_CLASSIFY}; see detect.train_sizes and detect.max_size"),
+    _task_rule("data.augment.*", _is_classify,
+               f"{ONLY_CLASSIFY}; see detect.flip, detect.scale and detect.crop"),
+    _task_rule("data.normalize",
+               lambda recipe: _is_classify(recipe) or recipe.data.normalize == "imagenet",
+               "images are normalized by ImageNet's statistics, or as the weights require"),
+    _task_rule("data.value_range", _is_classify,
+               f"{ONLY_CLASSIFY}; convert the images to 8 bits"),
+    _task_rule("data.labels_from data.ground_truth", _is_classify,
+               f"{ONLY_CLASSIFY}; the classes are in the annotations"),
+    _task_rule("loss.*", _has_class_head,
+               f"{ONLY_CLASSIFY}; other tasks have the loss of their head"),
+    _task_rule("data.in_memory data.streaming data.shuffle_buffer data.channels data.keep_bits"
+               " data.folds data.fold data.train_fraction data.balance data.corrections"
+               " weights_size cuda_graph eval.batch_size eval.monitor"
+               " schedule.hold_until_error schedule.hold_factor",
+               _is_classify, ONLY_CLASSIFY),
+    _task_rule("distill.*", _is_classify, ONLY_CLASSIFY),
+    _task_rule("detect.class_map detect.class_map_folder detect.crop detect.aux_loss_weight",
+               lambda recipe: _is_classify(recipe) or _is_segment(recipe),
+               "only task 'segment' reads it"),
+    _task_rule("detect.group_aspect detect.keep_difficult detect.anchor_sizes detect.anchor_ratios"
+               " detect.rpn_batch_size detect.box_batch_size detect.proposals",
+               lambda recipe: not _is_segment(recipe), "task 'segment' finds no boxes"),
+    _task_rule("detect.pyramid_from detect.pyramid_width detect.region_width detect.roi"
+               " detect.roi_size detect.context detect.score_threshold detect.nms_threshold"
+               " detect.max_detections detect.keep_empty",
+               lambda recipe: _is_classify(recipe) or _is_detect(recipe),
+               "only tasks 'detect' and 'instances' read it"),
+    _task_rule("detect.proposals_from detect.train_part detect.freeze_shared",
+               lambda recipe: not _is_segment(recipe), "task 'segment' has no proposals"),
+    _task_rule("detect.train_part detect.freeze_shared",
+               lambda recipe: _is_classify(recipe) or _is_detect(recipe),
+               "only tasks 'detect' and 'instances' read it"),
+    # By other fields.
     Rule("detect.pyramid_from detect.pyramid_width detect.region_width",
-         lambda recipe: not _detects(recipe) or recipe.detect.head == "fpn",
+         lambda recipe: not _is_detect(recipe) or recipe.detect.head == "fpn",
          "detect.head is not 'fpn'"),
     Rule("data.fold", lambda recipe: bool(recipe.data.folds), "data.folds is off"),
     Rule("detect.proposals_from detect.box_batch_size detect.proposals",
@@ -172,15 +174,15 @@ RULES = (
          "schedule.kind is neither 'steps' nor 'plateau'"),
     Rule("schedule.final",
          lambda recipe: recipe.schedule.kind in ("cosine", "linear", "one-cycle"),
-         "schedule.kind is none of 'cosine', 'linear' and 'one-cycle'"),
+         "schedule.kind is not 'cosine', 'linear' or 'one-cycle'"),
     Rule("schedule.patience", lambda recipe: recipe.schedule.kind == "plateau",
          "schedule.kind is not 'plateau'"),
     Rule("schedule.hold_factor", lambda recipe: recipe.schedule.hold_until_error is not None,
          "schedule.hold_until_error is off"),
     Rule("finetune.* weights_head weights_size", lambda recipe: recipe.weights is not None,
-         "there are no pretrained weights"),
+         "weights is not set"),
     Rule("distill.temperature distill.weight",
-         lambda recipe: recipe.distill.teacher is not None, "there is no distill.teacher"),
+         lambda recipe: recipe.distill.teacher is not None, "distill.teacher is not set"),
     Rule("loss.gamma", lambda recipe: recipe.loss.kind == "focal", "loss.kind is not 'focal'"),
     Rule("data.augment.blur_sigma", lambda recipe: bool(recipe.data.augment.blur),
          "data.augment.blur is off"),
@@ -206,7 +208,7 @@ RULES = (
     Rule("model.se_reduction", lambda recipe: recipe.model.attention == "se",
          "model.attention is not 'se'"),
     Rule("model.stride_in", lambda recipe: recipe.model.is_bottleneck,
-         "model.block is no bottleneck"),
+         "model.block is not a bottleneck"),
     Rule("model.norm_eps", lambda recipe: recipe.model.norm != "none", "model.norm is 'none'"),
     Rule("model.norm_groups", lambda recipe: recipe.model.norm == "group+ws",
          "model.norm is not 'group+ws'"),
@@ -218,27 +220,27 @@ RULES = (
          "data.channels is set", by_run=True),
     Rule("model.zero_init_residual", lambda recipe: recipe.model.residual,
          "the network has no shortcuts"),
-    Rule("model.dropout", lambda recipe: _names_classes(recipe) or recipe.model.is_vgg,
-         "the network's head, before which dropout is, is not used"),
+    Rule("model.dropout", lambda recipe: _has_class_head(recipe) or recipe.model.is_vgg,
+         "dropout is in the network's head, which is not used"),
     Rule("model.num_classes", lambda recipe: False, "training sets it from the data", by_run=True),
-    Rule("model.input_size", _takes_input_size,
+    Rule("model.input_size", _reads_input_size,
          "the size of images is that of data.size, or of detect.train_sizes", by_run=True),
 )  # fmt: skip
 
 
 def unread_fields(recipe: Recipe) -> dict[str, Rule]:
-    """The fields that `recipe` does not read, each with the rule that says so."""
-    found: dict[str, Rule] = {}
+    """Return the fields that `recipe` does not read, each with the first rule that says so."""
+    unread: dict[str, Rule] = {}
     for rule in RULES:
-        if not rule.read(recipe):
+        if not rule.is_read(recipe):
             for path in rule:
-                found.setdefault(path, rule)
-    return found
+                unread.setdefault(path, rule)
+    return unread
 
 
-def without_effect(recipe: Recipe) -> set[str]:
-    """Fields that the task never reads and that have their default: a file need not state them."""
-    values = dict(leaves(recipe))
+def omittable_fields(recipe: Recipe) -> set[str]:
+    """Return the fields at their defaults that the task never reads; files are written without."""
+    values = dict(iter_fields(recipe))
     return {
         path
         for path, rule in unread_fields(recipe).items()
@@ -246,40 +248,41 @@ def without_effect(recipe: Recipe) -> set[str]:
     }
 
 
-def check_stated(
-    recipe: Recipe, stated: Collection[str], where: str = "", in_file: Collection[str] = ()
+def check_explicit_fields(
+    recipe: Recipe, explicit: Collection[str], where: str = "", in_file: Collection[str] = ()
 ) -> list[str]:
-    """Warnings about the fields that a user stated and that `recipe` does not read.
+    """Return warnings about the fields that a user set and that `recipe` does not read.
 
-    ConfigError where one is empty text that means nothing.
+    Raises ConfigError for a field that the task never reads, and for an empty string where that has
+    no meaning. Other fields without effect depend on fields that may be set next.
 
-    stated: dotted names. in_file: those that a file states, where another value than the default
-    is stated deliberately: files of earlier versions have all fields. ConfigError names fields that
-    the task never reads; the others depend on fields that may be set next, and are warned about.
+    explicit: dotted names of fields that were set by option. in_file: of fields in a recipe file,
+    which count as set where they differ from their default: files of earlier versions list all
+    fields. where: what errors and warnings begin with.
     """
-    unread, values = unread_fields(recipe), dict(leaves(recipe))
-    for path in (*stated, *in_file):
+    unread, values = unread_fields(recipe), dict(iter_fields(recipe))
+    for path in (*explicit, *in_file):
         if values.get(path) == "" != DEFAULTS.get(path):
             none = f"; {path}=none is none" if DEFAULTS[path] is None else ""
             raise ConfigError(f"{where or 'recipe'}: {path} is empty; leave it out{none}")
     changed = {path for path in in_file if values.get(path) != DEFAULTS.get(path)}
-    said = f"{where}: " if where else ""
+    prefix = f"{where}: " if where else ""
     for path, rule in unread.items():
-        if rule.by_task and (path in stated or path in changed):
+        if rule.by_task and (path in explicit or path in changed):
             raise ConfigError(
-                f"{said}{path} = {values[path]!r}: task {recipe.task!r} does not read it; leave it"
-                f" out ({rule.why})"
+                f"{prefix}{path} = {values[path]!r}: task {recipe.task!r} does not read it; leave"
+                f" it out ({rule.why})"
             )
     warnings = [
-        f"{said}{path} = {values[path]!r} has no effect: {rule.why}"
+        f"{prefix}{path} = {values[path]!r} has no effect: {rule.why}"
         for path, rule in unread.items()
-        if not rule.by_task and (path in stated or (path in changed and not rule.by_run))
+        if not rule.by_task and (path in explicit or (path in changed and not rule.by_run))
     ]
-    rest = [path for path in unread if path in in_file and unread[path].by_task]
-    if rest:
-        more = f" and {len(rest) - SHOWN} more" if len(rest) > SHOWN else ""
+    unused = [path for path in unread if path in in_file and unread[path].by_task]
+    if unused:
+        more = f" and {len(unused) - MAX_LISTED} more" if len(unused) > MAX_LISTED else ""
         warnings.append(
-            f"{said}states fields that task {recipe.task!r} does not read:"
-            f" {', '.join(rest[:SHOWN])}{more}; they have no effect"
+            f"{prefix}has fields that task {recipe.task!r} does not read:"
+            f" {', '.join(unused[:MAX_LISTED])}{more}; they have no effect"
         )
     return warnings

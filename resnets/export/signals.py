@@ -13,7 +13,7 @@ from resnets.export.verify import BATCHES, LIMITS, VerificationError
 from resnets.export.write import to_onnx, trace
 from resnets.runtime.artifact import file_sha256, manifest_path
 from resnets.sequence.load import SignalNetwork, load
-from resnets.utils.lazy_imports import require_package
+from resnets.utils.imports import require_package
 
 SIGNALS, LOGITS = "signals", "logits"
 

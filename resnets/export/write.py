@@ -22,7 +22,7 @@ from resnets.runtime.artifact import KEY, ArtifactMetadata
 from resnets.runtime.graph import INPUT, OUTPUT, InferenceModule
 from resnets.runtime.openvino import run_in_new_thread
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
-from resnets.utils.lazy_imports import require_package
+from resnets.utils.imports import require_package
 from resnets.utils.processes import deferred_signals
 
 OPSET = 18

@@ -1,4 +1,4 @@
-"""Recipes: functions from an optional model name to a `Recipe`; docstrings say what to expect."""
+"""Recipes: functions that return a `Recipe` for a model; docstrings say what result to expect."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from resnets.recipes import (
     detection,
     image_folder,
     imagenet,
-    imagenet_fast,
-    imagenet_rsb,
-    signals,
+    sequence,
     small,
-    text,
 )
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
@@ -28,13 +25,13 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "cifar100-paper": cifar.cifar100_paper,
         "imagenet-paper": imagenet.imagenet_paper,
         "imagenet-90": imagenet.imagenet_90,
-        "imagenet-rsb-a1": imagenet_rsb.imagenet_rsb_a1,
-        "imagenet-rsb-a2": imagenet_rsb.imagenet_rsb_a2,
-        "imagenet-rsb-a3": imagenet_rsb.imagenet_rsb_a3,
+        "imagenet-rsb-a1": imagenet.imagenet_rsb_a1,
+        "imagenet-rsb-a2": imagenet.imagenet_rsb_a2,
+        "imagenet-rsb-a3": imagenet.imagenet_rsb_a3,
         "imagenet-tv2": imagenet.imagenet_tv2,
-        "imagenet-fast-16": imagenet_fast.imagenet_fast_16,
-        "imagenet-fast-18": imagenet_fast.imagenet_fast_18,
-        "imagenet-fast-40": imagenet_fast.imagenet_fast_40,
+        "imagenet-fast-16": imagenet.imagenet_fast_16,
+        "imagenet-fast-18": imagenet.imagenet_fast_18,
+        "imagenet-fast-40": imagenet.imagenet_fast_40,
         "scratch": image_folder.scratch,
         "finetune": image_folder.finetune,
         "detect": detection.detect,
@@ -43,14 +40,14 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "instances": detection.instances,
         "segment": detection.segment,
         "localize": detection.localize,
-        "signals": signals.signals,
-        "text": text.text,
+        "signals": sequence.signals,
+        "text": sequence.text,
     }
 )
 
 
 def recipe(name: str, net: str | None = None) -> Recipe:
-    """The recipe called `name`, for `net` or its own default; ConfigError suggests the nearest."""
+    """Return the recipe `name` for model `net` (or its default); ConfigError suggests a name."""
     name = aliases.RECIPES.get(name, name)
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 1)

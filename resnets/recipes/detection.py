@@ -23,10 +23,10 @@ IMAGENET = "torchvision:IMAGENET1K_V1"
 
 
 def split_name(name: str, default: Head) -> tuple[ModelSpec, Head]:
-    """Net and head of a name such as resnet50-fpn, resnet101-c4 or resnet50-deeplabv3.
+    """Split a name such as resnet50-fpn, resnet101-c4 or resnet50-deeplabv3 into model and head.
 
-    A model's name alone takes `default`, or "c4" where a VGG would take "fpn". Models that segment
-    dilate their last stages. ConfigError as `catalog.spec`.
+    A name without a head gets `default`; a VGG gets "c4" in place of "fpn". Models for
+    segmentation dilate their last stages. Raises ConfigError as `catalog.spec` does.
     """
     net, dash, end = name.rpartition("-")
     if dash and end in get_args(Head):
@@ -242,7 +242,7 @@ def localize(net: str = "resnet50-pcr") -> Recipe:
 
 
 def _anchors(spec: ModelSpec, head: Head) -> tuple[int, ...]:
-    """32 to 512 px, or 8 times the stride of each level where a pyramid has not the usual five."""
+    """Anchor sizes in px: 32 to 512, or 8 times the strides of a pyramid without five levels."""
     levels = len(spec.depths) - (1 if spec.is_vgg else 0)
     if head != "fpn" or levels == 4:
         return (32, 64, 128, 256, 512)

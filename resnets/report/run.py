@@ -19,7 +19,7 @@ from resnets.report.index import REPORT
 from resnets.report.render import render
 from resnets.report.run_details import RunDetails
 from resnets.utils.files import atomic_write
-from resnets.utils.lazy_imports import PREFIX
+from resnets.utils.imports import PREFIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot

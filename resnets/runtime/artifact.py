@@ -30,7 +30,7 @@ from resnets.config import (
     Preprocess,
     Recipe,
     from_dict,
-    stored_recipe,
+    from_stored_dict,
     to_dict,
 )
 from resnets.config.aliases import read_json, with_current_names
@@ -136,7 +136,7 @@ class ArtifactMetadata:
             post = from_dict(Postprocess, plain.pop("postprocess", {}), where)
             post.check(len(plain["classes"]))
             plain["postprocess"] = post
-            return cls(**plain, recipe=None if recipe is None else stored_recipe(recipe, where))
+            return cls(**plain, recipe=None if recipe is None else from_stored_dict(recipe, where))
         except Exception as error:  # JSON of any shape
             raise ArtifactError(
                 f"{path}: has no metadata that this version of resnets can read"

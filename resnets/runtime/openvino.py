@@ -22,7 +22,7 @@ from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import INPUT
 from resnets.runtime.resize_graph import VIEW
-from resnets.utils.lazy_imports import require_package
+from resnets.utils.imports import require_package
 from resnets.utils.precision import pick_precision
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""`resnets.evaluate` of models of sequences."""
+"""Evaluate models of sequences (`resnets.evaluate`)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Metrics of one model by name over `examples`, which are `unit` ("windows", "signals").
+class SequenceEvaluation:
+    """Metrics of one model over `examples` of `unit` ("windows" or "signals").
 
-    details: of signals the interval of the error, and the largest class.
+    details: for signals, the confidence interval of the error and the majority class. errors:
+    always empty (as in other evaluations): a file is read whole or not at all.
     """
 
     metrics: dict[str, float]
@@ -42,12 +43,12 @@ class Measured:
     unit: str
     protocol: str
     details: dict[str, Any] = field(default_factory=dict)
-    errors: tuple[str, ...] = ()  # as other evaluations; a file is read whole or not at all
+    errors: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        found = asdict(self)
-        return found.pop("metrics") | found.pop("details") | found
+        """Return a dictionary for JSON."""
+        values = asdict(self)
+        return values.pop("metrics") | values.pop("details") | values
 
 
 def evaluate_sequences(
@@ -59,13 +60,13 @@ def evaluate_sequences(
     device: str = "auto",
     precision: str = "auto",
     quiet: bool = False,
-) -> Measured:
-    """Measure a model of text or signals on a part of its own data, or on all of `data`.
+) -> SequenceEvaluation:
+    """Evaluate a model of text or signals on a split of its own data, or on all of `data`.
 
     Raises ConfigError for several models, and DataError for data that do not fit the model.
     """
     if len(weights) > 1:
-        raise ConfigError("models of text and signals form no ensembles; name one")
+        raise ConfigError("ensembles of models of text or signals are not supported; name one")
     model = load(weights[0])
     recipe = model.recipe
     part: Windows
@@ -73,83 +74,91 @@ def evaluate_sequences(
         part = TextWindows(encode(read_text(data), model.classes, data), recipe.transformer.context)
         if not len(part):
             raise DataError(f"{data}: is shorter than a window of {part.context} characters")
-        about = f"{Path(data).name} whole"
+        description = f"{Path(data).name} whole"
     else:
         spec = recipe.data
-        if data is not None:  # all of it is test
+        if data is not None:  # all of it is evaluated
             spec = dataclasses.replace(spec, source=data, val_fraction=0.0, test_fraction=0.0)
-        found = open_sequences(dataclasses.replace(recipe, data=spec))
+        opened = open_sequences(dataclasses.replace(recipe, data=spec))
         role = split if data is None else "train"
-        if data is not None and found.classes != model.classes:
-            raise DataError(f"{data}: has classes {found.classes}, the model {model.classes}")
-        if role not in found.parts:
+        if data is not None and opened.classes != model.classes:
+            raise DataError(f"{data}: has classes {opened.classes}, the model {model.classes}")
+        if role not in opened.splits:
             raise DataError(f"{spec.source}: the run has no {split} split")
-        part, about = found.parts[role], f"{found.name} {role if data is None else 'whole'}"
+        part, description = (
+            opened.splits[role],
+            f"{opened.name} {role if data is None else 'whole'}",
+        )
         if not quiet:
-            announce(found)
+            announce(opened)
     if data is not None and split != "test":
         raise ConfigError("--split: is of the run's own data; leave it out with --data")
     target = environment.pick_device(device)
     chosen = pick_precision(recipe.precision if precision == "auto" else precision, target)
     size = recipe.eval.batch_size
-    measured = measure_part(
-        model.to(target), part, model.classes, target, chosen, size, model.origin, about
+    evaluation = evaluate_windows(
+        model.to(target), part, model.classes, target, chosen, size, model.origin, description
     )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        dump_json(measured.to_json(), out / "evaluation.json")
-    return measured
+        dump_json(evaluation.to_json(), out / "evaluation.json")
+    return evaluation
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over all characters, in nats: logits (B, T, K), targets (B, T)."""
+    """Return the mean cross-entropy of characters, in nats: logits (B, T, K), targets (B, T)."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def bits(nats: Number) -> Number:
-    """The same quantity in bits."""
+def nats_to_bits(nats: Number) -> Number:
+    """Convert nats to bits."""
     return nats / math.log(2)
 
 
-def measure_part(
+def evaluate_windows(
     model: nn.Module,
-    part: Windows,
+    windows: Windows,
     classes: tuple[str, ...],
     device: torch.device,
     precision: str,
     batch_size: int,
     weights: str,
-    about: str,
+    description: str,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
-) -> Measured:
-    """Metrics over `part`, each window once: loss in nats and bits per character, or errors."""
+) -> SequenceEvaluation:
+    """Evaluate `model` on `windows`, each once: loss in nats and bits per character, or errors.
+
+    weights, description: the model and the data, for the protocol.
+    """
 
     def scores() -> Any:
-        for batch in window_batches(part, batch_size, device, group):
+        for batch in window_batches(windows, batch_size, device, group):
             with autocast(device, precision):
                 logits = model(batch.images)
             yield logits.float(), batch.targets
 
-    count = len(part)
+    count = len(windows)
     with eval_mode(model), torch.inference_mode():
-        if isinstance(part, TextWindows):
+        if isinstance(windows, TextWindows):
             total = sum(
                 cross_entropy(logits, targets).item() * len(targets) for logits, targets in scores()
             )
             loss = group.sum({"loss": total})["loss"] / count
-            how = f"windows of {part.context} characters side by side, {precision}, {weights}"
-            protocol = f"{how}, {about}, {count * part.context:,} characters"
-            return Measured({BITS: bits(loss), "loss": loss}, count, "windows", protocol)
-        assert isinstance(part, Signals)
-        shape = " x ".join(map(str, part.values.shape[1:]))
+            how = f"windows of {windows.context} characters side by side, {precision}, {weights}"
+            protocol = f"{how}, {description}, {count * windows.context:,} characters"
+            return SequenceEvaluation(
+                {BITS: nats_to_bits(loss), "loss": loss}, count, "windows", protocol
+            )
+        assert isinstance(windows, Signals)
+        shape = " x ".join(map(str, windows.values.shape[1:]))
         protocol = f"{shape} (channels x steps), {precision}, {weights}"
-        found = evaluate_scores(
+        evaluation = evaluate_scores(
             scores(),
             classes,
-            protocol=f"{protocol}, {about}, {count:,} signals",
+            protocol=f"{protocol}, {description}, {count:,} signals",
             device=device,
         )
     names = ("top1_error", "balanced_error", "macro_f1", "loss")
-    metrics = {name: value for name, value in found.metrics.items() if name in names}
-    details = {name: found.to_json()[name] for name in ("top1_interval", "majority_class")}
-    return Measured(metrics, count, "signals", found.protocol, details)
+    metrics = {name: value for name, value in evaluation.metrics.items() if name in names}
+    details = {name: evaluation.to_json()[name] for name in ("top1_interval", "majority_class")}
+    return SequenceEvaluation(metrics, count, "signals", evaluation.protocol, details)

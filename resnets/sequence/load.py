@@ -1,4 +1,4 @@
-"""Models of sequences: new ones for their data, and those of runs."""
+"""Open data of sequences, and build or load their models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, ModelSpec, Recipe
 from resnets.models import build as build_network
 from resnets.models.transformer.network import Transformer
-from resnets.sequence.data import SequenceData
 from resnets.sequence.signals import Signals, open_signals
 from resnets.sequence.text import open_text
+from resnets.sequence.windows import SequenceData
 from resnets.weights.checkpoint.find import open_checkpoint
 from resnets.weights.load import load_weights
 
@@ -22,9 +22,10 @@ TASKS = ("text", "signals")
 
 
 class SignalNetwork(nn.Module):
-    """A 1-D network that standardizes each channel of its input by the training signals'.
+    """A 1-D network that standardizes each channel of its input first.
 
-    mean, std: (C, 1), stored with the weights, so that it reads signals as files have them.
+    mean, std: statistics (C, 1) of the training signals; they are stored with the weights, so that
+    inputs are the values in files.
     """
 
     mean: Tensor
@@ -46,18 +47,18 @@ class SignalNetwork(nn.Module):
 
 
 def open_sequences(recipe: Recipe) -> SequenceData:
-    """The data of a recipe of task "text" or "signals"; DataError where they cannot be used."""
+    """Open the data of a recipe of task "text" or "signals"; DataError if they cannot be used."""
     if recipe.task == "text":
         return open_text(recipe.data, recipe.transformer.context)
     return open_signals(recipe.data, recipe.signal)
 
 
-def fitted(recipe: Recipe, data: SequenceData) -> Recipe:
-    """The recipe with what the data decide of the model."""
+def complete_recipe(recipe: Recipe, data: SequenceData) -> Recipe:
+    """Return the recipe with the fields of the model that depend on the data."""
     if recipe.task == "text":
-        text = dataclasses.replace(recipe.transformer, vocabulary=len(data.classes))
-        return dataclasses.replace(recipe, transformer=text)
-    train = data.parts["train"]
+        transformer = dataclasses.replace(recipe.transformer, vocabulary=len(data.classes))
+        return dataclasses.replace(recipe, transformer=transformer)
+    train = data.splits["train"]
     assert isinstance(train, Signals)
     _, channels, length = train.values.shape
     model = dataclasses.replace(
@@ -67,25 +68,24 @@ def fitted(recipe: Recipe, data: SequenceData) -> Recipe:
 
 
 def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | SignalNetwork:
-    """The model of a recipe, new; that of signals takes mean and deviation from `data`."""
+    """Build a new model; one for signals takes mean and standard deviation from `data`."""
     if recipe.task == "text":
         return Transformer(recipe.transformer)
     model = SignalNetwork(recipe.model)
     if data is not None:
-        train = data.parts["train"]
+        train = data.splits["train"]
         assert isinstance(train, Signals)
         std, mean = torch.std_mean(train.values, (0, 2), correction=0)
         model.mean.copy_(mean[:, None])
-        model.std.copy_(torch.where(std > 0, std, 1.0)[:, None])  # a constant channel stays
+        model.std.copy_(torch.where(std > 0, std, 1.0)[:, None])  # 0 of a constant channel
     return model
 
 
 def load(where: str | Path) -> Transformer | SignalNetwork:
-    """The model of a run folder or checkpoint, in eval mode, float32, on the CPU.
+    """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
-    As `resnets.load` does for classifiers of images; it carries `.classes` (of text its
-    characters), `.recipe` and `.origin`. Raises CheckpointError, and ConfigError for a model of
-    another task.
+    It has the attributes `classes` (of text its characters), `recipe` and `origin`, as models of
+    `resnets.load` have. Raises CheckpointError, and ConfigError for a model of another task.
     """
     checkpoint = open_checkpoint(where)
     recipe, path = checkpoint.recipe, checkpoint.path

@@ -1,4 +1,4 @@
-"""What a model of sequences says: text that it writes, and classes of signals."""
+"""Predict with models of sequences: generate text, and classify signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resnets.data.errors import DataError
 from resnets.models.block_config import eval_mode
 from resnets.models.transformer.network import Transformer
 from resnets.sequence.load import SignalNetwork
-from resnets.sequence.signals import Floats, as_signals, read_csv, windows
+from resnets.sequence.signals import Floats, as_signals, cut_windows, read_csv
 from resnets.sequence.text import encode
 from resnets.utils.errors import reading
 
@@ -23,7 +23,7 @@ BATCH = 256
 def generate(
     model: Transformer, prompt: str, count: int, *, temperature: float = 1.0, seed: int = 0
 ) -> str:
-    """`prompt` and `count` further characters, each drawn from what `model` predicts.
+    """Return `prompt` and `count` more characters, each sampled from the predictions of `model`.
 
     temperature: divides the logits; 0 takes the most probable character. Raises DataError for
     characters that the model does not know, and ConfigError for an empty prompt.
@@ -35,13 +35,13 @@ def generate(
     random = torch.Generator().manual_seed(seed)
     with eval_mode(model), torch.inference_mode():
         for _ in range(count):
-            given = torch.tensor([codes[-model.spec.context :]], device=device)
-            logits = model(given)[0, -1].float().cpu()
+            context = torch.tensor([codes[-model.spec.context :]], device=device)
+            logits = model(context)[0, -1].float().cpu()
             if temperature == 0:
                 codes.append(int(logits.argmax()))
             else:
-                shares = (logits / temperature).softmax(-1)
-                codes.append(int(torch.multinomial(shares, 1, generator=random)))
+                probabilities = (logits / temperature).softmax(-1)
+                codes.append(int(torch.multinomial(probabilities, 1, generator=random)))
     return "".join(model.classes[code] for code in codes)
 
 
@@ -56,12 +56,12 @@ class SignalPrediction:
 
 
 def predict_signals(model: SignalNetwork, path: Path) -> list[SignalPrediction]:
-    """The class of each signal of a file: .csv as for training, .npy, or `x` of an .npz.
+    """Classify each signal of a file: .csv as for training, .npy, or the array `x` of an .npz.
 
-    The column of the label may be missing, and is not read. Raises DataError where signals have
-    other channels or another length than the model was trained on.
+    The column of labels may be missing and is not used. Raises DataError if the channels or the
+    length of the signals differ from those of the training data.
     """
-    values = _read(model, path)
+    values = _read_signals(model, path)
     expected = (model.spec.in_channels, model.spec.input_size)
     if values.shape[1:] != expected:
         raise DataError(
@@ -69,24 +69,24 @@ def predict_signals(model: SignalNetwork, path: Path) -> list[SignalPrediction]:
             f" model reads {expected[0]} x {expected[1]}"
         )
     device = next(model.parameters()).device
-    found: list[tuple[int, float]] = []
+    top_classes: list[tuple[int, float]] = []
     with eval_mode(model), torch.inference_mode():
         for start in range(0, len(values), BATCH):
             part = torch.from_numpy(np.ascontiguousarray(values[start : start + BATCH]))
             top = model(part.to(device)).softmax(1).max(1)
-            found += zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            top_classes += zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return [
-        SignalPrediction(path, row, model.classes[code], share)
-        for row, (code, share) in enumerate(found)
+        SignalPrediction(path, row, model.classes[code], probability)
+        for row, (code, probability) in enumerate(top_classes)
     ]
 
 
-def _read(model: SignalNetwork, path: Path) -> Floats:
+def _read_signals(model: SignalNetwork, path: Path) -> Floats:
     spec = model.recipe.signal
     if path.suffix in (".npy", ".npz"):
         with reading(path, DataError, "as NumPy arrays"):
-            found = np.load(path, allow_pickle=False)
-            return as_signals(found if path.suffix == ".npy" else found["x"], str(path))
+            array = np.load(path, allow_pickle=False)
+            return as_signals(array if path.suffix == ".npy" else array["x"], str(path))
     columns = model.spec.in_channels if spec.window else model.spec.input_size
     values, _ = read_csv(str(path), spec, columns=columns)
-    return windows(values[0].T, spec) if spec.window else values
+    return cut_windows(values[0].T, spec) if spec.window else values

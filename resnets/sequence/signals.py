@@ -1,4 +1,4 @@
-"""Labeled signals from a CSV or NumPy file, or the generated set cylinder-bell-funnel."""
+"""Read labeled signals from a CSV or NumPy file, or generate the set cylinder-bell-funnel."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from resnets.config import DataSpec, SignalSpec
 from resnets.data import order
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
-from resnets.sequence.data import SequenceData
-from resnets.sequence.windows import Ints
+from resnets.sequence.windows import Ints, SequenceData
 from resnets.utils.errors import reading
 
 CBF = "cylinder-bell-funnel"
 CBF_SIGNALS, CBF_LENGTH = 930, 128  # as in the UCR archive (Dau et al. 2019)
 ROLES = ("train", "val", "test")
-FORMS = f"Data of task 'signals': {CBF}, a .csv file, or an .npz file with arrays x and y"
+SUPPORTED = f"Data of task 'signals': {CBF}, a .csv file, or an .npz file with arrays x and y"
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """values: (N, C, L) float32. labels: (N,) int64 places in the classes."""
+    """Signals of one length. values: (N, C, L) float32. labels: (N,) int64 indices of classes."""
 
     values: Tensor
     labels: Tensor
@@ -39,17 +38,17 @@ class Signals:
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
-        """Signals (B, C, L) and labels (B,); nothing is shifted."""
-        places = torch.from_numpy(rows)
-        return self.values[places], self.labels[places]
+    def get_batch(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
+        """Return signals (B, C, L) and labels (B,); `shifts` are not used."""
+        indices = torch.from_numpy(rows)
+        return self.values[indices], self.labels[indices]
 
 
 def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
-    """The signals that `data.source` names, split; DataError where they cannot be used.
+    """Open the signals `data.source` and split them; raises DataError if they cannot be used.
 
-    Whole signals are held out at random, by `data.split_seed` and their place in the file. Of a
-    recording the end of each stretch of one label is held out, and no window lies in two splits.
+    Whole signals are held out at random, by `data.split_seed` and their position in the file. Of a
+    recording, the end of each segment of one label is held out; windows do not span two splits.
     """
     if data.source == CBF:
         values, names = cylinder_bell_funnel(CBF_SIGNALS)
@@ -58,51 +57,50 @@ def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
     elif data.source.endswith(".csv"):
         values, names = read_csv(data.source, spec)
     else:
-        raise DataError(f"{data.source}: no such data set or format. {FORMS}")
+        raise DataError(f"{data.source}: no such data set or format. {SUPPORTED}")
     if spec.window and not data.source.endswith(".csv"):
         raise DataError(f"{data.source}: signal.window is for a .csv file of a recording")
-    classes = tuple(sorted(set(names), key=_natural))
+    classes = tuple(sorted(set(names), key=_natural_sort_key))
     if len(classes) < 2:
         raise DataError(f"{data.source}: {len(classes)} class; a classifier needs two or more")
     codes = np.array([classes.index(name) for name in names])
     digest = hashlib.sha256(values.tobytes() + "\0".join(names).encode()).hexdigest()
     notes: tuple[str, ...] = ()
     if spec.window:
-        split, left_out = _cut(values[0].T, codes, spec, data)
-        notes = (f"{left_out:,} steps at the ends of stretches fill no window",) if left_out else ()
+        arrays, left_out = _cut_segments(values[0].T, codes, spec, data)
+        notes = (f"{left_out:,} steps at the ends of segments fill no window",) if left_out else ()
     else:
-        rows = _drawn(len(values), data)
-        split = {role: (values[each], codes[each]) for role, each in rows.items()}
-    parts = {
+        rows = _draw_splits(len(values), data)
+        arrays = {role: (values[each], codes[each]) for role, each in rows.items()}
+    splits = {
         role: Signals(torch.from_numpy(np.ascontiguousarray(each)), torch.from_numpy(labels))
-        for role, (each, labels) in split.items()
+        for role, (each, labels) in arrays.items()
         if len(each)
     }
-    trained = np.bincount(split["train"][1], minlength=len(classes))
-    if not trained.all():
-        lacking = classes[int(trained.argmin())]
-        raise DataError(
-            f"{data.source}: class {lacking} has no training signals; use a longer file"
-        )
-    shape = parts["train"].values.shape
+    counts = np.bincount(arrays["train"][1], minlength=len(classes))
+    rarest, count = classes[int(counts.argmin())], int(counts.min())
+    if not count:
+        raise DataError(f"{data.source}: class {rarest} has no training signals; use a longer file")
+    shape = splits["train"].values.shape
     summary = DataSummary(
         data.source if data.source == CBF else Path(data.source).name,
         classes,
-        [SplitSummary(role, len(part), "") for role, part in parts.items()],
-        rarest=(classes[int(trained.argmin())], int(trained.min())),
+        [SplitSummary(role, len(signals), "") for role, signals in splits.items()],
+        rarest=(rarest, count),
         notes=(f"{shape[1]} channel(s) of {shape[2]} steps", *notes),
         counted="signal",
         unit="signals",
     )
+    majority = int(counts.argmax())
     baselines = {
-        role: {"majority_error": 100 * float((part.labels != int(trained.argmax())).float().mean())}
-        for role, part in parts.items()
+        role: {"majority_error": 100 * float((each.labels != majority).float().mean())}
+        for role, each in splits.items()
     }
-    return SequenceData(summary.name, classes, dict(parts), digest, summary, baselines)
+    return SequenceData(summary.name, classes, dict(splits), digest, summary, baselines)
 
 
 def cylinder_bell_funnel(count: int, seed: int = 0) -> tuple[Floats, list[str]]:
-    """`count` signals (N, 1, 128) and their classes: a generated set, no measurements.
+    """Generate `count` signals (N, 1, 128) and their classes.
 
     Saito 1994 (thesis, section 4.2): noise N(0, 1), and from a to b a plateau of height 6 + eta,
     level (cylinder), rising (bell) or falling (funnel); a is uniform in 16 to 32, b - a in 32 to
@@ -124,19 +122,19 @@ def cylinder_bell_funnel(count: int, seed: int = 0) -> tuple[Floats, list[str]]:
 def read_csv(
     source: str, spec: SignalSpec, *, columns: int | None = None
 ) -> tuple[Floats, list[str]]:
-    """Rows of a CSV file: (N, 1, L) signals or, of a recording, (1, time steps, channels).
+    """Read a CSV file: signals (N, 1, L) or, with `spec.window`, a recording (1, steps, channels).
 
-    And the label of each row, "" where there are `columns` columns, that of the values alone. A
-    first row that begins with no number is the header.
+    Also returns the label of each row. A first row that does not begin with a number is the header.
+    columns: number of columns of a file without labels, whose labels are then "".
     """
     path = Path(source)
     if not path.is_file():
-        raise DataError(f"{source}: does not exist. {FORMS}")
+        raise DataError(f"{source}: does not exist. {SUPPORTED}")
     with reading(path, DataError, "as CSV"), open(path, encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     if not rows:
         raise DataError(f"{source}: is empty")
-    header = rows[0] if _number(rows[0][0]) is None else None
+    header = rows[0] if _parse_number(rows[0][0]) is None else None
     body = rows if header is None else rows[1:]
     width = len(body[0])
     label: int | None = width - 1
@@ -151,8 +149,8 @@ def read_csv(
     for number, row in enumerate(body, 1 if header is None else 2):
         if len(row) != width:
             raise DataError(f"{source}: row {number} has {len(row)} columns, not {width}")
-        cells = [cell for place, cell in enumerate(row) if place != label]
-        numbers = [_number(cell) for cell in cells]
+        cells = [cell for column, cell in enumerate(row) if column != label]
+        numbers = [_parse_number(cell) for cell in cells]
         if None in numbers:
             bad = cells[numbers.index(None)]
             raise DataError(f"{source}: row {number}: {bad!r:.40} is not a finite number")
@@ -177,7 +175,7 @@ def _read_npz(source: str) -> tuple[Floats, list[str]]:
 
 
 def as_signals(values: NDArray[np.generic], source: str) -> Floats:
-    """An array (N, L) or (N, C, L) of finite numbers as (N, C, L) float32; DataError otherwise."""
+    """Convert an array (N, L) or (N, C, L) to (N, C, L) float32; DataError if it is not finite."""
     if values.ndim not in (2, 3) or values.dtype.kind not in "fiu":
         raise DataError(f"{source}: {values.dtype} {values.shape}; numbers (N, L) or (N, C, L)")
     array = np.asarray(values, np.float32)
@@ -186,8 +184,8 @@ def as_signals(values: NDArray[np.generic], source: str) -> Floats:
     return array if array.ndim == 3 else array[:, None]
 
 
-def windows(recording: Floats, spec: SignalSpec) -> Floats:
-    """Windows (N, C, window) of a recording (C, steps)."""
+def cut_windows(recording: Floats, spec: SignalSpec) -> Floats:
+    """Cut a recording (C, steps) into windows (N, C, window)."""
     step = spec.stride or spec.window
     if recording.shape[1] < spec.window:
         return np.empty((0, len(recording), spec.window), np.float32)
@@ -195,37 +193,42 @@ def windows(recording: Floats, spec: SignalSpec) -> Floats:
     return np.moveaxis(views[:, ::step], 0, 1)
 
 
-def _cut(
+def _cut_segments(
     recording: Floats, codes: Ints, spec: SignalSpec, data: DataSpec
 ) -> tuple[dict[str, tuple[Floats, Ints]], int]:
-    """Windows and labels by role, and how many steps are in none."""
+    """Cut a recording into windows and labels by split; also return the number of unused steps."""
     borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
-    found: dict[str, list[tuple[Floats, Ints]]] = {role: [] for role in ROLES}
+    segments: dict[str, list[tuple[Floats, Ints]]] = {role: [] for role in ROLES}
     unused = 0
     for start, stop in itertools.pairwise(borders):
         held = [round(share * (stop - start)) for share in (data.val_fraction, data.test_fraction)]
         ends = (start, stop - sum(held), stop - held[1], stop)
         for role, low, high in zip(ROLES, ends[:-1], ends[1:], strict=True):
-            cut = windows(recording[:, low:high], spec)
-            found[role].append((cut, np.full(len(cut), codes[start])))
+            cut = cut_windows(recording[:, low:high], spec)
+            segments[role].append((cut, np.full(len(cut), codes[start])))
             step = spec.stride or spec.window
             unused += high - low - ((len(cut) - 1) * step + spec.window if len(cut) else 0)
     return {
-        role: (np.concatenate([each for each, _ in cuts]), np.concatenate([of for _, of in cuts]))
-        for role, cuts in found.items()
+        role: (
+            np.concatenate([each for each, _ in cuts]),
+            np.concatenate([labels for _, labels in cuts]),
+        )
+        for role, cuts in segments.items()
     }, unused
 
 
-def _drawn(count: int, data: DataSpec) -> dict[str, Ints]:
-    """Rows of each role, drawn by their random bits."""
-    drawn = np.argsort(order.random_bits(data.split_seed, 0, np.arange(count), order.STREAM_SPLIT))
+def _draw_splits(count: int, data: DataSpec) -> dict[str, Ints]:
+    """Return the rows of each split, drawn at random by `data.split_seed`."""
+    shuffled = np.argsort(
+        order.random_bits(data.split_seed, 0, np.arange(count), order.STREAM_SPLIT)
+    )
     test, val = round(data.test_fraction * count), round(data.val_fraction * count)
-    parts = (drawn[test + val :], drawn[test : test + val], drawn[:test])
+    parts = (shuffled[test + val :], shuffled[test : test + val], shuffled[:test])
     return dict(zip(ROLES, map(np.sort, parts), strict=True))
 
 
-def _number(text: str) -> float | None:
-    """A finite number, or None."""
+def _parse_number(text: str) -> float | None:
+    """Return `text` as a finite number, or None."""
     try:
         value = float(text)
     except ValueError:
@@ -233,6 +236,6 @@ def _number(text: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _natural(name: str) -> tuple[bool, float, str]:
-    value = _number(name)
+def _natural_sort_key(name: str) -> tuple[bool, float, str]:
+    value = _parse_number(name)
     return value is None, value or 0.0, name

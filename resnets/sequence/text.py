@@ -1,4 +1,4 @@
-"""A text as windows of characters: what a run trains on and what it holds out."""
+"""Read a text file as windows of characters, split into training, validation and test."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from torch import Tensor
 from resnets.config import DataSpec
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
-from resnets.sequence.data import SequenceData
-from resnets.sequence.windows import Ints
+from resnets.sequence.windows import Ints, SequenceData
 from resnets.utils.errors import reading
 from resnets.utils.printable import printable
 
 SONNETS = "sonnets"
-SHOWN = 8  # characters in a message
+MAX_LISTED = 8  # characters in a message
 
 
 @dataclass(frozen=True, eq=False)
 class TextWindows:
-    """Windows of `context` characters and the next one, side by side. codes: (N,) int64."""
+    """Adjacent windows of `context` characters and the next ones. codes: (N,) int64."""
 
     codes: Tensor
     context: int
@@ -35,35 +34,35 @@ class TextWindows:
     def __len__(self) -> int:
         return max(0, len(self.codes) - 1) // self.context
 
-    def take(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
-        """Characters and those after them, (B, context) each; a shift moves all of an epoch's."""
+    def get_batch(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
+        """Return characters and their successors, (B, context) each; windows move by the shifts."""
         starts = rows * self.context + shifts % self.context
-        starts %= len(self.codes) - self.context  # the last window of a shifted epoch starts anew
-        places = torch.from_numpy(starts[:, None] + np.arange(self.context))
-        return self.codes[places], self.codes[places + 1]
+        starts %= len(self.codes) - self.context  # a window shifted past the end starts anew
+        indices = torch.from_numpy(starts[:, None] + np.arange(self.context))
+        return self.codes[indices], self.codes[indices + 1]
 
 
 def open_text(spec: DataSpec, context: int) -> SequenceData:
-    """The text that `spec.source` names: "sonnets", or a UTF-8 file. Its classes are characters.
+    """Open the text `spec.source`: "sonnets", or a UTF-8 file. Its classes are its characters.
 
-    The baseline is to predict each character by its frequency in training. Validation and test are
-    its last `val_fraction` and `test_fraction`, in this order. DataError where it cannot be read or
-    a part is shorter than a window.
+    Validation and test are the last `val_fraction` and `test_fraction`, in this order. The baseline
+    predicts each character by its frequency in training. Raises DataError if the file cannot be
+    read or a split is shorter than a window.
     """
     text = read_text(spec.source)
     characters = tuple(sorted(set(text)))
     codes = encode(text, characters, spec.source)
-    held = {
+    held_out = {
         "val": round(spec.val_fraction * len(codes)),
         "test": round(spec.test_fraction * len(codes)),
     }
-    counts = {"train": len(codes) - sum(held.values()), **held}
-    parts: dict[str, TextWindows] = {}
+    counts = {"train": len(codes) - sum(held_out.values()), **held_out}
+    splits: dict[str, TextWindows] = {}
     start = 0
     for role, count in counts.items():
         if count or role == "train":
-            parts[role] = TextWindows(codes[start : start + count], context)
-            if not len(parts[role]):
+            splits[role] = TextWindows(codes[start : start + count], context)
+            if not len(splits[role]):
                 raise DataError(
                     f"{spec.source}: {count:,} characters for {role} are less than a window of"
                     f" {context} (transformer.context) and the character after it; use a longer"
@@ -74,21 +73,21 @@ def open_text(spec: DataSpec, context: int) -> SequenceData:
     summary = DataSummary(
         name,
         (),
-        [SplitSummary(role, len(part), "") for role, part in parts.items()],
+        [SplitSummary(role, len(windows), "") for role, windows in splits.items()],
         unit="windows",
         described=f"{len(text):,} characters, {len(characters)} different, in windows of {context}",
-        notes=("validation and test are the end of the text",) if len(parts) > 1 else (),
+        notes=("validation and test are the end of the text",) if len(splits) > 1 else (),
     )
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     baselines = {
-        role: {"frequency_bits": _frequency_bits(part, parts["train"], len(characters))}
-        for role, part in parts.items()
+        role: {"frequency_bits": _frequency_bits(windows, splits["train"], len(characters))}
+        for role, windows in splits.items()
     }
-    return SequenceData(name, characters, dict(parts), digest, summary, baselines)
+    return SequenceData(name, characters, dict(splits), digest, summary, baselines)
 
 
 def read_text(source: str) -> str:
-    """The text called `source`, or that of a UTF-8 file, with "\\n" as line ends; DataError."""
+    """Read the text `source`, "sonnets" or a UTF-8 file, with "\\n" as line ends; or DataError."""
     if source == SONNETS:
         return (files("resnets.sequence") / "sonnets.txt").read_text(encoding="utf-8")
     path = Path(source)
@@ -100,20 +99,20 @@ def read_text(source: str) -> str:
 
 
 def encode(text: str, characters: Sequence[str], source: str) -> Tensor:
-    """(N,) int64 codes of a text; DataError names characters that are not among `characters`."""
+    """Return the codes (N,) int64 of a text; raises DataError for unknown characters."""
     unknown = Counter(text) - Counter(dict.fromkeys(characters, len(text)))
     if unknown:
-        shown = ", ".join(printable(repr(each)) for each in list(unknown)[:SHOWN])
+        shown = ", ".join(printable(repr(each)) for each in list(unknown)[:MAX_LISTED])
         raise DataError(
             f"{source}: {sum(unknown.values()):,} characters are not among the {len(characters)} of"
             f" the text that the model was trained on: {shown}"
         )
-    code = {each: place for place, each in enumerate(characters)}
-    return torch.tensor([code[each] for each in text], dtype=torch.int64)
+    codes = {character: code for code, character in enumerate(characters)}
+    return torch.tensor([codes[each] for each in text], dtype=torch.int64)
 
 
-def _frequency_bits(part: TextWindows, train: TextWindows, characters: int) -> float:
-    """Bits per character of `part` by the frequencies in `train`, each count one higher."""
+def _frequency_bits(windows: TextWindows, train: TextWindows, characters: int) -> float:
+    """Return bits per character of `windows` by the frequencies in `train` plus one (Laplace)."""
     counts = torch.bincount(train.codes, minlength=characters).double() + 1
     bits = -(counts / counts.sum()).log2()
-    return float(bits[part.codes].mean())
+    return float(bits[windows.codes].mean())

@@ -1,9 +1,10 @@
-"""Batches of windows that lie in memory, for training and evaluation."""
+"""A data set of sequences in memory, and its batches for training and evaluation."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from resnets.data import order
 from resnets.data.batch import Batch
+from resnets.data.dataset.summary import DataSummary
 from resnets.data.timings import Timings
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import copy_to_device
@@ -21,20 +23,36 @@ Ints = NDArray[np.int64]
 
 
 class Windows(Protocol):
-    """Windows of a sequence, or sequences of one length, with their targets."""
+    """Windows of a long sequence, or sequences of one length, with their targets."""
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (B, ...) of windows `rows` (B,), on the CPU.
+    def get_batch(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets (B, ...) of windows `rows` (B,), on the CPU.
 
         shifts: (B,) random numbers of 63 bits that may move windows in training, or zeros.
         """
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class SequenceData:
+    """A data set of sequences: the windows of each split ("train" and, if any, "val" and "test").
+
+    classes: names of the targets. digest: SHA-256 of all data. baselines: metrics of each split
+    that need no model.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Windows]
+    digest: str
+    summary: DataSummary
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
 class WindowStream:
-    """An endless stream of training batches, as `train.loop.Stream`: batch k is always the same."""
+    """An endless stream of training batches (`train.loop.Stream`): batch k is always the same."""
 
     def __init__(
         self,
@@ -45,7 +63,7 @@ class WindowStream:
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     ) -> None:
         self.windows, self.batch_size, self.seed, self.device = windows, batch_size, seed, device
-        self.places = group.batch_indices(batch_size)
+        self._batch_indices = group.batch_indices(batch_size)
         self.timings = Timings(device)
         self.unreadable: Collection[int] = ()
 
@@ -55,16 +73,16 @@ class WindowStream:
         return len(self.windows)
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Batches start_step, start_step + 1, ... without end; `total` changes nothing."""
+        """Yield batches start_step, start_step + 1, ... without end; `total` is not used."""
         for step in itertools.count(start_step):
             start = step * self.batch_size
             epochs, rows = order.positions(self.examples, self.seed, start, self.batch_size)
-            epochs, rows = epochs[self.places], rows[self.places]
+            epochs, rows = epochs[self._batch_indices], rows[self._batch_indices]
             bits = order.random_bits(self.seed, epochs, 0, order.STREAM_CROP_X)
             with self.timings.augmenting:
-                taken = self.windows.take(rows, (bits >> np.uint64(1)).astype(np.int64))
+                batch = self.windows.get_batch(rows, (bits >> np.uint64(1)).astype(np.int64))
             with self.timings.to_device:
-                inputs, targets = (copy_to_device(each, self.device) for each in taken)
+                inputs, targets = (copy_to_device(each, self.device) for each in batch)
             yield Batch(inputs, targets, torch.from_numpy(rows))
 
 
@@ -74,9 +92,9 @@ def window_batches(
     device: torch.device,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> Iterator[Batch]:
-    """This process's share of the windows, each once and in order; the last batch is short."""
+    """Yield this process's share of the windows, each once and in order."""
     rows = np.array(group.shard(list(range(len(windows)))), np.int64)
-    for part in np.split(rows, range(batch_size, len(rows), batch_size)):
-        taken = windows.take(part, np.zeros_like(part))
-        inputs, targets = (copy_to_device(each, device) for each in taken)
-        yield Batch(inputs, targets, torch.from_numpy(part))
+    for batch_rows in np.split(rows, range(batch_size, len(rows), batch_size)):
+        batch = windows.get_batch(batch_rows, np.zeros_like(batch_rows))
+        inputs, targets = (copy_to_device(each, device) for each in batch)
+        yield Batch(inputs, targets, torch.from_numpy(batch_rows))

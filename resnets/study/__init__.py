@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING
 
-from resnets.utils.lazy_imports import lazy_exports
+from resnets.utils.imports import lazy_exports
 
 if TYPE_CHECKING:
     from resnets.study.data_curve.study import LearningCurve, data

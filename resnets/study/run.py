@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from resnets import recipes
-from resnets.config import flat_fields, is_locked
+from resnets.config import flatten_fields, is_locked
 from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import absolute, depth_grid, shortcut_grid
@@ -239,7 +239,7 @@ def _counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
 
 def _settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Recipe fields as a grid keeps them: path=value."""
-    return tuple(f"{name}={_text(value)}" for name, value in flat_fields(fields))
+    return tuple(f"{name}={_text(value)}" for name, value in flatten_fields(fields))
 
 
 def _text(value: Any) -> str:

@@ -37,9 +37,8 @@ from resnets.train.state import TrainState, new_state
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import teacher_changes
-from resnets.train.tasks.signals import SignalTask
+from resnets.train.tasks.sequence import SignalTask, TextTask
 from resnets.train.tasks.task import Task
-from resnets.train.tasks.text import TextTask
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text

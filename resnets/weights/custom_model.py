@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import ImageClassifier
-from resnets.utils.lazy_imports import qualified_name
+from resnets.utils.imports import qualified_name
 
 MakeModel = Callable[[ModelSpec], nn.Module]
 MODEL_KEYS = ("model", "block", "norm")  # of `Recipe.custom`: what a network is made of

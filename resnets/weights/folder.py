@@ -27,17 +27,17 @@ from resnets.config import (
     Preprocess,
     dump_json,
     from_dict,
+    from_stored_dict,
     lock_path,
-    stored_recipe,
     to_dict,
 )
-from resnets.config.fields import take_fields
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.errors import reading
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import read_classes
 from resnets.weights.name_maps.maps import name_map
+from resnets.weights.readers.configs.field_handlers import apply_handlers
 from resnets.weights.readers.configs.timm import ParsedConfig, names_of, read_timm
 from resnets.weights.readers.configs.timm_tags import TIMM
 from resnets.weights.readers.configs.transformers import (
@@ -218,7 +218,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
     if own["format"] != FORMAT:
         raise WeightsError(f"{where}: format {own['format']}, this version reads {FORMAT}")
-    said = take_fields(
+    said = apply_handlers(
         own,
         f"{where}: resnets",
         {
@@ -226,7 +226,7 @@ def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
             "preprocess": lambda value: value and from_dict(Preprocess, value, where),
             "classes": names_of,
             "postprocess": lambda value: from_dict(Postprocess, value, where),
-            "recipe": lambda value: stored_recipe(value, where),
+            "recipe": lambda value: from_stored_dict(value, where),
         },
         frozenset({"format"}),
     )

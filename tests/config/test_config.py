@@ -10,7 +10,7 @@ from resnets.config import (
     ModelSpec,
     Recipe,
     atomic_write,
-    flat_fields,
+    flatten_fields,
     from_dict,
     from_toml,
     parse_duration,
@@ -138,7 +138,7 @@ def test_class_weights_are_a_name_or_a_table() -> None:
     one = replace_fields(Recipe(), {"loss.class_weights": "auto", "loss.class_weights.cat": "3"})
     assert one.loss.class_weights == {"cat": 3.0}
     nested = {"loss": {"class_weights": {"cat": 2.0}}, "data": {"augment": {"mixup": 0.1}}}
-    assert dict(flat_fields(nested)) == {
+    assert dict(flatten_fields(nested)) == {
         "loss.class_weights": {"cat": 2.0},
         "data.augment.mixup": 0.1,
     }

@@ -7,7 +7,7 @@ import pytest
 import resnets
 from resnets.api.recipe import choose_recipe
 from resnets.config import ConfigError, DataSpec, Recipe, from_toml, to_toml
-from resnets.config.unread_fields import DEFAULTS, RULES, leaves, unread_fields
+from resnets.config.unread_fields import DEFAULTS, RULES, iter_fields, unread_fields
 from resnets.data.sources.open import find_source
 from resnets.recipes import RECIPES
 from resnets.study.grid.cells import Grid, setting_warnings
@@ -136,7 +136,7 @@ def test_recipes_of_the_package_state_nothing_that_they_do_not_read(name, tmp_pa
     path.write_text(to_toml(recipe))
     assert choose_recipe(str(path)) == recipe == from_toml(path)
     assert not caplog.messages
-    values = dict(leaves(recipe))
+    values = dict(iter_fields(recipe))
     stray = [path for path in unread_fields(recipe) if values[path] != DEFAULTS[path]]
     assert set(stray) <= {"model.num_classes", "model.input_size"}
 

@@ -110,7 +110,7 @@ def test_a_resumed_run_ends_with_the_same_weights(done, tmp_path):
 def test_the_network_standardizes_its_input(done):
     out, _ = done
     model, data = load(out), open_signals(short().data, SignalSpec())
-    values = data.parts["train"].values
+    values = data.splits["train"].values
     torch.testing.assert_close(model.mean.flatten()[0], values.mean())
     torch.testing.assert_close(model.std.flatten()[0], values.std(correction=0))
     assert model.classes == ("bell", "cylinder", "funnel")
@@ -180,7 +180,7 @@ def test_windows_of_a_recording_have_one_label_and_lie_in_one_split(tmp_path):
         rows = list(csv.DictReader(file))
     whole = np.array([[float(row[name]) for name in "xyz"] for row in rows], np.float32)
     places = {}
-    for role, part in found.parts.items():
+    for role, part in found.splits.items():
         assert part.values.shape[1:] == (3, 4)
         places[role] = set()
         for window, label in zip(part.values.numpy(), part.labels.tolist(), strict=True):
@@ -217,10 +217,10 @@ def test_npz_files_need_x_and_y_of_one_length(tmp_path):
     np.savez(path, x=values[:, 0], y=np.array(names))
     data = short(**{"data.source": str(path)}).data
     found = open_signals(data, SignalSpec())
-    assert sum(map(len, found.parts.values())) == 30
+    assert sum(map(len, found.splits.values())) == 30
     assert torch.equal(
-        found.parts["train"].values,
-        open_signals(data, SignalSpec()).parts["train"].values,
+        found.splits["train"].values,
+        open_signals(data, SignalSpec()).splits["train"].values,
     )
     np.savez(path, x=values, y=np.array(names[1:]))
     with pytest.raises(DataError, match="y has shape"):
@@ -237,7 +237,7 @@ def test_changed_signals_are_not_resumed(tmp_path):
         short(duration="1it", batch_size=4, **fields), tmp_path / "run", device="cpu", quiet=True
     )
     recording(path, steps=41)
-    with pytest.raises(CheckpointError, match="other data"):
+    with pytest.raises(CheckpointError, match="has changed"):
         training.run(None, tmp_path / "run", duration="2it", device="cpu", quiet=True)
 
 
@@ -245,4 +245,4 @@ def test_the_generated_set_is_the_same_each_time():
     one, other = cylinder_bell_funnel(9), cylinder_bell_funnel(9)
     assert np.array_equal(one[0], other[0])
     assert one[1][:3] == ["cylinder", "bell", "funnel"]
-    assert open_signals(short(**{"data.source": CBF}).data, SignalSpec()).parts["train"]
+    assert open_signals(short(**{"data.source": CBF}).data, SignalSpec()).splits["train"]

@@ -101,11 +101,13 @@ def test_predict_continues_a_text(done, capsys):
 def test_windows_hold_each_character_and_the_next_one():
     part = TextWindows(torch.arange(23), 5)
     assert len(part) == 4
-    inputs, targets = part.take(torch.arange(4).numpy(), torch.zeros(4, dtype=torch.int64).numpy())
+    inputs, targets = part.get_batch(
+        torch.arange(4).numpy(), torch.zeros(4, dtype=torch.int64).numpy()
+    )
     assert inputs.flatten().tolist() == list(range(20))
     assert torch.equal(targets, inputs + 1)
     for shift in range(7):
-        inputs, targets = part.take(torch.arange(4).numpy(), torch.full((4,), shift).numpy())
+        inputs, targets = part.get_batch(torch.arange(4).numpy(), torch.full((4,), shift).numpy())
         assert torch.equal(targets, inputs + 1)  # a shifted window ends within the text, too
 
 
@@ -128,7 +130,7 @@ def test_a_text_that_changed_is_not_resumed(tmp_path):
     fields = {"data.source": str(path), "duration": "2it"}
     training.run(small(**fields), tmp_path / "run", device="cpu", quiet=True)
     path.write_text("to be or not to be, that is the question\n" * 41)
-    with pytest.raises(CheckpointError, match="other data"):
+    with pytest.raises(CheckpointError, match="has changed"):
         training.run(None, tmp_path / "run", duration="4it", device="cpu", quiet=True)
 
 
@@ -142,6 +144,6 @@ def test_text_file_is_split_in_three_consecutive_parts(tmp_path):
     text = "".join(chr(97 + place % 26) for place in range(1000))
     path.write_text(text)
     found = open_text(small(**{"data.source": str(path), "data.val_fraction": 0.1}).data, 16)
-    whole = torch.cat([found.parts[role].codes for role in ("train", "val", "test")])
+    whole = torch.cat([found.splits[role].codes for role in ("train", "val", "test")])
     assert "".join(found.classes[code] for code in whole) == text
     assert json.dumps(found.summary.to_json())

@@ -11,11 +11,11 @@ from weights_state import assert_same, logits, pictures, random_state
 
 import resnets
 from resnets.config import ConfigError, Preprocess
-from resnets.config.fields import only, take_fields
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config, write_folder
 from resnets.weights.name_maps.maps import name_map
+from resnets.weights.readers.configs.field_handlers import apply_handlers, only
 from resnets.weights.readers.configs.transformers import read_processor, read_transformers
 
 SEEN = {
@@ -234,10 +234,10 @@ def test_transformers_own_network_gives_the_same_logits(tmp_path: Path) -> None:
 
 def test_the_helper_refuses_the_rest() -> None:
     handlers = {"a": only(1), "b": float}
-    assert take_fields({"a": 1, "b": 2, "c": 3, "d": None}, "w", handlers, frozenset("c")) == {
+    assert apply_handlers({"a": 1, "b": 2, "c": 3, "d": None}, "w", handlers, frozenset("c")) == {
         "a": 1,
         "b": 2.0,
     }
     for said in ({"a": 2}, {"a": True}, {"b": "x"}, {"bb": 1}, [1]):
         with pytest.raises(ConfigError, match="w: "):
-            take_fields(said, "w", handlers)
+            apply_handlers(said, "w", handlers)

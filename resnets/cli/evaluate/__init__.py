@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnets.evaluate.measure import Measurement
     from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
     from resnets.evaluate.unknown import UnknownMetrics
-    from resnets.sequence.evaluate import Measured
+    from resnets.sequence.evaluate import SequenceEvaluation
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 MAX_CLASSES, WORST = 20, 10  # classes up to which the table has all, otherwise the worst
@@ -82,7 +82,7 @@ def command(
     """
     from resnets.api.evaluate import evaluate
     from resnets.evaluate.measure import Measurement
-    from resnets.sequence.evaluate import Measured
+    from resnets.sequence.evaluate import SequenceEvaluation
 
     log_to_stderr()
     found = evaluate(
@@ -108,7 +108,7 @@ def command(
         return 1 if found.errors else 0
     if isinstance(found, Measurement):
         _report(found, as_json=json)
-    elif isinstance(found, Measured):
+    elif isinstance(found, SequenceEvaluation):
         _report_sequences(found, as_json=json)
     else:
         from resnets.cli.evaluate.detect import report
@@ -136,7 +136,7 @@ def _report(found: Measurement, *, as_json: bool) -> None:
         echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
 
 
-def _report_sequences(found: Measured, *, as_json: bool) -> None:
+def _report_sequences(found: SequenceEvaluation, *, as_json: bool) -> None:
     from resnets.report.run import METRICS, format_metric
 
     if as_json:

@@ -19,7 +19,7 @@ from resnets.data.dataset.labels import Labels, is_multilabel, multi_hot
 from resnets.data.dataset.source import ArrayPart, FilePart, Part, Rows, Source
 from resnets.data.decode.decode import encode
 from resnets.data.errors import DataError
-from resnets.utils.lazy_imports import PREFIX, qualified_name
+from resnets.utils.imports import PREFIX, qualified_name
 
 PARTS = ("train", "val", "test")
 COMPARED = 16  # images read twice to see whether they are the same each time

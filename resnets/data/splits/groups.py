@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from resnets.config import DataSpec, split_group
+from resnets.config import DataSpec, parse_group
 from resnets.data.dataset.image_hash import Keys
 from resnets.data.dataset.image_identity import Named, hash_names
 from resnets.data.dataset.quarantine import path_within, prefixes
@@ -22,7 +22,7 @@ def group_keys(part: Part, spec: DataSpec) -> Keys | None:
     """
     if spec.group is None:
         return None
-    kind, text = split_group(spec.group)
+    kind, text = parse_group(spec.group)
     if kind == "regex":
         names = _by_pattern(re.compile(text), part, spec)
     else:

@@ -39,9 +39,9 @@ def norms_figure(models: Sequence[ModelSummary]) -> Figure | None:
         for cell in model.done[:1]:
             network = load(cell.folder)
             assert isinstance(network, Transformer)
-            part = open_text(network.recipe.data, network.spec.context).parts["train"]
-            taken = np.arange(min(WINDOWS, len(part)))
-            windows, _ = part.take(taken, np.zeros_like(taken))
+            part = open_text(network.recipe.data, network.spec.context).splits["train"]
+            indices = np.arange(min(WINDOWS, len(part)))
+            windows, _ = part.get_batch(indices, np.zeros_like(indices))
             found[model.name] = stream_norms(network, windows)
             rows += [
                 (model.name, model.depth, block, norm, run_folder(cell))

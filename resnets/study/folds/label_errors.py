@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnets.study.folds.predictions import Predictions
-from resnets.utils.lazy_imports import require_package
+from resnets.utils.imports import require_package
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from resnets.config import (
     Recipe,
     TransformerSpec,
     atomic_write,
-    check_stated,
+    check_explicit_fields,
     from_dict,
     from_toml,
     replace_fields,
@@ -244,7 +244,7 @@ def setting_warnings(grid: Grid) -> list[str]:
         if recipe.task != "text":
             recipe.model.check()
         named = [*stated, *map(current_path, model_fields(model))]
-        found |= dict.fromkeys(check_stated(recipe, named, "--set"))
+        found |= dict.fromkeys(check_explicit_fields(recipe, named, "--set"))
     return list(found)
 
 

@@ -35,7 +35,7 @@ from resnets.study.grid.slots import Slot, choose_slots
 from resnets.study.grid.worker import work, worker_context
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.files import LOCK
-from resnets.utils.lazy_imports import qualified_name
+from resnets.utils.imports import qualified_name
 from resnets.utils.processes import without_main_module
 from resnets.weights.checkpoint.format import LAST
 

@@ -28,7 +28,7 @@ from resnets.train.results import RESULT
 from resnets.train.run import run as run_training
 from resnets.utils.errors import read_object, reading
 from resnets.utils.files import page_folder
-from resnets.utils.lazy_imports import require_package
+from resnets.utils.imports import require_package
 
 BASE, BEST, RANGE, STORE, TRIALS = "base.toml", "recipe.toml", "range.json", "trials.db", "trials"
 WORST = 100.0  # percent; the error of a trial that diverged

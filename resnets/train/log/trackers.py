@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from resnets.config import Recipe, dump_json, flat_fields, to_dict
+from resnets.config import Recipe, dump_json, flatten_fields, to_dict
 from resnets.utils.errors import read_object
-from resnets.utils.lazy_imports import require_package
+from resnets.utils.imports import require_package
 
 log = logging.getLogger("resnets")
 PROJECT = "resnets"  # of Weights & Biases, and experiment of MLflow, where none is named
@@ -85,7 +85,7 @@ class MlflowClient:
             found = self._client.get_experiment_by_name(name)
             where = self._client.create_experiment(name) if found is None else found.experiment_id
             known = self._client.create_run(where, run_name=folder.name).info.run_id
-            for path, value in flat_fields(to_dict(recipe)):
+            for path, value in flatten_fields(to_dict(recipe)):
                 self._client.log_param(known, path, json.dumps(value)[:LONGEST])
         self.id = known
 

@@ -177,7 +177,7 @@ class ClassificationTask:
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
             model = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
-        recipe = parts.named_in(dataclasses.replace(recipe, model=model.spec), names)
+        recipe = parts.name_in(dataclasses.replace(recipe, model=model.spec), names)
         return cls(recipe, splits, model, preprocessor, parts=parts)
 
     @classmethod

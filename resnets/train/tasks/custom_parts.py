@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe
 from resnets.data.dataset.source import Source
-from resnets.utils.lazy_imports import PREFIX, qualified_name
+from resnets.utils.imports import PREFIX, qualified_name
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -64,7 +64,7 @@ class CustomParts:
                         f"loss.{name}: is not used by the loss that is given; set it to {off}"
                     )
 
-    def named_in(self, recipe: Recipe, model: dict[str, str]) -> Recipe:
+    def name_in(self, recipe: Recipe, model: dict[str, str]) -> Recipe:
         """`recipe` with the names of these parts; `model`: those of the network's."""
         names = dict(model)
         if self.loss is not None:

@@ -1,25 +1,31 @@
-"""What tasks of sequences share: text and signals (`train.tasks.task.Task`)."""
+"""The tasks "text" and "signals" of a training run (`train.tasks.task.Task`)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe
+from resnets.data.batch import Batch
 from resnets.data.splits.report import SetReport
 from resnets.report.run_details import RunDetails
-from resnets.sequence.data import SequenceData
-from resnets.sequence.evaluate import Measured, measure_part
-from resnets.sequence.load import build, fitted, load, open_sequences
-from resnets.sequence.windows import WindowStream
+from resnets.sequence.evaluate import (
+    BITS,
+    SequenceEvaluation,
+    cross_entropy,
+    evaluate_windows,
+    nats_to_bits,
+)
+from resnets.sequence.load import build, complete_recipe, load, open_sequences
+from resnets.sequence.windows import SequenceData, WindowStream
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
-from resnets.train.loss import LossFn
+from resnets.train.loss import Losses, LossFn, classification_loss
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
 
@@ -31,7 +37,7 @@ class SequenceTask(ABC):
     monitor: str
 
     def __init__(self, recipe: Recipe, data: SequenceData, *, resumed: bool = False) -> None:
-        if recipe.eval.patience is not None and "val" not in data.parts:
+        if recipe.eval.patience is not None and "val" not in data.splits:
             raise ConfigError("eval.patience: needs a validation split; set data.val_fraction")
         torch.manual_seed(recipe.seed)
         self.recipe, self.data, self.model = recipe, data, build(recipe, data)
@@ -39,30 +45,30 @@ class SequenceTask(ABC):
         self.split_report = SetReport(None, None, resumed=resumed)
         self.details: RunDetails | None = None
         self.metadata: Mapping[str, Any] = {"classes": list(data.classes), "digest": data.digest}
-        counted = ", ".join(f"{role} {len(part):,}" for role, part in data.parts.items())
-        self.title = f"{recipe.net_name} on {data.name}: {data.summary.unit} {counted}"
+        counts = ", ".join(f"{role} {len(split):,}" for role, split in data.splits.items())
+        self.title = f"{recipe.net_name} on {data.name}: {data.summary.unit} {counts}"
 
     @classmethod
     def open(cls, recipe: Recipe) -> Self:
-        """Open the data, and build the model for them."""
+        """Open the data and build the model for it."""
         data = open_sequences(recipe)
-        return cls(fitted(recipe, data), data)
+        return cls(complete_recipe(recipe, data), data)
 
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> Self:
-        """The same for a run to resume; CheckpointError where its data have changed."""
+        """Open a run to resume; raises CheckpointError if its data have changed."""
         data = open_sequences(recipe)
         if checkpoint.meta.get("digest") != data.digest:
             raise CheckpointError(
-                f"{checkpoint.path}: was trained on other data than {recipe.data.source} has now;"
-                " restore them, or start a new run"
+                f"{checkpoint.path}: {recipe.data.source} has changed since this run trained;"
+                " restore the data, or start a new run"
             )
         return cls(recipe, data, resumed=True)
 
     @property
     def examples(self) -> int:
         """Windows per epoch."""
-        return len(self.data.parts["train"])
+        return len(self.data.splits["train"])
 
     @property
     @abstractmethod
@@ -70,23 +76,25 @@ class SequenceTask(ABC):
         """The loss to minimize."""
 
     def smallest_input(self) -> None:  # noqa: B027
-        """No images."""
+        """None: there are no images."""
 
     def setup(self, device: torch.device) -> None:  # noqa: B027
-        """A new run needs no setup."""
+        """Do nothing."""
 
     def stream(self, device: torch.device, group: ProcessGroup) -> WindowStream:
         """This process's share of the training batches."""
         recipe = self.recipe
-        return WindowStream(self.data.parts["train"], recipe.batch_size, recipe.seed, device, group)
+        return WindowStream(
+            self.data.splits["train"], recipe.batch_size, recipe.seed, device, group
+        )
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """The function the loop calls to evaluate a model; None without data to evaluate on."""
         names = ["val", "test"] if self.recipe.eval.watch_test else ["val"]
-        names = [name for name in names if name in self.data.parts]
+        names = [name for name in names if name in self.data.splits]
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
-            return {name: self._measure(model, name, plan, group).metrics for name in names}
+            return {name: self._evaluate(model, name, plan, group).metrics for name in names}
 
         return evaluate if names else None
 
@@ -98,27 +106,62 @@ class SequenceTask(ABC):
         names = ("test", "val") if self.recipe.eval.test else ("val",)
         return {
             name: {
-                **(found := self._measure(model, name, plan, group, model.origin)).metrics,
-                **found.details,
+                **(evaluation := self._evaluate(model, name, plan, group, model.origin)).metrics,
+                **evaluation.details,
                 **self.data.baselines[name],
-                "examples": found.examples,
-                "protocol": found.protocol,
+                "examples": evaluation.examples,
+                "protocol": evaluation.protocol,
             }
             for name in names
-            if name in self.data.parts
+            if name in self.data.splits
         }
 
-    def _measure(
+    def _evaluate(
         self,
         model: nn.Module,
         role: str,
         plan: ExecutionPlan,
         group: ProcessGroup,
         weights: str = "training",
-    ) -> Measured:
-        device, size = torch.device(plan.device), self.recipe.eval.batch_size
-        part, about = self.data.parts[role], f"{self.data.name} {role}"
-        classes = self.data.classes
-        return measure_part(
-            model, part, classes, device, plan.precision, size, weights, about, group
+    ) -> SequenceEvaluation:
+        return evaluate_windows(
+            model,
+            self.data.splits[role],
+            self.data.classes,
+            torch.device(plan.device),
+            plan.precision,
+            self.recipe.eval.batch_size,
+            weights,
+            f"{self.data.name} {role}",
+            group,
         )
+
+
+class TextTask(SequenceTask):
+    """Prediction of the next character by a transformer."""
+
+    monitor = BITS
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """Mean cross-entropy of the next character."""
+        return text_loss
+
+
+class SignalTask(SequenceTask):
+    """Classification of signals by a 1-D residual network."""
+
+    monitor = "top1_error"
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The recipe's loss."""
+        return classification_loss(self.recipe.loss)
+
+
+def text_loss(model: Callable[..., Tensor], batch: Batch) -> Losses:
+    """Return the mean cross-entropy of the next characters (a `LossFn`): inputs, targets (B, T)."""
+    assert isinstance(batch.targets, Tensor)
+    loss = cross_entropy(model(batch.images).float(), batch.targets)
+    loss_sum = loss.detach() * len(batch)
+    return Losses(loss, {"loss": loss_sum, BITS: nats_to_bits(loss_sum)}, len(batch))

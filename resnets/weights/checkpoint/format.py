@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import safetensors
 import torch
 
-from resnets.config import ConfigError, Recipe, stored_recipe
+from resnets.config import ConfigError, Recipe, from_stored_dict
 from resnets.config.aliases import with_current_names
 from resnets.weights.checkpoint.remote_store import display_path
 from resnets.weights.errors import CheckpointError
@@ -87,7 +87,7 @@ class Checkpoint:
         if not isinstance(said, dict):
             raise self.invalid_entry("recipe", "an object", said)
         try:
-            return stored_recipe(said, where="recipe")
+            return from_stored_dict(said, where="recipe")
         except ConfigError as error:
             raise CheckpointError(f"{display_path(self.path)}: {error}") from None
 

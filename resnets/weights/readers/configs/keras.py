@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError
-from resnets.config.fields import Handler, only, take_fields
 from resnets.weights.errors import WeightsError
+from resnets.weights.readers.configs.field_handlers import Handler, apply_handlers, only
 
 MOST_LAYERS = 10_000
 # Of every layer: names, types and what matters in training alone.
@@ -82,7 +82,7 @@ def read_fields(config: Any, path: Path) -> dict[str, Any]:
                 raise WeightsError(
                     f"{path}: layer {name} is a {kind[:40]}, which the networks here do not have"
                 )
-            found = take_fields(said, f"{path}: layer {name}", LAYERS[kind], ANY)
+            found = apply_handlers(said, f"{path}: layer {name}", LAYERS[kind], ANY)
             if "epsilon" in found:
                 epsilons.add(found["epsilon"])
             if found.get("strides") == [2, 2] and "_block" in name:

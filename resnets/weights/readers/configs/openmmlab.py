@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.config.fields import only, take_fields, whole_number
 from resnets.models import catalog
+from resnets.weights.readers.configs.field_handlers import apply_handlers, only, positive_int
 from resnets.weights.readers.configs.timm import deviations, numbers, with_catalog_name
 
 LONGEST = 200_000  # characters of source that are parsed
@@ -108,9 +108,9 @@ def read_openmmlab(
         return spec, seen, []
     if model.get("neck") is not None:
         neck = {"type": only("GlobalAveragePooling", why="is not the pooling of the networks here")}
-        take_fields(_plain(model["neck"]), f"{where}: model.neck", neck)
-    head = {"type": only("LinearClsHead", why="is another head"), "num_classes": whole_number}
-    said = take_fields(_plain(model.get("head", {})), f"{where}: model.head", head, HEAD_ABOUT)
+        apply_handlers(_plain(model["neck"]), f"{where}: model.neck", neck)
+    head = {"type": only("LinearClsHead", why="is another head"), "num_classes": positive_int}
+    said = apply_handlers(_plain(model.get("head", {})), f"{where}: model.head", head, HEAD_ABOUT)
     steps, unread = _pipeline(config)
     seen |= steps
     return (
@@ -138,7 +138,7 @@ def _backbone(said: Mapping[str, Any], where: str) -> ModelSpec:
     kind, depth = _kind(said), said.get("depth")
     if kind not in ("ResNet", "ResNeXt") or depth not in DEPTHS:
         raise ConfigError(f"{where}: {kind[:40]} of depth {depth} is none of the networks here")
-    found = take_fields(said, where, _BACKBONE, BACKBONE_ABOUT)
+    found = apply_handlers(said, where, _BACKBONE, BACKBONE_ABOUT)
     spec = catalog.spec(f"resnet{depth}")
     grouped = {"groups": 32, "width_per_group": 4} if kind == "ResNeXt" else {}
     spec = dataclasses.replace(
@@ -167,10 +167,10 @@ _BACKBONE = {
     "avg_down": only(False),
     "expansion": only(1, 4),
     "base_channels": only(64),
-    "stem_channels": whole_number,
-    "in_channels": whole_number,
-    "groups": whole_number,
-    "width_per_group": whole_number,
+    "stem_channels": positive_int,
+    "in_channels": positive_int,
+    "groups": positive_int,
+    "width_per_group": positive_int,
     "norm_cfg": _batch_norm,
 }
 
@@ -190,7 +190,7 @@ def _data_preprocessor(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "rgb_to_bgr": only(False),
     }
     place = f"{where}: data_preprocessor"
-    found = take_fields(said, place, handlers, PREPROCESSOR_ABOUT)
+    found = apply_handlers(said, place, handlers, PREPROCESSOR_ABOUT)
     count = len(found["mean"])
     if len(found.get("std", found["mean"])) != count:
         raise ConfigError(f"{place}: mean and std are of different lengths")

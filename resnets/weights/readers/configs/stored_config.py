@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.config.fields import take_fields
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.readers.configs import openmmlab as openmmlab_config
+from resnets.weights.readers.configs.field_handlers import apply_handlers
 from resnets.weights.readers.configs.sigmoid_loss import clean, short_text, warn_of_sigmoid
 from resnets.weights.readers.configs.timm import ABOUT, ARGS, POOL, SEEN
 from resnets.weights.readers.configs.timm import square as square_size
@@ -340,12 +340,12 @@ def _of_timm(table: Mapping[Any, Any], where: str) -> Read:
         if table.get(key) not in (None, "", "random")
     }
     try:
-        seen = take_fields(given, where, SEEN)
+        seen = apply_handlers(given, where, SEEN)
         if table.get("img_size") and "input_size" not in seen:
             size = table["img_size"]
             seen["input_size"] = square_size((3, size, size))
-        take_fields({"gp": table.get("gp") or None}, where, {"gp": POOL})
-        take_fields(table.get("model_kwargs") or {}, f"{where}.model_kwargs", ARGS, ABOUT)
+        apply_handlers({"gp": table.get("gp") or None}, where, {"gp": POOL})
+        apply_handlers(table.get("model_kwargs") or {}, f"{where}.model_kwargs", ARGS, ABOUT)
     except (ValueError, TypeError) as error:  # ConfigError is one
         said = str(error) if str(error).startswith(where) else f"{where}: {error}"
         raise WeightsError(said) from None

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnets.config import SOFTMAX, ConfigError, ModelSpec, Postprocess, Preprocess, Recipe
-from resnets.config.fields import only, take_fields, whole_number
 from resnets.models import catalog
+from resnets.weights.readers.configs.field_handlers import apply_handlers, only, positive_int
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ STRIDES = {32: 0, 16: 1, 8: 2}
 def read_timm(config: Mapping[str, Any], where: str) -> ParsedConfig:
     """ConfigError names a field that is not known here or that the networks cannot express."""
     inner = "pretrained_cfg" in config
-    top = take_fields(
+    top = apply_handlers(
         {name: value for name, value in config.items() if inner or name in _TOP},
         where,
         _TOP | {"pretrained_cfg": dict, "model_args": dict},
@@ -68,8 +68,8 @@ def read_timm(config: Mapping[str, Any], where: str) -> ParsedConfig:
     said = config["pretrained_cfg"] if inner else config
     place = f"{where}: pretrained_cfg" if inner else where
     rest = {name: value for name, value in said.items() if inner or name not in _TOP}
-    seen = take_fields(rest, place, SEEN | (_TOP if inner else {}), ABOUT)
-    args = take_fields(top.get("model_args", {}), f"{where}: model_args", ARGS, ABOUT)
+    seen = apply_handlers(rest, place, SEEN | (_TOP if inner else {}), ABOUT)
+    args = apply_handlers(top.get("model_args", {}), f"{where}: model_args", ARGS, ABOUT)
     count = top.get("num_classes", args.get("num_classes", seen.get("num_classes")))
     named = {each for each in (top.get("label_names"), seen.get("label_names")) if each}
     if len(named) > 1:
@@ -130,7 +130,7 @@ def _preprocess(seen: Mapping[str, Any], channels: int, where: str) -> Preproces
 
 def square(value: Any) -> tuple[int, int, int]:
     """A handler of (channels, height, width)."""
-    channels, height, width = map(whole_number, value)
+    channels, height, width = map(positive_int, value)
     if height != width:
         raise ValueError("is not square, and the networks here see squares")
     return channels, height, width
@@ -179,7 +179,7 @@ def _dilated(value: Any) -> int:
 
 
 def _widths(value: Any) -> tuple[int, ...]:
-    return tuple(map(whole_number, value))
+    return tuple(map(positive_int, value))
 
 
 def _nothing(value: Any) -> None:
@@ -189,7 +189,7 @@ def _nothing(value: Any) -> None:
 
 def _count(value: Any) -> int:
     """A handler of a number of classes; 0 is a network without a head."""
-    return 0 if value == 0 else whole_number(value)
+    return 0 if value == 0 else positive_int(value)
 
 
 _TOP = {
@@ -215,20 +215,20 @@ SEEN = {
     "act_layer": RELU,
 }
 ARGS = {
-    "in_chans": whole_number,
-    "num_classes": whole_number,
+    "in_chans": positive_int,
+    "num_classes": positive_int,
     "global_pool": POOL,
     "act_layer": RELU,
     "norm_layer": only("batchnorm2d", "BatchNorm2d", "batchnorm", "torch.nn.BatchNorm2d"),
     "output_stride": _dilated,
     "layers": _widths,
     "channels": _widths,
-    "cardinality": whole_number,
-    "base_width": whole_number,
+    "cardinality": positive_int,
+    "base_width": positive_int,
     "drop_rate": float,
     "drop_path_rate": float,
     "stem_type": only(""),
-    "stem_width": whole_number,  # decides in deep stems alone
+    "stem_width": positive_int,  # decides in deep stems alone
     "replace_stem_pool": only(False),
     "block_reduce_first": only(1),
     "down_kernel_size": only(1),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.config.fields import only, take_fields, whole_number
+from resnets.weights.readers.configs.field_handlers import apply_handlers, only, positive_int
 from resnets.weights.readers.configs.timm import (
     ParsedConfig,
     deviations,
@@ -47,7 +47,7 @@ def read_transformers(
     kind = config.get("model_type")
     if kind != "resnet":
         raise ConfigError(f"{where}: model_type {str(kind)[:40]!r} is none of the networks here")
-    said = take_fields(config, where, _NET, ABOUT)
+    said = apply_handlers(config, where, _NET, ABOUT)
     block = said.get("layer_type", "bottleneck")
     sizes = said.get("hidden_sizes", (256, 512, 1024, 2048))
     expansion = 4 if block == "bottleneck" else 1
@@ -85,7 +85,7 @@ def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:
             f"{where}: image_processor_type {kind[:40]!r} is not known to keep an image's shape; "
             "known are ConvNext, Bit and CLIP"
         )
-    found = take_fields(said, where, _SEEN, SEEN_ABOUT)
+    found = apply_handlers(said, where, _SEEN, SEEN_ABOUT)
     for name in ("size", "image_mean", "image_std", "resample"):  # defaults differ by version
         if name not in found:
             raise ConfigError(f"{where}: does not say {name}")
@@ -187,11 +187,11 @@ def _side(value: Any) -> int:
     if isinstance(value, Mapping):
         known = {name: each for name, each in value.items() if each is not None}
         if set(known) == {"shortest_edge"}:
-            return whole_number(known["shortest_edge"])
+            return positive_int(known["shortest_edge"])
         if set(known) != {"height", "width"} or known["height"] != known["width"]:
             raise ValueError("is neither a shortest edge nor a square")
-        return whole_number(known["height"])
-    return whole_number(value)
+        return positive_int(known["height"])
+    return positive_int(value)
 
 
 def _edge(value: Any) -> int:
@@ -220,19 +220,19 @@ def _factor(value: Any) -> float:
 
 
 def _counts(value: Any) -> tuple[int, ...]:
-    return tuple(map(whole_number, value))
+    return tuple(map(positive_int, value))
 
 
 _NET = {
     "layer_type": only("basic", "bottleneck"),
     "depths": _counts,
     "hidden_sizes": _counts,
-    "embedding_size": whole_number,
+    "embedding_size": positive_int,
     "hidden_act": only("relu", why="is another activation than the networks here have"),
     "downsample_in_first_stage": only(False, why="puts a stride where the networks here have none"),
     "downsample_in_bottleneck": only(False, True),
-    "num_channels": whole_number,
-    "num_labels": whole_number,
+    "num_channels": positive_int,
+    "num_labels": positive_int,
     "id2label": names_of,
     "label2id": _by_number,
     "problem_type": only("single_label_classification", why="is another question"),

@@ -1,19 +1,32 @@
-"""Lazy exports of packages (PEP 562), names of Python objects, and packages that are optional."""
+"""Lazy exports of packages (PEP 562), names of objects, optional packages, and their telemetry."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
+# Environment variables that disable the telemetry of libraries.
+TELEMETRY_VARIABLES = {
+    "DO_NOT_TRACK": "1",  # https://donottrack.sh: huggingface_hub and others
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+}
+# OpenVINO and NNCF report through this package, which resolves host names and writes a client id
+# before it can be disabled. Both work without it if it cannot be imported.
+TELEMETRY_PACKAGE = "openvino_telemetry"
 PREFIX = "python:"  # marks the name of a Python object in a recipe
 
 
 class _LazyPackage(ModuleType):
-    """A package whose exported functions are not hidden by its subpackages.
+    """A package whose exported functions are not replaced by subpackages of the same name.
 
     `resnets` exports the function `train` and has a subpackage `train`. Importing a subpackage
     binds it to its parent, so without this class `resnets.train` would become the subpackage as
@@ -40,7 +53,7 @@ class _LazyPackage(ModuleType):
 
 
 def lazy_exports(package: str, exports: Mapping[str, str]) -> None:
-    """Let the module `package` export names, each with the module that defines it.
+    """Let the module `package` export names: from each name to the module that defines it.
 
     A name whose module is PACKAGE.NAME is that subpackage itself.
     """
@@ -50,7 +63,7 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> None:
 
 
 def qualified_name(thing: object) -> str:
-    """Where a class or function, or the class of an object, is defined: "my_nets.TinyNet"."""
+    """Return the module and name of a class, function or object's class: "my_nets.TinyNet"."""
     if isinstance(thing, functools.partial):
         thing = thing.func
     named = thing if isinstance(thing, type | FunctionType) else type(thing)
@@ -65,3 +78,14 @@ def require_package(package: str, what: str, extra: str = "deploy") -> None:
         from resnets.utils.errors import ConfigError  # imports rich, which --help does not need
 
         raise ConfigError(f"{what} needs {package}; pip install 'resnets[{extra}]'")
+
+
+def disable_telemetry() -> None:
+    """Disable the telemetry of libraries in this process and its children, before their import.
+
+    Environment variables that the user has set are kept.
+    """
+    for name, value in TELEMETRY_VARIABLES.items():
+        os.environ.setdefault(name, value)
+    if TELEMETRY_PACKAGE not in sys.modules:
+        sys.modules[TELEMETRY_PACKAGE] = None  # type: ignore[assignment]  # makes its import an ImportError

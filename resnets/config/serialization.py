@@ -1,4 +1,4 @@
-"""Specs to and from plain data, TOML and JSON."""
+"""Read and write specs as dictionaries, TOML and JSON, and change fields by their dotted names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from resnets.config.aliases import current_path, with_current_names
 from resnets.config.recipe import DURATIONS, Recipe, parse_duration
-from resnets.config.unread_fields import DEFAULTS, leaves, without_effect
+from resnets.config.unread_fields import DEFAULTS, iter_fields, omittable_fields
 from resnets.utils.errors import ConfigError, reading
 from resnets.utils.files import atomic_write
 
@@ -27,7 +27,7 @@ TABLES = ("loss.class_weights", "custom")  # fields of a recipe whose values are
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """Plain dict of a spec; fields that are None are left out (TOML has no null)."""
+    """Return a spec as a plain dictionary, without fields that are None (TOML has no null)."""
 
     def clean(item: Any) -> Any:
         if isinstance(item, dict):
@@ -38,7 +38,7 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
-    """Build a spec from plain data, or raise one ConfigError line that names the field."""
+    """Build a spec from a dictionary; raises ConfigError, one line that names the field."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: must have fields, got {data!r:.40}")
     if kind is Recipe:
@@ -49,8 +49,8 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         _refuse_infinite(dataclasses.asdict(found), where)  # type: ignore[call-overload]
         return found
     except pydantic.ValidationError as error:
-        first = _first(error)
-        # The alternatives of a union are told as parts, too. Empty: the message names the field.
+        first = _first_error(error)
+        # pydantic also lists the alternative of a union. Empty: the message names the field.
         path = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         if path in DURATIONS and isinstance(first["input"], int | float):
             parse_duration(str(first["input"]), f"{where}: {path}")  # says which unit is missing
@@ -61,7 +61,7 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
 
 
 def _refuse_infinite(value: Any, where: str, path: str = "") -> None:
-    """Raise on NaN and infinity: they pass comparisons, and no field means anything by them."""
+    """Raise ConfigError for NaN and infinity: they pass comparisons, and no field allows them."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {path}: {value} is not finite")
     if isinstance(value, dict | list | tuple):
@@ -69,8 +69,8 @@ def _refuse_infinite(value: Any, where: str, path: str = "") -> None:
             _refuse_infinite(each, where, f"{path}.{name}" if path else str(name))
 
 
-def _first(error: pydantic.ValidationError) -> ErrorDetails:
-    """The first error; of a field that may be one of several types, that of the nearest one."""
+def _first_error(error: pydantic.ValidationError) -> ErrorDetails:
+    """Return the first error; for a field of several types, that of the type which fits best."""
     errors = error.errors()
     field = errors[0]["loc"]
     if not field or "[" not in str(field[-1]):
@@ -83,23 +83,23 @@ def _first(error: pydantic.ValidationError) -> ErrorDetails:
 
 @cache
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    """Reads `kind` from plain data; it takes a tenth of a second to make."""
+    """Return the validator of `kind`, which takes a tenth of a second to make."""
     return pydantic.TypeAdapter(kind)
 
 
-def stored_recipe(data: dict[str, Any], where: str) -> Recipe:
-    """The recipe that a checkpoint or run of any age keeps.
+def from_stored_dict(data: dict[str, Any], where: str) -> Recipe:
+    """Build the recipe of a run or checkpoint of any version.
 
-    What it does not state is as it was when such files were written, not today's default.
+    A missing field has the default of the version that wrote the file, not today's.
     """
-    shares = data.get("data")
-    if isinstance(shares, dict):
-        data = {**data, "data": {"split_rule": "rank", "overlap": "allow", **shares}}
+    data_fields = data.get("data")
+    if isinstance(data_fields, dict):
+        data = {**data, "data": {"split_rule": "rank", "overlap": "allow", **data_fields}}
     return from_dict(Recipe, data, where)
 
 
 def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) -> None:
-    """Raise on keys that are no field, suggesting the nearest one."""
+    """Raise ConfigError for keys that are not fields; suggests the nearest field."""
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key, value in data.items():
         if key not in fields:
@@ -112,24 +112,24 @@ def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) ->
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, without the fields that its task never reads; `from_toml` reads it back.
+    """Return the recipe as TOML, without fields that its task never reads (see `from_toml`).
 
-    ConfigError where a path in it is not UTF-8, as TOML has to be.
+    Raises ConfigError for paths that are not valid UTF-8, which TOML requires.
     """
-    text = tomli_w.dumps(_without(to_dict(recipe), without_effect(recipe)))
+    text = tomli_w.dumps(_without(to_dict(recipe), omittable_fields(recipe)))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         line = text[: error.start].count("\n")
         raise ConfigError(
-            f"recipe: {text.splitlines()[line]}: not UTF-8, which a recipe file must be; rename"
-            " what it names"
+            f"recipe: {text.splitlines()[line]}: not valid UTF-8, which a recipe file must be;"
+            " rename the file or folder"
         ) from None
     return text
 
 
 def _without(fields: dict[str, Any], paths: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """Nested `fields` without those of dotted `paths`, and without tables that are then empty."""
+    """Return nested `fields` without those at the dotted `paths`, and without empty tables."""
     kept: dict[str, Any] = {}
     for name, value in fields.items():
         path = f"{prefix}{name}"
@@ -143,31 +143,31 @@ def _without(fields: dict[str, Any], paths: Collection[str], prefix: str = "") -
 
 
 def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:
-    """Read a recipe file; ConfigError names the file and the field.
+    """Read a recipe file; raises ConfigError that names the file and the field.
 
-    stored: it is a run's own (`stored_recipe`), not one that a user wrote.
+    stored: the file was written by a run (see `from_stored_dict`), not by a user.
     """
     with reading(path, what="as a recipe"):
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        return (stored_recipe if stored else partial(from_dict, Recipe))(data, where=str(path))
+        return (from_stored_dict if stored else partial(from_dict, Recipe))(data, where=str(path))
 
 
-def fields_in(path: str | Path) -> list[str]:
-    """Dotted names of the fields that a recipe file, which `from_toml` reads, states."""
+def read_field_names(path: str | Path) -> list[str]:
+    """Return the dotted names of the fields in a recipe file that `from_toml` has read."""
     with reading(path, what="as a recipe"):
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    return [name for name, _ in flat_fields(with_current_names(data, "recipe"))]
+    return [name for name, _ in flatten_fields(with_current_names(data, "recipe"))]
 
 
 def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set") -> Recipe:
-    """A copy with dotted fields changed ("optim.lr": 0.05); values may be TOML text."""
+    """Return a copy with dotted fields changed ("optim.lr": 0.05); values may be TOML text."""
     data = to_dict(recipe)
     for path, value in changes.items():
         *parents, leaf = current_path(path).split(".")
         node = data
         for depth, parent in enumerate(parents, 1):
             if isinstance(node.get(parent), str) and ".".join(parents[:depth]) in TABLES:
-                node[parent] = {}  # the table takes the place of a name, such as "auto"
+                node[parent] = {}  # the table replaces a name such as "auto"
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"{where}: {path}: {parent} has no fields")
@@ -178,36 +178,36 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
     return from_dict(Recipe, data, where)
 
 
-def flat_fields(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested fields by their dotted names; a part given as a spec replaces all of its fields.
+def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and value of nested fields; a spec yields all of its fields.
 
     A field whose value is a table, such as loss.class_weights, is one field.
     """
     for name, value in fields.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from iter_fields(value, f"{prefix}{name}.")
         elif isinstance(value, Mapping) and f"{prefix}{name}" not in TABLES:
-            yield from flat_fields(value, f"{prefix}{name}.")
+            yield from flatten_fields(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def stated_fields(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Present names of what `flat_fields` gives; of a spec, the fields unlike their default."""
-    specs = tuple(f"{name}." for name in _specs(fields))
-    for name, value in flat_fields(fields):
+def explicit_fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the current names of the fields that were set: of a spec, those unlike the default."""
+    specs = tuple(f"{name}." for name in _spec_names(fields))
+    for name, value in flatten_fields(fields):
         path = current_path(name)
         if not path.startswith(specs) or value != DEFAULTS.get(path):
             yield path
 
 
-def _specs(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the parts that are given as specs."""
+def _spec_names(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of the values in `fields` that are specs."""
     for name, value in fields.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield f"{prefix}{name}"
         elif isinstance(value, Mapping):
-            yield from _specs(value, f"{prefix}{name}.")
+            yield from _spec_names(value, f"{prefix}{name}.")
 
 
 def _parse_value(text: str) -> Any:
@@ -219,7 +219,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _default(path: str) -> Any:
-    """Default of a dotted recipe field; None also below a part that is None, "" for no field."""
+    """Return the default of a dotted recipe field; "" if there is no such field."""
     node: Any = Recipe()
     for part in current_path(path).split("."):
         node = None if node is None else getattr(node, part, "")
@@ -227,6 +227,6 @@ def _default(path: str) -> Any:
 
 
 def dump_json(value: Any, path: Path, indent: int | None = 2) -> None:
-    """Write `value` as JSON to `path` whole or not at all."""
+    """Write `value` as JSON to `path` atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")

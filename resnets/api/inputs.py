@@ -1,0 +1,52 @@
+"""Data sets and weights as arguments of the API; `resnets.open_data`."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from resnets.config import ConfigError, DataSpec
+from resnets.data import Splits
+from resnets.data import open_data as open_spec
+from resnets.data.sources.objects import source_of
+from resnets.models import ImageClassifier
+
+Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
+
+
+def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Splits:
+    """Open the images of a data set as a run does: `.train`, `.val`, `.test()`, `.classes`.
+
+        splits = resnets.open_data("digits", val_fraction=0.2)
+        len(splits.train), splits.train.labels  # (N,) int64
+
+    data: a name, a path, a `DataSpec`, or a Python object as `resnets.train` takes it. fields: of
+    `DataSpec`, such as val_fraction or split_seed. Raises DataError.
+    """
+    if isinstance(data, DataSpec):
+        return open_spec(data)
+    if isinstance(data, str | PathLike):
+        return open_spec(DataSpec(source=data_source(data), **fields))
+    source = source_of(data)
+    return open_spec(DataSpec(source=source.name, **fields), source=source)
+
+
+def data_source(data: str | PathLike[str]) -> str:
+    """Return a data set's name, or absolute path, for `DataSpec.source`; ConfigError for ""."""
+    if not str(data).strip():
+        raise ConfigError("data: is empty; name a data set, or its folder or file")
+    return str(Path(data).resolve() if Path(data).exists() else data)
+
+
+def path_or_model(weights: Weights) -> str | ImageClassifier:
+    """Return the path of weights, or a model: the one given, or that of a `Run` of your own model.
+
+    A network from outside the package cannot be loaded from its path alone.
+    """
+    if isinstance(weights, ImageClassifier):
+        return weights
+    if getattr(weights, "custom_model", None) is not None:
+        model: ImageClassifier = weights.model  # type: ignore[union-attr]
+        return model
+    return fspath(weights)
