@@ -171,7 +171,9 @@ class Recipe:
     @property
     def detection_task(self) -> Literal["detect", "localize", "instances", "segment"]:
         """The task, for recipes of the tasks that use `detect`."""
-        assert self.task not in ("classify", "text", "signals")
+        assert self.task != "classify"
+        assert self.task != "text"
+        assert self.task != "signals"
         return self.task
 
     def steps(self, duration: str, examples: int) -> int:
