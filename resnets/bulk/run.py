@@ -82,11 +82,11 @@ class BulkOptions:
 class Run:
     """A prepared bulk prediction: `out` is locked and its manifest written.
 
-    computing: description of the backend, for the log.
+    backend: its description, for the log.
     """
 
     manifest: Manifest
-    computing: str
+    backend: str
     job: Job
     missing: tuple[int, ...]
     processes: int

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from resnets.cli.options import Flag
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.runtime.artifact import Precision
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def command(
@@ -33,9 +32,9 @@ def command(
     """Export a model as an artifact that takes uint8 images, once it is verified.
 
     Its outputs are compared with the model's on real images and, with --calibrate, its errors (AP
-    or mean IoU of detectors and segmenters, which go to onnx and openvino). If
+    or mean IoU of detectors and segmenters, which can be exported to onnx and openvino). If
     verification fails, nothing is written and the exit code is 3. The measurements are in the
-    manifest beside it, ARTIFACT.json.
+    manifest next to it, ARTIFACT.json.
 
     Args:
         weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
@@ -118,9 +117,10 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
             f" {errors[f'{key}_before']:.2f}%, on {errors['images']:,} images"
         )
     if mixed := manifest.get("mixed"):
-        few, rest = len(mixed["float"]), mixed["quantized"]
+        layers = len(mixed["float"]) + mixed["quantized"]
         echo(
-            f"  layers in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
+            f"  layers in float: {', '.join(mixed['float'])} ({len(mixed['float'])} of"
+            f" {layers} layers,"
             f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"
         )
         echo(f"  all layers in int8: {mixed['all_int8']['failure']}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.process import load_options
+from resnets.cli.options import Flag, load_options
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.printable import console as terminal_console
@@ -18,8 +18,6 @@ from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def command(
@@ -46,9 +44,9 @@ def command(
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
         out: Parquet file to write, with columns path, label and embedding.
-        nearest: Image whose nearest images in the data are printed.
+        nearest: Image to find the nearest images of in the data, which are printed.
         top_k: Number of nearest images.
-        split: Split of the data; that of the run, if it was trained on this data set.
+        split: Split of the data; if the run was trained on this data set, a split of the run.
         as_json: Print the nearest images as JSON and nothing else.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, float16 on GPUs with
@@ -79,21 +77,21 @@ def command(
         where = f"{precise} on {environment.device_name(chosen)}"
         echo(f"embedding {images.description}, {where}", error=True)
     failures = _Failures()
-    found = embeddings(net, images, device=chosen, precision=precise, workers=cores())
-    found = failures.drop(with_progress(found, len(images)))
-    wanted = None
+    computed = embeddings(net, images, device=chosen, precision=precise, workers=cores())
+    computed = failures.drop(with_progress(computed, len(images)))
+    search = None
     if nearest is not None:
-        wanted = NearestImages(embed_image(net, nearest, device=chosen, precision=precise), top_k)
-        found = wanted.watch(found)
+        search = NearestImages(embed_image(net, nearest, device=chosen, precision=precise), top_k)
+        computed = search.watch(computed)
     if out is None:
-        for _ in found:
+        for _ in computed:
             pass
     else:
-        about = {"model": net.spec.name, "weights": net.origin, "data": images.description}
-        rows = write_parquet(found, out, about)
+        metadata = {"model": net.spec.name, "weights": net.origin, "data": images.description}
+        rows = write_parquet(computed, out, metadata)
         echo(f"wrote {rows:,} embeddings to {out}", error=True)
-    if wanted is not None:
-        _print_nearest(wanted.best, as_json=as_json)
+    if search is not None:
+        _print_nearest(search.best, as_json=as_json)
     return 1 if failures.count else 0
 
 

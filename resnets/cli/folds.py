@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from resnets.cli.options import Fields
 from resnets.config import ConfigError
 from resnets.utils.printable import echo
 
@@ -22,13 +23,13 @@ def command(
     jobs: int | None = None,
     out: Path | None = None,
     resume: Path | None = None,
-    fields: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = (),
+    fields: Fields = (),
     device: str = "auto",
 ) -> int:
-    """Cross-validate: k networks, each predicting the images that it has not seen.
+    """Cross-validate: train k models, each of which predicts the images that it has not seen.
 
     Gives mean and spread of the error, predictions.csv, and with cleanlab a page of likely label
-    errors, corrections.csv and quarantine.txt. The same command resumes what was stopped.
+    errors, corrections.csv and quarantine.txt. The same command resumes a stopped run.
 
     Args:
         data: Data set: a name or a path; its training part is divided into folds.
@@ -46,12 +47,11 @@ def command(
     """
     from resnets.study.folds.study import CORRECTIONS, folds_grid, run_folds
     from resnets.study.grid.cells import read_grid
-    from resnets.train.guards.interrupt import Interrupted
 
     if resume is not None:
         if data is not None or out is not None:
             raise ConfigError(
-                "--resume continues unchanged what was begun: leave out DATA and --out"
+                "--resume continues a cross-validation unchanged; leave out DATA and --out"
             )
         grid, out = read_grid(resume), resume
     elif data is None:
@@ -60,15 +60,11 @@ def command(
         grid = folds_grid(
             data, k, group=group, model=model, recipe=recipe, budget=budget, settings=fields
         )
-    try:
-        found = run_folds(grid, out, jobs=jobs, device=device)
-    except Interrupted as stop:
-        echo(stop)
-        return stop.code
-    echo(found.lead)
-    if found.issues is None:
-        echo("label errors: pip install 'resnets[check]', and the same command again")
+    study = run_folds(grid, out, jobs=jobs, device=device)
+    echo(study.lead)
+    if study.issues is None:
+        echo("label errors: pip install 'resnets[check]', then run the same command again")
     else:
-        echo(f"corrections: {found.folder / CORRECTIONS}")
-    echo(f"report: {found.report}")
-    return 1 if any(cell.status != "done" for cell in found.cells) else 0
+        echo(f"corrections: {study.folder / CORRECTIONS}")
+    echo(f"report: {study.report}")
+    return 1 if any(cell.status != "done" for cell in study.cells) else 0

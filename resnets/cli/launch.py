@@ -15,7 +15,7 @@ from resnets.config import ConfigError, Recipe, to_toml
 from resnets.utils.files import run_folder
 from resnets.utils.printable import echo
 
-LOCAL = "localhost:0"  # rendezvous at a free port
+RENDEZVOUS = "localhost:0"  # at a free port
 
 
 def launch(
@@ -43,8 +43,8 @@ def launch(
     ):
         path = Path(temporary) / "recipe.toml"
         path.write_text(to_toml(recipe), encoding="utf-8")
-        words = [str(path), "--out", str(folder), *options, "--device", device]
-        return _launch(words, devices, max_restarts)
+        arguments = [str(path), "--out", str(folder), *options, "--device", device]
+        return _launch(arguments, devices, max_restarts)
 
 
 def _check_devices(devices: int, max_restarts: int, device: str) -> None:
@@ -55,14 +55,12 @@ def _check_devices(devices: int, max_restarts: int, device: str) -> None:
         raise ConfigError("--devices and --max-restarts: this process was started by torchrun")
     if devices < 1 or max_restarts < 0:
         raise ConfigError(f"--devices {devices}: must be at least 1, --max-restarts at least 0")
-    present = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if present and devices > present:
-        raise ConfigError(
-            f"--devices {devices}: there are {present} GPUs; use --device cpu for more"
-        )
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if gpus and devices > gpus:
+        raise ConfigError(f"--devices {devices}: there are {gpus} GPUs; use --device cpu for more")
 
 
-def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
+def _launch(arguments: Sequence[str], devices: int, max_restarts: int) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -78,22 +76,22 @@ def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
         nproc_per_node=devices,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint=LOCAL,
+        rdzv_endpoint=RENDEZVOUS,
         max_restarts=max_restarts,
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "resnets", "train", *words)
+        elastic_launch(config, sys.executable)("-m", "resnets", "train", *arguments)
     except ChildFailedError as failed:
         rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
-        echo(f"resnets train: rank {rank} {_ended(first.exitcode)}", error=True)
+        echo(f"resnets train: rank {rank} {_describe_exit(first.exitcode)}", error=True)
         return max(1, first.exitcode)
     except SignalException as stop:
         return 130 if stop.sigval == signal.SIGINT else 0
     return 0
 
 
-def _ended(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}; resume with --resume"
     return f"failed first, with exit code {code}; its error is above"

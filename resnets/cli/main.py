@@ -13,7 +13,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from resnets.cli.process import Ended, check_words, ended_by_signals, open_standard_streams
+from resnets.cli.process import (
+    Terminated,
+    check_arguments,
+    open_standard_streams,
+    terminate_on_signals,
+)
 
 NO_HOME = "Could not determine home directory."  # message of pathlib
 GROUPS = ("data", "study")  # commands that consist of subcommands
@@ -43,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         try:
-            words = list(sys.argv[1:] if argv is None else argv)
-            if (code := _without_command(words)) is not None:
+            arguments = list(sys.argv[1:] if argv is None else argv)
+            if (code := _handle_no_command(arguments)) is not None:
                 return code
-            with ended_by_signals():
-                return _run(words[0], words[1:])
+            with terminate_on_signals():
+                return _run(arguments[0], arguments[1:])
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
@@ -56,45 +61,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def module_name(command: str) -> str:
-    """The module of a command."""
+    """Return the module of a command."""
     return f"resnets.cli.{command.replace('-', '_')}"
 
 
-def _without_command(words: list[str]) -> int | None:
-    """The exit code of words that name no command; None where they name one."""
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())  # noqa: T201
-        return 0 if words else 2
-    if words[0] in ("-V", "--version"):
+def _handle_no_command(arguments: list[str]) -> int | None:
+    """Print help, version or an error and return the exit code; None if a command is named."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_format_overview())  # noqa: T201
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
         from importlib.metadata import version
 
         print(f"resnets {version('resnets')}")  # noqa: T201
         return 0
-    name = words[0]
+    name = arguments[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
+        matches = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {matches[0]}?" if matches else f"known: {', '.join(COMMANDS)}"
         return _fail(f"resnets: unknown command {name!r}; {hint}", 2)
     return None
 
 
-def _run(name: str, words: list[str]) -> int:
+def _run(name: str, arguments: list[str]) -> int:
+    """Run a command; returns the exit code, after printing the error if there is one."""
     import tyro
 
     from resnets.config import ConfigError, RemoteError
     from resnets.config.aliases import current_words
+    from resnets.utils.printable import echo
 
     module = importlib.import_module(module_name(name))
     program = f"resnets {name}"
-    if name in GROUPS and words and not words[0].startswith("-"):
-        name = f"{name} {words[0]}"  # as errors call it
+    if name in GROUPS and arguments and not arguments[0].startswith("-"):
+        name = f"{name} {arguments[0]}"  # for error messages
     if os.environ.get("WORLD_SIZE", "1") != "1":  # a message names its process
         name = f"{name}: rank {os.environ.get('RANK', '?')}"
     try:
-        words = current_words(words)
-        check_words(words)
-        code = tyro.cli(module.command, prog=program, args=words)
-        return int(code or 0)
+        arguments = current_words(arguments)
+        check_arguments(arguments)
+        return tyro.cli(module.command, prog=program, args=arguments)
     except BrokenPipeError:
         raise
     except RemoteError:
@@ -102,11 +108,17 @@ def _run(name: str, words: list[str]) -> int:
     except ConfigError as error:
         return _fail(f"resnets {name}: {error}", 2)
     except (ValueError, OSError) as error:
-        return _fail(f"resnets {name}: {_one_line(error)}", 1)
-    except KeyboardInterrupt:
-        return _fail(f"resnets {name}: stopped", 130)
-    except Ended as ended:
-        return _fail(f"resnets {name}: {ended}", ended.code)
+        return _fail(f"resnets {name}: {_format_error(error)}", 1)
+    except KeyboardInterrupt as stop:
+        from resnets.train.guards.interrupt import Interrupted
+
+        if not isinstance(stop, Interrupted):
+            return _fail(f"resnets {name}: stopped", 130)
+        if os.environ.get("RANK", "0") == "0":
+            echo(stop)
+        return stop.code
+    except Terminated as signal:
+        return _fail(f"resnets {name}: {signal}", signal.code)
     except (RuntimeError, MemoryError) as error:
         if str(error) == NO_HOME:
             why = "a path begins with ~, but that user has no home folder"
@@ -119,7 +131,7 @@ def _run(name: str, words: list[str]) -> int:
         return _fail(f"resnets {name}: out of memory ({why[:200]})", 1)
 
 
-def _one_line(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
@@ -133,7 +145,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _overview() -> str:
+def _format_overview() -> str:
     rows = "\n".join(f"  {name:<16}{text}" for name, text in COMMANDS.items())
     return (
         "usage: resnets COMMAND ...\n\n"

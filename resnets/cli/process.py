@@ -13,17 +13,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from resnets.weights.load import LoadOptions
 
 EMPTY = "is empty; is a shell variable not set?"
-ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-class Ended(BaseException):
-    """Raised by SIGTERM and SIGHUP; like KeyboardInterrupt, so that blocks clean up."""
+class Terminated(BaseException):
+    """Raised on SIGTERM and SIGHUP, like KeyboardInterrupt on Ctrl-C, so that blocks clean up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -51,8 +46,8 @@ def open_standard_streams() -> None:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise `Ended`, so that temporary files are removed.
+def terminate_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed.
 
     A second SIGTERM ends the process at once. Existing handlers stay: that of nohup, which ignores
     SIGHUP, and those of a program that calls `main`.
@@ -66,39 +61,33 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         else:
             signal.signal(number, signal.SIG_DFL)
-        raise Ended(number)
+        raise Terminated(number)
 
-    ours = []
+    handled = []
     if threading.current_thread() is threading.main_thread():
-        ours = [each for each in ENDING if signal.getsignal(each) is signal.SIG_DFL]
-    for each in ours:
+        signals = (signal.SIGTERM, signal.SIGHUP)
+        handled = [each for each in signals if signal.getsignal(each) is signal.SIG_DFL]
+    for each in handled:
         signal.signal(each, end)
     try:
         yield
     finally:
-        for each in ours:
+        for each in handled:
             signal.signal(each, signal.SIG_DFL)
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str]) -> None:
     """Raise ConfigError for an empty argument, which as a path would be the current folder."""
     from resnets.utils.errors import ConfigError
 
-    for place, word in enumerate(words):
-        name, equals, value = word.partition("=")
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
         if name.startswith("--") and equals and not value.strip():
             raise ConfigError(f"{name}: {EMPTY}")
-        if not word.strip():
-            option = words[place - 1] if place and words[place - 1].startswith("-") else ""
-            raise ConfigError(f"{option or f'argument {place + 1}'}: {EMPTY}")
-
-
-def load_options(model: str | None, classes: str | None) -> LoadOptions:
-    """The options --model and --classes; from now on, decisions about weights are printed."""
-    from resnets.weights.load import LoadOptions
-
-    log_to_stderr()
-    return LoadOptions(model, classes)
+        if not argument.strip():
+            before = arguments[index - 1] if index else ""
+            option = before if before.startswith("-") else f"argument {index + 1}"
+            raise ConfigError(f"{option}: {EMPTY}")
 
 
 def log_to_stderr() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from resnets.cli.process import load_options
+from resnets.cli.options import Flag, load_options
 from resnets.utils.printable import echo
 from resnets.weights.push import Layout
 
@@ -19,7 +19,7 @@ def command(
     classes: str | None = None,
     layout: Annotated[Layout, tyro.conf.arg(name="format")] = "timm",
     license_: Annotated[str | None, tyro.conf.arg(name="license")] = None,
-    private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    private: Flag = False,
 ) -> int:
     """Write weights, config.json and a model card (README.md) to a folder or the Hugging Face Hub.
 
@@ -33,14 +33,14 @@ def command(
             lists.
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
             line, a,b,c, imagenet, or numbers for 0, 1, ...
-        layout: Library whose config and tensor names are written. torchvision, mmpretrain and
-            detectron2 get a state dict in model.pth beside the folder of timm.
+        layout: Library whose config and tensor names are written. For torchvision, mmpretrain and
+            detectron2 a state dict, model.pth, is added to the files of timm.
         license_: License of the weights, as named on the Hub (apache-2.0, mit, cc-by-4.0, ...).
         private: Create a private repository on the Hub.
     """
     from resnets.weights.push import push
 
     options = load_options(model, classes)
-    place = push(weights, to, license=license_, private=private, options=options, format=layout)
-    echo(f"pushed {weights}: {place}")
+    target = push(weights, to, license=license_, private=private, options=options, format=layout)
+    echo(f"pushed {weights}: {target}")
     return 0

@@ -1,4 +1,4 @@
-"""`resnets recompute-norm`: true-average batch norm statistics of a trained classifier."""
+"""`resnets recompute-norm`: average the batch norm statistics of a trained classifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(
 ) -> int:
     """Average the batch norm statistics of a trained classifier over its training set.
 
-    In place of the moving averages of training, as the paper does before it trains detectors
+    The averages replace the moving averages of training, as in the paper before it trains detectors
     (appendix A). Training images are read once, without augmentation.
 
     Args:
@@ -31,7 +31,7 @@ def command(
             trained on. Its training images are read; their classes do not matter.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
-        batch_size: Most images of a batch.
+        batch_size: Largest batch size.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from resnets.api.recompute_norm import recompute_norm

@@ -18,19 +18,19 @@ def command(
 ) -> int:
     """Repeat the step of a run whose loss or weights were not finite, and say where it began.
 
-    The first time, training goes on from the run's newest checkpoint until that step, which is kept
-    with its batch, weights and settings in RUN/nonfinite; later it is repeated from there.
+    The first time, training continues from the newest checkpoint of the run to that step, which is
+    saved with its batch, weights and settings in RUN/nonfinite; later it is repeated from there.
 
     Args:
         run: Folder of the run.
-        data: The data set's current location.
+        data: Current location of the data set, if it has moved.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from resnets.train.replay import replay
 
-    found = replay(run, data=data, device=device)
-    echo(found)
-    for name, value in found.largest.items():
+    result = replay(run, data=data, device=device)
+    echo(result)
+    for name, value in result.largest.items():
         echo(f"  largest output before: {name} {value:.4g}")
-    echo(f"kept: {found.file}")
+    echo(f"saved: {result.file}")
     return 0

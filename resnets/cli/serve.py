@@ -50,7 +50,7 @@ def command(
             lists.
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
             line, a,b,c, imagenet, or numbers for 0, 1, ...
-        port: Port; 0 takes a free one, which the log names in its line "serving".
+        port: Port; 0 selects a free one, which the log line "serving" names.
         host: Address to listen on; 0.0.0.0 or :: for other machines.
         allowed_host: Accepted Host headers, besides localhost, addresses and the name of this
             machine.
@@ -85,7 +85,7 @@ def command(
         upload=int(max_upload_mb * (1 << 20)),
         pixels=int(max_megapixels * 1e6),
     )
-    token = _token(token_env)
+    token = _read_token(token_env)
     _check_origins(cors_origin)
     try:
         from resnets.serve import server
@@ -125,7 +125,7 @@ def command(
 
 
 def _check_origins(origins: Sequence[str]) -> None:
-    """ConfigError for an origin that no browser sends."""
+    """Raise ConfigError for an origin that no browser sends."""
     for origin in origins:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
             raise ConfigError(
@@ -133,7 +133,8 @@ def _check_origins(origins: Sequence[str]) -> None:
             )
 
 
-def _token(name: str | None) -> str | None:
+def _read_token(name: str | None) -> str | None:
+    """Read the token from the environment variable `name`; ConfigError if there is none."""
     if name is None:
         return None
     token = os.environ.get(name, "")

@@ -14,6 +14,7 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from resnets.cli.options import Fields, Flag, split_setting
 from resnets.config import ConfigError
 from resnets.utils.printable import Console, echo
 
@@ -28,14 +29,14 @@ def command(
     iterations: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
-    fields: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = (),
-    resume_if_exists: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    fields: Fields = (),
+    resume_if_exists: Flag = False,
     device: str = "auto",
     devices: int = 1,
     max_restarts: int = 0,
     hang_after: float = 1800,
-    fit_memory: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="list")] = False,
+    fit_memory: Flag = False,
+    list_recipes: Annotated[Flag, tyro.conf.arg(name="list")] = False,
 ) -> int:
     """Train a model into a run folder with checkpoints, metrics, curves and a report.
 
@@ -48,7 +49,7 @@ def command(
         model: Model of the catalog (see `resnets info`); a detector as resnet50-fpn, resnet50-c4.
         epochs: Length of the run in epochs; schedules scale with it. With --resume the new length
             of the whole run.
-        iterations: Length of the run in optimizer steps, likewise.
+        iterations: Length of the run in optimizer steps, otherwise like epochs.
         seed: Seed of initialization, order and augmentation.
         out: Run folder to write; default runs/RECIPE-N.
         fields: Any other recipe field, as path=value; can be repeated.
@@ -67,7 +68,7 @@ def command(
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("resnets").setLevel(logging.INFO)
     if list_recipes:
-        _show_recipes()
+        _print_recipes()
         return 0
     if (recipe is None) == (resume is None):
         raise ConfigError("give one recipe (see --list) or one run with --resume")
@@ -102,34 +103,28 @@ def command(
         what = f"{chosen.net_name}, {chosen.name}, {chosen.duration}"
         logging.getLogger("resnets").info("training %s", what)
     from resnets.api.train import train
-    from resnets.train.guards.interrupt import Interrupted
 
-    try:
-        run = train(
-            chosen,
-            data=data,
-            epochs=epochs,
-            iterations=iterations,
-            out=resume or out,
-            resume=resume is not None or resume_if_exists or restarted,
-            device=device,
-            fit_memory=fit_memory,
-            hang_after=hang_after,
-        )
-    except Interrupted as stop:
-        if is_main:
-            echo(stop)
-        return stop.code
+    run = train(
+        chosen,
+        data=data,
+        epochs=epochs,
+        iterations=iterations,
+        out=resume or out,
+        resume=resume is not None or resume_if_exists or restarted,
+        device=device,
+        fit_memory=fit_memory,
+        hang_after=hang_after,
+    )
     if is_main:
-        _show_result(run.result, run.folder)
+        _print_result(run.result, run.folder)
     return 0
 
 
 class _Stderr:
-    """sys.stderr as it is when a line is written: a progress bar replaces it while it shows."""
+    """The `sys.stderr` of the moment of writing, which a progress bar replaces while it shows."""
 
     def write(self, text: str) -> None:
-        """Write, above the bar if there is one."""
+        """Write `text`, above the progress bar if there is one."""
         sys.stderr.write(text)
 
     def flush(self) -> None:
@@ -137,22 +132,14 @@ class _Stderr:
         sys.stderr.flush()
 
 
-def split_setting(text: str) -> tuple[str, str]:
-    """The path and the value of "path=value"; ConfigError for anything else."""
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
-    return path.strip(), value.strip()
-
-
-def _show_recipes() -> None:
+def _print_recipes() -> None:
     from resnets.recipes import RECIPES
 
     for name, make in RECIPES.items():
         echo(f"{name}\n    " + inspect.cleandoc(make.__doc__ or "").replace("\n", "\n    ") + "\n")
 
 
-def _show_result(result: dict[str, Any], folder: Path) -> None:
+def _print_result(result: dict[str, Any], folder: Path) -> None:
     from resnets.data.dataset.summary import wrapped
     from resnets.report.run import SHORT, SPLITS, format_metric, metrics_of
 
@@ -185,8 +172,8 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
         for text in each.get("warnings", ()):
             for line in wrapped("warning", f"{split}: {text}"):
                 echo(line)
-    if (found := result.get("calibration")) is not None:
-        for line in wrapped("note", _calibration(found)):
+    if (calibration := result.get("calibration")) is not None:
+        for line in wrapped("note", _format_calibration(calibration)):
             echo(line)
     speed = f"{result['images_per_second']:,.0f} {unit}/s"
     echo(f"\n{result['seconds']:.0f} s of training, {speed}")
@@ -198,19 +185,20 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
         echo(f"next:   resnets predict {run} {what}")
         if unit == "signals":
             echo(f"        resnets export {run}")
-        return
-    echo(f"next:   resnets predict {run} IMAGE...")
-    echo(f"        resnets export {run}")
-    echo(f"        resnets serve {run}")
+    else:
+        echo(f"next:   resnets predict {run} IMAGE...")
+        echo(f"        resnets export {run}")
+        echo(f"        resnets serve {run}")
 
 
-def _calibration(found: dict[str, Any]) -> str:
-    """What was fitted on validation, in one line."""
-    if found.get("note"):
-        return str(found["note"])
-    before, after = found["before"], found["after"]
+def _format_calibration(calibration: dict[str, Any]) -> str:
+    """Format what temperature scaling fitted on the validation images, in one line."""
+    if calibration.get("note"):
+        return str(calibration["note"])
+    before, after = calibration["before"], calibration["after"]
     return (
-        f"temperature {found['temperature']:.3g} fitted on {found['images']:,} validation images:"
+        f"temperature {calibration['temperature']:.3g} fitted on"
+        f" {calibration['images']:,} validation images:"
         f" loss {before['loss']:.4f} to {after['loss']:.4f}, calibration error"
         f" {before['calibration_error']:.4f} to {after['calibration_error']:.4f}"
     )

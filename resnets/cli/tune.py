@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from resnets.cli.options import Fields, split_setting
 from resnets.utils.printable import echo
 
 
@@ -19,20 +20,20 @@ def command(
     budget: str = "3ep",
     seed: int = 0,
     out: Path | None = None,
-    fields: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = (),
+    fields: Fields = (),
     device: str = "auto",
 ) -> int:
     """Search learning rate, weight decay and augmentation strength on validation images.
 
-    A learning-rate range test, then trials drawn by Optuna. Writes recipe.toml, which `resnets
-    train` takes, and report.html. With --out, the same command goes on with a search that was
-    stopped, and a larger --trials extends it.
+    Runs a learning-rate range test, then trials that Optuna samples. Writes recipe.toml, which
+    `resnets train` takes, and report.html. With --out, the same command resumes a stopped search,
+    and a larger --trials extends it.
 
     Args:
         recipe: Recipe, or a .toml file.
         data: Data set: a name or a path.
         model: Model; default is the recipe's.
-        trials: Runs in all.
+        trials: Number of trials in all, including those of a search that is resumed.
         budget: Length of each run, as 3ep or 500it.
         seed: Seed of the search.
         out: Folder to write or resume; default runs/tune-N.
@@ -40,23 +41,22 @@ def command(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from resnets import recipes
-    from resnets.cli.train import split_setting
     from resnets.config import from_toml, replace_fields
     from resnets.study.tune.search import BEST, tune
 
     path = Path(recipe)
     base = from_toml(path) if path.suffix == ".toml" else recipes.recipe(recipe, model)
-    given: dict[str, object] = {} if data is None else {"data.source": data}
-    given |= dict(split_setting(each) for each in fields)
-    found = tune(
-        replace_fields(base, given),
+    settings: dict[str, object] = {} if data is None else {"data.source": data}
+    settings |= dict(split_setting(each) for each in fields)
+    search = tune(
+        replace_fields(base, settings),
         trials=trials,
         budget=budget,
         seed=seed,
         out=out,
         device=device,
     )
-    echo(found.lead)
-    echo(f"report: {found.report}")
-    echo(f"next: resnets train {found.folder / BEST}")
+    echo(search.lead)
+    echo(f"report: {search.report}")
+    echo(f"next: resnets train {search.folder / BEST}")
     return 0

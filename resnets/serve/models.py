@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnets.config import ConfigError
 from resnets.data.decode.decode import decode, decode_whole
 from resnets.detect.models.predictor import InferenceInput
 from resnets.detect.outputs import Output
@@ -193,12 +194,16 @@ def open_model(
     loading: LoadOptions = NOTHING_SAID,
     log: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """Open an artifact, run or checkpoint for serving; raises the errors of its loader.
+    """Open an artifact, run or checkpoint for serving; raises the errors of its loader, and
+    ConfigError for models of text and signals.
 
     digest: its `fingerprint` before this call. loading: options for weights that do not name their
     model; ignored for others.
     """
-    if read_task(where) != "classify":
+    task = read_task(where)
+    if task in ("text", "signals"):
+        raise ConfigError(f"{where}: is for task {task!r}, which is not served; use predict")
+    if task != "classify":
         check_runtime(where, backend, precision)
         return VisionModel(where, device, precision)
     if is_artifact(where):

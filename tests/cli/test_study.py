@@ -111,13 +111,13 @@ def test_studies_of_trained_nets(study, tmp_path, monkeypatch, capsys, words):
 
 
 def test_nets_may_have_their_own_numbers_of_seeds():
-    from resnets.cli.study import _counts
+    from resnets.cli.study import _parse_seeds
     from resnets.config import ConfigError
     from resnets.study.depth.presets import depth_grid
 
     nets = ("cifar-plain20", "cifar-resnet20")
-    assert depth_grid(models=nets, seeds=_counts("3,1")).seeds == (3, 1)
-    assert depth_grid(models=nets, seeds=_counts("2")).seeds == (2, 2)
+    assert depth_grid(models=nets, seeds=_parse_seeds("3,1")).seeds == (3, 1)
+    assert depth_grid(models=nets, seeds=_parse_seeds("2")).seeds == (2, 2)
     for wrong in ("3,1,1", "0", "three"):
         with pytest.raises(ConfigError, match="seeds"):
-            depth_grid(models=nets, seeds=_counts(wrong))
+            depth_grid(models=nets, seeds=_parse_seeds(wrong))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from resnets.cli.evaluate import show
+from resnets.cli.evaluate import print_evaluation
 from resnets.data import Batch
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.evaluation import evaluate_scores
@@ -134,7 +134,7 @@ def test_protocol_is_one_sentence_with_views_size_precision_weights_and_data():
 
 def test_table_of_many_classes_shows_the_ten_worst(capsys):
     result = evaluate(Brightest(30), batches(30, (60,), wrong=1), 30)
-    show(result)
+    print_evaluation(result)
     out = capsys.readouterr().out
     assert "The 10 of 30 classes with the lowest F1" in out
     assert "class 0 " in out  # lost an example

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from checkpoint_files import save_checkpoint
 from PIL import Image
 from serving import Running, picture, running, save_classifier, save_detector, watched_files
 from small_nets import CLASSES
@@ -277,6 +279,16 @@ def test_command_refuses_in_one_line(words, said, capsys):
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["text", "signals"])
+def test_models_of_texts_and_signals_are_refused_as_such(task, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, {"model/x": torch.zeros(1)}, {"recipe": {"task": task}})
+    assert main(["serve", str(path), "--port", "0"]) == 2
+    error = capsys.readouterr().err
+    assert repr(task) in error
+    assert "objects" not in error
 
 
 def test_a_port_in_use_is_reported(paths, capsys):

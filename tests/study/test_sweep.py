@@ -8,7 +8,7 @@ import pytest
 from html_elements import Elements
 from made_up_study import write_runs
 
-from resnets.cli.study.analyses import split_names
+from resnets.cli.options import split_names
 from resnets.config import ConfigError
 from resnets.study.depth.best_of_sweep import sweep
 from resnets.study.depth.page import write_grid_page

@@ -1,4 +1,4 @@
-"""`resnets data`: look after stored sets of images."""
+"""`resnets data`: check or pack a stored data set."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def command(
         ]
     ],
 ) -> int:
-    """Look after stored sets of images: check one, or pack it."""
+    """Check a stored data set, or pack it."""
     return task.run()

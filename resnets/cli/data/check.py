@@ -1,4 +1,4 @@
-"""`resnets data check`: whether a set can be trained and measured on, and what to do if not."""
+"""`resnets data check`: whether a data set is fit for training and evaluation, and if not, why."""
 
 from __future__ import annotations
 
@@ -34,35 +34,37 @@ MARKS = {"leak": "LEAK", "refused": "REFUSED", "broken": "BROKEN", "suspect": "l
 
 @dataclass(frozen=True)
 class Check:
-    """Read every image of a set whole and say what is wrong with it, worst first.
+    """Read every image of a data set completely and report its problems, worst first.
 
-    Leaks between parts (training images that are copies or near-copies of test images), unreadable
-    images, uneven classes, duplicates, odd formats, files that training does not see. Where there
-    are boxes, outlines or class maps (COCO, VOC, YOLO, labelme, CVAT), a line for each bad one.
-    Writes report.html, files.csv and quarantine.txt, a list that training leaves out.
+    Finds leaks between splits (training images that are copies or near-copies of test images),
+    unreadable images, unbalanced classes, duplicates, unusual formats, and files that training
+    ignores. Bad boxes, outlines and class maps (COCO, VOC, YOLO, labelme, CVAT) are listed one by
+    one. Writes report.html, files.csv and quarantine.txt, a list of images that training leaves
+    out.
 
-    Exit code: 0 nothing that spoils a result, 3 leaks between parts, 1 images that cannot be read
-    or are there under two labels, bad annotations, or a set that training refuses; 2 bad usage.
-    What the quarantine lists already does not count.
+    Exit code: 0 nothing that spoils a result; 3 leaks between splits; 1 images that cannot be read
+    or have two labels, bad annotations, or a set that training refuses; 2 bad usage. Images that
+    the quarantine list names already do not count.
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ..., or any folder of images.
         out: Folder for the report; default NAME-check in this folder.
         leave_out: Findings to list in quarantine.txt, besides what cannot be read: leak, near-leak,
-            duplicate, ..., or none. Of two alike, the one further from the test set.
-        quarantine: List of images that are left out already, as data.quarantine of training;
-            default quarantine.txt in the set's folder, where there is one.
-        tiny: Shorter side in px below which an image is called tiny.
+            duplicate, ..., or none. Of two copies, the one further from the test split is listed
+            (train before val before test).
+        quarantine: List of images that are left out already (data.quarantine of a recipe);
+            default: quarantine.txt in the folder of the data set, if it exists.
+        tiny: Shorter side in px below which an image is reported as tiny.
         ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
-        labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
-            a class) or name (cat of cat.0.jpg).
+        labels_from: Where labels are read from (data.labels_from): auto, folder (each top folder is
+            a class) or name (cat.0.jpg is of class cat).
         workers: Threads, 0 = one per core.
-        repair: New folder for corrected annotations of a set with boxes, as COCO JSON; boxes that
-            pass the edge are cut there, what cannot be repaired is left out.
-        class_map: What the values of class maps mean, as `detect.class_map` says it: ids, binary,
-            voc, cityscapes, cityscapes-trainids.
-        class_map_folder: Folder that holds the class maps, as `detect.class_map_folder` says it.
-        format: Annotation format to read, as `detect.format` says it.
+        repair: New folder for corrected annotations of a set with boxes, as COCO JSON; boxes are
+            clipped to the image, and annotations that cannot be repaired are left out.
+        class_map: Meaning of the values of class maps (detect.class_map): ids, binary, voc,
+            cityscapes, cityscapes-trainids.
+        class_map_folder: Folder of the class maps (detect.class_map_folder).
+        format: Annotation format (detect.format).
     """
 
     source: tyro.conf.Positional[str]
@@ -80,7 +82,11 @@ class Check:
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
-        from resnets.cli.data.check_boxes import check_annotated, repair, show_annotated
+        from resnets.cli.data.check_boxes import (
+            check_all_annotations,
+            print_annotation_check,
+            repair,
+        )
         from resnets.data.check.held_out_parts import with_shares
         from resnets.data.check.parts import open_contents
         from resnets.data.check.report import write_check
@@ -115,26 +121,26 @@ class Check:
             else with_shares(open_contents(spec), spec)
         )
         announce(contents)
-        # Held from here on: a new folder inside the set must not be taken for one of its own.
+        # Not earlier: a new folder inside the data set would be listed as one of its folders.
         with results_folder(out), results_folder(self.repair):
-            annotated = check_annotated(self.source, tasks, detect, self.workers)
-            report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
+            check = check_all_annotations(self.source, tasks, detect, self.workers)
+            report = check_data(spec, tiny=self.tiny, contents=contents, watch=_show_progress)
             if tasks:
-                report = report.annotated(annotated.bad, annotated.refusals, annotated.warnings)
+                report = report.annotated(check.bad, check.refusals, check.warnings)
             recipe = RECIPES.get(tasks[0], "detect") if tasks else "scratch"
             written = write_check(report, out, spec, leave_out, recipe)
-            _remember(report, spec, written, annotated=bool(tasks))
-            _show(report, written)
+            _save_findings(report, spec, written, annotated=bool(tasks))
+            _print_report(report, written)
             if tasks:
-                show_annotated(annotated, out)
+                print_annotation_check(check, out)
             if self.repair is not None:
                 repair(self.source, tasks[0], self.repair, detect)
             code = exit_code(report)
-            _conclude(report, written, code)
+            _print_conclusion(report, written, code)
             return code
 
     def _options(self) -> tuple[str | None, frozenset[Kind]]:
-        """The quarantine list and the kinds to put into a new one."""
+        """Return the quarantine list, and the kinds of findings to put into a new one."""
         from resnets.data.finding_kinds import KINDS, kinds_by_name
 
         known = {kind.name for kind in KINDS}
@@ -142,16 +148,18 @@ class Check:
         names = set((self.quarantine or "").split(","))
         if names <= known and not Path(self.quarantine or "").exists():
             echo(
-                "resnets data check: --quarantine names a list, as for training; findings to list"
-                f" are named with --leave-out {self.quarantine}, which is taken here",
+                "resnets data check: --quarantine takes a file; continuing as with --leave-out"
+                f" {self.quarantine}",
                 error=True,
             )
             return None, kinds_by_name(sorted(kinds | names))
         return self.quarantine, kinds_by_name(sorted(kinds))
 
 
-def _remember(report: CheckReport, spec: DataSpec, written: Written, *, annotated: bool) -> None:
-    """Keep what was found where training of the same set finds it."""
+def _save_findings(
+    report: CheckReport, spec: DataSpec, written: Written, *, annotated: bool
+) -> None:
+    """Save the findings in the cache, where training on the same data set reads them."""
     from resnets.data.errors import DataError
     from resnets.data.sources.open import find_source
     from resnets.data.splits.check_record import save_record, source_listing
@@ -165,28 +173,28 @@ def _remember(report: CheckReport, spec: DataSpec, written: Written, *, annotate
     except DataError:  # nothing trains on it
         return
     if save_record(spec.source, report.findings, listing, written.quarantine) is None:
-        echo("note: the cache cannot be written; training will not repeat what was found here")
+        echo("note: the cache cannot be written, so training will not repeat these findings")
 
 
-def _watch(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:
+def _show_progress(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:
     from resnets.evaluate.prepare import with_progress
 
     return with_progress(counts, total, description=doing)
 
 
-def _show(report: CheckReport, written: Written) -> None:
+def _print_report(report: CheckReport, written: Written) -> None:
     from resnets.data.check.classes import suffix_counts
     from resnets.data.check.verdict import verdict
 
     console = terminal_console()
-    echo(_counted(report))
+    echo(_format_counts(report))
     for point in verdict(report):
         mark = f"[{STYLES[point.weight]}]{MARKS[point.weight]:<8}[/]"
         console.print(f"{mark}{escape(point.text)}", highlight=False, soft_wrap=True)
         if point.advice:
             echo(f"        {point.advice}")
     if report.leaks or report.broken:
-        echo(_remedy(report, written))
+        echo(_format_remedy(report, written))
     for table in _tables(report):
         console.print(table)
     counts = suffix_counts(report.contents)
@@ -194,23 +202,23 @@ def _show(report: CheckReport, written: Written) -> None:
     echo(f"images by suffix: {suffixes}")
 
 
-def _remedy(report: CheckReport, written: Written) -> str:
+def _format_remedy(report: CheckReport, written: Written) -> str:
     if report.leaks and not written.without_leaks:
         return "Check again with --leave-out leak,near-leak for a list to train without them."
     return f"Train without them:\n  {written.command}"
 
 
-def _counted(report: CheckReport) -> str:
-    """How many images there are, by part, and what of them training can take."""
+def _format_counts(report: CheckReport) -> str:
+    """Format the number of images of each split, and of those that training can use."""
     from resnets.data.check.verdict import usable
 
     parts = ", ".join(f"{count:,} {part}" for part, count in report.images.items() if part)
     total = f"{len(report.contents):,} images" + (f": {parts}" if parts else "")
-    left = usable(report)
-    if left == report.images:
+    counts = usable(report)
+    if counts == report.images:
         return total
-    kept = ", ".join(f"{count:,} {part}".rstrip() for part, count in left.items())
-    return f"{total}; without what cannot be read or is in quarantine {kept}"
+    text = ", ".join(f"{count:,} {part}".rstrip() for part, count in counts.items())
+    return f"{total}; without unreadable and quarantined images {text}"
 
 
 def _tables(report: CheckReport) -> Iterator[Table]:
@@ -225,8 +233,8 @@ def _tables(report: CheckReport) -> Iterator[Table]:
         for kind in dict.fromkeys((*KINDS, *counts)):
             if kind in counts:
                 first = next(each for each in report.findings if each.kind == kind)
-                such = " ".join(filter(None, (first.path, f"({first.detail})")))
-                table.add_row(kind.name, kind.weight, f"{counts[kind]:,}", escape(such))
+                example = " ".join(filter(None, (first.path, f"({first.detail})")))
+                table.add_row(kind.name, kind.weight, f"{counts[kind]:,}", escape(example))
         yield table
     classes = class_table(report.contents)
     if classes is not None:
@@ -240,15 +248,15 @@ def _tables(report: CheckReport) -> Iterator[Table]:
         yield table
 
 
-def _conclude(report: CheckReport, written: Written, code: int) -> None:
-    """The last lines: where everything is, and once more the worst."""
+def _print_conclusion(report: CheckReport, written: Written, code: int) -> None:
+    """Print the files that were written, the worst problem once more, and the exit code."""
     from resnets.data.check.verdict import verdict, warnings
 
     echo(f"report: {written.page}\nfindings: {written.table}")
     echo(f"quarantine: {written.quarantine} ({written.listed:,} listed)")
     worst = verdict(report)[0]
     if worst.weight == "leak":
-        echo(f"LEAK: {worst.text}.\n{_remedy(report, written)}")
+        echo(f"LEAK: {worst.text}.\n{_format_remedy(report, written)}")
     elif worst.weight in ("refused", "broken"):
         echo(f"{MARKS[worst.weight]}: {worst.text}")
     found = warnings(report)

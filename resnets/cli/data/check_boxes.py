@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from resnets.detect.formats.records import Task
 
 ANNOTATIONS = "annotations.csv"
-MOST_CLASSES = 20  # that are named
-MOST_LINES = 200  # problems printed; all of them are in annotations.csv
+MAX_CLASSES = 20  # that are named
+MAX_PROBLEMS = 200  # that are printed; all of them are in annotations.csv
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """What is wrong with the annotations of a set: a report for each task it has some for.
+class AnnotationCheck:
+    """The problems of the annotations of a data set, with a report for each task.
 
     refusals: why training refuses them. notes: what was not checked.
     """
@@ -32,19 +32,19 @@ class Annotated:
 
     @property
     def bad(self) -> int:
-        """How many annotations or images are bad; trainval says again what train said."""
+        """Number of problems; those that both train and trainval have are counted once."""
         return len({problem for each in self.reports for problem in each.problems})
 
     @property
     def warnings(self) -> list[str]:
-        """What may be wrong with all annotations, once each."""
-        return list(dict.fromkeys(said for each in self.reports for said in each.warnings))
+        """Warnings about all annotations, without repetitions."""
+        return list(dict.fromkeys(text for each in self.reports for text in each.warnings))
 
 
-def check_annotated(
+def check_all_annotations(
     source: str, tasks: Sequence[Task], detect: DetectSpec, workers: int = 0
-) -> Annotated:
-    """Check the annotations of a set for each of `tasks`."""
+) -> AnnotationCheck:
+    """Check the annotations of a data set for each of `tasks`."""
     from resnets.data.errors import DataError
     from resnets.detect.check.run import check_annotations
 
@@ -52,48 +52,50 @@ def check_annotated(
     for task in tasks:
         try:
             reports.append(
-                check_annotations(source, task, workers=workers, watch=_watch, detect=detect)
+                check_annotations(
+                    source, task, workers=workers, watch=_show_progress, detect=detect
+                )
             )
         except DataError as error:
             if task == "segment" and len(tasks) > 1:
                 notes.append(f"class maps are not checked: {error}")
             else:
                 refusals.append(str(error))
-    return Annotated(reports, refusals, notes)
+    return AnnotationCheck(reports, refusals, notes)
 
 
-def show_annotated(annotated: Annotated, out: Path) -> None:
+def print_annotation_check(check: AnnotationCheck, out: Path) -> None:
     """Print a line for each bad annotation and a summary; write annotations.csv into `out`."""
     from resnets.detect.check.run import write_problems
 
-    reports = annotated.reports
-    for note in annotated.notes:
+    reports = check.reports
+    for note in check.notes:
         echo(f"note: {note}")
     for report in reports:
-        for problem in report.problems[:MOST_LINES]:
+        for problem in report.problems[:MAX_PROBLEMS]:
             echo(problem)
-        if len(report.problems) > MOST_LINES:
-            echo(f"... and {len(report.problems) - MOST_LINES:,} more, in annotations.csv")
+        if len(report.problems) > MAX_PROBLEMS:
+            echo(f"... and {len(report.problems) - MAX_PROBLEMS:,} more, in annotations.csv")
         for note in report.notes:
             echo(f"note: {note}")
         classes = report.source.classes
-        more = f" and {len(classes) - MOST_CLASSES:,} more" if len(classes) > MOST_CLASSES else ""
-        echo(f"classes: {', '.join(classes[:MOST_CLASSES])}{more}")
+        more = f" and {len(classes) - MAX_CLASSES:,} more" if len(classes) > MAX_CLASSES else ""
+        echo(f"classes: {', '.join(classes[:MAX_CLASSES])}{more}")
         echo(f"annotations of {report.summary()}")
     write_problems((each for report in reports for each in report.problems), out / ANNOTATIONS)
     echo(f"bad annotations: {out / ANNOTATIONS}")
 
 
 def repair(source: str, task: Task, out: Path, detect: DetectSpec) -> None:
-    """Write corrected annotations into the new folder `out` and say what was done."""
+    """Write corrected annotations into the new folder `out` and print a summary."""
     from resnets.detect.check.repair import LIST, repair_annotations
 
-    done = repair_annotations(source, task, out, detect)
-    echo(f"wrote {out}: {done.summary()}")
-    echo(f"what was changed or left out: {out / LIST}; train on it with --data {out}")
+    result = repair_annotations(source, task, out, detect)
+    echo(f"wrote {out}: {result.summary()}")
+    echo(f"changes and omissions: {out / LIST}; train on it with --data {out}")
 
 
-def _watch(sizes: Iterable[object], total: int) -> Iterable[object]:
+def _show_progress(sizes: Iterable[object], total: int) -> Iterable[object]:
     from resnets.evaluate.prepare import with_progress
 
     return with_progress(sizes, total)

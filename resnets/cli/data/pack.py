@@ -1,25 +1,24 @@
-"""`resnets data pack`: a set of images into one file that needs no decoding."""
+"""`resnets data pack`: pack a data set into one file that needs no decoding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
+from resnets.cli.options import Flag
 from resnets.config import ConfigError, DataSpec, lock_path
 from resnets.utils.printable import echo
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Decode all images once, into one file that trains several times faster than the set.
+    """Decode all images once into one file, which trains several times faster than the data set.
 
-    Use it as any other set: `resnets train RECIPE --data NAME.pack`. Unreadable images are named
-    and left out; the exit code is then 1.
+    Use it like any other data set: `resnets train RECIPE --data NAME.pack`. Unreadable images are
+    named and left out; the exit code is then 1.
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ...; with --verify a packed file.
@@ -27,8 +26,8 @@ class Pack:
         out: File to write; default NAME-SIZE.pack in this folder.
         quarantine: List of images to leave out, as `resnets data check` writes it.
         ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
-        labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
-            a class) or name (cat of cat.0.jpg).
+        labels_from: Where labels are read from (data.labels_from): auto, folder (each top folder is
+            a class) or name (cat.0.jpg is of class cat).
         max_unreadable: Share of unreadable images above which nothing is written.
         workers: Threads, 0 = one per core.
         verify: Compare each image of a packed file with its checksum; writes nothing.
@@ -68,7 +67,10 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
     from resnets.data.sources.open import find_source
 
     if out is None:
-        out = Path(f"{_stem(Path(spec.source).resolve().name)}-{size}{SUFFIX}")
+        name = Path(spec.source).resolve().name
+        for ending in (".gz", ".xz", ".bz2", ".tar", ".tgz"):
+            name = name.removesuffix(ending)
+        out = Path(f"{name}-{size}{SUFFIX}")
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out {out}: packed sets end in {SUFFIX}; name it {out.name}{SUFFIX}")
     if not out.parent.is_dir():
@@ -87,12 +89,12 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
             max_unreadable=spec.max_unreadable,
         )
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.images.items())
-    echo(f"wrote {out}: {parts}, {_bytes(packed.size)}")
-    for said in describe_levels(packed.value_range):
-        echo(said)
+    echo(f"wrote {out}: {parts}, {_format_bytes(packed.size)}")
+    for line in describe_levels(packed.value_range):
+        echo(line)
     echo(f"use it: resnets train RECIPE --data {out}")
     if packed.unreadable:
-        _complain(f"{len(packed.unreadable):,} unreadable images left out")
+        _warn(f"{len(packed.unreadable):,} unreadable images left out")
     return 1 if packed.unreadable else 0
 
 
@@ -100,28 +102,21 @@ def _verify(path: Path) -> int:
     from resnets.data.dataset.pack import verify
     from resnets.evaluate.prepare import with_progress
 
-    bad, (images, found) = 0, verify(path)
-    for name, whole in with_progress(found, images):
-        if not whole:
-            bad += 1
-            _complain(f"{name}: differs from what was packed")
-    if bad:
-        _complain(f"{path}: {bad:,} of {images:,} images are damaged; pack the set again")
+    damaged, (images, checked) = 0, verify(path)
+    for name, is_intact in with_progress(checked, images):
+        if not is_intact:
+            damaged += 1
+            _warn(f"{name}: its checksum differs from that of the packed image")
+    if damaged:
+        _warn(f"{path}: {damaged:,} of {images:,} images are damaged; pack the data set again")
         return 1
-    echo(f"{path}: {images:,} images, all as they were packed")
+    echo(f"{path}: {images:,} images, all checksums match")
     return 0
 
 
-def _complain(text: str) -> None:
+def _warn(text: str) -> None:
     echo(f"resnets data pack: {text}", error=True)
 
 
-def _bytes(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def _stem(name: str) -> str:
-    """The name without the endings of archives."""
-    for ending in (".gz", ".xz", ".bz2", ".tar", ".tgz"):
-        name = name.removesuffix(ending)
-    return name

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.table import Table
 
+from resnets.cli.options import Flag
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from resnets.evaluate.unknown import UnknownMetrics
     from resnets.sequence.evaluate import SequenceEvaluation
 
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 MAX_CLASSES, WORST = 20, 10  # classes up to which the table has all, otherwise the worst
 PAIRS = 5
 
@@ -56,9 +56,9 @@ def command(
             an ensemble, matched by class names. Or one artifact of `resnets export`.
         data: Data set (name, hub:ORG/NAME, or a path, as for train); default: what the run was
             trained on.
-        split: Which split of it; val and train are those of the run.
-        image_set: Detectors only: the images of one set of the data, such as test-dev2017.
-            Without ground truth, --out gets results in the format of test servers.
+        split: Split of the data; val and train are those of the run.
+        image_set: Detectors only: name of an image set of the data, such as test-dev2017. Without
+            ground truth, results are written to --out in the format of test servers.
         model: Architecture of weights that do not state it (a state dict), as `resnets info`
             names it.
         classes: Names of the outputs in order, if the weights have none or the data has others: a
@@ -71,11 +71,11 @@ def command(
         classes_from: Localizers only: classification networks whose class probabilities (with
             --views, --flip and --average) replace the localizer's own; several form an ensemble.
         average: What is averaged over views and models.
-        unknown: Folder of images that are of none of the classes: AUROC, and how many of them are
-            taken for known at 95% recall. Classifiers only.
+        unknown: Classifiers only: folder of images that show none of the classes. Gives the AUROC,
+            and the share of them that is accepted at 95% recall of known images.
         json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
-            of detectors precision.png, misses.png and detections.json (COCO's results).
+            for detectors precision.png, misses.png and detections.json (COCO's results).
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, float16 on GPUs with
             tensor cores but without it, else float32. tf32: GPUs from Ampere on.
@@ -93,7 +93,7 @@ def command(
         classes=classes,
         labels=labels,
         views=views,
-        scales=_numbers(scales),
+        scales=_parse_scales(scales),
         flip=flip,
         average=average,
         image_set=image_set,
@@ -107,9 +107,9 @@ def command(
     if environment_int("RANK", 0) > 0:
         return 1 if found.errors else 0
     if isinstance(found, Measurement):
-        _report(found, as_json=json)
+        _print_measurement(found, as_json=json)
     elif isinstance(found, SequenceEvaluation):
-        _report_sequences(found, as_json=json)
+        _print_sequences(found, as_json=json)
     else:
         from resnets.cli.evaluate.detect import report
 
@@ -117,26 +117,26 @@ def command(
     return 1 if found.errors else 0
 
 
-def _numbers(scales: str | None) -> tuple[int, ...]:
+def _parse_scales(scales: str | None) -> tuple[int, ...]:
     parts = [] if scales is None else scales.split(",")
     if not all(part.strip().isdigit() for part in parts):
         raise ConfigError(f"--scales {scales}: shorter sides in pixels, such as 224,256,384")
     return tuple(map(int, parts))
 
 
-def _report(found: Measurement, *, as_json: bool) -> None:
+def _print_measurement(found: Measurement, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_json()))  # noqa: T201
     else:
-        show(found.evaluation)
+        print_evaluation(found.evaluation)
         if found.unknown is not None:
-            _show_unknown(found.unknown)
+            _print_unknown(found.unknown)
     if found.errors:
         count = len(found.errors)
         echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
 
 
-def _report_sequences(found: SequenceEvaluation, *, as_json: bool) -> None:
+def _print_sequences(found: SequenceEvaluation, *, as_json: bool) -> None:
     from resnets.report.run import METRICS, format_metric
 
     if as_json:
@@ -150,12 +150,12 @@ def _report_sequences(found: SequenceEvaluation, *, as_json: bool) -> None:
     terminal_console().print(table)
 
 
-def show(evaluation: AnyEvaluation) -> None:
+def print_evaluation(evaluation: AnyEvaluation) -> None:
     """Print overall metrics, the table of classes (the worst ten of many) and top confusions."""
     from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
 
     if isinstance(evaluation, MultilabelEvaluation):
-        _show_labels(evaluation)
+        _print_multilabel(evaluation)
         return
     from resnets.evaluate.metrics.multiclass import most_confused
 
@@ -171,7 +171,7 @@ def show(evaluation: AnyEvaluation) -> None:
     majority = f"{evaluation.sums.majority_error:.2f}% (always {escape(evaluation.majority_class)})"
     overall.add_row("majority baseline", majority)
     overall.add_row("loss", f"{evaluation.loss:.4f} nats")
-    overall.add_row("calibration error", _calibration(evaluation))
+    overall.add_row("calibration error", _format_calibration(evaluation))
     overall.add_row("images", f"{evaluation.examples:,}")
     overall.add_row("protocol", escape(evaluation.protocol))
     console.print(overall)
@@ -187,7 +187,7 @@ def show(evaluation: AnyEvaluation) -> None:
     for name in ("images", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
     for row in rows:
-        percents = (_percent(value) for value in (row.precision, row.recall, row.f1))
+        percents = (_format_percent(value) for value in (row.precision, row.recall, row.f1))
         table.add_row(escape(row.name), f"{row.examples:,}", *percents)
     console.print(table)
     pairs = most_confused(evaluation.confusion, evaluation.classes, PAIRS)
@@ -199,8 +199,8 @@ def show(evaluation: AnyEvaluation) -> None:
         )
 
 
-def _show_unknown(found: UnknownMetrics) -> None:
-    """Print how images of no class are told from those of the classes."""
+def _print_unknown(found: UnknownMetrics) -> None:
+    """Print how well unknown images are separated from images of the classes."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("unknown images", f"{found.unknown:,} ({escape(found.source)})")
     table.add_row("AUROC", f"{found.auroc:.4f} (known against unknown, by energy)")
@@ -213,15 +213,15 @@ def _show_unknown(found: UnknownMetrics) -> None:
     terminal_console().print(table)
 
 
-def _show_labels(evaluation: MultilabelEvaluation) -> None:
-    """The same where images have sets of labels."""
+def _print_multilabel(evaluation: MultilabelEvaluation) -> None:
+    """Print the metrics of a multi-label classifier."""
     console = terminal_console()
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     overall.add_row("mAP", f"{evaluation.mAP:.2f}%")
     overall.add_row("macro F1", f"{evaluation.macro_f1:.2f}%")
     overall.add_row("micro F1", f"{evaluation.micro_f1:.2f}%")
     overall.add_row("loss", f"{evaluation.loss:.4f} nats per label")
-    overall.add_row("calibration error", _calibration(evaluation))
+    overall.add_row("calibration error", _format_calibration(evaluation))
     overall.add_row("images", f"{evaluation.examples:,}")
     overall.add_row("protocol", escape(evaluation.protocol))
     console.print(overall)
@@ -235,23 +235,23 @@ def _show_labels(evaluation: MultilabelEvaluation) -> None:
     for name in ("images", "AP", "threshold", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
     for row in rows:
-        percents = (_percent(value) for value in (row.precision, row.recall, row.f1))
+        percents = (_format_percent(value) for value in (row.precision, row.recall, row.f1))
         table.add_row(
             escape(row.name),
             f"{row.examples:,}",
-            _percent(row.average_precision),
+            _format_percent(row.average_precision),
             f"{row.threshold:.3f}",
             *percents,
         )
     console.print(table)
 
 
-def _calibration(evaluation: AnyEvaluation) -> str:
+def _format_calibration(evaluation: AnyEvaluation) -> str:
     return (
         f"{evaluation.calibration_error:.4f} (L1, 15 equal bins),"
         f" {evaluation.calibration_error_equal_mass:.4f} (15 bins of equally many)"
     )
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"

@@ -22,11 +22,11 @@ def report(found: DetectionEvaluation, *, as_json: bool) -> None:
     """Print the metrics, or where results without ground truth were saved."""
     if found.metrics is None:
         count = sum(len(each["scores"]) for each in found.found)
-        echo(f"{found.split.description}: {count:,} objects found; no ground truth to measure by")
+        echo(f"{found.split.description}: {count:,} objects found; no ground truth, so no metrics")
     elif as_json:
         print(json.dumps(found.metrics.to_json()))  # noqa: T201
     else:
-        show(found.metrics)
+        print_evaluation(found.metrics)
     if found.written:
         more = " ..." if len(found.written) > 3 else ""
         echo(f"wrote {', '.join(map(str, found.written[:3]))}{more}", error=True)
@@ -34,7 +34,7 @@ def report(found: DetectionEvaluation, *, as_json: bool) -> None:
         echo(f"resnets evaluate: {error}", error=True)
 
 
-def show(metrics: DetectionMetrics) -> None:
+def print_evaluation(metrics: DetectionMetrics) -> None:
     """Print overall metrics and the table of classes (the worst ten of many)."""
     console = terminal_console()  # piped lines are not wrapped
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from resnets.cli.options import Flag
 from resnets.config import ConfigError, ModelSpec
 from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.models import ImageClassifier
 
-Flag = tyro.conf.FlagCreatePairsOff
 BLOCK = "block:"  # prefix of a building block's name, for --diagram
 
 
@@ -24,13 +24,13 @@ def command(
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL ...]")
     ] = (),
     /,
-    as_json: Annotated[bool, Flag, tyro.conf.arg(name="json")] = False,
+    as_json: Annotated[Flag, tyro.conf.arg(name="json")] = False,
     diagram: Path | None = None,
     size: int | None = None,
     classes: int | None = None,
-    all_blocks: Annotated[bool, Flag, tyro.conf.arg(name="all")] = False,
-    kernels: Annotated[bool, Flag] = False,
-    devices: Annotated[bool, Flag] = False,
+    all_blocks: Annotated[Flag, tyro.conf.arg(name="all")] = False,
+    kernels: Flag = False,
+    devices: Flag = False,
 ) -> int:
     """Show the layers of models with output shapes, parameters and multiply-adds, or draw them.
 
@@ -41,16 +41,16 @@ def command(
         diagram: Draw the models side by side (Fig. 3), or the blocks, into this .svg file.
         size: Side of the input in pixels; default: what the model was published for.
         classes: Number of classes; default: what the model was published for.
-        all_blocks: List every block, not equal ones once.
+        all_blocks: List every block; by default consecutive equal blocks are listed once.
         kernels: Show which compiled CPU kernels are in use here, and why others are not.
         devices: Show the devices of this machine, the precisions that they compute in, and the
             versions that results depend on.
     """
     if devices:
-        _show_devices(as_json)
+        _print_devices(as_json)
         return 0
     if kernels:
-        _show_kernels(as_json)
+        _print_kernels(as_json)
         return 0
     if size is not None and size < 1:
         raise ConfigError(f"--size {size}: must be at least 1")
@@ -66,22 +66,22 @@ def command(
     changes = {field: value for field, value in changes.items() if value is not None}
     specs = [catalog.spec(name, **changes) for name in models or catalog.names()]
     if not models and not as_json:
-        _show_catalog(specs, changed=bool(changes))
+        _print_catalog(specs, changed=bool(changes))
         return 0
     with shapes_only():
         built = [build(spec) for spec in specs]
         if diagram is not None:
-            _draw_nets(built, diagram)
+            _draw_models(built, diagram)
         if as_json:
-            print(json.dumps([_entry(net) for net in built], indent=2))  # noqa: T201
+            print(json.dumps([_model_to_json(net) for net in built], indent=2))  # noqa: T201
         elif diagram is None:
             from resnets.cli.info import tables
 
-            tables.show_nets(built, folded=not all_blocks, published=not changes)
+            tables.print_models(built, folded=not all_blocks, published=not changes)
     return 0
 
 
-def _show_devices(as_json: bool) -> None:
+def _print_devices(as_json: bool) -> None:
     import torch
 
     from resnets.utils import environment
@@ -108,20 +108,20 @@ def _show_devices(as_json: bool) -> None:
             echo(f"  {key.replace('_', ' ')}: {value}")
 
 
-def _show_kernels(as_json: bool) -> None:
+def _print_kernels(as_json: bool) -> None:
     from resnets.data.decode import jpeg
     from resnets.ops import compiler, conv_weight_grad
 
     rows = []
     for name in compiler.NAMES:
         if name == "conv_weights" and not conv_weight_grad.processor_has_amx():
-            found = compiler.Kernel(name, None, "needs a processor with AMX bfloat16")
+            kernel = compiler.Kernel(name, None, "needs a processor with AMX bfloat16")
         else:
-            found = compiler.kernel(name)
-        if name == "jpeg" and found.library is not None and not jpeg.available():
-            found = compiler.Kernel(name, None, "needs a supported version of libjpeg-turbo")
-        used = found.library is not None
-        rows.append({"kernel": name, "used": used, "reason": found.reason, "note": found.note})
+            kernel = compiler.kernel(name)
+        if name == "jpeg" and kernel.library is not None and not jpeg.available():
+            kernel = compiler.Kernel(name, None, "needs a supported version of libjpeg-turbo")
+        used = kernel.library is not None
+        rows.append({"kernel": name, "used": used, "reason": kernel.reason, "note": kernel.note})
     if as_json:
         print(json.dumps(rows, indent=2))  # noqa: T201
         return
@@ -130,23 +130,23 @@ def _show_kernels(as_json: bool) -> None:
         echo(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
-def _show_catalog(specs: Sequence[ModelSpec], *, changed: bool) -> None:
-    """Counts are those of the file that ships, or made anew if the specs are `changed`."""
+def _print_catalog(specs: Sequence[ModelSpec], *, changed: bool) -> None:
+    """Print the catalog, with the costs that ship, or computed if the specs are `changed`."""
     from resnets.cli.info import tables
     from resnets.models import build, cost
 
     if not changed:
         known = cost.of_catalog()
-        tables.show_catalog([(spec, *known[spec.name]) for spec in specs])
+        tables.print_catalog([(spec, *known[spec.name]) for spec in specs])
         return
     with cost.shapes_only():
         counted = [cost.count(build(spec)) for spec in specs]
     rows = zip(specs, counted, strict=True)
-    tables.show_catalog([(spec, each.parameters, each.multiply_adds) for spec, each in rows])
+    tables.print_catalog([(spec, each.parameters, each.multiply_adds) for spec, each in rows])
 
 
-def _entry(net: ImageClassifier) -> dict[str, Any]:
-    """One model for --json; `output_shape` has no batch dimension: (C, H, W) or (K,)."""
+def _model_to_json(net: ImageClassifier) -> dict[str, Any]:
+    """Describe a model for --json; `output_shape` has no batch dimension: (C, H, W) or (K,)."""
     from resnets.models import cost
 
     counted = cost.count(net)
@@ -168,11 +168,11 @@ def _entry(net: ImageClassifier) -> dict[str, Any]:
     }
 
 
-def _draw_nets(nets: Sequence[ImageClassifier], path: Path) -> None:
+def _draw_models(nets: Sequence[ImageClassifier], path: Path) -> None:
     from resnets.diagrams.draw import model_diagram, save_diagram
 
     save_diagram(model_diagram(nets), path)
-    _say_drawn([net.spec.name for net in nets], path)
+    _print_drawn([net.spec.name for net in nets], path)
 
 
 def _draw_blocks(names: Sequence[str], path: Path | None, as_json: bool) -> None:
@@ -184,9 +184,9 @@ def _draw_blocks(names: Sequence[str], path: Path | None, as_json: bool) -> None
     if path is None or as_json:
         raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
     save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)
-    _say_drawn(names, path)
+    _print_drawn(names, path)
 
 
-def _say_drawn(names: Sequence[str], path: Path) -> None:
-    # On stderr: with --json, stdout is for the list alone.
+def _print_drawn(names: Sequence[str], path: Path) -> None:
+    # On stderr: with --json, stdout has only the list.
     echo(f"drew {', '.join(names)}: {path}", error=True)

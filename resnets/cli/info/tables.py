@@ -16,7 +16,7 @@ from resnets.models import ImageClassifier, cost
 from resnets.study.paper import CIFAR10, COSTS, IMAGENET, PaperCost, PaperError
 from resnets.utils.printable import Console
 
-UNKNOWN = PaperCost("")  # of a model that the paper does not have
+NO_PAPER_COST = PaperCost("")  # of a model that the paper does not have
 # Tables keep to 80 columns, the width of a narrow terminal and of output that is piped.
 STYLE: dict[str, Any] = {
     "box": box.SIMPLE_HEAD,
@@ -43,7 +43,7 @@ class Group:
         )
 
 
-def show_nets(nets: Sequence[ImageClassifier], *, folded: bool, published: bool) -> None:
+def print_models(nets: Sequence[ImageClassifier], *, folded: bool, published: bool) -> None:
     """Print a table of layers and the totals of each model.
 
     folded: consecutive equal blocks are listed once. published: show the paper's figures.
@@ -63,7 +63,7 @@ def show_nets(nets: Sequence[ImageClassifier], *, folded: bool, published: bool)
         console.print(_totals(counted, net.spec.name, published))
 
 
-def show_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
+def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
     """Print one line per model from its parameters and multiply-adds."""
     console = Console(highlight=False)
     table = Table("model", "block, shortcut", **STYLE)
@@ -96,11 +96,11 @@ def _layer_table(net: ImageClassifier, counted: cost.Cost, folded: bool) -> Tabl
 def _groups(net: ImageClassifier, counted: cost.Cost) -> Iterator[Group]:
     """The layers of each block, or of each unit of a VGG stage; other layers one by one."""
 
-    def name_of(layer: cost.LayerCost) -> str:
+    def block_name(layer: cost.LayerCost) -> str:
         parts = layer.name.split(".")
         return ".".join(parts[:2]) if parts[0].startswith("stage") else layer.name
 
-    for name, layers in groupby(counted.layers, key=name_of):
+    for name, layers in groupby(counted.layers, key=block_name):
         yield Group(name, tuple(layers))
 
 
@@ -161,8 +161,8 @@ def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
     multiply_adds = f"{counted.multiply_adds:,} ({format_count(counted.multiply_adds)})"
     # A v1.5 bottleneck model is compared with its v1 counterpart, the one in the paper.
     source = f"{name}-v1" if f"{name}-v1" in COSTS else name
-    paper, error = COSTS.get(source, UNKNOWN), (CIFAR10 | IMAGENET).get(source)
-    if not published or (paper is UNKNOWN and error is None):
+    paper, error = COSTS.get(source, NO_PAPER_COST), (CIFAR10 | IMAGENET).get(source)
+    if not published or (paper is NO_PAPER_COST and error is None):
         table = Table("total", "", **STYLE)
         table.add_row("parameters", f"{counted.parameters:,}")
         table.add_row("multiply-adds", multiply_adds)

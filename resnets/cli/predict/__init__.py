@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
+from resnets.cli.options import Flag, load_options
 from resnets.cli.predict.bulk import Bulk
-from resnets.cli.process import load_options
+from resnets.cli.predict.inputs import Inputs, local_files, unique_path
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.csv_files import CsvWriter
@@ -22,14 +23,12 @@ from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
-    from resnets.cli.predict.inputs import Inputs
     from resnets.config import Postprocess
     from resnets.evaluate.predict import Prediction
     from resnets.models import ImageClassifier
     from resnets.weights.load import LoadOptions
 
 BULK = Bulk()
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def command(
@@ -55,7 +54,7 @@ def command(
 
     Exits with 1 if any image is unreadable.
 
-    With --data and --out, predict a whole data set into shards, with a row per image.
+    With --data and --out, write predictions for a whole data set into shards, one row per image.
 
     Args:
         weights: Run folder, checkpoint, weights file, published weights (see docs/weights.md), or
@@ -69,8 +68,8 @@ def command(
             line, a,b,c, imagenet, or numbers for 0, 1, ...
         top_k: Number of classes per image, the most probable first.
         as_json: Print a JSON list and nothing else.
-        csv: Print CSV: path,class1,probability1,..., and labels and unknown where the weights tell
-            them; cells of unreadable images are empty.
+        csv: Print CSV: path,class1,probability1,..., and columns labels and unknown if the model
+            predicts them; cells of unreadable images are empty.
         explain: Folder for a PNG of each image with the evidence for its class (Grad-CAM).
         draw: Detectors and segmenters only: folder for a PNG of each image with its predictions,
             and for detections.json (in COCO's format, as printed by --json).
@@ -86,37 +85,40 @@ def command(
             a point on it.
     """
     options = load_options(model, classes)
+    runtime = {
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "calibrate": calibrate,
+    }
     if bulk != BULK:
         if images or as_json or csv or explain is not None or draw is not None:
-            raise ConfigError("--data does not go with IMAGES, --json, --csv, --explain or --draw")
-        from resnets.cli.predict.bulk import Computing
-        from resnets.cli.predict.bulk import predict as predict_set
+            raise ConfigError("--data excludes IMAGES, --json, --csv, --explain and --draw")
+        from resnets.cli.predict.bulk import predict as predict_dataset
 
-        computing = Computing(device, precision, backend, calibrate)
-        return predict_set(weights, bulk, top_k=top_k, computing=computing, loading=options)
+        return predict_dataset(weights, bulk, top_k=top_k, runtime=runtime, loading=options)
     if as_json and csv:
         raise ConfigError("--json and --csv exclude each other")
     if not images:
         raise ConfigError("give at least one image, folder or URL")
-    from resnets.cli.predict.inputs import local_files
     from resnets.weights.checkpoint.find import read_task
     from resnets.weights.load import NOTHING_SAID
 
     task = read_task(weights)
     if task in ("text", "signals"):
-        others = (explain, draw, as_json, options != NOTHING_SAID, backend not in ("auto", "torch"))
-        if any(others) or (csv and task == "text"):
+        unused = (explain, draw, as_json, calibrate, options != NOTHING_SAID)
+        is_torch = backend in ("auto", "torch") and precision == "auto"
+        if any(unused) or not is_torch or (csv and task == "text"):
             raise ConfigError(f"a model of task {task!r} takes only --device, --length or --csv")
-        return _sequences(weights, images, length, as_csv=csv, device=device)
+        return _predict_sequences(weights, images, length, as_csv=csv, device=device)
     if task == "classify":
         if draw is not None:
             raise ConfigError("--draw is for detectors; use --explain for classifiers")
         if top_k < 1:
             raise ConfigError(f"--top-k {top_k}: must be at least 1")
-        shown = _Shown(top_k, as_json, csv, explain)
-        runtime = {"device": device, "precision": precision, "backend": backend}
+        output = _OutputOptions(top_k, as_json, csv, explain)
         with local_files(images) as inputs:
-            return _classify(weights, inputs, shown, options, {**runtime, "calibrate": calibrate})
+            return _classify(weights, inputs, output, options, runtime)
     if options != NOTHING_SAID:
         raise ConfigError("--model and --classes are for classifiers; detectors store both")
     if explain is not None:
@@ -139,8 +141,8 @@ def command(
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What is printed of the predictions of a classifier."""
+class _OutputOptions:
+    """How the predictions of a classifier are printed."""
 
     top_k: int
     as_json: bool
@@ -149,7 +151,11 @@ class _Shown:
 
 
 def _classify(
-    weights: str, inputs: Inputs, shown: _Shown, options: LoadOptions, computing: dict[str, Any]
+    weights: str,
+    inputs: Inputs,
+    output: _OutputOptions,
+    options: LoadOptions,
+    runtime: dict[str, Any],
 ) -> int:
     from resnets.api.predict import classify, open_engine
     from resnets.data.dataset.summary import announce_folders
@@ -157,7 +163,7 @@ def _classify(
     from resnets.evaluate.predict import find_images
     from resnets.runtime.artifact import is_artifact
 
-    explain = shown.explain
+    explain = output.explain
     if explain is not None:
         if is_artifact(weights):
             raise ConfigError("--explain: artifacts have no gradients; use the checkpoint")
@@ -166,24 +172,26 @@ def _classify(
         explain.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)
-    engine = open_engine(weights, len(paths), options=options, quiet=shown.as_json, **computing)
+    engine = open_engine(weights, len(paths), options=options, quiet=output.as_json, **runtime)
     failures = _Failures(inputs)
     # Rows on a terminal show the progress; a bar would interrupt them.
-    streaming = shown.csv and sys.stdout.isatty()
-    predictions = failures.watch(classify(engine, paths, top_k=shown.top_k, hidden=streaming))
+    streaming = output.csv and sys.stdout.isatty()
+    predictions = failures.watch(classify(engine, paths, top_k=output.top_k, hidden=streaming))
     if explain is not None:
-        predictions = _explained(_net(weights, computing["device"], options), predictions, explain)
-    if shown.as_json:
+        predictions = _save_explanations(
+            _load_classifier(weights, runtime["device"], options), predictions, explain
+        )
+    if output.as_json:
         _print_json(predictions, inputs)
-    elif shown.csv:
-        columns = min(shown.top_k, len(engine.classes))
+    elif output.csv:
+        columns = min(output.top_k, len(engine.classes))
         _print_csv(predictions, columns, engine.postprocess, inputs)
     else:
         _print_table(predictions, engine.postprocess, inputs)
     return 1 if failures.count else 0
 
 
-def _sequences(
+def _predict_sequences(
     weights: str, inputs: Sequence[str], length: int, *, as_csv: bool, device: str
 ) -> int:
     """Print each text with `length` further characters, or the class of each signal of files."""
@@ -197,21 +205,21 @@ def _sequences(
         for each in inputs:
             echo(generate(model, each, length))
         return 0
-    found = [each for path in inputs for each in predict_signals(model, Path(path))]
-    rows = [(str(each.path), str(each.row), each.name, each.probability) for each in found]
+    signals = [each for path in inputs for each in predict_signals(model, Path(path))]
+    rows = [(str(each.path), str(each.row), each.name, each.probability) for each in signals]
     if as_csv:
         writer = CsvWriter(sys.stdout)
         writer.writerow(["path", "row", "class", "probability"])
-        writer.writerows((*row, f"{share:.6g}") for *row, share in rows)
+        writer.writerows((*row, f"{probability:.6g}") for *row, probability in rows)
         return 0
     table = Table("file", "row", "class", "probability")
-    for *row, share in rows:
-        table.add_row(*map(escape, row), f"{share:.1%}")
+    for *row, probability in rows:
+        table.add_row(*map(escape, row), f"{probability:.1%}")
     terminal_console().print(table)
     return 0
 
 
-def _net(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
+def _load_classifier(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
     from resnets.evaluate.prepare import to_device
     from resnets.weights.load import load_model
 
@@ -227,18 +235,15 @@ class _Failures:
         self.inputs, self.count = inputs, inputs.failed
 
     def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Hand on `predictions`."""
+        """Yield `predictions`, and report those of unreadable images."""
         for prediction in predictions:
             if prediction.error is not None:
                 self.count += 1
-                said = prediction.error.replace(
-                    str(prediction.path), self.inputs.name(prediction.path)
-                )
-                echo(f"resnets predict: {said}", error=True)
+                echo(f"resnets predict: {self.inputs.rename_paths(prediction.error)}", error=True)
             yield prediction
 
 
-def _explained(
+def _save_explanations(
     net: ImageClassifier, predictions: Iterable[Prediction], folder: Path
 ) -> Iterator[Prediction]:
     """Save a map of each prediction as <image name>.cam.png in `folder`, and yield it."""
@@ -247,24 +252,22 @@ def _explained(
     written: Counter[str] = Counter()
     for prediction in predictions:
         if prediction.error is None:
-            stem = prediction.path.name
-            written[stem] += 1
-            again = f".{written[stem]}" if written[stem] > 1 else ""
-            out = folder / f"{stem}{again}.cam.png"
+            out = unique_path(folder, prediction.path.name, ".cam.png", written)
             explain(net, prediction.path, prediction.classes[0], prediction.probabilities[0], out)
         yield prediction
     echo(f"wrote {written.total():,} maps to {folder}", error=True)
 
 
 def _print_json(predictions: Iterable[Prediction], inputs: Inputs) -> None:
-    print(json.dumps([_entry(each, inputs) for each in predictions], indent=1))  # noqa: T201
+    print(json.dumps([_to_json(each, inputs) for each in predictions], indent=1))  # noqa: T201
 
 
-def _entry(prediction: Prediction, inputs: Inputs) -> dict[str, Any]:
-    named = [
-        {"class": name, "probability": probability} for name, probability in _named(prediction)
+def _to_json(prediction: Prediction, inputs: Inputs) -> dict[str, Any]:
+    classes = [
+        {"class": name, "probability": probability}
+        for name, probability in _class_probabilities(prediction)
     ]
-    entry: dict[str, Any] = {"path": inputs.name(prediction.path), "predictions": named}
+    entry: dict[str, Any] = {"path": inputs.name(prediction.path), "predictions": classes}
     if prediction.labels is not None:
         entry["labels"] = prediction.labels
     if prediction.unknown is not None:
@@ -276,17 +279,20 @@ def _print_csv(
     predictions: Iterable[Prediction], columns: int, spec: Postprocess, inputs: Inputs
 ) -> None:
     writer = CsvWriter(sys.stdout)
-    heads = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
-    decided = ["labels"] if spec.multilabel else []
-    decided += ["unknown"] if spec.min_score is not None else []
-    writer.writerow(["path", *heads, *decided])
+    header = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
+    decision_columns = ["labels"] if spec.multilabel else []
+    decision_columns += ["unknown"] if spec.min_score is not None else []
+    writer.writerow(["path", *header, *decision_columns])
     for prediction in predictions:
-        cells = [cell for name, share in _named(prediction) for cell in (name, f"{share:.6g}")]
-        entry = _entry(prediction, inputs)
-        said = [
-            json.dumps(entry[name], ensure_ascii=False) if name in entry else "" for name in decided
+        cells: list[str] = []
+        for name, probability in _class_probabilities(prediction):
+            cells += [name, f"{probability:.6g}"]
+        entry = _to_json(prediction, inputs)
+        decisions = [
+            json.dumps(entry[name], ensure_ascii=False) if name in entry else ""
+            for name in decision_columns
         ]
-        writer.writerow([entry["path"], *(cells or [""] * len(heads)), *said])
+        writer.writerow([entry["path"], *(cells or [""] * len(header)), *decisions])
 
 
 def _print_table(predictions: Iterable[Prediction], spec: Postprocess, inputs: Inputs) -> None:
@@ -300,9 +306,9 @@ def _print_table(predictions: Iterable[Prediction], spec: Postprocess, inputs: I
     for prediction in predictions:
         if prediction.error is not None:
             continue
-        (best, probability), *others = _named(prediction)
-        then = ", ".join(f"{name} {share:.1%}" for name, share in others)
-        cells = [inputs.name(prediction.path), best, f"{probability:.1%}", then]
+        (best, probability), *others = _class_probabilities(prediction)
+        following = ", ".join(f"{name} {share:.1%}" for name, share in others)
+        cells = [inputs.name(prediction.path), best, f"{probability:.1%}", following]
         if prediction.labels is not None:
             cells.insert(1, ", ".join(prediction.labels) or "none")
         if prediction.unknown:
@@ -313,5 +319,5 @@ def _print_table(predictions: Iterable[Prediction], spec: Postprocess, inputs: I
         terminal_console().print(table)
 
 
-def _named(prediction: Prediction) -> Iterator[tuple[str, float]]:
+def _class_probabilities(prediction: Prediction) -> Iterator[tuple[str, float]]:
     return zip(prediction.classes, prediction.probabilities, strict=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from resnets.cli.process import Ended
+from resnets.cli.process import Terminated
 from resnets.config import ConfigError
 from resnets.utils.printable import counted, echo
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from resnets.bulk.run import Run
     from resnets.weights.load import LoadOptions
 
-HEAVY = ("resnets.bulk.worker", "resnets.export.select_backend")  # imported by workers
-EVERY = 10.0  # seconds between lines of progress without a bar
-SHOWN = 3  # failures named on the terminal
+WORKER_MODULES = ("resnets.bulk.worker", "resnets.export.select_backend")  # imported by workers
+PROGRESS_INTERVAL = 10.0  # seconds between lines of progress without a bar
+MAX_NAMED_FAILURES = 3  # failures named on the terminal
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,14 @@ class Bulk:
     """This machine, or the Ray cluster of RAY_ADDRESS (or one started here)."""
 
 
-@dataclass(frozen=True)
-class Computing:
-    """Options of the computation, as `export.select_backend.open_backend` takes them."""
-
-    device: str
-    precision: str
-    backend: Literal["auto", "torch", "onnx", "openvino"]
-    calibrate: str | None
-
-
 def predict(
-    model: str, options: Bulk, *, top_k: int, computing: Computing, loading: LoadOptions
+    model: str, options: Bulk, *, top_k: int, runtime: Mapping[str, Any], loading: LoadOptions
 ) -> int:
-    """Write all missing shards; returns 1 if any failed, 130, 143 or 129 if stopped."""
+    """Write all missing shards; returns 1 if any failed, 130, 143 or 129 if stopped.
+
+    runtime: device, precision, backend and calibrate, as `export.select_backend.open_backend` takes
+    them.
+    """
     from resnets.weights.checkpoint.find import read_task
 
     if options.data is None or options.out is None:
@@ -68,18 +62,20 @@ def predict(
             "--data and --out go together: the data set, and the folder for its shards"
         )
     if read_task(model) != "classify":
-        raise ConfigError("--data is for classifiers; give detectors their folders as IMAGES")
+        raise ConfigError(
+            "--data is for classifiers of images; give other models their inputs as arguments"
+        )
     from resnets.bulk import pool
 
     if options.engine == "local":
-        pool.warm_up(*HEAVY)
+        pool.warm_up(*WORKER_MODULES)
     from resnets.bulk.plan import lock_output
 
     try:
         with lock_output(options.out.absolute()):
             from resnets.bulk.run import BulkOptions, prepare_run
 
-            wanted = BulkOptions(
+            bulk_options = BulkOptions(
                 model,
                 options.data,
                 options.out,
@@ -89,102 +85,102 @@ def predict(
                 batch=options.batch_size,
                 processes=options.processes,
                 engine=options.engine,
-                backend=computing.backend,
-                device=computing.device,
-                precision=computing.precision,
-                calibrate=computing.calibrate,
                 loading=loading,
+                **runtime,
             )
-            run = prepare_run(wanted, _say)
+            run = prepare_run(bulk_options, _print)
             if run.finished:
-                _say(f"already complete: {_whole(run)}")
+                _print(f"already complete: {_format_output(run)}")
                 return 0
-            return _work(run)
-    except (KeyboardInterrupt, Ended) as stop:
-        _say("stopped before any image was computed")
-        return _code(stop)
+            return _run_workers(run)
+    except (KeyboardInterrupt, Terminated) as stop:
+        _print("stopped before any image was computed")
+        return _exit_code(stop)
 
 
-def _code(stop: BaseException) -> int:
-    return stop.code if isinstance(stop, Ended) else 130
+def _exit_code(stop: BaseException) -> int:
+    return stop.code if isinstance(stop, Terminated) else 130
 
 
-def _work(run: Run) -> int:
+def _run_workers(run: Run) -> int:
     from resnets.bulk.pool import WorkerError
+    from resnets.train.log.epoch_lines import format_duration
 
-    _introduce(run)
+    _print_plan(run)
     started = time.monotonic()
     failed: list[int] = []
     stopped: BaseException | None = None
     try:
-        _follow(run, failed)
-    except (KeyboardInterrupt, Ended, WorkerError) as stop:
+        _collect_failures(run, failed)
+    except (KeyboardInterrupt, Terminated, WorkerError) as stop:
         stopped = stop
     if stopped is not None:
-        why = stopped if isinstance(stopped, WorkerError) else "stopped"
-        _say(
-            f"{why}; {run.written:,} of {run.manifest.images:,} images are written, in whole"
+        reason = stopped if isinstance(stopped, WorkerError) else "stopped"
+        _print(
+            f"{reason}; {run.written:,} of {run.manifest.images:,} images are written, in whole"
             " shards; the same command resumes"
         )
-        return 1 if isinstance(stopped, WorkerError) else _code(stopped)
+        return 1 if isinstance(stopped, WorkerError) else _exit_code(stopped)
     if failed:
-        _name(run, failed)
+        _print_failed_shards(run, failed)
         return 1
     summary, seconds = run.summarize(), time.monotonic() - started
-    _say(f"{_whole(run)}; {run.images_left / seconds:,.0f} images/s in {_clock(seconds)}")
+    rate = f"{run.images_left / seconds:,.0f} images/s"
+    _print(f"{_format_output(run)}; {rate} in {format_duration(seconds)}")
     if summary.unreadable:
-        shown = "; ".join(summary.errors[:SHOWN])
+        errors = "; ".join(summary.errors[:MAX_NAMED_FAILURES])
         unreadable = counted(summary.unreadable, "unreadable image")
-        _say(f"{unreadable} (see column error): {shown}")
+        _print(f"{unreadable} (see column error): {errors}")
     return 0
 
 
-def _introduce(run: Run) -> None:
+def _print_plan(run: Run) -> None:
     from resnets.utils.cpu_count import cores
 
     images, left = run.manifest.images, run.images_left
     shards = counted(run.manifest.shards, "shard")
-    _say(f"{counted(images, 'image')} in {shards}, with {run.computing}")
+    _print(f"{counted(images, 'image')} in {shards}, with {run.backend}")
     if left < images:
-        _say(f"resuming: {images - left:,} done, {left:,} left")
+        _print(f"resuming: {images - left:,} done, {left:,} left")
     if run.processes == 1 and len(run.missing) > 1 and run.engine == "local" and cores() > 1:
-        _say(f"using one process; --processes 0 uses one per core ({cores()})")
+        _print(f"using one process; --processes 0 uses one per core ({cores()})")
 
 
-def _follow(run: Run, failed: list[int]) -> None:
-    """Follow the run to its end, and collect the shards that failed."""
+def _collect_failures(run: Run, failed: list[int]) -> None:
+    """Run to the end, and add the shards that failed to `failed`."""
     from resnets.bulk.pool import ShardFailed, WorkerDied
 
-    with closing(_shown(run)) as events:
+    with closing(_with_progress(run)) as events:
         for event in events:
             if isinstance(event, ShardFailed):
                 failed.append(event.shard)
             elif isinstance(event, WorkerDied):
                 again = "" if event.shard is None else f"; shard {event.shard} is retried"
-                _say(f"worker {event.pid} died ({event.reason}){again}")
+                _print(f"worker {event.pid} died ({event.reason}){again}")
 
 
-def _name(run: Run, failed: list[int]) -> None:
-    for shard in failed[:SHOWN]:
+def _print_failed_shards(run: Run, failed: list[int]) -> None:
+    for shard in failed[:MAX_NAMED_FAILURES]:
         start, stop = run.manifest.span(shard)
         name = run.manifest.path(run.job.out, shard).name
-        _say(
+        _print(
             f"{name} failed: every worker that tried it (rows {start:,} to {stop - 1:,} of the"
             " data set) died"
         )
-    _say(f"{len(failed):,} shards failed; the same command retries them")
+    _print(f"{len(failed):,} shards failed; the same command retries them")
 
 
-def _shown(run: Run) -> Generator[Event, None, None]:
-    """The events, with a progress bar if stderr is a terminal, else with a line now and then."""
+def _with_progress(run: Run) -> Generator[Event, None, None]:
+    """Yield the events of a run, with a progress bar on a terminal, else occasional lines."""
     from resnets.bulk.pool import Progress
     from resnets.evaluate.prepare import with_progress
+    from resnets.train.log.epoch_lines import format_duration
 
     def images(event: Event) -> int:
         return event.images if isinstance(event, Progress) else 0
 
     total, left = run.manifest.images, run.images_left
-    first = told = 0.0  # time of the first result, and of the last line
+    first = last_line = 0.0  # time of the first result, and of the last line
     computed = counted = 0  # images since the first result, and in all
     with closing(run.work()) as events:
         for event in with_progress(events, left, images):
@@ -192,28 +188,22 @@ def _shown(run: Run) -> Generator[Event, None, None]:
             now = time.monotonic()
             counted += images(event)
             if not first:
-                first = told = now if counted else 0.0
+                first = last_line = now if counted else 0.0
                 continue
             computed += images(event)
-            if now - told >= EVERY and computed > 0 and not sys.stderr.isatty():
-                told, rate = now, computed / (now - first)
-                _say(
+            if now - last_line >= PROGRESS_INTERVAL and computed > 0 and not sys.stderr.isatty():
+                last_line, rate = now, computed / (now - first)
+                _print(
                     f"{total - left + counted:,} of {total:,} images, {rate:,.0f} images/s,"
-                    f" {_clock((left - counted) / rate)} left"
+                    f" {format_duration((left - counted) / rate)} left"
                 )
 
 
-def _whole(run: Run) -> str:
+def _format_output(run: Run) -> str:
     manifest = run.manifest
     shards = counted(manifest.shards, "shard")
     return f"{counted(manifest.images, 'image')} in {shards} in {run.job.out}"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     echo(f"resnets predict: {text}", error=True)

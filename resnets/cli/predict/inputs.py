@@ -1,4 +1,4 @@
-"""Images of `resnets predict` that are no files yet: URLs, and standard input."""
+"""Images of `resnets predict` as files: downloads URLs, reads standard input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ SECONDS = 30  # without an answer
 
 @dataclass
 class Inputs:
-    """paths: files and folders to read. names: of downloaded files, what the user called them.
+    """Files and folders to read.
 
-    failed: inputs that could not be read, each of which was reported.
+    names: the URL of each downloaded file, or "-". failed: number of inputs that could not be read,
+    each of which was reported.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -34,11 +36,11 @@ class Inputs:
     failed: int = 0
 
     def name(self, path: Path) -> str:
-        """What the user calls the image at `path`."""
+        """Return the name that the user gave for the image at `path`."""
         return self.names.get(path, str(path))
 
-    def named(self, message: str) -> str:
-        """`message` with what the user calls the images in it."""
+    def rename_paths(self, message: str) -> str:
+        """Replace the paths of downloaded files in `message` by the names that the user gave."""
         for path, name in self.names.items():
             message = message.replace(str(path), name)
         return message
@@ -46,7 +48,7 @@ class Inputs:
 
 @contextmanager
 def local_files(images: Sequence[str]) -> Iterator[Inputs]:
-    """`images` as files, of which those from URLs and standard input exist within the block.
+    """Yield `images` as files; those from URLs and standard input are removed after the block.
 
     A URL that cannot be read is reported and counted. ConfigError if standard input is a terminal.
     """
@@ -72,6 +74,13 @@ def local_files(images: Sequence[str]) -> Iterator[Inputs]:
             inputs.paths.append(path)
             inputs.names[path] = image
         yield inputs
+
+
+def unique_path(folder: Path, name: str, suffix: str, written: Counter[str]) -> Path:
+    """Return NAME + `suffix` in `folder`, with a number from the second file of a name on."""
+    written[name] += 1
+    number = f".{written[name]}" if written[name] > 1 else ""
+    return folder / f"{name}{number}{suffix}"
 
 
 def _read_standard_input() -> bytes:

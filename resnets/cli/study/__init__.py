@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from resnets.cli.options import Settings, split_names
 from resnets.cli.study.analyses import (
     Curvature,
     Effective,
@@ -21,16 +22,13 @@ from resnets.cli.study.analyses import (
     Shattered,
     Similarity,
     Unravelled,
-    split_names,
 )
-from resnets.cli.study.data import Data
 from resnets.config import ConfigError
 from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.study.grid.cells import Grid
 
-Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 WITH_RESUME = ("resume", "jobs", "device")  # options that a resumed study takes
 
 
@@ -66,29 +64,29 @@ class GridStudy(ABC):
     device: str = "auto"
 
     def run(self) -> int:
-        """Train what is left of the grid and write its report; returns the exit code."""
+        """Train the unfinished runs of the grid and write its report; returns the exit code."""
         from resnets.study.grid.cells import read_grid
 
         if self.resume is None:
-            return _train(self.grid(), self.out, self.jobs, self.device)
+            return _run_grid(self.grid(), self.out, self.jobs, self.device)
         for field in dataclasses.fields(self):
             if field.name not in WITH_RESUME and getattr(self, field.name) != field.default:
                 raise ConfigError(
                     f"--{field.name}: --resume continues a study unchanged: only --jobs and "
                     "--device may be given with it"
                 )
-        return _train(read_grid(self.resume), self.resume, self.jobs, self.device)
+        return _run_grid(read_grid(self.resume), self.resume, self.jobs, self.device)
 
     @abstractmethod
     def grid(self) -> Grid:
-        """The grid that the options describe."""
+        """Return the grid that the options describe."""
 
     def options(self) -> dict[str, Any]:
-        """The options of every grid, as arguments of `depth_grid` and `shortcut_grid`."""
+        """Return the options of every grid, as arguments of `depth_grid` and `shortcut_grid`."""
         return {
             "models": split_names(self.models),
             "data": self.data,
-            "seeds": _counts(self.seeds),
+            "seeds": _parse_seeds(self.seeds),
             "budget": self.budget,
             "recipe": self.recipe,
             "settings": self.set,
@@ -148,8 +146,63 @@ class Forms(GridStudy):
 
 
 @dataclass(frozen=True)
+class Data:
+    """Would more images help? Train on halves, quarters, ... of them, and extrapolate the error.
+
+    The same command resumes a stopped study.
+
+    Args:
+        data: Data set: a name or a path.
+        subsets: Subsets, the whole included: 4 are 1/8, 1/4, 1/2 and all.
+        model: Model; default is the recipe's.
+        recipe: Recipe of all runs; default scratch, for digits "digits".
+        budget: Length of each run as 2000it or 30ep (of all images), or of the study as 5min.
+        jobs: Runs trained at a time.
+        out: Folder to write or resume; default runs/study-data-N.
+        resume: Folder of a study to resume unchanged.
+        set: Any other recipe field, as path=value; repeatable.
+        device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
+    """
+
+    data: str | None = None
+    subsets: int = 4
+    model: str | None = None
+    recipe: str | None = None
+    budget: str | None = None
+    jobs: int | None = None
+    out: Path | None = None
+    resume: Path | None = None
+    set: Settings = ()
+    device: str = "auto"
+
+    def run(self) -> int:
+        """Train the unfinished runs and write the page; returns the exit code."""
+        from resnets.study.data_curve.study import data_grid, run_data_study
+        from resnets.study.grid.cells import read_grid
+
+        if self.resume is not None:
+            grid = read_grid(self.resume)
+        elif self.data is None:
+            raise ConfigError("name a data set: --data photos")
+        else:
+            grid = data_grid(
+                self.data,
+                self.subsets,
+                model=self.model,
+                recipe=self.recipe,
+                budget=self.budget,
+                settings=self.set,
+            )
+        folder = self.resume or self.out
+        study = run_data_study(grid, folder, jobs=self.jobs, device=self.device)
+        echo(study.lead)
+        echo(f"report: {study.report}")
+        return 1 if any(cell.status != "done" for cell in study.cells) else 0
+
+
+@dataclass(frozen=True)
 class Index:
-    """The page that links all studies of a folder, written anew.
+    """Write the page that links all studies of a folder.
 
     Args:
         folder: Folder that holds the folders of studies.
@@ -190,8 +243,8 @@ def command(
     return study.run()
 
 
-def _counts(text: str | None) -> int | list[int] | None:
-    """The number in "3", the numbers in "3,3,1"."""
+def _parse_seeds(text: str | None) -> int | list[int] | None:
+    """Parse "3" as a number, "3,3,1" as a list of numbers."""
     if text is None:
         return None
     try:
@@ -201,16 +254,11 @@ def _counts(text: str | None) -> int | list[int] | None:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
-    """Train what is left of the grid, and print what its report concludes."""
+def _run_grid(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
+    """Train the unfinished runs of a grid, and print the conclusion of its report."""
     from resnets.study.run import run_study
-    from resnets.train.guards.interrupt import Interrupted
 
-    try:
-        study = run_study(grid, out, jobs=jobs, device=device)
-    except Interrupted as stop:
-        echo(stop)
-        return stop.code
+    study = run_study(grid, out, jobs=jobs, device=device)
     echo(study.lead)
     unfinished = [cell.folder.name for cell in study.cells if cell.status not in ("done", "failed")]
     failed = [cell.folder.name for cell in study.cells if cell.status == "failed"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from resnets.cli.process import load_options
+from resnets.cli.options import load_options, split_names
 from resnets.utils.files import page_folder
 from resnets.utils.printable import echo
 
@@ -168,12 +167,6 @@ class Gradients:
                 out=out,
             )
         return show(report)
-
-
-def split_names(names: str | None) -> tuple[str, ...]:
-    """Names separated by commas, but for commas inside brackets."""
-    parts = re.split(r",(?![^\[]*\])", names or "")
-    return tuple(part.strip() for part in parts if part.strip())
 
 
 def show(report: Report) -> int:
