@@ -88,7 +88,7 @@ def main() -> None:
     print("".join(f"{text:>16}" for text in ("train float32", "train bfloat16", "predict int8")))
     for name in NETS:
         spec = catalog.spec(name)
-        adds = cost.count(build(spec), spec.input_size).multiply_adds
+        adds = cost.count_cost(build(spec), spec.input_size).multiply_adds
         limits = (
             peaks["float32"] / (6 * adds),
             peaks["bfloat16"] / (6 * adds),

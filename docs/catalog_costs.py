@@ -18,7 +18,7 @@ def main() -> None:
     lines = []
     for name in catalog.names():
         with cost.shapes_only():
-            counted = cost.count(build(catalog.spec(name)))
+            counted = cost.count_cost(build(catalog.spec(name)))
         lines.append(f"{json.dumps(name)}: {[counted.parameters, counted.multiply_adds]}")
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

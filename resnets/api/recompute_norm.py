@@ -21,7 +21,7 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.folder import check_new_folder, save_net
+from resnets.weights.folder import check_new_folder, save_model
 from resnets.weights.load import LoadOptions, load_model
 
 log = logging.getLogger("resnets")
@@ -98,5 +98,5 @@ def recompute_norm(
         log.warning("its temperature and threshold of unknown images do not hold: left out")
         net.postprocess = fitted
     if out is not None:
-        save_net(net, Path(out))
+        save_model(net, Path(out))
     return net

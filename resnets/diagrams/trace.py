@@ -76,7 +76,7 @@ class Column:
 
 def read_column(model: ImageClassifier, size: int | None = None) -> Column:
     """The layers of `model` for images of `size` px (default: `model.spec.input_size`)."""
-    counted = cost.count(model, size)
+    counted = cost.count_cost(model, size)
     shape: tuple[int, ...] = (model.spec.in_channels, counted.input_size, counted.input_size)
     units: list[Unit] = []
     blocks = model.blocks()

@@ -24,7 +24,7 @@ from resnets.config.aliases import read_json
 from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
 from resnets.export.verify import VerificationError
 from resnets.models import ImageClassifier
-from resnets.models.cost import count
+from resnets.models.cost import count_cost
 from resnets.runtime.artifact import (
     SUFFIXES,
     ArtifactError,
@@ -140,7 +140,7 @@ class BackendSelector:
     @functools.cached_property
     def _min_images(self) -> int:
         """Number of images from which exporting pays off."""
-        cost = count(self.model, self.model.preprocess.spec.size).multiply_adds
+        cost = count_cost(self.model, self.model.preprocess.spec.size).multiply_adds
         return max(1, int(MIN_MULTIPLY_ADDS / max(cost, 1)))
 
     @property

@@ -26,10 +26,10 @@ def __getattr__(name: str) -> Any:
 def build(
     spec: ModelSpec, *, block: MakeBlock | None = None, norm: MakeNorm | None = None
 ) -> ImageClassifier:
-    """The model that `spec` describes, initialized from torch's global random generator.
+    """Build the model that `spec` describes, initialized from torch's global random generator.
 
-    block, norm: replace those of the spec, see `block.BlockConfig`. Raises ConfigError if fields
-    of `spec` contradict each other, or if `block` returns maps of another shape than it must.
+    block, norm: replace those of the spec, see `block_config.BlockConfig`. Raises ConfigError if
+    fields of `spec` contradict each other, or if `block` returns maps of a wrong shape.
     """
     from resnets.models.resnet import ResNet
     from resnets.models.vgg import VGG

@@ -1,4 +1,4 @@
-"""What a block is built from and what it must do, whether it is of the package or from outside."""
+"""`BlockConfig`: what a block is built from, and what a block, also a custom one, must return."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from resnets.models.norm import MakeNorm, NormAct, make_norm
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """What a block is built from: the only argument of its constructor.
+    """Settings of one block: the only argument of its constructor.
 
-    A block from outside the package, `ResNet(spec, block=MyBlock)`, is a callable that takes a
-    `BlockConfig` and returns a module that maps (B, in_channels, H, W) to (B, out_channels,
-    ceil(H / stride), ceil(W / stride)); which of the fields and methods it uses is up to it.
-    These attributes are optional, for what asks for them:
+    A custom block, `ResNet(spec, block=MyBlock)`, is a callable that takes a `BlockConfig` and
+    returns a module that maps (B, in_channels, H, W) to (B, out_channels, ceil(H / stride),
+    ceil(W / stride)). It may ignore any of the fields and methods. The module may have these
+    attributes, which are needed only where stated:
 
     - `shortcut`, the module on the shortcut (`models.shortcut.make_shortcut`): diagrams, studies
       and the CPU kernels;
@@ -34,7 +34,7 @@ class BlockConfig:
 
     width: channels of the 3x3 convolutions. dilation: of the first 3x3 convolution and of the next.
     drop_path: probability of dropping F(x) in training. first: whether it is the network's first
-    block. make_norm: the norm from outside the package, or None for that of the spec.
+    block. make_norm: the custom norm, or None for that of the spec.
     """
 
     spec: ModelSpec
@@ -64,21 +64,21 @@ class BlockConfig:
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, **options: Any
     ) -> nn.Conv1d | nn.Conv2d:
-        """A convolution that keeps the resolution at stride 1; options of `layers.conv`."""
+        """Return a convolution that keeps the resolution at stride 1; options of `layers.conv`."""
         biased = self.spec.branch_scale == "fixup"
         channels = (in_channels, out_channels)
         return layers.conv(self.spec, *channels, kernel_size, input_bias=biased, **options)
 
     def norm(self, channels: int, *, relu: bool = True, inplace: bool = True) -> NormAct:
-        """A norm with relu; `norm(x, shortcut)` adds the shortcut in between."""
+        """Return a norm with relu; `norm(x, shortcut)` adds the shortcut in between."""
         return make_norm(self.spec, channels, self.make_norm, relu=relu, inplace=inplace)
 
 
 MakeBlock = Callable[[BlockConfig], nn.Module]
 
 
-def require(block: nn.Module, name: str) -> Any:
-    """The attribute `name` of a block; raises ConfigError if a block from outside lacks it."""
+def get_block_attr(block: nn.Module, name: str) -> Any:
+    """Return an optional attribute of a block; raises ConfigError if a custom block lacks it."""
     if not hasattr(block, name):
         raise ConfigError(
             f"block {type(block).__qualname__} has no `{name}`, which is needed here; "
@@ -88,17 +88,17 @@ def require(block: nn.Module, name: str) -> Any:
 
 
 def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """F(x), shortcut(x) and the output of a residual block in eval mode, all (B, C, H, W).
+    """Return F(x), shortcut(x) and the output of a residual block in eval mode, all (B, C, H, W).
 
-    Raises ConfigError if a block from outside has no `paths`, or one that does not agree with its
-    `forward`, such as one that is inherited.
+    Raises ConfigError if a custom block has no `paths`, or one that contradicts its `forward`, such
+    as an inherited one.
     """
-    branch, shortcut = require(block, "paths")(x)
+    branch, shortcut = get_block_attr(block, "paths")(x)
     out = block(x)
     total = branch + shortcut
     allowed = [total, total.relu()]
     if hasattr(block, "after_add"):
-        allowed = [require(block, "after_add")(total.clone())]
+        allowed = [get_block_attr(block, "after_add")(total.clone())]
     if not any(torch.allclose(out, each, rtol=1e-3, atol=1e-3) for each in allowed):
         raise ConfigError(
             f"block {type(block).__qualname__}: `paths(x)` returns other tensors than those that "
@@ -109,23 +109,25 @@ def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) -> None:
     """Raise ConfigError unless the blocks of `stage` return the shape that they have to."""
-    for config, block in zip(configs[:2], stage.children(), strict=False):  # others are alike
+    for config, block in zip(
+        configs[:2], stage.children(), strict=False
+    ):  # others equal the second
         dims = config.spec.dims
         x = torch.zeros(2, config.in_channels, *(8,) * dims)
         with eval_mode(block), torch.no_grad():
-            found = tuple(block(x).shape)
+            shape = tuple(block(x).shape)
         size = math.ceil(8 / config.stride)
         expected = (2, config.out_channels, *(size,) * dims)
-        if found != expected:
+        if shape != expected:
             raise ConfigError(
-                f"block {name} maps {tuple(x.shape)} to {found}, expected {expected}; "
+                f"block {name} maps {tuple(x.shape)} to {shape}, expected {expected}; "
                 "resnets.models.block_config.BlockConfig describes what a block must do"
             )
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode while the context lasts; each module gets its own mode back."""
+    """Context in which `model` is in eval mode; afterwards each module has its own mode again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

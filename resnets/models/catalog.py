@@ -1,4 +1,4 @@
-"""The names of models and the `ModelSpec` of each."""
+"""The catalog: names of models and the `ModelSpec` of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
 PREACT: dict[Block, Block] = {"basic": "preact-basic", "bottleneck": "preact-bottleneck"}
 
 # Blocks per stage of later networks: timm's small ones, 200 layers (He et al., ECCV 2016), and 269.
-LAYERS: dict[int, tuple[Block, tuple[int, ...]]] = {
+LATER_DEPTHS: dict[int, tuple[Block, tuple[int, ...]]] = {
     **IMAGENET,
     10: ("basic", (1, 1, 1, 1)),
     14: ("bottleneck", (1, 1, 1, 1)),
@@ -28,8 +28,9 @@ LAYERS: dict[int, tuple[Block, tuple[int, ...]]] = {
     200: ("bottleneck", (3, 24, 36, 3)),
     269: ("bottleneck", (3, 30, 48, 8)),
 }
-# The letter after the layers, as timm has it: a deep stem (c, s, d) or a tiered one (t), of twice
-# the width (s), an average pool on the shortcut (d, t). He et al. 2019, "Bag of Tricks", Fig. 2.
+# The letter after the number of layers in timm's names: a deep stem (c, s, d) or a tiered one (t),
+# of twice the width (s), an average pool on the shortcut (d, t). He et al. 2019, "Bag of Tricks",
+# Fig. 2.
 LETTERS: dict[str, dict[str, Any]] = {
     "": {},
     "c": {"stem": "deep"},
@@ -47,7 +48,7 @@ RESNET_RS = {
     350: ((4, 36, 72, 4), 288),
     420: ((4, 44, 87, 4), 320),
 }
-LATER = (
+LATER_NAMES = (
     *("resnet10t", "resnet14t", "resnet26", "resnet200", "resnet26t", "resnet50t"),
     *(f"resnet{depth}d" for depth in (18, 26, 34, 50, 101, 152, 200)),
     *(f"resnet{depth}{letter}" for letter in "cs" for depth in (50, 101, 152)),
@@ -70,30 +71,30 @@ VGG = {
     19: (2, 2, 4, 4, 4),
 }
 
-# Depths of the paper's Table 6; models of any other 6n+2 layers can be asked for by name, too.
+# Depths of the paper's Table 6; any other 6n+2 layers have a name, too.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 # He et al., ECCV 2016: bottlenecks on CIFAR, 9n+2 layers (164 is 6n+2 as well).
 CIFAR_BOTTLENECK_DEPTHS = (164, 1001)
 
 
 def spec(name: str, **overrides: Any) -> ModelSpec:
-    """The architecture of the model `name`, with `overrides` of `ModelSpec` fields.
+    """Return the architecture of the model `name`, with `overrides` of `ModelSpec` fields.
 
     Raises ConfigError with the nearest name if it is unknown.
     """
     if is_transformer(name):
         raise ConfigError(f"{name} reads text: it goes with the recipe 'text'")
-    known = _named()
-    found = known.get(name) or _cifar_of_any_depth(name)
+    specs = _all_specs()
+    found = specs.get(name) or _parse_cifar_name(name)
     if found is None:
-        near = difflib.get_close_matches(name.lower().replace("_", "-"), known, 1, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower().replace("_", "-"), specs, 1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`resnets info` lists all"
         raise ConfigError(f"unknown model {name!r}; {hint}")
     return dataclasses.replace(found, **overrides)
 
 
 def transformer_spec(name: str) -> TransformerSpec:
-    """The transformer called transformerN, of N blocks (pre-norm), or plain-transformerN.
+    """Return the spec of transformerN, of N blocks (pre-norm), or plain-transformerN.
 
     Raises ConfigError for another name.
     """
@@ -108,19 +109,19 @@ def transformer_spec(name: str) -> TransformerSpec:
 
 
 def is_transformer(name: str) -> bool:
-    """Whether a model's name is that of a transformer."""
+    """Return whether `name` is that of a transformer."""
     return name.startswith(("transformer", "plain-transformer"))
 
 
 def names() -> list[str]:
-    """All listed names; cifar-resnetN, -plainN and -preact-resnetN exist for any N = 6n+2."""
-    return list(_named())
+    """Return all listed names; cifar-resnetN, -plainN, -preact-resnetN exist for any N = 6n+2."""
+    return list(_all_specs())
 
 
-def _named() -> dict[str, ModelSpec]:
-    """The whole catalog."""
+def _all_specs() -> dict[str, ModelSpec]:
+    """Return the whole catalog."""
     cifar = [
-        _cifar(family, depth)
+        _cifar_spec(family, depth)
         for family, depths in (
             ("cifar-resnet", (*CIFAR_DEPTHS, 164)),
             ("cifar-plain", (20, 32, 44, 56, 110)),
@@ -128,11 +129,12 @@ def _named() -> dict[str, ModelSpec]:
         )
         for depth in depths
     ]
-    later = map(_later, LATER)
-    return {each.name: each for each in (*_imagenet(), *later, *_vgg(), *cifar)}
+    later = map(_parse_timm_name, LATER_NAMES)
+    specs = (*_imagenet_specs(), *later, *_vgg_specs(), *cifar)
+    return {each.name: each for each in specs}
 
 
-def _imagenet() -> list[ModelSpec]:
+def _imagenet_specs() -> list[ModelSpec]:
     """The models of Table 1, their variants in the paper, and later ones of the same family.
 
     resnetN has option B and the stride in the 3x3 ("v1.5"), as in most later code; -v1 has the
@@ -149,17 +151,17 @@ def _imagenet() -> list[ModelSpec]:
             specs.append(_variant(base, f"resnet{depth}-c", shortcut="C"))
             specs.append(_variant(base, f"plain{depth}", shortcut="none"))
     block, depths = IMAGENET[50]
-    fifty = ModelSpec(block=block, depths=depths)
-    hundred = dataclasses.replace(fifty, depths=IMAGENET[101][1])
+    resnet50 = ModelSpec(block=block, depths=depths)
+    resnet101 = dataclasses.replace(resnet50, depths=IMAGENET[101][1])
     return [
         *specs,
-        _variant(fifty, "wide_resnet50_2", width_per_group=128),
-        _variant(hundred, "wide_resnet101_2", width_per_group=128),
+        _variant(resnet50, "wide_resnet50_2", width_per_group=128),
+        _variant(resnet101, "wide_resnet101_2", width_per_group=128),
     ]
 
 
-def _later(name: str) -> ModelSpec:
-    """A network of `LATER`, from what its name says.
+def _parse_timm_name(name: str) -> ModelSpec:
+    """Return the network that a name of `LATER_NAMES` describes.
 
     "se" and "eca" are the attention, "rs" is ResNet-RS (Bello et al. 2021), 32x4d the groups and
     their width (Xie et al. 2017). "v2" has a norm before each convolution and none in the stem,
@@ -169,7 +171,7 @@ def _later(name: str) -> ModelSpec:
     match = re.fullmatch(pattern, name)
     assert match, name
     attention, family, layers, letter, groups, width, factor = match.groups()
-    block, depths = LAYERS[int(layers)] if family != "rs" else ("bottleneck", ())
+    block, depths = LATER_DEPTHS[int(layers)] if family != "rs" else ("bottleneck", ())
     fields: dict[str, Any] = dict(LETTERS[letter])
     if attention:
         fields["attention"] = attention
@@ -188,7 +190,7 @@ def _later(name: str) -> ModelSpec:
     return ModelSpec(name=name, block=block, depths=depths, **fields)
 
 
-def _vgg() -> list[ModelSpec]:
+def _vgg_specs() -> list[ModelSpec]:
     """VGG with 11, 13, 16 and 19 layers, without norms as published, and with them (-bn)."""
     specs = []
     for depth, depths in VGG.items():
@@ -205,7 +207,7 @@ def _vgg() -> list[ModelSpec]:
     return specs
 
 
-def _cifar(family: str, depth: int) -> ModelSpec:
+def _cifar_spec(family: str, depth: int) -> ModelSpec:
     """A CIFAR model: three stages of n blocks (section 4.2), shortcuts of option A.
 
     Models of bottlenecks project where shapes differ (option B), as in their paper.
@@ -227,14 +229,14 @@ def _cifar(family: str, depth: int) -> ModelSpec:
     return dataclasses.replace(base, shortcut="none") if family == "cifar-plain" else base
 
 
-def _cifar_of_any_depth(name: str) -> ModelSpec | None:
-    """The CIFAR model of a depth that is not listed; ConfigError if there is no such depth."""
+def _parse_cifar_name(name: str) -> ModelSpec | None:
+    """Return the CIFAR model of an unlisted depth; ConfigError if that depth is impossible."""
     match = re.fullmatch(r"(cifar-resnet|cifar-plain|cifar-preact-resnet)(\d{1,5})", name)
     if match is None:
         return None
     family, depth = match[1], int(match[2])
     if depth in CIFAR_BOTTLENECK_DEPTHS or (depth >= 8 and depth % 6 == 2):
-        return _cifar(family, depth)
+        return _cifar_spec(family, depth)
     nearest = max(8, round((depth - 2) / 6) * 6 + 2)
     raise ConfigError(
         f"unknown model {name!r}; depths are 6n+2 (8, 14, 20, ...); did you mean {family}{nearest}?"

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnets.config import SOFTMAX, ModelSpec, Recipe
 from resnets.models.norm import BATCH_NORMS
+from resnets.utils.imports import qualified_name
 
 NAIVE_STD = 0.01
 
@@ -31,8 +32,7 @@ class ImageClassifier(nn.Module, ABC):
     logits. Any input size works; the features are pooled to one size. `recompute` enables
     activation checkpointing: about a third more computation for less memory, see `_run_stage`.
     `custom` holds the `block` and `norm` that replace those of the spec.
-    A loaded model also carries its preprocessing and postprocessing, its class names, recipe and
-    origin.
+    A loaded model also has its preprocessing and postprocessing, class names, recipe and origin.
     """
 
     stage_names: tuple[str, ...]
@@ -55,7 +55,7 @@ class ImageClassifier(nn.Module, ABC):
     @property
     def custom_names(self) -> dict[str, str]:
         """Where the custom parts are defined, such as {"block": "my_blocks.SEBlock"}."""
-        return {key: _qualified_name(part) for key, part in self.custom.items()}
+        return {key: qualified_name(part) for key, part in self.custom.items()}
 
     def blocks(self) -> dict[str, nn.Module]:
         """The residual or plain blocks by name ("stage1.0"), from input to output."""
@@ -66,7 +66,7 @@ class ImageClassifier(nn.Module, ABC):
         """Logits (B, K) from the last stage's output (B, C, H, W)."""
 
     def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
-        """Output of every stage up to `last` (default: all) for images `x` (B, C, H, W)."""
+        """Return the output of each stage up to `last`, default all, of images `x` (B, C, H, W)."""
         outputs = {}
         for name in self.stage_names:
             x = outputs[name] = self._run_stage(self.get_submodule(name), x)
@@ -81,18 +81,18 @@ class ImageClassifier(nn.Module, ABC):
     def save(
         self, folder: str | Path, *, classes: Sequence[str] | None = None, preprocess: Any = None
     ) -> None:
-        """Write a new folder that `resnets.load` and every command read: weights, config.json.
+        """Write a new folder that `resnets.load` and all commands read: weights, config.json.
 
-        classes, preprocess (a `Preprocess` or `Preprocessor`): replace those that the model carries
+        classes, preprocess (a `Preprocess` or `Preprocessor`): replace the model's own
         (`.classes`, `.preprocess`). Without either, loading warns that they are unknown. Raises
         ConfigError if the folder is not empty.
         """
         # Imported by name: weights/ depends on models/, which must not import it.
-        saving = importlib.import_module("resnets.weights.folder")
-        saving.save_net(self, Path(folder), classes=classes, preprocess=preprocess)
+        folder_module = importlib.import_module("resnets.weights.folder")
+        folder_module.save_model(self, Path(folder), classes=classes, preprocess=preprocess)
 
     def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """One stage; with `recompute`, its blocks in segments that store their input only.
+        """Run one stage; with `recompute`, its blocks in segments that store their input only.
 
         A block stores about four maps for its backward pass, a border between segments one. With
         n blocks in segments of k, n/k borders and the 4k maps of the running segment are alive,
@@ -111,18 +111,18 @@ class ImageClassifier(nn.Module, ABC):
         for start in range(0, len(stage), length):
             # Custom blocks may draw random numbers as stochastic depth does.
             random = self.spec.drop_path + self.spec.shortcut_dropout > 0 or bool(self.custom)
-            x = _checkpointed(stage[start : start + length], x, random)
+            x = _checkpoint_segment(stage[start : start + length], x, random)
         return x
 
 
-def _checkpointed(segment: nn.Sequential, x: Tensor, random: bool) -> Tensor:
-    """`segment(x)`, which runs again in the backward pass.
+def _checkpoint_segment(segment: nn.Sequential, x: Tensor, random: bool) -> Tensor:
+    """Return `segment(x)`, which is computed again in the backward pass.
 
     random: whether the segment draws random numbers, which must then be the same again.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(segment)
+        return nullcontext(), _preserve_running_stats(segment)
 
     # A compiled graph updates the statistics in its forward part only, and takes no contexts.
     options: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
@@ -130,8 +130,8 @@ def _checkpointed(segment: nn.Sequential, x: Tensor, random: bool) -> Tensor:
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their statistics for a batch that they see again."""
+def _preserve_running_stats(module: nn.Module) -> Iterator[None]:
+    """Context in which batch norms update copies of their statistics, as for a repeated batch."""
     saved = [
         (norm, name, buffer)
         for norm in module.modules()
@@ -164,8 +164,3 @@ def init_weights(model: ImageClassifier) -> None:
         nn.init.normal_(layer.weight, std=std)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def _qualified_name(part: Any) -> str:
-    named = part if hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}.{named.__qualname__}"

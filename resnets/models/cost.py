@@ -49,14 +49,14 @@ class Cost:
     layers: tuple[LayerCost, ...]
 
 
-def of_catalog() -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds of each model of the catalog, as it is built by its name."""
+def load_catalog_costs() -> dict[str, tuple[int, int]]:
+    """Return parameters and multiply-adds of each model of the catalog by its name."""
     text = (resources.files("resnets.models") / COSTS).read_text("utf-8")
     return {name: (parameters, adds) for name, (parameters, adds) in json.loads(text).items()}
 
 
-def count(model: ImageClassifier, size: int | None = None) -> Cost:
-    """Run `model` on images of `size` px (default `spec.input_size`) and count.
+def count_cost(model: ImageClassifier, size: int | None = None) -> Cost:
+    """Count parameters and multiply-adds of `model` on images of `size` px (`spec.input_size`).
 
     Multiply-adds are those of convolutions and linear layers, as in the paper (Table 1), whose
     numbers are of "v1" models with option A up to 34 layers; "v1.5" adds 0.23e9 at 50, 101 and 152
@@ -73,7 +73,7 @@ def count(model: ImageClassifier, size: int | None = None) -> Cost:
         for name, tensor in named
     }
     images = torch.empty(0, model.spec.in_channels, *(size,) * model.spec.dims, device="cpu")
-    with _recorded(model) as layers, eval_mode(model), torch.no_grad():
+    with _record_layers(model) as layers, eval_mode(model), torch.no_grad():
         torch.func.functional_call(model, weights, (images,))
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -84,15 +84,15 @@ def count(model: ImageClassifier, size: int | None = None) -> Cost:
 
 
 @contextmanager
-def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
-    """Forward hooks on all leaf layers, while the context lasts."""
+def _record_layers(model: nn.Module) -> Iterator[list[LayerCost]]:
+    """Context in which each run of a leaf layer is appended to the list that it returns."""
     layers: list[LayerCost] = []
 
     def record(name: str, layer: nn.Module, output: Tensor) -> None:
         layers.append(
             LayerCost(
                 name=name,
-                kind=_kind(layer),
+                kind=_describe_layer(layer),
                 output=tuple(output.shape[1:]),
                 parameters=sum(parameter.numel() for parameter in layer.parameters()),
                 multiply_adds=_multiply_adds(layer, output),
@@ -119,14 +119,14 @@ def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
 
 
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
-    """Products per output value, times the output values of one image."""
+    """Return the products per output value, times the output values of one image."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
         return 0
     return layer.weight[0].numel() * math.prod(output.shape[1:])
 
 
-def _kind(layer: nn.Module) -> str:
-    """The layer in words, such as "conv 3x3, stride 2, 32 groups"."""
+def _describe_layer(layer: nn.Module) -> str:
+    """Return a description such as "conv 3x3, stride 2, 32 groups"."""
     match layer:
         case nn.Conv1d() | nn.Conv2d():
             size = "x".join(map(str, layer.kernel_size))
@@ -148,7 +148,7 @@ def _kind(layer: nn.Module) -> str:
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within, models are built and run on the meta device: shapes without memory or values.
+    """Context in which models are built and run on the meta device: shapes without values.
 
     Initialization and batch norm, which change no shape, are skipped: torch runs both in Python
     on meta tensors, and they would take nine tenths of the time.
@@ -158,7 +158,7 @@ def shapes_only() -> Iterator[None]:
 
 
 class _SkipValues(TorchFunctionMode):
-    """Initializers and batch norms return the tensor they are given."""
+    """A mode in which initializers and batch norms return their input."""
 
     def __torch_function__(
         self,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 
-# Inputs of fewer channels, such as images, are not blurred: Zhang 2019 and the FFCV recipes leave
-# the stem's convolution alone, too.
+# Inputs of fewer channels, such as images, are not blurred, as in Zhang 2019 and the FFCV recipes,
+# whose first convolution is an ordinary one.
 MIN_BLURRED_CHANNELS = 16
 
 
@@ -30,8 +30,10 @@ def conv(
     dilation: int = 1,
     input_bias: bool = False,
 ) -> nn.Conv1d | nn.Conv2d:
-    """Convolution of `spec.dims` axes that keeps the resolution at stride 1; without a bias where a
-    norm follows."""
+    """Return a convolution over `spec.dims` axes that keeps the resolution at stride 1.
+
+    It has no bias where a norm follows.
+    """
     kind: type[nn.Conv1d | nn.Conv2d] = nn.Conv2d
     if spec.dims == 1:
         kind = nn.Conv1d
@@ -41,7 +43,7 @@ def conv(
         kind = BiasedConv
     elif spec.blur_pool and stride > 1 and in_channels >= MIN_BLURRED_CHANNELS:
         kind = BlurredConv
-    free = spec.norm == "none" and spec.branch_scale != "fixup"
+    unnormalized = spec.norm == "none" and spec.branch_scale != "fixup"
     return kind(
         in_channels,
         out_channels,
@@ -50,7 +52,7 @@ def conv(
         padding=kernel_size // 2 * dilation,
         dilation=dilation,
         groups=groups,
-        bias=bias or free or spec.conv_bias == "all",
+        bias=bias or unnormalized or spec.conv_bias == "all",
     )
 
 

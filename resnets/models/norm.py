@@ -61,7 +61,7 @@ class NormAct(nn.Module):
 
 
 class IdentityAct(NormAct, nn.Identity):
-    """`relu(x + shortcut)`: what is left of a `NormAct` without a norm (`norm="none"`)."""
+    """`relu(x + shortcut)`: a `NormAct` without a norm (`norm="none"`)."""
 
 
 class GroupNormAct(NormAct, nn.GroupNorm):
@@ -122,7 +122,7 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
         return F.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
 
     def group_size(self, x: Tensor) -> int:
-        """How many images of the batch `x` share statistics."""
+        """Return how many images of the batch `x` share statistics."""
         return len(x)
 
     def _fused(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
@@ -165,7 +165,7 @@ class GhostBatchNormAct2d(BatchNormAct2d):
     count: Tensor  # ghosts since the last step
 
     def group_size(self, x: Tensor) -> int:
-        """How many images of the batch `x` share statistics."""
+        """Return how many images of the batch `x` share statistics."""
         return self.ghost_size
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class GhostBatchNormAct2d(BatchNormAct2d):
         if not self.training:
             return super().normalize(x)
         parts = x.split(self.ghost_size)
-        means, variances = self._statistics(len(parts))
+        means, variances = self._zero_statistics(len(parts))
         normalized = [
             F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
             for part, mean, variance in zip(parts, means, variances, strict=True)
@@ -182,13 +182,13 @@ class GhostBatchNormAct2d(BatchNormAct2d):
         return torch.cat(normalized)
 
     def _fused(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        means, variances = self._statistics(len(x) // self.ghost_size)
+        means, variances = self._zero_statistics(len(x) // self.ghost_size)
         out = self._run_kernel(x, shortcut, means, variances, momentum=1.0)
         self._accumulate(means, variances)
         return out
 
-    def _statistics(self, ghosts: int) -> tuple[Tensor, Tensor]:
-        """Zeros for the mean and the unbiased variance (ghosts, C) of each ghost."""
+    def _zero_statistics(self, ghosts: int) -> tuple[Tensor, Tensor]:
+        """Return zeros for the mean and the unbiased variance of each ghost, (ghosts, C) each."""
         assert self.running_mean is not None
         zeros = self.running_mean.new_zeros(2, ghosts, self.num_features)
         return zeros[0], zeros[1]
@@ -270,9 +270,9 @@ def make_norm(
     relu: bool = True,
     inplace: bool = True,
 ) -> NormAct:
-    """The norm that `spec` asks for, or the one that `custom` returns, with addition and relu.
+    """Return the norm of `spec`, or the one that `custom` returns, with addition and relu.
 
-    inplace: False if the input is needed afterwards, which a network without norms overwrites.
+    inplace: False if the input, which a network without norms overwrites, is needed afterwards.
     """
     if custom is not None:
         norm = custom(channels)
@@ -310,7 +310,7 @@ def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Mod
 
 
 def _is_batch_norm(norm: nn.Module) -> bool:
-    """Whether this is a batch norm of one device's batch with weights and a moving average."""
+    """Return whether this is a batch norm of one device with weights and moving averages."""
     if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
         return False
     assert isinstance(norm, nn.BatchNorm2d)
@@ -318,7 +318,7 @@ def _is_batch_norm(norm: nn.Module) -> bool:
 
 
 def convert_norm(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
-    """A norm of another `kind` with the weights and statistics of the batch norm `norm`."""
+    """Return a norm of another `kind` with the weights and statistics of the batch norm `norm`."""
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.device("meta"):  # nothing is allocated: the tensors of `norm` replace the new ones
         new = kind(norm.num_features, norm.eps, norm.momentum, relu=relu)
@@ -334,14 +334,14 @@ def _set_ghost_size(norm: GhostBatchNormAct2d, ghost_size: int) -> None:
     norm.register_buffer("count", like.new_zeros(()), persistent=False)
 
 
-def without_norm(norm: nn.Module) -> nn.Module:
-    """What is left of `norm` once it is folded into a convolution: addition and relu."""
-    rest = IdentityAct(relu=norm.relu) if isinstance(norm, NormAct) else nn.Identity()
-    return rest.train(norm.training)
+def strip_norm(norm: nn.Module) -> nn.Module:
+    """Return what remains of `norm` when it is folded into a convolution: addition and relu."""
+    act = IdentityAct(relu=norm.relu) if isinstance(norm, NormAct) else nn.Identity()
+    return act.train(norm.training)
 
 
 def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Make the running statistics of all batch norms true averages over `batches` (B, C, H, W).
+    """Replace the running statistics of all batch norms by averages over `batches` (B, C, H, W).
 
     Means and variances of the batches are averaged with equal weights, in place of the moving
     averages of training; nothing else changes.
@@ -350,7 +350,7 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Running means and variances that each process updates from its own images alone."""
+    """Return the running means and variances that each process updates from its own images."""
     return [
         buffer
         for norm in model.modules()

@@ -1,10 +1,10 @@
 """Residual and plain networks for ImageNet and CIFAR (He et al., CVPR 2016).
 
 Read top down: blocks (Fig. 5), stem, and the network (Table 1). Shortcuts (options A, B, C) are in
-`models.shortcut`, blocks of later papers in `models.forms`. Layers are called `conv1`, `norm1`, ...
-in the order of the data. A norm is one module with the addition of the shortcut and relu:
-`norm2(y, shortcut)` is `relu(batch_norm(y) + shortcut)`. With `norm="none"` only addition and relu
-are left, and convolutions have biases.
+`models.shortcut`, blocks of later papers in `models.residual_unit`. Layers are called `conv1`,
+`norm1`, ... in the order of the data. A norm is one module with the addition of the shortcut and
+relu: `norm2(y, shortcut)` is `relu(batch_norm(y) + shortcut)`. With `norm="none"` only addition and
+relu remain, and convolutions have biases.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 from resnets.models import layers
-from resnets.models.block_config import BlockConfig, MakeBlock, check_blocks, require
+from resnets.models.block_config import BlockConfig, MakeBlock, check_blocks, get_block_attr
 from resnets.models.classifier import ImageClassifier, init_weights
-from resnets.models.forms import ORDERS, ResidualUnit, init_forms
 from resnets.models.layers import BlurredMaxPool, DropPath
 from resnets.models.norm import IdentityAct, MakeNorm, make_norm
+from resnets.models.residual_unit import ORDERS, ResidualUnit, init_residual_units
 from resnets.models.shortcut import make_shortcut
 
 
@@ -29,9 +29,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        width, (dilation1, dilation2) = config.width, config.dilation
-        stride = config.stride
-        self.conv1 = config.conv(config.in_channels, width, 3, stride=stride, dilation=dilation1)
+        channels, width, stride = config.in_channels, config.width, config.stride
+        dilation1, dilation2 = config.dilation
+        self.conv1 = config.conv(channels, width, 3, stride=stride, dilation=dilation1)
         self.norm1 = config.norm(width)
         self.conv2 = config.conv(width, width, 3, dilation=dilation2)
         self.norm2 = config.norm(width)
@@ -44,7 +44,7 @@ class BasicBlock(nn.Module):
         return self.norm2(self.conv2(y), self.shortcut(x), self.drop_path)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
+        """Return F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
         y = self.norm1(self.conv1(x))
         return self.norm2.normalize(self.conv2(y)), self.shortcut(x)
 
@@ -55,18 +55,21 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (Fig. 5 right)."""
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (Fig. 5 right).
+
+    The stride is in the 3x3 ("v1.5"), or in the first 1x1 as in the paper (`stride_in` "1x1").
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        width, channels, dilation = config.bottleneck_width, config.out_channels, config.dilation[0]
-        (stride1, stride2), groups = config.bottleneck_strides, config.spec.groups
+        width, groups, dilation = config.bottleneck_width, config.spec.groups, config.dilation[0]
+        stride1, stride2 = config.bottleneck_strides
         self.conv1 = config.conv(config.in_channels, width, 1, stride=stride1)
         self.norm1 = config.norm(width)
         self.conv2 = config.conv(width, width, 3, stride=stride2, groups=groups, dilation=dilation)
         self.norm2 = config.norm(width)
-        self.conv3 = config.conv(width, channels, 1)
-        self.norm3 = config.norm(channels)
+        self.conv3 = config.conv(width, config.out_channels, 1)
+        self.norm3 = config.norm(config.out_channels)
         self.shortcut = make_shortcut(config)
         self.drop_path = DropPath(config.drop_path)
 
@@ -77,7 +80,7 @@ class Bottleneck(nn.Module):
         return self.norm3(self.conv3(y), self.shortcut(x), self.drop_path)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
+        """Return F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
         y = self.norm1(self.conv1(x))
         y = self.norm2(self.conv2(y))
         return self.norm3.normalize(self.conv3(y)), self.shortcut(x)
@@ -103,8 +106,15 @@ BLOCKS: dict[str, MakeBlock] = {
 }
 
 
+def _select_block(spec: ModelSpec) -> MakeBlock:
+    """Return the class of the blocks of `spec`."""
+    if spec.scales_paths or spec.attention != "none":
+        return ResidualUnit
+    return BLOCKS[spec.block]
+
+
 class Stem(nn.Module):
-    """What comes before the first block: convolutions, each with norm and relu, and a pool.
+    """The layers before the first block: convolutions, each with norm and relu, and a pool.
 
     "imagenet": 7x7 stride 2 and 3x3 max pool stride 2 (Table 1). "deep", "tiered": 3x3 stride 2 and
     two more 3x3, the same pool. "cifar": 3x3 stride 1, no pool.
@@ -134,7 +144,7 @@ class Stem(nn.Module):
 
 
 def _stem_pool(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
-    """What halves the resolution after the stem's convolutions."""
+    """Return the layer that halves the resolution after the stem's convolutions."""
     if spec.stem_pool == "conv":
         conv = layers.conv(spec, spec.stem_width, spec.stem_width, 3, 2)
         norm_layer = make_norm(spec, spec.stem_width, norm)
@@ -171,28 +181,19 @@ class ResNet(ImageClassifier):
         self, spec: ModelSpec, *, block: MakeBlock | None = None, norm: MakeNorm | None = None
     ) -> None:
         super().__init__(spec, block=block, norm=norm)
+        self.stage_names = ("stem", *(f"stage{number + 1}" for number in range(len(spec.depths))))
         self.stem = Stem(spec, norm)
-        self.stage_names = ("stem", *(f"stage{index + 1}" for index in range(len(spec.depths))))
-        attends = spec.attention != "none"
-        made = ResidualUnit if spec.scales_paths or attends else BLOCKS[spec.block]
-        make_block = block or made
+        make_block = block or _select_block(spec)
         for name, configs in zip(self.stage_names[1:], _block_configs(spec, norm), strict=True):
-            self.add_module(name, nn.Sequential(*(make_block(config) for config in configs)))
+            self.add_module(name, nn.Sequential(*map(make_block, configs)))
             if block is not None:
                 check_blocks(self.get_submodule(name), configs, self.custom_names["block"])
-        channels = spec.out_channels
-        self.norm: nn.Module = nn.Identity()
-        if spec.is_preact:
-            self.norm = make_norm(spec, channels, norm, inplace=False)
-        elif spec.order == "relu-preact":
-            self.norm = IdentityAct(inplace=False)
-        elif spec.branch_scale == "fixup":
-            self.norm = make_norm(spec, channels, norm, relu=False)
+        self.norm = _final_norm(spec, norm)
         self.pool = nn.AdaptiveAvgPool1d(1) if spec.dims == 1 else nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(channels, spec.num_classes)
+        self.head = nn.Linear(spec.out_channels, spec.num_classes)
         init_weights(self)
-        init_forms(self)
+        init_residual_units(self)
         if spec.zero_init_residual and spec.residual:
             self._zero_init_residual()
 
@@ -212,12 +213,23 @@ class ResNet(ImageClassifier):
     def _zero_init_residual(self) -> None:
         """Start each block as its shortcut (Goyal et al. 2017, section 5.1)."""
         for block in self.blocks().values():
-            for parameter in require(block, "last_layer").parameters():
+            for parameter in get_block_attr(block, "last_layer").parameters():
                 nn.init.zeros_(parameter)
 
 
+def _final_norm(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
+    """Return what follows the last stage: a norm and relu after pre-activation blocks."""
+    if spec.is_preact:
+        return make_norm(spec, spec.out_channels, norm, inplace=False)
+    if spec.order == "relu-preact":
+        return IdentityAct(inplace=False)
+    if spec.branch_scale == "fixup":
+        return make_norm(spec, spec.out_channels, norm, relu=False)
+    return nn.Identity()
+
+
 def _block_configs(spec: ModelSpec, norm: MakeNorm | None) -> list[list[BlockConfig]]:
-    """Each stage's blocks; the first one of every stage but stage 1 halves the resolution.
+    """Return each stage's blocks; the first one of every stage but stage 1 halves the resolution.
 
     Where a stage dilates instead, its first 3x3 still works at the spacing of the stage before
     (as in torchvision and timm, which fits weights of strided networks best). The probability of

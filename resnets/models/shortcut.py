@@ -25,8 +25,8 @@ class NoShortcut(nn.Module):
 class ZeroPad(nn.Module):
     """Option A: the identity, subsampled by the stride and padded with zero channels.
 
-    Half of the zeros come before the channels and half after them, as in common CIFAR checkpoints;
-    any other place is the same network with its channels in another order.
+    Half of the zeros come before the channels and half after them, as in common CIFAR checkpoints.
+    Another position would give the same network with its channels in another order.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -64,8 +64,8 @@ class Projection(nn.Module):
         channels = config.out_channels
         self.pool, stride = _average_pool(config)
         self.conv = config.conv(config.in_channels, channels, 1, stride=stride)
-        bare = config.spec.is_preact or config.spec.branch_scale == "fixup"
-        self.norm = nn.Identity() if bare else config.norm(channels, relu=False)
+        unnormalized = config.spec.is_preact or config.spec.branch_scale == "fixup"
+        self.norm = nn.Identity() if unnormalized else config.norm(channels, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
@@ -73,9 +73,9 @@ class Projection(nn.Module):
 
 
 def _average_pool(config: BlockConfig) -> tuple[nn.Module, int]:
-    """What is before a projection, and the stride that is left to it.
+    """Return the pool before a projection, and the stride of the projection itself.
 
-    A stage that dilates averages too, at every position (as timm does), as it would be sampled.
+    A stage that dilates averages too, at stride 1 (as timm does).
     """
     dilates = config.dilation[0] != config.dilation[1]
     if config.spec.shortcut_pool == "none" or (config.stride == 1 and not dilates):
@@ -105,13 +105,13 @@ class GatedShortcut(nn.Module):
         return self.split(x, x)[0]
 
     def split(self, x: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
-        """What the shortcut adds, and g(x); a projection reads `activated`."""
+        """Return what the shortcut adds, and g(x); a projection reads `activated`."""
         gate = self.gate(x).sigmoid()
         return (1 - gate) * self.option(activated), gate
 
 
 def make_shortcut(config: BlockConfig) -> nn.Module:
-    """The shortcut that the spec asks for; one that returns None in a plain network."""
+    """Return the shortcut of the spec; that of a plain network returns None."""
     spec, option = config.spec, _make_option(config)
     if spec.shortcut_gate != "none":
         return GatedShortcut(config, option)
@@ -135,16 +135,16 @@ class ScaledShortcut(nn.Module):
         return out
 
 
-def option_of(shortcut: nn.Module) -> nn.Module:
-    """The option (identity, `ZeroPad` or `Projection`) in what `make_shortcut` returns."""
+def get_option(shortcut: nn.Module) -> nn.Module:
+    """Return the identity, `ZeroPad` or `Projection` inside a shortcut of `make_shortcut`."""
     return shortcut.option if isinstance(shortcut, GatedShortcut | ScaledShortcut) else shortcut
 
 
 def _make_option(config: BlockConfig) -> nn.Module:
     option = config.spec.shortcut
-    changes = config.stride > 1 or config.in_channels != config.out_channels
+    changes_shape = config.stride > 1 or config.in_channels != config.out_channels
     if option == "none":
         return NoShortcut()
-    if option == "C" or (option == "B" and changes):
+    if option == "C" or (option == "B" and changes_shape):
         return Projection(config)
-    return ZeroPad(config) if changes else nn.Identity()
+    return ZeroPad(config) if changes_shape else nn.Identity()

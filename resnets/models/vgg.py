@@ -12,7 +12,7 @@ from resnets.models.classifier import ImageClassifier, init_weights
 from resnets.models.norm import MakeNorm, make_norm
 
 HIDDEN = 4096  # units of the first two linear layers
-POOLED = 7  # pixels to each side of the map that they read
+POOLED = 7  # height and width, in pixels, of the map that they read
 
 
 class ConvUnit(nn.Module):

@@ -1,11 +1,11 @@
 """Small C kernels, compiled on the user's machine if it has a compiler; none are required.
 
 A kernel is one .c file without dependencies. It is compiled once and cached in the user's cache
-folder under a name derived from everything the machine code depends on: source, flags, compiler,
-instruction set and C library. So different machines can share a home directory.
+folder. Its name there is a hash of everything that the machine code depends on (source, flags,
+compiler, instruction set, C library), so that different machines can share a home directory.
 
-A cached file is loaded only if this user owns it, nobody else can write it, and its bytes match the
-checksum at its end: a file that was truncated, or planted by somebody else, is rebuilt.
+A cached file is loaded only if this user owns it, no other user can write it, and its bytes match
+the checksum at its end; otherwise it is built again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from resnets.utils import environment
+from resnets.utils.files import sync_folder
 
 log = logging.getLogger("resnets")
 
-NAMES = ("norm", "conv_weights", "flip", "resize", "jpeg")
+KERNELS = ("norm", "conv_weights", "flip", "resize", "jpeg")
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"),
     *("-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
@@ -45,9 +46,9 @@ Signature = tuple[list[Any], Any]  # argument types and result type of a C funct
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel file: the loaded `library`, or the `reason` why there is none.
+    """A kernel: the loaded `library`, or the `reason` why it is not available.
 
-    note: why it is not cached although it was built, "" if it is.
+    note: why the built library is not cached, "" if it is.
     """
 
     name: str
@@ -56,12 +57,12 @@ class Kernel:
     note: str = ""
 
 
-def load(name: str, **signatures: Signature) -> ctypes.CDLL | None:
-    """The compiled kernel file `name` ("norm"), or None if it is not available; see `kernel`.
+def load_library(name: str, **signatures: Signature) -> ctypes.CDLL | None:
+    """Return the library of the kernel `name` ("norm"), None if not available; see `load_kernel`.
 
-    signatures: for each function that is called, its argument types and result type.
+    signatures: argument types and result type of each function that is called.
     """
-    library = kernel(name).library
+    library = load_kernel(name).library
     if library is not None:
         for function, (arguments, result) in signatures.items():
             getattr(library, function).argtypes = arguments
@@ -70,8 +71,8 @@ def load(name: str, **signatures: Signature) -> ctypes.CDLL | None:
 
 
 @lru_cache
-def kernel(name: str) -> Kernel:
-    """The kernel file `name`, compiled (about a second, once) or loaded from the cache.
+def load_kernel(name: str) -> Kernel:
+    """Compile the kernel `name` (about a second, once) or load it from the cache.
 
     Only on Linux, where the kernels share torch's own OpenMP threads. A compiler that fails is
     reported with a warning; training then uses torch's operators alone.
@@ -81,24 +82,24 @@ def kernel(name: str) -> Kernel:
     if sys.platform != "linux":
         return Kernel(name, None, f"built on Linux only, not on {sys.platform}")
     command = shlex.split(os.environ.get("CC", "cc"))
-    found = shutil.which(command[0]) if command else None
-    if found is None:
+    path = shutil.which(command[0]) if command else None
+    if path is None:
         return Kernel(name, None, f"no C compiler: {command[0] if command else 'CC'} not found")
     try:
-        return _built(name, [found, *command[1:]])
+        return _load_or_compile(name, [path, *command[1:]])
     except (OSError, subprocess.SubprocessError) as error:
-        reason = _reason(error)
+        reason = _describe_error(error)
         log.warning("native/%s.c: not available, using torch's operators: %s", name, reason)
         return Kernel(name, None, reason)
 
 
-def _built(name: str, compiler: list[str]) -> Kernel:
-    """The kernel from the cache, or compiled now. Raises OSError and SubprocessError."""
+def _load_or_compile(name: str, compiler: list[str]) -> Kernel:
+    """Return the kernel from the cache, or compile it. Raises OSError and SubprocessError."""
     source = Path(__file__).parent / "native" / f"{name}.c"
     cache = environment.cache() / f"native-{os.geteuid()}"  # the folder above may be shared
-    library = cache / f"{name}-{_key(source, compiler)}.so"
-    problem = _unsafe(cache)
-    if not problem and _intact(library):
+    library = cache / f"{name}-{_cache_key(source, compiler)}.so"
+    problem = _prepare_cache(cache)
+    if not problem and _is_intact(library):
         with contextlib.suppress(OSError):  # built on a machine with other libraries
             return Kernel(name, ctypes.CDLL(str(library)))
     # A private folder (mode 0700) in the cache, so that the rename stays on one file system.
@@ -106,22 +107,22 @@ def _built(name: str, compiler: list[str]) -> Kernel:
         built = Path(folder, library.name)
         command = [*compiler, *FLAGS, str(source), "-o", str(built), "-lm"]
         subprocess.run(command, capture_output=True, check=True, timeout=COMPILE_TIMEOUT)
-        _seal(built)
+        _append_checksum(built)
         if not problem:
             try:
                 os.replace(built, library)  # atomic: several processes may build at once
-                _sync(cache)
+                sync_folder(cache)
                 built = library
             except OSError as error:
                 problem = f"{library} cannot be written ({error.strerror})"
         return Kernel(name, ctypes.CDLL(str(built)), note=problem)
 
 
-def _key(source: Path, compiler: list[str]) -> str:
-    """Hash of everything that determines the machine code and where it runs."""
+def _cache_key(source: Path, compiler: list[str]) -> str:
+    """Return a hash of everything that determines the machine code and where it runs."""
     parts = (
         source.read_bytes(),
-        _version(tuple(compiler)),
+        _compiler_version(tuple(compiler)),
         "\0".join((*compiler, *FLAGS)).encode(),
         environment.cpu_flags().encode(),  # "-march=native"
         " ".join((platform.machine(), *platform.libc_ver())).encode(),
@@ -130,20 +131,20 @@ def _key(source: Path, compiler: list[str]) -> str:
 
 
 @lru_cache
-def _version(compiler: tuple[str, ...]) -> bytes:
-    """Output of the compiler's --version."""
+def _compiler_version(compiler: tuple[str, ...]) -> bytes:
+    """Return the output of the compiler's --version."""
     return subprocess.run(
         [*compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_TIMEOUT
     ).stdout
 
 
-def _unsafe(cache: Path) -> str:
-    """Create the cache folder; returns why it cannot be used, "" if it can."""
+def _prepare_cache(cache: Path) -> str:
+    """Create the cache folder; return why it cannot be used, "" if it can."""
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # not ours; reported below
             cache.chmod(0o700)
-        if problem := _foreign(os.stat(cache)):
+        if problem := _ownership_problem(os.stat(cache)):
             return f"{cache}: {problem}"
         if not os.access(cache, os.W_OK | os.X_OK):
             return f"{cache}: cannot be written"
@@ -152,18 +153,18 @@ def _unsafe(cache: Path) -> str:
     return ""
 
 
-def _foreign(status: os.stat_result) -> str:
-    """Why other users may have changed a file or folder, "" if they cannot have."""
+def _ownership_problem(status: os.stat_result) -> str:
+    """Return why another user may have changed a file or folder, "" if none can."""
     if status.st_uid != os.geteuid():
         return f"belongs to user {status.st_uid}"
     return "other users can write it" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
-def _intact(library: Path) -> bool:
-    """Whether a cached library is ours and complete; loading a truncated one would crash later."""
+def _is_intact(library: Path) -> bool:
+    """Return whether a cached library is this user's and complete; loading others could crash."""
     try:
-        with open(library, "rb", opener=_no_links) as file:
-            if _foreign(os.fstat(file.fileno())):
+        with open(library, "rb", opener=_open_without_links) as file:
+            if _ownership_problem(os.fstat(file.fileno())):
                 return False
             content = file.read()
     except OSError:
@@ -171,12 +172,12 @@ def _intact(library: Path) -> bool:
     return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
 
 
-def _no_links(path: str, flags: int) -> int:
+def _open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW)
 
 
-def _seal(built: Path) -> None:
-    """Append the checksum (ELF loaders ignore what follows) and write everything to the disk."""
+def _append_checksum(built: Path) -> None:
+    """Append the SHA-256, which ELF loaders ignore, and flush the file to disk."""
     with built.open("r+b") as file:
         digest = hashlib.sha256(file.read()).digest()
         file.write(digest)
@@ -185,17 +186,8 @@ def _seal(built: Path) -> None:
     built.chmod(0o700)
 
 
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: OSError | subprocess.SubprocessError) -> str:
-    """One line: why compiling or loading failed."""
+def _describe_error(error: OSError | subprocess.SubprocessError) -> str:
+    """Return one line that says why compiling or loading failed."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         message = next((line for line in lines if "error" in line), lines[-1] if lines else "")

@@ -1,7 +1,7 @@
 """Weight gradients of convolutions by a kernel for CPUs with AMX.
 
-There oneDNN spends half of a convolution's time on the gradient of its weights, which it rounds to
-bfloat16. native/conv_weights.c takes 0.6 to 0.7 of that time and keeps float32.
+On these CPUs oneDNN spends half of a convolution's time on the gradient of its weights, which it
+rounds to bfloat16. native/conv_weights.c takes 0.6 to 0.7 of that time and returns float32.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from resnets.utils import environment
 
 VECTOR = 16  # channels of a tile (conv_weights.c)
 MAX_CHANNELS = 1 << 14  # channels at most (`zeros` there)
-MAX_THREADS = 16  # the kernel has no work for more; oneDNN does
+MAX_THREADS = 16  # the kernel cannot use more; oneDNN can
 
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` that trains in bfloat16 on a CPU with the kernel's gradient.
 
-    Like all kernels here it is for plain training: double backward, forward-mode differentiation
-    and `torch.func` raise torch's error.
+    It supports first-order gradients only, like all kernels here: double backward, forward-mode
+    differentiation and `torch.func` raise torch's error.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -38,12 +38,12 @@ class Conv2d(nn.Conv2d):
 
 
 def has_kernel() -> bool:
-    """Whether this machine has the kernel."""
+    """Return whether this machine has the kernel."""
     return _kernel() is not None
 
 
 def supports(conv: nn.Conv2d) -> bool:
-    """Whether the kernel computes convolutions like this one."""
+    """Return whether the kernel computes convolutions of these settings."""
     size, stride = conv.kernel_size[0], conv.stride[0]
     return (
         conv.bias is None
@@ -63,8 +63,7 @@ def supports(conv: nn.Conv2d) -> bool:
 def use_kernel(model: nn.Module) -> None:
     """Train the convolutions of `model` that the kernel supports with it, if it is available.
 
-    They change their class, so that models are built from torch's own layers, as other tools
-    expect.
+    Their class is changed in place, since models are built from torch's own layers.
     """
     if has_kernel():
         for module in model.modules():
@@ -73,7 +72,7 @@ def use_kernel(model: nn.Module) -> None:
 
 
 def _uses_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernel computes this call: training on a CPU in bfloat16, channels last."""
+    """Return whether the kernel computes this call: training on a CPU, bfloat16, channels last."""
     return (
         not torch.compiler.is_compiling()
         and conv.training
@@ -100,26 +99,26 @@ class _Convolve(torch.autograd.Function):
     ) -> Tensor:
         rounded = weight.to(x.dtype, memory_format=torch.channels_last)
         ctx.save_for_backward(x, rounded)
-        ctx.how = (list(stride), list(padding), [1, 1], False, [0, 0], 1)
-        return torch.ops.aten.convolution(x, rounded, None, *ctx.how)
+        ctx.options = (list(stride), list(padding), [1, 1], False, [0, 0], 1)
+        return torch.ops.aten.convolution(x, rounded, None, *ctx.options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        # What was saved may have been moved away and back, into another layout.
+        # Saved-tensor hooks may have moved these away and back, into another layout.
         x, dy = (each.contiguous(memory_format=torch.channels_last) for each in (x, dy))
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            only = [True, False, False]
-            dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *ctx.how, only)[0]
+            mask = [True, False, False]  # the gradient of the input alone
+            dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *ctx.options, mask)[0]
         if ctx.needs_input_grad[1]:
-            dw = weight_gradient(x, dy, weight, ctx.how[0][0], ctx.how[1][0])
+            dw = weight_gradient(x, dy, weight, ctx.options[0][0], ctx.options[1][0])
         return dx, dw, None, None
 
 
 def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """(C', C, k, k) float32, of maps (B, C, H, W) and (B, C', H', W'), bfloat16, channels last."""
+    """Return (C', C, k, k) float32 of bfloat16, channels-last (B, C, H, W) and (B, C', H', W')."""
     kernel, threads = _kernel(), torch.get_num_threads()
     assert kernel is not None
     (n, ci, hi, wi), (_, co, ho, wo) = x.shape, dy.shape
@@ -133,7 +132,7 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding:
 
 
 def processor_has_amx() -> bool:
-    """Whether this processor multiplies tiles of bfloat16."""
+    """Return whether this processor has AMX instructions for bfloat16."""
     return "amx_bf16" in environment.cpu_flags().split()
 
 
@@ -142,7 +141,7 @@ def _kernel() -> ctypes.CDLL | None:
     if not processor_has_amx():
         return None
     pointer, sizes, small = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64), ctypes.c_int
-    library = compiler.load(
+    library = compiler.load_library(
         "conv_weights",
         conv_weights_allowed=([], ctypes.c_int),
         conv_weights=([pointer] * 4 + [sizes, small], None),

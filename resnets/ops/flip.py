@@ -1,4 +1,4 @@
-"""Flipping and normalizing of large images on a CPU by a C kernel, if one can be compiled."""
+"""Flipping and normalization of batches of images on a CPU, by a C kernel."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def flip_and_normalize(
     """Fill `out` (B, H, W, C) float32 with (x - mean) * scale of `images` (N, H, W, C) uint8.
 
     rows: (B,) int64, which images. flipped: (B,), which of them are mirrored. means: (2, H, W, C),
-    for images as stored and for mirrored ones. scale: (W, C). The result equals that of the same
-    steps in torch bit for bit. Returns False, and does nothing, if the kernel is not available.
+    for images as stored and for mirrored ones. scale: (W, C). The result equals torch's bit for
+    bit. Returns False, and leaves `out` unchanged, if the kernel is not available.
     """
     kernel = _kernel()
     if kernel is None or not all(x.is_contiguous() for x in (images, rows, means, scale, out)):
@@ -43,4 +43,4 @@ def flip_and_normalize(
 def _kernel() -> ctypes.CDLL | None:
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     arguments = [pointer] * 3 + [size] + [number] * 3 + [pointer] * 3 + [number]
-    return compiler.load("flip", flip_and_normalize=(arguments, ctypes.c_int))
+    return compiler.load_library("flip", flip_and_normalize=(arguments, ctypes.c_int))

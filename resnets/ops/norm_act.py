@@ -1,8 +1,8 @@
 """Batch norm, addition of the shortcut and relu in as few passes over memory as possible, on a CPU.
 
 A training step of a small network on a CPU spends a third of its time in these three, which torch
-runs one after the other, each reading and writing the whole map. Here one kernel (native/norm.c)
-reads a map twice and writes it once, and its backward pass needs only what is stored anyway.
+runs one after the other, each reading and writing the whole map. The kernel (native/norm.c) reads a
+map twice and writes it once; its backward pass needs only tensors that are stored anyway.
 `models.norm.BatchNormAct2d` is the module that calls it.
 """
 
@@ -20,18 +20,18 @@ from torch.autograd.function import once_differentiable
 
 from resnets.ops import compiler
 
-VECTOR = 64  # numbers that a kernel's inner loop handles at once (TILE in norm.c)
-BLOCK = 256  # rows that it adds up before it starts a new sum (BLOCK in norm.c)
+VECTOR = 64  # numbers per step of the kernel's inner loop (TILE in norm.c)
+BLOCK = 256  # rows per partial sum (BLOCK in norm.c)
 SUFFIX = {torch.bfloat16: "bf16", torch.float32: "float"}
 
 
 def has_kernel() -> bool:
-    """Whether this machine has the kernel."""
+    """Return whether this machine has the kernel."""
     return _kernel() is not None
 
 
 def supports(x: Tensor, shortcut: Tensor | None, weight: Tensor, group_size: int) -> bool:
-    """Whether the kernel computes this: a CPU, channels last, whole vectors.
+    """Return whether the kernel supports these tensors: on a CPU, channels last, whole vectors.
 
     group_size: images of the batch `x` (B, C, H, W) that share statistics.
     """
@@ -63,7 +63,7 @@ def batch_norm_act(
     relu: bool,
     group_size: int,
 ) -> Tensor:
-    """`relu(batch_norm(x) + shortcut)` in training, for what `supports` accepts.
+    """Return `relu(batch_norm(x) + shortcut)` in training, for tensors that `supports` accepts.
 
     x, shortcut, result: (B, C, H, W). means, variances: running statistics (C,), or
     (B / group_size, C) if parts of the batch are normalized separately; updated in place with
@@ -82,18 +82,18 @@ def batch_norm_act(
 
 
 def fuse_second_use(shortcut: nn.Module) -> None:
-    """Let `shortcut` read a block's input such that its gradient is added within the kernel.
+    """Let the kernel add the gradient of `shortcut` to that of the block's first convolution.
 
-    A block's input is used twice, by its first convolution and by its shortcut. Autograd would add
-    the two gradients in a pass of its own over each block's map, 9% of a step of cifar-resnet20.
-    So `batch_norm_act` returns its map twice, and takes both gradients in its backward pass.
+    Both read the block's input. Autograd would add their gradients in a separate pass over the map,
+    9% of a step of cifar-resnet20. So `batch_norm_act` returns its output twice and receives both
+    gradients in its backward pass.
     """
     if _second_use not in shortcut._forward_pre_hooks.values():
         shortcut.register_forward_pre_hook(_second_use)
 
 
 def second_use(x: Tensor) -> Tensor:
-    """The second output of `batch_norm_act`, an alias of `x`; any other map as it is."""
+    """Return the second output of `batch_norm_act`, an alias of `x`; other tensors unchanged."""
     return getattr(x, "second_use", x) if isinstance(x, Tensor) else x  # or a tracer's proxy
 
 
@@ -143,7 +143,7 @@ class _BatchNormAct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         *maps, weight, saved = ctx.saved_tensors
-        # What was saved may have been moved away and back, into another layout.
+        # Saved-tensor hooks may have moved these away and back, into another layout.
         x, y = (each.contiguous(memory_format=torch.channels_last) for each in maps)
         dense = [
             each.contiguous(memory_format=torch.channels_last)
@@ -171,7 +171,7 @@ class _BatchNormAct(torch.autograd.Function):
 
 
 def _matrix(x: Tensor, ghosts: int) -> tuple[int, int]:
-    """Rows and width of one ghost's map as the kernel sees it."""
+    """Return rows and width of one ghost's map as the kernel's matrix."""
     width = max(x.shape[1], VECTOR)
     return x.numel() // ghosts // width, width
 
@@ -186,7 +186,7 @@ def _floats(x: Tensor, *shape: int) -> Tensor:
 
 
 def _addresses(count: int, *tensors: Tensor | None) -> Iterator[list[int | None]]:
-    """Where each of `count` equal parts of each tensor begins in memory."""
+    """Yield the addresses of each of `count` equal parts of the tensors."""
     starts = [None if each is None else each.data_ptr() for each in tensors]
     sizes = [0 if each is None else each.nbytes // count for each in tensors]
     for number in range(count):
@@ -201,7 +201,7 @@ def _kernel() -> ctypes.CDLL | None:
     pointer, size, real, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
     forward = ([pointer] * 9 + [size] * 3 + [real] * 3 + [small], None)
     backward = ([pointer] * 11 + [size] * 3 + [real, small], None)
-    return compiler.load(
+    return compiler.load_library(
         "norm",
         **{f"norm_forward_{suffix}": forward for suffix in SUFFIX.values()},
         **{f"norm_backward_{suffix}": backward for suffix in SUFFIX.values()},

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
-from resnets.models.norm import without_norm
+from resnets.models.norm import strip_norm
 from resnets.utils.precision import DTYPES
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def fold_batch_norms(model: ImageClassifier) -> ImageClassifier:
         for norm, convolution in _foldable_norms(folded).items():
             fused = fuse_conv_bn_eval(layers[convolution], layers[norm])
             folded.set_submodule(convolution, fused)
-            folded.set_submodule(norm, without_norm(layers[norm]))
+            folded.set_submodule(norm, strip_norm(layers[norm]))
     return folded
 
 

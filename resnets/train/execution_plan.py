@@ -82,12 +82,12 @@ def choose_plan(
     compiled, missing = recipe.compile == "on", _missing_compiler(chosen)
     if compiled and missing:
         raise ConfigError(f"compile=on: {missing}; install one, or --set compile=off")
-    fused = chosen.type == "cpu" and not compiled and compiler.load("norm") is not None
+    fused = chosen.type == "cpu" and not compiled and compiler.load_library("norm") is not None
     fused = fused and before.get("fused", True)
     known = recipe.task == "classify" and not recipe.custom  # whose cost can be counted
     if recipe.compile == "auto" and not fused and known:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
-        multiply_adds = 3 * images * cost.count(model, recipe.model.input_size).multiply_adds
+        multiply_adds = 3 * images * cost.count_cost(model, recipe.model.input_size).multiply_adds
         rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
         compiled = multiply_adds / rate > MIN_SECONDS_TO_COMPILE
         compiled = before["compiled"] if before.get("fused") is fused else compiled

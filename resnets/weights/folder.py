@@ -243,7 +243,7 @@ def _checked(spec: ModelSpec, where: str) -> ModelSpec:
     return spec
 
 
-def save_net(
+def save_model(
     net: ImageClassifier,
     out: Path,
     *,

@@ -77,15 +77,15 @@ def test_size_and_classes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_shapes_only_changes_no_count() -> None:
     """What `info` skips to be fast is neither counted nor needed for the shapes."""
     for name in ("resnet18-a", "preact-resnet18", "vgg11-bn", "cifar-resnet20"):
-        real = cost.count(build(catalog.spec(name)))
+        real = cost.count_cost(build(catalog.spec(name)))
         with shapes_only():
-            assert cost.count(build(catalog.spec(name))) == real
+            assert cost.count_cost(build(catalog.spec(name))) == real
 
 
 def test_paper_column_agrees_with_what_is_counted() -> None:
     for name, paper in COSTS.items():
         with shapes_only():
-            counted = cost.count(build(catalog.spec(name)))
+            counted = cost.count_cost(build(catalog.spec(name)))
         if paper.parameters:
             rounding = 0.5 * 10.0 ** -len(paper.parameters.rstrip("M").split(".")[1])
             assert abs(counted.parameters / 1e6 - float(paper.parameters[:-1])) <= rounding
@@ -113,7 +113,7 @@ def test_rows_of_the_table_add_up_within_80_columns(
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     with shapes_only():
-        counted = cost.count(build(catalog.spec(name)))
+        counted = cost.count_cost(build(catalog.spec(name)))
     assert summed_parameters(text) == counted.parameters
     assert f"{counted.parameters:,}" in text.split("total", 1)[1]
     assert f"{counted.multiply_adds:,}" in text.split("total", 1)[1]

@@ -200,7 +200,7 @@ def fuzz(kernel: str, calls: int, seed: int) -> None:
     if kernel == "conv_weights" and not conv_weight_grad.has_kernel():
         print(f"{kernel}: not run, this processor has no AMX")
         return
-    found = compiler.kernel(kernel)
+    found = compiler.load_kernel(kernel)
     assert found.library is not None, found.reason
     for number in range(calls):
         globals()[f"fuzz_{kernel}"](np.random.default_rng((seed, number)))

@@ -22,7 +22,7 @@ TABLE_1 = {  # paper, Table 1, in 1e9; rounded there, and 50 layers rounded down
 def count(name: str, size: int | None = None) -> cost.Cost:
     with torch.device("meta"):
         model = build(catalog.spec(name))
-    return cost.count(model, size)
+    return cost.count_cost(model, size)
 
 
 @pytest.mark.parametrize(("name", "billions"), TABLE_1.items())
@@ -37,7 +37,7 @@ def test_multiply_adds_agree_with_torchs_counter(name: str) -> None:
         image = torch.empty(1, 3, 96, 96)
     with FlopCounterMode(display=False) as counter:
         model(image)
-    assert cost.count(model, 96).multiply_adds * 2 == counter.get_total_flops()
+    assert cost.count_cost(model, 96).multiply_adds * 2 == counter.get_total_flops()
 
 
 def test_layers_of_resnet18() -> None:
@@ -65,7 +65,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     model = build(catalog.spec("cifar-resnet20"))
     frozen = model.get_submodule("stem.norm").eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    cost.count(model)
+    cost.count_cost(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not frozen.training
     assert all(m.training for m in model.modules() if m is not frozen)
@@ -75,12 +75,12 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
 def counted(name: str) -> tuple[int, int]:
     with cost.shapes_only():
-        found = cost.count(build(catalog.spec(name)))
+        found = cost.count_cost(build(catalog.spec(name)))
     return found.parameters, found.multiply_adds
 
 
 def test_costs_that_ship_are_those_counted():
-    stored = cost.of_catalog()
+    stored = cost.load_catalog_costs()
     assert list(stored) == catalog.names()
     for name in ("resnet18", "plain34", "vgg11", "cifar-resnet20", "resnetrs50"):
         assert stored[name] == counted(name), name
@@ -88,4 +88,4 @@ def test_costs_that_ship_are_those_counted():
 
 @pytest.mark.slow
 def test_all_costs_that_ship_are_those_counted():
-    assert cost.of_catalog() == {name: counted(name) for name in catalog.names()}
+    assert cost.load_catalog_costs() == {name: counted(name) for name in catalog.names()}

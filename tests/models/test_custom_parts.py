@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.models import build, catalog
-from resnets.models.block_config import BlockConfig, require, residual_paths
+from resnets.models.block_config import BlockConfig, get_block_attr, residual_paths
 from resnets.models.norm import BatchNormAct2d, CustomNormAct, convert_batch_norms, use_cpu_kernels
 from resnets.models.resnet import BasicBlock, ResNet, make_shortcut
 
@@ -132,7 +132,7 @@ def test_what_a_block_lacks_is_named_where_it_is_needed() -> None:
         build(dataclasses.replace(SPEC, zero_init_residual=True), block=SqueezeExcite)
     block = build(SPEC, block=SqueezeExcite).blocks()["stage1.0"]
     with pytest.raises(ConfigError, match="SqueezeExcite.*paths"):
-        require(block, "paths")
+        get_block_attr(block, "paths")
 
 
 def test_optional_parts_serve_zero_init_and_studies() -> None:

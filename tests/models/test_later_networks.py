@@ -64,7 +64,7 @@ def test_a_step_with_the_cpu_kernels_is_that_without(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_cost_and_drawings(name: str) -> None:
     model = build(tiny(name))
-    counted = cost.count(model)
+    counted = cost.count_cost(model)
     named = dict(model.named_modules())
     assert sum(layer.parameters for layer in counted.layers) == counted.parameters
     assert all(

@@ -11,7 +11,7 @@ from torchvision import models as torchvision_models
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.block_config import BlockConfig
-from resnets.models.forms import ResidualUnit
+from resnets.models.residual_unit import ResidualUnit
 from resnets.models.shortcut import NoShortcut, Projection, ZeroPad
 
 CIFAR_PARAMETERS = {  # the paper's Table 6, to the last one

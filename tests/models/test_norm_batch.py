@@ -57,7 +57,7 @@ def test_each_ghost_is_normalized_by_itself_and_the_running_statistics_take_thei
     assert torch.equal(norm.eval()(x), plain.eval()(x))
 
 
-@pytest.mark.skipif(compiler.load("norm") is None, reason="no C compiler")
+@pytest.mark.skipif(compiler.load_library("norm") is None, reason="no C compiler")
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_the_kernel_computes_ghosts_as_torch_does(shortcut):
     slow, fast = ghost(16, 4), ghost(16, 4)

@@ -116,7 +116,7 @@ def test_blurred_model_has_the_same_tensors_and_shifts_less(shortcut: str) -> No
     )
     blurred = build(dataclasses.replace(plain.spec, blur_pool=True))
     blurred.load_state_dict(plain.state_dict())
-    assert cost.count(blurred, 64).parameters == cost.count(plain, 64).parameters
+    assert cost.count_cost(blurred, 64).parameters == cost.count_cost(plain, 64).parameters
     assert not isinstance(blurred.stem.conv, BlurredConv)
     assert isinstance(blurred.stage2[0].conv1, BlurredConv)
     images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 FLIP = """
 from resnets.ops import compiler as native
-found = native.kernel("flip")
+found = native.load_kernel("flip")
 print(found.library is not None, found.reason, found.note, sep="|")
 """
 

@@ -12,7 +12,7 @@ from resnets import create_model
 from resnets.models.norm import BatchNormAct2d, use_cpu_kernels
 from resnets.ops import compiler, norm_act
 
-pytestmark = pytest.mark.skipif(compiler.load("norm") is None, reason="no C compiler here")
+pytestmark = pytest.mark.skipif(compiler.load_library("norm") is None, reason="no C compiler here")
 SHAPES = ((4, 16, 8, 8), (4, 32, 5, 7), (2, 64, 9, 9), (5, 128, 3, 3), (2, 192, 4, 4))
 
 
@@ -186,12 +186,12 @@ def test_what_does_not_fit_is_left_to_torch():
 
 def test_without_a_compiler_nothing_is_lost(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    compiler.kernel.cache_clear()
+    compiler.load_kernel.cache_clear()
     norm_act._kernel.cache_clear()
     try:
-        assert compiler.load("norm") is None
+        assert compiler.load_library("norm") is None
         assert not use_cpu_kernels(BatchNormAct2d(16))
     finally:
         monkeypatch.undo()
-        compiler.kernel.cache_clear()
+        compiler.load_kernel.cache_clear()
         norm_act._kernel.cache_clear()

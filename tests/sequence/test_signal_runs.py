@@ -71,7 +71,7 @@ def test_a_signal_network_is_that_of_images_one_pixel_high(form):
     x = torch.randn(2, 2, 20)
     torch.testing.assert_close(one(x), two(x[:, :, None]), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        counted = cost.count(one)
+        counted = cost.count_cost(one)
     assert counted.parameters == sum(each.numel() for each in one.parameters())
 
 

@@ -46,7 +46,7 @@ def test_every_row_of_the_tables_is_a_network_that_builds() -> None:
     for model in found.models:
         spec = cell_recipe(found, model, 0).model
         specs[dataclasses.replace(spec, name="")] = model
-        assert cost.count(build(spec)).parameters > 0
+        assert cost.count_cost(build(spec)).parameters > 0
     assert len(specs) == len(found.models)  # no two rows are the same network
     assert not model_spec("cifar-resnet8:none").residual
     assert named_form("cifar-resnet164", paper.ORDER_FORMS[-1]).endswith("preact-bottleneck")

@@ -54,7 +54,7 @@ def test_v15_adds_as_many_multiply_adds_as_the_pages_say() -> None:
         counts = []
         for name in (f"resnet{depth}", f"resnet{depth}-v1"):
             with shapes_only():
-                counts.append(cost.count(build(catalog.spec(name))).multiply_adds)
+                counts.append(cost.count_cost(build(catalog.spec(name))).multiply_adds)
         assert round((counts[0] - counts[1]) / 1e9, 2) == 0.23
-    assert "0.23e9" in cost.count.__doc__
+    assert "0.23e9" in cost.count_cost.__doc__
     assert "adds 0.23G" in (ROOT / "docs" / "info.md").read_text(encoding="utf-8")

@@ -113,13 +113,13 @@ def test_first_losses_do_not_drift(net, precision, kernels, close, tmp_path, mon
     # They are of the share that the old rule left for training.
     plan = short(4, net, **settings, **{"data.split_rule": "rank"})
     if not kernels:
-        monkeypatch.setattr(compiler, "load", lambda name: None)
+        monkeypatch.setattr(compiler, "load_library", lambda name: None)
     training.run(plan, tmp_path / "run", device="cpu", quiet=True)
     losses = [row["loss"] for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
     golden = json.loads(EXPECTED.read_text())
     assert losses == pytest.approx(golden[net], rel=close)
     means = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert means["fused"] == (kernels and compiler.load("norm") is not None)
+    assert means["fused"] == (kernels and compiler.load_library("norm") is not None)
 
 
 def test_same_seed_same_run_other_seed_other_run(tmp_path):
@@ -171,11 +171,11 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     """Begun where the CPU multiplies bfloat16, gone on with where "auto" means float32."""
     out = tmp_path / "run"
     monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: True)
-    kernel = compiler.load("norm") is not None
+    kernel = compiler.load_library("norm") is not None
     training.run(short(2, precision="auto"), out, device="cpu", quiet=True)
     monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: False)
     assert pick_precision("auto", torch.device("cpu")) == "float32"
-    monkeypatch.setattr(compiler, "load", lambda name: None)
+    monkeypatch.setattr(compiler, "load_library", lambda name: None)
     training.run(None, out, device="cpu")
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
     said = " ".join(capsys.readouterr().err.split())
@@ -183,12 +183,12 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     assert ("at step 2 (before: CPU kernels)" in said) == kernel
 
 
-@pytest.mark.skipif(compiler.load("norm") is None, reason="no compiler, so no kernels")
+@pytest.mark.skipif(compiler.load_library("norm") is None, reason="no compiler, so no kernels")
 def test_a_run_begun_without_kernels_goes_on_without_them(tmp_path, monkeypatch):
     """Begun where the compiler failed: kernels that are there now would change its numbers."""
     out, whole = tmp_path / "run", tmp_path / "whole"
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "load", lambda name: None)
+        patch.setattr(compiler, "load_library", lambda name: None)
         training.run(short(12, checkpoint_every="6it"), whole, device="cpu", quiet=True)
     shutil.copytree(whole, out)
     (out / "checkpoints" / LAST).unlink()  # it goes on from step 6
@@ -263,7 +263,7 @@ def test_without_a_compiler_auto_falls_back_with_a_line_and_on_is_refused(monkey
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(compiler, "load", lambda name: None)  # the CPU's kernels need one too
+    monkeypatch.setattr(compiler, "load_library", lambda name: None)  # kernels need one too
     long = short(10**6, compile="auto")
     net = build(long.model)
     with caplog.at_level("WARNING", "resnets"):
@@ -274,9 +274,9 @@ def test_without_a_compiler_auto_falls_back_with_a_line_and_on_is_refused(monkey
 
 
 def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
-    kernel = compiler.load("norm")
+    kernel = compiler.load_library("norm")
     assert choose_plan(recipe("digits"), nn.Identity(), 9, "cpu").fused == (kernel is not None)
-    monkeypatch.setattr(compiler, "load", lambda name: None)
+    monkeypatch.setattr(compiler, "load_library", lambda name: None)
 
     plan = recipe("cifar10-fast")
     net = build(plan.model)

@@ -6,7 +6,7 @@ from encode_weights import encoded
 from weights_state import assert_same, logits, pictures, random_state
 
 from resnets.models import ImageClassifier, build, catalog
-from resnets.models.catalog import LATER
+from resnets.models.catalog import LATER_NAMES
 from resnets.weights.hub import TIMM
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.maps import WeightsError, detect, name_map
@@ -56,7 +56,7 @@ def test_same_logits_both_directions(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("name", LATER_NAMES)
 def test_later_networks_have_timms_tensors(name: str) -> None:
     """Names and shapes of all, on meta: the largest has 937 million parameters."""
     ours, theirs = pair(name)

@@ -113,11 +113,11 @@ def _print_kernels(as_json: bool) -> None:
     from resnets.ops import compiler, conv_weight_grad
 
     rows = []
-    for name in compiler.NAMES:
+    for name in compiler.KERNELS:
         if name == "conv_weights" and not conv_weight_grad.processor_has_amx():
             kernel = compiler.Kernel(name, None, "needs a processor with AMX bfloat16")
         else:
-            kernel = compiler.kernel(name)
+            kernel = compiler.load_kernel(name)
         if name == "jpeg" and kernel.library is not None and not jpeg.available():
             kernel = compiler.Kernel(name, None, "needs a supported version of libjpeg-turbo")
         used = kernel.library is not None
@@ -136,11 +136,11 @@ def _print_catalog(specs: Sequence[ModelSpec], *, changed: bool) -> None:
     from resnets.models import build, cost
 
     if not changed:
-        known = cost.of_catalog()
+        known = cost.load_catalog_costs()
         tables.print_catalog([(spec, *known[spec.name]) for spec in specs])
         return
     with cost.shapes_only():
-        counted = [cost.count(build(spec)) for spec in specs]
+        counted = [cost.count_cost(build(spec)) for spec in specs]
     rows = zip(specs, counted, strict=True)
     tables.print_catalog([(spec, each.parameters, each.multiply_adds) for spec, each in rows])
 
@@ -149,7 +149,7 @@ def _model_to_json(net: ImageClassifier) -> dict[str, Any]:
     """Describe a model for --json; `output_shape` has no batch dimension: (C, H, W) or (K,)."""
     from resnets.models import cost
 
-    counted = cost.count(net)
+    counted = cost.count_cost(net)
     return {
         "name": net.spec.name,
         "parameters": counted.parameters,

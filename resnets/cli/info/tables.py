@@ -50,7 +50,7 @@ def print_models(nets: Sequence[ImageClassifier], *, folded: bool, published: bo
     """
     console = Console(highlight=False)
     for position, net in enumerate(nets):
-        counted = cost.count(net)
+        counted = cost.count_cost(net)
         size, channels = counted.input_size, net.spec.in_channels
         gap = "\n\n" if position else ""
         console.print(f"{gap}[bold]{net.spec.name}[/bold], input {channels}×{size}×{size}\n")

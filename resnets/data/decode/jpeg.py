@@ -98,7 +98,7 @@ def _library() -> _Library | None:
 @lru_cache
 def _bound() -> _Library | None:
     """The kernel, bound to a libjpeg of the right layout that has all functions."""
-    code = compiler.load("jpeg")
+    code = compiler.load_library("jpeg")
     if code is None or kernel() is None:
         return None
     for path in _libjpegs():

@@ -19,7 +19,7 @@ from resnets.config import TransformerSpec
 from resnets.models.layers import Scale
 
 SINKHORN_STEPS = 20  # Xie et al. 2025, section 4.2
-DYNAMIC_SCALE = 0.01  # initial factor of what depends on the input (Zhu et al. 2024, section 3.1)
+DYNAMIC_SCALE = 0.01  # initial factor of input-dependent weights (Zhu et al. 2024, section 3.1)
 
 
 class Plain(nn.Module):
@@ -85,8 +85,8 @@ class Hyper(Plain):
     """Dynamic hyper-connections (Zhu et al. 2024, sections 2 and 3): n streams, learned mixing.
 
     Of streams H, F reads `read @ H`, and the next ones are `mix @ H + write F`. Each weight is a
-    learned number plus `scale * tanh(norm(H) W)`; W starts at 0, and the numbers so that the whole
-    is the pre-norm network (equation 14).
+    learned number plus `scale * tanh(norm(H) W)`. W starts at 0, and the numbers such that
+    the network starts as the pre-norm one (equation 14).
     """
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
@@ -159,7 +159,7 @@ def sinkhorn(logits: Tensor) -> Tensor:
 class DepthAttention(nn.Module):
     """The mean of earlier outputs (B, T, l, C), weighted by softmax of `query . RMSNorm(output)`.
 
-    The query is learned from 0, so that all count alike at first (Kimi Team 2026, full AttnRes).
+    The query is learned from 0: all have equal weight at first (Kimi Team 2026, full AttnRes).
     """
 
     def __init__(self, width: int) -> None:
@@ -173,7 +173,7 @@ class DepthAttention(nn.Module):
 
 
 class AttentionResidual(Plain):
-    """`F(norm(h))`, h read from all earlier outputs, among which the result then is."""
+    """`F(norm(h))`, h a weighted mean of all earlier outputs; the result is appended to them."""
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
         super().__init__(spec, layer, number)

@@ -1,6 +1,6 @@
-"""A decoder-only transformer whose residual stream is a field of its spec.
+"""A decoder-only transformer whose kind of residual connection is a field of its spec.
 
-Read top down: the two sublayers and the network; how a sublayer changes the stream is in
+Read top down: the two sublayers, then the network. The connections are in
 `models.transformer.connections`.
 """
 
@@ -59,7 +59,8 @@ class Transformer(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.spec, self.classes, self.origin = spec, (), "random initialization"
+        self.spec, self.origin = spec, "random initialization"
+        self.classes: tuple[str, ...] = ()
         self.recipe: Any = None
         self.embedding = nn.Embedding(spec.vocabulary, spec.width)
         self.position = nn.Parameter(torch.empty(spec.context, spec.width))
@@ -70,8 +71,8 @@ class Transformer(nn.Module):
             connection(spec, kind(spec), number) for number, kind in enumerate(kinds)
         )
         self.read = DepthAttention(spec.width) if spec.residual == "attention" else None
-        normed = spec.residual in ("post-norm", "deepnorm", "rezero")
-        self.norm: nn.Module = nn.Identity() if normed else nn.LayerNorm(spec.width)
+        ends_with_norm = spec.residual in ("post-norm", "deepnorm", "rezero")
+        self.norm: nn.Module = nn.Identity() if ends_with_norm else nn.LayerNorm(spec.width)
         self.head = nn.Linear(spec.width, spec.vocabulary)
         self._init_weights()
 
@@ -82,7 +83,7 @@ class Transformer(nn.Module):
         return logits
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        """The state of the stream at the embedding of `x` (B, T) and after each sublayer."""
+        """Yield the state of the stream at the embedding of `x` (B, T) and after each sublayer."""
         embedded = self.dropout(self.embedding(x) + self.position[: x.shape[1]])
         state = CONNECTIONS[self.spec.residual].expand(embedded, self.spec)
         yield state
@@ -91,7 +92,7 @@ class Transformer(nn.Module):
             yield state
 
     def collapse(self, state: Tensor) -> Tensor:
-        """(B, T, C) of a state of the stream: several streams are summed."""
+        """Return (B, T, C) for a state of the stream: several streams are summed."""
         if self.read is not None:
             out: Tensor = self.read(state)
             return out

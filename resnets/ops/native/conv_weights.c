@@ -21,8 +21,8 @@ typedef uint16_t bf16;
 #define KIB 1024
 #define TILE 1024              /* bytes: 16 rows of 64 */
 #define STRIP (128 * KIB)      /* packed bytes of a strip, about */
-#define STEPS 8                /* of 32 pixels: so many at least before C is written back */
-#define LARGE (640 * KIB)      /* bytes of C from which on threads share one C */
+#define STEPS 8                /* of 32 pixels: at least this many before C is written back */
+#define LARGE (640 * KIB)      /* bytes of C above which threads share one C */
 #define PARTIAL (1536 * KIB)   /* bytes of all partial sums, at most */
 #define GROUPS 16
 
@@ -79,10 +79,10 @@ static plan_t make_plan(const int64_t *d) {
   return p;
 }
 
-#define WIDEST (1 << 14) /* channels at most; the caller sees to it */
-static const bf16 zeros[WIDEST]; /* a pixel outside the image */
+#define MAX_CHANNELS (1 << 14) /* the caller checks it */
+static const bf16 zeros[MAX_CHANNELS]; /* a pixel outside the image */
 
-/* Sixteen channels of two pixels as sixteen pairs: of `both`, of `first` and `second`. */
+/* Sixteen channels of two pixels as sixteen pairs. */
 static inline __m512i paired(__m512i both) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -131,7 +131,7 @@ static void pack_a(const plan_t *p, const bf16 *map, int64_t width, int64_t stri
     }
     for (int64_t m = 0; m < p->mt; m++) {
       __m512i r[16];
-      if (m % 2 == 0) /* 32 rows that lie apart: no processor foresees the next line of each */
+      if (m % 2 == 0) /* 32 separate rows: the processor's own prefetching does not follow them */
         for (int i = 0; i < 32; i++) __builtin_prefetch(at[i] + 32 * c + 16 * m);
       for (int i = 0; i < 16; i++) r[i] = pair(at[2 * i] + 16 * m, at[2 * i + 1] + 16 * m);
       transpose(r);
@@ -236,7 +236,7 @@ static int64_t wide(const plan_t *p) { return p->mt % 2 ? 3 : 2; }
 /* C += A B for tile columns number `block`, over `count` strips. */
 static void multiply(const plan_t *p, const bf16 *a, const bf16 *b, int64_t count, float *c,
                      int64_t block) {
-  /* Tile loads do not tell the compiler that they read memory: what was packed must be there. */
+  /* The compiler does not know that tile loads read memory: finish all packing stores first. */
   __asm__ volatile("" ::: "memory");
   int64_t n = block * wide(p), high = p->mt % 2 ? 1 : 2;
   for (int64_t m = 0; m < p->mt; m += high) {
@@ -272,7 +272,7 @@ typedef struct {
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XTILEDATA 18
 
-/* Ask Linux for this process's tile registers; whether it grants them. */
+/* Ask Linux for this process's tile registers; returns whether it grants them. */
 int conv_weights_allowed(void) {
   return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
 }

@@ -1,4 +1,4 @@
-/* 8-bit images to the input of a network, (x - mean) * scale, mirrored on request, in one pass. */
+/* Mirror and normalize 8-bit images, (x - mean) * scale, in one pass. */
 #include <stdint.h>
 #include <string.h>
 
@@ -10,8 +10,8 @@ static void mirror(const uint8_t *row, int wide, int channels, uint8_t *out) {
   }
 }
 
-/* Image i of `out` (count, high, wide, channels) becomes number rows[i] of `images`, mirrored
- * where flipped[i]. means: (2, high, wide, channels), as it is and mirrored; scale: (wide, channels).
+/* Image i of `out` (count, high, wide, channels) becomes image rows[i] of `images`, mirrored where
+ * flipped[i]. means: (2, high, wide, channels), as stored and mirrored; scale: (wide, channels).
  * Returns 0 if rows are too long. */
 int flip_and_normalize(const uint8_t *images, const int64_t *rows, const uint8_t *flipped,
                   int64_t count, int high, int wide, int channels, const float *means,

@@ -1,8 +1,8 @@
-/* The part of a JPEG that one view needs: decoded no further than that, and resized.
+/* Decode and resize the part of a JPEG that one view needs.
  *
- * Only clean images are decoded: whatever makes libjpeg stop or warn returns 0, and the caller uses
- * Pillow, which decides whether it is an error. Nothing is linked: `jpeg_bind` is handed the
- * functions of the libjpeg that Pillow brings, and `resize_box`.
+ * Only undamaged images are decoded: where libjpeg stops or warns, the result is 0, and the caller
+ * uses Pillow, which decides whether it is an error. Nothing is linked: `jpeg_bind` receives
+ * pointers to the functions of Pillow's own libjpeg, and to `resize_box`.
  */
 #include <setjmp.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 /* ---- The interface of libjpeg 6b, which libjpeg-turbo keeps. It compares version and size. ---- */
 
 #define ABI_VERSION 62
-enum { GREY = 1, RGB = 2, YCC = 3 };
+enum { GRAY = 1, RGB = 2, YCC = 3 };
 
 typedef struct Decoder Decoder;
 
@@ -82,7 +82,7 @@ struct Decoder {
   void *modules[11];
 };
 
-typedef struct { /* in the order that `jpeg_bind` is given */
+typedef struct { /* in the order of `jpeg_bind`'s argument */
   Errors *(*std_error)(Errors *);
   void (*create)(Decoder *, int version, size_t size);
   void (*mem_src)(Decoder *, const uint8_t *, unsigned long);
@@ -101,29 +101,29 @@ static Functions call;
 typedef struct {
   Errors base;
   jmp_buf escape;
-} Guard;
+} ErrorHandler;
 
-static void give_up(Decoder *decoder) { longjmp(((Guard *)decoder->err)->escape, 1); }
+static void on_error(Decoder *decoder) { longjmp(((ErrorHandler *)decoder->err)->escape, 1); }
 
 static void on_message(Decoder *decoder, int level) {
-  if (level < 0) give_up(decoder); /* a warning: damaged data, or a made-up end of file */
+  if (level < 0) on_error(decoder); /* a warning: damaged data, or a made-up end of file */
 }
 
-static void prepare(Decoder *decoder, Guard *guard) {
+static void prepare(Decoder *decoder, ErrorHandler *handler) {
   memset(decoder, 0, sizeof *decoder);
-  decoder->err = call.std_error(&guard->base);
-  guard->base.error_exit = give_up;
-  guard->base.emit_message = on_message;
+  decoder->err = call.std_error(&handler->base);
+  handler->base.error_exit = on_error;
+  handler->base.emit_message = on_message;
 }
 
-/* Take the functions over; 0, and nothing is changed, where this libjpeg has another layout. */
+/* Store the functions. Returns 0, and changes nothing, if this libjpeg has another layout. */
 int jpeg_bind(void *const *functions) {
   const Functions before = call;
   Decoder decoder;
-  Guard guard;
+  ErrorHandler handler;
   memcpy(&call, functions, sizeof call);
-  prepare(&decoder, &guard);
-  if (setjmp(guard.escape)) {
+  prepare(&decoder, &handler);
+  if (setjmp(handler.escape)) {
     call = before;
     return 0;
   }
@@ -136,11 +136,11 @@ int jpeg_bind(void *const *functions) {
 
 static int word(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
-/* facts: width, height, channels (1 or 3), offset and size of the EXIF data (0: none). 0 where
- * this is no JPEG, or a kind that is left to Pillow: CMYK, 12 bits, lossless, arithmetic. */
-int jpeg_header(const uint8_t *data, int64_t size, int64_t *facts) {
+/* header: width, height, channels (1 or 3), offset and size of the EXIF data (0: none). 0 if
+ * this is not a JPEG, or one for Pillow: CMYK, 12 bits, lossless, arithmetic coding. */
+int jpeg_header(const uint8_t *data, int64_t size, int64_t *header) {
   if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return 0;
-  facts[3] = facts[4] = 0;
+  header[3] = header[4] = 0;
   for (int64_t at = 2; at + 10 <= size;) {
     const int marker = data[at + 1];
     if (data[at] != 0xFF) return 0;
@@ -150,13 +150,13 @@ int jpeg_header(const uint8_t *data, int64_t size, int64_t *facts) {
     }
     const int length = word(data + at + 2);
     if (marker >= 0xC0 && marker <= 0xC2) {
-      facts[0] = word(data + at + 7), facts[1] = word(data + at + 5), facts[2] = data[at + 9];
-      return data[at + 4] == 8 && facts[0] && facts[1] && (facts[2] == 1 || facts[2] == 3);
+      header[0] = word(data + at + 7), header[1] = word(data + at + 5), header[2] = data[at + 9];
+      return data[at + 4] == 8 && header[0] && header[1] && (header[2] == 1 || header[2] == 3);
     }
     const int tables = marker == 0xC4 || marker == 0xDB || marker == 0xDD;
     if (length < 2 || !(tables || marker >= 0xE0)) return 0;
-    if (marker == 0xE1 && !facts[4] && length >= 8 && !memcmp(data + at + 4, "Exif\0", 6)) {
-      facts[3] = at + 4, facts[4] = length - 2;
+    if (marker == 0xE1 && !header[4] && length >= 8 && !memcmp(data + at + 4, "Exif\0", 6)) {
+      header[3] = at + 4, header[4] = length - 2;
     }
     at += 2 + length;
   }
@@ -169,9 +169,9 @@ typedef struct {
   unsigned left, top, right, bottom;
 } Region;
 
-/* What the resize of `box` looks at, and two pixels more: upsampled color needs a neighbor. */
-static Region seen(const double *box, int cubic, unsigned width, unsigned height, int out_width,
-                   int out_height) {
+/* The pixels that the resize of `box` reads, and two more: upsampled color needs a neighbor. */
+static Region source_region(const double *box, int cubic, unsigned width, unsigned height,
+                            int out_width, int out_height) {
   double x = (box[2] - box[0]) / out_width, y = (box[3] - box[1]) / out_height;
   x = (cubic ? 2 : 1) * (x > 1 ? x : 1) + 3, y = (cubic ? 2 : 1) * (y > 1 ? y : 1) + 3;
   return (Region){box[0] > x ? (unsigned)(box[0] - x) : 0, box[1] > y ? (unsigned)(box[1] - y) : 0,
@@ -179,8 +179,8 @@ static Region seen(const double *box, int cubic, unsigned width, unsigned height
                   box[3] + y < height ? (unsigned)(box[3] + y) : height};
 }
 
-/* Whether the scan that is being read goes on to an end of image. */
-static int is_whole(const Decoder *decoder) {
+/* Whether an end-of-image marker follows the scan that is being read. */
+static int reaches_end(const Decoder *decoder) {
   const uint8_t *at = decoder->src->next, *end = at + decoder->src->left;
   if (decoder->unread_marker) return decoder->unread_marker == 0xD9;
   while (at < end && (at = memchr(at, 0xFF, end - at))) {
@@ -190,9 +190,9 @@ static int is_whole(const Decoder *decoder) {
   return 0;
 }
 
-/* Whether a JPEG of several scans, of which the first is about to be read, has at most `most`.
- * Each visits all blocks, so that a small file could keep a thread busy for minutes. */
-static int few_scans(const Decoder *decoder, int most) {
+/* Whether a JPEG of several scans, of which the first is about to be read, has at most `max_scans`.
+ * Each scan visits all blocks, so a small file could keep a thread busy for minutes. */
+static int has_few_scans(const Decoder *decoder, int max_scans) {
   const uint8_t *at = decoder->src->next, *end = at + decoder->src->left;
   int scans = 1;
   while (at < end && (at = memchr(at, 0xFF, end - at))) {
@@ -200,18 +200,19 @@ static int few_scans(const Decoder *decoder, int most) {
     if (at == end || *at == 0xD9) break;
     const int marker = *at++;
     if (!marker || (marker >= 0xD0 && marker <= 0xD8) || marker == 1) continue;
-    if (marker == 0xDA && ++scans > most) return 0;
+    if (marker == 0xDA && ++scans > max_scans) return 0;
     if (end - at < 2 || end - at < word(at)) break;
     at += word(at);
   }
-  return scans <= most;
+  return scans <= max_scans;
 }
 
-/* Decode what `region` names, in pixels of the scaled image; it is widened to whole blocks.
- * `*pixels` is the caller's to free, whatever is returned. */
-static int decode(Decoder *decoder, Guard *guard, Region *region, int channels, uint8_t **pixels) {
-  if (setjmp(guard->escape)) return 0;
-  decoder->out_color_space = channels == 1 ? GREY : RGB;
+/* Decode `region`, in pixels of the scaled image; it is widened to whole blocks. The caller frees
+ * `*pixels`, whatever is returned. */
+static int decode(Decoder *decoder, ErrorHandler *handler, Region *region, int channels,
+                  uint8_t **pixels) {
+  if (setjmp(handler->escape)) return 0;
+  decoder->out_color_space = channels == 1 ? GRAY : RGB;
   call.start(decoder);
   unsigned width = region->right - region->left, height = region->bottom - region->top;
   if (width < decoder->output_width) call.crop(decoder, &region->left, &width);
@@ -227,50 +228,51 @@ static int decode(Decoder *decoder, Guard *guard, Region *region, int channels, 
     if (!count) return 0;
     row += count;
   }
-  return call.has_multiple_scans(decoder) || is_whole(decoder);
+  return call.has_multiple_scans(decoder) || reaches_end(decoder);
 }
 
-static int open_jpeg(Decoder *decoder, Guard *guard, const uint8_t *data, int64_t size,
+static int open_jpeg(Decoder *decoder, ErrorHandler *handler, const uint8_t *data, int64_t size,
                      int denominator, int max_scans) {
-  prepare(decoder, guard);
-  if (setjmp(guard->escape)) return 0;
+  prepare(decoder, handler);
+  if (setjmp(handler->escape)) return 0;
   call.create(decoder, ABI_VERSION, sizeof *decoder);
   call.mem_src(decoder, data, size);
   call.read_header(decoder, 1);
   decoder->scale_num = 1, decoder->scale_denom = denominator;
   const int space = decoder->jpeg_color_space;
-  if (call.has_multiple_scans(decoder) && !few_scans(decoder, max_scans)) return 0;
-  return decoder->data_precision == 8 && (space == GREY || space == RGB || space == YCC);
+  if (call.has_multiple_scans(decoder) && !has_few_scans(decoder, max_scans)) return 0;
+  return decoder->data_precision == 8 && (space == GRAY || space == RGB || space == YCC);
 }
 
 /* The part `box` (left, top, right, bottom in pixels as stored) of a JPEG of `width` x `height`,
- * as `out` (out_height, out_width, channels), read at 1 / `denominator` of its size; one of more
- * than `max_scans` scans is not. 1, or 0: ask Pillow. */
+ * as `out` (out_height, out_width, channels), read at 1 / `denominator` of its size. Returns 1,
+ * or 0 if Pillow has to do it, as for more than `max_scans` scans. */
 int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const double *box,
               int denominator, int channels, int cubic, uint8_t *out, int out_width, int out_height,
               int max_scans) {
   Decoder decoder;
-  Guard guard;
+  ErrorHandler handler;
   uint8_t *pixels = NULL;
   double part[4];
-  /* Written so that a box with a number that is none is refused, too. */
+  /* Written so that a box with a NaN is refused, too. */
   if (!(box[0] >= 0 && box[1] >= 0 && box[2] > box[0] && box[3] > box[1] && box[2] <= width &&
         box[3] <= height))
     return 0;
   for (int i = 0; i < 4; i++) part[i] = box[i] / denominator;
   const unsigned wide = (width + denominator - 1) / denominator,
                  high = (height + denominator - 1) / denominator;
-  int done = open_jpeg(&decoder, &guard, data, size, denominator, max_scans) &&
+  int done = open_jpeg(&decoder, &handler, data, size, denominator, max_scans) &&
              decoder.image_width == (unsigned)width && decoder.image_height == (unsigned)height;
   if (done) {
-    Region region = seen(part, cubic, wide, high, out_width, out_height);
-    done = decode(&decoder, &guard, &region, channels, &pixels);
-    const int across = region.right - region.left, down = region.bottom - region.top;
+    Region region = source_region(part, cubic, wide, high, out_width, out_height);
+    done = decode(&decoder, &handler, &region, channels, &pixels);
+    const int region_width = region.right - region.left;
+    const int region_height = region.bottom - region.top;
     part[0] -= region.left, part[2] -= region.left, part[1] -= region.top, part[3] -= region.top;
-    done = done && call.resize(pixels, (int64_t)across * channels, across, down, channels, part, cubic,
-                               out, out_width, out_height);
+    done = done && call.resize(pixels, (int64_t)region_width * channels, region_width,
+                               region_height, channels, part, cubic, out, out_width, out_height);
   }
-  if (!setjmp(guard.escape)) call.destroy(&decoder);
+  if (!setjmp(handler.escape)) call.destroy(&decoder);
   free(pixels);
   return done;
 }

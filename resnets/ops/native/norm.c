@@ -12,7 +12,7 @@
 
 #define TILE 64
 #define BLOCK 256
-#define AHEAD 16 /* rows; where a row is wide, no processor foresees which line comes next */
+#define AHEAD 16 /* rows; the processor's own prefetching does not follow wide rows */
 
 typedef uint16_t bf16;
 
@@ -51,13 +51,13 @@ static inline float write_f32(float v) { return v; }
   static void statistics_##T(const T *x, const float *pivot, float *partial, int64_t rows, \
                       int64_t width, int threads) {                                     \
     EACH_BLOCK EACH_TILE {                                                              \
-      float sum[TILE] = {0}, square[TILE] = {0}, centre[TILE];                          \
-      memcpy(centre, pivot + tile, sizeof centre);                                      \
+      float sum[TILE] = {0}, square[TILE] = {0}, center[TILE];                          \
+      memcpy(center, pivot + tile, sizeof center);                                      \
       EACH_ROW {                                                                        \
         const T *at = x + row * width + tile;                                           \
         FETCH(at);                                                                      \
         EACH_LANE {                                                                     \
-          float v = READ(at[i]) - centre[i];                                            \
+          float v = READ(at[i]) - center[i];                                            \
           sum[i] += v;                                                                  \
           square[i] += v * v;                                                           \
         }                                                                               \
@@ -69,7 +69,7 @@ static inline float write_f32(float v) { return v; }
   }
 
 /* y = max(least, x * scale + shift [+ shortcut]). */
-#define NORMALISE(T, READ, WRITE)                                                       \
+#define NORMALIZE(T, READ, WRITE)                                                       \
   static void normalize_##T(const T *x, const T *shortcut, const float *scale,          \
                      const float *shift, float least, T *y, int64_t rows,               \
                      int64_t width, int threads) {                                      \
@@ -99,17 +99,17 @@ static inline float write_f32(float v) { return v; }
 
 /* For each block, sums of dz and of dz * (x - mean): (blocks, 2, width). dz = dy + second where
  * y > least; `second` may be null. It is written to `dz` unless that is null (then so is `second`). */
-#define ADD_LANES(T, READ, WRITE, SUM, KEEP)                                            \
+#define ADD_LANES(T, READ, WRITE, SUM, SAVE)                                            \
   EACH_ROW {                                                                            \
     int64_t at = row * width + tile;                                                    \
     FETCH(dy + at), FETCH(y + at), FETCH(x + at);                                       \
     if (second) FETCH(second + at);                                                     \
     if (dz) FETCH_TO_WRITE(dz + at);                                                    \
     EACH_LANE {                                                                         \
-      T kept = READ(y[at + i]) > least ? (SUM) : 0;                                     \
-      KEEP;                                                                             \
-      sum[i] += READ(kept);                                                             \
-      product[i] += READ(kept) * (READ(x[at + i]) - centre[i]);                         \
+      T lane = READ(y[at + i]) > least ? (SUM) : 0;                                     \
+      SAVE;                                                                             \
+      sum[i] += READ(lane);                                                             \
+      product[i] += READ(lane) * (READ(x[at + i]) - center[i]);                         \
     }                                                                                   \
   }
 
@@ -118,13 +118,13 @@ static inline float write_f32(float v) { return v; }
                          const float *mean, float least, float *partial, T *dz,         \
                          int64_t rows, int64_t width, int threads) {                    \
     EACH_BLOCK EACH_TILE {                                                              \
-      float sum[TILE] = {0}, product[TILE] = {0}, centre[TILE];                         \
-      memcpy(centre, mean + tile, sizeof centre);                                       \
+      float sum[TILE] = {0}, product[TILE] = {0}, center[TILE];                         \
+      memcpy(center, mean + tile, sizeof center);                                       \
       if (second)                                                                       \
         ADD_LANES(T, READ, WRITE, WRITE(READ(dy[at + i]) + READ(second[at + i])),       \
-                  dz[at + i] = kept)                                                    \
+                  dz[at + i] = lane)                                                    \
       else if (dz)                                                                      \
-        ADD_LANES(T, READ, WRITE, dy[at + i], dz[at + i] = kept)                        \
+        ADD_LANES(T, READ, WRITE, dy[at + i], dz[at + i] = lane)                        \
       else                                                                              \
         ADD_LANES(T, READ, WRITE, dy[at + i], )                                         \
       float *out = partial + block * 2 * width + tile;                                  \
@@ -151,8 +151,8 @@ static inline float write_f32(float v) { return v; }
         int64_t at = row * width + tile;                                                \
         FETCH(dy + at), FETCH(y + at), FETCH(x + at), FETCH_TO_WRITE(dx + at);          \
         EACH_LANE {                                                                     \
-          float kept = READ(y[at + i]) > least ? READ(dy[at + i]) : 0.0f;               \
-          dx[at + i] = WRITE(a[i] * kept + b[i] * READ(x[at + i]) + c[i]);              \
+          float lane = READ(y[at + i]) > least ? READ(dy[at + i]) : 0.0f;               \
+          dx[at + i] = WRITE(a[i] * lane + b[i] * READ(x[at + i]) + c[i]);              \
         }                                                                               \
       }                                                                                 \
     }                                                                                   \
@@ -189,13 +189,13 @@ static void spread(float *values, int64_t width, int64_t channels) {
     for (int64_t c = 0; c < channels; c++) {                                            \
       double off = total(partial, 0, c, rows, width, channels) / count;                 \
       double square = total(partial, 1, c, rows, width, channels) / count;              \
-      double centre = pivot[c] + off, variance = fmax(square - off * off, 0);           \
+      double center = pivot[c] + off, variance = fmax(square - off * off, 0);           \
       double unbiased = variance * count / fmax(count - 1, 1);                          \
-      mean[c] = centre;                                                                 \
+      mean[c] = center;                                                                 \
       inverse[c] = 1 / sqrt(variance + eps);                                            \
       scale[c] = weight[c] * inverse[c];                                                \
-      shift[c] = bias[c] - centre * scale[c];                                           \
-      running_mean[c] += momentum * (centre - running_mean[c]);                         \
+      shift[c] = bias[c] - center * scale[c];                                           \
+      running_mean[c] += momentum * (center - running_mean[c]);                         \
       running_var[c] += momentum * (unbiased - running_var[c]);                         \
     }                                                                                   \
     spread(mean, width, channels);                                                      \
@@ -233,7 +233,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
 
 #define ALL(T, READ, WRITE)                                                             \
   STATISTICS(T, READ)                                                                   \
-  NORMALISE(T, READ, WRITE)                                                             \
+  NORMALIZE(T, READ, WRITE)                                                             \
   GRADIENT_SUMS(T, READ, WRITE)                                                         \
   GRADIENT(T, READ, WRITE)                                                              \
   FORWARD(T, READ)                                                                      \

@@ -22,16 +22,16 @@ typedef int16_t Lanes __attribute__((vector_size(2 * LANES)));
 typedef int16_t Pixel __attribute__((vector_size(8)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 
-static inline int smaller(int a, int b) { return a < b ? a : b; }
-static inline int larger(int a, int b) { return a > b ? a : b; }
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+static inline int max_int(int a, int b) { return a > b ? a : b; }
 
 /* ---- Weights ---- */
 
 /* How inputs start..end become `count` outputs. Output i sees `taps[i]` inputs from start +
  * first[i] on; its weights, each `repeat` times, begin at weight[i * stride * repeat] and end in
- * zeros. 1 is 1 << `bits`; no output sees more than `most` inputs. */
+ * zeros. 1 is 1 << `bits`; no output sees more than `max_taps` inputs. */
 typedef struct {
-  int count, stride, repeat, bits, most, start, end;
+  int count, stride, repeat, bits, max_taps, start, end;
   int *first, *taps;
   int16_t *weight;
 } Axis;
@@ -43,18 +43,18 @@ static double filter(double x, int cubic) {
   return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
-static void weigh(Axis *axis, int place, double centre, double wide, int cubic) {
-  const int first = axis->first[place], taps = axis->taps[place];
+static void set_weights(Axis *axis, int index, double center, double wide, int cubic) {
+  const int first = axis->first[index], taps = axis->taps[index];
   double exact[MAX_TAPS], sum = 0;
-  for (int k = 0; k < taps; k++) sum += exact[k] = filter((first + k + 0.5 - centre) / wide, cubic);
+  for (int k = 0; k < taps; k++) sum += exact[k] = filter((first + k + 0.5 - center) / wide, cubic);
   for (int k = 0; k < taps; k++) {
-    int16_t *at = axis->weight + ((size_t)place * axis->stride + k) * axis->repeat;
+    int16_t *at = axis->weight + ((size_t)index * axis->stride + k) * axis->repeat;
     const int weight = (int)lrint(exact[k] / sum * (1 << axis->bits));
-    for (int i = 0; i < axis->repeat; i++) at[i] = (int16_t)smaller(weight, INT16_MAX);
+    for (int i = 0; i < axis->repeat; i++) at[i] = (int16_t)min_int(weight, INT16_MAX);
   }
 }
 
-/* `from`..`to` of `length` inputs become `count` outputs; 0 where that cannot be done well. */
+/* `from`..`to` of `length` inputs become `count` outputs. Returns 0 if the weights have too few bits. */
 static int make_axis(Axis *axis, double from, double to, int length, int count, int repeat,
                      int cubic) {
   const double scale = (to - from) / count, wide = scale > 1 ? scale : 1;
@@ -69,14 +69,14 @@ static int make_axis(Axis *axis, double from, double to, int length, int count, 
   if (!axis->first || !axis->weight) return 0;
   axis->taps = axis->first + count;
   for (int i = 0; i < count; i++) {
-    const double centre = from + (i + 0.5) * scale;
-    const int last = smaller((int)(centre + reach + 0.5), length);
-    axis->first[i] = larger((int)(centre - reach + 0.5), 0);
-    axis->taps[i] = smaller(last - axis->first[i], axis->stride);
-    weigh(axis, i, centre, wide, cubic);
-    axis->most = larger(axis->most, axis->taps[i]);
-    axis->start = smaller(axis->start, axis->first[i]);
-    axis->end = larger(axis->end, last);
+    const double center = from + (i + 0.5) * scale;
+    const int last = min_int((int)(center + reach + 0.5), length);
+    axis->first[i] = max_int((int)(center - reach + 0.5), 0);
+    axis->taps[i] = min_int(last - axis->first[i], axis->stride);
+    set_weights(axis, i, center, wide, cubic);
+    axis->max_taps = max_int(axis->max_taps, axis->taps[i]);
+    axis->start = min_int(axis->start, axis->first[i]);
+    axis->end = max_int(axis->end, last);
   }
   for (int i = 0; i < count; i++) axis->first[i] -= axis->start;
   return 1;
@@ -89,7 +89,7 @@ static void free_axis(Axis *axis) {
 
 /* ---- Resizing ---- */
 
-static inline Lanes times(Lanes a, Lanes b) { /* the upper halves of the products */
+static inline Lanes multiply_high(Lanes a, Lanes b) { /* the upper halves of the products */
 #ifdef __AVX2__
   return (Lanes)_mm256_mulhi_epi16((__m256i)a, (__m256i)b);
 #else /* compilers make the same of this loop on other processors */
@@ -110,14 +110,14 @@ static inline Lanes centered(const uint8_t *from) { /* pixels less 128, times 25
 
 static inline Bytes rounded(Lanes sum, const Axis *axis, int taps) {
   const int units = axis->bits - 8;
-  const Lanes most = (Lanes){0} + 255;
+  const Lanes white = (Lanes){0} + 255;
   sum = ((sum + (int16_t)((1 << (units - 1)) + taps / 2)) >> units) + 128;
-  sum = (sum & (sum < most)) | (most & (sum >= most));
+  sum = (sum & (sum < white)) | (white & (sum >= white));
   return __builtin_convertvector(sum & (sum > 0), Bytes);
 }
 
-/* A row of `wide` pixels, centered; of three channels with a fourth lane for each pixel. */
-static void widen(const uint8_t *row, int wide, int channels, int16_t *line, int16_t *four) {
+/* Center a row of `wide` pixels; with three channels also add a fourth lane to each pixel. */
+static void unpack_row(const uint8_t *row, int wide, int channels, int16_t *line, int16_t *four) {
   int i = 0;
   for (; i + LANES <= wide * channels; i += LANES) {
     const Lanes values = centered(row + i);
@@ -129,8 +129,8 @@ static void widen(const uint8_t *row, int wide, int channels, int16_t *line, int
   }
 }
 
-/* One row; `quads` is scratch for four values an output. */
-static inline void sums(const int16_t *line, const Axis *x, const int stride, int16_t *quads) {
+/* Weighted sums of one row; `quads`: scratch for four values per output. */
+static inline void sum_row(const int16_t *line, const Axis *x, const int stride, int16_t *quads) {
   const int *first = x->first;
   const int16_t *weight = x->weight;
   for (int i = 0, count = x->count; i < count; i++, weight += 4 * stride) {
@@ -139,7 +139,7 @@ static inline void sums(const int16_t *line, const Axis *x, const int stride, in
     for (int k = 0; k < 4 * stride; k += LANES) {
       memcpy(&values, at + k, sizeof values);
       memcpy(&weights, weight + k, sizeof weights);
-      sum += times(values, weights);
+      sum += multiply_high(values, weights);
     }
     Pixel parts[LANES / 4];
     memcpy(parts, &sum, sizeof sum);
@@ -150,46 +150,46 @@ static inline void sums(const int16_t *line, const Axis *x, const int stride, in
   }
 }
 
-static void across(const int16_t *four, const Axis *x, int16_t *quads, uint8_t *out) {
-  if (x->stride == STEP) sums(four, x, STEP, quads); /* by far the most frequent: no inner loop */
-  else sums(four, x, x->stride, quads);
+static void resize_color_row(const int16_t *four, const Axis *x, int16_t *quads, uint8_t *out) {
+  if (x->stride == STEP) sum_row(four, x, STEP, quads); /* by far the most frequent: no inner loop */
+  else sum_row(four, x, x->stride, quads);
   for (int i = 0; i < 4 * x->count; i += LANES) {
     Lanes values;
     uint8_t pixels[LANES];
     memcpy(&values, quads + i, sizeof values);
-    const Bytes bytes = rounded(values, x, x->most);
+    const Bytes bytes = rounded(values, x, x->max_taps);
     memcpy(pixels, &bytes, sizeof bytes);
     for (int k = 0; k < LANES; k += 4) memcpy(out + (i + k) / 4 * 3, pixels + k, 4);
   }
 }
 
-static void across_grey(const int16_t *line, const Axis *x, uint8_t *out) {
+static void resize_gray_row(const int16_t *line, const Axis *x, uint8_t *out) {
   for (int i = 0; i < x->count; i++) {
     const int16_t *at = line + x->first[i], *weight = x->weight + (size_t)i * x->stride;
-    int sum = (1 << (x->bits - 9)) + x->most / 2;
+    int sum = (1 << (x->bits - 9)) + x->max_taps / 2;
     for (int k = 0; k < x->stride; k++) sum += (at[k] * weight[k]) >> 16;
-    out[i] = (uint8_t)larger(0, smaller((sum >> (x->bits - 8)) + 128, 255));
+    out[i] = (uint8_t)max_int(0, min_int((sum >> (x->bits - 8)) + 128, 255));
   }
 }
 
-/* Output `place` of `y`, a weighted sum of rows of `width` values; writes whole vectors. */
-static void down(const uint8_t *rows, size_t pitch, const Axis *y, int place, int width,
+/* Output `index` of `y`, a weighted sum of rows of `width` values; writes whole vectors. */
+static void resize_column(const uint8_t *rows, size_t pitch, const Axis *y, int index, int width,
                  uint8_t *out) {
-  const int16_t *weight = y->weight + (size_t)place * y->stride;
-  const int taps = y->taps[place];
-  rows += y->first[place] * pitch;
+  const int16_t *weight = y->weight + (size_t)index * y->stride;
+  const int taps = y->taps[index];
+  rows += y->first[index] * pitch;
   for (int i = 0; i < width; i += LANES) {
     Lanes sum = {0};
     for (int k = 0; k < taps; k++) {
-      sum += times(centered(rows + k * pitch + i), (Lanes){0} + weight[k]);
+      sum += multiply_high(centered(rows + k * pitch + i), (Lanes){0} + weight[k]);
     }
     const Bytes bytes = rounded(sum, y, taps);
     memcpy(out + i, &bytes, sizeof bytes);
   }
 }
 
-/* `pixels` begins at column x->start of row y->start; 0 without memory. */
-static int scale(const uint8_t *pixels, size_t pitch, int channels, const Axis *x, const Axis *y,
+/* `pixels` begins at column x->start of row y->start. Returns 0 if out of memory. */
+static int resize(const uint8_t *pixels, size_t pitch, int channels, const Axis *x, const Axis *y,
                  uint8_t *out) {
   const int wide = x->end - x->start, high = y->end - y->start, width = x->count * channels;
   const size_t step = width + 2 * LANES; /* a row, and what whole vectors write beyond it */
@@ -199,12 +199,12 @@ static int scale(const uint8_t *pixels, size_t pitch, int channels, const Axis *
   uint8_t *rows = malloc(step * (high + 1)), *last = rows + step * high;
   const int ready = line && four && quads && rows;
   for (int row = 0; ready && row < high; row++) {
-    widen(pixels + row * pitch, wide, channels, line, four);
-    if (channels == 1) across_grey(line, x, rows + row * step);
-    else across(four, x, quads, rows + row * step);
+    unpack_row(pixels + row * pitch, wide, channels, line, four);
+    if (channels == 1) resize_gray_row(line, x, rows + row * step);
+    else resize_color_row(four, x, quads, rows + row * step);
   }
   for (int row = 0; ready && row < y->count; row++, out += width) {
-    down(rows, step, y, row, width, last);
+    resize_column(rows, step, y, row, width, last);
     memcpy(out, last, width);
   }
   free(line), free(four), free(quads), free(rows);
@@ -215,12 +215,12 @@ static int scale(const uint8_t *pixels, size_t pitch, int channels, const Axis *
  * (out_height, out_width, channels). Rows are `pitch` bytes apart. Returns 0 if Pillow has to do
  * it, else 1. */
 int resize_box(const uint8_t *pixels, int64_t pitch, int width, int height, int channels,
-                    const double *box, int cubic, uint8_t *out, int out_width, int out_height) {
+               const double *box, int cubic, uint8_t *out, int out_width, int out_height) {
   Axis x, y = {0};
   const int done = make_axis(&x, box[0], box[2], width, out_width, channels == 1 ? 1 : 4, cubic) &&
                    make_axis(&y, box[1], box[3], height, out_height, 1, cubic) &&
-                   scale(pixels + y.start * pitch + (size_t)x.start * channels, pitch, channels, &x,
-                         &y, out);
+                   resize(pixels + y.start * pitch + (size_t)x.start * channels, pitch, channels, &x,
+                          &y, out);
   free_axis(&x), free_axis(&y);
   return done;
 }

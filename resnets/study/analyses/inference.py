@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
-from resnets.models.block_config import eval_mode, require
+from resnets.models.block_config import eval_mode, get_block_attr
 from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import (
@@ -141,7 +141,7 @@ def _additions(
             continue
         with torch.no_grad():
             residual = model.spec.residual
-            added = require(unit, "paths")(before)[0] if residual else x - before
+            added = get_block_attr(unit, "paths")(before)[0] if residual else x - before
         names.append(name)
         inputs.append(before)
         additions.append(added)

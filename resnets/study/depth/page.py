@@ -299,7 +299,7 @@ def _models_table(models: Sequence[ModelSummary], blocks: Blocks) -> Table:
     for summary in models:
         model, spec = built.get(summary.name), summary.cells[0].spec
         assert isinstance(spec, ModelSpec)
-        counted = cost.count(model, model.spec.input_size) if model else None
+        counted = cost.count_cost(model, model.spec.input_size) if model else None
         depths = " + ".join(map(str, spec.depths))
         row = (summary.name, summary.family, summary.depth, depths, spec.shortcut)
         counts = (counted.parameters, counted.multiply_adds) if counted else (None, None)

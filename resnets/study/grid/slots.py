@@ -9,7 +9,7 @@ import torch
 
 from resnets.config import ConfigError
 from resnets.models import build
-from resnets.models.cost import count, shapes_only
+from resnets.models.cost import count_cost, shapes_only
 from resnets.study.grid.cells import Grid, cell_recipe
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
@@ -72,7 +72,7 @@ def cell_bytes(grid: Grid) -> int:
     for name in grid.models:
         recipe = cell_recipe(grid, name, 0)
         with shapes_only():
-            counted = count(build(recipe.model))
+            counted = count_cost(build(recipe.model))
         images = recipe.micro_batch or recipe.batch_size
         maps = MAPS * images * sum(math.prod(layer.output) for layer in counted.layers)
         largest = max(largest, 4 * (WEIGHT_COPIES * counted.parameters + maps))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier, build
-from resnets.models.block_config import require
+from resnets.models.block_config import get_block_attr
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
         assert isinstance(stage, nn.Sequential)
         assert isinstance(new, nn.Sequential)
         for block in list(new)[depth:]:
-            for parameter in require(block, "last_layer").parameters():
+            for parameter in get_block_attr(block, "last_layer").parameters():
                 nn.init.zeros_(parameter)
             stage.append(block)
     return deep.to(next(model.parameters()).device).train(model.training)

@@ -14,7 +14,7 @@ from torch import nn
 
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier
-from resnets.models.block_config import require
+from resnets.models.block_config import get_block_attr
 
 Pair = tuple[str, str]
 
@@ -37,7 +37,7 @@ def identity_blocks(model: ImageClassifier) -> list[str]:
     return [
         name
         for name, block in blocks.items()
-        if isinstance(require(block, "shortcut"), nn.Identity)
+        if isinstance(get_block_attr(block, "shortcut"), nn.Identity)
     ]
 
 
@@ -57,7 +57,7 @@ def dropped(model: ImageClassifier, names: Sequence[str]) -> Iterator[None]:
     zeroed = [
         parameter
         for name in names
-        for parameter in require(blocks[name], "last_layer").parameters()
+        for parameter in get_block_attr(blocks[name], "last_layer").parameters()
     ]
     saved = [parameter.detach().clone() for parameter in zeroed]
     with torch.no_grad():

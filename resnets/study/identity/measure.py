@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resnets.data import Batch
 from resnets.models import ImageClassifier
-from resnets.models.block_config import require, residual_paths
+from resnets.models.block_config import get_block_attr, residual_paths
 from resnets.models.shortcut import GatedShortcut, ScaledShortcut, ZeroPad
 from resnets.study.analysis import LabeledImages, after_stem, images_of, progress
 from resnets.study.identity.deepen import DeepenedComparison, compare_deepened
@@ -134,7 +134,7 @@ def measure_identity(
         label=label,
         error=images.evaluate(model).top1_error,
         blocks=tuple(
-            BlockResult(name, _kind(require(block, "shortcut")), ratios[name], single[name])
+            BlockResult(name, _kind(get_block_attr(block, "shortcut")), ratios[name], single[name])
             for name, block in blocks.items()
         ),
         swaps=tuple(swap(pairs) for pairs in progress(neighbors, "swapping neighbors")),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import ImageClassifier
-from resnets.models.block_config import eval_mode, require
+from resnets.models.block_config import eval_mode, get_block_attr
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
 from resnets.study.analysis import LabeledImages, images_of, progress, units
 
@@ -239,14 +239,13 @@ def _path_gradient(
         stem = model.get_submodule("stem")(images).detach().requires_grad_()
         x = stem * 1
         for name, block in model.blocks().items():
-            branch, shortcut = require(block, "paths")(x)
+            branch, shortcut = get_block_attr(block, "paths")(x)
             if name in chosen:
                 shortcut = shortcut.detach()
             else:
                 branch = branch.detach()
             total = branch + shortcut
-            after = require(block, "after_add") if hasattr(block, "after_add") else torch.relu
-            x = after(total)
+            x = getattr(block, "after_add", torch.relu)(total)
         loss = nn.functional.cross_entropy(model.classify(x), targets)
         (gradient,) = torch.autograd.grad(loss, [stem], allow_unused=True)
     return 0.0 if gradient is None else gradient.norm().item()

@@ -221,15 +221,15 @@ def test_orders_have_the_same_layers(order: str, kind: str, shortcut: str) -> No
     if order != "preact-":
         assert list(model.state_dict()) == list(base.state_dict())
     assert model.spec.num_layers == base.spec.num_layers
-    counted = cost.count(model).multiply_adds
-    assert counted == cost.count(base).multiply_adds
+    counted = cost.count_cost(model).multiply_adds
+    assert counted == cost.count_cost(base).multiply_adds
     model(torch.randn(2, 3, 8, 8)).sum().backward()
 
 
 def extra(model: ImageClassifier) -> tuple[int, int]:
     """Parameters and multiply-adds above those of the paper's network."""
-    base = cost.count(build(WIDE))
-    found = cost.count(model)
+    base = cost.count_cost(build(WIDE))
+    found = cost.count_cost(model)
     return found.parameters - base.parameters, found.multiply_adds - base.multiply_adds
 
 

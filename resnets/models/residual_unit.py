@@ -1,6 +1,6 @@
-"""Residual units after the paper: other orders of layers, gates, attention, scaled branches.
+"""Residual units of later papers: other orders of layers, gates, attention, scaled branches.
 
-`ResidualUnit` reads what it is from the spec. Orders: Fig. 4 of He, Zhang, Ren, Sun, "Identity
+`ResidualUnit` reads its layers from the spec. Orders: Fig. 4 of He, Zhang, Ren, Sun, "Identity
 Mappings in Deep Residual Networks", ECCV 2016. What is on the shortcut: its Table 1, in
 `models.shortcut`. Scales of the branch: `BranchScale`. Layers are called `conv1`, `norm1`, ... in
 the order of the data, as in `models.resnet`.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from resnets.models.block_config import BlockConfig, require
+from resnets.models.block_config import BlockConfig, get_block_attr
 from resnets.models.classifier import ImageClassifier
 from resnets.models.layers import (
     DropPath,
@@ -24,14 +24,14 @@ from resnets.models.layers import (
     add_shortcut,
 )
 from resnets.models.norm import IdentityAct
-from resnets.models.shortcut import GatedShortcut, Projection, make_shortcut, option_of
+from resnets.models.shortcut import GatedShortcut, Projection, get_option, make_shortcut
 
 
 @dataclass(frozen=True)
 class Order:
-    """Where norm and relu stand: before the first convolution, after the last, after the addition.
+    """Norm and relu before the first convolution, after the last one and after the addition.
 
-    Between two convolutions there are always both.
+    Each is "norm", "relu", "norm relu" or "". Between two convolutions there are always both.
     """
 
     before: str
@@ -61,7 +61,7 @@ class ResidualUnit(nn.Module):
         super().__init__()
         spec, order = config.spec, ORDERS[config.spec.order]
         last = "" if spec.branch_scale == "fixup" else order.last  # `scale` has the bias there
-        convs = _convolutions(config)
+        convs = _make_convs(config)
         self.exclusive = spec.shortcut_gate in ("exclusive", "highway")
         self.branch_layers: list[str] = []
         self._number = 0
@@ -71,27 +71,27 @@ class ResidualUnit(nn.Module):
         for number, conv in enumerate(convs, 1):
             self.add_module(f"conv{number}", conv)
             self.branch_layers.append(f"conv{number}")
-            words = last if number == len(convs) else "norm relu"
-            if words:
-                self.branch_layers.append(self._add_act(config, words, conv.out_channels))
+            layers = last if number == len(convs) else "norm relu"
+            if layers:
+                self.branch_layers.append(self._add_act(config, layers, conv.out_channels))
         self.after_layer = order.after and self._add_act(config, order.after, config.out_channels)
         self.attention = _make_attention(config)
         self.scale = _make_scale(config)
         self.shortcut = make_shortcut(config)
         self.activates_shortcut = bool(order.before) and isinstance(
-            option_of(self.shortcut), Projection
+            get_option(self.shortcut), Projection
         )
         self.drop_path = DropPath(config.drop_path)
 
-    def _add_act(self, config: BlockConfig, words: str, channels: int) -> str:
-        """Add what `words` say as one module, and return its name; no channels: the identity."""
+    def _add_act(self, config: BlockConfig, layers: str, channels: int) -> str:
+        """Add `layers` ("norm relu") as one module and return its name; 0 channels: an identity."""
         module: nn.Module = nn.Identity()
-        if "norm" in words:
+        if "norm" in layers:
             self._number += 1
             name = f"norm{self._number}"
             if channels:  # the shortcut still needs what comes into the first norm
                 first = not self.branch_layers
-                module = config.norm(channels, relu="relu" in words, inplace=not first)
+                module = config.norm(channels, relu="relu" in layers, inplace=not first)
         else:
             name = "relu"
             module = IdentityAct(relu=True, inplace=bool(self.branch_layers))
@@ -104,7 +104,7 @@ class ResidualUnit(nn.Module):
         return self.after_add(add_shortcut(branch, shortcut, self.drop_path))
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F(x) and what the shortcut adds to it; a projection reads the activated input."""
+        """Return F(x) and what the shortcut adds to it; a projection reads the activated input."""
         y, activated = x, x
         for number, name in enumerate(self.branch_layers):
             y = self.get_submodule(name)(y)
@@ -117,7 +117,7 @@ class ResidualUnit(nn.Module):
         return branch * gate if self.exclusive else branch, shortcut
 
     def after_add(self, total: Tensor) -> Tensor:
-        """What follows the addition, (B, C, H, W) to the same shape."""
+        """Apply the layers after the addition, (B, C, H, W) to the same shape."""
         out: Tensor = self.get_submodule(self.after_layer)(total) if self.after_layer else total
         return out
 
@@ -130,8 +130,8 @@ class ResidualUnit(nn.Module):
         return next(each for each in reversed(layers) if next(each.parameters(), None) is not None)
 
 
-def _convolutions(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
-    """The convolutions of F(x): those of Fig. 5 of the paper."""
+def _make_convs(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
+    """Return the convolutions of F(x), those of Fig. 5 of the paper."""
     width, out, (dilation1, dilation2) = config.width, config.out_channels, config.dilation
     if not config.spec.is_bottleneck:
         first = config.conv(config.in_channels, width, 3, stride=config.stride, dilation=dilation1)
@@ -146,7 +146,7 @@ def _convolutions(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
 
 
 def _make_attention(config: BlockConfig) -> nn.Module:
-    """What multiplies the channels of F(x)."""
+    """Return the layer that multiplies the channels of F(x)."""
     match config.spec.attention:
         case "se":
             return SqueezeExcitation(config.out_channels, config.spec.se_reduction)
@@ -156,7 +156,7 @@ def _make_attention(config: BlockConfig) -> nn.Module:
 
 
 def _make_scale(config: BlockConfig) -> nn.Module:
-    """What `ModelSpec.branch_scale` multiplies F(x) with."""
+    """Return the layer that multiplies F(x), see `ModelSpec.branch_scale`."""
     match config.spec.branch_scale:
         case "rezero" | "skipinit":
             return Scale(0.0, learned=True)
@@ -168,8 +168,8 @@ def _make_scale(config: BlockConfig) -> nn.Module:
             return nn.Identity() if factor == 1 else Scale(float(factor))
 
 
-def init_forms(model: ImageClassifier) -> None:
-    """Set what `init_weights` does not know: biases of gates, and the weights of Fixup.
+def init_residual_units(model: ImageClassifier) -> None:
+    """Initialize what `init_weights` does not: biases of gates, and the weights of Fixup.
 
     Fixup (Zhang, Dauphin, Ma 2019, section 3): the head and the last layer of each branch are
     zero, the other m - 1 layers of a branch are scaled by L ** (-1 / (2 m - 2)), L branches.
@@ -183,7 +183,7 @@ def init_forms(model: ImageClassifier) -> None:
     factor = sum(spec.depths) ** (-1 / (2 * spec.layers_per_block - 2))
     nn.init.zeros_(model.head.weight)
     for block in model.blocks().values():
-        *convs, last = (require(block, f"conv{n + 1}") for n in range(spec.layers_per_block))
+        *convs, last = (get_block_attr(block, f"conv{n + 1}") for n in range(spec.layers_per_block))
         with torch.no_grad():
             for conv in convs:
                 conv.weight.mul_(factor)
