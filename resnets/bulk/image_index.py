@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.bulk.data_set import DatasetIndex
-from resnets.bulk.image_names import NamesWriter
+from resnets.bulk.data_set import DatasetIndex, NamesWriter
 from resnets.bulk.images import NAMES, SPANS
 from resnets.config import dump_json
 from resnets.data.dataset.pack import PackFiles, is_pack, open_pack
@@ -42,8 +41,7 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
     warnings: Sequence[str] = ()
     home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
     if source.startswith(HUB) or home is not None:
-        from resnets.bulk.arrow_input import index_arrow
-        from resnets.bulk.parquet_input import index_parquet
+        from resnets.bulk.tables import index_arrow, index_parquet
 
         where = source if source.startswith(HUB) else str(path)
         index = index_parquet(where) or index_arrow(path)
@@ -81,8 +79,8 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
 
 def _is_archive(path: Path) -> bool:
     """Whether a file has the suffix of a tar or zip and is not hidden."""
-    called = ".tar" in path.suffixes[-2:] or path.suffix.lower() in (".zip", ".tgz")
-    return called and not is_hidden(path.name) and path.is_file()
+    has_suffix = ".tar" in path.suffixes[-2:] or path.suffix.lower() in (".zip", ".tgz")
+    return has_suffix and not is_hidden(path.name) and path.is_file()
 
 
 def _listed_paths(file: Path) -> Iterator[str]:
@@ -110,7 +108,7 @@ def _index_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
     digest = hashlib.sha256()
     with NamesWriter(work / NAMES) as names:
         for path in paths:
-            size = _size(root / path)
+            size = _file_size(root / path)
             if size is None:
                 continue
             names.add(path)
@@ -118,8 +116,8 @@ def _index_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
     return DatasetIndex("files", str(root), names.count, digest.hexdigest())
 
 
-def _size(path: Path) -> int | None:
-    """Size of a file in bytes, -1 if it is missing, None for a pipe or device."""
+def _file_size(path: Path) -> int | None:
+    """Return the size of a file in bytes, -1 if it is missing, None for a pipe or device."""
     try:
         found = os.stat(path)
     except OSError:
@@ -192,5 +190,5 @@ def _write_spans(archives: Sequence[Path], members: Iterable[Member], work: Path
             digest.update(os.fsencode(name) + b"\0" + span)
     for archive in archives:
         digest.update(b"%d\n" % archive.stat().st_size)
-    root, names_of_archives = str(archives[0].parent), tuple(map(str, archives))
-    return DatasetIndex("spans", root, names.count, digest.hexdigest(), names_of_archives)
+    root, paths = str(archives[0].parent), tuple(map(str, archives))
+    return DatasetIndex("spans", root, names.count, digest.hexdigest(), paths)

@@ -1,7 +1,7 @@
 """Open an indexed data set in a worker and iterate over ranges of its rows.
 
-`index.py` writes the index to the work folder once; workers read names and offsets from disk, so
-that their memory does not grow with the data set.
+`image_index.py` writes the index to the work folder once; workers read names and offsets from
+disk, so that their memory does not grow with the data set.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnets.bulk.data_set import INDEX_FILE, DatasetIndex, ImageSet, Item, require_exists
-from resnets.bulk.image_names import Names, memory_map
+from resnets.bulk.data_set import (
+    INDEX_FILE,
+    DatasetIndex,
+    ImageSet,
+    Item,
+    Names,
+    memory_map,
+    require_exists,
+)
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.sources.webdataset import read_span
@@ -34,12 +41,10 @@ def _open(work: Path, index: DatasetIndex) -> ImageSet:
         return _FileImages(Path(index.root), Names(work / NAMES))
     if index.kind == "spans":
         return _SpanImages(work, [Path(archive) for archive in index.archives])
+    from resnets.bulk.tables import ArrowImages, ParquetImages
+
     if index.kind == "parquet":
-        from resnets.bulk.parquet_input import ParquetImages
-
         return ParquetImages(index)
-    from resnets.bulk.arrow_input import ArrowImages
-
     return ArrowImages(Path(index.root))
 
 

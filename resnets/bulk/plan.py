@@ -146,7 +146,7 @@ class Checksums:
     def __init__(self, out: Path) -> None:
         self.summary, self.folder = out / SUMMARY, out / WORK / "sha256"
 
-    def note(self, path: Path, sha256: str) -> None:
+    def save(self, path: Path, sha256: str) -> None:
         """Store the checksum of a shard."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / path.name) as temporary:
@@ -165,7 +165,7 @@ class Checksums:
     def reopen(self) -> None:
         """Remove the summary of a run with missing shards; keep the other checksums."""
         for name, sha256 in self.known().items():
-            self.note(Path(name), sha256)
+            self.save(Path(name), sha256)
         self.summary.unlink(missing_ok=True)
 
 
@@ -182,11 +182,11 @@ class AttemptCounter:
 
     def begin(self, shard: int) -> bool:
         """Count an attempt; False if the shard has no attempts left."""
-        note = self.folder / str(shard)
-        count = note.stat().st_size if note.exists() else 0
+        path = self.folder / str(shard)
+        count = path.stat().st_size if path.exists() else 0
         if count >= MAX_ATTEMPTS:
             return False
-        with open(note, "ab") as file:
+        with open(path, "ab") as file:
             file.write(b"x")
         return True
 
@@ -212,9 +212,8 @@ def lock_output(out: Path) -> Iterator[None]:
             for earlier, name in EARLIER.items():
                 if (out / earlier).is_file() and not (out / name).exists():
                     os.replace(out / earlier, out / name)
-        ours = {MANIFEST, WORK}
         entries = {each.name for each in out.iterdir()} - {LOCK}
-        if entries and not entries & ours:
+        if entries and not entries & {MANIFEST, WORK}:
             raise ConfigError(f"--out {out}: is not empty; choose a new folder")
         _remove_temporary_files(out)
         (out / WORK).mkdir(exist_ok=True)
@@ -232,8 +231,6 @@ def _remove_temporary_files(out: Path) -> None:
 
 
 def _remove_work_folder(out: Path) -> None:
-    """Remove the work folder, unless the run is unfinished."""
-    begun = (out / MANIFEST).exists()
-    if begun and not (out / SUMMARY).exists():
-        return
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    """Remove the work folder, unless a run has been started and not finished."""
+    if (out / SUMMARY).exists() or not (out / MANIFEST).exists():
+        shutil.rmtree(out / WORK, ignore_errors=True)

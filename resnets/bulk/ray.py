@@ -31,7 +31,7 @@ class _Actor:
         try:
             self.worker = ShardWorker(job)
         except (ValueError, OSError, RuntimeError) as error:
-            self.failure = _line(error)
+            self.failure = _format_error(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         shard = int(batch["item"][0])
@@ -40,7 +40,7 @@ class _Actor:
             try:
                 result = self.worker.process_shard(shard, lambda count: None)
             except (ValueError, OSError, RuntimeError) as error:
-                self.failure = _line(error)
+                self.failure = _format_error(error)
         done = result if isinstance(result, ShardDone) else ShardDone(shard, 0, 0)
         return {
             "shard": np.array([shard]),
@@ -56,7 +56,7 @@ def run_shards(job: Job, shards: Sequence[int], actors: int) -> Generator[Event,
     Uses the cluster of RAY_ADDRESS, or a running local one; else starts one. Raises ConfigError if
     Ray is not installed or has too few cores (or GPUs), WorkerError if a worker cannot continue.
     """
-    ray = _ray()
+    ray = _import_ray()
     gpus = 1 if job.device.startswith("cuda") else 0
     started = not ray.is_initialized()
     if started:
@@ -70,13 +70,15 @@ def run_shards(job: Job, shards: Sequence[int], actors: int) -> Generator[Event,
                 raise ConfigError(
                     f"--processes {actors}: the Ray cluster has {available} {resource}s"
                 )
-        yield from _map(ray, job, shards, actors, gpus)
+        yield from _map_shards(ray, job, shards, actors, gpus)
     finally:
         if started:
             ray.shutdown()
 
 
-def _map(ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int) -> Iterator[Event]:
+def _map_shards(
+    ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int
+) -> Iterator[Event]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -101,7 +103,7 @@ def _map(ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int) -> I
         yield ShardDone(int(row["shard"]), int(row["images"]), int(row["unreadable"]))
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     # Hides a warning on stderr that Ray Data causes itself with each actor.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -112,5 +114,5 @@ def _ray() -> Any:
     return ray
 
 
-def _line(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -102,8 +102,8 @@ class Run:
     def written(self) -> int:
         """Number of images in shards written so far."""
         manifest, out = self.manifest, self.job.out
-        there = (n for n in range(manifest.shards) if manifest.path(out, n).exists())
-        return sum(stop - start for start, stop in map(manifest.span, there))
+        written = (n for n in range(manifest.shards) if manifest.path(out, n).exists())
+        return sum(stop - start for start, stop in map(manifest.span, written))
 
     @property
     def finished(self) -> bool:
@@ -160,13 +160,15 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     )
     if previous is not None:
         previous.check_inputs(out, Manifest(*inputs, previous.options))
-    backend = _open(request, model, previous, index.count, log)
+    backend = _open_backend(request, model, previous, index.count, log)
     if index.kind in RANDOM_ACCESS:
-        sample = _Sampled(open_dataset(out / WORK))
+        sample = _RandomAccess(open_dataset(out / WORK))
         levels = backend.preprocess.spec.value_range or FULL
         for warning in probe_images(sample, np.arange(index.count), levels).warnings:
             log(f"warning: {warning}")
-    options = _options(request, backend, index.count, previous.options if previous else None)
+    options = _resolve_options(
+        request, backend, index.count, previous.options if previous else None
+    )
     manifest = Manifest(*inputs, options)
     if previous is None:
         manifest.save(out)
@@ -190,17 +192,17 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
 
 
 @dataclass(frozen=True)
-class _Sampled:
-    """Single images of a data set, for a look at some before work begins."""
+class _RandomAccess:
+    """Single images of a data set by index, to probe some before work begins."""
 
     images: ImageSet
 
     def name(self, index: int, /) -> str:
-        """What messages call one."""
+        """Return the name of an image."""
         return next(iter(self.images.items(index, index + 1))).name
 
     def read(self, index: int, /) -> bytes | memoryview:
-        """The bytes of one."""
+        """Return the encoded bytes of an image."""
         return next(iter(self.images.items(index, index + 1))).read()
 
 
@@ -209,7 +211,7 @@ def _count_existing(manifest: Manifest, out: Path, missing: Sequence[int]) -> in
     return sum(manifest.path(out, shard).exists() for shard in missing)
 
 
-def _open(
+def _open_backend(
     request: BulkOptions,
     model: str,
     previous: Manifest | None,
@@ -233,7 +235,7 @@ def _open(
     )
 
 
-def _options(
+def _resolve_options(
     request: BulkOptions, backend: Backend, count: int, previous: RowOptions | None
 ) -> RowOptions:
     runtime, precision = backend.name.replace(",", "").split()[:2]

@@ -100,7 +100,7 @@ class ShardWorker:
                 report(len(rows))
             if unreadable:
                 self.images.check()
-        Checksums(self.job.out).note(path, shard_file.sha256)
+        Checksums(self.job.out).save(path, shard_file.sha256)
         self.attempts.end(shard)
         return ShardDone(shard, stop - start, unreadable)
 

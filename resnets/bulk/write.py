@@ -1,7 +1,7 @@
 """Write shards of predictions as Parquet or CSV, atomically.
 
-Columns: path, then class1, id1, probability1, class2, ... in order of probability; `labels` where
-images have sets of labels (a list in Parquet, JSON in CSV), `unknown` where the weights tell that;
+Columns: path, then class1, id1, probability1, class2, ... in order of probability; `labels` of
+multi-label models (a list in Parquet, JSON in CSV), `unknown` of models that detect unknown images;
 then error: why an image could not be read; its other cells are empty.
 """
 
@@ -43,15 +43,20 @@ class Row:
 
     def values(self, top: int, spec: Postprocess) -> list[Any]:
         """One value per column; None for an empty cell."""
-        best = list(zip(self.classes, self.ids, self.probabilities, strict=True))
-        cells: list[Any] = [cell for three in best for cell in three] or [None] * (3 * top)
+        ranked = zip(self.classes, self.ids, self.probabilities, strict=True)
+        cells: list[Any] = [cell for group in ranked for cell in group] or [None] * (3 * top)
         labels = None if self.labels is None else list(self.labels)
-        decided = {"labels": labels, "unknown": self.unknown}
-        return [self.path, *cells, *(decided[name] for name in decisions(spec)), self.error]
+        decisions = {"labels": labels, "unknown": self.unknown}
+        return [
+            self.path,
+            *cells,
+            *(decisions[name] for name in decision_columns(spec)),
+            self.error,
+        ]
 
 
-def decisions(spec: Postprocess) -> list[str]:
-    """The columns of decisions that there are for `spec`."""
+def decision_columns(spec: Postprocess) -> list[str]:
+    """Names of the columns of decisions: labels of multi-label models, unknown if detected."""
     labels = ["labels"] if spec.multilabel else []
     return labels + (["unknown"] if spec.min_score is not None else [])
 
@@ -59,8 +64,8 @@ def decisions(spec: Postprocess) -> list[str]:
 def columns(top: int, spec: Postprocess = SOFTMAX) -> list[str]:
     """Column names for `top` classes per image."""
     ranks = range(1, top + 1)
-    best = [f"{what}{k}" for k in ranks for what in ("class", "id", "probability")]
-    return ["path", *best, *decisions(spec), "error"]
+    ranked = [f"{name}{k}" for k in ranks for name in ("class", "id", "probability")]
+    return ["path", *ranked, *decision_columns(spec), "error"]
 
 
 class _Writer(Protocol):
@@ -191,10 +196,10 @@ class Summary:
 
     def add(self, path: Path, kind: Format) -> None:
         """Add a shard; ValueError or OSError if it is damaged."""
-        for name, best, error in _read(path, kind):
+        for name, top_class, error in _read(path, kind):
             self.rows += 1
             if not error:
-                self.classes[best] += 1
+                self.classes[top_class] += 1
                 continue
             self.unreadable += 1
             if len(self.errors) < MAX_ERRORS:
@@ -217,8 +222,8 @@ def _read(path: Path, kind: Format) -> Iterator[tuple[str, str, str]]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROW_GROUP, columns=["path", "class1", "error"]):
                 cells = (column.to_pylist() for column in batch.columns)
-                for name, best, error in zip(*cells, strict=True):
-                    yield name, best or "", error or ""
+                for name, top_class, error in zip(*cells, strict=True):
+                    yield name, top_class or "", error or ""
         return
     with open(path, encoding="utf-8", newline="") as stream:
         rows = read_rows(stream)

@@ -20,23 +20,21 @@ from resnets.serve.http.limits import Limits, RequestError
 from resnets.serve.metrics import Metrics
 from resnets.serve.middleware import RequestMiddleware, add_error_handlers
 from resnets.serve.models import preview
-from resnets.serve.openapi import (
+from resnets.serve.registry import LoadedModel, Registry
+from resnets.serve.schemas import (
     EXPLAIN_BODY,
     EXPLAIN_RESPONSES,
     PREDICT_BODY,
     PREDICT_RESPONSES,
     PREVIEW_BODY,
     PREVIEW_RESPONSES,
-    docs_renderer,
-)
-from resnets.serve.registry import LoadedModel, Registry
-from resnets.serve.schemas import (
     ExplainOptions,
     ModelOptions,
     Options,
     PredictOptions,
     ServedModel,
-    with_body_options,
+    make_docs_renderer,
+    merge_body_options,
 )
 from resnets.serve.thread_pool import WorkerPool
 from resnets.utils.cpu_count import cores
@@ -141,7 +139,7 @@ class PredictService:
 
         options: those of the URL; `infer` gets them with those of the body.
         """
-        record = request.scope["state"]["seen"]
+        record = request.scope["state"]["record"]
         # Before reading the body, so that shedding is cheap.
         self._check(self.registry.find(options.model))
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -155,9 +153,9 @@ class PredictService:
                 content = await self._run(self.parsers, parse_body, body, content_type, self.limits)
             else:
                 content = parse_body(body, content_type, self.limits)
-            images, options = content.images, with_body_options(options, content.options)
+            images, options = content.images, merge_body_options(options, content.options)
             served = self.registry.find(options.model)  # it may have been reloaded meanwhile
-            record.update(model=f"{served.source.name}@{served.version}", pictures=len(images))
+            record.update(model=f"{served.source.name}@{served.version}", images=len(images))
             self._check(served, len(images))
             served.admission.enter(len(images))
             accepted = time.monotonic()
@@ -169,7 +167,7 @@ class PredictService:
             return served, answer, time.monotonic() - accepted
 
     def _pools(self) -> list[tuple[WorkerPool, str]]:
-        """All thread pools, and what they do."""
+        """Return all thread pools, each with a verb phrase that says what it does."""
         return [
             (self.decoders, "decode images"),
             (self.parsers, "parse bodies"),
@@ -353,9 +351,9 @@ def _add_page_routes(app: FastAPI) -> None:
     folder = resources.files("resnets.serve") / "page"
     for path, (name, content_type) in PAGE.items():
         content = (folder / name).read_bytes()  # once: requests read no files
-        app.router.add_route(path, _handler(content, content_type), methods=["GET"])
+        app.router.add_route(path, _content_route(content, content_type), methods=["GET"])
 
-    render = docs_renderer()
+    render = make_docs_renderer()
 
     @app.get("/docs", response_class=Response, include_in_schema=False)
     async def docs() -> Response:
@@ -363,7 +361,7 @@ def _add_page_routes(app: FastAPI) -> None:
         return Response(render(app.openapi()), media_type="text/html; charset=utf-8")
 
 
-def _handler(
+def _content_route(
     content: bytes, content_type: str
 ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     async def respond(request: Request) -> Response:

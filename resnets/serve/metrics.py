@@ -19,15 +19,15 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests answered", ("route", "status"))
         self.seconds = self._histogram("request_seconds", "Request to answer", SECONDS, "route")
-        self.images = self._counter("pictures", "Images answered", ("model",))
+        self.images = self._counter("images", "Images answered", ("model",))
         self.shed = self._counter("shed", "Requests refused because the queue was full", ("model",))
-        self._sizes = self._histogram("batch_pictures", "Images in a batch", SIZES, "model")
+        self._sizes = self._histogram("batch_images", "Images in a batch", SIZES, "model")
         self._compute = self._histogram("batch_seconds", "Computing a batch", SECONDS, "model")
         self._count = self._gauge(
-            "waiting_pictures", "Images accepted and not yet answered", ("model",)
+            "waiting_images", "Images accepted and not yet answered", ("model",)
         )
         self._room = self._gauge(
-            "room_pictures", "Maximum number of images accepted at a time", ("model",)
+            "room_images", "Maximum number of images accepted at a time", ("model",)
         )
         self._stuck = Gauge(
             "resnets_stuck_workers", "Threads at one job for too long", registry=self.registry
@@ -35,7 +35,7 @@ class Metrics:
         self._info = self._gauge("model", "1 for each model", ("model", "version", "engine"))
 
     def batches(self, model: str) -> Callable[[int, float], None]:
-        """A function that records a batch of `model`: its images and seconds."""
+        """Return a function that records a batch of `model`: its images and seconds."""
         sizes, seconds = self._sizes.labels(model), self._compute.labels(model)
 
         def record(images: int, elapsed: float) -> None:
@@ -62,15 +62,15 @@ class Metrics:
         """All metrics in the Prometheus text format 0.0.4."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, render: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"resnets_{name}", render, labels, registry=self.registry)
+    def _counter(self, name: str, description: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"resnets_{name}", description, labels, registry=self.registry)
 
-    def _gauge(self, name: str, render: str, labels: tuple[str, ...]) -> Gauge:
-        return Gauge(f"resnets_{name}", render, labels, registry=self.registry)
+    def _gauge(self, name: str, description: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"resnets_{name}", description, labels, registry=self.registry)
 
     def _histogram(
-        self, name: str, render: str, buckets: tuple[float, ...], label: str
+        self, name: str, description: str, buckets: tuple[float, ...], label: str
     ) -> Histogram:
         return Histogram(
-            f"resnets_{name}", render, (label,), buckets=buckets, registry=self.registry
+            f"resnets_{name}", description, (label,), buckets=buckets, registry=self.registry
         )

@@ -72,7 +72,7 @@ class RequestMiddleware:
             return
         start, request_id = time.monotonic(), secrets.token_hex(8)
         record: dict[str, Any] = {"request": request_id, "method": scope["method"], "bytes": 0}
-        scope.setdefault("state", {})["seen"] = record
+        scope.setdefault("state", {})["record"] = record
 
         async def counting_receive() -> Message:
             message = await receive()
@@ -215,8 +215,8 @@ def add_error_handlers(app: FastAPI) -> None:
     def answer(
         request: Request, status: int, reason: str, headers: dict[str, str] | None = None
     ) -> Response:
-        number = request.scope["state"]["seen"]["request"]
-        body = error_body(status, reason, number)
+        request_id = request.scope["state"]["record"]["request"]
+        body = error_body(status, reason, request_id)
         return Response(body, status, headers, media_type="application/json")
 
     @app.exception_handler(RequestError)

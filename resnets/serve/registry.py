@@ -174,7 +174,7 @@ class Registry:
 
 
 def _log_load(name: str, text: str) -> None:
-    log.info("load", extra={"fields": {"model": name, "said": text}})
+    log.info("load", extra={"fields": {"model": name, "note": text}})
 
 
 def _default_name(text: str) -> str:

@@ -1,10 +1,12 @@
-"""The options and answers of the HTTP API as types, for validation and for its OpenAPI schema."""
+"""Options and answers of the HTTP API as types, their OpenAPI descriptions, and its docs page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Annotated, Any, TypeVar
 
+import jinja2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resnets.serve.http.limits import RequestError
@@ -149,15 +151,15 @@ class ErrorResponse(_Strict):
     request: str = Field(description="its ID in the log", examples=["9f86d081884c7d65"])
 
 
-def with_body_options(options: Options, given: Mapping[str, str]) -> Options:
-    """`options`, which are those of the URL, with those of the body added.
+def merge_body_options(options: Options, body_options: Mapping[str, str]) -> Options:
+    """Add the options of the body to `options`, which are those of the URL.
 
     RequestError (422) for one that is given in both, is unknown here or has a bad value.
     """
-    if not given:
+    if not body_options:
         return options
     values = options.model_dump(by_alias=True, exclude_unset=True)
-    for name, value in given.items():
+    for name, value in body_options.items():
         if name in values:
             raise RequestError(422, f"{name}: given in the URL and in the body")
         values[name] = value
@@ -166,3 +168,79 @@ def with_body_options(options: Options, given: Mapping[str, str]) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(422, f"{first['loc'][-1]}: {first['msg']}") from None
+
+
+BINARY = {"type": "string", "format": "binary"}
+BASE64 = {"type": "string", "format": "byte"}
+REASONS: dict[int | str, str] = {
+    400: "the body does not match its content type",
+    401: "the token is missing or wrong",
+    404: "no such model",
+    408: "the body arrived too slowly",
+    413: "too many bytes, pixels or images",
+    415: "unsupported content type, or a content encoding",
+    421: "unknown Host",
+    422: "an image cannot be read, or an option is unknown or out of range",
+    503: "too busy; see Retry-After",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": reason, "model": ErrorResponse} for status, reason in REASONS.items()
+}
+PNG = {"content": {"image/png": {"schema": BINARY}}}
+PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "one prediction for each image, in their order",
+        "model": PredictResponse,
+    },
+    **ERRORS,
+}
+EXPLAIN_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the image with a heat map of the evidence for the class", **PNG},
+    **ERRORS,
+    409: {
+        "description": "the file of the model has changed since it was loaded; reload it",
+        "model": ErrorResponse,
+    },
+}
+PREVIEW_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the image as PNG", **PNG},
+    **ERRORS,
+}
+
+
+def _request_body(options: type[BaseModel] | None, *, several: bool) -> dict[str, Any]:
+    """Describe the forms of a body with one image, or `several`, and with `options`."""
+    properties = {} if options is None else options.model_json_schema()["properties"]
+    images = {"type": "array", "items": BINARY}
+    encoded = {"type": "array", "items": BASE64}
+    name = "images" if several else "image"
+    form = {name: images if several else BINARY, **properties}
+    fields = {name: encoded if several else BASE64, **properties}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": {"schema": BINARY},
+                "application/octet-stream": {"schema": BINARY},
+                "multipart/form-data": {"schema": {"type": "object", "properties": form}},
+                "application/json": {
+                    "schema": {"type": "object", "properties": fields, "required": [name]},
+                    "example": {name: ["<base64>"] if several else "<base64>"},
+                },
+            },
+        }
+    }
+
+
+PREDICT_BODY = _request_body(PredictOptions, several=True)
+EXPLAIN_BODY = _request_body(ExplainOptions, several=False)
+PREVIEW_BODY = _request_body(None, several=False)
+
+
+def make_docs_renderer() -> Callable[[dict[str, Any]], str]:
+    """Return a function that renders an OpenAPI schema as a self-contained HTML page."""
+    source = (resources.files("resnets.serve") / "page" / "docs.html.j2").read_text("utf-8")
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    ).from_string(source)
+    return lambda schema: template.render(paths=schema["paths"])

@@ -98,7 +98,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 
 
 def test_memory_does_not_grow_with_the_set(digits_run, tmp_path):
-    """Eight times the pictures, of 3 MB each when decoded, in a shard of all of them."""
+    """Eight times the images, of 3 MB each when decoded, in a shard of all of them."""
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8)
@@ -114,4 +114,4 @@ def test_memory_does_not_grow_with_the_set(digits_run, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] - peaks[0] < 60, peaks  # MiB; the pictures would take 800
+    assert peaks[1] - peaks[0] < 60, peaks  # MiB; the images would take 800

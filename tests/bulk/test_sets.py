@@ -12,7 +12,7 @@ import pytest
 from bulk_runs import predict_here, rows
 from PIL import Image
 
-from resnets.bulk import parquet_input
+from resnets.bulk import tables
 from resnets.data.errors import DataError
 
 
@@ -38,7 +38,7 @@ def _tar(folder: Path, paths: list[str], out: Path, kind: str = "") -> Path:
 
 
 def _shards(folder: Path, paths: list[str], out: Path) -> Path:
-    """WebDataset, of which one picture has no label."""
+    """WebDataset, of which one image has no label."""
     (out / "notes.txt").touch()
     for number in range(2):
         with tarfile.open(out / f"set-{number}.tar", "w") as tar:
@@ -124,10 +124,10 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
     file = tmp_path / "set.parquet"
     cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
     pq.write_table(pa.table({"image": cells}), file, row_group_size=20)
-    found = parquet_input.index_parquet(str(file))
+    found = tables.index_parquet(str(file))
 
     def problems() -> set[str]:
-        items = list(parquet_input.ParquetImages(found).items(0, 48))
+        items = list(tables.ParquetImages(found).items(0, 48))
         assert [item.name for item in items] == [f"set.parquet:{row}" for row in range(48)]
         said = set()
         for item in items:
@@ -137,7 +137,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
         return said
 
     with monkeypatch.context() as patch:  # its footer is what it was
-        patch.setattr(parquet_input._File, "_read", lambda self, group: iter(()))
+        patch.setattr(tables._File, "_read", lambda self, group: iter(()))
         ends = {f"{file}: cannot be read (it ends before row {row})" for row in (0, 20, 40)}
         assert problems() == ends
     pq.write_table(pa.table({"image": cells[10:35]}), file, row_group_size=20)
@@ -155,17 +155,17 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_image(
         pq.write_table(pa.table({"image": cells[start : start + 20]}), file, row_group_size=6)
         urls[part].append(f"file://{file}")
     listing = SimpleNamespace(config=SimpleNamespace(data_files=urls))
-    monkeypatch.setattr(parquet_input, "builder_of", lambda source: listing)
+    monkeypatch.setattr(tables, "builder_of", lambda source: listing)
     predict_here(digits_run, "hub:pets/cats", tmp_path / "out", shard_size=17)
     names = [f"pets/cats/train:{row}" for row in range(40)]
     assert [row["path"] for row in rows(tmp_path / "out")] == [
         *names, *(f"pets/cats/test:{row}" for row in range(8)),
     ]  # fmt: skip
-    monkeypatch.setattr(parquet_input, "RETRY_DELAYS", (0, 0, 0))
-    pictures = parquet_input.ParquetImages(parquet_input.index_parquet("hub:pets/cats"))
+    monkeypatch.setattr(tables, "RETRY_DELAYS", (0, 0, 0))
+    images = tables.ParquetImages(tables.index_parquet("hub:pets/cats"))
     (tmp_path / "20.parquet").unlink()
     with pytest.raises(DataError, match=r"20\.parquet"):
-        list(pictures.items(15, 25))
+        list(images.items(15, 25))
 
 
 def test_pixel_values_are_told_before_work_begins(digits_run, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`resnets train` from the command line: a folder of pictures, and one line for each mistake."""
+"""`resnets train` from the command line: a folder of images, and one line for each mistake."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from resnets.cli.main import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes that differ in colour, 30 pictures each, of varied size."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Two classes that differ in colour, 30 images each, of varied size."""
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name, plane in (("red", 0), ("blue", 2)):
         (root / name).mkdir()
@@ -46,15 +46,15 @@ def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
     result = json.loads((out / "result.json").read_text())
     assert result["test"]["examples"] == 9
     assert result["test"]["top1_error"] <= 20
-    picture = folder / "red" / "0.jpg"
-    assert main(["predict", str(out), str(picture), "--json"]) == 0
+    image = folder / "red" / "0.jpg"
+    assert main(["predict", str(out), str(image), "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
-    assert answer["path"] == str(picture)
+    assert answer["path"] == str(image)
     assert answer["predictions"][0]["class"] == "red"
 
 
 def test_the_papers_imagenet_recipe_runs_on_photographs(shared_data, tmp_path):
-    """Scale jitter, PCA colour, mean picture and plateau rule on Imagenette, a few steps."""
+    """Scale jitter, PCA colour, mean image and plateau rule on Imagenette, a few steps."""
     out = tmp_path / "run"
     words = ("train", "imagenet-paper", "--data", shared_data / "imagenette160.tar")
     small = ["--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=8"]
@@ -123,8 +123,8 @@ def test_bad_folders_are_named(folder, tmp_path, capsys, spoil, message):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize("data", [b"not a picture", None])
-def test_a_broken_picture_is_named_and_the_run_goes_on(folder, tmp_path, caplog, data):
+@pytest.mark.parametrize("data", [b"not an image", None])
+def test_a_broken_image_is_named_and_the_run_goes_on(folder, tmp_path, caplog, data):
     root = tmp_path / "copy"
     shutil.copytree(folder, root)
     half = (root / "red" / "1.jpg").read_bytes()[:400]

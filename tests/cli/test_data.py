@@ -52,7 +52,7 @@ def test_a_run_on_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[str])
     assert "shapes packed at 400 px, test share (seed 0)" in capsys.readouterr().out
 
 
-def test_unreadable_pictures_are_named_and_left_out(
+def test_unreadable_images_are_named_and_left_out(
     shapes: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     (shapes / "round" / "00.png").write_bytes(b"")
@@ -75,7 +75,7 @@ def test_unreadable_pictures_are_named_and_left_out(
     assert "22 train" in out
 
 
-def test_verify_names_damaged_pictures(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_names_damaged_images(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "pack", "shapes", "--out", "s.pack")
     data = bytearray(Path("s.pack").read_bytes())
     data[2000] ^= 255
@@ -129,7 +129,7 @@ def test_help_shows_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check_takes_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its pictures keep the names they had, which is nothing to complain of."""
+    """Its images keep the names they had, which is nothing to complain of."""
     said(capsys, "pack", "shapes", "--out", "s.pack")
     code, _, _ = said(capsys, "check", "s.pack", "--out", "checked")
     assert code == 0

@@ -32,7 +32,7 @@ def paint(path: Path, color: tuple[int, int, int], seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """20 training and 8 test pictures of each of three colours; one red test picture is green."""
+    """20 training and 8 test images of each of three colours; one red test image is green."""
     root = tmp_path_factory.mktemp("colors")
     for number, (name, color) in enumerate(COLORS.items()):
         for k in range(28):
@@ -115,7 +115,7 @@ def test_other_splits_are_those_of_the_run(capsys, checkpoint, data, split, exam
     assert own == named
 
 
-def test_out_holds_figures_and_picture(capsys, checkpoint, tmp_path):
+def test_out_holds_figures_and_image(capsys, checkpoint, tmp_path):
     out = tmp_path / "new" / "figures"
     code, text, err = call(capsys, "evaluate", checkpoint, "--json", "--out", out)
     assert code == 0
@@ -277,8 +277,8 @@ def test_folders_with_numbers_name_outputs(capsys, checkpoint, data, tmp_path):
     assert result["confusion"] == [[8, 0, 0], [0, 8, 0], [0, 1, 7]]
 
 
-def test_unreadable_pictures_are_named_and_left_out(capsys, checkpoint, data, tmp_path):
-    folder, labels = tmp_path / "pictures", []
+def test_unreadable_images_are_named_and_left_out(capsys, checkpoint, data, tmp_path):
+    folder, labels = tmp_path / "images", []
     folder.mkdir()
     for name in COLORS:
         for path in sorted((data / "test" / name).iterdir()):
@@ -318,13 +318,13 @@ def test_predict_explains(capsys, checkpoint, data, tmp_path):
 
 def test_features_of_a_folder_and_the_nearest(capsys, checkpoint, data, tmp_path):
     out_file = tmp_path / "features.parquet"
-    picture = data / "test" / "green" / "23.png"
-    words = ("features", checkpoint, data, "--out", out_file, "--nearest", picture, "--json")
+    image = data / "test" / "green" / "23.png"
+    words = ("features", checkpoint, data, "--out", out_file, "--nearest", image, "--json")
     code, out, err = call(capsys, *words, "--top-k", "6")
     nearest = json.loads(out)
     assert code == 0
     assert "wrote 84 embeddings" in err  # all of it, though the net was trained on it
-    assert nearest[0]["path"] == str(picture)
+    assert nearest[0]["path"] == str(image)
     assert nearest[0]["similarity"] == pytest.approx(1)
     assert len(nearest) == 6
     named = [row["label"] for row in nearest if not row["path"].endswith("red/20.png")]
@@ -333,7 +333,7 @@ def test_features_of_a_folder_and_the_nearest(capsys, checkpoint, data, tmp_path
 
     table = pq.read_table(out_file).to_pylist()
     assert [Path(row["path"]).parent.name for row in table] == [row["label"] for row in table]
-    code, out, _ = call(capsys, "features", checkpoint, data / "test" / "red", "--nearest", picture)
+    code, out, _ = call(capsys, "features", checkpoint, data / "test" / "red", "--nearest", image)
     assert code == 0
     assert out.count(".png") == 5  # a folder without classes
 
@@ -366,7 +366,7 @@ def test_predict_json_names_classes_in_order_of_probability(capsys, checkpoint, 
     assert sum(shares) == pytest.approx(1.0)
 
 
-def test_predict_agrees_with_evaluate_on_every_test_picture(capsys, checkpoint, data):
+def test_predict_agrees_with_evaluate_on_every_test_image(capsys, checkpoint, data):
     code, out, _ = call(capsys, "predict", checkpoint, data / "test", "--csv", "--top-k", "1")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
@@ -377,7 +377,7 @@ def test_predict_agrees_with_evaluate_on_every_test_picture(capsys, checkpoint, 
     assert [Path(row["path"]).name for row in wrong] == ["20.png"]
 
 
-def test_predict_goes_on_past_unreadable_pictures_and_exits_1(capsys, checkpoint, data, tmp_path):
+def test_predict_goes_on_past_unreadable_images_and_exits_1(capsys, checkpoint, data, tmp_path):
     good = data / "test" / "red" / "25.png"
     folder = tmp_path / "mixed"
     folder.mkdir()
@@ -385,7 +385,7 @@ def test_predict_goes_on_past_unreadable_pictures_and_exits_1(capsys, checkpoint
     shutil.copy(good, folder / "whole.png")
     (folder / "notes.txt").write_text("passed over inside a folder")
     named = tmp_path / "notes.txt"
-    named.write_text("no picture")
+    named.write_text("no image")
     words = ("predict", checkpoint, folder, named, tmp_path / "missing.png")
     code, out, err = call(capsys, *words, "--json")
     result = json.loads(out)
@@ -443,7 +443,7 @@ def test_bad_words_to_predict(capsys, checkpoint, data, words, code, said):
     assert said in err
 
 
-def test_predict_in_a_folder_without_pictures_or_with_a_missing_run(capsys, checkpoint, tmp_path):
+def test_predict_in_a_folder_without_images_or_with_a_missing_run(capsys, checkpoint, tmp_path):
     code, _, err = call(capsys, "predict", checkpoint, tmp_path)
     assert code == 1
     assert "no images in this folder" in err

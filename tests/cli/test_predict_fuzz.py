@@ -38,7 +38,7 @@ def call(capfd, *words) -> tuple[int, str, str]:
 
 
 def write_mixed(folder: Path, count: int) -> tuple[list[Path], list[Path]]:
-    """Malformed files and oddities, and as many sound pictures as a twentieth of them."""
+    """Malformed files and oddities, and as many sound images as a twentieth of them."""
     bad = write_malformed(folder, count) + write_oddities(folder)
     random = np.random.default_rng(1)
     good = [folder / f"{number:05}-zz-sound.png" for number in range(0, count, 20)]
@@ -63,7 +63,7 @@ def check_predict(capfd, checkpoint: Path, folder: Path, count: int) -> None:
     assert sorted(entries) == sorted(str(path) for path in good + bad)
     assert all(entries[str(path)]["predictions"] for path in good)
     refused = [path for path in map(str, bad) if not entries[path]["predictions"]]
-    assert len(refused) > 0.6 * len(bad)  # a flipped bit may leave a picture readable
+    assert len(refused) > 0.6 * len(bad)  # a flipped bit may leave an image readable
     assert all("error" in entries[path] for path in refused)
     lines = complaints(err)
     assert len(lines) == len(refused)  # one each, and nothing of what decoders say besides
@@ -93,11 +93,11 @@ def check_evaluate(capfd, checkpoint: Path, folder: Path, count: int) -> None:
 
 
 def test_predict_names_every_malformed_file(capfd, checkpoint, tmp_path):
-    check_predict(capfd, checkpoint, tmp_path / "pictures", 240)
+    check_predict(capfd, checkpoint, tmp_path / "images", 240)
 
 
 def test_evaluate_names_every_malformed_file(capfd, checkpoint, tmp_path):
-    check_evaluate(capfd, checkpoint, tmp_path / "pictures", 240)
+    check_evaluate(capfd, checkpoint, tmp_path / "images", 240)
 
 
 @pytest.mark.slow
@@ -120,14 +120,14 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(
 def test_what_is_named_outright_is_answered_for_too(capfd, checkpoint, tmp_path):
     odd = write_oddities(tmp_path)
     (tmp_path / "good.png").write_bytes(sound("PNG", np.random.default_rng(0)))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     words = [*odd, tmp_path / "pipe.png", tmp_path / "notes.txt", tmp_path / "good.png"]
     code, out, err = call(capfd, "predict", checkpoint, *words, "--json")
     assert code == 1
     assert [len(entry["predictions"]) for entry in json.loads(out)] == [0] * 6 + [4]
     assert err.count("\n") == 6
     assert "pipe.png" in err
-    # A folder that is called like a picture is a folder.
+    # A folder that is called like an image is a folder.
     code, _, err = call(capfd, "predict", checkpoint, tmp_path / "folder.png")
     assert code == 1
     assert "folder.png" in err
@@ -153,7 +153,7 @@ def test_unreadable_permissions_are_named_and_the_rest_goes_on(checkpoint):
     """As nobody, where this user may read everything; so in a folder that all may enter."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
-        folder, copy = Path(place, "pictures"), Path(place, "net.safetensors")
+        folder, copy = Path(place, "images"), Path(place, "net.safetensors")
         shutil.copy(checkpoint, copy)
         (folder / "closed").mkdir(parents=True)
         for name in ("a.png", "closed/b.png", "c.png"):

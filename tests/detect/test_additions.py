@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, pictures, small_model
+from detect_nets import C4, FPN, NET, random_images, small_model
 from torch import nn
 
 from resnets.config import ConfigError, Preprocess
@@ -45,8 +45,8 @@ def proposals_of(model, images):
 def test_without_additions_a_finder_is_the_detector(spec):
     model = small_model(dataclasses.replace(spec, score_threshold=0.1))
     with torch.no_grad():
-        wanted = model(pictures())
-    for found, each in zip(DetectionInference([model])(pictures()), wanted, strict=True):
+        wanted = model(random_images())
+    for found, each in zip(DetectionInference([model])(random_images()), wanted, strict=True):
         assert len(each["boxes"]) > 0
         for name, values in each.items():
             torch.testing.assert_close(found[name], values)
@@ -54,7 +54,7 @@ def test_without_additions_a_finder_is_the_detector(spec):
 
 def test_refined_regions_are_read_again_at_their_regressed_boxes():
     model = shifting(0.1)
-    images = pictures()[:1]
+    images = random_images()[:1]
     (once,), (twice,) = (
         DetectionInference([model], refine=refine)(images) for refine in (False, True)
     )
@@ -99,7 +99,7 @@ def test_context_reads_the_whole_picture_beside_each_region():
         model.roi_heads,
         [torch.tensor([[5.0, 5, 60, 60]]), torch.tensor([[0.0, 0, 20, 41]])],
     )
-    padded = pad(pictures())
+    padded = pad(random_images())
     with torch.no_grad():
         features = model.features(padded.tensors)
         vectors = heads.vectors(features, boxes, padded.image_sizes)
@@ -161,7 +161,7 @@ def test_multi_scale_boxes_are_in_pixels_of_the_given_picture():
 
 def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
     one, other = small_model(LOW), small_model(LOW, seed=5)
-    images = pictures()
+    images = random_images()
     finder = DetectionInference([one, other])
     views = finder._views(images)
     sizes = [(90, 130), (41, 20)]
@@ -185,8 +185,8 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
 def test_an_ensemble_of_twins_finds_what_one_finds():
     model = small_model(dataclasses.replace(FPN, score_threshold=0.1))
     for one, twins in zip(
-        DetectionInference([model])(pictures()),
-        DetectionInference([model, model])(pictures()),
+        DetectionInference([model])(random_images()),
+        DetectionInference([model, model])(random_images()),
         strict=True,
     ):
         torch.testing.assert_close(twins["boxes"], one["boxes"])
@@ -196,7 +196,9 @@ def test_an_ensemble_of_twins_finds_what_one_finds():
 def test_masks_follow_the_boxes_of_the_additions():
     model = small_model(dataclasses.replace(LOW, max_detections=5), "instances")
     for refine in (False, True):
-        for found in DetectionInference([model], refine=refine, test_sizes=(48, 64))(pictures()):
+        for found in DetectionInference([model], refine=refine, test_sizes=(48, 64))(
+            random_images()
+        ):
             assert found["masks"].shape == (len(found["boxes"]), 1, 28, 28)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, VGG, pictures, small_model, targets
+from detect_nets import C4, FPN, NET, VGG, random_images, small_model, targets
 from detect_sets import write_coco
 
 from resnets.config import (
@@ -101,7 +101,7 @@ def test_losses_reach_what_trains_and_nothing_else(
 ) -> None:
     told = dataclasses.replace(spec, train_part=part, freeze_shared=frozen)  # type: ignore[arg-type]
     model = small_model(told, net=net).train()  # type: ignore[arg-type]
-    losses = model(pictures(), targets())
+    losses = model(random_images(), targets())
     assert set(losses) == (
         {"loss_objectness", "loss_rpn_box_reg"}
         if part == "proposals"

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, PCR, SEGMENT, VGG, pictures, small_model, targets
+from detect_nets import C4, FPN, NET, PCR, SEGMENT, VGG, random_images, small_model, targets
 from torch import nn
 
 from resnets.config import ConfigError, DetectSpec, Recipe
@@ -39,7 +39,7 @@ def test_strides_of_a_dilated_net():
 
 
 def test_padding_keeps_pictures_and_adds_zeros():
-    images = pictures()
+    images = random_images()
     padded = pad(images)
     assert padded.tensors.shape == (2, 3, 96, 160)
     assert padded.image_sizes == [(90, 130), (41, 20)]
@@ -62,15 +62,15 @@ def test_padding_keeps_pictures_and_adds_zeros():
 )
 def test_every_detector_learns_and_finds(spec, net):
     model = small_model(spec, net=net)
-    losses = model.train()(pictures(), targets())
+    losses = model.train()(random_images(), targets())
     assert set(losses) == BOX_LOSSES
     sum(losses.values()).backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]
     assert unused == []
     model.eval().roi_heads.score_thresh = 0.0
     with torch.no_grad():
-        found = model(pictures())
-    for each, image in zip(found, pictures(), strict=True):
+        found = model(random_images())
+    for each, image in zip(found, random_images(), strict=True):
         height, width = image.shape[-2:]
         boxes = each["boxes"]
         assert len(boxes) > 0
@@ -84,12 +84,12 @@ def test_every_detector_learns_and_finds(spec, net):
 @pytest.mark.parametrize("spec", [FPN, C4])
 def test_mask_detectors_learn_and_draw(spec):
     model = small_model(spec, "instances")
-    losses = model.train()(pictures(), targets())
+    losses = model.train()(random_images(), targets())
     assert set(losses) == {*BOX_LOSSES, "loss_mask"}
     sum(losses.values()).backward()
     model.eval().roi_heads.score_thresh = 0.0
     with torch.no_grad():
-        found = model(pictures())
+        found = model(random_images())
     for each in found:
         assert each["masks"].shape[:2] == (len(each["boxes"]), 1)
         assert 0 <= each["masks"].min() <= each["masks"].max() <= 1
@@ -100,7 +100,7 @@ def test_c4_runs_the_last_stage_on_regions_and_registers_it_once():
     shapes = []
     model.net.stage4.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape)))
     with torch.no_grad():
-        model(pictures()[:1])
+        model(random_images()[:1])
     (shape,) = shapes
     assert shape[1:] == (20, 3, 3)  # regions of 6 x 6 at stride 2, not a picture
     tensors = model.state_dict()
@@ -129,7 +129,7 @@ def test_vgg_detectors_use_the_nets_fc6_and_fc7():
 
 def test_proposals_are_constants_for_the_second_half():
     model = small_model(FPN).train()
-    losses = model(pictures(), targets())
+    losses = model(random_images(), targets())
     (losses["loss_classifier"] + losses["loss_box_reg"]).backward()
     assert model.rpn.head.bbox_pred.weight.grad is None
     assert model.net.stage1[0].conv1.weight.grad.abs().sum() > 0
@@ -138,8 +138,10 @@ def test_proposals_are_constants_for_the_second_half():
 def test_boxes_are_float32_under_bfloat16():
     model = small_model(FPN)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        proposals = model.propose(pad(pictures()), model.features(pad(pictures()).tensors))
-        (found, _) = model(pictures())
+        proposals = model.propose(
+            pad(random_images()), model.features(pad(random_images()).tensors)
+        )
+        (found, _) = model(random_images())
     assert all(each.dtype == torch.float32 for each in proposals)
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
 
@@ -166,23 +168,23 @@ def test_segmenters_label_every_pixel_and_leave_out_what_counts_for_nothing():
 def test_localizers_give_each_class_a_share_and_a_box():
     model = small_model(PCR, "localize")
     with torch.no_grad():
-        shares, boxes, confidence = model(pictures())
+        shares, boxes, confidence = model(random_images())
     assert confidence.shape == (2, 3)
     assert shares.shape == (2, 3)
     torch.testing.assert_close(shares.sum(1), torch.ones(2))
     assert boxes.shape == (2, 3, 4)
-    for each, image in zip(boxes, pictures(), strict=True):
+    for each, image in zip(boxes, random_images(), strict=True):
         assert each[:, 2].max() <= image.shape[-1]
         assert each[:, 3].max() <= image.shape[-2]
-    losses = model.train()(pictures()[:1], targets()[:1])
+    losses = model.train()(random_images()[:1], targets()[:1])
     assert set(losses) == {"loss_class", "loss_objectness", "loss_box_reg"}
 
 
 def test_a_localizers_box_is_that_of_the_likeliest_anchor():
     model = small_model(PCR, "localize")
     with torch.no_grad():
-        _, objectness, offsets, anchors, _ = model.read(pad(pictures()[:1]))
-        _, boxes, _ = model(pictures()[:1])
+        _, objectness, offsets, anchors, _ = model.read(pad(random_images()[:1]))
+        _, boxes, _ = model(random_images()[:1])
     centers = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
     best = [
         max(
@@ -205,14 +207,14 @@ def test_rcnn_looks_again_at_the_proposals_and_leaves_the_proposer_alone():
     spec = dataclasses.replace(PCR, head="rcnn", proposals=(20, 10))
     net = dataclasses.replace(NET, input_size=32)
     model = small_model(spec, "localize", net)
-    losses = model.train()(pictures()[:1], targets()[:1])
+    losses = model.train()(random_images()[:1], targets()[:1])
     sum(losses.values()).backward()
     assert all(p.grad is None for p in model.proposer.parameters())
     assert not model.proposer.training
     assert model.net.stem.conv.weight.grad is not None
     with torch.no_grad():
-        shares, boxes, sure = model.eval()(pictures())
-        first, before, _ = model.proposer(pictures())
+        shares, boxes, sure = model.eval()(random_images())
+        first, before, _ = model.proposer(random_images())
     assert (sure >= 1).all()  # of three classes, all of which it has read
     assert torch.equal(shares, first)
     assert not torch.equal(boxes, before)

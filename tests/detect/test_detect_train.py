@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, PCR, SEGMENT, pictures, small_model, targets
+from detect_nets import C4, FPN, NET, PCR, SEGMENT, random_images, small_model, targets
 from detect_sets import write_coco
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -129,7 +129,7 @@ def test_the_best_checkpoint_loads_as_a_detector(detection, coco):
     assert "averaged weights" in model.origin
     assert model.origin in result["test"]["protocol"]
     with torch.no_grad():
-        assert len(model(pictures())) == 2
+        assert len(model(random_images())) == 2
 
 
 def test_lines_say_what_detection_measures(coco, tmp_path, capsys):
@@ -232,7 +232,7 @@ def test_segmentation_learns_and_is_measured(maps, tmp_path):
 
 def test_losses_are_summed_over_images():
     """Crowds are left out by the stream (test_detect_stream)."""
-    batch = Batch(pictures(), targets(), torch.tensor([0, 1]))
+    batch = Batch(random_images(), targets(), torch.tensor([0, 1]))
     losses = model_losses(small_model(FPN).train(), batch)
     assert losses.count == 2
     assert losses.sums["loss"] == 2 * losses.total

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from detect_nets import C4, FPN, NET, pictures, small_model, to_detectron2
+from detect_nets import C4, FPN, NET, random_images, small_model, to_detectron2
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -141,7 +141,7 @@ def test_detectron2s_detectors_find_their_places(spec, task, tmp_path):
     assert preprocessor.spec.channel_order == "bgr"
     assert model.net.spec.stride_in == "1x1"
     with torch.no_grad():
-        for found, each in zip(model.eval()(pictures()), wanted(pictures()), strict=True):
+        for found, each in zip(model.eval()(random_images()), wanted(random_images()), strict=True):
             assert len(each["boxes"]) > 0
             for name, values in each.items():
                 torch.testing.assert_close(found[name], values)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from paths import HELPERS
-from small_nets import CLASSES, PREACT, RESIDUAL, SIZES, paint_pictures, small_net
+from small_nets import CLASSES, PREACT, RESIDUAL, SIZES, small_net, write_images
 from torch import Tensor, nn
 
 from resnets.data import DataError, FileSplit, TensorSplit
@@ -38,7 +38,7 @@ def scores(nets, split, views=Views(), average="probabilities") -> Tensor:  # no
 
 
 def test_ensemble_of_unlike_nets_is_the_manual_average(tmp_path: Path):
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     one = small_net(RESIDUAL)
     two = small_net(PREACT, size=20, resize=24, classes=("dog", "cat", "ant", "bee"), seed=1)
     shares, logits = [], []
@@ -55,7 +55,7 @@ def test_ensemble_of_unlike_nets_is_the_manual_average(tmp_path: Path):
 
 
 def test_views_of_each_net_are_averaged_before_nets(tmp_path: Path):
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     nets = [small_net(RESIDUAL), small_net(PREACT, size=20, resize=24, seed=1)]
     for views in (Views("ten-crop"), Views("dense", flip=True)):
         alone = [scores([net], split, views).softmax(1) for net in nets]
@@ -79,7 +79,7 @@ def test_protocol_names_every_net_in_full():
 
 
 def test_pictures_in_memory_are_cut_like_files(tmp_path: Path):
-    files = paint_pictures(tmp_path, ((40, 32),) * 5)
+    files = write_images(tmp_path, ((40, 32),) * 5)
     images = np.stack([np.array(load_image(files, k)) for k in range(5)])
     held = TensorSplit(torch.from_numpy(images), files.labels, CLASSES, "five")
     net = small_net(RESIDUAL)
@@ -88,7 +88,7 @@ def test_pictures_in_memory_are_cut_like_files(tmp_path: Path):
 
 
 def test_each_picture_counts_once_and_bad_files_are_named(tmp_path: Path):
-    split = paint_pictures(tmp_path, SIZES * 10)
+    split = write_images(tmp_path, SIZES * 10)
     (tmp_path / "11.png").write_bytes(b"")
     whole = (tmp_path / "40.png").read_bytes()
     (tmp_path / "40.png").write_bytes(whole[: len(whole) // 2])
@@ -109,7 +109,7 @@ def test_each_picture_counts_once_and_bad_files_are_named(tmp_path: Path):
 
 
 def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(b"no picture")
     named = []
@@ -128,7 +128,7 @@ def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
 
 
 def test_pictures_without_a_label_are_not_even_read(tmp_path: Path):
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     (tmp_path / "02.png").unlink()
     truth = GroundTruth([(0,), (1, 2), (), (3,), (0,), (), (2,)])
     found = measure(ensemble([small_net(RESIDUAL)]), split, truth, weights=["w"])
@@ -195,7 +195,7 @@ def measured_together(folder: Path) -> dict[str, object]:
 
 
 def test_two_processes_count_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    paint_pictures(tmp_path)
+    write_images(tmp_path)
     (tmp_path / "04.png").write_bytes(b"")
     alone = measured_together(tmp_path)
     with socket.socket() as held:  # bound to the end, so that nobody else is given this port

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_nets import CLASSES, PREACT, RESIDUAL, VGG, paint_pictures, small_net
+from small_nets import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
 from torch.nn import functional as F
 
 from resnets.config import ModelSpec
@@ -40,7 +40,7 @@ def with_hooks(
 
 @pytest.mark.parametrize("spec", [RESIDUAL, PREACT, VGG])
 def test_maps_equal_those_found_with_hooks(spec: ModelSpec, tmp_path: Path):
-    net, split = small_net(spec), paint_pictures(tmp_path)
+    net, split = small_net(spec), write_images(tmp_path)
     images = net.preprocess([tmp_path / name for name in split.files.paths])
     targets = torch.arange(len(images)) % len(CLASSES)
     maps = grad_cam(net, images, targets)
@@ -66,7 +66,7 @@ def test_maps_of_small_images_come_from_a_stage_of_enough_cells():
 
 
 def test_maps_come_in_inference_mode_too_and_leave_no_gradients(tmp_path: Path):
-    net, split = small_net(RESIDUAL), paint_pictures(tmp_path)
+    net, split = small_net(RESIDUAL), write_images(tmp_path)
     images = net.preprocess([tmp_path / name for name in split.files.paths[:2]])
     outside = grad_cam(net, images, torch.tensor([0, 1]))
     with torch.no_grad():

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_nets import CLASSES, PREACT, RESIDUAL, VGG, paint_pictures, small_net
+from small_nets import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
 
 from resnets.config import ModelSpec
 from resnets.evaluate.features import (
@@ -27,7 +27,7 @@ def found(net, split) -> list[Embedding]:
 
 @pytest.mark.parametrize("spec", [RESIDUAL, PREACT])
 def test_a_vector_is_what_the_head_reads(spec: ModelSpec, tmp_path: Path):
-    net, split = small_net(spec), paint_pictures(tmp_path)
+    net, split = small_net(spec), write_images(tmp_path)
     images = net.preprocess([tmp_path / name for name in split.files.paths])
     with torch.no_grad():
         logits = net(images)
@@ -43,7 +43,7 @@ def test_of_vgg_it_is_the_mean_of_the_last_stage(tmp_path: Path):
 
 
 def test_names_labels_and_errors_keep_their_place(tmp_path: Path):
-    net, split = small_net(RESIDUAL), paint_pictures(tmp_path)
+    net, split = small_net(RESIDUAL), write_images(tmp_path)
     (tmp_path / "03.png").write_bytes(b"")
     rows = found(net, split)
     assert [Path(row.path).name for row in rows] == list(split.files.paths)
@@ -53,7 +53,7 @@ def test_names_labels_and_errors_keep_their_place(tmp_path: Path):
 
 
 def test_parquet_holds_path_label_and_embedding(tmp_path: Path):
-    net, split = small_net(RESIDUAL), paint_pictures(tmp_path / "in")
+    net, split = small_net(RESIDUAL), write_images(tmp_path / "in")
     rows = found(net, split)
     rows[2] = Embedding(rows[2].path, None, rows[2].vector)
     out = tmp_path / "features.parquet"
@@ -105,7 +105,7 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
 
 
 def test_a_picture_is_nearest_to_itself(tmp_path: Path):
-    net, split = small_net(RESIDUAL), paint_pictures(tmp_path)
+    net, split = small_net(RESIDUAL), write_images(tmp_path)
     vector = embed_image(net, tmp_path / "05.png", device=CPU, precision="float32")
     nearest = NearestImages(vector, 1)
     list(nearest.watch(found(net, split)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_nets import CLASSES, PREACT, RESIDUAL, VGG, paint_pictures, small_net
+from small_nets import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
@@ -75,7 +75,7 @@ def naive_ten_crop(net: ImageClassifier, folder: Path, number: int, side: int) -
 @pytest.mark.parametrize("spec", [RESIDUAL, VGG])
 def test_ten_crop_equals_brute_force(spec: ModelSpec, tmp_path: Path):
     net = small_net(spec)
-    split = paint_pictures(tmp_path, ((40, 32), (32, 47), (33, 32), (32, 32)))
+    split = write_images(tmp_path, ((40, 32), (32, 47), (33, 32), (32, 32)))
     ours = logits_of(net, split, Views("ten-crop")).softmax(1).numpy()
     with torch.no_grad():
         theirs = np.stack([naive_ten_crop(net, tmp_path, k, 32) for k in range(len(split))])
@@ -84,7 +84,7 @@ def test_ten_crop_equals_brute_force(spec: ModelSpec, tmp_path: Path):
 
 
 def test_crops_are_those_of_the_rescaled_picture(tmp_path: Path):
-    net, split = small_net(RESIDUAL), paint_pictures(tmp_path)
+    net, split = small_net(RESIDUAL), write_images(tmp_path)
     for number in range(len(split)):
         whole = naive_pixels(tmp_path, number, 37)
         crops = read_views(split, number, Views("ten-crop", (37,)), net.preprocess.spec)
@@ -136,7 +136,7 @@ def naive_dense(net: ImageClassifier, folder: Path, number: int, sides, flip: bo
 )
 def test_dense_multi_scale_equals_brute_force(spec, size, sides, flip, tmp_path: Path):
     net = small_net(spec, size=size)
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     ours = logits_of(net, split, Views("dense", sides, flip)).softmax(1).numpy()
     with torch.no_grad():
         theirs = np.stack(
@@ -149,14 +149,14 @@ def test_dense_multi_scale_equals_brute_force(spec, size, sides, flip, tmp_path:
 @pytest.mark.parametrize("spec", [RESIDUAL, PREACT, VGG])
 def test_dense_at_the_training_size_of_square_pictures_is_the_net_itself(spec, tmp_path: Path):
     net = small_net(spec, resize=28)
-    split = paint_pictures(tmp_path, ((28, 28), (56, 56)))
+    split = write_images(tmp_path, ((28, 28), (56, 56)))
     dense = logits_of(net, split, Views("dense", (28,)))
     torch.testing.assert_close(dense, logits_of(net, split, Views()), atol=1e-5, rtol=1e-5)
 
 
 def test_center_is_what_prediction_sees(tmp_path: Path):
     net = small_net(RESIDUAL)
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     seen = net.preprocess([tmp_path / f"{k:02}.png" for k in range(len(split))])
     with torch.no_grad():
         torch.testing.assert_close(logits_of(net, split, Views()), net(seen))
@@ -166,7 +166,7 @@ def test_center_is_what_prediction_sees(tmp_path: Path):
 
 
 def test_gray_nets_and_mean_pictures(tmp_path: Path):
-    split = paint_pictures(tmp_path, ((28, 28), (60, 28)))
+    split = write_images(tmp_path, ((28, 28), (60, 28)))
     net = small_net(RESIDUAL, resize=28, mean_image=True, channels=1)
     pixels = []
     for number, width in enumerate((28, 60)):
@@ -187,7 +187,7 @@ def test_gray_nets_and_mean_pictures(tmp_path: Path):
 
 def test_logits_or_probabilities_are_averaged(tmp_path: Path):
     net = small_net(RESIDUAL)
-    split = paint_pictures(tmp_path)
+    split = write_images(tmp_path)
     one, two = (logits_of(net, split, Views("dense", (side,))) for side in (8, 64))
     both = Views("dense", (8, 64))
     logits = logits_of(net, split, both, "logits")

@@ -16,7 +16,7 @@ from resnets.bulk.pool import ShardDone
 from resnets.bulk.run import BulkOptions, Run, prepare_run
 from resnets.bulk.worker import ShardWorker
 
-DIGITS = digit_files(12)  # 48 pictures of the digits 0 to 3
+DIGITS = digit_files(12)  # 48 images of the digits 0 to 3
 
 
 def save_digits(folder: Path) -> list[str]:

@@ -36,8 +36,8 @@ def small_model(
     return model.eval()
 
 
-def pictures() -> list[Tensor]:
-    """Two pictures of sizes that differ, one of them smaller than a cell of the last stage."""
+def random_images() -> list[Tensor]:
+    """Two images of sizes that differ, one of them smaller than a cell of the last stage."""
     generator = torch.Generator().manual_seed(3)
     return [
         torch.randn(3, 90, 130, generator=generator),
@@ -46,7 +46,7 @@ def pictures() -> list[Tensor]:
 
 
 def targets() -> list[dict[str, Tensor]]:
-    """Two objects in the first picture, none in the second."""
+    """Two objects in the first image, none in the second."""
     masks = torch.zeros(2, 90, 130, dtype=torch.uint8)
     masks[0, 10:60, 20:70], masks[1, 40:80, 70:120] = 1, 1
     return [

@@ -14,7 +14,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 CATEGORIES = [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}, {"id": 9, "name": "blue"}]
 
 
-def picture(width: int, height: int, boxes: list[tuple[str, tuple[int, ...]]], seed: int = 0):
+def draw_image(width: int, height: int, boxes: list[tuple[str, tuple[int, ...]]], seed: int = 0):
     """Noise (H, W, 3) with filled rectangles (left, top, right, bottom)."""
     pixels = np.random.default_rng(seed).integers(90, 140, (height, width, 3)).astype(np.uint8)
     for name, (left, top, right, bottom) in boxes:
@@ -23,7 +23,7 @@ def picture(width: int, height: int, boxes: list[tuple[str, tuple[int, ...]]], s
 
 
 def write_coco(root: Path, title: str, sizes: list[tuple[int, int]], seed: int = 0) -> dict:
-    """A COCO set of one part, two rectangles a picture; returns its document."""
+    """A COCO set of one part, two rectangles an image; returns its document."""
     rng = np.random.default_rng(seed)
     (root / title).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def write_coco(root: Path, title: str, sizes: list[tuple[int, int]], seed: int =
             boxes.append((entry["name"], box))
             document["annotations"].append(annotation(document, number, entry["id"], box))
         noise = zlib.crc32(f"{title}/{number}".encode())  # no two images are byte-identical
-        Image.fromarray(picture(width, height, boxes, noise)).save(root / title / name)
+        Image.fromarray(draw_image(width, height, boxes, noise)).save(root / title / name)
         document["images"].append(
             {"id": number, "file_name": name, "width": width, "height": height}
         )
@@ -67,11 +67,11 @@ def save(root: Path, title: str, document: dict) -> None:
 def write_voc(
     root: Path, name: str, size: tuple[int, int], objects: list[tuple[str, tuple, int]]
 ) -> None:
-    """One picture of VOC's form; boxes as VOC writes them, from 1 and inclusive."""
+    """One image of VOC's form; boxes as VOC writes them, from 1 and inclusive."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     noise = zlib.crc32(f"{root.name}/{name}".encode())  # no two images are byte-identical
-    Image.fromarray(picture(*size, [], noise)).save(root / "JPEGImages" / f"{name}.jpg")
+    Image.fromarray(draw_image(*size, [], noise)).save(root / "JPEGImages" / f"{name}.jpg")
     rows = "".join(
         f"<object><name>{label}</name><difficult>{difficult}</difficult><part><name>x</name>"
         "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part><bndbox>"

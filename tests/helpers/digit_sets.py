@@ -1,4 +1,4 @@
-"""Real pictures for the tests of sources: scikit-learn's digits, as encoded files."""
+"""Real images for the tests of sources: scikit-learn's digits, as encoded files."""
 
 import io
 
@@ -9,7 +9,7 @@ WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684")  # four of Imagenet
 
 
 def digit_files(count: int, classes: int = 4, kind: str = "PNG") -> list[tuple[bytes, int]]:
-    """`count` encoded pictures of 16x16 px of each of the first `classes` digits, with the digit.
+    """`count` encoded images of 16x16 px of each of the first `classes` digits, with the digit.
 
     They come mixed, in the order that the set has them.
     """

@@ -1,4 +1,4 @@
-"""Malformed picture files of many kinds, the same for the same seed."""
+"""Malformed image files of many kinds, the same for the same seed."""
 
 import io
 import os
@@ -23,7 +23,7 @@ Random = np.random.Generator
 
 
 def sound(kind: str, random: Random) -> bytes:
-    """A whole picture of 40x30 noise; a JPEG of one of the ways there are to write them."""
+    """A whole image of 40x30 noise; a JPEG of one of the ways there are to write them."""
     pixels = random.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     data = io.BytesIO()
     image, options = Image.fromarray(pixels), {}
@@ -85,7 +85,7 @@ def spoil_sizes(data: bytes, random: Random) -> bytes:
 
 
 def misnamed(data: bytes, random: Random) -> bytes:
-    """A whole picture of any format under the name of another."""
+    """A whole image of any format under the name of another."""
     return sound(str(random.choice(list(FORMATS))), random)
 
 
@@ -135,7 +135,7 @@ def write_malformed(folder: Path, count: int, seed: int = 0) -> list[Path]:
 
 
 def write_oddities(folder: Path) -> list[Path]:
-    """Links called like pictures that lead in a circle or nowhere; beside them a pipe, a folder."""
+    """Links called like images that lead in a circle or nowhere; beside them a pipe, a folder."""
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "a.png").symlink_to("b.png")
     (folder / "b.png").symlink_to("a.png")

@@ -27,8 +27,8 @@ from pathlib import Path
 from avif_images import avif
 from PIL import Image
 from serve_pressure import BODIES, FORM, memory, server
-from serving import picture, save_classifier, save_detector
-from test_fuzz import odd_pictures, request_of
+from serve_requests import odd_images, request_of
+from serving import encoded_image, save_classifier, save_detector
 from test_open_image import BOMBS, scan_bomb
 
 SAMPLES = 40  # of the memory
@@ -59,13 +59,15 @@ def hostile_images() -> list[bytes]:
     found += [each[: len(each) * 2 // 3] for each in found]
     Image.new("RGB", (7000, 7000)).save(out := io.BytesIO(), "PNG", compress_level=9)
     found += [out.getvalue(), scan_bomb(1500, 450), scan_bomb(500, 5000)]
-    found += [BOMBS["chunks"][: 2 << 20], BOMBS["comments"][: 2 << 20], *odd_pictures()]
+    found += [BOMBS["chunks"][: 2 << 20], BOMBS["comments"][: 2 << 20], *odd_images()]
     return found
 
 
 def kinds() -> dict[str, list[bytes]]:
     """Whole requests by kind."""
-    good = [picture(seed=n, form=form) for n, form in enumerate(("PNG", "JPEG", "WEBP", "AVIF"))]
+    good = [
+        encoded_image(seed=n, form=form) for n, form in enumerate(("PNG", "JPEG", "WEBP", "AVIF"))
+    ]
     big = bytes(20 << 20)
     packed = {"gzip": gzip.compress(big), "xz": lzma.compress(big, preset=0)}
     keep = posted(good[0]).replace(b"connection: close\r\n", b"")

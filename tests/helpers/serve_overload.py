@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from serve_pressure import head, memory, server
-from serving import picture
+from serving import encoded_image
 
 SIZES = (20_000, 300_000, 3_000_000)  # bytes
 
@@ -26,7 +26,7 @@ def requests() -> list[bytes]:
     """Images of different sizes in bytes: a small PNG and noise behind it."""
     found = []
     for size in SIZES:
-        body = picture(200, 160) + np.random.default_rng(size).bytes(size)
+        body = encoded_image(200, 160) + np.random.default_rng(size).bytes(size)
         found.append(
             head("image/png", f"content-length: {len(body)}", "connection: close\r\n") + body
         )

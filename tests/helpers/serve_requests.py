@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 from PIL import Image
-from serving import picture
+from serving import encoded_image
 
 FORMS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -41,9 +41,9 @@ HEADERS = (
 BOUNDARY = b'--b\r\ncontent-disposition: form-data; name="a"; filename="../../x"\r\n'
 
 
-def odd_pictures() -> list[bytes]:
+def odd_images() -> list[bytes]:
     """What decoders stumble over: other modes, moving ones, bombs, pieces."""
-    still = Image.open(io.BytesIO(picture()))
+    still = Image.open(io.BytesIO(encoded_image()))
     turned = still.rotate(90)
     found = []
 
@@ -66,10 +66,10 @@ def odd_pictures() -> list[bytes]:
     add(Image.new("L", (9_000, 9_000)), "TIFF", compression="tiff_deflate")
     add(Image.new("RGB", (1, 1)), "PNG")
     add(Image.new("RGB", (3_000, 1)), "PNG")
-    return [*found, picture(form="JPEG")[:200], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"]
+    return [*found, encoded_image(form="JPEG")[:200], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"]
 
 
-PICTURES = [*(picture(form=form, seed=n) for n, form in enumerate(FORMS)), *odd_pictures()]
+IMAGES = [*(encoded_image(form=form, seed=n) for n, form in enumerate(FORMS)), *odd_images()]
 
 
 TEXTS = (
@@ -79,14 +79,14 @@ TEXTS = (
 
 
 def any_json(chance: random.Random, text: str) -> object:
-    """The right shape with a picture or another text, or a wrong shape."""
+    """The right shape with an image or another text, or a wrong shape."""
     said = text if chance.random() < 0.5 else chance.choice(TEXTS)
     return chance.choice(
         (
-            *({"pictures": [said]}, {"picture": said}, {"pictures": [said] * chance.randrange(99)}),
-            *([said], said, 1, 1e400, None, True, {}, [], {"pictures": {}}, {"picture": [said]}),
-            *({"pictures": 3}, {"pictures": None}, {"pictures": [None]}, {"pictures": [[said]]}),
-            *({"pictures": [said], "path": "/etc/passwd"}, {"url": said}, {"pictures": [said, 1]}),
+            *({"images": [said]}, {"image": said}, {"images": [said] * chance.randrange(99)}),
+            *([said], said, 1, 1e400, None, True, {}, [], {"images": {}}, {"image": [said]}),
+            *({"images": 3}, {"images": None}, {"images": [None]}, {"images": [[said]]}),
+            *({"images": [said], "path": "/etc/passwd"}, {"url": said}, {"images": [said, 1]}),
         )
     )
 
@@ -107,7 +107,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 def body_of(chance: random.Random) -> tuple[str, bytes]:
     """A body and the type it should have."""
-    data = damaged(chance.choice(PICTURES), chance)
+    data = damaged(chance.choice(IMAGES), chance)
     kind = chance.randrange(5)
     if kind == 0:
         return TYPES[0], chance.randbytes(chance.randrange(300))

@@ -60,8 +60,8 @@ def _save(path, model, recipe, classes, spec) -> None:
     save_checkpoint(path, tensors, meta)
 
 
-def picture(width: int = 40, height: int = 31, seed: int = 0, form: str = "PNG") -> bytes:
-    """Blurred spots as an encoded picture."""
+def encoded_image(width: int = 40, height: int = 31, seed: int = 0, form: str = "PNG") -> bytes:
+    """Blurred spots as an encoded image."""
     noise = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).save(out, format=form)
@@ -123,7 +123,7 @@ class Running:
 
     @property
     def accepted(self) -> int:
-        """Pictures let in and not answered."""
+        """Images let in and not answered."""
         return sum(each.admission.count for each in self.registry.models)
 
 

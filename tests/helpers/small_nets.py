@@ -1,4 +1,4 @@
-"""Small nets with lively statistics, and odd-shaped pictures, for the tests of evaluation."""
+"""Small nets with lively statistics, and odd-shaped images, for the tests of evaluation."""
 
 import dataclasses
 from pathlib import Path
@@ -67,14 +67,14 @@ def small_net(
 
 @torch.no_grad()
 def _spread(net: ImageClassifier, channels: int, size: int) -> None:
-    """Scale the head so that spotted pictures are told apart: logits of mean 0, deviation 1.5."""
+    """Scale the head so that spotted images are told apart: logits of mean 0, deviation 1.5."""
     spots = F.interpolate(2 * torch.randn(16, channels, 3, 3), size=(size, size), mode="bicubic")
     logits = net(spots)
     net.head.weight.mul_(1.5 / logits.std(0)[:, None])
     net.head.bias.copy_(-1.5 * (logits.mean(0) - net.head.bias) / logits.std(0))
 
 
-def paint_pictures(folder: Path, sizes: tuple[tuple[int, int], ...] = SIZES) -> FileSplit:
+def write_images(folder: Path, sizes: tuple[tuple[int, int], ...] = SIZES) -> FileSplit:
     """A few blurred spots as PNG files of these sizes (width, height), with labels in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{number:02}.png" for number in range(len(sizes))]

@@ -46,7 +46,7 @@ def random_state(net: nn.Module, seed: int) -> dict[str, Tensor]:
     return {name: draw(name, tensor) for name, tensor in net.state_dict().items()}
 
 
-def pictures(size: int = 64, seed: int = 3) -> Tensor:
+def random_images(size: int = 64, seed: int = 3) -> Tensor:
     """Two random net inputs (2, 3, size, size)."""
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
 

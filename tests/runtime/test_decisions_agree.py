@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import predict_here
-from small_nets import CLASSES, RESIDUAL, paint_pictures, small_net
+from small_nets import CLASSES, RESIDUAL, small_net, write_images
 
 import resnets
 from resnets.config import Postprocess
@@ -22,7 +22,7 @@ SPECS = {
 
 
 def paint(folder: Path) -> list[str]:
-    return [str(folder / path) for path in paint_pictures(folder).files.paths]
+    return [str(folder / path) for path in write_images(folder).files.paths]
 
 
 @pytest.mark.parametrize("name", SPECS)

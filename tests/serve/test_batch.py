@@ -32,15 +32,15 @@ def test_batches_gather_what_is_on_its_way_and_keep_the_order():
 
 
 def test_a_lone_image_waits_for_nobody_and_others_not_longer_than_allowed():
-    async def main(pictures: int, max_delay: float) -> float:
+    async def main(images: int, max_delay: float) -> float:
         limits = Limits(max_delay=max_delay, max_latency=1000)
         admission = Admission(limits)
         batcher = Batcher(lambda items: items, admission, limits)
-        admission.enter(pictures)
+        admission.enter(images)
         start = time.monotonic()
         await asyncio.wait_for(batcher.answer(0), 60)
         spent = time.monotonic() - start
-        admission.leave(pictures)
+        admission.leave(images)
         await batcher.close()
         return spent
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from serve_requests import request_of
-from serving import Running, picture, running, save_classifier, save_detector, watched_files
+from serving import Running, encoded_image, running, save_classifier, save_detector, watched_files
 
 
 def exchange(served: Running, message: bytes) -> bytes:
@@ -75,7 +75,7 @@ def attack(path: Path, count: int) -> None:
         served.connection.idle_timeout = 1.0
         for kind in ("net", "finder"):  # so that nothing is imported for the first time below
             for route in ("/predict", "/explain"):
-                served.client.post(f"{route}?model={kind}", content=picture())
+                served.client.post(f"{route}?model={kind}", content=encoded_image())
         with watched_files() as opened:
             for number in range(count):
                 chance = random.Random(number)
@@ -90,7 +90,7 @@ def attack(path: Path, count: int) -> None:
         assert opened == []
         assert served.service.intake.buffered == 0
         for kind in ("net", "finder"):
-            good = served.client.post(f"/predict?model={kind}", files={"a": picture()})
+            good = served.client.post(f"/predict?model={kind}", files={"a": encoded_image()})
             assert good.status_code == 200
         assert b'status="500"' not in served.client.get("/metrics").content
     print(dict(sorted(seen.items())))

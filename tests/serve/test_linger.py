@@ -5,7 +5,7 @@ import select
 import socket
 import struct
 
-from resnets.serve.http.linger import LingeringTransport
+from resnets.serve.http.connection import LingeringTransport
 
 
 def test_a_connection_that_the_client_reset_is_closed_without_an_error():

@@ -16,7 +16,7 @@ import pytest
 from avif_images import avif
 from python_multipart.multipart import MultipartParser
 from serve_pressure import BODIES, head
-from serving import Running, picture, running, save_classifier
+from serving import Running, encoded_image, running, save_classifier
 
 from resnets.data.decode.open_image import CLIENT_FORMATS
 from resnets.serve.http.body import parse_body
@@ -64,29 +64,29 @@ def escaped(text: str, every: int) -> str:
 def test_json_is_read_as_json_reads_it(size: int):
     images = [random.Random(n).randbytes(size + n) for n in range(3)]
     texts = [base64.b64encode(each).decode() for each in images]
-    plain = json.dumps({"pictures": texts}, indent=4)
-    odd = '\ufeff{"pictures" : ["' + '","'.join(escaped(text, 76) for text in texts) + '"]}'
-    assert json.loads(odd.encode())["pictures"][0].replace("\n", "") == texts[0]
+    plain = json.dumps({"images": texts}, indent=4)
+    odd = '\ufeff{"images" : ["' + '","'.join(escaped(text, 76) for text in texts) + '"]}'
+    assert json.loads(odd.encode())["images"][0].replace("\n", "") == texts[0]
     for body in (plain, odd):
         assert parse_body(body.encode(), "application/json", Limits()).images == images
-    single = json.dumps({"picture": f"data:image/png;base64,{texts[0]}"}).encode()
+    single = json.dumps({"image": f"data:image/png;base64,{texts[0]}"}).encode()
     assert parse_body(single, "application/json", Limits()).images == images[:1]
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"pictures": ["aaaa"], "pictures": ["aaaa"]}',
-        b'{"pictures": ["aa==aaaa"]}',
-        b'{"pictures": ["aaa"]}',
-        b'{"pictures": ["a\\"a"]}',
-        b'{"pictures": [0]}',
-        b'{"pictures": ["aaaa" "aaaa"]}',
-        b'{"pictures": {"0": "aaaa"}}',
-        b'{"pictures": ["aaaa"',
-        b'"pictures"',
-        b'{"picture": "data:,aaaa"}',
-        b'{"picture": "' + b"A" * CHUNK_SIZE + b"=" + b"A" * CHUNK_SIZE + b'"}',
+        b'{"images": ["aaaa"], "images": ["aaaa"]}',
+        b'{"images": ["aa==aaaa"]}',
+        b'{"images": ["aaa"]}',
+        b'{"images": ["a\\"a"]}',
+        b'{"images": [0]}',
+        b'{"images": ["aaaa" "aaaa"]}',
+        b'{"images": {"0": "aaaa"}}',
+        b'{"images": ["aaaa"',
+        b'"images"',
+        b'{"image": "data:,aaaa"}',
+        b'{"image": "' + b"A" * CHUNK_SIZE + b"=" + b"A" * CHUNK_SIZE + b'"}',
     ],
 )
 def test_json_that_is_rejected(body: bytes):
@@ -122,7 +122,7 @@ def test_multipart_is_read_as_the_library_reads_it():
         body += b"--b--\r\n" + chance.choice((b"", b"an epilogue\r\n--b\r\n"))
         assert parse_multipart(body, b"b", 64).images == contents
         assert reference(body.partition(b"--b--\r\n")[0] + b"--b--\r\n", b"b") == contents
-    large = [bytes(3 * CHUNK_SIZE), picture(), bytes(CHUNK_SIZE - 7)]
+    large = [bytes(3 * CHUNK_SIZE), encoded_image(), bytes(CHUNK_SIZE - 7)]
     body = b"".join(b"--b\r\nx: y\r\n\r\n" + each + b"\r\n" for each in large) + b"--b--"
     assert parse_multipart(b"a preamble\r\n" + body, b"b", 3).images == large
     with pytest.raises(RequestError):
@@ -145,7 +145,7 @@ def test_tiny_chunks_are_rejected(served: Running):
     chunks = head("image/png", "transfer-encoding: chunked") + b"1\r\nx\r\n" * 100_000
     assert exchange(served, chunks).startswith(b"HTTP/1.1 400 ")
     served.until(lambda: served.service.intake.readers == 0)
-    body = picture(300, 300, form="BMP")
+    body = encoded_image(300, 300, form="BMP")
     small = b"".join(
         b"400\r\n" + body[at : at + 1024] + b"\r\n" for at in range(0, 200 << 10, 1024)
     )
@@ -207,7 +207,7 @@ def test_what_is_dropped_behind_a_refusal_is_bounded(net: str):
 
 
 def test_one_that_does_not_close_is_closed(net: str, monkeypatch):
-    monkeypatch.setattr("resnets.serve.http.linger.LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("resnets.serve.http.connection.LINGER_SECONDS", 0.1)
     with running(f"net={net}", readers=0) as served, served.connect() as connection:
         connection.sendall(head("image/png", "content-length: 99", "connection: close\r\n"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
@@ -220,7 +220,9 @@ COMPRESSED = {"gzip": gzip.compress, "xz": lzma.compress, "deflate": zlib.compre
 @pytest.mark.parametrize("coding", [*COMPRESSED, "br", "gzip, gzip", "IDENTITY"])
 def test_a_compressed_body_is_rejected_unread(served: Running, coding: str):
     """A thousandth of its size on the way: nothing is ever inflated."""
-    body = COMPRESSED.get(coding, bytes)(bytes(50 << 20) if coding in COMPRESSED else picture())
+    body = COMPRESSED.get(coding, bytes)(
+        bytes(50 << 20) if coding in COMPRESSED else encoded_image()
+    )
     headers = {"content-encoding": coding, "content-type": "image/png"}
     answer = served.client.post("/predict", content=body, headers=headers)
     if coding == "IDENTITY":
@@ -263,7 +265,7 @@ def test_the_token_is_compared_in_constant_time(net: str, monkeypatch):
 
 
 def test_a_client_that_closes_its_sending_side_counts_as_gone(served: Running):
-    body = picture()
+    body = encoded_image()
     with served.connect() as connection:
         connection.sendall(head("image/png", f"content-length: {len(body) + 1}") + body)
         connection.shutdown(socket.SHUT_WR)

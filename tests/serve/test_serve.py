@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoint_files import save_checkpoint
 from PIL import Image
-from serving import Running, picture, running, save_classifier, save_detector, watched_files
+from serving import Running, encoded_image, running, save_classifier, save_detector, watched_files
 from small_nets import CLASSES
 
 from resnets.cli.main import main
@@ -50,7 +50,7 @@ def expected(path: str, data: bytes) -> dict[str, float]:
 
 
 def test_one_image_in_every_form_gets_the_models_own_prediction(served: Running, paths):
-    data = picture()
+    data = encoded_image()
     text = base64.b64encode(data).decode()
     answers = [
         served.client.post("/predict", content=data, headers={"content-type": "image/png"}),
@@ -71,8 +71,10 @@ def test_one_image_in_every_form_gets_the_models_own_prediction(served: Running,
 
 
 def test_many_images_are_answered_in_order(served: Running, paths):
-    several = [picture(30 + n, 40, seed=n, form=f) for n, f in enumerate(("PNG", "JPEG", "WEBP"))]
-    files = [("pictures", (f"{n}", data)) for n, data in enumerate(several)]
+    several = [
+        encoded_image(30 + n, 40, seed=n, form=f) for n, f in enumerate(("PNG", "JPEG", "WEBP"))
+    ]
+    files = [("images", (f"{n}", data)) for n, data in enumerate(several)]
     answer = served.client.post("/predict?top_k=1&model=net@1", files=files).json()
     best = [row["classes"][0]["class"] for row in answer["predictions"]]
     wanted = [expected(paths["other"], data) for data in several]
@@ -81,7 +83,7 @@ def test_many_images_are_answered_in_order(served: Running, paths):
 
 
 def test_detector_answers_with_boxes_of_the_stored_image(served: Running):
-    data = picture(200, 100)
+    data = encoded_image(200, 100)
     answer = served.client.post("/predict?model=finder&threshold=0", content=data, headers=RAW)
     (seen,) = answer.json()["predictions"]
     assert (seen["width"], seen["height"]) == (200, 100)
@@ -101,13 +103,13 @@ def test_explanation_is_a_image_of_the_class_asked_for(served: Running):
     shown = {}
     for name in (*CLASSES, None):
         query = {} if name is None else {"class": name}
-        answer = served.client.post("/explain", params=query, content=picture(), headers=RAW)
+        answer = served.client.post("/explain", params=query, content=encoded_image(), headers=RAW)
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "image/png"
         image = Image.open(io.BytesIO(answer.content))
         assert image.size == (320, 320)
         shown[name] = (answer.headers["x-class"], np.asarray(image))
-    best = served.client.post("/predict", content=picture(), headers=RAW).json()
+    best = served.client.post("/predict", content=encoded_image(), headers=RAW).json()
     best = best["predictions"][0]["classes"][0]["class"]
     assert shown[None][0] == best
     assert np.array_equal(shown[None][1], shown[best][1])
@@ -127,26 +129,26 @@ REFUSED = [
     (400, "must be", "/predict", b'{"a": 1}', "application/json"),
     (400, "list", "/predict", b'{"images": "x"}', "application/json"),
     (400, "image 1 is not base64", "/predict", b'{"images": ["*"]}', "application/json"),
-    (400, "no image", "/predict", b'{"pictures": []}', "application/json"),
+    (400, "no image", "/predict", b'{"images": []}', "application/json"),
     (400, "empty", "/predict", b"", "image/png"),
     (400, "multipart", "/predict", b"x", "multipart/form-data"),
     (400, "multipart", "/predict", b"--a\r\nx", "multipart/form-data; boundary=a"),
     (415, "neither", "/predict", b"x", "text/plain"),
-    (415, "neither", "/predict", picture(), "application/x-www-form-urlencoded"),
+    (415, "neither", "/predict", encoded_image(), "application/x-www-form-urlencoded"),
     (422, "image 1: cannot be read", "/predict", b"x", "image/png"),
-    (422, "cannot be read", "/predict", picture()[:-40], "image/png"),
+    (422, "cannot be read", "/predict", encoded_image()[:-40], "image/png"),
     (422, "cannot be read", "/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ""),
     (413, "megapixels", "/predict", BOMB, "image/png"),
     (413, "megapixels", "/explain", BOMB, "image/png"),
     (413, "more than 8 images", "/predict", json.dumps({"images": ["aa=="] * 9}).encode(),
      "application/json"),
-    (422, "top_k", "/predict?top_k=0", picture(), "image/png"),
-    (422, "top_k", "/predict?top_k=many", picture(), "image/png"),
-    (422, "threshold", "/predict?threshold=nan", picture(), "image/png"),
-    (404, "no model", "/predict?model=../../etc/passwd", picture(), "image/png"),
-    (404, "no model", "/predict?model=net@3", picture(), "image/png"),
-    (422, "unicorn", "/explain?class=unicorn", picture(), "image/png"),
-    (422, "classifiers", "/explain?model=finder", picture(), "image/png"),
+    (422, "top_k", "/predict?top_k=0", encoded_image(), "image/png"),
+    (422, "top_k", "/predict?top_k=many", encoded_image(), "image/png"),
+    (422, "threshold", "/predict?threshold=nan", encoded_image(), "image/png"),
+    (404, "no model", "/predict?model=../../etc/passwd", encoded_image(), "image/png"),
+    (404, "no model", "/predict?model=net@3", encoded_image(), "image/png"),
+    (422, "unicorn", "/explain?class=unicorn", encoded_image(), "image/png"),
+    (422, "classifiers", "/explain?model=finder", encoded_image(), "image/png"),
     (404, "Not Found", "/../../etc/passwd", b"", ""),
     (404, "Not Found", "/page.css/../serve.py", b"", ""),
     (403, "token", "/admin/reload", b"", ""),
@@ -233,7 +235,7 @@ def test_metrics_count(served: Running):
         return next((float(line[len(row) :]) for line in lines if line.startswith(row)), 0.0)
 
     before = value()
-    served.client.post("/predict", content=picture(), headers=RAW)
+    served.client.post("/predict", content=encoded_image(), headers=RAW)
     assert value() == before + 1
 
 
@@ -243,15 +245,15 @@ def _of(caplog, route: str) -> list[dict]:
 
 def test_log_names_no_file_and_holds_no_image(served: Running, caplog):
     with caplog.at_level("INFO", "resnets.serve"):
-        served.client.post("/predict?top_k=2", files={"a": ("my-passport.png", picture())})
+        served.client.post("/predict?top_k=2", files={"a": ("my-passport.png", encoded_image())})
         served.until(lambda: _of(caplog, "/predict"))
     fields = _of(caplog, "/predict")[-1]
-    assert fields["pictures"] == 1
+    assert fields["images"] == 1
     assert fields["status"] == 200
-    assert fields["bytes"] > len(picture())
+    assert fields["bytes"] > len(encoded_image())
     assert not {"passport", "top_k"} & set(json.dumps(fields).split())
     assert set(fields) <= {
-        "request", "method", "bytes", "model", "pictures", "status", "route", "milliseconds",
+        "request", "method", "bytes", "model", "images", "status", "route", "milliseconds",
     }  # fmt: skip
 
 
@@ -301,14 +303,14 @@ def test_a_port_in_use_is_reported(paths, capsys):
 def test_a_path_is_never_opened_for_a_request(served: Running, tmp_path: Path):
     """Whatever names a request brings, no file is opened while it is answered."""
     target = tmp_path / "secret.png"
-    target.write_bytes(picture())
-    served.client.post("/predict", content=picture(), headers=RAW)  # all is imported now
+    target.write_bytes(encoded_image())
+    served.client.post("/predict", content=encoded_image(), headers=RAW)  # all is imported now
     with watched_files() as opened:
         for name in (str(target), f"../../{target}", "file:///etc/passwd"):
             served.client.post("/predict", files={name: (name, b"nothing")})
-            served.client.post("/predict", json={"pictures": [name]})
+            served.client.post("/predict", json={"images": [name]})
             served.client.post("/predict", params={"model": name}, content=b"x")
-            served.client.post("/explain", params={"class": name}, content=picture())
+            served.client.post("/explain", params={"class": name}, content=encoded_image())
             served.client.get(f"/{name}")
         assert opened == []
         target.read_bytes()

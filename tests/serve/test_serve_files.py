@@ -5,7 +5,7 @@ from pathlib import Path
 import fsspec
 import httpx
 import pytest
-from serving import Running, picture, running, save_classifier
+from serving import Running, encoded_image, running, save_classifier
 
 from resnets.cli.main import main
 from resnets.serve.models import fingerprint
@@ -14,7 +14,7 @@ from resnets.weights.checkpoint import remote_store
 
 
 def ask(served: Running, route: str = "/predict") -> httpx.Response:
-    return served.client.post(route, content=picture(), headers={"content-type": "image/png"})
+    return served.client.post(route, content=encoded_image(), headers={"content-type": "image/png"})
 
 
 def test_an_explanation_is_never_that_of_another_net(tmp_path: Path):

@@ -15,7 +15,7 @@ import forked
 import httpx
 import pytest
 import torch
-from serving import Running, picture, running, save_classifier
+from serving import Running, encoded_image, running, save_classifier
 from small_nets import RESIDUAL, small_net
 
 from resnets.runtime.graph import InferenceModule
@@ -44,7 +44,7 @@ def hold(served: Running) -> threading.Event:
 
 
 def post(served: Running, **more) -> httpx.Response:
-    return served.client.post("/predict", content=picture(), headers=RAW, **more)
+    return served.client.post("/predict", content=encoded_image(), headers=RAW, **more)
 
 
 def test_a_full_queue_sheds_and_answers_what_it_accepted(net: str):
@@ -65,7 +65,7 @@ def test_a_full_queue_sheds_and_answers_what_it_accepted(net: str):
 def test_a_client_that_leaves_frees_its_place(net: str):
     with running(f"net={net}", queue=1) as served:
         gate = hold(served)
-        body = picture()
+        body = encoded_image()
         head = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
         head += f"content-length: {len(body)}\r\n\r\n"
         with served.connect() as connection:
@@ -147,11 +147,11 @@ def test_a_response_that_takes_too_long_is_cancelled(net: str):
 def test_loading_a_model_leaves_those_alone_that_compute_meanwhile():
     """In the midst of the load of one net another thread computes another one."""
     busy, loading = InferenceModule(small_net(RESIDUAL)), small_net(RESIDUAL, seed=1)
-    pictures = torch.zeros(1, 28, 28, 3, dtype=torch.uint8)
+    images = torch.zeros(1, 28, 28, 3, dtype=torch.uint8)
     answers = []
     with ThreadPoolExecutor(1) as pool:
         loading.stem.register_forward_hook(
-            lambda *_: answers.append(pool.submit(busy, pictures).result(60))
+            lambda *_: answers.append(pool.submit(busy, images).result(60))
         )
         InferenceModule(loading)
     assert [tuple(each.shape) for each in answers] == [(1, 4)]
@@ -198,7 +198,7 @@ def test_the_command_serves_and_sigterm_answers_what_was_accepted(net: str):
         first = next(line for line in process.stderr if '"event": "serving"' in line)
         url = first.split('"url": "')[1].split('"')[0]
         host, port = url.removeprefix("http://").rstrip("/").split(":")
-        body = picture()
+        body = encoded_image()
         for _ in range(600):
             with suppress(httpx.ConnectError):
                 assert httpx.get(f"{url}readyz", timeout=60).status_code == 200

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from serving import Running, picture, running, save_classifier, save_detector
+from serving import Running, encoded_image, running, save_classifier, save_detector
 
 from resnets.cli.main import main
 from resnets.data.decode.decode import decode_whole
@@ -29,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_options_beside_the_images_are_those_of_the_url(served: Running):
-    data = picture()
+    data = encoded_image()
     text = base64.b64encode(data).decode()
     answers = [
         served.client.post("/predict?top_k=2", content=data, headers=RAW),
@@ -52,19 +52,19 @@ def test_options_beside_the_images_are_those_of_the_url(served: Running):
 @pytest.mark.parametrize(
     ("status", "path", "sent"),
     [
-        (422, "/predict?topk=3", {"content": picture()}),
-        (422, "/explain?top_k=3", {"content": picture()}),
-        (422, "/predict?top_k=3", {"files": {"a": ("a", picture())}, "data": {"top_k": "2"}}),
-        (422, "/predict", {"files": {"a": ("a", picture())}, "data": {"top_k": "none"}}),
+        (422, "/predict?topk=3", {"content": encoded_image()}),
+        (422, "/explain?top_k=3", {"content": encoded_image()}),
+        (422, "/predict?top_k=3", {"files": {"a": ("a", encoded_image())}, "data": {"top_k": "2"}}),
+        (422, "/predict", {"files": {"a": ("a", encoded_image())}, "data": {"top_k": "none"}}),
         (422, "/predict", {"json": {"image": "aaaa", "top_k": []}}),
-        (422, "/predict", {"files": {"a": ("a", picture())}, "data": {"class": "dog"}}),
-        (400, "/predict", {"files": {"a": ("a", picture())}, "data": {"topk": "2"}}),
-        (400, "/predict", {"files": {"a": ("a", picture())}, "data": {"top_k": ["2", "2"]}}),
-        (400, "/predict", {"files": {"a": ("a", picture())}, "data": {"model": "x" * 2000}}),
+        (422, "/predict", {"files": {"a": ("a", encoded_image())}, "data": {"class": "dog"}}),
+        (400, "/predict", {"files": {"a": ("a", encoded_image())}, "data": {"topk": "2"}}),
+        (400, "/predict", {"files": {"a": ("a", encoded_image())}, "data": {"top_k": ["2", "2"]}}),
+        (400, "/predict", {"files": {"a": ("a", encoded_image())}, "data": {"model": "x" * 2000}}),
         (400, "/predict", {"json": {"image": "aaaa", "images": ["aaaa"]}}),
         (400, "/predict", {"json": {"image": "aaaa", "size": 3}}),
         (400, "/predict", {"json": {"top_k": 3}}),
-        (404, "/predict", {"files": {"a": ("a", picture())}, "data": {"model": "other"}}),
+        (404, "/predict", {"files": {"a": ("a", encoded_image())}, "data": {"model": "other"}}),
     ],
 )
 def test_unknown_and_contradicting_options_are_refused(served: Running, status, path, sent):
@@ -77,7 +77,7 @@ def test_unknown_and_contradicting_options_are_refused(served: Running, status, 
 def test_answers_have_the_types_of_the_schema(served: Running):
     for model in ("net", "finder"):
         path = f"/predict?model={model}&threshold=0"
-        answer = served.client.post(path, content=picture(200, 100), headers=RAW).json()
+        answer = served.client.post(path, content=encoded_image(200, 100), headers=RAW).json()
         typed = PredictResponse.model_validate(answer)
         assert typed.model_dump(by_alias=True, exclude_none=True, mode="json") == answer
     models = served.client.get("/models").json()
@@ -134,11 +134,11 @@ def test_other_formats_are_answered_with_those_accepted(served: Running, start):
 
 
 def test_a_preview_is_the_image_in_a_format_of_browsers(served: Running):
-    tiff = picture(900, 300, form="TIFF")
+    tiff = encoded_image(900, 300, form="TIFF")
     answer = served.client.post("/preview", content=tiff, headers=RAW)
     image = Image.open(io.BytesIO(answer.content))
     assert (image.format, image.size) == ("PNG", (640, 213))
-    small = picture(60, 30, form="TIFF")
+    small = encoded_image(60, 30, form="TIFF")
     answer = served.client.post("/preview", content=small, headers=RAW)
     shown = decode_whole(answer.content, "shown")
     assert (shown == decode_whole(small, "small")).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 from PIL import Image
-from serving import Running, picture, running, save_classifier, save_detector
+from serving import Running, encoded_image, running, save_classifier, save_detector
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH to look at the page")
 READY = "document.readyState === 'complete' && !document.querySelector('#model').disabled"
@@ -31,7 +31,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def spots(tmp_path: Path) -> Path:
     path = tmp_path / "spots.png"
-    path.write_bytes(picture(300, 200))
+    path.write_bytes(encoded_image(300, 200))
     return path
 
 
@@ -106,7 +106,7 @@ def test_bad_images_are_reported_and_the_camera_works(
 ):
     visit(browser, served, 800, 600, dark=False)
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     browser.give("#files", bad)
     browser.until("!!document.querySelector('#status.error')")
     assert browser.run("document.querySelector('article.failed h2').textContent") == "bad.png"
@@ -125,7 +125,7 @@ def test_an_image_that_browsers_do_not_show_is_converted(
 ):
     visit(browser, served, 390, 844, dark=False)
     tiff = tmp_path / "scan.tif"
-    tiff.write_bytes(picture(300, 200, form="TIFF"))
+    tiff.write_bytes(encoded_image(300, 200, form="TIFF"))
     browser.give("#files", tiff)
     browser.until("document.querySelector('article img')?.naturalWidth === 300")
     visible = "getComputedStyle(document.querySelector('.runtime')).display"
@@ -134,7 +134,7 @@ def test_an_image_that_browsers_do_not_show_is_converted(
 
 def test_dropped_and_pasted_images(browser: Browser, served: Running):
     visit(browser, served, 800, 600, dark=False)
-    data = json.dumps(list(picture()))
+    data = json.dumps(list(encoded_image()))
     ways = {"drop": ("DragEvent", "dataTransfer"), "paste": ("ClipboardEvent", "clipboardData")}
     for number, (kind, (event, field)) in enumerate(ways.items(), 1):
         browser.run(

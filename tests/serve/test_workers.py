@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from serving import picture, running, save_classifier
+from serving import encoded_image, running, save_classifier
 
 from resnets.data import DataError
 from resnets.serve import app
@@ -71,7 +71,7 @@ def test_readiness_and_answers_while_decoders_are_stuck(net: str, monkeypatch):
         model.prepare = prepare
 
         def post(more: bytes = b""):
-            return served.client.post("/predict", content=picture() + more, headers=RAW)
+            return served.client.post("/predict", content=encoded_image() + more, headers=RAW)
 
         assert post().status_code == 200
         assert post(b"stuck").status_code == 503
@@ -101,7 +101,7 @@ def test_readiness_while_a_network_is_stuck(net: str):
         batcher = served.registry.models[0].batcher
         compute = batcher.compute
         batcher.compute = lambda items: gate.wait(60) and compute(items)
-        send = {"content": picture(), "headers": RAW}
+        send = {"content": encoded_image(), "headers": RAW}
         assert served.client.post("/predict", **send).status_code == 503
         served.until(lambda: served.client.get("/readyz").status_code == 503)
         assert "compute net" in served.client.get("/readyz").json()["error"]
@@ -115,7 +115,7 @@ def test_the_end_of_a_server_does_not_wait_for_stuck_threads(net: str):
     gate = threading.Event()
     with running(f"net={net}", answer=0.2) as served:
         served.registry.models[0].model.prepare = lambda data, name: gate.wait(60)
-        answer = served.client.post("/predict", content=picture(), headers=RAW)
+        answer = served.client.post("/predict", content=encoded_image(), headers=RAW)
         assert answer.status_code == 503
         served.until(lambda: served.service.decoders.stuck == 1)
     gate.set()

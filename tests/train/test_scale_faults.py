@@ -117,7 +117,7 @@ def test_a_thread_that_fails_to_read_ends_all_with_one_line_each(tmp_path):
     words = ("--devices", "2", "--set", "data.augment.crop=random-resized", "--out", str(out))
     code, _, err = finish(*TRAIN, *words, fault="read rank 1 at step 8")
     assert code == 1
-    assert re.search(r"resnets train: rank 1: pictures/\d+\.png: Input/output error", err)
+    assert re.search(r"resnets train: rank 1: images/\d+\.png: Input/output error", err)
     assert re.search(r"rank 0: lost another of the 2 processes at step \d; last good check", err)
     assert "Traceback" not in err
 

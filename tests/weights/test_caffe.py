@@ -8,7 +8,7 @@ import pytest
 import torch
 from caffe_net import Blobs, blob, caffemodel, chunk, random_blobs, run, varint
 from encode_weights import encoded
-from weights_state import SMALL, assert_same, logits, pictures, random_state
+from weights_state import SMALL, assert_same, logits, random_images, random_state
 
 import resnets
 from resnets.config import ModelSpec
@@ -32,7 +32,7 @@ def test_same_logits_from_a_caffemodel(
     ours = resnets.create_model(asked, weights=str(path))
     assert (ours.spec.stride_in, ours.spec.stem_pool) == ("1x1", "ceil")
     assert ours.spec.conv_bias == ("stem" if bias else "none")
-    images = pictures()
+    images = random_images()
     assert_same(logits(ours, images), run(blobs, spec, images))
 
 
@@ -47,7 +47,7 @@ def test_ours_as_their_blobs(depths: tuple[int, ...], bias: bool) -> None:
     blobs: Blobs = {}
     for name in sorted(named):
         blobs.setdefault(name.partition("/")[0], []).append(named[name].numpy())
-    images = pictures()
+    images = random_images()
     assert_same(run(blobs, spec, images), logits(ours, images))
 
 

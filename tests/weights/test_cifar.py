@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from weights_state import assert_same, logits, pictures, random_state
+from weights_state import assert_same, logits, random_images, random_state
 
 import resnets
 from resnets.models import build, catalog
@@ -89,7 +89,7 @@ def test_a_saved_checkpoint_gives_the_same_logits(
     torch.save(as_saved(theirs), path, _use_new_zipfile_serialization=not legacy)
     spec = catalog.spec("cifar-resnet20", shortcut=option)
     ours = resnets.create_model(spec, weights=str(path))
-    images = pictures(32)
+    images = random_images(32)
     assert_same(logits(ours, images), logits(theirs, images))
 
 
@@ -98,7 +98,7 @@ def test_ours_in_their_net() -> None:
     ours.load_state_dict(random_state(ours, seed=2))
     theirs = Reference(3)
     theirs.load_state_dict(name_map("cifar", ours).to_foreign(ours.state_dict()))
-    images = pictures(32)
+    images = random_images(32)
     assert_same(logits(theirs, images), logits(ours, images))
 
 

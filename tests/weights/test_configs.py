@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from weights_state import assert_same, logits, pictures, random_state
+from weights_state import assert_same, logits, random_images, random_state
 
 import resnets
 from resnets.config import ConfigError, Preprocess
@@ -64,7 +64,7 @@ def test_honored_fields_give_timms_logits(tmp_path: Path) -> None:
         "label_names": ["a", "b", "c"],
     }
     safetensors.torch.save_file(theirs.state_dict(), folder(tmp_path, config) / "model.safetensors")
-    assert_same(logits(resnets.load(tmp_path), pictures()), logits(theirs, pictures()))
+    assert_same(logits(resnets.load(tmp_path), random_images()), logits(theirs, random_images()))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_transformers_folder_there_and_back(tmp_path: Path) -> None:
     again = resnets.load(tmp_path)
     assert again.classes == net.classes
     assert again.preprocess.spec == seen
-    assert_same(logits(again, pictures()), logits(net, pictures()))
+    assert_same(logits(again, random_images()), logits(net, random_images()))
     names = safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
     assert "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight" in names
     assert "classifier.1.weight" in names
@@ -229,7 +229,7 @@ def test_transformers_own_network_gives_the_same_logits(tmp_path: Path) -> None:
         theirs.eval().save_pretrained(tmp_path)
         ours = resnets.load(tmp_path)
         with torch.inference_mode():
-            assert_same(ours(pictures()), theirs(pictures()).logits)
+            assert_same(ours(random_images()), theirs(random_images()).logits)
 
 
 def test_the_helper_refuses_the_rest() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from weights_state import SMALL, assert_same, logits, pictures, random_state
+from weights_state import SMALL, assert_same, logits, random_images, random_state
 
 import resnets
 from resnets.config import ModelSpec
@@ -94,7 +94,7 @@ def test_a_pickle_converted_from_torchvision(tmp_path: Path, protocol: int) -> N
     content = {"model": named, "__author__": "torchvision", "matching_heuristics": True}
     path = save(content, tmp_path / "R-50.pkl", protocol)
     ours = resnets.create_model(SMALL, weights=path)
-    images = pictures()
+    images = random_images()
     assert_same(logits(ours, images), logits(theirs, images))
     assert ours.spec.stride_in == "3x3"
     assert ours.preprocess.spec.channel_order == "rgb"
@@ -108,7 +108,7 @@ def test_state_dict_without_pickle(tmp_path: Path, stride_in_1x1: bool) -> None:
     torch.save({f"backbone.{name}": value for name, value in theirs.state_dict().items()}, path)
     spec = dataclasses.replace(SMALL, stride_in="1x1" if stride_in_1x1 else "3x3")
     ours = resnets.create_model(spec, weights=str(path))
-    images = pictures()
+    images = random_images()
     assert_same(logits(ours, images), logits(theirs, images))
 
 
@@ -117,7 +117,7 @@ def test_ours_in_their_net() -> None:
     ours.load_state_dict(random_state(ours, seed=2))
     theirs = Reference(SMALL, stride_in_1x1=True)
     theirs.load_state_dict(name_map("detectron2", ours).to_foreign(ours.state_dict()))
-    images = pictures()
+    images = random_images()
     assert_same(logits(theirs, images), logits(ours, images))
 
 
@@ -195,7 +195,7 @@ def test_msra_backbones(tmp_path: Path, wrapped: bool) -> None:
     seen = ours.preprocess.spec
     assert (seen.channel_order, seen.std) == ("bgr", (1 / 255,) * 3)
     assert [round(255 * mean, 3) for mean in seen.mean] == [103.53, 116.28, 123.675]
-    images = pictures()
+    images = random_images()
     assert_same(logits(ours, images), run_msra(blobs, images))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from encode_weights import encoded
 from torch import Tensor
-from weights_state import SMALL, assert_same, logits, pictures, random_state
+from weights_state import SMALL, assert_same, logits, random_images, random_state
 
 import resnets
 from resnets.models import build, catalog
@@ -78,7 +78,7 @@ def test_same_logits_from_each_format(tmp_path: Path, theirs, file: str) -> None
     assert ours.spec.stride_in == "1x1"
     assert ours.spec.conv_bias == "all"
     assert ours.spec.norm_eps == 1.001e-5
-    images = pictures()
+    images = random_images()
     assert_same(logits(ours, images), run(theirs, images))
     seen = ours.preprocess.spec
     assert seen.channel_order == "bgr"
@@ -102,7 +102,7 @@ def test_ours_in_their_net(theirs) -> None:
     assert kept.keys() == named.keys()
     for weight in theirs.weights:
         weight.assign(named[weight.path].numpy())
-    images = pictures()
+    images = random_images()
     assert_same(run(theirs, images), logits(ours, images))
     for weight in theirs.weights:
         weight.assign(kept[weight.path])

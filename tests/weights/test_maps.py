@@ -5,7 +5,7 @@ import torch
 from encode_weights import encoded
 from torch import nn
 from torchvision import models as torchvision_models
-from weights_state import assert_same, logits, pictures, random_state
+from weights_state import assert_same, logits, random_images, random_state
 
 from resnets.config import ModelSpec
 from resnets.models import ImageClassifier, build, catalog
@@ -37,7 +37,7 @@ def test_same_logits_both_directions(name: str) -> None:
     ours.load_state_dict(state, assign=True)
     there = names.to_foreign(state)
     theirs.load_state_dict(there, assign=True)
-    images = pictures()
+    images = random_images()
     assert_same(logits(ours, images), logits(theirs, images))
     back = names.to_own(theirs.state_dict())
     assert back.keys() == state.keys()

@@ -10,7 +10,7 @@ import torch
 from paths import ROOT
 from PIL import Image
 from torchvision import models as torchvision_models
-from weights_state import CLASSES, assert_same, logits, make_run, pictures
+from weights_state import CLASSES, assert_same, logits, make_run, random_images
 
 import resnets
 from resnets.cli.main import main
@@ -36,7 +36,7 @@ def test_a_pushed_folder_loads_everywhere(
     assert str(out) in capsys.readouterr().out
     files = {"README.md", "config.json", "hubconf.py", "model.safetensors"}
     assert {entry.name for entry in out.iterdir()} == files
-    expected, images = resnets.load(run), pictures()
+    expected, images = resnets.load(run), random_images()
 
     again = resnets.load(out)
     assert torch.equal(logits(again, images), logits(expected, images))
@@ -143,7 +143,7 @@ def test_a_net_that_timm_alone_has(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "run", catalog.spec(name, num_classes=3), SEEN)
     out = tmp_path / "net"
     push(str(run), str(out))
-    expected, images = resnets.load(run), pictures()
+    expected, images = resnets.load(run), random_images()
     assert torch.equal(logits(resnets.load(out), images), logits(expected, images))
     assert "torchvision.models" not in (out / "README.md").read_text()
     timm = pytest.importorskip("timm")
@@ -161,7 +161,7 @@ def test_transformers_loads_a_pushed_folder(run: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     push(str(run), str(tmp_path / "net"))
     theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "net").eval()
-    images = pictures()
+    images = random_images()
     with torch.inference_mode():
         assert_same(theirs(images).logits, logits(resnets.load(run), images))
         features = transformers.AutoModel.from_pretrained(tmp_path / "net").eval()(images)

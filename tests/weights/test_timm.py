@@ -3,7 +3,7 @@
 import pytest
 import torch
 from encode_weights import encoded
-from weights_state import assert_same, logits, pictures, random_state
+from weights_state import assert_same, logits, random_images, random_state
 
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.catalog import LATER_NAMES
@@ -43,7 +43,7 @@ def test_same_logits_both_directions(name: str) -> None:
     state = random_state(theirs, seed=1)
     theirs.load_state_dict(state, assign=True)
     ours.load_state_dict(names.to_own(state), assign=True)
-    images = pictures(32)
+    images = random_images(32)
     expected = logits(theirs, images)
     assert_same(logits(ours, images), expected)
     back = encoded(names, ours.state_dict())
@@ -75,7 +75,7 @@ def test_dilated_stages_are_timms(name: str) -> None:
     state = random_state(theirs, seed=1)
     theirs.load_state_dict(state)
     ours.load_state_dict(name_map("timm", ours).to_own(state))
-    images = pictures(64)
+    images = random_images(64)
     with torch.inference_mode():
         found = ours.eval().stages(images)["stage4"]
         assert_same(found, theirs.eval().forward_features(images))

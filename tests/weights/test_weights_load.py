@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 from caffe_net import caffemodel, random_blobs
-from small_nets import paint_pictures
+from small_nets import write_images
 from torchvision import models
-from weights_state import SMALL, assert_same, logits, make_run, pictures, random_state
+from weights_state import SMALL, assert_same, logits, make_run, random_images, random_state
 
 import resnets
 from resnets.cli.main import main
@@ -54,7 +54,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of four classes."""
     folder = tmp_path_factory.mktemp("images")
     for name in NAMES:
-        paint_pictures(folder / name, ((40, 31), (31, 40), (50, 50)))
+        write_images(folder / name, ((40, 31), (31, 40), (50, 50)))
     return folder
 
 
@@ -62,7 +62,7 @@ def test_a_bare_state_dict_is_loaded_by_its_network(theirs, bare: Path) -> None:
     net = resnets.load(bare, model="resnet18", classes=NAMES)
     assert not net.training
     assert net.classes == NAMES
-    assert_same(logits(net, pictures()), logits(theirs, pictures()))
+    assert_same(logits(net, random_images()), logits(theirs, random_images()))
     seen = net.preprocess.spec
     assert (seen.size, seen.resize, seen.mean) == (224, 256, (0.485, 0.456, 0.406))
     assert resnets.load(bare, model="resnet18").classes == ("0", "1", "2", "3")
@@ -211,7 +211,7 @@ def test_a_network_saved_from_python(tmp_path: Path) -> None:
     again = resnets.load(tmp_path / "mine")
     assert again.classes == ("cat", "dog")
     assert again.preprocess.spec == seen
-    assert_same(logits(again, pictures(32)), logits(net, pictures(32)))
+    assert_same(logits(again, random_images(32)), logits(net, random_images(32)))
     assert net.classes == ()  # the network itself is as it was
     net.save(str(tmp_path / "bare"))
     bare = resnets.load(tmp_path / "bare")
@@ -235,4 +235,4 @@ def test_a_cifar_stem_shows_in_its_kernel(tmp_path: Path, caplog: pytest.LogCapt
     found = resnets.load(tmp_path / "w.pth", model="resnet18")
     assert "taken for resnet18 with a CIFAR stem" in caplog.text
     assert found.preprocess.spec.size == 32
-    assert_same(logits(found, pictures(32)), logits(net, pictures(32)))
+    assert_same(logits(found, random_images(32)), logits(net, random_images(32)))

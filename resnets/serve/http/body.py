@@ -33,7 +33,7 @@ class BodyReader:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The complete body, buffered until the block ends.
+        """Read the complete body, which is buffered until the block ends.
 
         RequestError: 413 if it is too large (reading stops), 408 if the client stalls, 503 if the
         server already buffers too much.
@@ -84,7 +84,7 @@ class BodyReader:
 
 
 def parse_body(body: bytes, content_type: str, limits: Limits) -> Content:
-    """The encoded images of a body, one or more, and the options in it.
+    """Parse a body: its encoded images, one or more, and its options.
 
     image/*, application/octet-stream or no type: the body is one image. multipart/form-data: each
     part with a file name is one. application/json: {"images": ["<base64>", ...]}, or "image" with
@@ -113,7 +113,7 @@ def parse_body(body: bytes, content_type: str, limits: Limits) -> Content:
 
 
 def check_image(data: bytes, name: str, limits: Limits) -> None:
-    """Look at the header only; RequestError: 413 for too many pixels, 422 for another format."""
+    """Check the header of an image; RequestError: 413 for too many pixels, 422 for its format."""
     try:
         with naming(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
             width, height = image.size

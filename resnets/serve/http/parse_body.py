@@ -44,12 +44,12 @@ class Content(NamedTuple):
 
 
 def parse_json(body: bytes, limit: int) -> Content:
-    """The content of {"images": ["<base64>", ...], "top_k": 3}; "image" for one image; a data: URL
-    is read as its base64.
+    """Parse {"images": ["<base64>", ...], "top_k": 3}; "image" for one image; a data: URL is read
+    as its base64.
 
     RequestError (400, 413) where the body is anything else, or has more than `limit` images.
     """
-    skeleton, strings = _without_strings(body, limit)
+    skeleton, strings = _extract_strings(body, limit)
     try:
         value = json.loads(skeleton)
     except (ValueError, RecursionError):
@@ -71,19 +71,19 @@ def parse_json(body: bytes, limit: int) -> Content:
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise RequestError(400, '"images" must be a list of base64 texts')
     if len(items) > limit:
-        raise too_many(limit)
+        raise too_many_images(limit)
     options: dict[str, str] = {}
     for name, item in fields.items():
         text = strings[int(item)].decode("utf-8", "replace") if isinstance(item, str) else item
         _add_option(options, name, str(text), "field")
-    images = [_from_base64(strings[int(item)], number) for number, item in enumerate(items, 1)]
+    images = [_decode_base64(strings[int(item)], number) for number, item in enumerate(items, 1)]
     return Content(images, options)
 
 
 def parse_multipart(body: bytes, boundary: bytes, limit: int) -> Content:
-    """The content of a multipart/form-data body (RFC 7578): `limit` images at most.
+    """Parse a multipart/form-data body (RFC 7578) with `limit` images at most.
 
-    A part without a file name that is called as one of OPTIONS is that option; the others are
+    A part without a file name, but with the name of one of OPTIONS, is that option; the others are
     images. RequestError (400, 413) says what is wrong.
     """
     if not 0 < len(boundary) <= 70:
@@ -98,26 +98,26 @@ def parse_multipart(body: bytes, boundary: bytes, limit: int) -> Content:
     while not body.startswith(b"--", offset):
         start = _skip_headers(body, offset)
         end = _find(body, line, start - 2, "the closing boundary is missing")
-        option = _option_name(body[offset:start])
+        option = _parse_option_name(body[offset:start])
         if option is not None:
             text = body[start : min(end, start + MAX_OPTION + 1)].decode("utf-8", "replace")
             _add_option(options, option, text, "form field")
         elif len(images) == limit:
-            raise too_many(limit)
+            raise too_many_images(limit)
         else:
             images.append(body[start:end])
         offset = end + len(line)
     return Content(images, options)
 
 
-def _option_name(headers: bytes) -> str | None:
-    """The name of a part that is a form field; None for an image."""
+def _parse_option_name(headers: bytes) -> str | None:
+    """Return the name of a part that is a form field; None for an image."""
     for header in headers.split(b"\r\n"):
         key, _, value = header.partition(b":")
         if key.strip().lower() == b"content-disposition":
-            given = parse_options_header(value.decode("latin-1"))[1]
-            name = given.get(b"name", b"").decode("utf-8", "replace")
-            if b"filename" not in given and REQUEST.get(name, name) not in ("image", "images"):
+            fields = parse_options_header(value.decode("latin-1"))[1]
+            name = fields.get(b"name", b"").decode("utf-8", "replace")
+            if b"filename" not in fields and REQUEST.get(name, name) not in ("image", "images"):
                 return name
     return None
 
@@ -136,13 +136,13 @@ def _add_option(options: dict[str, str], name: str, value: str, kind: str) -> No
     options[name] = value
 
 
-def too_many(limit: int) -> RequestError:
-    """For a request with more than `limit` images."""
+def too_many_images(limit: int) -> RequestError:
+    """Return the error for a request with more than `limit` images."""
     return RequestError(413, f"more than {limit} images in one request")
 
 
-def _without_strings(body: bytes, limit: int) -> tuple[bytes, list[bytes]]:
-    """`body` with its strings replaced by their numbers, and the strings, still escaped."""
+def _extract_strings(body: bytes, limit: int) -> tuple[bytes, list[bytes]]:
+    """Replace the strings of `body` by their numbers; also return the strings, still escaped."""
     skeleton, strings, offset = bytearray(), list[bytes](), 0
     while True:
         start = body.find(b'"', offset)
@@ -158,18 +158,18 @@ def _without_strings(body: bytes, limit: int) -> tuple[bytes, list[bytes]]:
         if end < 0:
             raise RequestError(400, "the body is not JSON")
         skeleton += b'"%d"' % len(strings)
-        # An escaped quote is part of no base64: the string ends here, and is refused as none.
+        # Base64 has no escaped quotes: the string ends here, and is refused as not base64.
         strings.append(body[start + 1 : end])
         offset = end + 1
 
 
-def _from_base64(text: bytes, number: int) -> bytes:
+def _decode_base64(text: bytes, number: int) -> bytes:
     head = text[:MAX_DATA_URL_HEADER].replace(b"\\/", b"/")
     if DATA_URL.match(head):
         if not BASE64_URL.match(head):
             raise RequestError(400, f"image {number}: its data: URL is not base64")
         text = text[text.index(b",") + 1 :]
-    unescaped = bytearray().join(_unescaped(chunk) for chunk in _chunks(text))
+    unescaped = bytearray().join(_unescape(chunk) for chunk in _split_chunks(text))
     decoded = bytearray()
     try:
         for offset in range(0, len(unescaped), CHUNK_SIZE):
@@ -182,8 +182,8 @@ def _from_base64(text: bytes, number: int) -> bytes:
     return bytes(decoded)
 
 
-def _chunks(text: bytes) -> Iterator[bytes]:
-    """`text` in pieces, none of which ends within an escape of up to 6 bytes."""
+def _split_chunks(text: bytes) -> Iterator[bytes]:
+    """Split `text` into chunks, none of which ends within an escape of up to 6 bytes."""
     offset = 0
     while offset < len(text):
         end = offset + CHUNK_SIZE
@@ -193,7 +193,7 @@ def _chunks(text: bytes) -> Iterator[bytes]:
         offset = end
 
 
-def _unescaped(chunk: bytes) -> bytes:
+def _unescape(chunk: bytes) -> bytes:
     if b"\\" in chunk:
         for escape, unescaped in ESCAPES:
             chunk = chunk.replace(escape, unescaped)
@@ -201,7 +201,7 @@ def _unescaped(chunk: bytes) -> bytes:
 
 
 def _skip_headers(body: bytes, offset: int) -> int:
-    """Where the content of the part begins whose boundary ends at `offset`."""
+    """Return where the content begins of the part whose boundary ends at `offset`."""
     head = body[offset : offset + MAX_PART_HEADERS]
     end = head.find(b"\r\n\r\n")
     if not head.lstrip(b" \t").startswith(b"\r\n"):
@@ -212,11 +212,11 @@ def _skip_headers(body: bytes, offset: int) -> int:
 
 
 def _find(body: bytes, pattern: bytes, offset: int, message: str) -> int:
-    """Where `pattern` begins at `offset` or behind it; RequestError where nowhere."""
+    """Return where `pattern` begins at or after `offset`; RequestError if it is not found."""
     while offset < len(body):
-        items = body.find(pattern, offset, offset + CHUNK_SIZE + len(pattern))
-        if items >= 0:
-            return items
+        start = body.find(pattern, offset, offset + CHUNK_SIZE + len(pattern))
+        if start >= 0:
+            return start
         offset += CHUNK_SIZE
     raise _malformed(message)
 
@@ -226,4 +226,6 @@ def _malformed(reason: str) -> RequestError:
 
 
 def _wrong_shape() -> RequestError:
-    return RequestError(400, 'the JSON must be {"images": ["<base64>", ...]}, with options beside')
+    return RequestError(
+        400, 'the JSON must be {"images": ["<base64>", ...]}, and may have options as fields'
+    )

@@ -1,7 +1,7 @@
 """Lets a worker of a test's run meet the fault that FAULT names, in the real program.
 
 "kill|hang|nan|read|term|rows rank R at step N [once]", or "wait at step N" (until asked to stop).
-"read" is a disk that fails under a thread that reads pictures ahead, those of about step N. "term"
+"read" is a disk that fails under a thread that reads images ahead, those of about step N. "term"
 is SIGTERM to that process alone, "rows" a full disk under metrics.jsonl.
 """
 
@@ -19,7 +19,7 @@ FAULT = re.fullmatch(
     os.environ.get("FAULT", ""),
 )
 
-PICTURES = 32  # of a step, in each of two processes
+IMAGES = 32  # of a step, in each of two processes
 
 
 def hang() -> None:
@@ -55,11 +55,11 @@ def break_disk(step: int) -> None:
     """Let the threads' reading fail from there on."""
     from resnets.data.dataset import reader
 
-    real, pictures = reader._try, itertools.count()
+    real, images = reader._try, itertools.count()
 
     def read(split, row, view):
-        if next(pictures) >= step * PICTURES:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), f"pictures/{row}.png")
+        if next(images) >= step * IMAGES:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), f"images/{row}.png")
         return real(split, row, view)
 
     reader._try = read

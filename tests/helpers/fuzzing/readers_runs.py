@@ -11,7 +11,7 @@ import torch
 from small_nets import RESIDUAL, small_net
 
 from fuzzing.readers import Reader
-from fuzzing.readers_sets import pictures
+from fuzzing.readers_sets import encoded_images
 from resnets import recipes
 from resnets.bulk.image_index import index_dataset
 from resnets.bulk.images import open_dataset
@@ -152,7 +152,7 @@ def write_bulk(folder: Path) -> None:
     root = folder / "bulk"
     images = root / "images"
     images.mkdir(parents=True)
-    for number, (_, data) in enumerate(pictures()):
+    for number, (_, data) in enumerate(encoded_images()):
         (images / f"{number}.png").write_bytes(data)
     (root / "work").mkdir()
     found = index_dataset(str(images), root / "work")
@@ -241,7 +241,7 @@ BOUNDARY = b"simple"
 
 
 def write_requests(folder: Path) -> None:
-    images = [data for _, data in pictures(2)]
+    images = [data for _, data in encoded_images(2)]
     texts = [base64.b64encode(data).decode() for data in images]
     parts = b"".join(
         b'--simple\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n%s\r\n'
@@ -249,8 +249,8 @@ def write_requests(folder: Path) -> None:
         for data in images
     )
     bodies = {
-        "json": json.dumps({"pictures": texts}).encode(),
-        "url": json.dumps({"picture": f"data:image/png;base64,{texts[0]}"}).encode(),
+        "json": json.dumps({"images": texts}).encode(),
+        "url": json.dumps({"image": f"data:image/png;base64,{texts[0]}"}).encode(),
         "multipart": parts + b"--simple--\r\n",
         "raw": images[0],
     }

@@ -32,7 +32,7 @@ CLASSES = ("ant", "bee")
 VIEW = Crop(8, 3, center_box(8, 8))
 
 
-def pictures(count: int = 4) -> list[tuple[str, bytes]]:
+def encoded_images(count: int = 4) -> list[tuple[str, bytes]]:
     """Path and bytes of small images in class folders."""
     return [
         (f"{CLASSES[digit]}/{number}.png", data)
@@ -41,7 +41,7 @@ def pictures(count: int = 4) -> list[tuple[str, bytes]]:
 
 
 def _folder(root: Path, count: int = 4) -> Path:
-    for path, data in pictures(count):
+    for path, data in encoded_images(count):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
     return root
@@ -105,10 +105,12 @@ def _zip(files: list[tuple[str, bytes]], how: int) -> bytes:
 
 
 def write_archives(folder: Path) -> None:
-    files = [(f"set/{path}", data) for path, data in pictures()]
-    long = [(f"set/{'x' * 120}/{path}", data) for path, data in pictures()]
-    table = "path,label\n" + "".join(f"{n}.png,{p[:3]}\n" for n, (p, _) in enumerate(pictures()))
-    flat = [(f"{n}.png", data) for n, (_, data) in enumerate(pictures())]
+    files = [(f"set/{path}", data) for path, data in encoded_images()]
+    long = [(f"set/{'x' * 120}/{path}", data) for path, data in encoded_images()]
+    table = "path,label\n" + "".join(
+        f"{n}.png,{p[:3]}\n" for n, (p, _) in enumerate(encoded_images())
+    )
+    flat = [(f"{n}.png", data) for n, (_, data) in enumerate(encoded_images())]
     made = {
         "set.tar": _tar(files, link="../bee/1.png"),
         "pax.tar": _tar([(f"é{path}", data) for path, data in long]),
@@ -130,7 +132,7 @@ def write_archives(folder: Path) -> None:
 def write_webdataset(folder: Path) -> None:
     samples = [
         [(f"{number:03}.png", data), (f"{number:03}.cls", path[:3].encode())]
-        for number, (path, data) in enumerate(pictures(8))
+        for number, (path, data) in enumerate(encoded_images(8))
     ]
     coded = [
         [each[0], (each[0][0][:-3] + "json", b'{"label": "%s"}' % each[1][1])] for each in samples
@@ -148,7 +150,7 @@ def write_parquet(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = pictures(6)
+    rows = encoded_images(6)
     typed = datasets.Dataset.from_dict(
         {
             "image": [{"bytes": data, "path": None} for _, data in rows],
@@ -170,7 +172,8 @@ def write_parquet(folder: Path) -> None:
 
 def write_tables(folder: Path) -> None:
     rows = [
-        (path, path[:3], "train" if n % 3 else "test") for n, (path, _) in enumerate(pictures())
+        (path, path[:3], "train" if n % 3 else "test")
+        for n, (path, _) in enumerate(encoded_images())
     ]
     plain = "path,label\n" + "".join(f"{path},{label}\n" for path, label, _ in rows)
     split = "filename,class,split\n" + "".join(f"{','.join(row)}\n" for row in rows)
@@ -191,7 +194,7 @@ def write_tables(folder: Path) -> None:
     for name in ("labels.csv", "_classes.csv", "metadata.csv"):
         root = folder / f"flat-{name}" / HOME
         root.mkdir(parents=True)
-        for number, (_, data) in enumerate(pictures()):
+        for number, (_, data) in enumerate(encoded_images()):
             (root / f"{number}.png").write_bytes(data)
         text = hot if name == "_classes.csv" else split
         (root / name).write_text(text.replace("ant/", "").replace("bee/", ""))
@@ -281,7 +284,7 @@ def packed(root: Path) -> object:
 
 
 def write_lists(folder: Path) -> None:
-    names = [path for path, _ in pictures()]
+    names = [path for path, _ in encoded_images()]
     (folder / "quarantine").mkdir()
     rows = [f"{names[0]}\ttruncated", r'"a\tb.png"' + "\twhy", "# remark", names[1]]
     (folder / "quarantine" / "list.txt").write_text(HEAD + "\n".join(rows) + "\n")
