@@ -33,7 +33,7 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
-    from resnets.train.step import train_step
+    from resnets.train.step import TrainStep
     from resnets.utils import environment
     from resnets.utils.precision import pick_precision
 
@@ -48,10 +48,11 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     given = Batch(images, torch.arange(batch) % 10, torch.arange(batch))
     bf16 = pick_precision("auto", torch.device("cpu")) == "bfloat16"
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+    step = TrainStep(state, forward, classification_loss(), autocast, recipe)
     before, seconds = _peak(), []
     for _ in range(steps + 1):
         begin = time.perf_counter()
-        train_step(state, forward, classification_loss(), given, autocast, recipe)
+        step(given)
         seconds.append(time.perf_counter() - begin)
     found = {"ms": 1000 * min(seconds[1:]), "mib": _peak() - before}
     print(json.dumps(found))

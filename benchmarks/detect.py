@@ -84,7 +84,7 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.models import build, catalog
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.state import new_state
-    from resnets.train.step import train_step
+    from resnets.train.step import TrainStep
     from resnets.train.tasks.detection import model_losses
     from resnets.utils import environment
     from resnets.utils.distributed import ProcessGroup
@@ -108,8 +108,10 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     finder = DetectionInference([model])
 
+    step = TrainStep(state, forward, model_losses, autocast, recipe)
+
     def train() -> None:
-        train_step(state, forward, model_losses, given, autocast, recipe)
+        step(given)
 
     def infer() -> None:
         model.eval()

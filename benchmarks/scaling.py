@@ -48,7 +48,7 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
-    from resnets.train.step import train_step
+    from resnets.train.step import TrainStep
     from resnets.utils import environment
     from resnets.utils.distributed import init_distributed
     from resnets.utils.precision import pick_precision
@@ -74,12 +74,13 @@ def work(net_name: str, steps: int, compress: bool) -> None:
         if compress:
             assert isinstance(forward.module, DistributedDataParallel)
             forward.module.register_comm_hook(None, bf16_compress_hook)
+        train_step = TrainStep(state, forward, classification_loss(), autocast, recipe)
         sent, begin = 0, 0.0
         for step in range(steps + 3):
             if step == 3:
                 rank.any(flag=False)
                 sent, begin = loopback_bytes(), time.perf_counter()
-            train_step(state, forward, classification_loss(), next(batches), autocast, recipe)
+            train_step(next(batches))
         rank.any(flag=False)
         seconds, sent = time.perf_counter() - begin, loopback_bytes() - sent
         if rank.is_main:

@@ -137,9 +137,8 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
-    from resnets.train.step import train_step
+    from resnets.train.step import TrainStep
     from resnets.utils import environment
-    from resnets.utils.distributed import ProcessGroup
     from resnets.utils.precision import pick_precision
 
     environment.tune_malloc()
@@ -164,12 +163,9 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     state = new_state(net, recipe, 1000)
     precision = pick_precision("auto", cpu)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-    loss_fn, forward = classification_loss(), DataParallelModel(net, ProcessGroup())
-
-    def step() -> None:
-        train_step(state, forward, loss_fn, next(stream), autocast, recipe)
-
-    return step
+    loss_fn, forward = classification_loss(), DataParallelModel(net)
+    step = TrainStep(state, forward, loss_fn, autocast, recipe)
+    return lambda: step(next(stream))
 
 
 def serve(contender: str, net: str, size: int, batch: int) -> None:

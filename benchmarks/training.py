@@ -14,18 +14,19 @@ from gpu_checks.case import Setting
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
 from resnets.data import TrainStream, fit_preprocess
+from resnets.data.batch import Batch
 from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.loading.loader import eval_batches
 from resnets.evaluate import evaluate_model
 from resnets.models import build
 from resnets.train.cuda_graph import capture
-from resnets.train.cuda_graph.start import why_not
+from resnets.train.cuda_graph.start import find_obstacle
 from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import choose_plan
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
-from resnets.train.step import train_step
+from resnets.train.step import TrainStep
 
 EAGER, COMPILED = "eager", "compiled"
 GRAPH, GRAPH_OF_BLOCKS = "one graph", "one graph of compiled blocks"
@@ -69,26 +70,22 @@ class Training:
         self.cuda_stream = torch.cuda.Stream(device) if setting.cuda else None
         forward = torch.compile(self.model, dynamic=False) if way == COMPILED else self.model
         model, loss_fn = DataParallelModel(forward), classification_loss(recipe.loss)
-        step, batches = train_step, self.stream.batches(0, total)
+        train_step = TrainStep(self.state, model, loss_fn, self.plan.autocast(), recipe)
+        step: Callable[[Batch], None] = train_step
+        batches = self.stream.batches(0, total)
         if way in (GRAPH, GRAPH_OF_BLOCKS):
-            reason = why_not(recipe, self.stream, model, device)
+            reason = find_obstacle(recipe, self.stream, model, device)
             if setting.cuda and reason is not None:
                 raise ValueError(f"no graph: {reason}")
             graph = GraphTraining(
-                self.state,
-                model,
-                loss_fn,
+                train_step,
                 self.stream,
-                self.plan.autocast(),
-                recipe,
                 total,
                 compile_blocks=way == GRAPH_OF_BLOCKS,
                 capture=capture.capture if setting.cuda else capture.plain,
             )
             step, batches = graph.step, graph.batches(0, total)
-        arguments = (self.state, model, loss_fn)
-        options = (self.plan.autocast(), recipe)
-        self.step: Callable[[], Any] = lambda: step(*arguments, next(batches), *options)
+        self.step: Callable[[], Any] = lambda: step(next(batches))
 
     def on_own_stream(self) -> Any:
         """Context in which steps go to this run's own CUDA stream."""

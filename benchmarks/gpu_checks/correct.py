@@ -31,7 +31,7 @@ from resnets.models.norm import BatchNormAct2d, convert_batch_norms
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
-from resnets.train.step import train_step
+from resnets.train.step import TrainStep
 from resnets.utils.precision import autocast, pick_precision
 
 # The recipe's precisions, and the largest relative errors (root mean square) that they may have: of
@@ -64,7 +64,7 @@ def cases(setting: Setting) -> list[Case]:
         *[Case(name, 10, partial(_network, setting, name, modes)) for name in names],
         Case("batches", 5, partial(_batches, setting)),
         *[Case(f"steps, {kind}", 6, partial(_steps, setting, kind)) for kind in optimizers],
-        *[Case(f"{way} and train_step", 12, partial(_graph, setting, way)) for way in ways],
+        *[Case(f"{way} and TrainStep", 12, partial(_graph, setting, way)) for way in ways],
     ]
 
 
@@ -232,14 +232,14 @@ def _steps(setting: Setting, kind: str) -> list[Row]:
                 images, targets = batch.images.to(device, dtype), batch.targets.to(device)
                 here = Batch(images, targets, batch.ids)
                 loss_fn = classification_loss(recipe.loss)
-                train_step(state, DataParallelModel(model), loss_fn, here, off, recipe)
+                TrainStep(state, DataParallelModel(model), loss_fn, off, recipe)(here)
         after = torch.cat([each.detach().double().cpu().reshape(-1) for each in model.parameters()])
         moved.append(after - before)
     return [_row(f"three steps, {kind}", "float32", _relative(moved[1], moved[0]), None, 0.05)]
 
 
 def _graph(setting: Setting, way: str) -> list[Row]:
-    """Mean loss over the first steps as graphs against `train_step`'s, and the averaged weights."""
+    """Mean loss over the first steps as graphs against `TrainStep`'s, and the averaged weights."""
     fields = {"precision": "float32", "ema_decay": "0.9", "optim.lr": "0.01"}
     recipe = cifar_recipe(setting, "cifar-resnet20", fields)
     split = random_images(200, 32)

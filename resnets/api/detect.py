@@ -32,7 +32,7 @@ from resnets.weights.load import load_model
 
 @dataclass(frozen=True, eq=False)
 class DetectionEvaluation:
-    """Metrics of detectors on `split`, and what was found in each image that could be read.
+    """Metrics of detectors on `split`, and the detections in each image that could be read.
 
     metrics: None for images without ground truth. found: empty for segmenters and localizers.
     errors: one message per unreadable image. written: files in `out`.
@@ -87,7 +87,8 @@ def evaluate_detectors(
             images,
             views,
             average,
-            (predictor.device, predictor.precision),
+            predictor.device,
+            predictor.precision,
             quiet=quiet,
         )
         predictor = replace(predictor, class_scores=scores)
@@ -112,17 +113,18 @@ def _class_scores(
     split: DetectionSplit,
     views: Views,
     average: Average,
-    how: tuple[torch.device, str],
+    device: torch.device,
+    precision: str,
     *,
     quiet: bool,
 ) -> tuple[dict[int, Tensor], str]:
-    """Probabilities (K,) of the split's classes in each image, by row, of other networks.
+    """Return probabilities (K,) of the split's classes in each image, by row, of other networks.
 
-    Also returns how they were computed. DataError where the networks lack a class of the split.
+    Also returns the protocol. Raises DataError if the networks lack a class of the split.
     """
     nets = [load_model(each) for each in weights]
     for net in nets:
-        device, precision = to_device(net, str(how[0]), how[1])
+        to_device(net, str(device), precision)
     outputs = match_classes(split.classes, nets[0].classes, split.description)
     ensemble = Ensemble(nets, views, average, device, precision)
     labels = torch.zeros(len(split), dtype=torch.int64)
@@ -145,7 +147,7 @@ def predict_objects(
     precision: str,
     quiet: bool,
 ) -> tuple[tuple[str, ...], Iterator[Prediction], BadSamples]:
-    """Class names, a prediction for each readable image, and the unreadable ones as they come."""
+    """Return class names, an iterator of predictions, and the unreadable images (filled by it)."""
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
     predictor = open_predictor([weights], device, precision)

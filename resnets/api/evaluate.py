@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Options:
-    """The arguments of `evaluate` that say on what, and how, its models are measured."""
+    """Arguments of `evaluate` that describe data and computation."""
 
     data: str | Source | None
     split: SplitName
@@ -92,7 +92,7 @@ def evaluate(
         model: Catalog name of weights that do not state their architecture.
         classes: Names of the outputs: a file with one per line, "a,b,c", "imagenet" or "numbers".
         labels: True classes instead of the data set's: a .json, .csv or .txt file.
-        views: "centre" (one crop), "ten-crop", or "dense" (fully convolutional).
+        views: "center" (one crop), "ten-crop", or "dense" (fully convolutional).
         scales: Shorter sides in px; empty = the model's own ("dense": 224, 256, 384, 480, 640).
         flip: Add each view's mirror image.
         average: What is averaged over views and models.
@@ -112,13 +112,13 @@ def evaluate(
     CheckpointError and WeightsError.
     """
     several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
-    given = [path_or_model(each) for each in several]
-    if not given:
+    models = [path_or_model(each) for each in several]
+    if not models:
         raise ConfigError("name at least one run or checkpoint")
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
-    paths = [each for each in given if isinstance(each, str)]
+    paths = [each for each in models if isinstance(each, str)]
     sizes = tuple(scales)
     path = fspath(data) if isinstance(data, str | PathLike) else None
     source = source_of(data) if path is None and data is not None else None
@@ -194,7 +194,7 @@ def evaluate(
         )
         if any(map(is_artifact, paths)):
             _refuse(
-                "does not go with an artifact, which has its own model and centre view",
+                "cannot be combined with an artifact, which has its own model and center view",
                 model=model,
                 classes=classes,
                 views=views != "center",
@@ -205,11 +205,11 @@ def evaluate(
         rename = LoadOptions(model, classes, rename=False)
         nets = [
             each if isinstance(each, ImageClassifier) else load_model(each, rename)
-            for each in given
+            for each in models
         ]
         if classes is not None:
             _rename_outputs(nets, classes)
-        names = [each.origin if isinstance(each, ImageClassifier) else each for each in given]
+        names = [each.origin if isinstance(each, ImageClassifier) else each for each in models]
         return _evaluate_models(nets, names, options, folder)
 
 
@@ -264,7 +264,7 @@ def _evaluate_models(
 
 
 def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None) -> Measurement:
-    """Metrics of an artifact of `resnets export`, computed in its own runtime."""
+    """Evaluate an artifact of `resnets export` in its own runtime."""
     if len(paths) > 1:
         raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
     engine = open_artifact(Path(paths[0]), device=options.device, precision=options.precision)
@@ -290,7 +290,7 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
 def _progress(
     scored: Iterable[ScoredBatch], truth: GroundTruth, group: ProcessGroup, quiet: bool
 ) -> Iterator[ScoredBatch]:
-    """Show progress and name unreadable images as they are found."""
+    """Pass on `scored` with a progress bar, and print unreadable images as they are found."""
     total = len(group.shard(truth.rows))
     for each in with_progress(scored, total, len, hidden=quiet):
         for _, error in each.errors:
@@ -304,21 +304,21 @@ def _rename_outputs(nets: Sequence[ImageClassifier], text: str) -> None:
         if net.classes != nets[0].classes:
             raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
     names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
-    theirs = nets[0].classes
-    moved = names != theirs and same_classes(theirs, names) is not None
-    if moved and text == "numbers":
+    own_names = nets[0].classes
+    is_reordered = names != own_names and same_classes(own_names, names) is not None
+    if is_reordered and text == "numbers":
         raise ConfigError(
             f"--classes numbers: {nets[0].origin} has the same names in another order"
-            f" ({', '.join(theirs[:3])}, ...); leave --classes out"
+            f" ({', '.join(own_names[:3])}, ...); leave --classes out"
         )
-    if moved:  # names that are others are those of the data, which are matched later
-        warn_of_names(nets[0].origin, theirs, names)
+    if is_reordered:  # other names are matched with those of the data later
+        warn_of_names(nets[0].origin, own_names, names)
     for net in nets:
         net.classes = names
 
 
 def _protocol_names(nets: Sequence[ImageClassifier], names: Sequence[str]) -> list[str]:
-    """What the protocol calls each model; the files of several may have the same name."""
+    """Return the names of the models in the protocol; files may have the same name."""
     if len(nets) == 1:
         return [nets[0].origin]
     return [
@@ -335,7 +335,7 @@ def _write(found: Measurement, split: Split, out: Path, quiet: bool) -> None:
     written = [figures, confusion, errors]
     if isinstance(found.evaluation, Evaluation):
         save_confusion_figure(found.evaluation, confusion)
-    else:  # labels that go together are not confused
+    else:  # sets of labels have no confusion matrix
         written.remove(confusion)
     save_error_grid(split, found.mistakes, found.evaluation.protocol, errors)
     if not quiet:

@@ -29,7 +29,12 @@ SUFFIX: dict[str, str] = {
     "tensorrt": "-tensorrt.onnx",
     "web": "-web",
 }
-SHORT: dict[str, str] = {"float32": "", "bfloat16": "-bf16", "float16": "-fp16", "int8": "-int8"}
+PRECISION_SUFFIX: dict[str, str] = {
+    "float32": "",
+    "bfloat16": "-bf16",
+    "float16": "-fp16",
+    "int8": "-int8",
+}
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,20 @@ def export(
     """
     source: Path | None = None
     net: ImageClassifier | DetectionModel
-    given = path_or_model(weights)
-    if isinstance(given, ImageClassifier):
-        net = given
+    path_or_net = path_or_model(weights)
+    if isinstance(path_or_net, ImageClassifier):
+        net = path_or_net
         if next(net.parameters()).device.type != "cpu":  # artifacts are traced and verified there
             net = copy.deepcopy(net).cpu()
     else:
-        source = Path(given)
+        source = Path(path_or_net)
         if is_artifact(source):
-            raise ConfigError(f"{source}: is an artifact already; name the run or checkpoint")
-        if (task := read_task(given)) == "signals":
+            raise ConfigError(f"{source}: is already an artifact; name the run or checkpoint")
+        if (task := read_task(path_or_net)) == "signals":
             if to != "onnx" or precision != "float32" or calibrate or model or classes:
-                raise ConfigError(f"{source}: a model of signals is exported to onnx, in float32")
+                raise ConfigError(
+                    f"{source}: models of signals can only be exported to onnx, in float32"
+                )
             if out is None:
                 out = (source if source.is_dir() else source.parent) / "signals.onnx"
             return Artifact(Path(out), export_signals(source, Path(out)))
@@ -104,15 +111,15 @@ def export(
         if task != "classify":
             if model is not None or classes is not None:
                 raise ConfigError("--model and --classes are for classifiers; detectors store both")
-            net = load_vision(given)
+            net = load_vision(path_or_net)
         else:
-            net = load_model(given, LoadOptions(model, classes))
+            net = load_model(path_or_net, LoadOptions(model, classes))
     if out is None:
         folder = Path()
         if source is not None:
             folder = source if source.is_dir() else source.parent if source.is_file() else folder
         name = net.spec.name if isinstance(net, ImageClassifier) else net.net.spec.name
-        out = folder / f"{name}{SHORT[precision]}{SUFFIX[to]}"
+        out = folder / f"{name}{PRECISION_SUFFIX[precision]}{SUFFIX[to]}"
 
     def log(text: str) -> None:
         if not quiet:

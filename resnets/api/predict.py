@@ -43,7 +43,7 @@ def predict(
     backend: Runtime = "auto",
     quiet: bool = True,
 ) -> list[Prediction] | list[DetectionPrediction]:
-    """One prediction per image, in order; an image that cannot be read has an `error`.
+    """Return one prediction per image, in order; an image that cannot be read has an `error`.
 
         for each in resnets.predict(run, ["cat.jpg", "photos/"]):
             print(each.path, each.classes[0], each.probabilities[0])
@@ -64,13 +64,13 @@ def predict(
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
     source = path_or_model(weights)
-    given = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
-    found = _in_folders(given, quiet)
+    inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
+    inputs = _expand_folders(inputs, quiet)
     if isinstance(source, str) and read_task(source) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
 
-        paths = [each for each in found if isinstance(each, Path)]
-        if len(paths) < len(found):
+        paths = [each for each in inputs if isinstance(each, Path)]
+        if len(paths) < len(inputs):
             raise ConfigError("images: detectors and segmenters take files and folders")
         _, objects, _ = predict_objects(
             source,
@@ -83,14 +83,14 @@ def predict(
         return list(objects)
     engine = open_engine(
         source,
-        len(found),
+        len(inputs),
         options=LoadOptions(model, classes),
         device=device,
         precision=precision,
         backend=backend,
         quiet=quiet,
     )
-    return list(classify(engine, found, top_k=top_k, hidden=quiet))
+    return list(classify(engine, inputs, top_k=top_k, hidden=quiet))
 
 
 def open_engine(
@@ -104,7 +104,7 @@ def open_engine(
     calibrate: str | None = None,
     quiet: bool,
 ) -> Backend:
-    """What computes the predictions of about `images` images."""
+    """Open the backend that computes predictions of about `images` images."""
 
     def log(text: str) -> None:
         if not quiet:
@@ -132,23 +132,23 @@ def open_engine(
 def classify(
     engine: Backend, images: Sequence[ImageInput], *, top_k: int, hidden: bool
 ) -> Iterator[Prediction]:
-    """Predictions as they are computed, with a progress bar unless `hidden`."""
+    """Yield predictions as they are computed, with a progress bar unless `hidden`."""
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
-    found = predict_images(engine, images, top_k=top_k, workers=cores())
-    return with_progress(found, len(images), hidden=hidden)
+    predictions = predict_images(engine, images, top_k=top_k, workers=cores())
+    return with_progress(predictions, len(images), hidden=hidden)
 
 
-def _in_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
-    """`images` with each folder replaced by the images in it."""
-    found: list[ImageInput] = []
+def _expand_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
+    """Replace each folder in `images` by the images in it."""
+    expanded: list[ImageInput] = []
     left_out = LeftOut()
     for each in images:
         if isinstance(each, str | PathLike):
-            found.extend(find_images([fspath(each)], left_out))
+            expanded.extend(find_images([fspath(each)], left_out))
         else:
-            found.append(each)
+            expanded.append(each)
     if not quiet:
         folders = [fspath(each) for each in images if isinstance(each, str | PathLike)]
-        announce_folders(folders, len(found), left_out)
-    return found
+        announce_folders(folders, len(expanded), left_out)
+    return expanded

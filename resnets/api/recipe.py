@@ -1,4 +1,4 @@
-"""A recipe from its name or file and from the options of a command or call."""
+"""Choose a recipe by name or file, and apply the options of a command or call."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def choose_recipe(
     error messages. Raises ConfigError, also for fields that the recipe's task does not read
     (`check_explicit_fields`); logs warnings about fields without effect.
     """
-    named = isinstance(recipe, str) and not recipe.endswith(".toml")
+    is_name = isinstance(recipe, str) and not recipe.endswith(".toml")
     if isinstance(recipe, Recipe):
         chosen = recipe
-    elif named:
+    elif is_name:
         chosen = recipes.recipe(str(recipe), model if isinstance(model, str) else None)
     else:
         chosen = from_toml(recipe)
-    if isinstance(model, ModelSpec) or (model is not None and not named):
+    if isinstance(model, ModelSpec) or (model is not None and not is_name):
         chosen = _with_model(chosen, model)
     changes: dict[str, Any] = {}
     if data is not None:
@@ -69,10 +69,10 @@ def choose_recipe(
     chosen = replace_fields(chosen, dict(flatten_fields(fields or {})), where)
     warnings = check_explicit_fields(chosen, list(explicit_fields(fields or {})), where)
     if isinstance(recipe, Recipe):
-        # It has all fields, whoever set them: what its task never reads is refused, no more.
+        # A Recipe has all fields: only those that its task never reads are refused.
         changed = [path for path, value in iter_fields(recipe) if value != DEFAULTS[path]]
         check_explicit_fields(chosen, (), "recipe", changed)
-    elif not named:
+    elif not is_name:
         warnings += check_explicit_fields(chosen, (), str(recipe), read_field_names(recipe))
     for warning in warnings:
         log.warning("%s", warning)
@@ -80,7 +80,7 @@ def choose_recipe(
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
-    """A run's length as recipes have it; None where neither is given."""
+    """Return a run's length as in recipes ("30ep", "6400it"); None if neither is given."""
     if epochs is not None and iterations is not None:
         raise ConfigError("--epochs and --iterations exclude each other")
     if epochs is None and iterations is None:
@@ -91,22 +91,24 @@ def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
 
 
 def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
-    """The recipe for another model; its data stay, and so do classes and channels."""
-    now, detect = recipe.model, recipe.detect
+    """Return the recipe for another model; data, classes and channels stay the same."""
+    current, detect = recipe.model, recipe.detect
     if recipe.task == "text":
         if isinstance(model, ModelSpec):
             raise ConfigError(f"model: {model.name} reads images; task 'text' has transformers")
-        given = catalog.transformer_spec(model)
+        base = catalog.transformer_spec(model)
         transformer = dataclasses.replace(
-            recipe.transformer, name=given.name, depth=given.depth, residual=given.residual
+            recipe.transformer, name=base.name, depth=base.depth, residual=base.residual
         )
         return dataclasses.replace(recipe, transformer=transformer)
     if isinstance(model, ModelSpec):
         spec = model
     elif recipe.task in ("classify", "signals"):
-        spec = dataclasses.replace(catalog.spec(model), dims=now.dims)
+        spec = dataclasses.replace(catalog.spec(model), dims=current.dims)
     else:
         spec, head = split_name(model, detect.head)
         detect = dataclasses.replace(detect, head=head)
-    spec = dataclasses.replace(spec, num_classes=now.num_classes, in_channels=now.in_channels)
+    spec = dataclasses.replace(
+        spec, num_classes=current.num_classes, in_channels=current.in_channels
+    )
     return dataclasses.replace(recipe, model=spec, detect=detect)

@@ -37,7 +37,7 @@ def recompute_norm(
     device: str = "auto",
     quiet: bool = False,
 ) -> ImageClassifier:
-    """A classifier whose batch norms have statistics averaged over its training set.
+    """Return a classifier whose batch norms have statistics averaged over its training set.
 
         net = resnets.recompute_norm("runs/imagenet-paper-1", out="fixed")
 
@@ -61,17 +61,19 @@ def recompute_norm(
     Unreadable images are left out and logged. Raises ConfigError for a detector, a model without
     batch norms and a batch size below 2, DataError, CheckpointError and WeightsError.
     """
-    given = path_or_model(weights)
+    path_or_net = path_or_model(weights)
     if batch_size < 2:
         raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
-    if out is not None:  # said before the training set is read
+    if out is not None:  # checked before the training set is read
         check_new_folder(Path(out).expanduser(), fspath(out))
-    if isinstance(given, str):
-        if (task := read_task(given)) != "classify":
-            raise ConfigError(f"{given}: is for task {task}; give the classifier it starts from")
-        net = load_model(given, LoadOptions(model=model), "body")
+    if isinstance(path_or_net, str):
+        if (task := read_task(path_or_net)) != "classify":
+            raise ConfigError(
+                f"{path_or_net}: is for task {task}; give the classifier it starts from"
+            )
+        net = load_model(path_or_net, LoadOptions(model=model), "body")
     else:
-        net = copy.deepcopy(given).eval()
+        net = copy.deepcopy(path_or_net).eval()
     if not any(isinstance(module, BATCH_NORMS) for module in net.modules()):
         raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norms")
     split = open_split(net, None if data is None else fspath(data), "train")
@@ -95,7 +97,7 @@ def recompute_norm(
     net.origin = f"{net.origin}, batch norm averaged over {split.description}"
     fitted = dataclasses.replace(net.postprocess, temperature=1.0, min_score=None)
     if fitted != net.postprocess:
-        log.warning("its temperature and threshold of unknown images do not hold: left out")
+        log.warning("temperature and threshold of unknown images do not apply anymore: removed")
         net.postprocess = fitted
     if out is not None:
         save_model(net, Path(out))

@@ -1,4 +1,4 @@
-"""`Run`: a run folder as a Python object."""
+"""`Run`: the folder of a training run as a Python object."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from resnets.weights.load import load
 class Run:
     """A finished or unfinished run in `folder`; a notebook shows its results and curves.
 
-    Everything is read from the folder's files when first used; ConfigError where there is no run.
-    model: the network of a run whose network is from outside the package, as `resnets.load` takes
-    it.
+    Files are read when first used; raises ConfigError if there is no run. model: the network of a
+    run whose network is from outside the package, as for `resnets.load`.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What the run trains, with everything that its data decided."""
+        """The recipe of the run, with the fields that depend on its data."""
         return from_toml(self.folder / RECIPE, stored=True)
 
     @cached_property
@@ -67,8 +66,8 @@ class Run:
     @cached_property
     def model(self) -> ImageClassifier:
         """The best model on validation (the last without a validation split), in eval mode."""
-        given = self.custom_model
-        return load(self.folder, copy.deepcopy(given) if isinstance(given, nn.Module) else given)
+        custom = self.custom_model
+        return load(self.folder, copy.deepcopy(custom) if isinstance(custom, nn.Module) else custom)
 
     def __fspath__(self) -> str:
         return str(self.folder)

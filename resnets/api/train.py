@@ -79,7 +79,7 @@ def train(
         quiet: Print nothing.
         **fields: Other recipe fields: batch_size=64, optim={"lr": 0.1}, **{"data.size": 128}.
 
-    Under torchrun every process calls this alike. Ctrl-C or SIGTERM saves a checkpoint and raises
+    Under torchrun every process makes the same call. Ctrl-C and SIGTERM save a checkpoint and raise
     `Interrupted`, a KeyboardInterrupt that says how to resume. Signals are handled in the main
     thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
     """
@@ -95,7 +95,7 @@ def train(
     else:
         opened = source_of(data)
         parts, source = replace(parts, data=opened), opened.name
-    chosen = None
+    chosen: Recipe | None = None
     if recipe is not None:
         chosen = choose_recipe(
             recipe,
@@ -146,7 +146,7 @@ def train(
 
 
 def _has_run(folder: Path, recipe: Recipe | None) -> bool:
-    """Whether `folder` has a run; one of another machine is restored from its checkpoint URL."""
+    """Whether `folder` has a run, after restoring one from its checkpoint URL if necessary."""
     if (folder / RECIPE).is_file():
         return True
     if recipe is None or recipe.checkpoint_url is None:
@@ -155,23 +155,23 @@ def _has_run(folder: Path, recipe: Recipe | None) -> bool:
 
 
 def _log_differences(recipe: Recipe, folder: Path) -> None:
-    """Log the fields in which the recipe asked for differs from that of the existing run."""
+    """Log the fields in which `recipe` differs from that of the existing run in `folder`."""
     for line in describe_differences(recipe, from_toml(folder / RECIPE, stored=True)):
         log.warning("%s: %s", folder, line)
 
 
-def _restore_from_url(where: Path) -> Path:
-    """The run folder to resume; that of a URL is made where it is missing."""
-    url = remote_url(where)
+def _restore_from_url(path: Path) -> Path:
+    """Return the run folder to resume; a URL is restored to runs/NAME if that is missing."""
+    url = remote_url(path)
     if url is None:
-        return where
-    folder = RUNS / where.name
+        return path
+    folder = RUNS / path.name
     if not (folder / RECIPE).is_file():
         if not restore_run_folder(url, folder):
             raise ConfigError(f"--resume {url}: no run's checkpoints there")
         return folder
-    kept = from_toml(folder / RECIPE, stored=True).checkpoint_url
-    if kept is None or run_url(folder, kept) != url:
+    checkpoint_url = from_toml(folder / RECIPE, stored=True).checkpoint_url
+    if checkpoint_url is None or run_url(folder, checkpoint_url) != url:
         raise ConfigError(
             f"--resume {url}: {folder} contains another run; move it away, or resume that one with"
             f" --resume {folder}"

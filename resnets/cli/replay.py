@@ -16,7 +16,7 @@ def command(
     data: str | None = None,
     device: str = "auto",
 ) -> int:
-    """Repeat the step of a run whose loss or weights were not finite, and say where it began.
+    """Repeat the step of a run whose loss or weights were not finite, and show where that begins.
 
     The first time, training continues from the newest checkpoint of the run to that step, which is
     saved with its batch, weights and settings in RUN/nonfinite; later it is repeated from there.
@@ -30,7 +30,7 @@ def command(
 
     result = replay(run, data=data, device=device)
     echo(result)
-    for name, value in result.largest.items():
+    for name, value in result.max_outputs.items():
         echo(f"  largest output before: {name} {value:.4g}")
     echo(f"saved: {result.file}")
     return 0

@@ -149,7 +149,7 @@ class ArtifactCache:
 
 def cache_root() -> Path:
     """The folder of all entries."""
-    return environment.cache() / "artifacts"
+    return environment.cache_folder() / "artifacts"
 
 
 def load_speed(artifact: Path) -> float | None:
@@ -174,7 +174,7 @@ def _speed_file(artifact: Path) -> Path:
     sums = read_json(manifest_path(artifact), "manifest")["sha256"]
     identity = [sums, torch.get_num_threads(), *_environment()]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    return environment.cache() / "speeds" / name
+    return environment.cache_folder() / "speeds" / name
 
 
 def _environment() -> tuple[dict[str, str], str]:

@@ -38,7 +38,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Precision, manifest_path
 from resnets.runtime.base import ArtifactEngine
 from resnets.runtime.open import open_artifact
-from resnets.utils.environment import cache
+from resnets.utils.environment import cache_folder
 
 RUNTIME = "onnxruntime-web"
 VERSION = "1.22.0"
@@ -105,7 +105,7 @@ def fetch_runtime(log: Callable[[str], None]) -> Path:
 
     ConfigError where it cannot be fetched, or is not the expected one.
     """
-    package = cache() / "npm" / f"{RUNTIME}-{VERSION}.tgz"
+    package = cache_folder() / "npm" / f"{RUNTIME}-{VERSION}.tgz"
     if not package.is_file():
         if shutil.which("npm") is None:
             raise ConfigError(

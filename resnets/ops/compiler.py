@@ -96,7 +96,7 @@ def load_kernel(name: str) -> Kernel:
 def _load_or_compile(name: str, compiler: list[str]) -> Kernel:
     """Return the kernel from the cache, or compile it. Raises OSError and SubprocessError."""
     source = Path(__file__).parent / "native" / f"{name}.c"
-    cache = environment.cache() / f"native-{os.geteuid()}"  # the folder above may be shared
+    cache = environment.cache_folder() / f"native-{os.geteuid()}"  # the folder above may be shared
     library = cache / f"{name}-{_cache_key(source, compiler)}.so"
     problem = _prepare_cache(cache)
     if not problem and _is_intact(library):

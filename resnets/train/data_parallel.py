@@ -15,9 +15,7 @@ from resnets.utils.distributed import ProcessGroup
 
 
 class DataParallelModel:
-    """Calls `model`, or its compiled form; gradients are averaged over all processes.
-
-    fit_memory: micro-batches may be halved until they fit (`train.fit_memory`).
+    """Calls `model`, or its compiled form, and averages gradients over all processes.
 
     DistributedDataParallel records once which parameters require gradients, so it is rebuilt when
     that changes (`finetune.head_first`); before the first `prepare` each process works alone. It
@@ -28,11 +26,9 @@ class DataParallelModel:
         self,
         model: nn.Module,
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
-        fit_memory: bool = False,
         compiled: bool = False,
     ) -> None:
-        self.group, self.fit_memory = group, fit_memory
-        self.probed = False  # whether the micro-batch size was found; it is not changed again
+        self.group = group
         self._model, self._compiled = model, compiled
         self._parameters = list(model.parameters())  # thousands in a deep model, used each step
         self._trainable: tuple[bool, ...] | None = None
@@ -41,14 +37,14 @@ class DataParallelModel:
         self._running_stats: list[Tensor] = []
         self._passes = 0  # forward passes since the last update of the statistics
         self._distributed: DistributedDataParallel | None = None
-        self.module = self._called(model)  # what a call goes through
+        self.module = self._compile(model)  # what `__call__` calls
 
-    def _called(self, module: nn.Module) -> nn.Module:
-        """`module`, compiled where that is asked for: one static graph for each image size."""
+    def _compile(self, module: nn.Module) -> nn.Module:
+        """Compile `module` if `compiled` is set: one static graph for each image size."""
         return torch.compile(module, dynamic=False) if self._compiled else module  # type: ignore[return-value]
 
     def prepare(self) -> None:
-        """Follow changes of which parameters require gradients; call before each step."""
+        """Update what depends on which parameters require gradients; call before each step."""
         self._passes = 0
         trainable = tuple(each.requires_grad for each in self._parameters)
         if trainable == self._trainable:
@@ -68,7 +64,7 @@ class DataParallelModel:
                 self._model, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         # Compiled around it, not inside, so that graphs end where buckets of gradients are sent.
-        self.module = self._called(self._distributed)
+        self.module = self._compile(self._distributed)
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
@@ -76,7 +72,7 @@ class DataParallelModel:
         return self.module(*args)
 
     def no_sync(self, more: bool) -> AbstractContextManager[None]:
-        """Context of a forward and backward pass; no gradients are exchanged if `more` follow."""
+        """Context of a forward and backward pass; gradients are not exchanged if `more` follow."""
         if more and self._distributed is not None:
             return self._distributed.no_sync()
         return nullcontext()
@@ -84,7 +80,7 @@ class DataParallelModel:
     def update_running_stats(self, weight: float) -> None:
         """Average the norms' running statistics over all processes; weights add up to 1.
 
-        Counters of batches move on by the passes since the last call.
+        Their counters of batches are increased by the passes since the last call.
         """
         counters = (norm.num_batches_tracked for norm in self._norms if norm.training)
         if present := [each for each in counters if each is not None]:

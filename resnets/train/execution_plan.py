@@ -1,4 +1,4 @@
-"""The execution plan of a run: device, precision, kernels and compilation on this machine."""
+"""Choose how a run executes on this machine: device, precision, kernels, compilation."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ExecutionPlan:
     """How "auto" settings of the recipe were resolved on this machine.
 
     Stored in the checkpoint (as "execution_plan"): a resumed run takes its precision from there if
-    the device supports it, and reports which other settings differ.
+    the device supports it, and logs which other settings differ.
 
     fused: norm, addition and ReLU in one kernel (`ops.norm_act`), which compiling would undo.
     amx: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). malloc_tuned:
-    malloc keeps freed memory (`tune_malloc`). cudnn_benchmark: cuDNN times its algorithms for each
-    new shape, where training images have few sizes.
+    malloc keeps freed memory (`tune_malloc`). cudnn_benchmark: cuDNN measures its algorithms for
+    each new shape; for tasks whose images have few sizes.
     """
 
     device: str
@@ -58,7 +58,7 @@ class ExecutionPlan:
         return ", ".join(parts)
 
     def autocast(self) -> torch.autocast:
-        """The autocast context of the forward pass."""
+        """Return the autocast context of the forward pass."""
         return autocast(torch.device(self.device), self.precision)
 
 
@@ -84,8 +84,8 @@ def choose_plan(
         raise ConfigError(f"compile=on: {missing}; install one, or --set compile=off")
     fused = chosen.type == "cpu" and not compiled and compiler.load_library("norm") is not None
     fused = fused and before.get("fused", True)
-    known = recipe.task == "classify" and not recipe.custom  # whose cost can be counted
-    if recipe.compile == "auto" and not fused and known:
+    has_known_cost = recipe.task == "classify" and not recipe.custom
+    if recipe.compile == "auto" and not fused and has_known_cost:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         multiply_adds = 3 * images * cost.count_cost(model, recipe.model.input_size).multiply_adds
         rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
@@ -102,18 +102,18 @@ def choose_plan(
 
 
 def _missing_compiler(device: torch.device) -> str | None:
-    """Why torch.compile cannot work on `device`; None if nothing is known to be missing."""
+    """Return why torch.compile cannot work on `device`; None if nothing is missing."""
     if device.type == "cuda":  # Triton compiles its launchers in C
         if find_spec("triton") is None:
             return "Triton is not installed, which torch.compile needs on GPUs"
-        found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-        return None if found else "there is no C compiler (gcc, clang), which Triton needs"
-    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    return None if found else "there is no C++ compiler (c++, g++)"
+        compiler_path = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        return None if compiler_path else "there is no C compiler (gcc, clang), which Triton needs"
+    compiler_path = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    return None if compiler_path else "there is no C++ compiler (c++, g++)"
 
 
 def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
-    """The settings of the checkpoint's execution plan that differ from `plan`, for the log."""
+    """Format the settings of the checkpoint's plan that differ from `plan`, for the log."""
     now = dataclasses.asdict(plan)
     then, changes = now | checkpoint.meta.get("execution_plan", {}), []
     if torch.device(then["device"]).type != torch.device(plan.device).type:

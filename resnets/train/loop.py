@@ -1,4 +1,4 @@
-"""The training loop of every task; tasks differ in `loss_fn` and their data."""
+"""The training loop of every task: `fit` trains, evaluates, logs and saves."""
 
 from __future__ import annotations
 
@@ -6,30 +6,22 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.timings import Timings
-from resnets.train.data_parallel import DataParallelModel
-from resnets.train.fit_memory import Step, with_oom_retry
-from resnets.train.guards.divergence import HINTS, Diverged
+from resnets.train.guards.divergence import HINTS, Diverged, DivergenceCheck
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.train.guards.watchdog import Watchdog
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.timing import TIME, StepTimer
-from resnets.train.loss import LossFn
 from resnets.train.saver import Saver
 from resnets.train.state import TrainState
-from resnets.train.step import train_step
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 
-# A mean loss this many times the first one counts as divergence even while it is still finite.
-DIVERGENCE_FACTOR = 20.0
-
-
+Step = Callable[[Batch], None]  # `TrainStep`, with or without `--fit-memory`, or a CUDA graph
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]
 
 
@@ -46,7 +38,7 @@ class Stream(Protocol):
 
     @property
     def timings(self) -> Timings:
-        """Time spent by its stages so far."""
+        """Time spent in each stage so far."""
         ...
 
     @property
@@ -55,7 +47,7 @@ class Stream(Protocol):
         ...
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Batches from step `start_step` on, of a run of `total` steps."""
+        """Yield batches from step `start_step` on, of a run of `total` steps."""
         ...
 
 
@@ -63,28 +55,33 @@ def fit(
     state: TrainState,
     recipe: Recipe,
     stream: Stream,
-    loss_fn: LossFn,
+    step: Step,
     *,
     evaluate: Evaluate | None,
-    monitor: str = "top1_error",
-    model: DataParallelModel,
-    autocast: torch.autocast,
+    monitor: str,
+    group: ProcessGroup,
     log: RunLog | NullLog,
     saver: Saver,
     hang_after: float = 0.0,
-    step: Step | None = None,
 ) -> None:
     """Train `state` in place for the recipe's duration, or until `eval.patience` runs out.
 
-    `evaluate(model)` returns metrics by split, `monitor` among them; only those of
-    "val" affect training (plateau, best checkpoint). None: no data to evaluate on.
-    `model` calls `state.model` or its compiled form and knows the other processes; only the main
-    process writes. A step that takes longer than `hang_after` seconds ends the process. `step`
-    takes the place of `train_step` (`train.cuda_graph`).
+    Args:
+        state: What training changes; `step` advances `state.step`.
+        recipe: Length of the run, and intervals of the log, of evaluations and checkpoints.
+        stream: Training batches.
+        step: Updates the weights by one batch.
+        evaluate: Returns the metrics of a model by split, or None without data to evaluate on.
+            Only those of "val" affect training (plateau, best checkpoint).
+        monitor: The metric of "val" that selects the best checkpoint.
+        group: The processes of the run, of which the main one writes.
+        log: Where rows of metrics go.
+        saver: Where checkpoints go.
+        hang_after: Seconds after which an unfinished step ends the process; 0 = never.
+
     Raises Diverged, ProcessLost, and Interrupted when a signal asked to stop; all of them leave a
     usable last checkpoint.
     """
-    group = model.group
     total = recipe.steps(recipe.duration, stream.examples)
     every = {
         "log": recipe.steps(recipe.log_every, stream.examples),
@@ -92,22 +89,21 @@ def fit(
         "save": recipe.steps(recipe.checkpoint_every, stream.examples),
         "epoch": recipe.steps("1ep", stream.examples),
     }
-    step = step or (with_oom_retry(train_step) if model.fit_memory else train_step)
     timer = StepTimer(stream.timings, state.seconds)
-    divergence = DivergenceCheck(saver, group)
+    divergence = DivergenceCheck(saver.last_good, group)
     watchdog = Watchdog(hang_after, lambda: _hang_message(state, saver, group, hang_after))
     finished = state.step >= total or out_of_patience(state, recipe)
     with (
         StopSignals() as signals,
         watchdog,
-        group.translate_errors(lambda: _position(state, saver)),
+        group.translate_errors(lambda: f"at step {state.step + 1:,}; {saver.last_good()}"),
     ):
         batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
         for batch in signals.until_signal(batches) if group.world_size == 1 else batches:
             if (total - state.step) % every["epoch"] == 0:
                 state.epoch.reset()  # counted back from the end: the last one is a whole epoch
             with timer.computing:
-                step(state, model, loss_fn, batch, autocast, recipe)
+                step(batch)
             watchdog.beat()
             stopping = group.any(signals.received is not None or log.error is not None)
             done = state.step == total
@@ -116,14 +112,13 @@ def fit(
             timer.end_step(state.interval if log_due or epoch_over else None)
             log.tick(state.step)
             if log_due:
-                _log_interval(state, recipe, stream, log, divergence, timer)
+                _log_interval(state, recipe, stream, log, divergence, timer, group)
             if epoch_over:
-                epoch = state.step * recipe.batch_size / stream.examples
-                log.write({"kind": TIME, "step": state.step, "epoch": epoch, **timer.epoch_row()})
+                log.write(_row(TIME, state, recipe, stream) | timer.epoch_row())
             if evaluate is not None and (done or state.step % every["eval"] == 0):
                 divergence.check(state)  # the evaluated weights may become the best checkpoint
                 watchdog.pause()
-                _evaluate(state, recipe, stream.examples, evaluate, monitor, log, saver, group)
+                _evaluate(state, recipe, stream, evaluate, monitor, log, saver, group)
                 watchdog.beat()
                 done = done or out_of_patience(state, recipe)
             if done or stopping or state.step % every["save"] == 0:
@@ -149,8 +144,15 @@ def fit(
             raise _interrupted(state, saver, signals)
 
 
-def _interrupted(state: TrainState, saver: Saver, signals: StopSignals) -> Interrupted:
-    return Interrupted(f"stopped at step {state.step:,}; saved {saver.path}", signals.exit_code)
+def out_of_patience(state: TrainState, recipe: Recipe) -> bool:
+    """Whether `eval.patience` evaluations in a row did not improve."""
+    return recipe.eval.patience is not None and state.evals_since_best >= recipe.eval.patience
+
+
+def _row(kind: str, state: TrainState, recipe: Recipe, stream: Stream) -> dict[str, object]:
+    """Return the fields that every row of the log begins with."""
+    epoch = state.step * recipe.batch_size / stream.examples
+    return {"kind": kind, "step": state.step, "epoch": epoch}
 
 
 def _log_interval(
@@ -160,18 +162,18 @@ def _log_interval(
     log: RunLog | NullLog,
     divergence: DivergenceCheck,
     timer: StepTimer,
+    group: ProcessGroup,
 ) -> None:
+    """Log the mean metrics since the last row, and start the next interval."""
     metrics = divergence.check(state)
-    unreadable, group = stream.unreadable, divergence.group
+    unreadable = stream.unreadable
     if group.any(bool(unreadable)):  # several processes may have met the same image
         unreadable = set(group.all_gather(list(unreadable)))
     times = timer.lap("row")
     steps, seconds = max(1, times.steps), max(1e-9, times.seconds)
     log.write(
         {
-            "kind": "train",
-            "step": state.step,
-            "epoch": state.step * recipe.batch_size / stream.examples,
+            **_row("train", state, recipe, stream),
             **metrics,
             **({} if state.scaler is None else state.scaler.row()),
             "lr": state.optimizer.param_groups[0]["lr"],
@@ -187,21 +189,21 @@ def _log_interval(
 def _evaluate(
     state: TrainState,
     recipe: Recipe,
-    examples: int,
+    stream: Stream,
     evaluate: Evaluate,
     monitor: str,
     log: RunLog | NullLog,
     saver: Saver,
     group: ProcessGroup,
 ) -> None:
+    """Evaluate and log the model; "val" also updates the schedule and the best checkpoint."""
     with within_memory(
         f"the evaluation at step {state.step:,}",
         "use a smaller eval.batch_size (classifiers) or smaller images",
     ):
         results = evaluate(state.eval_model)
-    epoch = state.step * recipe.batch_size / examples
     for split, metrics in results.items():
-        log.write({"kind": split, "step": state.step, "epoch": epoch, **metrics})
+        log.write(_row(split, state, recipe, stream) | metrics)
         loss = metrics.get("loss", 0.0)
         if not math.isfinite(loss):
             raise Diverged(
@@ -212,8 +214,7 @@ def _evaluate(
         error = results["val"][monitor]
         improved = error < state.schedule.best_error
         state.schedule.observe_evaluation(error)
-        since = state.evals_since_best + 1
-        state.evals_since_best = 0 if improved else since
+        state.evals_since_best = 0 if improved else state.evals_since_best + 1
         if improved and group.is_main:
             saver.save_best(state)
     if out_of_patience(state, recipe):
@@ -225,33 +226,8 @@ def _evaluate(
         )
 
 
-def out_of_patience(state: TrainState, recipe: Recipe) -> bool:
-    """Whether `eval.patience` evaluations in a row did not improve."""
-    return recipe.eval.patience is not None and state.evals_since_best >= recipe.eval.patience
-
-
-class DivergenceCheck:
-    """Stops a run whose loss has become NaN, infinite or far too large."""
-
-    def __init__(self, saver: Saver, group: ProcessGroup) -> None:
-        self.saver, self.group = saver, group
-        self.first_loss: float | None = None
-
-    def check(self, state: TrainState) -> dict[str, float]:
-        """Mean metrics since the last row; raises Diverged if the loss is not usable."""
-        metrics = state.interval.means(self.group)
-        if "loss" not in metrics:
-            return metrics
-        loss = metrics["loss"]
-        self.first_loss = loss if self.first_loss is None else self.first_loss
-        if math.isfinite(loss) and loss <= DIVERGENCE_FACTOR * max(1.0, self.first_loss):
-            return metrics
-        last_good = self.saver.last_good(60)
-        raise Diverged(f"the loss is {loss:.3g} at step {state.step:,}; {last_good}; {HINTS}")
-
-
-def _position(state: TrainState, saver: Saver) -> str:
-    return f"at step {state.step + 1:,}; {saver.last_good()}"
+def _interrupted(state: TrainState, saver: Saver, signals: StopSignals) -> Interrupted:
+    return Interrupted(f"stopped at step {state.step:,}; saved {saver.path}", signals.exit_code)
 
 
 def _hang_message(state: TrainState, saver: Saver, group: ProcessGroup, seconds: float) -> str:

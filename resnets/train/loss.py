@@ -37,7 +37,7 @@ def classification_loss(
     spec: LossSpec = LossSpec(),  # noqa: B008 (frozen)
     class_weights: torch.Tensor | None = None,
 ) -> LossFn:
-    """The loss that `spec` describes, of integer targets (B,); images may be mixed.
+    """Return the loss of `spec` for integer targets (B,); images may be mixed.
 
     class_weights: (K,) factor of each image's loss by its class, None is 1. The sum is divided by
     the number of images, not of weights, so that parts of a batch add up to the loss of all of it.
@@ -56,13 +56,13 @@ def classification_loss(
         if class_weights is not None:
             class_weights = class_weights.to(logits.device)  # a copy the first time only
         loss = criterion(logits, batch, spec, class_weights)
-        return Losses(loss, _counted(loss, logits.detach(), batch), len(batch))
+        return Losses(loss, _loss_sums(loss, logits.detach(), batch), len(batch))
 
     return loss_fn
 
 
-def _counted(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-    """The sums of `Losses`."""
+def _loss_sums(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    """Return the sums for `Losses`."""
     assert isinstance(batch.targets, torch.Tensor)
     sums = {"loss": loss.detach() * len(batch)}
     if batch.targets.ndim == 2:
@@ -72,26 +72,26 @@ def _counted(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[str
 
 
 def class_weights(spec: LossSpec, labels: torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
-    """The weights (K,) of `classes` by `spec.class_weights`, for training images of `labels` (N,).
+    """Return the weights (K,) of `classes` by `spec.class_weights`, for labels (N,) of training.
 
     "auto": N / (K n) for each class of n images, so that the mean over the images is 1 (King and
-    Zeng 2001; scikit-learn's "balanced"). Raises ConfigError for a class that there is not.
+    Zeng 2001; scikit-learn's "balanced"). Raises ConfigError for unknown classes.
     """
     if spec.class_weights == "auto":
         counts = torch.bincount(labels.cpu(), minlength=len(classes)).double()
-        present = counts > 0  # one of none has no loss to weight
+        present = counts > 0  # a class without images has no loss
         weights = len(labels) / (present.sum() * counts.clamp(min=1))
         return torch.where(present, weights, 1.0).float()
-    given = {} if isinstance(spec.class_weights, str) else spec.class_weights
-    for name in given.keys() - set(classes):
-        near = difflib.get_close_matches(name, classes, 1)
-        hint = f"did you mean {near[0]}?" if near else f"classes: {', '.join(classes[:8])}"
-        raise ConfigError(f"loss.class_weights.{name}: the data have no such class; {hint}")
-    return torch.tensor([given.get(name, 1.0) for name in classes])
+    weights_by_name = {} if isinstance(spec.class_weights, str) else spec.class_weights
+    for name in weights_by_name.keys() - set(classes):
+        matches = difflib.get_close_matches(name, classes, 1)
+        hint = f"did you mean {matches[0]}?" if matches else f"classes: {', '.join(classes[:8])}"
+        raise ConfigError(f"loss.class_weights.{name}: not a class of the data; {hint}")
+    return torch.tensor([weights_by_name.get(name, 1.0) for name in classes])
 
 
 def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> LossFn:
-    """`loss(logits, targets)` of logits (B, K) and classes (B,) as the loss to minimize.
+    """Return `loss(logits, targets)` of logits (B, K) and classes (B,) as the loss to minimize.
 
     It returns the mean over the images, or (B,) values; mixed images (mixup, cutmix) need the
     latter, which are weighted by the shares of their two classes. A module is moved to the device
@@ -122,7 +122,7 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
             other = values(logits, batch.other, batch)
             total = batch.share * total + (1 - batch.share) * other
         total = total.mean()
-        return Losses(total, _counted(total, logits.detach(), batch), len(batch))
+        return Losses(total, _loss_sums(total, logits.detach(), batch), len(batch))
 
     return loss_fn
 
@@ -130,7 +130,7 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
 def cross_entropy(
     logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean cross-entropy of `logits` (B, K)."""
+    """Return the mean cross-entropy of `logits` (B, K)."""
     assert isinstance(batch.targets, torch.Tensor)
     smoothing = spec.label_smoothing
     if batch.other is None and weights is None:
@@ -145,10 +145,10 @@ def cross_entropy(
 def focal(
     logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean focal loss of `logits` (B, K): -sum_k q_k (1 - p_k)^gamma log p_k.
+    """Return the mean focal loss of `logits` (B, K): -sum_k q_k (1 - p_k)^gamma log p_k.
 
-    Lin et al. 2017, equation 4, of the softmax's p in place of the sigmoid's; q is the one-hot
-    target, or smoothed. Their alpha is the class weight.
+    Lin et al. 2017, equation 4, with p of a softmax in place of a sigmoid; q is the one-hot target,
+    or smoothed. Their alpha is the class weight.
     """
     logs = logits.log_softmax(1)
     terms = -((1 - logs.exp()) ** spec.gamma) * logs  # (B, K)
@@ -163,7 +163,7 @@ def focal(
 def binary_cross_entropy(
     logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean binary cross-entropy of `logits` (B, K), one yes-or-no question per class.
+    """Return the mean binary cross-entropy of `logits` (B, K), with one decision per class.
 
     Wightman et al. 2021, section 2.2: a mixed image contains both of its classes, whatever their
     shares; as in their code, those of more than `MIN_SHARE`. Targets are 1 for present classes and
@@ -187,12 +187,12 @@ def binary_cross_entropy(
             targets.scatter_(1, classes[:, None], value)
     if weights is None:
         return F.binary_cross_entropy_with_logits(logits, targets)
-    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
-    return _weighted_mean(lambda classes: each, batch, weights)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return _weighted_mean(lambda classes: losses, batch, weights)
 
 
 def _label_targets(batch: Batch, off: float, on: float) -> torch.Tensor:
-    """Targets (B, K) of sets of labels: those of an image, and of its partner in a mix."""
+    """Return targets (B, K) of sets of labels: of an image, and of its partner if mixed."""
     assert isinstance(batch.targets, torch.Tensor)
     present = batch.targets > 0
     if batch.other is not None and batch.share is not None:
@@ -204,7 +204,7 @@ def _label_targets(batch: Batch, off: float, on: float) -> torch.Tensor:
 def _weighted_mean(
     values: Callable[[torch.Tensor], torch.Tensor], batch: Batch, weights: torch.Tensor | None
 ) -> torch.Tensor:
-    """Mean over the images of `values(classes)` (B,), weighted by class and by share of a mix."""
+    """Return the mean of `values(classes)` (B,), weighted by class and by the share of a mix."""
 
     def weighted(classes: torch.Tensor) -> torch.Tensor:
         return values(classes) if weights is None else weights[classes] * values(classes)

@@ -1,4 +1,4 @@
-"""What a run writes at its end: environment, result, report."""
+"""Write the results of a run: environment.json, result.json and the report."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ RESULT = "result.json"
 
 
 def write_environment(
-    out: Path, plan: ExecutionPlan, group: ProcessGroup, load: WaitPolicyController
+    out: Path, plan: ExecutionPlan, group: ProcessGroup, wait_policy: WaitPolicyController
 ) -> None:
     """Write environment.json: machine, versions, plan, and how the run waited for its threads."""
     if group.is_main:
-        found = environment.describe(torch.device(plan.device))
-        found |= {"device_name": found["device"], **dataclasses.asdict(plan)}
-        found |= {"processes": group.world_size, **load.to_json()}
-        dump_json(found, out / "environment.json")
+        values = environment.describe(torch.device(plan.device))
+        values |= {"device_name": values["device"], **dataclasses.asdict(plan)}
+        values |= {"processes": group.world_size, **wait_policy.to_json()}
+        dump_json(values, out / "environment.json")
 
 
 def _store_postprocess(out: Path, recipe: Recipe, name: str, result: dict[str, Any]) -> None:
-    """Write what was fitted on validation into the checkpoint that is used, where it is new."""
-    found = {key: result[key] for key in ("postprocess", "calibration") if key in result}
+    """Store what was fitted on validation in the evaluated checkpoint, unless it is there."""
+    fitted = {key: result[key] for key in ("postprocess", "calibration") if key in result}
     checkpoint = read_checkpoint(find_checkpoint(out))
-    if any(checkpoint.meta.get(key) != value for key, value in found.items()):
+    if any(checkpoint.meta.get(key) != value for key, value in fitted.items()):
         payload = EncodedCheckpoint(
-            checkpoint.tensors, checkpoint.meta | json.loads(json.dumps(found))
+            checkpoint.tensors, checkpoint.meta | json.loads(json.dumps(fitted))
         )
         CheckpointManager(out, recipe).rewrite(name, payload)
 
@@ -64,7 +64,7 @@ def write_results(
     group: ProcessGroup,
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Evaluate the final weights on validation and, this once, on test; write result and report."""
+    """Evaluate the final weights on validation and, only here, on test; write result and report."""
     recipe, path = task.recipe, group.broadcast_from_main(lambda: find_checkpoint(out))
     with within_memory(
         "the evaluation of the final weights",

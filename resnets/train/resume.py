@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from resnets import recipes
-from resnets.config import ConfigError, Recipe, to_dict
+from resnets.config import ConfigError, Recipe, flatten_fields, to_dict
 from resnets.train.optim.schedule import Schedule
 
 # Fields that do not affect training: their values in an edited recipe.toml are used.
@@ -39,29 +39,28 @@ DERIVED = frozenset(
         "model.input_size",
     }
 )
-UNSET = "(not set)"
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The dotted names of fields that differ, with both values; None = not set."""
-    ours, theirs = _flatten(to_dict(one)), _flatten(to_dict(other))
+    """Return the dotted names of the fields that differ, with both values; None = not set."""
+    ours, theirs = (dict(flatten_fields(to_dict(each))) for each in (one, other))
     names = sorted(ours.keys() | theirs.keys())
     pairs = {name: (ours.get(name), theirs.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def reconcile(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
+def merge_recipes(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
     """Merge `edited` (recipe.toml) and `saved` (the checkpoint's); one note per difference.
 
     Fields that affect training are taken from the checkpoint, whose weights were trained with it.
     """
-    notes, used = [], saved
+    notes, merged = [], saved
     for name, (new, old) in differences(edited, saved).items():
         difference = (
             f"recipe.toml: {name} is {_format(new)}, in the checkpoint it is {_format(old)}"
         )
         if name in EDITABLE:
-            used = _copy_field(used, edited, name)
+            merged = _copy_field(merged, edited, name)
             notes.append(f"{difference}; using {_format(new)}, since it does not affect training")
             continue
         hint = "to train with another value, start a new run"
@@ -70,11 +69,11 @@ def reconcile(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
         notes.append(
             f"{difference}; using {_format(old)}, with which the run was trained so far; {hint}"
         )
-    return used, notes
+    return merged, notes
 
 
 def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
-    """One line per field in which the recipe of an existing run differs from the requested one.
+    """Return one line per field in which the recipe of a run differs from the requested one.
 
     Fields that a run derives from its data and weights are not compared.
     """
@@ -90,34 +89,30 @@ def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
 
 
 def changed_fields(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Fields in which `recipe` differs from the recipe of its name: path, value, value there.
+    """Return the fields in which `recipe` differs from the built-in recipe of its name.
 
-    A recipe of another name is compared with the defaults of all fields. Fields of another model
-    are left out but for its name.
+    Each with its value here and there; a recipe of another name is compared with the defaults. Of
+    another model only the name is listed.
     """
-    named = recipe.name in recipes.RECIPES
-    base = recipes.recipe(recipe.name) if named else Recipe(name=recipe.name)
-    found = differences(recipe, base)
-    if "model.name" in found:
-        found = {
-            name: pair
-            for name, pair in found.items()
-            if name == "model.name" or not name.startswith("model.")
-        }
+    is_named = recipe.name in recipes.RECIPES
+    base = recipes.recipe(recipe.name) if is_named else Recipe(name=recipe.name)
+    changed = differences(recipe, base)
+    other_model = "model.name" in changed
     return [
         (name, _format(value), _format(default))
-        for name, (value, default) in found.items()
+        for name, (value, default) in changed.items()
         if name not in DERIVED
+        and (name == "model.name" or not (other_model and name.startswith("model.")))
     ]
 
 
-def extend(
+def describe_extension(
     recipe: Recipe, duration: str, examples: int, step: int, schedule: dict[str, Any] | None
 ) -> str:
     """Describe in one line what a new `duration` changes for a run of `recipe` at `step`.
 
-    schedule: the schedule's state in the checkpoint. Raises ConfigError if the run is already past
-    its new end.
+    schedule: the state of the schedule in the checkpoint. Raises ConfigError if the run is already
+    past its new end.
     """
     before, total = (recipe.steps(each, examples) for each in (recipe.duration, duration))
     if total < step:
@@ -148,18 +143,8 @@ def _lr_at(recipe: Recipe, total: int, step: int, state: dict[str, Any] | None) 
     return schedule.lr(min(step, total - 1))
 
 
-def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            found |= _flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def _copy_field(recipe: Recipe, source: Recipe, name: str) -> Recipe:
-    """`recipe` with the field `name` of `source`."""
+    """Return `recipe` with the field `name` of `source`."""
     group, dot, field = name.rpartition(".")
     if not dot:
         return replace(recipe, **{name: getattr(source, name)})
@@ -168,4 +153,4 @@ def _copy_field(recipe: Recipe, source: Recipe, name: str) -> Recipe:
 
 
 def _format(value: Any) -> str:
-    return UNSET if value is None else repr(value)
+    return "(not set)" if value is None else repr(value)

@@ -1,4 +1,4 @@
-"""A training run: `run` opens the task, chooses the plan, builds the state and calls `fit`."""
+"""A training run: `run` opens the task, chooses the plan, builds the step and calls `fit`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from resnets.train.cuda_graph.start import start_graph
 from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import ExecutionPlan, choose_plan, plan_changes
+from resnets.train.fit_memory import FitMemoryStep
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.trackers import Trackers, check_trackers
-from resnets.train.loop import Stream, fit
+from resnets.train.loop import Step, Stream, fit
 from resnets.train.results import write_environment, write_results
-from resnets.train.resume import extend, reconcile
+from resnets.train.resume import describe_extension, merge_recipes
 from resnets.train.saver import Saver
-from resnets.train.state import TrainState, new_state
+from resnets.train.state import new_state
+from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import teacher_changes
@@ -83,11 +85,11 @@ def run(
     Diverged, OutOfMemory, and Interrupted when a signal asked the run to stop.
     """
     with _lock_folder(out, group, must_exist=recipe is None):
-        start = group.broadcast_from_main(lambda: _start(recipe, out, data, fit_memory))
+        start = group.broadcast_from_main(lambda: _find_start(recipe, out, data, fit_memory))
         checkpoint, notes = start.checkpoint, start.notes
         parts.check(start.recipe)
         if checkpoint is not None:
-            notes = [*notes, *parts.changes(checkpoint.recipe)]
+            notes = [*notes, *parts.describe_changes(checkpoint.recipe)]
         task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
         if checkpoint is not None:
             notes = [*notes, *teacher_changes(task.recipe, task.metadata, checkpoint)]
@@ -98,86 +100,69 @@ def run(
         if recipe is not None or notes or data is not None:
             group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
 
-        with within_memory(f"the model does not fit on {plan.device}", "use a smaller one"):
-            model = place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
-        with within_memory(
-            f"the training images do not fit on {plan.device}",
-            "--set data.in_memory=never reads those of folders and archives batch by batch",
-        ):
-            stream = task.stream(torch.device(plan.device), group)
+        train_step, stream = build_step(task, plan, group, is_new=checkpoint is None)
+        state = train_step.state
         total = task.recipe.steps(task.recipe.duration, stream.examples)
-        with within_memory(
-            f"momentum and averaged weights do not fit on {plan.device}",
-            "use a smaller model, --set ema_decay=0, or --set optim.shard=true with several "
-            "processes",
-        ):
-            state = new_state(task.model, task.recipe, total, group, plan.precision)
-        history = _history(checkpoint, notes := [*notes, *task.split_report.notes])
+        history = _extend_history(checkpoint, notes := [*notes, *task.split_report.notes])
         saver = make_saver(task, out, plan, history)
         if checkpoint is not None:
             saver.restore(state, checkpoint)
         if not group.is_main:  # the main process saved the sums of all
             state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
-        fast = _graph(task, state, stream, model, plan, total)
-        trackers = Trackers(task.recipe, out) if group.is_main else None
+        step, batches, graph_note = _choose_step(train_step, stream, total, plan, fit_memory)
         log: RunLog | NullLog = NullLog()
         if group.is_main:
+            trackers = Trackers(task.recipe, out)
             log = RunLog(out, total, state.step, quiet, trackers, task.summary.unit)
-        with adapt_wait_policy(log.info, plan.device) as load:
+        with adapt_wait_policy(log.info, plan.device) as wait_policy:
             try:
-                write_environment(out, plan, group, load)
+                write_environment(out, plan, group, wait_policy)
                 log.info("\n".join(task.summary.lines()))
-                log.info(_headline(task, plan, group, checkpoint, out))
+                log.info(_format_headline(task, plan, group, checkpoint, out))
                 for note in notes:
                     log.info(f"note: {note}")
-                if isinstance(fast, str):
-                    log.info(f"cuda_graph: not used: {fast}")
-                graph = fast if isinstance(fast, GraphTraining) else None
+                if graph_note is not None:
+                    log.info(graph_note)
                 fit(
                     state,
                     task.recipe,
-                    graph or stream,
-                    task.loss_fn,
+                    batches,
+                    step,
                     evaluate=task.evaluator(plan, group),
                     monitor=task.monitor,
-                    model=model,
-                    autocast=plan.autocast(),
+                    group=group,
                     log=log,
                     saver=saver,
                     hang_after=hang_after,
-                    step=graph.step if graph is not None else None,
                 )
                 if group.is_main:
                     saver.wait()
             except Diverged as error:
-                again = f"; `resnets replay {out}` repeats a step that is not finite"
-                raise Diverged(f"{error}{again}") from None
+                hint = f"; `resnets replay {out}` repeats a step that is not finite"
+                raise Diverged(f"{error}{hint}") from None
             finally:
                 log.close()
                 saver.close()
                 with suppress(OSError):  # report the error that ended the run instead
-                    write_environment(out, plan, group, load)
+                    write_environment(out, plan, group, wait_policy)
             return write_results(task, out, state, plan, group, history)
 
 
 @dataclass(frozen=True)
-class _Start:
-    """Where a run starts: its recipe, a checkpoint to resume from, and how that differs."""
+class StartPoint:
+    """Where a run starts: its recipe, the checkpoint to resume from, and notes on differences."""
 
     recipe: Recipe
     checkpoint: Checkpoint | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def _start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> _Start:
-    """A new run of `recipe`, or the run in `out`; raises ConfigError where it cannot start."""
+def _find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> StartPoint:
+    """Return the start of a new run of `recipe`, or of the run in `out`; or raise ConfigError."""
     if recipe is None:
-        start = read_run(out)
-        if data is not None:
-            moved = replace(start.recipe.data, source=data)
-            start = replace(start, recipe=replace(start.recipe, data=moved))
+        start = read_run(out, data)
     else:
-        start = _Start(recipe)
+        start = StartPoint(recipe)
         if (out / RECIPE).exists():
             raise ConfigError(f"{out} already contains a run; use --resume {out}, or another --out")
         CheckpointManager(out, recipe).check_free()
@@ -192,8 +177,16 @@ def _start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool)
     return start
 
 
-def read_run(out: Path) -> _Start:
-    """The recipe to resume the run in `out` with, its newest checkpoint, and the differences."""
+def read_run(out: Path, data: str | None = None) -> StartPoint:
+    """Return where to resume the run in `out`; `data`: the data set's current location."""
+    start = _read_run(out)
+    if data is None:
+        return start
+    spec = replace(start.recipe.data, source=data)
+    return replace(start, recipe=replace(start.recipe, data=spec))
+
+
+def _read_run(out: Path) -> StartPoint:
     try:
         edited = from_toml(out / RECIPE, stored=True)
     except ConfigError as error:
@@ -201,19 +194,19 @@ def read_run(out: Path) -> _Start:
         if checkpoint is None:
             raise
         note = f"{error}; using the checkpoint's own recipe"
-        return _Start(checkpoint.recipe, checkpoint, [note])
+        return StartPoint(checkpoint.recipe, checkpoint, [note])
     checkpoint = CheckpointManager(out, edited).latest()
     if checkpoint is None:
-        return _Start(edited)
-    recipe, notes = reconcile(edited, checkpoint.recipe)
-    return _Start(recipe, checkpoint, notes)
+        return StartPoint(edited)
+    recipe, notes = merge_recipes(edited, checkpoint.recipe)
+    return StartPoint(recipe, checkpoint, notes)
 
 
 @contextmanager
 def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterator[None]:
-    """Keep other processes from writing to the run's folder until this run has been written.
+    """Context in which other processes cannot write to the run's folder.
 
-    With `must_exist`, the folder has to contain a run.
+    With `must_exist`, raises ConfigError unless the folder contains a run.
     """
 
     def lock() -> None:
@@ -234,15 +227,15 @@ def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task
 
 
 def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts) -> Task:
-    """Data and model of the recipe's task: new, or as a run with `checkpoint` had them."""
+    """Open data and model of the recipe's task: new, or those of the run of `checkpoint`."""
     if recipe.task == "classify":
         if checkpoint is None:
             return ClassificationTask.open(recipe, parts)
         return ClassificationTask.reopen(recipe, checkpoint, parts)
     if recipe.task in ("text", "signals"):
-        kind = TextTask if recipe.task == "text" else SignalTask
-        return kind.open(recipe) if checkpoint is None else kind.reopen(recipe, checkpoint)
-    # Its dependencies take a second to import.
+        cls = TextTask if recipe.task == "text" else SignalTask
+        return cls.open(recipe) if checkpoint is None else cls.reopen(recipe, checkpoint)
+    # Deferred: its dependencies take a second to import.
     from resnets.train.tasks.detection import DetectionTask
 
     if checkpoint is None:
@@ -251,16 +244,16 @@ def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts)
 
 
 def _extend(task: Task, duration: str, checkpoint: Checkpoint | None) -> str:
-    """Give the run a new length; returns the note that says what that changes."""
+    """Give the run a new length; returns a note on what that changes."""
     step = 0 if checkpoint is None else checkpoint.meta["step"]
     schedule = None if checkpoint is None else checkpoint.meta["state"]["schedule"]
-    note = extend(task.recipe, duration, task.examples, step, schedule)
+    note = describe_extension(task.recipe, duration, task.examples, step, schedule)
     task.recipe = replace(task.recipe, duration=duration)
     return note
 
 
 def _check_batch_norms(task: Task, group: ProcessGroup) -> None:
-    """Raise ConfigError where a batch norm would see a single value per channel."""
+    """Raise ConfigError if a batch norm would see a single value per channel."""
     shape = task.smallest_input()
     if shape is not None:
         check_norm_values(task.model, task.recipe, shape, group.world_size)
@@ -273,10 +266,34 @@ def _write_recipe(out: Path, recipe: Recipe) -> None:
         path.write_text(to_toml(recipe), encoding="utf-8")
 
 
-def place_model(
-    task: Task, plan: ExecutionPlan, group: ProcessGroup, fit_memory: bool, *, is_new: bool
+def build_step(
+    task: Task, plan: ExecutionPlan, group: ProcessGroup, *, is_new: bool
+) -> tuple[TrainStep, Stream]:
+    """Build the training step of a run, with its state at step 0, and the stream of its batches.
+
+    is_new: the run is not resumed. Raises OutOfMemory.
+    """
+    recipe, device = task.recipe, torch.device(plan.device)
+    with within_memory(f"the model does not fit on {plan.device}", "use a smaller one"):
+        model = _place_model(task, plan, group, is_new=is_new)
+    with within_memory(
+        f"the training images do not fit on {plan.device}",
+        "--set data.in_memory=never reads those of folders and archives batch by batch",
+    ):
+        stream = task.stream(device, group)
+    with within_memory(
+        f"momentum and averaged weights do not fit on {plan.device}",
+        "use a smaller model, --set ema_decay=0, or --set optim.shard=true with several processes",
+    ):
+        total = recipe.steps(recipe.duration, stream.examples)
+        state = new_state(task.model, recipe, total, group, plan.precision)
+    return TrainStep(state, model, task.loss_fn, plan.autocast(), recipe), stream
+
+
+def _place_model(
+    task: Task, plan: ExecutionPlan, group: ProcessGroup, *, is_new: bool
 ) -> DataParallelModel:
-    """Bring the task's model to the device, in the form in which `plan` trains it."""
+    """Move the task's model to the device, in the form in which `plan` trains it."""
     recipe, device = task.recipe, torch.device(plan.device)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     task.model.to(device).to(memory_format=memory_format)
@@ -286,49 +303,39 @@ def place_model(
     convert_batch_norms(task.model, recipe.norm_batch, sync)
     if plan.fused:
         use_cpu_kernels(task.model)
-    return DataParallelModel(task.model, group, fit_memory, compiled=plan.compiled)
+    return DataParallelModel(task.model, group, compiled=plan.compiled)
 
 
-def _graph(
-    task: Task,
-    state: TrainState,
-    stream: Stream,
-    model: DataParallelModel,
-    plan: ExecutionPlan,
-    total: int,
-) -> GraphTraining | str | None:
-    """The steps of the run as CUDA graphs, or why not; None if the recipe does not ask for it."""
-    if not task.recipe.cuda_graph:
-        return None
-    if task.recipe.distill.teacher is not None:
-        return "a teacher (distill.teacher) is computed in each step"
-    return start_graph(
-        state,
-        task.recipe,
-        stream,
-        task.loss_fn,
-        model=model,
-        autocast=plan.autocast(),
-        total=total,
-        compile_blocks=plan.compiled,
-    )
+def _choose_step(
+    train_step: TrainStep, stream: Stream, total: int, plan: ExecutionPlan, fit_memory: bool
+) -> tuple[Step, Stream, str | None]:
+    """Return step and stream for `fit`, and a line for the log if `cuda_graph` cannot be used."""
+    step: Step = FitMemoryStep(train_step) if fit_memory else train_step
+    if not train_step.recipe.cuda_graph:
+        return step, stream, None
+    graph: GraphTraining | str = "--fit-memory may change the micro-batch"
+    if not fit_memory:
+        graph = start_graph(train_step, stream, total, compile_blocks=plan.compiled)
+    if isinstance(graph, str):
+        return step, stream, f"cuda_graph: not used: {graph}"
+    return graph.step, graph, None
 
 
 def make_saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:
-    """The writer of a run\'s checkpoints, with the metadata that all of them hold."""
+    """Return the writer of a run's checkpoints, with the metadata that all of them contain."""
     metadata = {**task.metadata, "execution_plan": dataclasses.asdict(plan), "history": history}
     return Saver(out, task.recipe, metadata, task.mean_image, task.split_report.fingerprint)
 
 
-def _history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, Any]]:
-    """Notes to read the run's results with, each with the step from which it applies."""
+def _extend_history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, Any]]:
+    """Return the checkpoint's history and new `notes`, each with the step from which it applies."""
     before = [] if checkpoint is None else list(checkpoint.meta.get("history", []))
     step = 0 if checkpoint is None else checkpoint.meta["step"]
     known = {each["note"] for each in before}
     return before + [{"step": step, "note": note} for note in notes if note not in known]
 
 
-def _headline(
+def _format_headline(
     task: Task, plan: ExecutionPlan, group: ProcessGroup, checkpoint: Checkpoint | None, out: Path
 ) -> str:
     parts = [task.title, str(plan)]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: tensors are copied at once, and a thread writes the copies."""
+"""Save checkpoints of a run: tensors are copied at once, and a thread writes the copies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from resnets.config import Recipe, to_dict
 from resnets.data.splits.image_record import Fingerprint
-from resnets.train.guards.divergence import HINTS, Diverged, not_finite
+from resnets.train.guards.divergence import HINTS, Diverged, find_nonfinite
 from resnets.train.optim.optimizers import load_state_tensors, state_tensors
 from resnets.train.state import Meter, TrainState
 from resnets.utils.environment import accumulator_dtype, single_threaded_pool
@@ -50,7 +50,7 @@ class Snapshot:
         self._copied = [torch.cuda.current_stream(each).record_event() for each in devices]
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        """The finished copies; valid until the next `copy`."""
+        """Return the finished copies, valid until the next `copy`."""
         for event in self._copied:
             event.synchronize()
         return self._buffers
@@ -161,7 +161,7 @@ class Saver:
 
         def write() -> None:
             copies = snapshot.tensors()
-            if (bad := not_finite(copies)) is not None:
+            if (bad := find_nonfinite(copies)) is not None:
                 raise Diverged(
                     f"{bad} is not finite at step {meta['step']:,}; that step was not saved; "
                     f"{self._manager.last_good()}; {HINTS}"
@@ -184,12 +184,12 @@ class Saver:
         self._writer.close()
 
     def last_good(self, timeout: float = 0.0) -> str:
-        """Name the last usable checkpoint, after waiting up to `timeout` s for pending writes."""
+        """Describe the last usable checkpoint, after up to `timeout` s for pending writes."""
         self._writer.wait_quietly(timeout)
         return self._manager.last_good()
 
     def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
-        """Load a checkpoint of `save_last` into `state`; CheckpointError if it does not match."""
+        """Load a checkpoint of `save_last` into `state`; or raises CheckpointError."""
         self._manager.resume_from(checkpoint)
         with naming(display_path(checkpoint.path)):
             self._restore(state, checkpoint)

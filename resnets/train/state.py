@@ -1,4 +1,4 @@
-"""Everything that changes during training."""
+"""`TrainState`: everything that changes during training."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Meter:
         self.count += count
 
     def reset(self) -> None:
-        """Start again at no examples; the sums stay where they are in memory."""
+        """Set the sums to zero in place."""
         for total in self.sums.values():
             total.zero_()
         self.count = 0
 
     def reduce_to_main(self, group: ProcessGroup) -> Meter:
-        """The sums over all processes in the main process; zeros in the others."""
+        """Return the sums over all processes in the main process, zeros in the others."""
         if group.world_size == 1:
             return self
         sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
@@ -56,17 +56,16 @@ class Meter:
         return total if group.is_main else total.zeroed()
 
     def zeroed(self) -> Meter:
-        """A meter with the same names and no examples."""
+        """Return a meter with the same names and no examples."""
         return Meter({name: torch.zeros_like(each) for name, each in self.sums.items()}, 0)
 
     def means(
         self,
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     ) -> dict[str, float]:
-        """Sums over counts, over all processes; "errors" becomes "top1_error" in percent, and
-        "label_errors" "label_error".
+        """Return sums over counts, over all processes; {} without examples.
 
-        {} without examples.
+        "errors" becomes "top1_error" in percent, and "label_errors" "label_error".
         """
         sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = sums.pop("count")
@@ -85,7 +84,7 @@ class TrainState:
 
     evals_since_best: evaluations since the lowest validation error. micro_batch: see Recipe;
     smaller if the recipe's did not fit into memory. remote_optimizer_state: the part of the
-    optimizer's state that other processes hold, as of the last `gather`.
+    optimizer's state that other processes have, as of the last `gather`.
     """
 
     model: nn.Module
@@ -103,7 +102,7 @@ class TrainState:
     remote_optimizer_state: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def gather(self, group: ProcessGroup) -> None:
-        """Collect in the main process what only other processes hold, before it saves."""
+        """Collect in the main process what only other processes have, before it saves."""
         self.interval = self.interval.reduce_to_main(group)
         self.epoch = self.epoch.reduce_to_main(group)
         if isinstance(self.optimizer, ShardedOptimizer):
@@ -124,7 +123,7 @@ def new_state(
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     precision: str = "float32",
 ) -> TrainState:
-    """State of a run at step 0; float16 needs a `GradScaler`."""
+    """Return the state of a run of `total` steps at step 0; float16 gets a `GradScaler`."""
     device = next(model.parameters()).device
     ema = AveragedModel(model, recipe.ema_decay) if recipe.ema_decay else None
     # Without pretrained weights, nothing is frozen and all layers share one learning rate.

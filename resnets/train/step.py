@@ -1,100 +1,144 @@
-"""One update of the weights."""
+"""`TrainStep`: one update of the weights. `train.loop` calls it for each batch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resnets.config import Recipe
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.fit_memory import micro_batch_slices, passes_in_memory, update_in_memory
 from resnets.train.loss import Losses, LossFn
 from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
 
 
-def train_step(
-    state: TrainState,
-    model: DataParallelModel,
-    loss_fn: LossFn,
-    batch: Batch,
-    autocast: torch.autocast,
-    recipe: Recipe,
-) -> None:
-    """Update the weights once with this process's share `batch` of the global batch.
+class PassOutOfMemory(OutOfMemory):
+    """A forward or backward pass does not fit into memory; nothing was updated yet.
 
-    The gradient is that of the global batch's mean loss, accumulated over micro-batches. Raises
-    OutOfMemory; `fit_memory.with_oom_retry` wraps this function where micro-batches may shrink.
+    reason: the message without what to do.
     """
-    set_lr(state.optimizer, state.schedule.lr(state.step))
-    state.freeze_schedule.apply(state.step)
-    with update_in_memory(state):
-        model.prepare()
-    seed_step(recipe.seed, state.step, model.group)
-    all_losses = update_weights(state, model, loss_fn, batch, autocast, recipe)
-    with update_in_memory(state):
-        state.step += 1
-        if state.ema is not None:
-            state.ema.update_parameters(state.model)
-    _count(state, all_losses, model.group, recipe.batch_size)
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}; try --fit-memory, --set micro_batch=... or --set recompute=true"
+        )
+        self.reason = reason
 
 
-def update_weights(
-    state: TrainState,
-    model: DataParallelModel,
-    loss_fn: LossFn,
-    batch: Batch,
-    autocast: torch.autocast,
-    recipe: Recipe,
-) -> list[Losses]:
-    """Forward and backward passes and the optimizer's step; the losses of each micro-batch.
+@dataclass(frozen=True)
+class TrainStep:
+    """One update of the weights by this process's share of a global batch: `step(batch)`.
 
-    All of it runs on the device, so that a CUDA graph can hold it (`train.cuda_graph`).
+    The gradient is that of the global batch's mean loss, accumulated over micro-batches. model:
+    calls `state.model`, or its compiled form. autocast: context of the forward pass.
+
+    Raises PassOutOfMemory before, and OutOfMemory after the gradients are known.
     """
-    all_losses: list[Losses] = []
-    with passes_in_memory(state, model, len(batch)):
-        for start, stop in micro_batch_slices(len(batch), state.micro_batch, recipe):
-            micro_batch = batch.part(start, stop)
-            with model.no_sync(more=stop < len(batch)):
-                with autocast:
-                    losses = loss_fn(model, micro_batch)
-                count = len(micro_batch) * model.group.world_size  # DDP averages over processes
-                loss = _scaled(losses.total, count, recipe.batch_size)
-                (loss if state.scaler is None else state.scaler.scaled(loss)).backward()
-            all_losses.append(losses)
-    with update_in_memory(state):
-        model.update_running_stats(len(batch) / recipe.batch_size)
-        if state.scaler is not None:
-            state.scaler.unscale(state.model.parameters())
-        if recipe.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
-        if state.scaler is None:
-            state.optimizer.step()
-        else:
-            state.scaler.step(state.optimizer)
-        state.optimizer.zero_grad(set_to_none=True)
-    return all_losses
+
+    state: TrainState
+    model: DataParallelModel
+    loss_fn: LossFn
+    autocast: torch.autocast
+    recipe: Recipe
+
+    def __call__(self, batch: Batch) -> None:
+        """Update the weights once, and add the losses to the sums of the log."""
+        state = self.state
+        set_lr(state.optimizer, state.schedule.lr(state.step))
+        state.freeze_schedule.apply(state.step)
+        with self._update_in_memory():
+            self.model.prepare()
+        seed_step(self.recipe.seed, state.step, self.model.group)
+        all_losses = self.update_weights(batch)
+        with self._update_in_memory():
+            state.step += 1
+            if state.ema is not None:
+                state.ema.update_parameters(state.model)
+        for losses in all_losses:
+            state.interval.add(losses.sums, losses.count)
+            state.epoch.add(losses.sums, losses.count)
+        if state.schedule.holding:  # until the training error is low enough
+            errors = sum(losses.sums["errors"].item() for losses in all_losses)
+            errors = self.model.group.sum({"errors": errors})["errors"]
+            state.schedule.observe_step(100 * errors / self.recipe.batch_size)
+
+    def update_weights(self, batch: Batch) -> list[Losses]:
+        """Run forward and backward passes and the optimizer; returns the losses per micro-batch.
+
+        All of it runs on the device, so that a CUDA graph can hold it (`train.cuda_graph`).
+        """
+        state = self.state
+        all_losses = self.forward_backward(batch)
+        with self._update_in_memory():
+            self.model.update_running_stats(len(batch) / self.recipe.batch_size)
+            if state.scaler is not None:
+                state.scaler.unscale(state.model.parameters())
+            if self.recipe.optim.clip_norm is not None:
+                nn.utils.clip_grad_norm_(state.model.parameters(), self.recipe.optim.clip_norm)
+            if state.scaler is None:
+                state.optimizer.step()
+            else:
+                state.scaler.step(state.optimizer)
+            state.optimizer.zero_grad(set_to_none=True)
+        return all_losses
+
+    def forward_backward(self, batch: Batch) -> list[Losses]:
+        """Accumulate the gradients of `batch`; returns the losses per micro-batch."""
+        state, model, batch_size = self.state, self.model, self.recipe.batch_size
+        all_losses: list[Losses] = []
+        with self._passes_in_memory(len(batch)):
+            for start, stop in micro_batch_slices(len(batch), state.micro_batch, self.recipe):
+                micro_batch = batch.part(start, stop)
+                with model.no_sync(more=stop < len(batch)):
+                    with self.autocast:
+                        losses = self.loss_fn(model, micro_batch)
+                    # Its share of the mean over the global batch; DDP averages over processes.
+                    share = len(micro_batch) * model.group.world_size / batch_size
+                    loss = losses.total if share == 1 else losses.total * share
+                    (loss if state.scaler is None else state.scaler.scale_loss(loss)).backward()
+                all_losses.append(losses)
+        return all_losses
+
+    @contextmanager
+    def _passes_in_memory(self, count: int) -> Iterator[None]:
+        """Context of the passes over `count` images: raises PassOutOfMemory if memory runs out."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = min(self.state.micro_batch or count, count)
+            raise PassOutOfMemory(
+                f"out of memory at step {self.state.step + 1:,} with a micro-batch of {size} images"
+            ) from None
+
+    @contextmanager
+    def _update_in_memory(self) -> Iterator[None]:
+        """Context of the rest of a step: raises OutOfMemory if memory runs out."""
+        with within_memory(
+            f"no room for gradients and the optimizer's state at step {self.state.step + 1:,}",
+            "use a smaller model, --set optim.kind=sgd, or --set optim.shard=true with several "
+            "processes",
+        ):
+            yield
 
 
-def _count(
-    state: TrainState, all_losses: list[Losses], group: ProcessGroup, batch_size: int
-) -> None:
-    """Add a step's losses to the log's sums and, while it waits for them, to the schedule's."""
-    for losses in all_losses:
-        state.interval.add(losses.sums, losses.count)
-        state.epoch.add(losses.sums, losses.count)
-    if state.schedule.holding:
-        errors = sum(losses.sums["errors"].item() for losses in all_losses)
-        errors = group.sum({"errors": errors})["errors"]
-        state.schedule.observe_step(100 * errors / batch_size)
+def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
+    """Return (start, stop) of the micro-batches of `size` out of `count` images; 0 = one for all.
 
-
-def _scaled(loss: Tensor, count: int, batch_size: int) -> Tensor:
-    """A mean over `count` examples as its part of the batch's mean; bit-identical for all of it."""
-    return loss if count == batch_size else loss * (count / batch_size)
+    Ghost batches (`recipe.norm_batch`) are not divided.
+    """
+    unit = recipe.norm_batch or 1
+    size = size // unit * unit or count
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def seed_step(seed: int, step: int, group: ProcessGroup) -> None:

@@ -17,29 +17,29 @@ PROCESS = Path("/proc/self/cgroup")
 
 
 def cores() -> int:
-    """CPU cores for this process, at least 1; its share of them if torchrun started several."""
-    found = affinity()
+    """Return the CPU cores for this process, at least 1; its share if torchrun started several."""
+    count = affinity()
     if (limit := quota()) is not None:
-        found = min(found, max(1, int(limit)))
+        count = min(count, max(1, int(limit)))
     if "LOCAL_WORLD_SIZE" in os.environ:
         from resnets.utils.processes import environment_int  # deferred: slow to import
 
-        found //= environment_int("LOCAL_WORLD_SIZE", least=1)
-    return max(1, found)
+        count //= environment_int("LOCAL_WORLD_SIZE", least=1)
+    return max(1, count)
 
 
 def affinity() -> int:
-    """Number of CPUs that this process may be scheduled on."""
+    """Return the number of CPUs on which this process may be scheduled."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return count or 1
 
 
 def quota(root: Path | None = None, process: Path | None = None) -> float | None:
-    """The CPU quota of the cgroups of this process, such as 2.5 CPUs; None if unlimited.
+    """Return the CPU quota of the cgroups of this process, such as 2.5 CPUs; None if unlimited.
 
-    The smallest of all groups from the process's own up to the root, of version 2 (cpu.max) and
-    version 1 (cpu.cfs_quota_us). In a container, where the groups above are not visible, its own is
-    the root of the mount.
+    It is the smallest quota of all groups from the process's own up to the root, of version 2
+    (cpu.max) and version 1 (cpu.cfs_quota_us). In a container, where parent groups are not visible,
+    the process's own group is the root of the mount.
     """
     root, process = root or ROOT, process or PROCESS
     try:
@@ -51,11 +51,11 @@ def quota(root: Path | None = None, process: Path | None = None) -> float | None
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
-            limits += [_version_2(folder) for folder in _folders(root, path)]
-            limits += [_version_2(folder) for folder in _folders(root / "unified", path)]
+            limits += [_read_quota_v2(folder) for folder in _group_folders(root, path)]
+            limits += [_read_quota_v2(folder) for folder in _group_folders(root / "unified", path)]
         elif "cpu" in controllers.split(","):
             for mount in (root / controllers, root / "cpu"):
-                limits += [_version_1(folder) for folder in _folders(mount, path)]
+                limits += [_read_quota_v1(folder) for folder in _group_folders(mount, path)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -71,8 +71,8 @@ def limit_threads() -> None:
         torch.set_num_threads(allowed)
 
 
-def _folders(mount: Path, path: str) -> Iterator[Path]:
-    """The folder of a group below `mount`, and those of the groups above it."""
+def _group_folders(mount: Path, path: str) -> Iterator[Path]:
+    """Yield the folder of a group below `mount`, and those of its parent groups."""
     inside = PurePosixPath(path.lstrip("/"))
     if ".." in inside.parts:  # the process is outside the namespace's root
         inside = PurePosixPath()
@@ -80,20 +80,20 @@ def _folders(mount: Path, path: str) -> Iterator[Path]:
     yield from (mount / above for above in inside.parents)
 
 
-def _version_2(folder: Path) -> float | None:
-    """From "MAX PERIOD" of cpu.max, microseconds; MAX may be "max"."""
+def _read_quota_v2(folder: Path) -> float | None:
+    """Read "MAX PERIOD" in microseconds from cpu.max; MAX may be "max"."""
     words = _read(folder / "cpu.max").split()
-    return _share(words[0], words[1]) if len(words) == 2 else None
+    return _divide(words[0], words[1]) if len(words) == 2 else None
 
 
-def _version_1(folder: Path) -> float | None:
-    """From cpu.cfs_quota_us, -1 for none, and cpu.cfs_period_us."""
-    return _share(
+def _read_quota_v1(folder: Path) -> float | None:
+    """Read cpu.cfs_quota_us, -1 for unlimited, and cpu.cfs_period_us."""
+    return _divide(
         _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
     )
 
 
-def _share(limit: str, period: str) -> float | None:
+def _divide(limit: str, period: str) -> float | None:
     if not (limit.isdecimal() and period.isdecimal()) or int(period) == 0:
         return None
     return int(limit) / int(period)

@@ -1,4 +1,4 @@
-"""CSV files that are safe to open in a spreadsheet (no formula injection) and read back exactly."""
+"""CSV files that are safe to open in a spreadsheet (no formula injection) and are read exactly."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class CsvWriter:
     def writerow(self, cells: Iterable[Any]) -> None:
         """Write one row; None is an empty cell."""
         row = [self._cell(cell) if isinstance(cell, str) else cell for cell in cells]
-        broken = any(isinstance(cell, str) and "\r" in cell for cell in row)
-        (self._quoted if broken else self._plain).writerow(row)
+        has_line_break = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (self._quoted if has_line_break else self._plain).writerow(row)
 
     def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
         """Write each of `rows`."""
@@ -40,17 +40,17 @@ class CsvWriter:
 
 
 def escape_formula(text: str) -> str:
-    """`text` as a cell that no spreadsheet evaluates."""
+    """Return `text` as a cell that spreadsheets do not evaluate."""
     return f"'{valid_text(text)}" if FORMULA.match(text) else valid_text(text)
 
 
 def unescape_formula(cell: str) -> str:
-    """The text of a cell written by `escape_formula`."""
+    """Return the text of a cell written by `escape_formula`."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell, 1) else cell
 
 
 def read_rows(file: IO[str]) -> Iterator[Sequence[str]]:
-    """Read the rows of a file written by `CsvWriter`, all cells as text; csv.Error if damaged.
+    """Yield the rows of a file written by `CsvWriter`, all cells as text; csv.Error if damaged.
 
     `file` is opened with `newline=""`.
     """

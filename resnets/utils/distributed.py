@@ -29,7 +29,7 @@ TIMEOUT = timedelta(minutes=30)  # of each collective operation
 MAIN_FAILED = "rank 0 ended with an error"  # key in the shared store
 
 
-class ProcessLost(ResnetsError):  # noqa: N818  (a state, as torch's own names)
+class ProcessLost(ResnetsError):  # noqa: N818  (a state, as torch's)
     """Another process of the run died or hangs; the message says where that was noticed."""
 
 
@@ -46,14 +46,14 @@ class ProcessGroup:
         return self.rank == 0
 
     def shard(self, rows: list[T]) -> list[T]:
-        """The rows of this process; each row belongs to exactly one process."""
+        """Return the rows of this process; each row belongs to exactly one process."""
         return rows[self.rank :: self.world_size]
 
     def batch_indices(self, batch_size: int, unit: int = 1) -> NDArray[np.int64]:
-        """Indices in a global batch of this process's images: units r, r + R, ... of `unit` each.
+        """Return the indices in a global batch of this process's images: units r, r + R, ...
 
-        The images of a unit stay together (partners of mixup, a norm's batch). Raises ConfigError
-        if there are fewer units than processes.
+        A unit is `unit` images that stay together (partners of mixup, the batch of a norm). Raises
+        ConfigError if there are fewer units than processes.
         """
         units = -(-batch_size // unit)
         if units < self.world_size:
@@ -64,16 +64,16 @@ class ProcessGroup:
         indices = np.arange(batch_size)
         return indices[indices // unit % self.world_size == self.rank]
 
-    def all_gather(self, found: list[T]) -> list[T]:
-        """The concatenated lists of all processes, in each of them."""
+    def all_gather(self, items: list[T]) -> list[T]:
+        """Return the concatenated lists of all processes, in each of them."""
         if self.world_size == 1:
-            return found
+            return items
         parts: list[list[T]] = [[] for _ in range(self.world_size)]
-        distributed.all_gather_object(parts, found)
+        distributed.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
     def gather_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In rank 0 the tensors of all other processes, on the CPU; in the others {}."""
+        """Return in rank 0 the tensors of all other processes, on the CPU; in the others {}."""
         if not self.is_main:
             distributed.gather_object({name: each.cpu() for name, each in tensors.items()})
             return {}
@@ -91,17 +91,17 @@ class ProcessGroup:
         if not self.is_main:
             received: list[T | None] = [None]
             distributed.broadcast_object_list(received)
-            found = received[0]
-            if isinstance(found, RemoteError):
-                raise found
-            return found  # type: ignore[return-value]
+            result = received[0]
+            if isinstance(result, RemoteError):
+                raise result
+            return result  # type: ignore[return-value]
         try:
-            found = make()
+            result = make()
         except Exception as error:
             distributed.broadcast_object_list([RemoteError(f"rank 0: {error}")])
             raise
-        distributed.broadcast_object_list([found])
-        return found
+        distributed.broadcast_object_list([result])
+        return result
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -112,7 +112,7 @@ class ProcessGroup:
         return bool(flags.item())
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sum of each value over all processes, in float64; all must have the same keys."""
+        """Sum each value over all processes, in float64; all must have the same keys."""
         if self.world_size == 1:
             return dict(values)
         total = torch.tensor([values[key] for key in sorted(values)], dtype=torch.float64)
@@ -170,24 +170,24 @@ def init_distributed(device: str) -> Iterator[ProcessGroup]:
         raise ConfigError(
             f"--device {device}: each of {count} processes selects its own; use auto, cpu or cuda"
         )
-    rank = ProcessGroup(environment_int("RANK"), count)
+    group = ProcessGroup(environment_int("RANK"), count)
     # torchrun keeps its store when it restarts processes, with the addresses of those that died;
     # without a new prefix the restarted ones may try to connect to them.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
     _import_before_init()
-    with rank.translate_errors(lambda: "while connecting"):
+    with group.translate_errors(lambda: "while connecting"):
         shared, *_ = next(distributed.rendezvous("env://", timeout=TIMEOUT))
         store = distributed.PrefixStore(attempt, shared)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
-            rank=rank.rank,
+            rank=group.rank,
             world_size=count,
             timeout=TIMEOUT,
         )
     try:
-        with _main_reports_error(rank, store), rank.translate_errors(lambda: "outside training"):
-            yield rank
+        with _main_reports_error(group, store), group.translate_errors(lambda: "outside training"):
+            yield group
     finally:
         distributed.destroy_process_group()
 
@@ -204,19 +204,19 @@ def _import_before_init() -> None:
 
 
 @contextmanager
-def _main_reports_error(rank: ProcessGroup, store: distributed.Store) -> Iterator[None]:
+def _main_reports_error(group: ProcessGroup, store: distributed.Store) -> Iterator[None]:
     """Raise RemoteError in the other processes if rank 0 fails with an error of its own.
 
-    They are not to report a lost process when rank 0 reports the cause.
+    They should not report a lost process when rank 0 reports the cause.
     """
     try:
         yield
     except ProcessLost:
-        if rank.is_main or not _is_set(store, MAIN_FAILED):
+        if group.is_main or not _is_set(store, MAIN_FAILED):
             raise
         raise RemoteError("rank 0 reports why the run ends") from None
     except (ValueError, OSError):
-        if rank.is_main:  # before its connections close, which the others notice
+        if group.is_main:  # before its connections close, which the others notice
             with suppress(RuntimeError):
                 store.set(MAIN_FAILED, "1")
         raise

@@ -1,4 +1,4 @@
-"""Hardware and software of a run: device, memory allocator, cache folder, versions."""
+"""The machine and its software: devices, memory allocator, cache folder, versions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on; "auto" is the current CUDA device, else Apple's, else the CPU.
+    """Return the device to compute on; "auto" is the current CUDA device, else MPS, else the CPU.
 
     A CUDA device becomes the current one of this thread, which kernels without tensors, events and
     pinned memory use. Raises ConfigError if `name` is not a device or is not usable here.
@@ -60,12 +60,12 @@ def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tenso
 
 
 def accumulator_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of sums over many batches on `device`: float64, float32 on MPS, which lacks it."""
+    """Return the dtype of sums over many batches on `device`: float64, or float32 on MPS."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def cpu_flags() -> str:
-    """The feature flags of the CPU in /proc/cpuinfo; its architecture if that is not available."""
+    """Return the feature flags of the CPU from /proc/cpuinfo, or its architecture without it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
@@ -74,8 +74,8 @@ def cpu_flags() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def cache() -> Path:
-    """The cache folder: $RESNETS_CACHE, else `resnets` in $XDG_CACHE_HOME or ~/.cache.
+def cache_folder() -> Path:
+    """Return the cache folder: $RESNETS_CACHE, else `resnets` in $XDG_CACHE_HOME or ~/.cache.
 
     A user without a home folder, as in containers, gets one in the folder of temporary files.
     """
@@ -89,15 +89,17 @@ def cache() -> Path:
 
 @functools.cache
 def _temporary_cache() -> Path:
-    """A folder writable by this user only: shared by all processes of the user, else removed when
-    this process ends."""
+    """Return a temporary folder that only this user can write.
+
+    It is shared by all processes of the user, or else removed when this process ends.
+    """
     shared = Path(tempfile.gettempdir()) / f"resnets-{os.geteuid()}"
     with contextlib.suppress(OSError):
         with contextlib.suppress(FileExistsError):
             shared.mkdir(mode=0o700)
-        found = shared.lstat()  # another user may have created it, or a link
-        ours = found.st_uid == os.geteuid() and not found.st_mode & 0o077
-        if stat.S_ISDIR(found.st_mode) and ours:
+        status = shared.lstat()  # another user may have created it, or a link
+        is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        if stat.S_ISDIR(status.st_mode) and is_private:
             return shared
     private = tempfile.mkdtemp(prefix="resnets-")
     atexit.register(shutil.rmtree, private, ignore_errors=True)
@@ -126,7 +128,7 @@ def tune_malloc() -> bool:
 
 
 def single_threaded_pool(workers: int, name: str) -> ThreadPoolExecutor:
-    """A thread pool whose threads do not start OpenMP threads; those of the caller are unaffected.
+    """Return a thread pool whose threads do not start OpenMP threads; the caller's threads do.
 
     Otherwise each would start its own OpenMP team, and once there are more OpenMP threads than
     cores, all teams wait passively: a training step on two cores then takes 1.5 times as long, for
@@ -159,7 +161,7 @@ def release_cached_memory() -> None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, hardware and threads of a run, as written to environment.json."""
+    """Return versions, hardware and threads, as written to environment.json."""
     names = ("resnets", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
     return {
         "python": platform.python_version(),
@@ -175,9 +177,9 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def accelerator(device: torch.device) -> dict[str, Any]:
-    """What results on a GPU depend on besides its name: memory, versions; {} for a CPU.
+    """Return what results on a GPU depend on besides its name: memory, versions; {} for a CPU.
 
-    gpu_memory: bytes. driver: of NVIDIA's kernel module, None where /proc does not tell.
+    gpu_memory: bytes. driver: version of NVIDIA's kernel module, None if unknown.
     """
     if device.type == "mps":
         return {"macos": platform.mac_ver()[0]}
@@ -195,14 +197,14 @@ def accelerator(device: torch.device) -> dict[str, Any]:
 
 def _nvidia_driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     try:
-        found = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)", path.read_text(encoding="utf-8"))
+        match = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)", path.read_text(encoding="utf-8"))
     except OSError:
         return None
-    return found[1] if found else None
+    return match[1] if match else None
 
 
 def device_name(device: torch.device) -> str:
-    """Display name of `device`, such as "NVIDIA H200" or "Intel(R) Xeon(R), 2 threads"."""
+    """Return the name of `device`, such as "NVIDIA H200" or "Intel(R) Xeon(R), 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

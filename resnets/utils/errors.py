@@ -1,4 +1,4 @@
-"""The exceptions of this package, and how exceptions of libraries become one of them.
+"""The exceptions of this package, and contexts that convert exceptions of libraries to them.
 
 Each message is one line: what is wrong, where, and what to do.
 """
@@ -43,7 +43,7 @@ class RemoteError(ResnetsError):
     """Another process of the run failed, and reports the error itself."""
 
 
-class OutOfMemory(ResnetsError):  # noqa: N818  (what it says)
+class OutOfMemory(ResnetsError):  # noqa: N818  (as torch's)
     """Something does not fit into memory; the message says what, and what to do."""
 
 
@@ -58,7 +58,7 @@ def reading(
     what: str = "",
     remedy: str = "",
 ) -> Iterator[None]:
-    """Context that turns any exception raised while reading file `name` into `error`.
+    """Context that converts any exception while reading file `name` to `error`.
 
     Damaged files can raise exceptions of any type in a library, so all are caught. Errors of this
     package keep their type, with the name added if it is missing; KeyboardInterrupt and SystemExit
@@ -80,7 +80,7 @@ def reading(
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an exception's message, with its type if the message alone is unclear."""
+    """Return the first line of an exception's message, with its type where that is needed."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     if isinstance(error, TypeError | AttributeError | LookupError | RecursionError):
         line = f"damaged ({type(error).__name__}: {line})"
@@ -90,17 +90,17 @@ def reason(error: BaseException) -> str:
 def read_object(
     path: Path, error: type[ResnetsError] = ConfigError, remedy: str = ""
 ) -> dict[str, Any]:
-    """The JSON object in a file; `error` if it cannot be read or is not an object."""
+    """Read the JSON object in a file; raises `error` if it cannot be read or is not an object."""
     with reading(path, error, "as JSON", remedy):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise TypeError(f"{type(found).__name__}, not an object")
-        return found
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise TypeError(f"{type(value).__name__}, not an object")
+        return value
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator reported that memory ran out."""
-    import torch  # here: commands that need no torch import this module
+    import torch  # deferred: commands that need no torch import this module
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         message in str(error) for message in OOM_MESSAGES

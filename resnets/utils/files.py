@@ -39,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     same file.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with _naming(path, temporary):
+    with _name_in_errors(path, temporary):
         if path.is_dir():  # raised before anything is computed
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         with lock_file(temporary, WRITE_TIMEOUT):
@@ -56,9 +56,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path, *hidden: Path) -> Iterator[None]:
-    """Context in which errors about the `hidden` files, and disk errors without a file name, name
-    `path`."""
+def _name_in_errors(path: Path, *hidden: Path) -> Iterator[None]:
+    """Context in which errors about `hidden` files, and disk errors without a name, name `path`."""
     try:
         yield
     except OSError as error:
@@ -89,7 +88,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     if not folder.is_dir() and os.path.lexists(folder):
         kind = "link to nothing" if not folder.exists() else "file"
         raise ConfigError(f"{folder}: is a {kind}; give a folder")
-    made = [folder, *(each for each in folder.parents if not each.exists())]
+    created = [folder, *(each for each in folder.parents if not each.exists())]
     with _lock(folder / LOCK, folder):
         try:
             yield
@@ -97,7 +96,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 (folder / LOCK).unlink()
             with suppress(OSError):
-                for each in made:
+                for each in created:
                     each.rmdir()  # only where it is empty
 
 
@@ -109,7 +108,7 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _locked(descriptor, lock)
+        return not _try_lock(descriptor, lock)
     finally:
         os.close(descriptor)
 
@@ -123,7 +122,7 @@ def lock_path(path: Path) -> Iterator[None]:
     """
     target = path.absolute()
     lock = target.parent.resolve() / f".{target.name}.lock"
-    made = [each for each in target.parents if not each.exists()]
+    created = [each for each in target.parents if not each.exists()]
     with _lock(lock, path):
         try:
             yield
@@ -131,7 +130,7 @@ def lock_path(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 lock.unlink()
             with suppress(OSError):
-                for each in made:
+                for each in created:
                     each.rmdir()
 
 
@@ -140,18 +139,18 @@ def _lock(lock: Path, what: Path) -> Iterator[None]:
     """Create the folder of `lock` and acquire it; BusyError if `what` is being written."""
     with ExitStack() as stack:
         while True:
-            _make(lock.parent)
+            _make_folder(lock.parent)
             with suppress(FileNotFoundError):  # its last owner has just removed the empty folder
                 try:
-                    with _naming(what, lock):
+                    with _name_in_errors(what, lock):
                         stack.enter_context(
-                            lock_file(lock, LOCK_TIMEOUT, note=json.dumps(_owner()))
+                            lock_file(lock, LOCK_TIMEOUT, note=json.dumps(_describe_process()))
                         )
                     break
                 except BlockingIOError:
                     raise BusyError(
-                        f"{what}: {_describe(lock)} is writing {'into ' * what.is_dir()}it; wait"
-                        " for it to end, or choose another path"
+                        f"{what}: {_describe_owner(lock)} is writing {'into ' * what.is_dir()}it;"
+                        " wait for it to end, or choose another path"
                     ) from None
         yield
 
@@ -163,7 +162,7 @@ def new_folder(parent: Path, name: str) -> Path:
     """
     number = 1
     while True:
-        _make(parent)
+        _make_folder(parent)
         with suppress(FileNotFoundError):  # another process has just removed the empty parent
             try:
                 (folder := parent / f"{name}-{number}").mkdir()
@@ -172,7 +171,7 @@ def new_folder(parent: Path, name: str) -> Path:
                 number += 1
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     """Create a folder and its parents, also while other processes remove empty ones."""
     for _ in range(3):
         with suppress(FileNotFoundError):
@@ -191,9 +190,9 @@ def lock_file(path: Path, seconds: float | None = 0.0, note: str = "") -> Iterat
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
-        descriptor = _opened(path)
+        descriptor = _open_plain(path)
         try:
-            if _locked(descriptor, path):
+            if _try_lock(descriptor, path):
                 if note:
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, note.encode(), 0)
@@ -206,12 +205,12 @@ def lock_file(path: Path, seconds: float | None = 0.0, note: str = "") -> Iterat
         time.sleep(0.05)
 
 
-def _opened(path: Path) -> int:
-    """A descriptor of `path`, which is a regular file without other names."""
+def _open_plain(path: Path) -> int:
+    """Open `path` as a regular file without other names; returns its descriptor."""
     while True:
         with suppress(FileNotFoundError):
-            found = os.lstat(path)
-            if not stat.S_ISDIR(found.st_mode) and not _is_plain(found):
+            status = os.lstat(path)
+            if not stat.S_ISDIR(status.st_mode) and not _is_plain(status):
                 os.unlink(path)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -224,25 +223,25 @@ def _opened(path: Path) -> int:
         os.close(descriptor)
 
 
-def _is_plain(found: os.stat_result) -> bool:
-    """Whether it is a regular file with at most one name (none: just removed by its owner)."""
-    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
+def _is_plain(status: os.stat_result) -> bool:
+    """Whether a file is regular and has at most one name (none: just removed by its owner)."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
-def _locked(descriptor: int, path: Path) -> bool:
+def _try_lock(descriptor: int, path: Path) -> bool:
     """Try to lock the file; False if another has the lock, or `path` is now another file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in NO_LOCKS
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:  # renamed or removed by its owner meanwhile
         return False
-    return os.path.samestat(found, os.fstat(descriptor))
+    return os.path.samestat(status, os.fstat(descriptor))
 
 
-def _owner() -> dict[str, str | int]:
+def _describe_process() -> dict[str, str | int]:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -251,27 +250,30 @@ def _owner() -> dict[str, str | int]:
     }
 
 
-def _describe(lock: Path) -> str:
-    """The process that has a lock, if its file names it."""
+def _describe_owner(lock: Path) -> str:
+    """Describe the process that has a lock, if its file names it."""
     try:
-        held = read_object(lock)
-        return f"process {held['pid']} on {held['host']} ({held['command']}, since {held['since']})"
+        owner = read_object(lock)
+        return (
+            f"process {owner['pid']} on {owner['host']} ({owner['command']}, since"
+            f" {owner['since']})"
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
 @contextmanager
 def run_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """`out`, or a new folder runs/NAME-N, which is removed at the end if it is empty."""
+    """Context with `out`, or a new folder runs/NAME-N, removed at the end if it is empty."""
     if out is not None:
         yield out
         return
-    made = [] if RUNS.exists() else [RUNS]
+    created = [] if RUNS.exists() else [RUNS]
     folder = new_folder(RUNS, name)
     try:
         yield folder
     finally:
-        for each in (folder, *made):
+        for each in (folder, *created):
             with suppress(OSError):
                 each.rmdir()  # only where it is empty
 

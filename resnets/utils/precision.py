@@ -1,4 +1,4 @@
-"""The precision in which a model computes: what "auto" means on a device, and what it supports."""
+"""Choose the precision in which a model computes on a device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from resnets.utils.environment import cpu_flags
 from resnets.utils.errors import ConfigError
 
-# Of tensors that convolutions and matrix products take.
+# Types of the operands of convolutions and matrix products.
 DTYPES = {
     "float32": torch.float32,
     "tf32": torch.float32,
@@ -30,12 +30,14 @@ def pick_precision(requested: str, device: torch.device) -> str:
     torch itself would in cuDNN. That is a setting of the whole process.
     Raises ConfigError if the device does not compute in `requested`.
     """
-    chosen = _auto(device) if requested == "auto" else requested
+    chosen = _choose_precision(device) if requested == "auto" else requested
     if chosen not in DTYPES:
         names = ", ".join(DTYPES)
         raise ConfigError(f"precision {chosen!r}: must be one of auto, {names}")
     if not supports_precision(chosen, device):
-        raise ConfigError(f"precision {chosen!r}: {_needs(chosen)}; use auto on {device}")
+        raise ConfigError(
+            f"precision {chosen!r}: {_describe_requirement(chosen)}; use auto on {device}"
+        )
     if device.type == "cuda":
         # These two keep torch's old and new settings consistent; setting the new ones alone makes
         # torch.compile fail where it reads the old ones (pytorch issue 166387).
@@ -56,7 +58,7 @@ def supports_precision(precision: str, device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context of forward passes in `precision`; it does nothing for float32 and tf32.
+    """Return the autocast context of `precision`, which does nothing for float32 and tf32.
 
     `precision`: as resolved by `pick_precision`.
     """
@@ -64,7 +66,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[precision] if enabled else None, enabled=enabled)
 
 
-def _auto(device: torch.device) -> str:
+def _choose_precision(device: torch.device) -> str:
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bfloat16"
@@ -72,7 +74,7 @@ def _auto(device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and _cpu_has_bf16() else "float32"
 
 
-def _needs(precision: str) -> str:
+def _describe_requirement(precision: str) -> str:
     if precision == "tf32":
         return "needs an NVIDIA GPU of compute capability 8.0 or later (Ampere)"
     return f"needs a GPU with bfloat16, or macOS {BF16_MACOS} (here: {platform.platform()})"
@@ -85,6 +87,6 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _cpu_has_bf16() -> bool:
     """Whether the CPU supports bfloat16 natively; torch before 2.12 has no function for it."""
     if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags().split())

@@ -1,8 +1,8 @@
 """Terminal output without escape sequences from file names and class names.
 
 Such a name may contain sequences that clear the screen, set the window's title or imitate our
-messages. `echo` prints lines and `Console` rich's tables, with control characters escaped;
-importing this module does the same for the records of our loggers.
+messages. `echo` prints lines and `Console` prints rich's tables, with control characters escaped.
+Importing this module also escapes them in the records of our loggers.
 """
 
 from __future__ import annotations
@@ -27,30 +27,32 @@ SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: object, keep: str = "") -> str:
-    """`str(text)` with control characters escaped (`\\x1b`), except those in `keep`.
+    """Return `str(text)` with control characters escaped (`\\x1b`), except those in `keep`.
 
     A byte of a name that is not UTF-8 is written as `\\udcNN`, as in JSON.
     """
-    return UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), str(text))
+    return UNSAFE.sub(
+        lambda found: found[0] if found[0] in keep else _escape_character(found[0]), str(text)
+    )
 
 
 def valid_text(text: str) -> str:
-    """`text` that can be encoded in UTF-8: bytes that are not UTF-8 are written as `\\udcNN`."""
+    """Return `text` encodable in UTF-8: bytes that are not UTF-8 are written as `\\udcNN`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _escaped(letter: str) -> str:
+def _escape_character(letter: str) -> str:
     code = ord(letter)
     return SHORT.get(letter) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Such as "1 image" and "2,000 images"; many: the plural, if it is not `one` with an s."""
+def format_count(count: int, one: str, many: str = "") -> str:
+    """Format a count: "1 image", "2,000 images"; many: the plural, if it is not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def escape(text: object) -> str:
-    """`text` as one printable line for rich, with its markup escaped."""
+    """Return `text` as one printable line for rich, with its markup escaped."""
     return escape_markup(printable(text))
 
 
@@ -74,18 +76,20 @@ class Console(rich.console.Console):
         return super().render_str(printable(text, keep="\n\t"), **options)
 
     def on_broken_pipe(self) -> None:
-        """Raise it, in place of an exit with status 1: `main` ends quietly."""
+        """Raise BrokenPipeError, not SystemExit(1): `main` then ends without a message."""
         raise BrokenPipeError
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """A console for tables on stdout (or `file`); piped lines are not wrapped."""
+    """Return a console for tables on stdout (or `file`); piped lines are not wrapped."""
     return Console(file=file, width=None if (file or sys.stdout).isatty() else 1000)
 
 
 def detach_closed_terminal() -> None:
-    """Redirect stdout and stderr to /dev/null if their terminal was closed, so that printing does
-    not fail while a run is being saved."""
+    """Redirect stdout and stderr to /dev/null if their terminal was closed.
+
+    Otherwise printing would fail while a run is being saved.
+    """
     for number in (1, 2):
         try:
             os.write(number, b"")
@@ -98,15 +102,15 @@ def detach_closed_terminal() -> None:
 @cache
 def _escape_log_records() -> None:
     """Escape control characters in the records of our loggers, for any handler."""
-    make = logging.getLogRecordFactory()
+    make_record = logging.getLogRecordFactory()
 
-    def made(name: str, *args: Any, **options: Any) -> logging.LogRecord:
-        record = make(name, *args, **options)
+    def make_escaped(name: str, *args: Any, **options: Any) -> logging.LogRecord:
+        record = make_record(name, *args, **options)
         if name == "resnets" or name.startswith("resnets."):
             record.msg, record.args = printable(record.getMessage(), keep="\n\t"), ()
         return record
 
-    logging.setLogRecordFactory(made)
+    logging.setLogRecordFactory(make_escaped)
 
 
 _escape_log_records()

@@ -1,4 +1,4 @@
-"""Environment variables of torchrun, start of worker processes, deferred signals."""
+"""Environment variables of torchrun, start of worker processes, deferral of signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RAISING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def environment_int(name: str, default: int | None = None, least: int = 0) -> int:
-    """The integer in environment variable `name`; ConfigError if unset, no integer or < least."""
+    """Read an integer >= `least` from environment variable `name`; raises ConfigError."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default

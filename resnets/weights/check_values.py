@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import catalog
-from resnets.utils.printable import counted
+from resnets.utils.printable import format_count
 from resnets.weights import folder
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import BATCH_COUNT, shorten
@@ -113,13 +113,13 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise WeightsError for values that no trained network has; it names the tensors."""
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
-        count = counted(len(broken), "tensor")
+        count = format_count(len(broken), "tensor")
         raise WeightsError(f"{source}: not finite in {count}: {shorten(broken)}")
     variances = {name: tensor for name, tensor in tensors.items() if name.endswith(VAR)}
     negative = [name for name, tensor in variances.items() if (tensor < 0).any()]
     if negative:
         raise WeightsError(
-            f"{source}: variances below 0 in {counted(len(negative), 'tensor')}"
+            f"{source}: variances below 0 in {format_count(len(negative), 'tensor')}"
             f" ({shorten(negative)}); the file is damaged, or its tensors are the difference of two"
             " networks"
         )

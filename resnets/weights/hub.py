@@ -68,7 +68,7 @@ def _zoo(name: str, spec: ModelSpec | None) -> Weights:
         hint = _nearest(name, known) or f"; known: {', '.join(known)}"
         raise ConfigError(f"weights: {source}: no such model{hint}")
     entry = known[name]
-    folder = entry.folder if entry.url is None else environment.cache() / "zoo" / name
+    folder = entry.folder if entry.url is None else environment.cache_folder() / "zoo" / name
     for file, digest in entry.sha256.items():
         if entry.url is not None:
             _download(f"{entry.url}/{file}", folder / file, digest)
@@ -203,7 +203,7 @@ def _hub(name: str, spec: ModelSpec | None) -> Weights:
     repository, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ConfigError(f"weights: {source}: write it as hub:ORG/NAME or hub:ORG/NAME@REVISION")
-    folder = environment.cache() / "hub" / repository
+    folder = environment.cache_folder() / "hub" / repository
     if not (folder / MODEL).is_file():
         folder = _fetch(source, repository, revision or "main", folder)
     if (folder / CONFIG).is_file():

@@ -161,11 +161,11 @@ def homeless(monkeypatch, tmp_path: Path) -> Path:
 
 
 def test_without_a_home_the_cache_is_a_private_temporary_folder(homeless: Path):
-    assert environment.cache().parent == homeless
-    assert environment.cache().stat().st_mode & 0o777 == 0o700
-    (environment.cache() / "file").write_text("kept")
+    assert environment.cache_folder().parent == homeless
+    assert environment.cache_folder().stat().st_mode & 0o777 == 0o700
+    (environment.cache_folder() / "file").write_text("kept")
     environment._temporary_cache.cache_clear()  # as another process
-    assert (environment.cache() / "file").read_text() == "kept"
+    assert (environment.cache_folder() / "file").read_text() == "kept"
 
 
 @pytest.mark.parametrize("planted", ["open", "link"])
@@ -177,5 +177,5 @@ def test_a_cache_that_others_could_write_is_not_used(homeless: Path, planted: st
     else:
         (homeless / "theirs").mkdir(mode=0o700)
         place.symlink_to(homeless / "theirs")
-    assert environment.cache().resolve() not in (place.resolve(), place)
-    assert environment.cache().stat().st_mode & 0o777 == 0o700
+    assert environment.cache_folder().resolve() not in (place.resolve(), place)
+    assert environment.cache_folder().stat().st_mode & 0o777 == 0o700

@@ -192,13 +192,13 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Have the signal of a shutdown arrive during step number `step`."""
     import signal
 
-    from resnets.train import loop
+    from resnets.train.step import TrainStep
 
-    real = loop.train_step
+    real = TrainStep.__call__
 
-    def step_and_stop(state, *rest):
-        real(state, *rest)
-        if state.step == step:
+    def step_and_stop(self, batch):
+        real(self, batch)
+        if self.state.step == step:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "train_step", step_and_stop)
+    monkeypatch.setattr(TrainStep, "__call__", step_and_stop)

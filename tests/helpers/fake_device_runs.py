@@ -23,14 +23,15 @@ import resnets
 from resnets import recipes
 from resnets.cli.main import main
 from resnets.config import replace_fields
+from resnets.data.batch import Batch
 from resnets.runtime.graph import InferenceModule
 from resnets.runtime.open import open_artifact
 from resnets.study.grid.worker import train_cell
-from resnets.train import loop
 from resnets.train import run as training
 from resnets.train.cuda_graph import capture
 from resnets.train.execution_plan import choose_plan
 from resnets.train.saver import Snapshot
+from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.utils.distributed import ProcessGroup
 
@@ -39,21 +40,21 @@ SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precis
 
 def waits_of_a_step(recipe_fields: dict[str, str], folder: Path, kind: str) -> dict[str, Any]:
     """Run 8 steps; waits of steps 4 to 7, with the making of their batches, and the test loss."""
-    step, seen = loop.train_step, Counter[tuple[str, str]]()
+    step, seen = TrainStep.__call__, Counter[tuple[str, str]]()
 
-    def counted(state: Any, *args: Any) -> None:
-        if state.step == 3:
+    def counted(self: TrainStep, batch: Batch) -> None:
+        if self.state.step == 3:
             fake_device.waits.clear()
-        step(state, *args)
-        if state.step == 7:
+        step(self, batch)
+        if self.state.step == 7:
             seen.update(fake_device.waits)
 
-    loop.train_step = counted
+    TrainStep.__call__ = counted
     try:
         recipe = replace_fields(recipes.recipe("digits"), SHORT | recipe_fields)
         result = training.run(recipe, folder, device=kind, quiet=True)
     finally:
-        loop.train_step = step
+        TrainStep.__call__ = step
     waits = {f"{kind}, {place.partition(':')[0]}": n / 4 for (kind, place), n in seen.items()}
     return {"waits": waits, "loss": result["test"]["loss"]}
 

@@ -1,6 +1,6 @@
-"""`resnets` whose training stands still at a step until it is asked to stop, or killed.
+"""`resnets` whose training waits at a step until it is asked to stop, or killed.
 
-For tests that stop it on its way: however slow the machine, they come before the run's end.
+For tests that stop it: however slow the machine, the run does not end before.
 `python held.py PROCESS STEP words ...`; PROCESS is "MainProcess", or a study's worker by its cell.
 """
 
@@ -10,20 +10,20 @@ import sys
 import time
 
 from resnets.cli.main import main
-from resnets.train import loop
+from resnets.train.step import TrainStep
 
 NAME, STEP = sys.argv[1], int(sys.argv[2])
-step_on = loop.train_step
+take_step = TrainStep.__call__
 
 
-def step_and_stand_still(state, *rest):
-    step_on(state, *rest)
-    if state.step == STEP and multiprocessing.current_process().name == NAME:
+def step_and_wait(self, batch):
+    take_step(self, batch)
+    if self.state.step == STEP and multiprocessing.current_process().name == NAME:
         signals = signal.getsignal(signal.SIGTERM).__self__  # StopSignals of the loop
         while signals.received is None:
             time.sleep(0.01)
 
 
-loop.train_step = step_and_stand_still
+TrainStep.__call__ = step_and_wait
 if __name__ == "__main__":
     sys.exit(main(sys.argv[3:]))

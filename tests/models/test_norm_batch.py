@@ -21,10 +21,9 @@ from resnets.models.norm import (
 )
 from resnets.ops import compiler
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.loop import train_step
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
-from resnets.utils.distributed import ProcessGroup
+from resnets.train.step import TrainStep
 
 OFF = torch.autocast("cpu", enabled=False)
 
@@ -85,9 +84,7 @@ def step(recipe: Recipe, batch: Batch) -> nn.Module:
     model = build(recipe.model)
     convert_batch_norms(model, recipe.norm_batch, sync=False)
     state = new_state(model, recipe, 10)
-    train_step(
-        state, DataParallelModel(model, ProcessGroup()), classification_loss(), batch, OFF, recipe
-    )
+    TrainStep(state, DataParallelModel(model), classification_loss(), OFF, recipe)(batch)
     assert state.interval.count == len(batch)
     return model
 

@@ -10,6 +10,7 @@ from resnets.train import loop
 from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.log.run_log import read_rows
+from resnets.train.step import TrainStep
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 
@@ -69,18 +70,18 @@ def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):
 
 @pytest.mark.parametrize("stop_at", [7, 13])  # after one evaluation in vain
 def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, monkeypatch, stop_at):
-    real = loop.train_step
+    real = TrainStep.__call__
 
-    def step_and_stop(state, *rest):
-        real(state, *rest)
-        if state.step == stop_at:
+    def step_and_stop(self, batch):
+        real(self, batch)
+        if self.state.step == stop_at:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "train_step", step_and_stop)
+    monkeypatch.setattr(TrainStep, "__call__", step_and_stop)
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         training.run(plan(), out, device="cpu", quiet=True)
-    monkeypatch.setattr(loop, "train_step", real)
+    monkeypatch.setattr(TrainStep, "__call__", real)
     training.run(None, out, device="cpu", quiet=True)
     assert steps(out, "val") == [3, 6, 9, 12, 15]
 

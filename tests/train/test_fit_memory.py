@@ -20,7 +20,7 @@ from resnets.train import fit_memory
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import TrainState, new_state
-from resnets.train.step import train_step
+from resnets.train.step import TrainStep
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
@@ -96,12 +96,16 @@ class Hungry(nn.Module):
         return logits
 
 
-def take_step(net: nn.Module, recipe: Recipe, group: ProcessGroup = ONE, step=None) -> TrainState:
-    state, model = new_state(net, recipe, 10), DataParallelModel(net, group, fit_memory=True)
+def train_step(net: nn.Module, recipe: Recipe, group: ProcessGroup = ONE) -> TrainStep:
+    state, model = new_state(net, recipe, 10), DataParallelModel(net, group)
     autocast = torch.autocast("cpu", enabled=False)
-    step = step or fit_memory.with_oom_retry(train_step)
-    step(state, model, classification_loss(), images(), autocast, recipe)
-    return state
+    return TrainStep(state, model, classification_loss(), autocast, recipe)
+
+
+def take_step(net: nn.Module, recipe: Recipe, group: ProcessGroup = ONE) -> TrainState:
+    step = train_step(net, recipe, group)
+    fit_memory.FitMemoryStep(step)(images())
+    return step.state
 
 
 def test_halving_keeps_ghost_batches_whole_and_leaves_no_trace():
@@ -131,30 +135,24 @@ def test_after_probing_in_several_processes_the_hint_is_to_resume(monkeypatch):
     monkeypatch.setattr(ProcessGroup, "any", lambda self, flag: flag)
     monkeypatch.setattr(DataParallelModel, "prepare", lambda self: None)
 
-    def step(state, model, loss_fn, batch, autocast, recipe):
+    real = TrainStep.__call__
+
+    def step(self, batch):
         assert net.asked == [32, 16, 16]  # the probe
         net.most = 8  # a later batch needs more
-        train_step(state, model, loss_fn, batch, autocast, recipe)
+        real(self, batch)
 
+    monkeypatch.setattr(TrainStep, "__call__", step)
     with pytest.raises(fit_memory.OutOfMemory, match="--resume.*--fit-memory"):
-        take_step(net, recipe, ProcessGroup(0, 2), fit_memory.with_oom_retry(step))
+        take_step(net, recipe, ProcessGroup(0, 2))
 
 
 def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
     recipe = replace_fields(plan(), {"optim.kind": "adamw"})
-    net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), DataParallelModel(net)
-    monkeypatch.setattr(state.optimizer, "step", too_big)
-    batch = images()
+    step = train_step(build(recipe.model), recipe)
+    monkeypatch.setattr(step.state.optimizer, "step", too_big)
     with pytest.raises(fit_memory.OutOfMemory, match=r"1.*optim\.shard"):
-        train_step(
-            state,
-            forward,
-            classification_loss(),
-            batch,
-            torch.autocast("cpu", enabled=False),
-            recipe,
-        )
+        step(images())
 
 
 def test_what_cannot_be_halved_and_other_errors_are_not_tried_again():

@@ -6,12 +6,12 @@ from torch import nn
 
 from resnets.config import OptimSpec, replace_fields
 from resnets.recipes import recipe
-from resnets.train import loop
 from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
 from resnets.train.optim import grad_scaler
 from resnets.train.optim.grad_scaler import GradScaler
 from resnets.train.optim.optimizers import make_optimizer
+from resnets.train.step import TrainStep
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def test_scale_and_weights_are_those_of_torch(kind, monkeypatch):
         for net, optimizer, scaler in zip(nets, optimizers, (ours, torchs), strict=True):
             loss = (net(torch.ones(1, 3)) * factor).sum()
             if scaler is ours:
-                ours.scaled(loss).backward()
+                ours.scale_loss(loss).backward()
                 ours.unscale(net.parameters())
                 ours.step(optimizer)
             else:
@@ -65,15 +65,15 @@ def test_a_resumed_float16_run_is_bitwise_equal_with_the_same_skipped_steps(tmp_
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     result = training.run(tiny(), whole, device="cpu", quiet=True)
     assert "float16" in result["test"]["protocol"]
-    step = loop.train_step
+    step = TrainStep.__call__
 
-    def stop_at_step_4(state, *args):
-        if state.step == 4:
+    def stop_at_step_4(self, batch):
+        if self.state.step == 4:
             raise KeyboardInterrupt
-        step(state, *args)
+        step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stop_at_step_4)
+        patch.setattr(TrainStep, "__call__", stop_at_step_4)
         with pytest.raises(KeyboardInterrupt):
             training.run(tiny(), stopped, device="cpu", quiet=True)
     training.run(None, stopped, device="cpu", quiet=True)

@@ -8,13 +8,14 @@ import torch
 
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
+from resnets.data.loading.loader import TrainStream
 from resnets.train import run as training
 from resnets.train.cuda_graph import capture, start, step
-from resnets.train.cuda_graph.start import start_graph, why_not
+from resnets.train.cuda_graph.start import find_obstacle, start_graph
 from resnets.train.cuda_graph.step import GraphBatch, GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.state import TrainState, new_state
-from resnets.train.step import train_step
+from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.utils.distributed import ProcessGroup
 
@@ -40,10 +41,13 @@ def digits(fields: dict[str, str]) -> Recipe:
     return replace_fields(recipes.recipe("digits", "cifar-resnet8"), SHORT | fields)
 
 
-def opened(recipe: Recipe) -> tuple[ClassificationTask, TrainState, DataParallelModel]:
+def opened(recipe: Recipe) -> tuple[TrainStep, TrainStream]:
+    """The step of a run of `recipe`, and its stream of batches."""
     task = ClassificationTask.open(recipe)
     task.model.to(memory_format=torch.channels_last)
-    return task, new_state(task.model, task.recipe, STEPS), DataParallelModel(task.model)
+    state = new_state(task.model, task.recipe, STEPS)
+    step = TrainStep(state, DataParallelModel(task.model), task.loss_fn, FLOAT32, task.recipe)
+    return step, task.stream(torch.device("cpu"), ProcessGroup())
 
 
 def tensors(state: TrainState) -> dict[str, torch.Tensor]:
@@ -57,27 +61,18 @@ def tensors(state: TrainState) -> dict[str, torch.Tensor]:
 def test_a_graph_computes_what_train_step_does(fields, monkeypatch) -> None:
     monkeypatch.setattr(step, "STEPS_PER_TABLE", 5)  # filled several times
     recipe = digits(fields)
-    task, state, model = opened(recipe)
-    cpu = torch.device("cpu")
-    for batch in itertools.islice(task.stream(cpu, ProcessGroup()).batches(0, STEPS), STEPS):
-        train_step(state, model, task.loss_fn, batch, FLOAT32, task.recipe)
-    expected, loss = tensors(state), state.interval.means()
+    train_step, stream = opened(recipe)
+    for batch in itertools.islice(stream.batches(0, STEPS), STEPS):
+        train_step(batch)
+    expected, loss = tensors(train_step.state), train_step.state.interval.means()
 
-    task, state, model = opened(recipe)
-    graph = GraphTraining(
-        state,
-        model,
-        task.loss_fn,
-        task.stream(cpu, ProcessGroup()),
-        FLOAT32,
-        task.recipe,
-        STEPS,
-        capture=capture.plain,
-    )
+    train_step, stream = opened(recipe)
+    state = train_step.state
+    graph = GraphTraining(train_step, stream, STEPS, capture=capture.plain)
     batches = list(itertools.islice(graph.batches(0, STEPS), 1))
     assert isinstance(batches[0], GraphBatch) is ("schedule.hold_until_error" not in fields)
     for batch in itertools.islice(graph.batches(0, STEPS), STEPS):
-        graph.step(state, model, task.loss_fn, batch, FLOAT32, task.recipe)
+        graph.step(batch)
 
     assert state.step == STEPS
     assert state.interval.count == STEPS * recipe.batch_size
@@ -88,8 +83,7 @@ def test_a_graph_computes_what_train_step_does(fields, monkeypatch) -> None:
 
 @pytest.mark.parametrize("fields", [{"data.augment.repeats": "2"}, {"data.balance": "sqrt"}])
 def test_batches_are_those_of_the_stream_to_the_bit(fields) -> None:
-    task, _, _ = opened(digits({"data.augment.flip": "true"} | fields))
-    stream = task.stream(torch.device("cpu"), ProcessGroup())
+    _, stream = opened(digits({"data.augment.flip": "true"} | fields))
     first, count = 50, 20  # over the end of an epoch
     draws = stream.draws(first, count)
     for row, batch in enumerate(itertools.islice(stream.batches(first), count)):
@@ -108,10 +102,9 @@ def test_warm_up_steps_leave_no_trace() -> None:
 
     found = []
     for way in (capture.plain, three_steps_before):
-        task, state, model = opened(digits({"optim.kind": "adamw", "ema_decay": "0.9"}))
-        stream = task.stream(torch.device("cpu"), ProcessGroup())
-        options = (state, model, task.loss_fn, stream, FLOAT32, task.recipe, STEPS)
-        graph = GraphTraining(*options, capture=way)
+        train_step, stream = opened(digits({"optim.kind": "adamw", "ema_decay": "0.9"}))
+        state = train_step.state
+        graph = GraphTraining(train_step, stream, STEPS, capture=way)
         for _ in range(2):
             graph.replay()
         found.append(tensors(state) | state.interval.sums)
@@ -131,15 +124,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_graph_cannot_hold_is_said(name: str) -> None:
-    task, _, model = opened(digits(REFUSED[name]))
-    cpu = torch.device("cpu")
-    stream = task.stream(cpu, ProcessGroup())
-    device = cpu if name == "cpu" else torch.device("cuda")
-    assert why_not(task.recipe, stream, model, device)
-    task, _, model = opened(digits({}))
-    assert why_not(task.recipe, task.stream(cpu, ProcessGroup()), model, device) is None or (
-        name == "cpu"
-    )
+    device = torch.device("cpu" if name == "cpu" else "cuda")
+    step, stream = opened(digits(REFUSED[name]))
+    assert find_obstacle(step.recipe, stream, step.model, device)
+    step, stream = opened(digits({}))
+    obstacle = find_obstacle(step.recipe, stream, step.model, device)
+    assert obstacle is None or name == "cpu"
 
 
 def test_a_failed_capture_is_said_and_changes_nothing(monkeypatch) -> None:
@@ -147,21 +137,12 @@ def test_a_failed_capture_is_said_and_changes_nothing(monkeypatch) -> None:
         body()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(start, "why_not", lambda *_: None)
+    monkeypatch.setattr(start, "find_obstacle", lambda *_: None)
     monkeypatch.setattr(capture, "capture", fails)
-    task, state, model = opened(digits({}))
+    train_step, stream = opened(digits({}))
+    state = train_step.state
     before = {name: each.clone() for name, each in tensors(state).items()}
-    stream = task.stream(torch.device("cpu"), ProcessGroup())
-    found = start_graph(
-        state,
-        task.recipe,
-        stream,
-        task.loss_fn,
-        model=model,
-        autocast=FLOAT32,
-        total=STEPS,
-        compile_blocks=False,
-    )
+    found = start_graph(train_step, stream, STEPS, compile_blocks=False)
     assert isinstance(found, str)
     for name, each in tensors(state).items():
         assert torch.equal(each, before[name]), name
@@ -170,7 +151,7 @@ def test_a_failed_capture_is_said_and_changes_nothing(monkeypatch) -> None:
 def test_a_run_with_a_graph_equals_one_without(monkeypatch, tmp_path: Path) -> None:
     fields = {"eval.every": "6it", "log_every": "4it", "checkpoint_every": "6it"}
     plain = training.run(digits(fields), tmp_path / "plain", device="cpu", quiet=True)
-    monkeypatch.setattr(start, "why_not", lambda *_: None)
+    monkeypatch.setattr(start, "find_obstacle", lambda *_: None)
     monkeypatch.setattr(capture, "capture", capture.plain)
     recipe = digits(fields | {"cuda_graph": "true"})
     graph = training.run(recipe, tmp_path / "graph", device="cpu", quiet=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec
 from resnets.models import build
 from resnets.train.optim.freeze import FreezeSchedule
-from resnets.train.optim.lamb import Lamb
 from resnets.train.optim.optimizers import (
+    Lamb,
     load_state_tensors,
     make_optimizer,
     set_lr,

@@ -31,7 +31,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_step_is_kept_and_repeated(diverged: Path, capsys: pytest.CaptureFixture) -> None:
     first = replay(diverged, device="cpu")
-    assert first.first or first.gradient or first.weight
+    assert first.module or first.gradient or first.weight
     assert first.file == diverged / FILE
     kept = read_checkpoint(first.file)
     assert kept.step == first.step < 20
@@ -41,7 +41,7 @@ def test_the_step_is_kept_and_repeated(diverged: Path, capsys: pytest.CaptureFix
     assert tensors["batch/targets"].shape == tensors["batch/ids"].shape == (8,)
     assert any(name.startswith("model/") for name in tensors)
     again = replay(diverged, device="cpu")  # from what is kept
-    assert (str(again), again.largest) == (str(first), first.largest)
+    assert (str(again), again.max_outputs) == (str(first), first.max_outputs)
     assert main(["replay", str(diverged), "--device", "cpu"]) == 0
     assert f"step {first.step:,}" in capsys.readouterr().out
 

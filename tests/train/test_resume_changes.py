@@ -12,7 +12,12 @@ from digit_trees import recipe, write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, ScheduleSpec, from_toml
 from resnets.train import run as training
-from resnets.train.resume import describe_differences, differences, extend, reconcile
+from resnets.train.resume import (
+    describe_differences,
+    describe_extension,
+    differences,
+    merge_recipes,
+)
 from resnets.weights.checkpoint.format import read_checkpoint
 
 
@@ -39,13 +44,13 @@ def test_the_checkpoint_decides_and_each_difference_is_said() -> None:
     edited = replace(kept, batch_size=64, duration="60ep", log_every="7it", seed=3)
     edited = replace(edited, optim=replace(edited.optim, lr=0.5))
     assert differences(edited, kept)["optim.lr"] == (0.5, 0.1)
-    used, lines = reconcile(edited, kept)
+    used, lines = merge_recipes(edited, kept)
     assert used == replace(kept, log_every="7it")
     assert [line.split()[1] for line in lines] == [
         "batch_size", "duration", "log_every", "optim.lr", "seed",
     ]  # fmt: skip
     assert "--epochs or --iterations" in lines[1]
-    assert reconcile(kept, kept) == (kept, [])
+    assert merge_recipes(kept, kept) == (kept, [])
 
 
 def test_a_recipe_that_is_not_the_runs_is_said_with_go_on() -> None:
@@ -99,9 +104,9 @@ def test_a_length_that_is_past_is_refused(run: Path) -> None:
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "one-cycle", "steps", "plateau"])
 def test_every_schedule_says_where_it_goes(kind: str) -> None:
     plan = replace(Recipe(), duration="100it", schedule=ScheduleSpec(kind=kind, milestones=(0.5,)))
-    line = extend(plan, "400it", 1000, 100, None)
+    line = describe_extension(plan, "400it", 1000, 100, None)
     assert ("jumps" in line) == (kind not in ("constant", "plateau"))
-    assert "jumps" not in extend(plan, "400it", 1000, 0, None)
+    assert "jumps" not in describe_extension(plan, "400it", 1000, 0, None)
 
 
 def test_a_damaged_recipe_gives_way_to_the_checkpoint(run: Path) -> None:

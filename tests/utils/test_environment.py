@@ -47,7 +47,7 @@ def test_allocator_is_set_unless_the_user_has():
 def test_one_cache_for_what_is_made_and_what_is_fetched(own, xdg, folder, monkeypatch):
     for name, value in (("RESNETS_CACHE", own), ("XDG_CACHE_HOME", xdg)):
         monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, False)
-    assert environment.cache() == Path(folder).expanduser()
+    assert environment.cache_folder() == Path(folder).expanduser()
 
 
 def test_description_names_what_a_run_depends_on():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnets.cli.process import Terminated
 from resnets.config import ConfigError
-from resnets.utils.printable import counted, echo
+from resnets.utils.printable import echo, format_count
 
 if TYPE_CHECKING:
     from resnets.bulk.pool import Event
@@ -129,7 +129,7 @@ def _run_workers(run: Run) -> int:
     _print(f"{_format_output(run)}; {rate} in {format_duration(seconds)}")
     if summary.unreadable:
         errors = "; ".join(summary.errors[:MAX_NAMED_FAILURES])
-        unreadable = counted(summary.unreadable, "unreadable image")
+        unreadable = format_count(summary.unreadable, "unreadable image")
         _print(f"{unreadable} (see column error): {errors}")
     return 0
 
@@ -138,8 +138,8 @@ def _print_plan(run: Run) -> None:
     from resnets.utils.cpu_count import cores
 
     images, left = run.manifest.images, run.images_left
-    shards = counted(run.manifest.shards, "shard")
-    _print(f"{counted(images, 'image')} in {shards}, with {run.backend}")
+    shards = format_count(run.manifest.shards, "shard")
+    _print(f"{format_count(images, 'image')} in {shards}, with {run.backend}")
     if left < images:
         _print(f"resuming: {images - left:,} done, {left:,} left")
     if run.processes == 1 and len(run.missing) > 1 and run.engine == "local" and cores() > 1:
@@ -201,8 +201,8 @@ def _with_progress(run: Run) -> Generator[Event, None, None]:
 
 def _format_output(run: Run) -> str:
     manifest = run.manifest
-    shards = counted(manifest.shards, "shard")
-    return f"{counted(manifest.images, 'image')} in {shards} in {run.job.out}"
+    shards = format_count(manifest.shards, "shard")
+    return f"{format_count(manifest.images, 'image')} in {shards} in {run.job.out}"
 
 
 def _print(text: str) -> None:

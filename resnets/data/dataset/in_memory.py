@@ -21,7 +21,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
-from resnets.utils.printable import Console, counted
+from resnets.utils.printable import Console, format_count
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
 PROBES = 32  # headers read to guess whether all images share one size
@@ -180,5 +180,5 @@ def _progress(done: Iterator[T], total: int, images: int) -> Iterator[T]:
     """Show progress on the terminal; nothing where stderr is piped."""
     console = Console(stderr=True)
     shown = sys.stderr.isatty()
-    title = f"reading {counted(images, 'image')}"
+    title = f"reading {format_count(images, 'image')}"
     return iter(track(done, title, total, console=console, transient=True, disable=not shown))

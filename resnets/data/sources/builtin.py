@@ -30,11 +30,11 @@ def fetch_fashion_mnist() -> Path:
     """Folder of Fashion-MNIST's IDX files in the cache, downloaded if need be."""
     from torchvision.datasets import FashionMNIST
 
-    folder = environment.cache() / "FashionMNIST" / "raw"
+    folder = environment.cache_folder() / "FashionMNIST" / "raw"
     if not all((folder / name).is_file() for name, _ in FashionMNIST.resources):
         mirror = FashionMNIST.mirrors[0]
         _download(
-            lambda: FashionMNIST(environment.cache(), download=True),
+            lambda: FashionMNIST(environment.cache_folder(), download=True),
             "Fashion-MNIST",
             mirror,
             folder,
@@ -48,11 +48,11 @@ def fetch_cifar(name: str) -> Path:
     from torchvision.datasets.utils import download_and_extract_archive
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
-    folder = environment.cache() / kind.base_folder
+    folder = environment.cache_folder() / kind.base_folder
 
     def download() -> None:
         download_and_extract_archive(
-            kind.url, str(environment.cache()), filename=kind.filename, md5=kind.tgz_md5
+            kind.url, str(environment.cache_folder()), filename=kind.filename, md5=kind.tgz_md5
         )
 
     if not folder.is_dir():
@@ -68,7 +68,7 @@ def fetch_voc(name: str) -> Path:
     from torchvision.datasets.utils import download_and_extract_archive
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    folder = environment.cache() / "VOCdevkit"
+    folder = environment.cache_folder() / "VOCdevkit"
     parts = {"2007": "trainval", "2007-test": "test", "2012": "trainval"}
     years = {"voc2007": ("2007", "2007-test"), "voc2012": ("2012",), "voc0712": tuple(parts)}[name]
     for year in years:
@@ -79,7 +79,10 @@ def fetch_voc(name: str) -> Path:
 
         def download(entry: dict[str, str] = entry) -> None:
             download_and_extract_archive(
-                entry["url"], str(environment.cache()), filename=entry["filename"], md5=entry["md5"]
+                entry["url"],
+                str(environment.cache_folder()),
+                filename=entry["filename"],
+                md5=entry["md5"],
             )
 
         _download(download, f"VOC {year}", entry["url"], place)

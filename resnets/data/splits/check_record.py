@@ -230,4 +230,4 @@ def _place(source: str) -> Path:
     name = hashlib.blake2b(
         _key(source).encode("utf-8", "surrogatepass"), digest_size=16
     ).hexdigest()
-    return environment.cache() / FOLDER / f"{name}.json"
+    return environment.cache_folder() / FOLDER / f"{name}.json"

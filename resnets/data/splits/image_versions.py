@@ -21,7 +21,7 @@ from resnets.data.dataset.labels import label_text
 from resnets.data.layout.folder_names import split_role
 from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
-from resnets.utils.printable import counted
+from resnets.utils.printable import format_count
 
 HASHED = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")
 TILED = re.compile(r"(.+?)[-_ ][xr]?(\d{1,6})[-_ x][yc]?(\d{1,6})")
@@ -236,8 +236,8 @@ def series_warnings(
             one, many = ("folder", "folders") if is_folder else ("series", "series")
             first = names[cut[0][0]]
             warnings.append(
-                f"{counted(len(cut), one, many)} of numbered images in both training and held-out"
-                " splits, such as"
+                f"{format_count(len(cut), one, many)} of numbered images in both training and"
+                " held-out splits, such as"
                 f" {posixpath.dirname(first) if is_folder else first}; if each is one video or"
                 " scan, the error is too low: keep them together with --set"
                 f" 'data.group=regex:{'(.+)/' if is_folder else PREFIX}'"

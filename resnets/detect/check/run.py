@@ -27,7 +27,7 @@ from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
 from resnets.utils.csv_files import CsvWriter
-from resnets.utils.printable import counted
+from resnets.utils.printable import format_count
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
 
@@ -51,16 +51,16 @@ class AnnotationReport:
     def summary(self) -> str:
         """One line: what was looked at and how much of it is bad."""
         sets = ", ".join(
-            f"{title or 'all'} {counted(count['images'], 'image')}"
-            f" with {counted(count['objects'], 'object')}"
+            f"{title or 'all'} {format_count(count['images'], 'image')}"
+            f" with {format_count(count['objects'], 'object')}"
             for title, count in self.counts.items()
         )
         if not self.problems:
-            warnings = counted(len(self.warnings), "warning")
+            warnings = format_count(len(self.warnings), "warning")
             end = f"no bad ones, {warnings}" if self.warnings else "nothing wrong"
             return f"{self.source.name}: {sets}; {end}"
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.by_kind.most_common())
-        return f"{self.source.name}: {sets}; {counted(len(self.problems), 'problem')}: {kinds}"
+        return f"{self.source.name}: {sets}; {format_count(len(self.problems), 'problem')}: {kinds}"
 
 
 def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task, ...]:

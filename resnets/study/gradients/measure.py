@@ -25,8 +25,7 @@ from resnets.study.grid.model_names import model_fields, model_spec
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn, classification_loss
 from resnets.train.state import new_state
-from resnets.train.step import train_step
-from resnets.utils.distributed import ProcessGroup
+from resnets.train.step import TrainStep
 
 MEASUREMENTS = 20  # per run, about
 # At the paper's learning rate of 0.1, a layer whose gradient norm is VANISHED times its weight's
@@ -166,9 +165,9 @@ def trace_gradients(
     )
     total = recipe.steps(recipe.duration, stream.examples)
     state, loss_fn = new_state(model, recipe, total), classification_loss()
-    forward = DataParallelModel(model, ProcessGroup())
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)
+    train_step = TrainStep(state, DataParallelModel(model), loss_fn, float32, recipe)
     measured: list[Measurement] = []
     for batch in islice(stream.batches(0, total), total):
         if state.step % every == 0 or state.step == total - 1:
@@ -178,7 +177,7 @@ def trace_gradients(
                 return Trace(recipe.model, tuple(measured), None)
         if state.step == tail:
             state.interval.reset()
-        train_step(state, forward, loss_fn, batch, float32, recipe)
+        train_step(batch)
     return Trace(recipe.model, tuple(measured), state.interval.means()["top1_error"])
 
 

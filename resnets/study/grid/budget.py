@@ -31,7 +31,7 @@ from resnets.train.loop import Stream
 from resnets.train.loss import LossFn, classification_loss
 from resnets.train.run import open_task
 from resnets.train.state import new_state
-from resnets.train.step import train_step
+from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
@@ -226,10 +226,11 @@ def time_step(
         model.to(memory_format=torch.channels_last)
     precision = pick_precision(recipe.precision, device)
     state = new_state(model, recipe, TIMED_STEPS + 1, precision=precision)
-    batches, forward = stream.batches(), DataParallelModel(model, ProcessGroup())
-    start = 0.0
+    forward = DataParallelModel(model)
+    train_step = TrainStep(state, forward, loss_fn, autocast(device, precision), recipe)
+    batches, start = stream.batches(), 0.0
     while state.step <= TIMED_STEPS:
-        train_step(state, forward, loss_fn, next(batches), autocast(device, precision), recipe)
+        train_step(next(batches))
         state.interval.means()  # reading a sum synchronizes with the device
         if state.step == 1:
             start = time.perf_counter()

@@ -9,8 +9,7 @@ import numpy as np
 
 from resnets.config import ConfigError, Recipe
 from resnets.train.optim.schedule import Schedule
-from resnets.train.replay import open_state
-from resnets.train.step import train_step
+from resnets.train.replay import open_training
 
 LOW, HIGH, STEPS = 1e-5, 10.0, 100
 SMOOTHING = 0.9  # of the running mean of the loss
@@ -50,15 +49,15 @@ class RisingRate(Schedule):
 
 def range_test(recipe: Recipe, device: str) -> RangeTest:
     """Train the recipe's model for up to 100 steps of rising rate, from its initial weights."""
-    opened = open_state(recipe, None, device)
-    state, recipe = opened.state, opened.task.recipe
+    opened = open_training(recipe, None, device)
+    state, recipe = opened.step.state, opened.step.recipe
     state.schedule = RisingRate(recipe.schedule, recipe.optim.lr, STEPS)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
     for step, batch in enumerate(opened.stream.batches(0, None)):
         state.interval.reset()
-        train_step(state, opened.model, opened.task.loss_fn, batch, opened.plan.autocast(), recipe)
+        opened.step(batch)
         loss = state.interval.means()["loss"]
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING ** (step + 1))

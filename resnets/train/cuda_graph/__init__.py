@@ -1,1 +1,1 @@
-"""A whole training step as one CUDA graph: nothing of a step comes from the host."""
+"""A whole training step as one CUDA graph: no part of a step runs on the host."""

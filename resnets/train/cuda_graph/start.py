@@ -1,4 +1,4 @@
-"""Which runs a CUDA graph can hold, and the graph of one that it can."""
+"""Capture the steps of a run as CUDA graphs, if its recipe allows it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from resnets.train.cuda_graph import capture
 from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import Stream
-from resnets.train.loss import LossFn
-from resnets.train.state import TrainState
+from resnets.train.step import TrainStep
 from resnets.utils.errors import OutOfMemory
 
 # Augmentation whose draws `TrainStream.draws` makes; a crop at random scales is not in memory.
@@ -23,37 +22,25 @@ IN_TABLES = {"crop", "pad", "flip", "repeats", "scale"}
 
 
 def start_graph(
-    state: TrainState,
-    recipe: Recipe,
-    stream: Stream,
-    loss_fn: LossFn,
-    *,
-    model: DataParallelModel,
-    autocast: torch.autocast,
-    total: int,
-    compile_blocks: bool,
+    step: TrainStep, stream: Stream, total: int, *, compile_blocks: bool
 ) -> GraphTraining | str:
-    """The graph of a step of a run, for `fit`; else one line that says why `train_step` is used.
+    """Return the stream and step of a run of `total` steps as CUDA graphs, for `fit`.
 
-    Where `compile_blocks` is set, `model` may call the compiled network: the graph holds
-    `state.model` with compiled blocks.
+    If that is not possible, return the reason, one line. With `compile_blocks` the graph holds
+    compiled blocks; `step.model` may call the compiled network.
     """
-    device = next(state.model.parameters()).device
-    reason = why_not(recipe, stream, model, device)
-    if state.scaler is not None:
-        reason = reason or "float16 scales its losses by what the last step gave"
+    device = next(step.state.model.parameters()).device
+    reason = find_obstacle(step.recipe, stream, step.model, device)
+    if reason is None and step.state.scaler is not None:
+        reason = "float16 scales its losses by the result of the last step"
     if reason is not None:
         return reason
     assert isinstance(stream, TrainStream)
-    uncompiled = DataParallelModel(state.model, model.group)
+    uncompiled = DataParallelModel(step.state.model, step.model.group)
     try:
         return GraphTraining(
-            state,
-            uncompiled,
-            loss_fn,
+            dataclasses.replace(step, model=uncompiled),
             stream,
-            autocast,
-            recipe,
             total,
             compile_blocks=compile_blocks,
             capture=capture.capture,
@@ -62,34 +49,33 @@ def start_graph(
         return f"a step could not be captured ({' '.join(str(error).split())[:200]})"
 
 
-def why_not(
+def find_obstacle(
     recipe: Recipe, stream: Stream, model: DataParallelModel, device: torch.device
 ) -> str | None:
-    """The first reason why a run's steps cannot be one CUDA graph; None if they can."""
-    return next(_reasons(recipe, stream, model, device), None)
+    """Return the first reason why a run's steps cannot be one CUDA graph; None if they can."""
+    return next(_iter_obstacles(recipe, stream, model, device), None)
 
 
-def _reasons(
+def _iter_obstacles(
     recipe: Recipe, stream: Stream, model: DataParallelModel, device: torch.device
 ) -> Iterator[str]:
-    """What a graph cannot hold: host decisions in a step, and draws that are not tables."""
+    """Yield what a graph cannot hold: decisions on the host, and draws that are not in tables."""
     augment, finetune = recipe.data.augment, recipe.finetune
     if device.type != "cuda":
         yield f"the device is {device.type}, not cuda"
     if model.group.world_size > 1:
         yield f"{model.group.world_size} processes exchange gradients"
-    if model.fit_memory:
-        yield "--fit-memory may change the micro-batch"
     if not isinstance(stream, TrainStream):
         yield f"task={recipe.task} has images of many sizes"
     elif not stream.in_memory:
         yield "the data set is not in memory"
     default = AugmentSpec()
-    for each in dataclasses.fields(AugmentSpec):
-        if each.name not in IN_TABLES and getattr(augment, each.name) != getattr(
-            default, each.name
-        ):
-            yield f"data.augment.{each.name} draws on the host"
+    for field in dataclasses.fields(AugmentSpec):
+        is_set = getattr(augment, field.name) != getattr(default, field.name)
+        if field.name not in IN_TABLES and is_set:
+            yield f"data.augment.{field.name} draws on the host"
+    if recipe.distill.teacher is not None:
+        yield "a teacher (distill.teacher) is computed in each step"
     if recipe.custom:
         yield "a network or loss from outside the package may draw random numbers"
     elif recipe.model.drop_path or any(

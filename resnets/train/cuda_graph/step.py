@@ -1,4 +1,4 @@
-"""The step as a CUDA graph: captured once for each image size, then replayed."""
+"""A training step as a CUDA graph: captured once for each image size, then replayed."""
 
 from __future__ import annotations
 
@@ -6,62 +6,56 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.loading.loader import TrainStream
 from resnets.data.timings import Timings
 from resnets.train.cuda_graph.capture import Capture, compiled_blocks
-from resnets.train.cuda_graph.tables import StepTables
-from resnets.train.data_parallel import DataParallelModel
-from resnets.train.loss import LossFn
 from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
-from resnets.train.step import train_step, update_weights
+from resnets.train.step import TrainStep
+from resnets.utils.environment import copy_to_device
 
 STEPS_PER_TABLE = 512
 
 
 class GraphBatch(Batch):
-    """Stands for a batch that the graph makes itself; it has no images."""
+    """A placeholder for the batch that the graph makes itself; it has no images."""
 
 
 class GraphTraining:
     """The stream and the step of a run whose steps are replays of CUDA graphs.
 
-    Batches are those of `stream` to the bit: draws of `STEPS_PER_TABLE` steps at once lie on the
-    device (`StepTables`). A graph makes the batch, and does the forward and backward passes, the
-    optimizer's step, the averaged weights and the sums for the log. Losses equal those of
-    `train_step` within rounding: the learning rate is float32 on the device.
+    Batches equal those of `stream` bit for bit: the random draws of `STEPS_PER_TABLE` steps are on
+    the device (`StepTables`). A graph makes the batch, and runs forward and backward passes, the
+    optimizer, the averaged weights and the sums for the log. Losses equal those of `step` within
+    rounding: the learning rate is float32 on the device.
 
-    While the schedule is held (`hold_until_error`) its next rate depends on the last loss, so
-    those steps are `train_step`'s. `total`: steps of the run. `compile_blocks`: the graph holds
-    compiled blocks. `capture` turns the body of a step into a function that replays it.
+    While the schedule is held (`hold_until_error`), its next rate depends on the last loss, and
+    batches go through `step`. total: steps of the run. compile_blocks: the graph holds compiled
+    blocks. capture: turns the body of a step into a function that replays it.
     Raises RuntimeError if a step cannot be captured; state and model are then as before.
     """
 
     def __init__(
         self,
-        state: TrainState,
-        model: DataParallelModel,
-        loss_fn: LossFn,
+        step: TrainStep,
         stream: TrainStream,
-        autocast: torch.autocast,
-        recipe: Recipe,
         total: int,
         *,
         compile_blocks: bool = False,
         capture: Capture,
     ) -> None:
-        self._state, self._model, self._loss_fn = state, model, loss_fn
-        self._stream, self._autocast, self._recipe = stream, autocast, recipe
+        self._train_step, self._state, self._stream = step, step.state, stream
         self._total = total
         self._tables = StepTables(stream, STEPS_PER_TABLE)
+        state = self._state
         state.freeze_schedule.apply(state.step)
-        model.prepare()
-        sizes = sorted({stream.size_at(step, total) for step in range(state.step, total)})
+        step.model.prepare()
+        sizes = sorted({stream.size_at(number, total) for number in range(state.step, total)})
         self._replay: dict[int, Callable[[], None]] = {}
         blocks = compiled_blocks(state.model, compile_blocks)
         with _restored(state, self._tables), blocks as self._compiled:
@@ -85,31 +79,23 @@ class GraphTraining:
         return self._stream.unreadable
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """The stream's batches while the schedule is held, then `GraphBatch`es without end."""
-        held = self._stream.batches(start_step, total)
+        """Yield the stream's batches while the schedule is held, then `GraphBatch`es."""
+        batches = self._stream.batches(start_step, total)
         while self._state.schedule.holding:
-            yield next(held)
-        nothing = torch.empty(0)
+            yield next(batches)
+        empty = torch.empty(0)
         while True:
-            yield GraphBatch(nothing, nothing, nothing)
+            yield GraphBatch(empty, empty, empty)
 
-    def step(
-        self,
-        state: TrainState,
-        model: DataParallelModel,
-        loss_fn: LossFn,
-        batch: Batch,
-        autocast: torch.autocast,
-        recipe: Recipe,
-    ) -> None:
-        """One update of the weights, in the place of `train_step`."""
-        if not isinstance(batch, GraphBatch):
-            train_step(state, model, loss_fn, batch, autocast, recipe)
-            return
-        self.replay()
+    def step(self, batch: Batch) -> None:
+        """Update the weights once, as `TrainStep` does."""
+        if isinstance(batch, GraphBatch):
+            self.replay()
+        else:
+            self._train_step(batch)
 
     def replay(self) -> None:
-        """The next step of the run, on the current stream of the device."""
+        """Run the next step on the current CUDA stream."""
         state, tables = self._state, self._tables
         if not tables.holds(state):
             tables.fill(state)
@@ -119,32 +105,83 @@ class GraphTraining:
         if state.ema is not None:
             state.ema.n_averaged += 1
         for meter in (state.interval, state.epoch):
-            meter.count += self._recipe.batch_size
+            meter.count += self._train_step.recipe.batch_size
 
     def _body(self, size: int) -> None:
-        """What the graph holds."""
+        """Run a step on images of `size` px; this is what the graph holds."""
         state, tables = self._state, self._tables
         batch = self._stream.batch_at(size=size, **tables.draws())
         with _lr_on_device(state, tables.lr()):
-            all_losses = update_weights(
-                state, self._model, self._loss_fn, batch, self._autocast, self._recipe
-            )
+            all_losses = self._train_step.update_weights(batch)
         if state.ema is not None:
-            state.ema.move(state.model, tables.ema_weight())
+            state.ema.average_with(state.model, tables.ema_weight())
         for losses in all_losses:
             for meter in (state.interval, state.epoch):
                 meter.add(losses.sums, 0)  # counted by `replay`
         tables.index.add_(1)
 
 
+class StepTables:
+    """Random draws and rates of `steps` steps from `start` on: tensors (steps, ...) on the device.
+
+    They are pure functions of the step (`data.order`, `Schedule`, `AveragedModel.weight`), so they
+    are made for all these steps at once. A step reads row `index`, a counter on the device, and
+    increments it; `fill` sets it to 0. The addresses of the tensors do not change.
+    """
+
+    def __init__(self, stream: TrainStream, steps: int) -> None:
+        self._stream, self.steps = stream, steps
+        self.start: int | None = None
+        self.lrs: list[float] = []
+        device = stream.device
+        self._tables = {
+            name: torch.from_numpy(each).to(device) for name, each in stream.draws(0, steps).items()
+        }
+        self._lr = torch.zeros(steps, device=device)
+        self._ema_weight = torch.zeros(steps, device=device)
+        self.index = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def holds(self, state: TrainState) -> bool:
+        """Whether row `index` is that of the next step of `state`."""
+        if self.start is None or not 0 <= state.step - self.start < self.steps:
+            return False
+        return self.lrs[state.step - self.start] == state.schedule.lr(state.step)
+
+    def fill(self, state: TrainState) -> None:
+        """Fill in the next `steps` steps; does not wait for steps that are still queued."""
+        start, device = state.step, self.index.device
+        self.start = start
+        self.lrs = [state.schedule.lr(start + step) for step in range(self.steps)]
+        for name, values in self._stream.draws(start, self.steps).items():
+            self._tables[name].copy_(copy_to_device(np.ascontiguousarray(values), device))
+        self._lr.copy_(copy_to_device(torch.tensor(self.lrs), device))
+        if state.ema is not None:
+            count = state.ema.n_averaged
+            weights = [state.ema.weight(count + step) for step in range(self.steps)]
+            self._ema_weight.copy_(copy_to_device(torch.tensor(weights), device))
+        self.index.zero_()
+
+    def draws(self) -> dict[str, Tensor]:
+        """Return `rows` (B,) and the other draws of the current step."""
+        return {name: each.index_select(0, self.index)[0] for name, each in self._tables.items()}
+
+    def lr(self) -> Tensor:
+        """Return the schedule's learning rate of the current step, ()."""
+        return self._lr.index_select(0, self.index)[0]
+
+    def ema_weight(self) -> Tensor:
+        """Return the weight of the current weights in the averaged ones, ()."""
+        return self._ema_weight.index_select(0, self.index)[0]
+
+
 @contextmanager
 def _lr_on_device(state: TrainState, lr: Tensor) -> Iterator[None]:
-    """The optimizer's learning rates as tensors on the device, which a graph reads at each step."""
+    """Context in which the learning rates are tensors on the device, which each replay reads."""
     groups = state.optimizer.param_groups
     before = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = lr * group["lr_scale"]
-        if "capturable" in group:  # Adam's counters of steps lie on the device
+        if "capturable" in group:  # Adam's counters of steps are on the device
             group["capturable"] = lr.is_cuda
     try:
         yield
@@ -155,7 +192,7 @@ def _lr_on_device(state: TrainState, lr: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _restored(state: TrainState, tables: StepTables) -> Iterator[None]:
-    """Undo, in place, what warm-up steps changed; what they added becomes zero."""
+    """Undo, in place, what warm-up steps changed; tensors that they added become zero."""
     before = {name: each.clone() for name, each in _tensors(state).items()}
     try:
         yield
@@ -171,7 +208,7 @@ def _restored(state: TrainState, tables: StepTables) -> Iterator[None]:
 
 
 def _tensors(state: TrainState) -> Mapping[str, Tensor]:
-    """All tensors that a step changes, by name."""
+    """Return all tensors that a step changes, by name."""
     tensors = {f"model/{name}": each for name, each in state.model.state_dict().items()}
     for number, slots in enumerate(state.optimizer.state.values()):
         for name, each in slots.items():

@@ -1,1 +1,1 @@
-"""What stops a run: an interrupt, divergence, a hang, and batch norms of a single value."""
+"""Reasons to stop a run: a signal, divergence, a hang, batch norms with a single value."""

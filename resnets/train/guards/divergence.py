@@ -1,13 +1,18 @@
-"""Divergence: the loss or a weight is no longer a usable number."""
+"""Divergence: the loss or a weight is not a usable number anymore."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 
+from resnets.train.state import TrainState
+from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import ResnetsError
 
+# A mean loss this many times the first one counts as divergence even while it is still finite.
+MAX_LOSS_RATIO = 20.0
 HINTS = (
     "try a lower learning rate (--set optim.lr=...), a longer warmup (--set schedule.warmup=0.05), "
     "clipping (--set optim.clip_norm=1) or --set precision=float32"
@@ -18,8 +23,32 @@ class Diverged(ResnetsError):  # noqa: N818  (the field's word)
     """The loss became NaN, infinite or far too large, or a weight not finite."""
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that contains NaN or infinity, or None.
+class DivergenceCheck:
+    """Stops a run whose loss has become NaN, infinite or far too large.
+
+    last_good: returns the name of the last usable checkpoint after up to that many seconds.
+    """
+
+    def __init__(self, last_good: Callable[[float], str], group: ProcessGroup) -> None:
+        self._last_good, self._group = last_good, group
+        self._first_loss: float | None = None
+
+    def check(self, state: TrainState) -> dict[str, float]:
+        """Return mean metrics since the last row; raises Diverged if the loss is not usable."""
+        metrics = state.interval.means(self._group)
+        if "loss" not in metrics:
+            return metrics
+        loss = metrics["loss"]
+        self._first_loss = loss if self._first_loss is None else self._first_loss
+        if math.isfinite(loss) and loss <= MAX_LOSS_RATIO * max(1.0, self._first_loss):
+            return metrics
+        raise Diverged(
+            f"the loss is {loss:.3g} at step {state.step:,}; {self._last_good(60)}; {HINTS}"
+        )
+
+
+def find_nonfinite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor that contains NaN or infinity, or None.
 
     Checks the minimum and maximum, which NaN propagates to; `isfinite` takes six times as long.
     """

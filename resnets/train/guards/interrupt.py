@@ -17,7 +17,7 @@ from resnets.utils.printable import detach_closed_terminal
 T = TypeVar("T")
 
 
-class _WaitEnded(BaseException):
+class _StopWaiting(BaseException):
     """A signal arrived while the run was waiting for a batch."""
 
 
@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """Context in which SIGTERM, SIGHUP and SIGINT set `received`.
 
-    SIGHUP stays ignored where it was, as under nohup.
+    SIGHUP stays ignored if it was, as under nohup.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class StopSignals:
             os.kill(os.getpid(), number)
         self.received = number
         if self._waiting:
-            raise _WaitEnded
+            raise _StopWaiting
 
     def until_signal(self, items: Iterable[T]) -> Iterator[T]:
         """Yield from `items` until a signal arrives while waiting for the next one.
@@ -85,7 +85,7 @@ class StopSignals:
                 item = next(iterator)
                 self._waiting = False
                 yield item
-        except (StopIteration, _WaitEnded):
+        except (StopIteration, _StopWaiting):
             return
         finally:
             self._waiting = False

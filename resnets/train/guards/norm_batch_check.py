@@ -1,7 +1,8 @@
-"""Batch norm in training needs two values per channel, or its output is zero for any input.
+"""Check before training that each batch norm sees at least two values per channel.
 
-A 1x1 px feature map (a 32 px image after five halvings) has one value per image, so a pass of one
-image is refused. torch would only fail in the middle of a run, and our kernels would not.
+With one value the output is zero for any input: a 1x1 px feature map (of a 32 px image after five
+halvings) in a pass of one image. torch fails only in the middle of a run, and the CPU kernels of
+this package do not fail.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from torch.func import functional_call
 from resnets.config import ConfigError, Recipe
 from resnets.models.cost import shapes_only
 from resnets.models.norm import BATCH_NORMS
-from resnets.train.fit_memory import micro_batch_slices
 from resnets.train.optim.freeze import FreezeSchedule
+from resnets.train.step import micro_batch_slices
 from resnets.utils.distributed import ProcessGroup
 
 
 def check_norm_values(
     model: nn.Module, recipe: Recipe, shape: tuple[int, int, int], processes: int, unit: int = 1
 ) -> None:
-    """Raise ConfigError where a norm of `model` would train on a single value per channel.
+    """Raise ConfigError if a norm of `model` would train on a single value per channel.
 
     shape: (C, H, W) of the smallest training images. unit: images of a batch that stay together.
     """
-    images, cause = smallest_pass(recipe, processes, unit)
+    images, cause = find_smallest_pass(recipe, processes, unit)
     if images > 1:
         return
-    single = [name for name, values in _map_sizes(model, recipe, shape).items() if values == 1]
+    single = [name for name, values in _input_pixels(model, recipe, shape).items() if values == 1]
     if not single:
         return
     remedy = "freeze the norms" if recipe.weights else "use larger ghost batches (norm_batch)"
@@ -41,8 +42,8 @@ def check_norm_values(
     )
 
 
-def smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, str]:
-    """The smallest number of images that share a norm's statistics, and the setting at fault."""
+def find_smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, str]:
+    """Return the smallest number of images that share a norm's statistics, and its cause."""
     if recipe.sync_norm and processes > 1:
         return recipe.batch_size, f"batch_size={recipe.batch_size}"
     if recipe.norm_batch:
@@ -52,9 +53,9 @@ def smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, s
         for i in range(processes)
     ]
     share = min(shares)
-    of = f" on {processes} processes" if processes > 1 else ""
-    why = f"batch_size={recipe.batch_size}{of} leaves {share} image in one pass"
-    smallest, cause = share, why
+    where = f" on {processes} processes" if processes > 1 else ""
+    smallest = share
+    cause = f"batch_size={recipe.batch_size}{where} leaves {share} image in one pass"
     for share in set(shares):
         for start, stop in micro_batch_slices(share, recipe.micro_batch, recipe):
             if stop - start < smallest:
@@ -66,8 +67,8 @@ def smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, s
     return smallest, cause
 
 
-def _map_sizes(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Pixels of the input map of each batch norm in training mode, by module name."""
+def _input_pixels(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Return the pixels of the input of each batch norm in training mode, by module name."""
     sizes: dict[str, int] = {}
     freeze_schedule = FreezeSchedule(model, recipe.finetune, 1)
     frozen = set(map(id, freeze_schedule.frozen_norms)) if recipe.weights else set()

@@ -1,4 +1,4 @@
-"""One line of the terminal for each epoch of a run, put together from the rows of its log."""
+"""One line in the terminal for each epoch of a run, made from the rows of its log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-# Metrics that are printed, and how.
+# Format of the metrics that are printed.
 PRINTED = {
     "top1_error": "error {:.1f}%",
     "label_error": "wrong labels {:.1f}%",
@@ -21,47 +21,47 @@ PRINTED = {
     "pixel_accuracy": "pixel accuracy {:.1f}%",
     "bits_per_character": "{:.3f} bits/character",
 }
-APART = 1.0  # points by which the balanced error differs from the error where it is printed, too
-SILENCE = 60.0  # seconds after which a line tells of an epoch that is not over
+MIN_DIFFERENCE = 1.0  # points between balanced error and error from which both are printed
+MAX_SILENCE = 60.0  # seconds after which a line is printed within an epoch
 
 
 class EpochLines:
-    """Prints with `emit` a line for each epoch, of a run of `total` steps that is at `step`.
+    """Prints a line for each epoch of a run of `total` steps, from `step` on, by calling `emit`.
 
-    An epoch's rows come in this order: those of training, its times, evaluations at its last step.
+    The rows of an epoch arrive in this order: training, its times, evaluations at its last step.
     The line is printed with the first row or `tick` of a later step.
     """
 
     def __init__(self, total: int, step: int, emit: Callable[[str], None]) -> None:
         self.total, self._emit = total, emit
         self._step, self._seconds_per_step = step, 0.0
-        self._train: list[tuple[int, Row]] = []  # rows of this epoch, and how many steps each is of
+        self._train: list[tuple[int, Row]] = []  # steps and row of each interval of this epoch
         self._evaluations: list[Row] = []
-        self._end: Row | None = None  # the row that says where the line is: at its step and epoch
+        self._end: Row | None = None  # the row with the step and epoch of the line
         self._over = False
         self._printed = time.monotonic()
 
     def train(self, row: Row) -> None:
-        """A row of training."""
+        """Add a row of training."""
         self.flush(row["step"])
         self._train.append((row["step"] - self._step, row))
         self._step, self._seconds_per_step = row["step"], row["seconds_per_step"]
-        if time.monotonic() - self._printed > SILENCE:
+        if time.monotonic() - self._printed > MAX_SILENCE:
             self._print(row, [row])
 
     def end(self, row: Row) -> None:
-        """The row of an epoch's times."""
+        """Add the row of an epoch's times."""
         self.flush(row["step"])
         self._end, self._over = row, True
 
     def evaluation(self, row: Row) -> None:
-        """A row of an evaluation."""
+        """Add a row of an evaluation."""
         self.flush(row["step"])
         self._end = self._end or row
         self._evaluations.append(row)
 
     def flush(self, step: int | None = None) -> None:
-        """Print the line that is due before `step`, or any."""
+        """Print the pending line, if it is of an earlier step than `step`."""
         if self._end is None or (step is not None and step <= self._end["step"]):
             return
         rows = [*([self._mean()] if self._over and self._train else []), *self._evaluations]
@@ -71,7 +71,7 @@ class EpochLines:
         self._end, self._over, self._evaluations = None, False, []
 
     def _mean(self) -> Row:
-        """The metrics of the epoch's rows of training, weighted by their steps."""
+        """Return the mean metrics of the epoch's training rows, weighted by their steps."""
         names = [name for name in ("loss", *PRINTED) if all(name in row for _, row in self._train)]
         steps = max(1, sum(count for count, _ in self._train))
         means = {
@@ -81,19 +81,19 @@ class EpochLines:
 
     def _print(self, end: Row, rows: list[Row]) -> None:
         epochs = end["epoch"] * self.total / max(1, end["step"])
-        parts = [f"epoch {_number(end['epoch'])}/{_number(epochs)}"]
-        parts += [text for row in rows if (text := describe(row))]
-        left = (self.total - end["step"]) * self._seconds_per_step
-        parts += [f"{format_duration(left)} left"] if end["step"] < self.total else []
+        parts = [f"epoch {_format_epoch(end['epoch'])}/{_format_epoch(epochs)}"]
+        parts += [text for row in rows if (text := format_metrics(row))]
+        remaining = (self.total - end["step"]) * self._seconds_per_step
+        parts += [f"{format_duration(remaining)} left"] if end["step"] < self.total else []
         self._emit("  ".join(parts))
         self._printed = time.monotonic()
 
 
-def describe(row: Row) -> str:
-    """The metrics of a row in a few words: "loss 0.621, error 21.3%", or "val error 18.2%"."""
+def format_metrics(row: Row) -> str:
+    """Format the metrics of a row: "loss 0.621, error 21.3%", or "val error 18.2%"."""
     words = [text.format(row[name]) for name, text in PRINTED.items() if name in row]
     balanced = row.get("balanced_error")
-    if balanced is not None and abs(balanced - row.get("top1_error", balanced)) >= APART:
+    if balanced is not None and abs(balanced - row.get("top1_error", balanced)) >= MIN_DIFFERENCE:
         words.append(f"balanced {balanced:.1f}%")
     if row["kind"] == "train" or not words:
         words = [f"loss {row['loss']:.3f}", *words] if "loss" in row else words
@@ -102,14 +102,14 @@ def describe(row: Row) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, or m:ss below an hour."""
+    """Format seconds as h:mm:ss, or m:ss below an hour."""
     total = max(0, round(seconds))
     if total < 3600:
         return f"{total // 60}:{total % 60:02}"
     return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
 
 
-def _number(epoch: float) -> str:
-    """Whole where it nearly is, since batches do not divide epochs."""
+def _format_epoch(epoch: float) -> str:
+    """Format an epoch, as an integer if it nearly is one: batches do not divide epochs."""
     whole = round(epoch)
     return f"{whole}" if whole and abs(epoch - whole) < 0.05 else f"{epoch:.1f}"

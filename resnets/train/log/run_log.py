@@ -16,28 +16,27 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
-from resnets.train.log.epoch_lines import PRINTED, EpochLines, describe, format_duration
+from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_duration, format_metrics
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
 from resnets.utils.printable import Console
 
 METRICS = "metrics.jsonl"
 DAMAGED = "metrics-damaged.txt"
-NOTEBOOK_SECONDS = 0.5  # between two drawings of a notebook's progress bar
+NOTEBOOK_SECONDS = 0.5  # between two updates of a notebook's progress bar
 _log = logging.getLogger(__name__)
 # Fields that rows of kind "time" must have, and fields that must be numbers in any row.
-FIELDS = ("seconds", *STAGES, "decode_threads", "packed")
-FIGURES = {*PRINTED, *FIELDS, "loss", "decode_busy", "decode_cpu"}
+TIME_FIELDS = ("seconds", *STAGES, "decode_threads", "packed")
+NUMERIC_FIELDS = {*PRINTED, *TIME_FIELDS, "loss", "decode_busy", "decode_cpu"}
 
 
 class RunLog:
-    """The log of one run in `folder`; `quiet`: print nothing to the terminal; `trackers` get each
-    row, too. unit: what `images_per_second` counts.
-
-    error: why rows cannot be written (disk full), once one could not; the loop then stops.
+    """The log of one run in `folder`, with progress in the terminal unless `quiet`.
 
     A row is one JSON object per line: `kind` ("train", "val", "time"), `step`, `epoch` and metrics.
-    Resuming at `step` drops the rows after it, so that none is repeated.
+    Resuming at `step` drops the rows after it, so that none is repeated. trackers: also get each
+    row. unit: what `images_per_second` counts. error: why a row could not be written (disk full),
+    or None; the loop then stops.
     """
 
     error: str | None = None
@@ -53,9 +52,9 @@ class RunLog:
     ) -> None:
         self._trackers, self._unit = trackers, unit
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
-        rows, damaged = _parse(self.path)
+        rows, damaged = _parse_rows(self.path)
         rows = [row for row in rows if row["step"] <= step]
-        if damaged:  # kept for inspection; the file itself is rewritten
+        if damaged:  # stored for inspection; the file itself is rewritten
             with open(folder / DAMAGED, "ab") as file:
                 file.writelines(line + b"\n" for _, line in damaged)
         with atomic_write(self.path) as temporary:
@@ -64,7 +63,7 @@ class RunLog:
         self._tensorboard = TensorBoardLog(folder, step)
         self._console = Console(stderr=True)
         self._lines = EpochLines(total, step, self._print)
-        self._said: set[str] = set()
+        self._printed_hints: set[str] = set()
         self._bar: TerminalBar | NotebookBar | None = None
         if not quiet and in_notebook():
             self._bar = NotebookBar(total, step)
@@ -86,13 +85,13 @@ class RunLog:
             if self._bar is not None:
                 rate = row["images_per_second"]
                 speed = f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
-                self._bar.update(row["step"], f"{describe(row)}, {speed}")
+                self._bar.update(row["step"], f"{format_metrics(row)}, {speed}")
         elif row["kind"] == TIME:
             self._lines.end(row)
-            remedy = data_bottleneck(row)
-            if remedy is not None and remedy not in self._said:
-                self._said.add(remedy)
-                self._print(remedy)
+            hint = data_bottleneck(row)
+            if hint is not None and hint not in self._printed_hints:
+                self._printed_hints.add(hint)
+                self._print(hint)
         else:
             self._lines.evaluation(row)
 
@@ -124,12 +123,10 @@ class RunLog:
 
 
 class TensorBoardLog:
-    """TensorBoard events; optional, so a run continues if they cannot be written.
+    """TensorBoard events in `folder`/tensorboard, if the extra `tensorboard` is installed.
 
-    Writes events to `folder`/tensorboard if the extra `tensorboard` is installed.
-
-    When they can no longer be written (disk full, folder removed), it logs one warning and drops
-    the rest.
+    If events cannot be written anymore (disk full, folder removed), it logs one warning and drops
+    the rest; the run continues.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -177,7 +174,7 @@ class TensorBoardLog:
 
 
 class NullLog:
-    """The log of all processes but the main one: does nothing."""
+    """The log of all processes except the main one: does nothing."""
 
     error: str | None = None
 
@@ -195,11 +192,11 @@ class NullLog:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The valid rows of a run's metrics.jsonl; logs a warning with the number of damaged lines.
+    """Read the valid rows of a run's metrics.jsonl; logs a warning about damaged lines.
 
-    A last line cut short by a kill is not counted.
+    An incomplete last line, of a run that was killed, is not counted.
     """
-    rows, damaged = _parse(folder / METRICS)
+    rows, damaged = _parse_rows(folder / METRICS)
     if damaged:
         _log.warning(
             "%s: %d of %d lines are damaged, the first is line %d; ignored",
@@ -211,11 +208,8 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _parse(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
-    """Rows of a file and its damaged lines with their numbers; both empty if it is missing.
-
-    A row is an object; see `_is_intact`.
-    """
+def _parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
+    """Return rows of a file, and its damaged lines with their numbers; [] if it is missing."""
     if not path.is_file():
         return [], []
     rows, damaged = [], []
@@ -223,7 +217,7 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
     for number, line in enumerate([*lines, last], start=1):
         try:
             row = json.loads(line)  # UnicodeDecodeError is a ValueError
-            if not _is_intact(row):
+            if not _is_valid_row(row):
                 raise ValueError
             rows.append(row)
         except (ValueError, RecursionError):
@@ -232,23 +226,23 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
     return rows, damaged
 
 
-def _is_intact(row: Any) -> bool:
-    """Whether a row has the fields that all have, and numbers wherever numbers are expected."""
+def _is_valid_row(row: Any) -> bool:
+    """Whether a row has all required fields, and numbers where numbers are expected."""
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return False
     kind = row.get("kind")
     if not isinstance(kind, str) or row["step"] < 0:
         return False
-    needed = {"epoch", *(FIELDS if kind == TIME else ())}
+    required = {"epoch", *(TIME_FIELDS if kind == TIME else ())}
     if kind == TIME and row.get("decode_threads"):
-        needed |= {"decode_busy", "decode_cpu"}
-    return row.keys() >= needed and all(
-        isinstance(row[name], int | float) for name in needed | (row.keys() & FIGURES)
+        required |= {"decode_busy", "decode_cpu"}
+    return row.keys() >= required and all(
+        isinstance(row[name], int | float) for name in required | (row.keys() & NUMERIC_FIELDS)
     )
 
 
 class TerminalBar:
-    """A progress bar in a terminal; what is printed meanwhile appears above it."""
+    """A progress bar in a terminal; text printed meanwhile appears above it."""
 
     def __init__(self, console: Console, total: int, step: int) -> None:
         self._progress = Progress(
@@ -280,7 +274,7 @@ class NotebookBar:
         from IPython.display import HTML, display
 
         self._html, self._total, self._step, self._metrics = HTML, total, step, ""
-        self._drawn, self._start, self._began = time.monotonic(), step, time.monotonic()
+        self._drawn, self._first_step, self._started = time.monotonic(), step, time.monotonic()
         self._handle = display(self._bar(), display_id=True)
 
     def update(self, step: int, metrics: str | None = None) -> None:
@@ -295,8 +289,8 @@ class NotebookBar:
         self._handle.update(self._bar())
 
     def _bar(self) -> Any:
-        done = max(1, self._step - self._start)
-        seconds = (time.monotonic() - self._began) / done * (self._total - self._step)
+        done = max(1, self._step - self._first_step)
+        seconds = (time.monotonic() - self._started) / done * (self._total - self._step)
         words = [f"{self._step:,}/{self._total:,}", f"ETA {format_duration(seconds)}"]
         text = html.escape("  ".join([*words, self._metrics]))
         bar = f'<progress value="{self._step}" max="{self._total}"></progress>'

@@ -1,4 +1,4 @@
-"""Where training time is times: waiting for data, copying, augmenting, computing."""
+"""Measure how training time is spent: waiting for data, copying, augmenting, computing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from resnets.data.timings import Stopwatch, Timings
 from resnets.train.state import Meter
 
-# Rows of this kind in metrics.jsonl hold the share of an epoch's seconds by stage of STAGES.
+# Rows of this kind in metrics.jsonl have the share of an epoch's seconds in each of STAGES.
 TIME = "time"
 STAGES = {
     "waiting": "waiting for data",
@@ -18,8 +18,8 @@ STAGES = {
     "augmenting": "augmenting",
     "computing": "computing",
 }
-MIN_WAITING = 0.1  # share of time times waiting above which data loading limits training
-MIN_BUSY = 0.85  # share of time above which the decode threads are saturated
+MIN_WAITING = 0.1  # share of time spent waiting from which data loading limits training
+MIN_BUSY = 0.85  # share of time from which the decode threads are saturated
 MIN_CPU = 0.6  # CPU share of busy decode threads below which reading or other programs limit them
 
 
@@ -70,7 +70,7 @@ class StepTimer:
         self._steps += 1
 
     def lap(self, name: str) -> StepTimes:
-        """Times since the last lap of this name, or the start; synchronizes with the device."""
+        """Return times since the last lap of this name, or the start; waits for the device."""
         timings = self._timings
         now = StepTimes(
             self._steps,
@@ -86,7 +86,7 @@ class StepTimer:
         return times
 
     def epoch_row(self) -> dict[str, Any]:
-        """The row of an epoch: seconds, the share of each stage, use of the decode threads."""
+        """Return the row of an epoch: seconds, share of each stage, use of the decode threads."""
         times, threads = self.lap("epoch"), self._timings.decoding.threads
         seconds = max(1e-9, times.seconds)
         row: dict[str, Any] = {"seconds": times.seconds}
@@ -99,12 +99,12 @@ class StepTimer:
         return row
 
     def total(self) -> float:
-        """Training seconds of the whole run."""
+        """Return the training seconds of the whole run."""
         return self._before + self._seconds
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """One row that summarizes all epochs among `rows` of metrics.jsonl; None without any."""
+    """Summarize all epochs in `rows` of metrics.jsonl as one row; None without any."""
     epochs = [row for row in rows if row["kind"] == TIME]
     seconds = sum(row["seconds"] for row in epochs)
     if not seconds:
@@ -118,13 +118,13 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def stage_summary(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The stages of all epochs among `rows` and the bottleneck, as one line; None without any."""
+    """Format stages and bottleneck of all epochs in `rows` as one line; None without any."""
     row = summarize(rows)
     return None if row is None else format_stages(row)
 
 
 def format_stages(row: Mapping[str, Any]) -> str:
-    """An epoch's stages and its bottleneck, as one line."""
+    """Format an epoch's stages and its bottleneck as one line."""
     parts = [f"{row[stage]:.0%} {title}" for stage, title in STAGES.items()]
     if row["decode_threads"]:
         count = row["decode_threads"]
@@ -134,14 +134,14 @@ def format_stages(row: Mapping[str, Any]) -> str:
 
 
 def data_bottleneck(row: Mapping[str, Any]) -> str | None:
-    """What to do about an epoch that waited for its images; None where it did not."""
+    """Return what to do about an epoch that waited for images; None if it did not."""
     if row["waiting"] < MIN_WAITING or not row["decode_threads"] or row["decode_busy"] < MIN_BUSY:
         return None  # idle threads: the steps or epochs are very short
     return f"{row['waiting']:.0%} of the time was spent waiting for images; {bottleneck(row)}"
 
 
 def bottleneck(row: Mapping[str, Any]) -> str:
-    """The stage that limits throughput, and how to speed it up."""
+    """Return which stage limits throughput, and how to speed it up."""
     if row["waiting"] < MIN_WAITING or not row["decode_threads"]:
         slowest = max(("to_device", "augmenting", "computing"), key=lambda stage: row[stage])
         return {
@@ -150,7 +150,9 @@ def bottleneck(row: Mapping[str, Any]) -> str:
             "augmenting": "augmenting is the bottleneck",
         }[slowest]
     if row["decode_busy"] < MIN_BUSY:
-        return "data arrived late with idle decode threads: the steps or epochs are very short"
+        return (
+            "images arrived late although decode threads were idle: steps or epochs are very short"
+        )
     if row["decode_cpu"] < MIN_CPU:
         return (
             f"reading is the bottleneck: busy threads used the CPU {row['decode_cpu']:.0%} of the"

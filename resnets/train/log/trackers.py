@@ -1,8 +1,8 @@
-"""The log of a run at Weights & Biases and MLflow, beside TensorBoard (`Recipe.trackers`).
+"""Log a run to Weights & Biases and MLflow, in addition to TensorBoard (`Recipe.trackers`).
 
-Their own settings say where: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY; MLFLOW_TRACKING_URI,
-MLFLOW_EXPERIMENT_NAME. A resumed run goes on in the same place, which tracker.json in its folder
-keeps. What fails is said once, and the run goes on without it.
+Environment variables of these libraries say where: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY;
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. The ids of a run are stored in tracker.json in its
+folder, and a resumed run continues them. A tracker that fails is dropped with one warning.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from resnets.utils.errors import read_object
 from resnets.utils.imports import require_package
 
 log = logging.getLogger("resnets")
-PROJECT = "resnets"  # of Weights & Biases, and experiment of MLflow, where none is named
+PROJECT = "resnets"  # default project of Weights & Biases and experiment of MLflow
 IDS = "tracker.json"
-LONGEST = 500  # characters of a parameter of MLflow
-PATIENCE = 20  # seconds for which a server that does not answer is waited for
+MAX_PARAM_LENGTH = 500  # characters, by MLflow
+TIMEOUT_SECONDS = 20  # to wait for a server
 
 
 class Client(Protocol):
-    """What a tracker's library is asked for; `id` is what finds its run again."""
+    """A run in a tracker; `id` identifies it when the run is resumed."""
 
     id: str
 
@@ -36,23 +36,23 @@ class Client(Protocol):
         """Log metrics of a step."""
 
     def close(self) -> None:
-        """Upload what is left."""
+        """Finish uploads and end the run."""
 
 
 class WandbClient:
     """A run of Weights & Biases; with WANDB_MODE=offline in `folder`/wandb, for `wandb sync`."""
 
-    def __init__(self, recipe: Recipe, folder: Path, known: str | None) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, run_id: str | None) -> None:
         import wandb
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=folder.name,
             dir=str(folder),
-            id=known,
+            id=run_id,
             resume="allow",
             config=to_dict(recipe),
-            settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=TIMEOUT_SECONDS),
         )
         self.id = str(self._run.id)
 
@@ -61,33 +61,36 @@ class WandbClient:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        """Upload what is left."""
+        """Finish uploads and end the run."""
         self._run.finish()
 
 
 class MlflowClient:
-    """A run of MLflow; without MLFLOW_TRACKING_URI in mlflow.db beside the run's folder."""
+    """A run of MLflow; without MLFLOW_TRACKING_URI in mlflow.db next to the run's folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, known: str | None) -> None:
-        # By default seven retries, four minutes in which training would wait.
+    def __init__(self, recipe: Recipe, folder: Path, run_id: str | None) -> None:
+        # The default of seven retries would delay training by four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_SECONDS))
         from mlflow.tracking import MlflowClient as Tracking
 
-        beside = str(folder.resolve().parent / "mlflow.db")
+        database = str(folder.resolve().parent / "mlflow.db")
         if (uri := os.environ.get("MLFLOW_TRACKING_URI")) is None:
-            if "?" in beside or "%" in beside:  # would be another file, by the rules of a URI
-                raise ValueError(f"set MLFLOW_TRACKING_URI: {beside} cannot be written in one")
-            uri = f"sqlite:///{beside}"
+            if "?" in database or "%" in database:  # have a meaning in a URI
+                raise ValueError(f"set MLFLOW_TRACKING_URI: {database} cannot be part of a URI")
+            uri = f"sqlite:///{database}"
         self._client = Tracking(tracking_uri=uri)
-        if known is None:
+        if run_id is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-            found = self._client.get_experiment_by_name(name)
-            where = self._client.create_experiment(name) if found is None else found.experiment_id
-            known = self._client.create_run(where, run_name=folder.name).info.run_id
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
+                experiment_id = self._client.create_experiment(name)
+            else:
+                experiment_id = experiment.experiment_id
+            run_id = self._client.create_run(experiment_id, run_name=folder.name).info.run_id
             for path, value in flatten_fields(to_dict(recipe)):
-                self._client.log_param(known, path, json.dumps(value)[:LONGEST])
-        self.id = known
+                self._client.log_param(run_id, path, json.dumps(value)[:MAX_PARAM_LENGTH])
+        self.id = run_id
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of a step."""
@@ -98,7 +101,7 @@ class MlflowClient:
         self._client.log_batch(self.id, metrics=rows)
 
     def close(self) -> None:
-        """End the run."""
+        """Finish uploads and end the run."""
         self._client.set_terminated(self.id)
 
 
@@ -114,12 +117,12 @@ class Trackers:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._clients: dict[str, Client] = {}
         ids: dict[str, Any] = {}
-        with self._tolerating(IDS):
+        with self._drop_on_error(IDS):
             ids = read_object(folder / IDS) if (folder / IDS).is_file() else {}
         for name in recipe.trackers:
-            known = ids.get(name)
-            with self._tolerating(name):
-                client = CLIENTS[name](recipe, folder, known if isinstance(known, str) else None)
+            run_id = ids.get(name)
+            with self._drop_on_error(name):
+                client = CLIENTS[name](recipe, folder, run_id if isinstance(run_id, str) else None)
                 self._clients[name] = client
                 ids[name] = client.id
         if recipe.trackers:
@@ -133,19 +136,19 @@ class Trackers:
             if isinstance(value, int | float) and name != "step"
         }
         for name, client in list(self._clients.items()):
-            with self._tolerating(name):
+            with self._drop_on_error(name):
                 client.write(metrics, int(row["step"]))
 
     def close(self) -> None:
-        """Upload what is left."""
+        """Finish uploads and end the run."""
         for name, client in list(self._clients.items()):
-            with self._tolerating(name):
+            with self._drop_on_error(name):
                 client.close()
         self._clients.clear()
 
     @contextmanager
-    def _tolerating(self, name: str) -> Iterator[None]:
-        """Go on without a tracker that fails, with one warning."""
+    def _drop_on_error(self, name: str) -> Iterator[None]:
+        """Context that drops the tracker `name` if it fails, with one warning."""
         try:
             yield
         except Exception as error:  # network, login, disk: each library has its own kinds
@@ -155,6 +158,6 @@ class Trackers:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """ConfigError where a tracker's library is not installed."""
+    """Raise ConfigError if the library of a tracker is not installed."""
     for name in names:
         require_package(name, f"trackers={name}", name)

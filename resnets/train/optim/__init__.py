@@ -1,1 +1,1 @@
-"""Optimizers, schedules, averaging and what is frozen."""
+"""Optimizers, learning rate schedules, weight averaging, loss scaling and freezing."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 class AveragedModel:
-    """`module`, a copy of `model` whose weights follow it; n_averaged: updates so far.
+    """`module` is a copy of `model` with averaged weights; n_averaged: updates so far.
 
     The decay grows as (1 + n) / (10 + n) up to `decay`, which reduces the weight of the random
-    start in short runs. The first update copies. In place of `torch.optim.swa_utils.AveragedModel`
-    because that keeps its counter on the device and reads it twice in each update, for which the
-    host waits.
+    start in short runs. The first update copies. `torch.optim.swa_utils.AveragedModel` is not used
+    because it keeps its counter on the device and reads it twice in each update, for which the host
+    waits.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,24 +27,24 @@ class AveragedModel:
     def update_parameters(self, model: nn.Module) -> None:
         """Move the averaged parameters and buffers towards those of `model`."""
         weight, self.n_averaged = self.weight(self.n_averaged), self.n_averaged + 1
-        self.move(model, weight)
+        self.average_with(model, weight)
 
     def weight(self, count: int) -> float:
-        """Weight of the current values in the update after `count` earlier ones."""
+        """Return the weight of the current values in the update after `count` earlier ones."""
         return 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
 
     @torch.no_grad()
-    def move(self, model: nn.Module, weight: float | Tensor) -> None:
-        """Give the values of `model` this weight; a tensor () stays on its device.
+    def average_with(self, model: nn.Module, weight: float | Tensor) -> None:
+        """Average with the values of `model`, which get `weight`, a number or a tensor ().
 
         Integers, and everything at weight 1.0, are copied.
         """
-        whole = not isinstance(weight, Tensor) and weight == 1.0
+        is_copy = not isinstance(weight, Tensor) and weight == 1.0
         averaged_floats: list[Tensor] = []
         floats: list[Tensor] = []
         copied: tuple[list[Tensor], list[Tensor]] = ([], [])
         for averaged, current in zip(_tensors(self.module), _tensors(model), strict=True):
-            if averaged.is_floating_point() and not whole:
+            if averaged.is_floating_point() and not is_copy:
                 averaged_floats.append(averaged)
                 floats.append(current)
             else:

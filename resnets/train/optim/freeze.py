@@ -12,16 +12,16 @@ from resnets.models.norm import BATCH_NORMS
 class FreezeSchedule:
     """Applies a `FinetuneSpec` to a model over a run of `total` steps.
 
-    Pretrained is the first `ImageClassifier` in the model except for its head; a detector's own
-    layers count as new. What trains at a step depends only on the step, so a resumed run agrees.
-    Parameters that require no gradient when the run begins never do.
+    The pretrained part is the first `ImageClassifier` in the model without its head; a detector's
+    own layers count as new. What trains at a step depends only on the step, so a resumed run agrees
+    with an uninterrupted one. Parameters that do not require gradients at the start never do.
     """
 
     def __init__(self, model: nn.Module, spec: FinetuneSpec, total: int) -> None:
         self._model = model
         self._head_only = round(spec.head_first * total)
         self._decay = spec.layer_decay
-        self._body = _body(model)
+        self._body = _pretrained_parts(model)
         self._norms = [
             module
             for part in self._body
@@ -39,11 +39,11 @@ class FreezeSchedule:
 
     @property
     def frozen_norms(self) -> list[nn.Module]:
-        """The norms whose statistics and weights do not change."""
+        """Norms whose statistics and weights do not change."""
         return list(self._norms)
 
     def lr_scales(self) -> dict[nn.Parameter, float]:
-        """The factor on the schedule's learning rate for each parameter of the model.
+        """Return the factor on the schedule's learning rate for each parameter of the model.
 
         1 for new layers; `layer_decay` for the part before the head, its square for the part
         before that, and so on to the stem. A norm after the last stage shares the stage's factor.
@@ -74,9 +74,11 @@ class FreezeSchedule:
                 parameter.requires_grad_(body_trains and id(parameter) not in self._frozen)
 
 
-def _body(model: nn.Module) -> list[nn.Module]:
-    """The parts of the model that hold pretrained weights, from input to output."""
+def _pretrained_parts(model: nn.Module) -> list[nn.Module]:
+    """Return the parts of the model that have pretrained weights, from input to output."""
     net = next((module for module in model.modules() if isinstance(module, ImageClassifier)), None)
-    if net is None or not net.stage_names:  # one from outside the package, with its own weights
+    if (
+        net is None or not net.stage_names
+    ):  # a network from outside the package, with its own weights
         return []
     return [part for part in net.children() if part is not net.head and list(part.parameters())]

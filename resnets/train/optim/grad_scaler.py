@@ -18,10 +18,10 @@ GROWTH_INTERVAL = 2000  # steps without an overflow after which the scale grows
 class GradScaler:
     """Scales the loss so that small gradients do not underflow, and skips steps that overflow.
 
-    By the rules and defaults of `torch.amp.GradScaler`: a step with a gradient that is not finite
-    is skipped and halves the scale; 2,000 steps without one double it. In its place because that
-    one makes the host wait in every step, does not count what it skips, and sees only the
-    parameters of one process where the optimizer is sharded.
+    Rules and defaults are those of `torch.amp.GradScaler`: a step with a gradient that is not
+    finite is skipped and halves the scale; 2,000 steps without one double it. That class is not
+    used because it makes the host wait in every step, does not count skipped steps, and sees only
+    the parameters of one process if the optimizer is sharded.
 
     scale, finite_steps (since the scale last changed), skipped_steps: scalars on `device`.
     """
@@ -32,12 +32,12 @@ class GradScaler:
         self.skipped_steps = torch.zeros((), dtype=torch.int32, device=device)
         self._found_inf = torch.zeros((), device=device)  # 1 if the step is to be skipped
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss whose backward pass gives scaled gradients."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Return the loss times the scale."""
         return loss * self.scale
 
     def unscale(self, parameters: Iterable[Tensor]) -> None:
-        """Divide all gradients by the scale, and note whether all are finite."""
+        """Divide all gradients by the scale, and record whether all are finite."""
         self._found_inf.zero_()
         inverse = self.scale.reciprocal()
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
@@ -71,11 +71,11 @@ class GradScaler:
         )
 
     def row(self) -> dict[str, float]:
-        """What the log's rows say: the scale, and the steps skipped since the start of the run."""
+        """Return fields of the log: the scale, and the steps skipped since the start of the run."""
         return {"loss_scale": self.scale.item(), "skipped_steps": int(self.skipped_steps.item())}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """State to resume from."""
+        """Return the state to resume from."""
         return {
             "scale": self.scale,
             "finite_steps": self.finite_steps,
@@ -83,6 +83,6 @@ class GradScaler:
         }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore `state_tensors`; a run that started in another precision has none."""
+        """Restore the result of `state_tensors`, {} for a run that started in another precision."""
         for name, tensor in tensors.items():
             getattr(self, name).copy_(tensor)

@@ -1,26 +1,82 @@
-"""Create optimizers, and convert their state to named tensors and back."""
+"""Create optimizers, among them LAMB, and convert their state to named tensors and back."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnets.config import OptimSpec
-from resnets.train.optim.lamb import Lamb
 from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 
 Optimizer = torch.optim.Optimizer | ShardedOptimizer
 
 
-def _eager(optimizer: type[torch.optim.Optimizer]) -> Any:
-    """A subclass without torch's guards against compiling its methods, which ours never are.
+class Lamb(torch.optim.Optimizer):
+    """LAMB (You et al. 2020) as used by Wightman et al. 2021: timm's without gradient clipping.
 
-    The first call of a guard imports torch._dynamo, half of the time until training starts.
+    An update is lr * trust * (m / (sqrt(v) + eps) + weight_decay * w), where m and v are Adam's
+    bias-corrected moments and trust = |w| / |update / (lr * trust)| for each tensor. Tensors
+    without weight decay (usually norms and biases) have a trust ratio of 1. Clip gradients with
+    `optim.clip_norm`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[weight], group["betas"]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.int64)  # on the CPU: read at each step
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+        state["step"] += 1
+        step = int(state["step"])
+        exp_avg = state["exp_avg"].lerp_(weight.grad, 1 - beta1)
+        exp_avg_sq = (
+            state["exp_avg_sq"].mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
+        )
+        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        update = exp_avg / (1 - beta1**step) / denominator
+        if group["weight_decay"]:
+            update.add_(weight, alpha=group["weight_decay"])
+            size, length = weight.norm(), update.norm()
+            trust = torch.where((size > 0) & (length > 0), size / length, 1.0)
+            update.mul_(trust)
+        weight.add_(update, alpha=-group["lr"])
+
+
+def _eager(optimizer: type[torch.optim.Optimizer]) -> Any:
+    """Return a subclass without torch's guards against compiling its methods.
+
+    The first call of a guard imports torch._dynamo, which takes half of the start-up time; here
+    optimizers are never compiled.
     """
     methods = {
         name: inspect.unwrap(getattr(optimizer, name)) for name in ("add_param_group", "zero_grad")
@@ -38,24 +94,24 @@ def make_optimizer(
     lr_scales: Mapping[nn.Parameter, float],
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> Optimizer:
-    """SGD as in the paper (v = m v + g; w -= lr v), AdamW or LAMB, fused where available.
+    """Create SGD as in the paper (v = m v + g; w -= lr v), AdamW or LAMB, fused where available.
 
     Without `decay_norm_and_bias`, only weights of convolutions and linear layers decay. Each
     parameter group has an `lr_scale`, the factor on the schedule's learning rate (see `set_lr`);
     the first group's is the largest.
     """
     if spec.shard and group.world_size > 1:
-        return ShardedOptimizer(model, group, lambda own: _make(model, spec, lr_scales, own))
-    return _make(model, spec, lr_scales, set(model.parameters()))
+        return ShardedOptimizer(model, group, lambda own: _create(model, spec, lr_scales, own))
+    return _create(model, spec, lr_scales, set(model.parameters()))
 
 
-def _make(
+def _create(
     model: nn.Module,
     spec: OptimSpec,
     lr_scales: Mapping[nn.Parameter, float],
     own: Container[nn.Parameter],
 ) -> torch.optim.Optimizer:
-    """An optimizer of the parameters in `own`; its list of groups is the same for any of them."""
+    """Create an optimizer of the parameters in `own`; the groups do not depend on `own`."""
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         decays = spec.decay_norm_and_bias or parameter.ndim > 1
@@ -87,36 +143,34 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """Optimizer state as `<parameter>/<key>` -> tensor; this process's part if it is sharded."""
+def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer state as `<parameter>/<key>` -> tensor; if sharded, of this process."""
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, Tensor)
     }
 
 
-def load_state_tensors(
-    model: nn.Module, optimizer: Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
+def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Restore the result of `state_tensors`, each tensor in its parameter's memory format.
 
-    Raises ValueError where a tensor is missing or not of its parameter's shape: a fused step would
-    read and write beyond it.
+    Raises ValueError if a tensor is missing or does not have its parameter's shape: a fused step
+    would read and write beyond it.
     """
     own = {each for group in optimizer.param_groups for each in group["params"]}
     parameters = dict(model.named_parameters())
-    names = (
+    expected = (
         {"step", "exp_avg", "exp_avg_sq"} if "betas" in optimizer.defaults else {"momentum_buffer"}
     )
-    found: dict[str, set[str]] = {}
+    loaded: dict[str, set[str]] = {}
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or tensor.shape != (() if key == "step" else parameter.shape):
             raise ValueError(f"optim/{path} of shape {tuple(tensor.shape)} does not fit the model")
-        found.setdefault(name, set()).add(key)
+        loaded.setdefault(name, set()).add(key)
         if parameter not in own:
             continue  # held by another process
         if key != "step":
@@ -124,6 +178,6 @@ def load_state_tensors(
         elif optimizer.defaults.get("fused"):
             tensor = tensor.to(parameter.device)  # a fused step keeps its counter on the device
         optimizer.state[parameter][key] = tensor
-    for name, keys in found.items():
-        if keys != names:
-            raise ValueError(f"optim/{name}: holds {', '.join(sorted(keys))}")
+    for name, keys in loaded.items():
+        if keys != expected:
+            raise ValueError(f"optim/{name}: has {', '.join(sorted(keys))}")

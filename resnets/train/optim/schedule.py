@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step, and two rules that depend on the error."""
+"""Learning rate as a function of the step, with two rules that depend on the error."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class Schedule:
         self.patience = spec.patience
 
     def lr(self, step: int) -> float:
-        """Learning rate of update number `step` (0-based)."""
+        """Return the learning rate of update number `step` (0-based)."""
         if self.holding:
             return self.peak * self.spec.hold_factor
         warmup = self.spec.warmup * self.total
         if step < warmup:
             return self.peak * (step + 1) / (warmup + 1)
-        return self.peak * self._shape(step, warmup)
+        return self.peak * self._factor(step, warmup)
 
-    def _shape(self, step: int, warmup: float) -> float:
+    def _factor(self, step: int, warmup: float) -> float:
+        """Return the factor on the peak rate after the warm-up of `warmup` steps."""
         spec = self.spec
         progress = (step - warmup) / max(1.0, self.total - warmup)
         if spec.kind == "steps":
@@ -67,7 +68,7 @@ class Schedule:
             self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that decides future learning rates besides the step."""
+        """Return the state that decides future learning rates, besides the step."""
         return {
             "holding": self.holding,
             "running_error": self.running_error,
@@ -80,7 +81,7 @@ class Schedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the result of `state_dict`.
 
-        Runs of version 0.1 lowered the rate at the `patience`-th evaluation, and go on like that.
+        Runs of version 0.1 lower the rate at the `patience`-th evaluation, and continue to do so.
         """
         self.holding = state["holding"]
         self.running_error = state["running_error"]

@@ -76,15 +76,15 @@ class ShardedOptimizer:
 
 
 def skip_if(optimizer: Any, found_inf: Tensor) -> None:
-    """Let fused steps of one of torch's optimizers do nothing while the scalar on the device is 1.
+    """Let fused steps of a torch optimizer do nothing while the scalar on the device is 1.
 
-    An attribute that torch.amp.GradScaler sets, too, and that torch's type does not declare.
+    torch.amp.GradScaler sets the same attribute, which torch's types do not declare.
     """
     optimizer.found_inf = found_inf
 
 
 def partition(parameters: list[nn.Parameter], count: int) -> list[list[nn.Parameter]]:
-    """Split into `count` parts of about the same number of elements, equal in every process."""
+    """Split parameters into `count` parts of similar size, the same in every process."""
     parts: list[list[nn.Parameter]] = [[] for _ in range(count)]
     sizes = [0] * count
     for parameter in sorted(parameters, key=lambda each: -each.numel()):  # a stable sort
@@ -95,7 +95,7 @@ def partition(parameters: list[nn.Parameter], count: int) -> list[list[nn.Parame
 
 
 def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Group parameters by dtype into buckets of at most BUCKET elements, or one parameter."""
+    """Yield parameters of one dtype in buckets of at most BUCKET elements, or one parameter."""
     bucket: list[nn.Parameter] = []
     for parameter in sorted(parameters, key=lambda each: str(each.dtype)):
         full = sum(each.numel() for each in bucket) + parameter.numel() > BUCKET

@@ -40,10 +40,10 @@ from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import Teacher, distillation_loss
 from resnets.train.tasks.label_settings import (
     METRICS,
-    for_label_sets,
+    adapt_to_label_sets,
+    choose_monitor,
     imbalance_warnings,
     logged_metrics,
-    monitored,
     unreadable_messages,
 )
 from resnets.utils.distributed import ProcessGroup
@@ -56,7 +56,7 @@ from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")
 
-SHOWN_IMAGES = 16  # of training, in the report
+REPORT_IMAGES = 16  # of training
 CALIBRATION = ("calibration_error", "calibration_error_equal_mass")
 MAJORITY = ("top1_interval", "majority_error", "majority_class")
 RESULT = (*METRICS, *CALIBRATION, *MAJORITY, "examples", "protocol")
@@ -114,9 +114,11 @@ class ClassificationTask:
         self.details: RunDetails | None = None
         teacher = recipe.distill.teacher
         if teacher is not None and parts.loss is not None:
-            raise ConfigError("distill.teacher: not used by the loss that is given; set it to none")
+            raise ConfigError(
+                "distill.teacher: not used by the loss that is passed; set it to none"
+            )
         self.teacher = None if teacher is None else Teacher(teacher, splits.classes, preprocessor)
-        self.monitor = monitored(recipe, multilabel=self.multilabel)
+        self.monitor = choose_monitor(recipe, multilabel=self.multilabel)
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
@@ -144,10 +146,10 @@ class ClassificationTask:
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
         if data.channels is not None:
-            taken = dataclasses.replace(recipe.model, in_channels=data.channels)
-            recipe = dataclasses.replace(recipe, model=taken)
+            spec = dataclasses.replace(recipe.model, in_channels=data.channels)
+            recipe = dataclasses.replace(recipe, model=spec)
         if is_multilabel(splits.train.labels):
-            recipe = for_label_sets(recipe)
+            recipe = adapt_to_label_sets(recipe)
             data = recipe.data
         if warning := mirror_warning(splits.classes, data.augment):
             log.warning("%s", warning)
@@ -177,7 +179,7 @@ class ClassificationTask:
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
             model = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
-        recipe = parts.name_in(dataclasses.replace(recipe, model=model.spec), names)
+        recipe = parts.add_names(dataclasses.replace(recipe, model=model.spec), names)
         return cls(recipe, splits, model, preprocessor, parts=parts)
 
     @classmethod
@@ -205,7 +207,7 @@ class ClassificationTask:
 
     @property
     def loss_fn(self) -> LossFn:
-        """The recipe's loss, or the one that was given."""
+        """The recipe's loss, or the one that was passed."""
         if self.parts.loss is not None:
             return custom_loss(self.parts.loss)
         loss = classification_loss(self.recipe.loss, self.class_weights)
@@ -214,16 +216,16 @@ class ClassificationTask:
         return distillation_loss(self.recipe.distill, loss, self.teacher)
 
     def smallest_input(self) -> tuple[int, int, int]:
-        """(C, H, W) of the smallest training images."""
+        """Return (C, H, W) of the smallest training images."""
         data, side = self.recipe.data, self.preprocessor.spec.size
         sizes = (each for each in (data.size, data.grow_from, side) if each is not None)
         return (self.recipe.model.in_channels, smallest := min(sizes), smallest)
 
     def setup(self, device: torch.device) -> None:
-        """Classification needs no setup."""
+        """Do nothing."""
 
     def stream(self, device: torch.device, group: ProcessGroup) -> TrainStream:
-        """This process's share of the training batches."""
+        """Return the stream of this process's share of the training batches."""
         size = self.recipe.data.size
         return TrainStream(
             self.splits.train,
@@ -238,12 +240,12 @@ class ClassificationTask:
         )
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """The function the loop calls to evaluate a model; None without data to evaluate on."""
+        """Return the function that evaluates a model in training; None without data for it."""
         watch_test = self.recipe.eval.watch_test
-        watched = {"val": self.splits.val, "test": self.splits.test() if watch_test else None}
+        candidates = {"val": self.splits.val, "test": self.splits.test() if watch_test else None}
         splits = {
             name: keep_on_device(prepare(split, self.preprocessor), torch.device(plan.device))
-            for name, split in watched.items()
+            for name, split in candidates.items()
             if split is not None
         }
 
@@ -262,16 +264,16 @@ class ClassificationTask:
     def evaluate_checkpoint(
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
-        """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
-        given = self.parts.model
-        if isinstance(given, nn.Module):  # the network that was trained, which keeps its weights
-            given = copy.deepcopy(given)
-        model = group.broadcast_from_main(lambda: load(path, given)).to(plan.device)
+        """Evaluate the run's checkpoint `path` on validation and, only here, on test."""
+        custom_model = self.parts.model
+        if isinstance(custom_model, nn.Module):  # keeps the weights with which training ended
+            custom_model = copy.deepcopy(custom_model)
+        model = group.broadcast_from_main(lambda: load(path, custom_model)).to(plan.device)
         result: dict[str, Any] = {}
         if self.splits.val is not None:
-            found = self._calibrate(model, self.splits.val, plan, group)
-            model.postprocess = found.postprocess
-            result["calibration"] = found.to_json()
+            calibration = self._calibrate(model, self.splits.val, plan, group)
+            model.postprocess = calibration.postprocess
+            result["calibration"] = calibration.to_json()
         test = self.splits.test() if self.recipe.eval.test else None
         for name, split in (("test", test), ("val", self.splits.val)):
             if split is None:
@@ -305,7 +307,7 @@ class ClassificationTask:
         return result
 
     def _training_images(self) -> list[CaptionedImage]:
-        """The first training images as the network saw them; none of a streamed set."""
+        """Return the first training images as the network saw them; [] for a streamed set."""
         if isinstance(self.splits.train, StreamSplit):
             return []
         recipe = self.recipe
@@ -315,7 +317,7 @@ class ClassificationTask:
             self.splits.train,
             recipe.data,
             preprocessor,
-            SHOWN_IMAGES,
+            REPORT_IMAGES,
             recipe.seed,
             torch.device("cpu"),
         )
@@ -331,7 +333,7 @@ class ClassificationTask:
     def _calibrate(
         self, model: ImageClassifier, val: Split, plan: ExecutionPlan, group: ProcessGroup
     ) -> Calibration:
-        """What the validation images of all processes say of the logits of `model`."""
+        """Calibrate the logits of `model` on the validation images of all processes."""
         logits, targets, rows = [], [], []
         with eval_mode(model), torch.inference_mode():
             for batch in self._batches(val, model.preprocess, plan, group):
@@ -341,13 +343,15 @@ class ClassificationTask:
                 targets.append(batch.targets)
                 rows.append(batch.ids)
         order = np.argsort(gathered(rows))  # the same on any number of processes
-        found, truth = (torch.from_numpy(gathered(each)[order]) for each in (logits, targets))
-        return calibrate(found, truth, self.postprocess)
+        all_logits, all_targets = (
+            torch.from_numpy(gathered(each)[order]) for each in (logits, targets)
+        )
+        return calibrate(all_logits, all_targets, self.postprocess)
 
     def _batches(
         self, split: Split, preprocessor: Preprocessor, plan: ExecutionPlan, group: ProcessGroup
     ) -> Iterator[Batch]:
-        """This process's share of the images of `split`, each once."""
+        """Yield this process's share of the images of `split`, each once."""
         rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
         device = torch.device(plan.device)
         return eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows)
@@ -363,20 +367,20 @@ class ClassificationTask:
         postprocess: Postprocess | None = None,
         mistakes: list[Mistake] | None = None,
     ) -> tuple[AnyEvaluation, list[str]]:
-        """The evaluation over all processes, and a message for each unreadable image.
+        """Evaluate over all processes; also returns a message for each unreadable image.
 
-        The most confident errors are put into `mistakes`, where it is given.
+        mistakes: a list to which the most confident errors are added.
         """
         device = torch.device(plan.device)
         postprocess = postprocess or self.postprocess
-        found: list[Mistake] = []
+        own_mistakes: list[Mistake] = []
 
         def observe(batch: Batch, logits: torch.Tensor) -> None:
             assert isinstance(batch.targets, torch.Tensor)
             wrong = find_mistakes(
                 split, batch.ids, logits, batch.targets, split.classes, postprocess
             )
-            found[:] = most_confident(found + wrong)
+            own_mistakes[:] = most_confident(own_mistakes + wrong)
 
         evaluation = evaluate_model(
             model,
@@ -394,6 +398,6 @@ class ClassificationTask:
             observe=None if mistakes is None else observe,
         )
         if mistakes is not None:
-            mistakes += most_confident(group.all_gather(found))
+            mistakes += most_confident(group.all_gather(own_mistakes))
         unreadable = unreadable_messages(split, group)
         return without_unreadable(evaluation, len(unreadable)), unreadable

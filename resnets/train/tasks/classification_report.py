@@ -25,15 +25,15 @@ def run_details(
     split: Split,
     evaluation: AnyEvaluation,
     mistakes: Sequence[Mistake],
-    trained: Mapping[str, int],
+    train_counts: Mapping[str, int],
     batch: Sequence[CaptionedImage],
 ) -> RunDetails:
-    """The details of `evaluation` on `split`; `trained`: training images of each class."""
+    """Return the details of `evaluation` on `split`; train_counts: training images by class."""
     return RunDetails(
         split_name,
-        class_rows(evaluation.to_json()["per_class"], trained),
+        class_rows(evaluation.to_json()["per_class"], train_counts),
         evaluation.confusion.tolist() if isinstance(evaluation, Evaluation) else (),
-        [_mistake(split, each) for each in mistakes],
+        [_caption_mistake(split, each) for each in mistakes],
         batch,
     )
 
@@ -41,7 +41,7 @@ def run_details(
 def training_images(
     batch: Batch, preprocessor: Preprocessor, classes: Sequence[str]
 ) -> list[CaptionedImage]:
-    """The images of a training batch, with their classes, before they are normalized."""
+    """Return the images of a training batch with their classes, before normalization."""
     assert isinstance(batch.images, Tensor)
     assert isinstance(batch.targets, Tensor)
     mean, scale = preprocessor.mean_and_scale(batch.images.device)
@@ -50,18 +50,18 @@ def training_images(
     pixels = (batch.images / scale + mean).clamp(0, 255).byte()  # (B, C, H, W)
     pixels = pixels.flip(1) if preprocessor.spec.channel_order == "bgr" else pixels
     pixels = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
-    found = []
+    captioned = []
     for k, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
         lines = [label_text(batch.targets[k].cpu().numpy(), classes, NO_LABEL)]
         if batch.other is not None and batch.share is not None and batch.share[k] < 1:
             share = float(batch.share[k])
             other = label_text(batch.other[k].cpu().numpy(), classes, NO_LABEL)
             lines = [f"{share:.0%} {lines[0]}", f"{1 - share:.0%} {other}"]
-        found.append(CaptionedImage(Thumbnail.of(image), lines))
-    return found
+        captioned.append(CaptionedImage(Thumbnail.of(image), lines))
+    return captioned
 
 
-def _mistake(split: Split, mistake: Mistake) -> CaptionedImage:
+def _caption_mistake(split: Split, mistake: Mistake) -> CaptionedImage:
     try:
         image = Thumbnail.of(np.asarray(load_image(split, mistake.row)))
     except DataError as error:  # a packed set does not store whole images

@@ -1,4 +1,4 @@
-"""Python objects that a run uses in place of what its recipe can name."""
+"""Python objects that a run uses in place of the model, loss or data of its recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CustomParts:
     data: Source | None = None
 
     def check(self, recipe: Recipe) -> None:
-        """Raise ConfigError where a run of `recipe` needs other parts than these."""
+        """Raise ConfigError if parts are missing for a run of `recipe`, or do not apply to it."""
         custom = recipe.custom or {}
         if self.model is None and (missing := [custom[key] for key in MODEL_KEYS if key in custom]):
             raise ConfigError(
@@ -50,8 +50,8 @@ class CustomParts:
             )
         if self.model is not None and recipe.weights is not None:
             raise ConfigError(
-                "weights: are of the package's own networks; load initial weights into the model"
-                " that is given, and set weights=None"
+                "weights: only for models of the package; load initial weights into the model that"
+                " is passed, and set weights=None"
             )
         if self.loss is not None:
             unused = (
@@ -61,18 +61,18 @@ class CustomParts:
             for name, is_set, off in unused:
                 if is_set:
                     raise ConfigError(
-                        f"loss.{name}: is not used by the loss that is given; set it to {off}"
+                        f"loss.{name}: is not used by the loss that is passed; set it to {off}"
                     )
 
-    def name_in(self, recipe: Recipe, model: dict[str, str]) -> Recipe:
-        """`recipe` with the names of these parts; `model`: those of the network's."""
-        names = dict(model)
+    def add_names(self, recipe: Recipe, model_names: dict[str, str]) -> Recipe:
+        """Return `recipe` with the names of these parts in `custom`."""
+        names = dict(model_names)
         if self.loss is not None:
             names["loss"] = qualified_name(self.loss)
         return replace(recipe, custom=names or None)
 
-    def changes(self, recipe: Recipe) -> list[str]:
-        """Notes for a resumed run: which parts have another name than the recipe says."""
+    def describe_changes(self, recipe: Recipe) -> list[str]:
+        """Return notes for a resumed run: which parts differ by name from those of the recipe."""
         before = (recipe.custom or {}).get("loss", recipe.loss.kind)
         now = recipe.loss.kind if self.loss is None else qualified_name(self.loss)
         return [] if now == before else [f"loss: {before} until here, {now} from here on"]

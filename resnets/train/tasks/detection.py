@@ -67,16 +67,16 @@ class DetectionTask:
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
         }
-        held = len(splits.val) if splits.val is not None else 0
+        held_out = len(splits.val) if splits.val is not None else 0
         self.title = (
             f"{recipe.net_name} on {splits.name}: "
             f"{len(splits.train):,} training images, "
-            + (f"{held:,} validation" if held else "no validation split")
+            + (f"{held_out:,} validation" if held_out else "no validation split")
         )
 
     @classmethod
     def open(cls, recipe: Recipe) -> DetectionTask:
-        """Data and a new model for `recipe`, with its initial weights."""
+        """Open the data and build a new model for `recipe`, with its initial weights."""
         if recipe.weights is None:
             check_initial_weights(recipe, whole=False)
         if recipe.task in ("detect", "instances"):
@@ -86,21 +86,21 @@ class DetectionTask:
         model, preprocessor = build_model(recipe, len(splits.classes), splits.classes)
         recipe = dataclasses.replace(recipe, model=model.net.spec)
         if isinstance(model, Refiner):
-            preprocessor = _take_localizer(model, recipe, splits)
+            preprocessor = _load_localizer(model, recipe, splits)
         elif isinstance(model, Detector) and model.proposer is not None:
-            _take_proposer(model, model.proposer, recipe, preprocessor, splits)
+            _load_proposer(model, model.proposer, recipe, preprocessor, splits)
         return cls(recipe, splits, model, preprocessor)
 
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionTask:
-        """The same for a run to resume, whose weights are in its checkpoint."""
+        """Open a run to resume, whose weights are in its checkpoint."""
         splits = _open_splits(recipe, read_fingerprint(checkpoint))
         if checkpoint.classes != splits.classes:
             raise CheckpointError(
                 f"{checkpoint.path}: its classes differ from those of {splits.name}"
             )
-        bare = dataclasses.replace(recipe, weights=None)
-        model, _ = build_model(bare, len(splits.classes))
+        without_weights = dataclasses.replace(recipe, weights=None)
+        model, _ = build_model(without_weights, len(splits.classes))
         return cls(recipe, splits, model, read_preprocess(checkpoint), resumed=True)
 
     @cached_property
@@ -110,22 +110,22 @@ class DetectionTask:
 
     @property
     def loss_fn(self) -> LossFn:
-        """The sum of what the model says its losses are."""
+        """The sum of the losses that the model returns."""
         return model_losses
 
     def smallest_input(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of a segmenter's crops; None for detectors, whose images differ in size."""
+        """Return (C, H, W) of a segmenter's crops; None for others, whose images vary in size."""
         if self.recipe.task != "segment":
             return None
         return self.recipe.model.in_channels, self.recipe.detect.crop, self.recipe.detect.crop
 
     def setup(self, device: torch.device) -> None:
-        """Recompute the norms' statistics where the recipe says so (`recompute_norms`)."""
+        """Recompute the norms' statistics if the recipe says so (`recompute_norms`)."""
         if self.recipe.detect.recompute_norm:
             recompute_norms(self.model.net, self.stream(device, ProcessGroup()), self.recipe)
 
     def stream(self, device: torch.device, group: ProcessGroup) -> DetectStream:
-        """This process's share of the training batches."""
+        """Return the stream of this process's share of the training batches."""
         return DetectStream(
             self.splits.train,
             self.recipe.data,
@@ -139,28 +139,28 @@ class DetectionTask:
         )
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """The function the loop calls to evaluate a model; None without data to evaluate on."""
+        """Return the function that evaluates a model in training; None without data for it."""
         if self.recipe.detect.train_part == "proposals":
-            return None  # it has no boxes of its own to measure yet
-        watched = {"val": self.splits.val}
+            return None  # proposals have no classes to evaluate
+        candidates = {"val": self.splits.val}
         if self.recipe.eval.watch_test:
-            watched["test"] = self.splits.test()
-        present = {name: split for name, split in watched.items() if split is not None}
+            candidates["test"] = self.splits.test()
+        splits = {name: split for name, split in candidates.items() if split is not None}
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
             predictor = self._predictor(model, plan)
             measured = {
                 name: measure(predictor, split, "training", group=group)
-                for name, split in present.items()
+                for name, split in splits.items()
             }
             return {name: each.metrics.percentages for name, each in measured.items()}
 
-        return evaluate if present else None
+        return evaluate if splits else None
 
     def evaluate_checkpoint(
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
-        """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
+        """Evaluate the run's checkpoint `path` on validation and, only here, on test."""
         if self.recipe.detect.train_part == "proposals":
             return {}
         model = group.broadcast_from_main(lambda: load(path))
@@ -180,74 +180,78 @@ class DetectionTask:
 
 
 def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionSplits:
-    """The recipe's set.
+    """Open the recipe's data set.
 
-    What is wrong with its test set, such as images that training sees, is said before step 1.
+    Also opens its test set, so that errors in it are reported before training.
     """
     splits = open_detection(recipe.data, recipe.detect, recipe.detection_task, known, training=True)
     splits.test()
     return splits
 
 
-def _take_proposer(
+def _load_proposer(
     model: Detector,
     proposer: Detector,
     recipe: Recipe,
     preprocessor: Preprocessor,
     splits: DetectionSplits,
 ) -> None:
-    """Weights of the detector whose proposals `model` learns from (step 2 of alternating training).
+    """Load the detector whose proposals `model` learns from (step 2 of alternating training).
 
-    ConfigError where it is of another kind, or reads images otherwise.
+    Raises ConfigError if it is of another kind, or preprocesses images in another way.
     """
     where = recipe.detect.proposals_from
     assert where is not None
-    found = load(where)
-    same = ("head", "anchor_sizes", "anchor_ratios", "pyramid_from", "pyramid_width")
-    if not isinstance(found, Detector) or found.classes != splits.classes:
-        raise ConfigError(f"detect.proposals_from: {where} is no detector of these classes")
-    assert found.preprocess is not None
-    if found.preprocess.spec != preprocessor.spec:
+    trained = load(where)
+    shared_fields = ("head", "anchor_sizes", "anchor_ratios", "pyramid_from", "pyramid_width")
+    if not isinstance(trained, Detector) or trained.classes != splits.classes:
+        raise ConfigError(f"detect.proposals_from: {where} is not a detector of these classes")
+    assert trained.preprocess is not None
+    if trained.preprocess.spec != preprocessor.spec:
         raise ConfigError(f"detect.proposals_from: {where} normalizes images in another way")
-    differ = [name for name in same if getattr(found.spec, name) != getattr(model.spec, name)]
-    if differ:
-        raise ConfigError(f"detect.proposals_from: {where} has another detect.{differ[0]}")
+    different = [
+        name for name in shared_fields if getattr(trained.spec, name) != getattr(model.spec, name)
+    ]
+    if different:
+        raise ConfigError(f"detect.proposals_from: {where} has another detect.{different[0]}")
     try:
-        proposer.load_state_dict(found.state_dict())
+        proposer.load_state_dict(trained.state_dict())
     except RuntimeError:
         raise ConfigError(f"detect.proposals_from: {where} has another model") from None
 
 
-def _take_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
-    """Weights of the localizer that R-CNN starts from, and its network if it has no others."""
+def _load_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
+    """Load the localizer that R-CNN starts from, and its network unless `weights` is set."""
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from
-    found = load(where)
-    if not isinstance(found, Localizer) or found.classes != splits.classes:
-        raise ConfigError(f"detect.proposals_from: {where} is no 'pcr' localizer of these classes")
+    localizer = load(where)
+    if not isinstance(localizer, Localizer) or localizer.classes != splits.classes:
+        raise ConfigError(
+            f"detect.proposals_from: {where} is not a 'pcr' localizer of these classes"
+        )
     try:
-        model.proposer.load_state_dict(found.state_dict())
+        model.proposer.load_state_dict(localizer.state_dict())
     except RuntimeError:
         raise ConfigError(
             f"detect.proposals_from: {where} has another model or other anchors than this recipe"
         ) from None
     if recipe.weights is None:
-        model.net.load_state_dict(found.net.state_dict())
-    assert found.preprocess is not None
-    return found.preprocess
+        model.net.load_state_dict(localizer.net.state_dict())
+    assert localizer.preprocess is not None
+    return localizer.preprocess
 
 
-LEARNT = ("boxes", "labels", "masks")
+TARGET_FIELDS = ("boxes", "labels", "masks")
 
 
 def model_losses(model: Callable[..., Any], batch: Batch) -> Losses:
-    """What the model says its losses are (a `LossFn`): their sum is minimised, each is logged.
+    """Return the losses of the model (a `LossFn`): their sum is minimized, each is logged.
 
     Losses are means over a batch, so they are logged as means weighted by images.
     """
     targets = batch.targets
     if isinstance(targets, list):
-        targets = [{name: each[name] for name in LEARNT if name in each} for each in targets]
+        targets = [{name: each[name] for name in TARGET_FIELDS if name in each} for each in targets]
     losses: dict[str, Tensor] = model(batch.images, targets)
     total = sum(losses.values())
     assert isinstance(total, Tensor)

@@ -21,9 +21,9 @@ from resnets.weights.load import load_model
 class Teacher:
     """A trained classifier that sees the student's own batches.
 
-    student: the preprocessing of the batches; `classes` their classes, which the teacher's are put
-    in the order of. digest: SHA-256 of its weights. Raises ConfigError where it lacks a class or
-    takes other images.
+    student: preprocessing of the batches. classes: classes of the data; the teacher's logits are
+    put into their order. digest: SHA-256 of its weights. Raises ConfigError if the teacher lacks a
+    class or takes other channels.
     """
 
     def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
@@ -36,37 +36,36 @@ class Teacher:
                 f" {len(missing):,} of the data's, such as {missing[0]}"
             )
         self.order = torch.tensor([names.index(name) for name in classes])
-        seen, given = self.model.preprocess, student
-        if seen.spec.channels != given.spec.channels:
+        ours = self.model.preprocess
+        if ours.spec.channels != student.spec.channels:
             raise ConfigError(
-                f"distill.teacher: {weights}: takes {seen.spec.channels} channels, and the student"
-                f" {given.spec.channels}"
+                f"distill.teacher: {weights}: takes {ours.spec.channels} channels, and the student"
+                f" {student.spec.channels}"
             )
-        self._flip = seen.spec.channel_order != given.spec.channel_order
-        # The batch is (x - mean) * scale of the student's; the teacher wants its own.
-        means, scales = zip(*(_pixel_statistics(each) for each in (seen, given)), strict=True)
-        own = (means[0], scales[0])
-        own_mean, own_scale = (each.flip(0) if self._flip else each for each in own)
-        self.scale = own_scale / scales[1]
-        self.shift = (means[1] - own_mean) * own_scale
+        self._flip = ours.spec.channel_order != student.spec.channel_order
+        # A batch is (x - mean) * scale with the student's statistics; convert it to the teacher's.
+        mean, scale = (each.flip(0) if self._flip else each for each in _pixel_statistics(ours))
+        student_mean, student_scale = _pixel_statistics(student)
+        self.scale = scale / student_scale
+        self.shift = (student_mean - mean) * scale
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of the student's `images` (B, C, H, W), in the order of its classes."""
+        """Return logits (B, K) of the student's `images` (B, C, H, W) in the order of `classes`."""
         device = images.device
         self.model.to(device)  # a copy the first time only
         self.scale, self.shift, self.order = (
             each.to(device) for each in (self.scale, self.shift, self.order)
         )
         with torch.no_grad():
-            seen = torch.addcmul(self.shift, images, self.scale)
-            logits: Tensor = self.model(seen.flip(1) if self._flip else seen)
+            x = torch.addcmul(self.shift, images, self.scale)
+            logits: Tensor = self.model(x.flip(1) if self._flip else x)
             return logits.float().index_select(1, self.order)
 
 
 def teacher_changes(recipe: Recipe, metadata: Mapping[str, Any], resumed: Checkpoint) -> list[str]:
-    """A note where the teacher of a `resumed` run has other weights than the one it began with.
+    """Return a note if the teacher of a `resumed` run has other weights than at its start.
 
-    metadata: that of the checkpoints to be written.
+    metadata: of the checkpoints to be written.
     """
     if metadata.get("teacher") == resumed.meta.get("teacher", metadata.get("teacher")):
         return []
@@ -74,7 +73,7 @@ def teacher_changes(recipe: Recipe, metadata: Mapping[str, Any], resumed: Checkp
 
 
 def _pixel_statistics(preprocessor: Preprocessor) -> tuple[Tensor, Tensor]:
-    """Mean and scale (C, 1, 1) of pixels 0..255; of a mean image its mean pixel."""
+    """Return mean and scale (C, 1, 1) of pixels 0..255; of a mean image the mean of its pixels."""
     mean, scale = preprocessor.mean_and_scale(torch.device("cpu"))
     channels = preprocessor.spec.channels
     return mean.mean((1, 2), keepdim=True).expand(channels, 1, 1), scale.expand(channels, 1, 1)
@@ -83,7 +82,7 @@ def _pixel_statistics(preprocessor: Preprocessor) -> tuple[Tensor, Tensor]:
 def distillation_loss(
     spec: DistillSpec, base: LossFn, teacher: Callable[[Tensor], Tensor]
 ) -> LossFn:
-    """`base`, mixed with the divergence of the student's probabilities from the teacher's.
+    """Return `base` mixed with the divergence of the student's probabilities from the teacher's.
 
     (1 - weight) base + weight T^2 KL(teacher || student), both at the temperature T; T^2 keeps the
     size of the gradients (Hinton et al. 2015, section 2). Both see the same batch, mixed or not.
@@ -93,9 +92,9 @@ def distillation_loss(
         logits = model(batch.images)
         losses = base(lambda _: logits, batch)
         assert isinstance(batch.images, Tensor)
-        wanted = F.log_softmax(teacher(batch.images) / spec.temperature, 1)
-        seen = F.log_softmax(logits.float() / spec.temperature, 1)
-        divergence = F.kl_div(seen, wanted, reduction="batchmean", log_target=True)
+        teacher_logs = F.log_softmax(teacher(batch.images) / spec.temperature, 1)
+        student_logs = F.log_softmax(logits.float() / spec.temperature, 1)
+        divergence = F.kl_div(student_logs, teacher_logs, reduction="batchmean", log_target=True)
         divergence = divergence * spec.temperature**2
         total = torch.lerp(losses.total, divergence, spec.weight)
         count = len(batch)

@@ -1,4 +1,4 @@
-"""Labels and log of a classifier: selection metric, imbalance, sets of labels, logged metrics."""
+"""Settings of a classifier that depend on its labels: metrics, imbalance, sets of labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from resnets.utils.distributed import ProcessGroup
 
 log = logging.getLogger("resnets")
 
-METRICS = (  # of each row
-    *("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1", "micro_f1", "loss"),
-)
-IMBALANCE = 10  # times as many images of the most frequent class as of the rarest: worth a warning
+# Of each evaluation in metrics.jsonl.
+METRICS = ("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1", "micro_f1", "loss")
+MAX_IMBALANCE = 10  # images of the most frequent class over those of the rarest, without a warning
 
 
-def monitored(recipe: Recipe, *, multilabel: bool = False) -> str:
-    """The validation metric that selects the best checkpoint; of sets of labels 100 - mAP."""
+def choose_monitor(recipe: Recipe, *, multilabel: bool = False) -> str:
+    """Return the validation metric that selects the best checkpoint ("error" is 100 - mAP)."""
     if multilabel:
         return "error"
     if recipe.eval.monitor != "auto":
@@ -32,7 +31,7 @@ def monitored(recipe: Recipe, *, multilabel: bool = False) -> str:
 
 
 def imbalance_warnings(recipe: Recipe, classes: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """What to know about training images of which some classes have far fewer than others."""
+    """Return warnings about classes with far fewer training images than others."""
     weighted, sampled = recipe.loss.class_weights != "none", recipe.data.balance != "none"
     if weighted and sampled:
         return [
@@ -40,7 +39,7 @@ def imbalance_warnings(recipe: Recipe, classes: Sequence[str], counts: Sequence[
             " of them to none"
         ]
     rarest, most = (pick(range(len(counts)), key=counts.__getitem__) for pick in (min, max))
-    if IMBALANCE * counts[rarest] >= counts[most]:
+    if MAX_IMBALANCE * counts[rarest] >= counts[most]:
         return []
     remedy = (
         ""
@@ -54,9 +53,9 @@ def imbalance_warnings(recipe: Recipe, classes: Sequence[str], counts: Sequence[
     ]
 
 
-def for_label_sets(recipe: Recipe) -> Recipe:
-    """The recipe for images with sets of labels; ConfigError for what they do not go with."""
-    refused = {
+def adapt_to_label_sets(recipe: Recipe) -> Recipe:
+    """Return the recipe for images with sets of labels; or raise ConfigError."""
+    conflicts = {
         "loss.kind": recipe.loss.kind == "focal",
         "loss.class_weights": recipe.loss.class_weights != "none",
         "data.balance": recipe.data.balance != "none",
@@ -64,7 +63,7 @@ def for_label_sets(recipe: Recipe) -> Recipe:
         "eval.monitor": recipe.eval.monitor != "auto",
         "schedule.hold_until_error": recipe.schedule.hold_until_error is not None,
     }
-    if name := next((name for name, given in refused.items() if given), None):
+    if name := next((name for name, is_set in conflicts.items() if is_set), None):
         value = attrgetter(name)(recipe)
         raise ConfigError(
             f"{name}: {value!r} is for one label per image, and these images have sets of labels"
@@ -79,14 +78,14 @@ def for_label_sets(recipe: Recipe) -> Recipe:
 
 
 def logged_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
-    """The metrics of an evaluation that go into metrics.jsonl."""
-    found = {key: value for key, value in evaluation.metrics.items() if key in METRICS}
+    """Return the metrics of an evaluation for metrics.jsonl."""
+    metrics = {key: value for key, value in evaluation.metrics.items() if key in METRICS}
     if isinstance(evaluation, MultilabelEvaluation):
-        found["error"] = evaluation.error
-    return found
+        metrics["error"] = evaluation.error
+    return metrics
 
 
 def unreadable_messages(split: Split, group: ProcessGroup) -> list[str]:
-    """Messages for the unreadable images that any process met."""
+    """Return messages about unreadable images from all processes, each image once."""
     messages = dict(group.all_gather(list(split.unreadable.found.items())))
     return [message for _, message in sorted(messages.items())]

@@ -82,14 +82,14 @@ class SequenceTask(ABC):
         """Do nothing."""
 
     def stream(self, device: torch.device, group: ProcessGroup) -> WindowStream:
-        """This process's share of the training batches."""
+        """Return the stream of this process's share of the training batches."""
         recipe = self.recipe
         return WindowStream(
             self.data.splits["train"], recipe.batch_size, recipe.seed, device, group
         )
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """The function the loop calls to evaluate a model; None without data to evaluate on."""
+        """Return the function that evaluates a model in training; None without data for it."""
         names = ["val", "test"] if self.recipe.eval.watch_test else ["val"]
         names = [name for name in names if name in self.data.splits]
 
@@ -101,7 +101,7 @@ class SequenceTask(ABC):
     def evaluate_checkpoint(
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
-        """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
+        """Evaluate the run's checkpoint `path` on validation and, only here, on test."""
         model = group.broadcast_from_main(lambda: load(path)).to(plan.device)
         names = ("test", "val") if self.recipe.eval.test else ("val",)
         return {

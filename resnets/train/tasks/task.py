@@ -1,4 +1,4 @@
-"""What a task provides to a training run; the run itself is the same for every task."""
+"""`Task`: the data, model, loss and metrics of a run; everything else is shared by all tasks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from resnets.utils.distributed import ProcessGroup
 class Task(Protocol):
     """Data, model, loss and metrics of one run.
 
-    recipe: completed with what the data decides. data_name: name of the data set. title: one line
-    for the terminal, what is trained on what. summary: how the data set was understood. metadata:
-    entries for each checkpoint, `classes` and `preprocess` among them. monitor: the validation
-    metric that selects the best checkpoint. split_report: the training and held-out images.
-    details: what the report shows beside the result, once `evaluate_checkpoint` was called in the
-    main process; None where the task has none.
+    recipe: with the fields that depend on the data. data_name: name of the data set. title: model
+    and data, one line for the terminal. summary: how the data set was understood. metadata: entries
+    of each checkpoint, among them `classes` and `preprocess`. monitor: the validation metric that
+    selects the best checkpoint. split_report: the training and held-out images. details: tables and
+    images for the report, set by `evaluate_checkpoint` in the main process; None if there are none.
     """
 
     recipe: Recipe
@@ -60,7 +59,7 @@ class Task(Protocol):
         ...
 
     def smallest_input(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the smallest training images; None if they may have any size."""
+        """Return (C, H, W) of the smallest training images; None if they may have any size."""
         ...
 
     def setup(self, device: torch.device) -> None:
@@ -68,11 +67,11 @@ class Task(Protocol):
         ...
 
     def stream(self, device: torch.device, group: ProcessGroup) -> Stream:
-        """This process's share of the training batches."""
+        """Return the stream of this process's share of the training batches."""
         ...
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """The function the loop calls to evaluate a model; None without data to evaluate on.
+        """Return the function that evaluates a model in training; None without data for it.
 
         All processes call it together, and each gets the metrics over all of them.
         """
@@ -81,7 +80,7 @@ class Task(Protocol):
     def evaluate_checkpoint(
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
-        """Metrics by split of the finished run's checkpoint `path`, the test set included.
+        """Evaluate the finished run's checkpoint `path`; returns metrics by split, also of test.
 
         The main process reads the file and sends the model to the others.
         """

@@ -66,21 +66,22 @@ def break_disk(step: int) -> None:
 
 
 def install() -> None:
-    """Once the loop is imported, put the fault behind its step."""
-    from resnets.train import loop
+    """Put the fault into the training step."""
+    from resnets.train.step import TrainStep
 
     kind, rank, step, once = FAULT.groups()
     if kind == "read":
         if os.environ["RANK"] == rank:
             break_disk(int(step))
         return
-    real = loop.train_step
+    real = TrainStep.__call__
 
-    def train_step(state, forward, loss_fn, batch, *rest):
-        mine = rank is None or int(rank) == forward.group.rank
+    def train_step(self, batch):
+        state = self.state
+        mine = rank is None or int(rank) == self.model.group.rank
         if kind == "nan" and mine and state.step + 1 == int(step):
             batch.images.fill_(float("nan"))
-        real(state, forward, loss_fn, batch, *rest)
+        real(self, batch)
         if mine and state.step == int(step):
             mark = Path(os.environ["MARK"]) / "met" if once else None
             if mark is None or not mark.exists():
@@ -88,11 +89,11 @@ def install() -> None:
                     mark.touch()
                 meet(kind)
 
-    loop.train_step = train_step
+    TrainStep.__call__ = train_step
 
 
 class Finder:
-    """Sees `resnets.train.loop` being imported, and installs the fault right after."""
+    """Installs the fault when `resnets.train.run` is imported."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "resnets.train.run":
