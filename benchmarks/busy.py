@@ -1,23 +1,21 @@
-"""What other programs on the same cores cost a run: `resnets train` beside 0, 1, 3 and 7 of them.
+"""Training rate of `resnets train digits` beside 0, 1, 3 and 7 busy processes.
 
     python benchmarks/busy.py [--others 0 1 3 7] [--rounds 3] [--seconds 10]
 
-Arms are real `resnets train digits` processes, started once and stopped (SIGSTOP) while they have
-no turn: as it comes, with the way libgomp waits by itself (GOMP_SPINCOUNT=300000, its default), and
-with one thread. Each turn is SETTLE seconds uncounted, then --seconds in which finished steps are
-counted. Others are endless loops in Python, one thread each. The fair share of a run with T threads
-beside K others on N cores is T / (T + K) of these cores where T + K > N; it is taken of the rate of
-the default arm beside none. Programs that the machine runs besides are counted as "elsewhere", in
-cores. Where they are not few, nothing was measured on a quiet machine and no fair share is printed;
-one thread, which waits for no other, then shows what the scheduler leaves to a run. "no step": the
-other arm finished none in one of the rounds.
+The others are endless loops in Python, one thread each. In each turn they start first, then a run
+of one arm; after its first steps and SETTLE seconds, the steps of `--seconds` are counted. Arms:
+resnets as it is, with a number of threads fixed by OMP_NUM_THREADS to all cores (as for a run that
+was started before the others), the same with libgomp's default way of waiting
+(GOMP_SPINCOUNT=300000), and one thread. The fair share of a run with N threads beside K others on N
+cores is N / (N + K) of the rate of libgomp's default beside none. CPU time of all other programs is
+reported as "elsewhere", in cores; above QUIET the fair share is not printed. "no step": the other
+arm finished none in one of the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -25,9 +23,12 @@ import tempfile
 import time
 from pathlib import Path
 
+CORES = len(os.sched_getaffinity(0))
+FIXED = {"OMP_NUM_THREADS": str(CORES)}
 ARMS = {
-    "follows load": {},
-    "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
+    "resnets": {},
+    "all threads": FIXED,
+    "libgomp's default": FIXED | {"GOMP_SPINCOUNT": "300000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 SETTLE = 2.0
@@ -37,7 +38,7 @@ NEVER = "1000000it"
 
 
 def start(out: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A run that goes on for longer than it is measured, stopped after its first steps."""
+    """Start a run that lasts longer than it is measured, and wait for its first steps."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMP", "GOMP"))}
     words = ["train", "digits", "--iterations", "1000000", "--out", str(out)]
     for field in ("eval.every", "checkpoint_every"):
@@ -51,12 +52,11 @@ def start(out: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     while steps(out) < 2:
         assert process.poll() is None, "resnets train has ended"
         time.sleep(0.2)
-    process.send_signal(signal.SIGSTOP)
     return process
 
 
 def steps(out: Path) -> int:
-    """Steps that a run has finished."""
+    """Number of steps that a run has finished."""
     try:
         return (out / "metrics.jsonl").read_text().count('"kind": "train"')
     except OSError:
@@ -64,13 +64,13 @@ def steps(out: Path) -> int:
 
 
 def ticks() -> float:
-    """Seconds that the processors of this machine have worked."""
+    """CPU seconds that this machine has spent."""
     words = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
     return (sum(map(int, words[:8])) - int(words[3]) - int(words[4])) / os.sysconf("SC_CLK_TCK")
 
 
 def spent(processes: list[subprocess.Popen[bytes]]) -> float:
-    """Seconds of them that these processes had."""
+    """CPU seconds that these processes have spent."""
     found = 0
     for each in processes:
         words = Path(f"/proc/{each.pid}/stat").read_text().rpartition(")")[2].split()
@@ -78,22 +78,23 @@ def spent(processes: list[subprocess.Popen[bytes]]) -> float:
     return found / os.sysconf("SC_CLK_TCK")
 
 
-def turn(
-    process: subprocess.Popen[bytes],
-    out: Path,
-    others: list[subprocess.Popen[bytes]],
-    seconds: float,
-) -> tuple[float, float]:
-    """Images a second of one arm, and cores that went elsewhere."""
-    process.send_signal(signal.SIGCONT)
-    time.sleep(SETTLE)
-    counted = [process, *others]
-    first, begin, all_before, ours = steps(out), time.perf_counter(), ticks(), spent(counted)
-    time.sleep(seconds)
-    took = time.perf_counter() - begin
-    rate = BATCH * (steps(out) - first) / took
-    elsewhere = (ticks() - all_before - spent(counted) + ours) / took
-    process.send_signal(signal.SIGSTOP)
+def turn(arm: str, out: Path, others: int, seconds: float) -> tuple[float, float]:
+    """Images per second of one arm, and cores used elsewhere."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+    run = None
+    try:
+        run = start(out, ARMS[arm])
+        time.sleep(SETTLE)
+        first, begin, all_before, counted = steps(out), time.perf_counter(), ticks(), [run, *loops]
+        ours = spent(counted)
+        time.sleep(seconds)
+        took = time.perf_counter() - begin
+        rate = BATCH * (steps(out) - first) / took
+        elsewhere = (ticks() - all_before - spent(counted) + ours) / took
+    finally:
+        for each in [*loops, *([run] if run else [])]:
+            each.kill()
+            each.wait()
     return rate, max(0.0, elsewhere)
 
 
@@ -102,61 +103,47 @@ def main() -> None:
     parser.add_argument("--others", type=int, nargs="+", default=[0, 1, 3, 7])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
-    given = parser.parse_args()
-    found: dict[tuple[int, str], list[float]] = {}
+    args = parser.parse_args()
+    rates: dict[tuple[int, str], list[float]] = {}
     load: list[float] = []
-    runs: dict[str, subprocess.Popen[bytes]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        outs = {name: Path(folder) / str(place) for place, name in enumerate(ARMS)}
-        others: list[subprocess.Popen[bytes]] = []
-        try:
-            for name, environment in ARMS.items():
-                runs[name] = start(outs[name], environment)
-            for number in range(given.rounds):
-                for count in given.others:
-                    for name, process in runs.items():
-                        endless = [sys.executable, "-c", "while True: pass"]
-                        others = [subprocess.Popen(endless) for _ in range(count)]
-                        rate, elsewhere = turn(process, outs[name], others, given.seconds)
-                        for each in others:
-                            each.kill()
-                            each.wait()
-                        others = []
-                        found.setdefault((count, name), []).append(rate)
-                        load.append(elsewhere)
-                        line = f"round {number + 1}: {count} others, {name}: {rate:,.0f} images/s"
-                        print(f"{line}, elsewhere {elsewhere:.2f} cores", file=sys.stderr)
-        finally:
-            for each in [*runs.values(), *others]:
-                each.kill()
-        report(found, given.others, load)
+    for number in range(args.rounds):
+        for count in args.others:
+            for arm in ARMS:
+                with tempfile.TemporaryDirectory() as folder:
+                    rate, elsewhere = turn(arm, Path(folder) / "run", count, args.seconds)
+                rates.setdefault((count, arm), []).append(rate)
+                load.append(elsewhere)
+                line = f"round {number + 1}: {count} others, {arm}: {rate:,.0f} images/s"
+                print(f"{line}, elsewhere {elsewhere:.2f} cores", file=sys.stderr)
+    report(rates, args.others, load)
 
 
-def report(found: dict[tuple[int, str], list[float]], counts: list[int], load: list[float]) -> None:
-    """Rates and ratios, medians and their spread, as a table of Markdown."""
-    cores = len(os.sched_getaffinity(0))
+def report(rates: dict[tuple[int, str], list[float]], counts: list[int], load: list[float]) -> None:
+    """Print rates and ratios, medians and their spread, as a Markdown table."""
     print(
-        f"{cores} cores; elsewhere {statistics.median(load):.2f} cores"
+        f"{CORES} cores; elsewhere {statistics.median(load):.2f} cores"
         f" ({min(load):.2f} to {max(load):.2f})"
     )
-    ours, default, _ = ARMS
-    print(f"| others | {' | '.join(ARMS)} | x libgomp's default | x one thread | of fair share |")
-    print("|---" * (4 + len(ARMS)) + "|")
-    quiet = statistics.median(found[counts[0], default])
+    ours, *peers = ARMS
+    default = "libgomp's default"
+    ratios = [f"ratio to {name}" for name in peers]
+    print("| " + " | ".join(["others", *ARMS, *ratios, "share of a fair share"]) + " |")
+    print("|---" * (2 + len(ARMS) + len(peers)) + "|")
+    quiet = statistics.median(rates[counts[0], default])
     for count in counts:
-        cells = [spread(found[count, name], "{:,.0f}") for name in ARMS]
-        for name in list(ARMS)[1:]:
-            pairs = list(zip(found[count, ours], found[count, name], strict=True))
-            ratios = [one / other for one, other in pairs if other]
-            cells.append(spread(ratios, "{:.2f}") if len(ratios) == len(pairs) else "no step")
-        share = quiet * min(1.0, cores / (cores + count))
-        fair = [rate / max(share, 1.0) for rate in found[count, ours]]
+        cells = [spread(rates[count, name], "{:,.0f}") for name in ARMS]
+        for name in peers:
+            pairs = list(zip(rates[count, ours], rates[count, name], strict=True))
+            values = [one / other for one, other in pairs if other]
+            cells.append(spread(values, "{:.2f}") if len(values) == len(pairs) else "no step")
+        share = quiet * min(1.0, CORES / (CORES + count))
+        fair = [rate / max(share, 1.0) for rate in rates[count, ours]]
         cells.append(spread(fair, "{:.2f}") if max(load) <= QUIET else "not measured")
         print(f"| {count} | {' | '.join(cells)} |")
 
 
 def spread(values: list[float], form: str) -> str:
-    """Median (least to most)."""
+    """Median (minimum to maximum)."""
     middle, least, most = (form.format(f(values)) for f in (statistics.median, min, max))
     return f"{middle} ({least} to {most})"
 

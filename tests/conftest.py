@@ -1,7 +1,11 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Runs in tests compute with as many threads on a busy machine, whatever runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import pytest
 import torch

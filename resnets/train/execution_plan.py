@@ -15,7 +15,7 @@ import torch
 from resnets.config import ConfigError, Recipe
 from resnets.models import cost
 from resnets.ops import compiler, conv_weight_grad
-from resnets.utils import environment
+from resnets.utils import cpu_count, environment
 from resnets.utils.precision import autocast, pick_precision, supports_precision
 from resnets.weights.checkpoint.format import Checkpoint
 
@@ -38,7 +38,8 @@ class ExecutionPlan:
     fused: norm, addition and ReLU in one kernel (`ops.norm_act`), which compiling would undo.
     amx: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). malloc_tuned:
     malloc keeps freed memory (`tune_malloc`). cudnn_benchmark: cuDNN measures its algorithms for
-    each new shape; for tasks whose images have few sizes.
+    each new shape; for tasks whose images have few sizes. threads: those that compute a step on the
+    CPU, on whose number the last bits of sums depend; 0 in checkpoints of earlier versions.
     """
 
     device: str
@@ -48,6 +49,7 @@ class ExecutionPlan:
     amx: bool
     malloc_tuned: bool
     cudnn_benchmark: bool = False
+    threads: int = 0
 
     def __str__(self) -> str:
         parts = [self.precision, environment.device_name(torch.device(self.device))]
@@ -63,10 +65,17 @@ class ExecutionPlan:
 
 
 def choose_plan(
-    recipe: Recipe, model: Any, examples: int, device: str, checkpoint: Checkpoint | None = None
+    recipe: Recipe,
+    model: Any,
+    examples: int,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+    load: cpu_count.OtherLoad | None = None,
 ) -> ExecutionPlan:
-    """Resolve the recipe's "auto" settings: device, precision, compilation, kernels, malloc.
+    """Resolve the recipe's "auto" settings: device, precision, compilation, kernels, malloc, and
+    the number of torch's threads, which is set.
 
+    load: the cores that other programs use; a new run on the CPU leaves them to those.
     A run resumed from `checkpoint` keeps its precision if the device supports it and, on a device
     of the same type, its other settings where possible: changing them would change results.
     """
@@ -98,7 +107,33 @@ def choose_plan(
     amx = amx and before.get("amx", True)
     benchmark = chosen.type == "cuda" and recipe.task in ("classify", "segment")
     torch.backends.cudnn.benchmark = benchmark
-    return ExecutionPlan(str(chosen), precision, compiled, fused, amx, malloc_tuned, benchmark)
+    if chosen.type == "cpu":
+        torch.set_num_threads(_choose_threads(before, load))
+    return ExecutionPlan(
+        device=str(chosen),
+        precision=precision,
+        compiled=compiled,
+        fused=fused,
+        amx=amx,
+        malloc_tuned=malloc_tuned,
+        cudnn_benchmark=benchmark,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _choose_threads(before: dict[str, Any], load: cpu_count.OtherLoad | None) -> int:
+    """The number of threads of a run on the CPU, whose stored plan is `before` if it is resumed.
+
+    Threads synchronize a thousand times in a step of a small network. Where other programs use the
+    cores, each of these waits takes as long as a thread is without a core, so that fewer threads
+    are many times faster (docs/performance.md, "A busy machine").
+    """
+    threads = torch.get_num_threads()
+    if cpu_count.is_fixed():
+        return threads
+    if stored := before.get("threads"):
+        return min(stored, max(threads, cpu_count.cores()))
+    return threads if load is None or threads == 1 else min(threads, load.free_cores())
 
 
 def _missing_compiler(device: torch.device) -> str | None:
@@ -120,6 +155,8 @@ def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
         changes.append(then["device"])
     if then["precision"] != plan.precision:
         changes.append(then["precision"])
+    if then["threads"] not in (plan.threads, 0):
+        changes.append(f"{then['threads']} threads")
     words = {
         "compiled": ("not compiled", "compiled"),
         "fused": ("no CPU kernels", "CPU kernels"),

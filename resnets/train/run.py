@@ -41,6 +41,7 @@ from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import teacher_changes
 from resnets.train.tasks.sequence import SignalTask, TextTask
 from resnets.train.tasks.task import Task
+from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text
@@ -84,7 +85,8 @@ def run(
     Raises ConfigError (also if another process is writing to `out`), DataError, CheckpointError,
     Diverged, OutOfMemory, and Interrupted when a signal asked the run to stop.
     """
-    with _lock_folder(out, group, must_exist=recipe is None):
+    load = OtherLoad() if group.world_size == 1 else None
+    with _lock_folder(out, group, must_exist=recipe is None), _restored_threads() as threads:
         start = group.broadcast_from_main(lambda: _find_start(recipe, out, data, fit_memory))
         checkpoint, notes = start.checkpoint, start.notes
         parts.check(start.recipe)
@@ -95,7 +97,9 @@ def run(
             notes = [*notes, *teacher_changes(task.recipe, task.metadata, checkpoint)]
         if duration is not None and duration != start.recipe.duration:
             notes = [*notes, _extend(task, duration, checkpoint)]
-        plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
+        plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint, load)
+        if plan.threads < threads:
+            notes = [*notes, _fewer_threads(plan.threads, threads, is_new=checkpoint is None)]
         group.broadcast_from_main(lambda: _check_batch_norms(task, group))
         if recipe is not None or notes or data is not None:
             group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
@@ -217,6 +221,24 @@ def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterato
     with ExitStack() as stack:
         group.broadcast_from_main(lock)
         yield
+
+
+@contextmanager
+def _restored_threads() -> Iterator[int]:
+    """Yield torch's number of threads and restore it at the end."""
+    threads = torch.get_num_threads()
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fewer_threads(used: int, available: int, *, is_new: bool) -> str:
+    reason = "since other programs use the cores" if is_new else "as before, for equal results"
+    return (
+        f"computing with {used} of {available} threads, {reason}; a run keeps their number, on"
+        " which last bits depend (OMP_NUM_THREADS sets another)"
+    )
 
 
 def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task:

@@ -1,4 +1,5 @@
-"""Number of CPUs that this process may use: affinity, cgroup quota, share per local process.
+"""Number of CPUs that this process may use: affinity, cgroup quota, share per local process, and
+those that other programs leave free.
 
 In a container with a CPU quota the machine's other cores are still visible. Threads beyond the
 quota do not help: the kernel suspends all of them for the rest of each period, and threads that
@@ -9,11 +10,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self/cgroup")
+STAT = Path("/proc/stat")
+MIN_WINDOW = 0.5  # seconds of the shortest measurement of other programs' load
+TOLERANCE = 0.5  # cores that other programs may use before one core is left to them
 
 
 def cores() -> int:
@@ -64,11 +69,59 @@ def limit_threads() -> None:
 
     Called on import of the package; child processes inherit it. A set OMP_NUM_THREADS is kept.
     """
-    if "OMP_NUM_THREADS" in os.environ or (allowed := cores()) >= affinity():
+    if is_fixed() or (allowed := cores()) >= affinity():
         return
     os.environ["OMP_NUM_THREADS"] = str(allowed)
     if (torch := sys.modules.get("torch")) is not None:  # has already read the variable
         torch.set_num_threads(allowed)
+
+
+class OtherLoad:
+    """Measure the cores that other programs use, from its creation on.
+
+    stat: the kernel's statistics of all CPUs (proc_stat(5)).
+    """
+
+    def __init__(self, stat: Path = STAT) -> None:
+        self._stat = stat
+        self._begin = time.monotonic()
+        self._before = self._seconds()
+
+    def cores(self) -> float | None:
+        """Mean number of cores that others used, of those this process may use; None if unknown.
+
+        Waits until MIN_WINDOW seconds have been measured.
+        """
+        if self._before is None:
+            return None
+        time.sleep(max(0.0, self._begin + MIN_WINDOW - time.monotonic()))
+        passed, after = time.monotonic() - self._begin, self._seconds()
+        return None if after is None else max(0.0, (after - self._before) / passed)
+
+    def free_cores(self) -> int:
+        """Whole cores that others leave, at least 1 and at most `cores()`."""
+        others = self.cores()
+        if others is None:
+            return cores()
+        return max(1, min(cores(), int(affinity() - others + TOLERANCE)))
+
+    def _seconds(self) -> float | None:
+        """CPU seconds so far that were not spent by this process and its ended children."""
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        busy = 0
+        for line in _read(self._stat).splitlines():
+            name, *numbers = line.split()
+            if name[:3] == "cpu" and name[3:].isdecimal() and int(name[3:]) in usable:
+                user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, numbers)
+                busy += user + nice + system + irq + softirq
+        own = os.times()
+        spent = own.user + own.system + own.children_user + own.children_system
+        return busy / os.sysconf("SC_CLK_TCK") - spent if busy else None
+
+
+def is_fixed() -> bool:
+    """Whether OMP_NUM_THREADS fixes the number of threads; `limit_threads` sets it, too."""
+    return "OMP_NUM_THREADS" in os.environ
 
 
 def _group_folders(mount: Path, path: str) -> Iterator[Path]:

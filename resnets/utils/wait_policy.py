@@ -9,7 +9,7 @@ takes tens of times as long.
 A background thread measures, twice a second, how long the process's threads were runnable without
 getting a core (`SchedulerStats`); `WaitPolicy` decides, and `PassiveWaiting` applies the decision.
 Only the way of waiting changes, never the number of threads, on which sums and so the last bits of
-results depend: results are the same on an idle machine and on a busy one.
+results depend: it is chosen once, when a run starts (`train.execution_plan`).
 """
 
 from __future__ import annotations
@@ -265,6 +265,7 @@ def _message(policy: Policy, share: float) -> str:
     if policy == "passive":
         return (
             f"the machine is busy (threads waited for a core {share:.0%} of their time): OpenMP"
-            " threads sleep while they wait for each other; results do not change"
+            " threads sleep while they wait for each other; results do not change. If it stays"
+            " busy, OMP_NUM_THREADS=1 may be many times faster (last bits differ)"
         )
     return "the machine is idle again: OpenMP threads spin while they wait for each other"

@@ -92,3 +92,65 @@ def test_threads_follow_the_affinity(tmp_path):
     first = min(os.sched_getaffinity(0))
     root, process = tree(tmp_path, "0::/", {"cpu.max": "max 100000"})
     assert threads_under(root, process, "taskset", "-c", str(first)) == [1, 1, 1]
+
+
+class FakeStat:
+    """A /proc/stat with two CPUs of this process and one of others, and time that passes."""
+
+    def __init__(self, path, monkeypatch):
+        self.path, self.now, self.ticks = path, 100.0, os.sysconf("SC_CLK_TCK")
+        self.own = 0.0
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+        monkeypatch.setattr(os, "times", lambda: os.times_result((self.own, 0, 0, 0, 0)))
+        monkeypatch.setattr(cpu_count.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(cpu_count.time, "sleep", self.sleep)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        self.busy = [50.0, 60.0, 70.0]
+        self.write()
+
+    def sleep(self, seconds):
+        self.pass_time(seconds)
+
+    def pass_time(self, seconds, *, cpus=(0.0, 0.0, 0.0), own=0.0):
+        self.now += seconds
+        self.own += own * seconds
+        self.busy = [busy + share * seconds for busy, share in zip(self.busy, cpus, strict=True)]
+        self.write()
+
+    def write(self):
+        lines = [f"cpu {int(sum(self.busy) * self.ticks)} 0 0 1 0 0 0 0 0 0"]
+        for number, busy in enumerate(self.busy):  # idle and waiting for disks do not count
+            lines.append(f"cpu{number} {int(busy * self.ticks)} 0 0 999 777 0 0 0 0 0")
+        self.path.write_text("\n".join([*lines, "intr 5", "procs_running 9"]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "own", "others", "free"),
+    [
+        ((0.0, 0.0, 1.0), 0.0, 0.0, 2),
+        ((1.0, 0.25, 1.0), 1.0, 0.25, 2),  # this process and a little beside it
+        ((1.0, 1.0, 0.0), 1.0, 1.0, 1),
+        ((1.0, 1.0, 0.0), 0.25, 1.75, 1),  # never none
+    ],
+)
+def test_cores_that_other_programs_use(tmp_path, monkeypatch, cpus, own, others, free):
+    stat = FakeStat(tmp_path / "stat", monkeypatch)
+    load = cpu_count.OtherLoad(stat.path)
+    stat.pass_time(4.0, cpus=cpus, own=own)
+    assert load.cores() == pytest.approx(others, abs=0.02)
+    assert load.free_cores() == free
+
+
+def test_other_load_is_measured_for_some_time(tmp_path, monkeypatch):
+    stat = FakeStat(tmp_path / "stat", monkeypatch)
+    load = cpu_count.OtherLoad(stat.path)
+    assert load.cores() == 0.0
+    assert stat.now == 100.0 + cpu_count.MIN_WINDOW
+
+
+@pytest.mark.parametrize("text", ["", "cpu 1 2 3\nintr 7\n"])
+def test_without_statistics_of_cpus_all_cores_count(tmp_path, text):
+    (tmp_path / "stat").write_text(text)
+    load = cpu_count.OtherLoad(tmp_path / "stat")
+    assert load.cores() is None
+    assert load.free_cores() == cpu_count.cores()
