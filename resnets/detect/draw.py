@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from resnets.config import atomic_write
-from resnets.detect.data.masks import decode_run
+from resnets.detect.data.masks import decode_mask
 from resnets.detect.data.types import IGNORE, Detections, Pixels
 from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.utils.printable import printable
@@ -52,7 +52,7 @@ def marks(found: Detections, classes: Sequence[str], threshold: float) -> list[M
         label = int(found["labels"][place])
         left, top, right, bottom = np.asarray(found["boxes"][place], np.float64).tolist()
         tag = f"{classes[label]} {scores[place]:.0%}"
-        mask = decode_run(dict(found["masks"][place])) if "masks" in found else None
+        mask = decode_mask(dict(found["masks"][place])) if "masks" in found else None
         chosen.append(Mark((left, top, right, bottom), tag, class_color(label), mask))
     return chosen
 

@@ -10,7 +10,7 @@ from resnets.cli.data.check import Check
 from resnets.config import ConfigError
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
-from resnets.detect.formats.problems import name_warnings
+from resnets.detect.formats.problems import find_name_warnings
 
 WIDTH, HEIGHT = 640, 480
 
@@ -176,12 +176,12 @@ def test_files_of_forms_that_are_not_read_are_named(tmp_path, form):
 
 
 def test_classes_are_named_and_those_that_number_objects_warned_about():
-    (said,) = name_warnings(("cat-1", "cat-2", "dog-1", "dog-2"))
+    (said,) = find_name_warnings(("cat-1", "cat-2", "dog-1", "dog-2"))
     assert "4 of 4 classes" in said
-    (said,) = name_warnings(("cat", "Cat", "cats", "dog"))
+    (said,) = find_name_warnings(("cat", "Cat", "cats", "dog"))
     assert "Cat, cat, cats" in said
-    assert not name_warnings(("class_1", "class_2", "class_3"))
-    assert not name_warnings(("A320", "A330", "bus"))
+    assert not find_name_warnings(("class_1", "class_2", "class_3"))
+    assert not find_name_warnings(("A320", "A330", "bus"))
 
 
 def test_voc_boxes_that_begin_at_zero_are_said(tmp_path):

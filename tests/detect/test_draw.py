@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnets.cli.main import main
 from resnets.config import DataSpec, OptimSpec, Recipe
-from resnets.detect.data.masks import decode_run, encode_masks
+from resnets.detect.data.masks import decode_mask, encode_masks
 from resnets.detect.draw import class_color, draw, draw_classes, marks, save_drawing
 from resnets.detect.evaluate.curves import save_curves
 from resnets.detect.evaluate.error_page import save_misses, worst_misses
@@ -139,7 +139,7 @@ def test_results_have_the_sources_numbers():
     assert entry["category_id"] == 90
     assert entry["bbox"] == [1, 2, 3, 6]
     assert entry["score"] == 0.12346
-    assert (decode_run(entry["segmentation"]) == mask[0]).all()
+    assert (decode_mask(entry["segmentation"]) == mask[0]).all()
 
 
 def test_jpeg_and_png_by_suffix(tmp_path):

@@ -94,7 +94,7 @@ def test_rare_classes_are_in_both_halves() -> None:
     assert abs(len(first) - len(second)) <= 2
     assert imbalances(first, second)[-1] == 0  # the two objects of class 9
     assert max(imbalances(first, second)) <= 0.25
-    assert sorted(each.called for each in first + second) == sorted(each.called for each in images)
+    assert sorted(each.name for each in first + second) == sorted(each.name for each in images)
     assert split_by_classes(images) == (first, second)
 
 

@@ -21,8 +21,8 @@ from colored_sets import (
 
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
-from resnets.detect.images.entries import Stated
 from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.references import ImageReference
 from resnets.detect.images.store import Store
 
 JSON = "annotations/instances_train.json"
@@ -317,7 +317,7 @@ def test_one_name_in_thousands_of_folders(form):
     index = ImageIndex.of(Store("x", "x", NoFiles(), {p: row for row, p in enumerate(paths)}))
     numbers = [f"{number:05d}" for number in range(count)]
     beside = "" if form.endswith("g") else "images/{}/color.xml"
-    entries = [Stated((form.format(each),), beside.format(each)) for each in numbers]
+    entries = [ImageReference((form.format(each),), beside.format(each)) for each in numbers]
     start = time.process_time()
     assert [match.path for match in index.match(entries)] == paths
     assert time.process_time() - start < 5  # grows with the number of folders, not its square

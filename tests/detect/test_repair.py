@@ -22,7 +22,7 @@ from PIL import Image
 from resnets.data.errors import DataError
 from resnets.detect.check.repair import LIST, repair_annotations
 from resnets.detect.check.run import check_annotations
-from resnets.detect.data.masks import decode_run, encode_masks, to_run
+from resnets.detect.data.masks import decode_mask, encode_masks, encode_outline
 from resnets.detect.loading.sources import find_source
 
 JSON = "annotations/instances_train.json"
@@ -130,7 +130,7 @@ def test_outlines_move_with_their_boxes(tmp_path):
     part = find_source(str(tmp_path / "out"), "instances").load("train")
     for picture in part.images:
         for each in picture.objects:
-            mask = decode_run(to_run(each.segmentation, (picture.height, picture.width)))
+            mask = decode_mask(encode_outline(each.segmentation, (picture.height, picture.width)))
             rows, columns = np.nonzero(mask)
             around = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             assert np.abs(np.array(each.box) - around).max() <= 1.5

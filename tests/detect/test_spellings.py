@@ -13,7 +13,7 @@ from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.check.run import check_annotations
-from resnets.detect.data.masks import bounds_of, encode_masks
+from resnets.detect.data.masks import encode_masks, outline_box
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.loading.stream import DetectStream
 
@@ -445,4 +445,4 @@ def test_the_box_around_run_lengths_is_that_of_their_pixels():
         right_box = (0, 0, 0, 0)
         if len(rows):
             right_box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        assert bounds_of(encode_masks(mask)[0], mask.shape[1:]) == right_box
+        assert outline_box(encode_masks(mask)[0], mask.shape[1:]) == right_box

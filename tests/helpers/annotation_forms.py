@@ -10,14 +10,14 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
-from resnets.detect.data.masks import decode_run, to_run
+from resnets.detect.data.masks import decode_mask, encode_outline
 
 
 def records(source, title):
     """{image stem: (width, height, [(class, box, outline)])} of a part."""
     found = {}
     for each in source.load(title).images:
-        stem = posixpath.splitext(posixpath.basename(each.path or each.called))[0]
+        stem = posixpath.splitext(posixpath.basename(each.path or each.name))[0]
         rows = [
             (source.classes[o.label], o.box, o.segmentation) for o in each.objects if not o.crowd
         ]
@@ -84,7 +84,7 @@ def write_labelme(source, title, root, *, outlines=False):
                     }
                 )
             if outlines and isinstance(outline, dict):
-                mask = decode_run(to_run(outline, (height, width)))
+                mask = decode_mask(encode_outline(outline, (height, width)))
                 buffer = io.BytesIO()
                 Image.fromarray(mask * 255).convert("1").save(buffer, "PNG")
                 text = base64.b64encode(buffer.getvalue()).decode()
@@ -116,7 +116,7 @@ def write_cvat(source, parts, root, *, outlines=False):
                 label = f'label={quoteattr(name)} source="manual" occluded="0" z_order="0"'
                 drawn = polygons(outline) if outlines else []
                 if outlines and isinstance(outline, dict):
-                    mask = decode_run(to_run(outline, (height, width))).reshape(-1)
+                    mask = decode_mask(encode_outline(outline, (height, width))).reshape(-1)
                     edges = np.flatnonzero(np.diff(mask)) + 1
                     runs = np.diff([0, *edges, len(mask)]).tolist()
                     runs = [0, *runs] if mask[0] else runs
@@ -155,8 +155,8 @@ def same_records(one, other, *, tolerance=0.01, outlines=False):
                 np.testing.assert_allclose(found, box, atol=tolerance)
             elif isinstance(outline, dict):
                 size = (height, width)
-                mask = decode_run(to_run(outline, size))
-                assert np.array_equal(decode_run(to_run(drawn, size)), mask)
+                mask = decode_mask(encode_outline(outline, size))
+                assert np.array_equal(decode_mask(encode_outline(drawn, size)), mask)
             else:
                 pairs = zip(polygons(outline), polygons(drawn), strict=True)
                 for corners, again in pairs:

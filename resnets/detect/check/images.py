@@ -22,11 +22,10 @@ from resnets.data.dataset.source import FilePart, Source
 from resnets.data.dataset.summary import DataSummary, rarest_object
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import LEAK, UNLISTED, Finding
-from resnets.data.layout.folder_names import role_within
 from resnets.data.splits.share import held_out_rows
 from resnets.detect.check.run import with_all
-from resnets.detect.formats.records import RawDataset, RawObject, Task
-from resnets.detect.images.index import ImageIndex, store_listing
+from resnets.detect.formats.records import RawDataset, RawObject, Task, set_role
+from resnets.detect.images.index import ImageIndex, fingerprint_images
 from resnets.detect.images.store import Store, open_store
 
 APART = ("test", "val", "train", "trainval")  # those kept apart come first
@@ -46,7 +45,7 @@ def annotated_contents(spec: DataSpec, task: Task, detect: DetectSpec | None = N
 
 def annotated_listing(where: str) -> str:
     """Fingerprint of all images of an annotated set, in whatever image set."""
-    return store_listing(open_store(where))
+    return fingerprint_images(open_store(where))
 
 
 def _by_set(spec: DataSpec, source: RawDataset) -> Contents:
@@ -74,7 +73,7 @@ def _by_set(spec: DataSpec, source: RawDataset) -> Contents:
     findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place.keys() | maps)]
     contents = Contents(spec.source, [each for each in sections if len(each.files)], findings)
     of = {
-        source.store.called(str(each.path)): each.objects
+        source.store.display_path(str(each.path)): each.objects
         for found in images.values()
         for each in found
     }
@@ -106,7 +105,7 @@ def _understood(
 
 def _parts(titles: Sequence[str]) -> dict[str, str]:
     """What each image set is to training: "train", "val", "test", else its own title."""
-    roles = {title: role_within(title.rpartition(":")[2]) for title in titles}
+    roles = {title: set_role(title) for title in titles}
     own = "train" in roles.values()
     return {
         title: ("train" if role == "trainval" and not own else role) or title
@@ -154,4 +153,4 @@ def _unlisted(source: RawDataset, spec: DataSpec, listed: Set[str | None]) -> It
 
 def _within(source: RawDataset, spec: DataSpec, path: str) -> str:
     """What lists call an image of the set."""
-    return path_within(source.store.called(path), prefixes(spec.source))
+    return path_within(source.store.display_path(path), prefixes(spec.source))

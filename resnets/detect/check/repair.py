@@ -25,19 +25,18 @@ from resnets.detect.check.upright_boxes import (
     Move,
     Rescaled,
     are_proved_scaled,
-    box_around,
-    inside,
     kept_outline,
     why_not_scaled,
 )
-from resnets.detect.data.masks import to_run
+from resnets.detect.data.masks import encode_outline, outline_box
 from resnets.detect.formats.problems import (
     TOLERANCE,
-    frame_of,
-    image_problems,
-    look_at_images,
-    mark_shares,
-    object_problems,
+    clip_box,
+    find_image_problems,
+    find_object_problems,
+    flag_normalized_boxes,
+    infer_box_frame,
+    read_stored_sizes,
 )
 from resnets.detect.formats.records import (
     ID_TWICE,
@@ -48,8 +47,8 @@ from resnets.detect.formats.records import (
     RawObject,
     Task,
 )
-from resnets.detect.formats.set_checks import mark_form
-from resnets.detect.images.sizes import Frame, scale_between
+from resnets.detect.formats.set_checks import flag_wrong_box_form
+from resnets.detect.images.sizes import Frame, uniform_scale
 from resnets.detect.loading.split_opener import to_target
 from resnets.utils.csv_files import CsvWriter
 
@@ -121,7 +120,9 @@ def repair_annotations(
     report = RepairReport()
     documents = {}
     for title in source.titles:
-        part = mark_form(mark_shares(look_at_images(source.load(title), source.store)))
+        part = flag_wrong_box_form(
+            flag_normalized_boxes(read_stored_sizes(source.load(title), source.store))
+        )
         documents[title] = _document(source, _repaired(part, source.classes, report))
     for path, document in zip(_paths(out, source.titles), documents.values(), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def _repaired(part: RawImageSet, classes: Sequence[str], report: RepairReport) -
     """The images of a part that can be kept, corrected; `report` gets an account of all."""
     stated = part.objects
     assert stated is not None
-    frame = frame_of(part)
+    frame = infer_box_frame(part)
     images, outcomes = [], Counter[str]()
     for problem in part.orphans:
         report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
@@ -150,7 +151,7 @@ def _repaired(part: RawImageSet, classes: Sequence[str], report: RepairReport) -
         if not isinstance(move, str) and move.is_scaled and scales.refused:
             move = scales.refused
         if isinstance(move, str):
-            report.rows.append((image.where, image.called, LEFT_OUT, move))
+            report.rows.append((image.where, image.name, LEFT_OUT, move))
             for each in image.objects:
                 report.rows.append((image.where, _item(image, each), LEFT_OUT, move))
             outcomes[LEFT_OUT] += len(image.objects)
@@ -173,7 +174,7 @@ def _repaired(part: RawImageSet, classes: Sequence[str], report: RepairReport) -
                 kept.append(found.kept)
         if image.objects and not kept:
             message = "none of its objects can be kept"
-            report.rows.append((image.where, image.called, LEFT_OUT, message))
+            report.rows.append((image.where, image.name, LEFT_OUT, message))
             continue
         report.partly += len(kept) < len(image.objects)
         images.append(replace(upright, objects=tuple(kept)))
@@ -196,13 +197,13 @@ class _Scales:
     def of(cls, images: Sequence[RawImage], moves: Sequence[Move | str]) -> _Scales:
         scaled, other_shapes = [], 0
         for image, move in zip(images, moves, strict=True):
-            if image.stored is None or not image.sized:
+            if image.stored is None or not image.has_size:
                 continue
             stated, stored = (image.width, image.height), image.stored
             if isinstance(move, str):
                 known = min(stated) > 0
                 sizes = (stored.upright, (stored.width, stored.height))
-                other_shapes += known and all(scale_between(stated, each) is None for each in sizes)
+                other_shapes += known and all(uniform_scale(stated, each) is None for each in sizes)
             elif move.is_scaled:
                 actual = (round(stated[0] * move.scale[0]), round(stated[1] * move.scale[1]))
                 boxes = [each.box for each in image.objects if _is_box(each.box)]
@@ -213,13 +214,13 @@ class _Scales:
 def _move_of(image: RawImage, frame: Frame | None) -> Move | str:
     """What takes the annotations of an image to its upright pixels, or why nothing known does."""
     if image.path is None or image.stored is None:
-        problem = next(iter(image_problems(image)), None)
+        problem = next(iter(find_image_problems(image)), None)
         return problem.message if problem else image.unreadable
     stored, upright = image.stored, image.stored.upright
     plain = stored.width, stored.height
     stated: tuple[int, int] | None = (image.width, image.height)
     mismatch = f"is {upright[0]}x{upright[1]}, its annotations are for {image.width}x{image.height}"
-    if not image.sized or min(image.width, image.height) <= 0:
+    if not image.has_size or min(image.width, image.height) <= 0:
         sides = zip((image.width, image.height), upright, strict=True)
         if any(side > 0 and side != own for side, own in sides):
             return mismatch
@@ -232,7 +233,7 @@ def _move_of(image: RawImage, frame: Frame | None) -> Move | str:
     if chosen is None:
         return f"its size does not tell which pixels its boxes are for (EXIF {stored.orientation})"
     actual = upright if chosen == "upright" else plain
-    scale = scale_between(stated or actual, actual)
+    scale = uniform_scale(stated or actual, actual)
     if scale is None:
         return mismatch
     return Move(stated or actual, scale, stored if chosen == "stored" else None)
@@ -244,7 +245,7 @@ def _frame_by_size(
     """Which pixels boxes for an image of size `stated` are for, where a turn changes its shape."""
     if stated in (upright, plain):
         return "upright" if stated == upright else "stored"
-    fits = [scale_between(stated, size) is not None for size in (upright, plain)]
+    fits = [uniform_scale(stated, size) is not None for size in (upright, plain)]
     if all(fits) or not any(fits):
         return None
     return "upright" if fits[0] else "stored"
@@ -269,11 +270,11 @@ def _corrected(
     if message:
         done.append(message)
     box = move.box(each.box)
-    if (around := box_around(outline)) and (not _is_box(box)):
-        box = around
+    if isinstance(outline, list) and not _is_box(box):
+        box = outline_box(outline, (upright.height, upright.width))
         done.append("box taken from its outline")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != "no number"))
-    cut = inside(box, upright)
+    cut = clip_box(box, upright)
     beyond = max(abs(a - b) for a, b in zip(box, cut, strict=True)) if _is_box(box) else 0
     if beyond > TOLERANCE:
         done.append("box cut at the edge")
@@ -287,9 +288,8 @@ def _corrected(
         box=cut if _is_box(box) else box,
         segmentation=outline,
         area=area,
-        bare=outline is None,
     )
-    wrong: list[Problem] = list(object_problems(moved, upright, classes, masks=False))
+    wrong: list[Problem] = list(find_object_problems(moved, upright, classes, masks=False))
     if wrong:
         return _Outcome(None, "; ".join(problem.message for problem in wrong))
     return _Outcome(moved, "; ".join(done))
@@ -301,7 +301,7 @@ def _is_box(box: Sequence[float]) -> bool:
 
 
 def _item(image: RawImage, each: RawObject) -> str:
-    return f"{image.called}, {each.item}"
+    return f"{image.name}, {each.item}"
 
 
 def _paths(out: Path, titles: Iterable[str]) -> list[Path]:
@@ -378,7 +378,7 @@ def _plain(outline: Any, image: RawImage) -> Any:
     """A segmentation as JSON holds it."""
     if not isinstance(outline, dict):
         return [list(points) for points in outline]
-    run = to_run(outline, (image.height, image.width))
+    run = encode_outline(outline, (image.height, image.width))
     return {"size": list(run["size"]), "counts": run["counts"].decode("ascii")}
 
 

@@ -1,6 +1,6 @@
 """What `resnets data check` finds in a set of annotated images.
 
-Annotations are checked as training checks them (`problems.check_part`), and compared with their
+Annotations are checked as in training (`problems.check_image_set`), and compared with their
 images and class maps.
 """
 
@@ -15,14 +15,25 @@ from pathlib import Path
 from resnets.config import DetectSpec, atomic_write
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
-from resnets.data.layout.folder_names import role_within
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.source import scan_maps
-from resnets.detect.formats.problems import NO_OUTLINE, check_part, name_warnings, with_sizes
-from resnets.detect.formats.records import Problem, RawDataset, RawImage, RawImageSet, Task
-from resnets.detect.formats.registry import offers
-from resnets.detect.formats.unread import EXPECTED, foreign_annotations
+from resnets.detect.formats.problems import (
+    NO_OUTLINE,
+    check_image_set,
+    find_name_warnings,
+    set_stored_sizes,
+)
+from resnets.detect.formats.records import (
+    Problem,
+    RawDataset,
+    RawImage,
+    RawImageSet,
+    Task,
+    set_role,
+)
+from resnets.detect.formats.registry import find_formats
+from resnets.detect.formats.unread import SUPPORTED, describe_unsupported_files
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
@@ -77,7 +88,7 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
         store = open_store(where)
     except DataError:  # a set of images in a form of its own, such as CIFAR's
         return ()
-    objects: tuple[Task, ...] = ("instances",) if offers(store, detect.format) else ()
+    objects: tuple[Task, ...] = ("instances",) if find_formats(store, detect.format) else ()
     stated = detect.class_map or detect.class_map_folder
     return (*objects, "segment") if stated or find_semantic(store) else objects
 
@@ -87,8 +98,8 @@ def why_none(where: str) -> str:
     try:
         store = open_store(where)
     except DataError:
-        return f"no annotations; {EXPECTED}"
-    return f"no annotations; {EXPECTED}{foreign_annotations(store)}"
+        return f"no annotations; {SUPPORTED}"
+    return f"no annotations; {SUPPORTED}{describe_unsupported_files(store)}"
 
 
 def check_annotations(
@@ -107,12 +118,12 @@ def check_annotations(
     source = with_all(where, task, detect)
     parts = {title: source.load(title) for title in source.titles}
     sizes = _sizes(source, parts.values(), workers, watch)
-    parts = {title: with_sizes(part, source.store, sizes) for title, part in parts.items()}
+    parts = {title: set_stored_sizes(part, source.store, sizes) for title, part in parts.items()}
     problems: list[Problem] = []
     notes, warnings = list(source.notes), list[str]()
     counts = {}
     for title, part in parts.items():
-        checked = check_part(part, source.classes, masks=outlined(part))
+        checked = check_image_set(part, source.classes, masks=outlined(part))
         problems += [each for each in checked.problems if each.kind != NO_OUTLINE]
         notes += checked.notes
         warnings += [f"{title}: {each}".removeprefix(": ") for each in checked.warnings]
@@ -131,7 +142,7 @@ def check_annotations(
         notes += scan.lines(most=256)
         warnings += scan.warnings()
     problems += _shared_images(source, parts)
-    warnings += name_warnings(source.classes)
+    warnings += find_name_warnings(source.classes)
     notes += _class_notes(source, parts.values())
     unique = list(dict.fromkeys(problems))  # trainval says again what train said
     kinds = Counter(each.kind for each in unique)
@@ -154,7 +165,7 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
 def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
     """The set with all that it has: outlines where its form has them, else boxes."""
     if task == "instances":
-        found = offers(open_store(where), detect.format if detect else "")
+        found = find_formats(open_store(where), detect.format if detect else "")
         task = task if found and found[0].format.outlines else "detect"
     return find_source(where, task, detect)
 
@@ -200,12 +211,12 @@ def _shared_images(source: RawDataset, parts: dict[str, RawImageSet]) -> Iterato
     """Images that a test or validation set shares with a training set."""
     seen: dict[str, dict[str, str]] = defaultdict(dict)  # role -> path -> title
     for title, part in parts.items():
-        role = role_within(title.rpartition(":")[2]) or ""
+        role = set_role(title) or ""
         seen[role].update({each.path: title for each in part.images if each.path is not None})
     for one, other in (("train", "test"), ("trainval", "test"), ("train", "val")):
         for path in sorted(seen[one].keys() & seen[other].keys()):
             message = f"is in both {seen[one][path]} and {seen[other][path]}"
-            yield Problem(source.store.called(path), "", "in two sets", message)
+            yield Problem(source.store.display_path(path), "", "in two sets", message)
 
 
 def _class_notes(source: RawDataset, parts: Iterable[RawImageSet]) -> Iterator[str]:

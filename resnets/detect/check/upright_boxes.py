@@ -13,9 +13,9 @@ from PIL import Image
 from resnets.detect.data.masks import (
     MaskError,
     check_segmentation,
-    decode_run,
+    decode_mask,
     encode_masks,
-    to_run,
+    encode_outline,
 )
 from resnets.detect.data.values import Box
 from resnets.detect.formats.records import RawImage
@@ -97,7 +97,7 @@ def kept_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
             return None, f"outline dropped: it {error}"
         if move.is_identity:
             return outline, ""
-        return encode_masks([move.mask(decode_run(to_run(outline, size)))])[0], ""  # type: ignore[arg-type]
+        return encode_masks([move.mask(decode_mask(encode_outline(outline, size)))])[0], ""  # type: ignore[arg-type]
     kept, message = [], ""
     for points in outline if isinstance(outline, Sequence) else ():
         try:
@@ -114,26 +114,6 @@ def kept_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
         else:
             message = message or "outline dropped, or a part of it: it has no area inside the image"
     return kept or None, message
-
-
-def box_around(outline: Any) -> Box | None:
-    """The box around polygons; None for run lengths or nothing."""
-    if outline is None or isinstance(outline, dict):
-        return None
-    corners = np.concatenate(outline).reshape(-1, 2)
-    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
-    return left, top, right, bottom
-
-
-def inside(box: Box, image: RawImage) -> Box:
-    """A box cut at the edges of its image."""
-    left, top, right, bottom = box
-    return (
-        min(max(left, 0.0), image.width),
-        min(max(top, 0.0), image.height),
-        min(max(right, 0.0), image.width),
-        min(max(bottom, 0.0), image.height),
-    )
 
 
 Size = tuple[int, int]  # width, height in px

@@ -24,7 +24,6 @@ from resnets.detect.class_maps.pairing import (
     SEMANTIC,
     MapImages,
     alike,
-    folded,
     image_sets,
     images_for,
     match_images,
@@ -33,9 +32,9 @@ from resnets.detect.class_maps.pairing import (
 )
 from resnets.detect.class_maps.schemes import CLASS_FILES
 from resnets.detect.data.class_maps import read_pixels
-from resnets.detect.formats.voc.lists import find_lists, list_files
-from resnets.detect.images.names import is_images_name
-from resnets.detect.images.store import Store, has_image_suffix, is_text_path
+from resnets.detect.formats.voc.lists import find_list_files, find_lists
+from resnets.detect.images.references import fold_case, is_image_folder_name
+from resnets.detect.images.store import Store, has_image_suffix
 
 SET_FOLDER = "ImageSets/Segmentation"
 LISTED_FOLDER = "SegmentationClass"
@@ -89,7 +88,7 @@ def find_semantic(store: Store, folder: str = "") -> MapFiles | None:
     folder: `detect.class_map_folder`, the only folder that is looked at. DataError where it is
     stated and there is none of that name.
     """
-    if lists := list_files(store, SET_FOLDER):
+    if lists := find_list_files(store, SET_FOLDER):
         found = _listed(store, lists, folder)
         if found or not folder:
             return MapFiles(found, notes=_unread(store, found))
@@ -116,12 +115,12 @@ def _listed(
     found: dict[str, list[str]] = {}
     by_stem = find_lists(store, SET_FOLDER)
     for title, (root, path) in lists.items():
-        pairs = [line.split() for line in store.lines(path)]
+        pairs = [line.split() for line in store.read_lines(path)]
         if all(len(pair) == 2 and all(map(has_image_suffix, pair)) for pair in pairs):
             for image, own in pairs:
-                if folded(PurePosixPath(image).stem) != folded(PurePosixPath(own).stem):
+                if fold_case(PurePosixPath(image).stem) != fold_case(PurePosixPath(own).stem):
                     raise DataError(
-                        f"{store.called(path)}: names {image} with the class map {own};"
+                        f"{store.display_path(path)}: names {image} with the class map {own};"
                         " both must have the same name"
                     )
             found[title] = [root + own.lstrip("/") for _, own in pairs]
@@ -156,7 +155,7 @@ def _map_path(store: Store, stem: str, folder: str) -> str:
 def _stated(store: Store, folder: str) -> MapFiles:
     """The maps in the folders called `folder` (names joined by +), and their images."""
     wanted = [PurePosixPath(name).parts for name in folder.split("+")]
-    files = [path for path in store.rows if not is_text_path(path)]
+    files = store.image_paths
 
     def is_map(path: str) -> bool:
         parts = PurePosixPath(path).parts[:-1]
@@ -173,7 +172,7 @@ def _stated(store: Store, folder: str) -> MapFiles:
         )
     others = [path for path in files if not is_map(path)]
     by_folder = _by_folder(others)
-    named = {each for each in by_folder if is_images_name(PurePosixPath(each).name)}
+    named = {each for each in by_folder if is_image_folder_name(PurePosixPath(each).name)}
     images: dict[str, str] = {}
     for own, paths in _by_folder(maps).items():
         near = [each for each in named or by_folder if alike(f"{each}/x", f"{own}/x")]
@@ -187,11 +186,11 @@ def _stated(store: Store, folder: str) -> MapFiles:
 
 def _unnamed(store: Store) -> MapFiles | None:
     """The maps in a folder whose name does not tell, beside images/ and one to one with them."""
-    by_folder = _by_folder(path for path in store.rows if not is_text_path(path))
+    by_folder = _by_folder(store.image_paths)
     images: dict[str, str] = {}
     rivals: dict[str, int] = {}
     for folder in by_folder:
-        if is_images_name(PurePosixPath(folder).name):
+        if is_image_folder_name(PurePosixPath(folder).name):
             beside = _matching(store, folder, by_folder)
             if len(beside) > 1:
                 rivals |= {name: len(pairs) for name, pairs in beside.items()}
@@ -214,7 +213,7 @@ def _rivals(store: Store, maps: Mapping[str, str]) -> tuple[tuple[str, int], ...
     for path, found in matched.items():
         if len(found) == 1:
             own[_folder(found[0])].add(_folder(path))
-    by_folder = _by_folder(path for path in store.rows if not is_text_path(path))
+    by_folder = _by_folder(store.image_paths)
     rivals: dict[str, int] = {}
     for folder, chosen in own.items():
         others = {} if folder in chosen else _matching(store, folder, by_folder)
@@ -243,7 +242,7 @@ def _matching(
     found = {}
     for other, paths in by_folder.items():
         name = PurePosixPath(other).name.lower()
-        if other == folder or name in OTHER_FOLDERS or is_images_name(name):
+        if other == folder or name in OTHER_FOLDERS or is_image_folder_name(name):
             continue
         sets = image_sets(f"{other}/x"), image_sets(f"{folder}/x")
         if all(sets) and sets[0] != sets[1]:
@@ -285,7 +284,7 @@ def _count_by_folder(paths: Iterable[str]) -> Counter[str]:
 
 def _map_paths(store: Store) -> dict[str, str]:
     """Path of each class map -> its image set."""
-    files = [path for path in store.rows if not is_text_path(path)]
+    files = store.image_paths
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     sure: set[str] = set()
     for path in files:
@@ -354,13 +353,13 @@ def _maps_beside(images: Sequence[str]) -> dict[str, str]:
 
     The image's own name may end in "_sat" or the like, and a map's in the number of one of several.
     """
-    stems = {folded(str(PurePosixPath(path).with_suffix(""))) for path in images}
+    stems = {fold_case(str(PurePosixPath(path).with_suffix(""))) for path in images}
     there = stems | {OF_IMAGE.sub("", stem) for stem in stems}
     found = {}
     for path in images:
         whole = PurePosixPath(path)
         if beside := BESIDE.fullmatch(whole.stem):
-            bare = folded(str(whole.parent / beside[1]))
+            bare = fold_case(str(whole.parent / beside[1]))
             if bare in there:
                 found[path] = next(filter(set_role, reversed(whole.parts[:-1])), "")
     return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from resnets.data.layout.folder_names import role_within
+from resnets.detect.images.references import fold_case
 from resnets.detect.images.store import Store, is_text_path
 
 MAP_FOLDERS = frozenset(
@@ -42,7 +42,7 @@ class MapImages:
 
     def namesakes(self, path: str) -> list[str]:
         """Images of the very name of the map at `path`."""
-        return self.by_key.get(folded(PurePosixPath(path).stem), [])
+        return self.by_key.get(fold_case(PurePosixPath(path).stem), [])
 
 
 def images_for(store: Store, maps: set[str]) -> MapImages:
@@ -58,7 +58,7 @@ def images_for(store: Store, maps: set[str]) -> MapImages:
         )
         if is_text_path(path) or path in maps or other:
             continue
-        stem = folded(PurePosixPath(path).stem)
+        stem = fold_case(PurePosixPath(path).stem)
         images.by_key[stem].append(path)
     for stem in [stem for stem in images.by_key if OF_IMAGE.search(stem)]:
         if (bare := OF_IMAGE.sub("", stem)) not in images.by_key:
@@ -89,17 +89,17 @@ def pair_by_name(maps: Sequence[str], images: Sequence[str]) -> dict[str, str]:
     The rules: the same stem; the map's stem begins with the image's ("01L_expert" and "01L"); both
     begin with the same word, which no other image has ("21_manual1" and "21_training").
     """
-    by_stem = {folded(PurePosixPath(path).stem): path for path in images}
+    by_stem = {fold_case(PurePosixPath(path).stem): path for path in images}
     by_word: dict[str, list[str]] = defaultdict(list)
     for path in images:
         by_word[_first_word(path)].append(path)
     unique = {word: paths[0] for word, paths in by_word.items() if len(paths) == 1}
 
     def same(path: str) -> str | None:
-        return by_stem.get(folded(PurePosixPath(path).stem))
+        return by_stem.get(fold_case(PurePosixPath(path).stem))
 
     def prefix(path: str) -> str | None:
-        stem = folded(PurePosixPath(path).stem)
+        stem = fold_case(PurePosixPath(path).stem)
         ends = [match.start() for match in _WORD_END.finditer(stem)]
         return next((by_stem[stem[:end]] for end in reversed(ends) if stem[:end] in by_stem), None)
 
@@ -116,7 +116,7 @@ def pair_by_name(maps: Sequence[str], images: Sequence[str]) -> dict[str, str]:
 
 
 def _first_word(path: str) -> str:
-    return _WORD_END.split(folded(PurePosixPath(path).stem))[0]
+    return _WORD_END.split(fold_case(PurePosixPath(path).stem))[0]
 
 
 def _closest(paths: Sequence[str], of: str) -> list[str]:
@@ -163,11 +163,6 @@ def set_role(folder: str) -> str | None:
 
 def map_key(path: str) -> str:
     """The folded stem of a map without what tools append to it."""
-    stem = folded(PurePosixPath(path).stem)
+    stem = fold_case(PurePosixPath(path).stem)
     ending = ENDING.search(stem)
     return stem[: ending.start()] if ending and ending.start() else stem
-
-
-def folded(text: str) -> str:
-    """Text without regard to case and to how Unicode composes it."""
-    return unicodedata.normalize("NFC", text).casefold()

@@ -144,7 +144,7 @@ class MapScan:
         ]
         if not rims:
             return []
-        shown = ", ".join(self.coding.called(value, False) for value in rims[:3])
+        shown = ", ".join(self.coding.format_value(value, False) for value in rims[:3])
         more = f" and {len(rims) - 3:,} more" if len(rims) > 3 else ""
         return [
             f"{len(rims):,} values ({shown}{more}) are in the maps only as thin rims between a"
@@ -184,7 +184,7 @@ class MapScan:
         """Values with their shares of the pixels, those with the most first."""
         whole = max(1, self.pixels.total())
         shown = [
-            f"{self.coding.called(value, in_color)} {100 * count / whole:.1f}%"
+            f"{self.coding.format_value(value, in_color)} {100 * count / whole:.1f}%"
             for (in_color, value), count in self.pixels.most_common(most)
         ]
         if len(self.pixels) > most:
@@ -209,6 +209,8 @@ class MapScan:
         return {
             "maps": self.maps,
             "of": self.total,
-            "pixels": {self.coding.called(v, c): n for (c, v), n in self.pixels.most_common()},
+            "pixels": {
+                self.coding.format_value(v, c): n for (c, v), n in self.pixels.most_common()
+            },
             "classes in no map": self.missing(),
         }

@@ -20,7 +20,7 @@ from resnets.detect.data.class_maps import (
     voc_color,
 )
 from resnets.detect.data.documents import decode_text
-from resnets.detect.formats.class_names import load_yaml, without_gaps
+from resnets.detect.formats.class_names import load_yaml, strip_trailing_blanks
 from resnets.detect.formats.voc.dataset import CLASSES as VOC_OBJECTS
 from resnets.detect.images.store import Store
 from resnets.utils.errors import reading
@@ -112,28 +112,28 @@ def read_class_table(store: Store) -> ClassTable | None:
     tables = {path: _parse(store, path) for path in found}
     first, table = next(iter(tables.items()))
     if not table.names:
-        raise DataError(f"{store.called(first)}: names no class")
+        raise DataError(f"{store.display_path(first)}: names no class")
     for path, other in tables.items():
         for number in sorted(table.names.keys() & other.names.keys()):
             name, named = table.names[number], other.names[number]
             if name.casefold() != named.casefold():
                 raise DataError(
-                    f"{store.called(path)}: class {number} is {named}, but {name} in"
-                    f" {store.called(first)}; keep one of the files"
+                    f"{store.display_path(path)}: class {number} is {named}, but {name} in"
+                    f" {store.display_path(first)}; keep one of the files"
                 )
         alike = PurePosixPath(path).name.lower() == PurePosixPath(first).name.lower()
         if alike and path.count("/") == first.count("/") and other != table:
-            raise DataError(f"{store.called(path)}: other classes than {first}; keep one")
+            raise DataError(f"{store.display_path(path)}: other classes than {first}; keep one")
     return table
 
 
 def _parse(store: Store, path: str) -> ClassTable:
-    with reading(store.called(path), DataError, "as names of classes"):
+    with reading(store.display_path(path), DataError, "as names of classes"):
         return _table_of(store, path)
 
 
 def _table_of(store: Store, path: str) -> ClassTable:
-    where = store.called(path)
+    where = store.display_path(path)
     if path.lower().endswith((".yaml", ".yml")):
         return ClassTable(_yaml_names(store.read(path), where))
     whole = decode_text(store.read(path), where).splitlines()
@@ -146,7 +146,7 @@ def _table_of(store: Store, path: str) -> ClassTable:
             raise DataError(f"{where}: {error}") from None
         if table is not None:
             return _checked(table, where)
-    lines = [line for line in without_gaps(whole, where) if not line.startswith("#")]
+    lines = [line for line in strip_trailing_blanks(whole, where) if not line.startswith("#")]
     if lines and lines[0] == "__ignore__":  # labelme counts classes from -1
         lines = lines[1:]
     return _checked(ClassTable(dict(enumerate(lines))), where)

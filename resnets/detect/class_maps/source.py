@@ -23,7 +23,7 @@ from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.schemes import open_scheme
 from resnets.detect.data.class_maps import Coding, MapPixels, read_pixels
 from resnets.detect.formats.records import Problem, RawDataset, RawImage, RawImageSet
-from resnets.detect.formats.unread import unread_lists
+from resnets.detect.formats.unread import list_unread_split_lists
 from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.sizes import read_sizes
 from resnets.detect.images.store import Store
@@ -71,7 +71,7 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
 
     chosen = replace(maps, parts=parts)
     notes = [f"class maps: {shown_folders(chosen.folders(store))}", *maps.notes]
-    notes += unread_lists(store, tuple(parts))
+    notes += list_unread_split_lists(store, tuple(parts))
     return RawDataset(
         name,
         store,
@@ -87,11 +87,11 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
 def _check_lists(store: Store) -> None:
     """DataError for lists of splits that name folders of images, such as DAVIS's sequences."""
     folders = {name for path in store.rows for name in PurePosixPath(path).parts[:-1]}
-    for path in store.below("", ".txt"):
-        named = store.lines(path) if set_role(PurePosixPath(path).stem) else []
+    for path in store.find_files("", ".txt"):
+        named = store.read_lines(path) if set_role(PurePosixPath(path).stem) else []
         if named and folders.issuperset(named):
             raise DataError(
-                f"{store.called(path)}: names folders of images ({', '.join(named[:3])}), and"
+                f"{store.display_path(path)}: names folders of images ({', '.join(named[:3])}), and"
                 " such lists are not read: move what it names, images and maps, into folders"
                 " called train, val and test"
             )
@@ -120,7 +120,7 @@ def _scan(store: Store, paths: Sequence[str], coding: Coding) -> MapScan:
     scan = MapScan(coding, len(paths))
 
     def read(path: str) -> tuple[str, MapPixels | str]:
-        name = store.called(path)
+        name = store.display_path(path)
         try:
             return name, read_pixels(store.read(path), name)
         except DataError as error:
@@ -157,7 +157,7 @@ def _part(
     several = sum(count > 1 for count in images_of.values())
     several = several if several > MANY * len(images_of) else 0
     for path in dict.fromkeys(paths):
-        where = store.called(path)
+        where = store.display_path(path)
         if path not in store:
             problems.append(Problem(where, "", "annotations", "no such file"))
             continue

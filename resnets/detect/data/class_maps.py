@@ -186,7 +186,7 @@ class Coding:
 
         return replace(self, numbers=moved(self.numbers), colors=moved(self.colors))
 
-    def called(self, value: int, in_color: bool) -> str:
+    def format_value(self, value: int, in_color: bool) -> str:
         """A value as messages show it: "7", "#804020", with its class's name where known."""
         shown = f"#{value:06x}" if in_color else f"{value}"
         label = (self.colors if in_color else self.numbers).get(value)

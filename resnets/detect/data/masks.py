@@ -33,9 +33,9 @@ def render_masks(
         if not isinstance(outline, dict):
             scale = (size[1] / stored[1], size[0] / stored[0])
             polygons = [_scaled(points, scale) for points in outline]
-            masks[row] = decode_run(_filled(polygons, size))
+            masks[row] = decode_mask(_filled(polygons, size))
             continue
-        mask = decode_run(to_run(outline, stored))
+        mask = decode_mask(encode_outline(outline, stored))
         if mask.shape != size:
             image = Image.fromarray(mask)
             mask = np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST))
@@ -43,7 +43,7 @@ def render_masks(
     return masks
 
 
-def to_run(outline: Segmentation, stored: tuple[int, int]) -> Run:
+def encode_outline(outline: Segmentation, stored: tuple[int, int]) -> Run:
     """Compressed run lengths of a segmentation of a image of `stored` (H, W) pixels."""
     if not isinstance(outline, dict):
         return _filled(outline, stored)
@@ -53,7 +53,9 @@ def to_run(outline: Segmentation, stored: tuple[int, int]) -> Run:
     return {**outline, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
-def bounds_of(outline: Segmentation, stored: tuple[int, int]) -> tuple[float, float, float, float]:
+def outline_box(
+    outline: Segmentation, stored: tuple[int, int]
+) -> tuple[float, float, float, float]:
     """The box (left, top, right, bottom) in px around a segmentation; zeros around an empty one."""
     if isinstance(outline, dict):
         return _run_bounds(outline["counts"], stored[0])
@@ -81,7 +83,17 @@ def encode_masks(masks: NDArray[Any]) -> list[Run]:
     return [_api().encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
 
 
-def decode_run(run: Run) -> Pixels:
+def encode_run_lengths(mask: NDArray[Any]) -> dict[str, Any]:
+    """Encode a mask (H, W) as COCO's uncompressed run lengths, which go down the columns."""
+    columns = np.asarray(mask, np.bool_).T.reshape(-1)
+    bounds = np.flatnonzero(np.diff(columns, prepend=False)).tolist()
+    return {
+        "size": list(mask.shape),
+        "counts": np.diff([0, *bounds, columns.size]).tolist(),
+    }
+
+
+def decode_mask(run: Run) -> Pixels:
     """The mask (H, W) uint8 of 0 and 1."""
     return np.ascontiguousarray(_api().decode(run))
 

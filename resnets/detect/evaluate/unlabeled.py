@@ -23,11 +23,10 @@ from resnets.detect.data.documents import parse_json
 from resnets.detect.data.types import Detections, DetectionSplit, Target
 from resnets.detect.data.values import read_id, read_name
 from resnets.detect.evaluate.write import coco_results
-from resnets.detect.formats.coco.objects import stated_id
+from resnets.detect.formats.coco.objects import to_result_id
 from resnets.detect.formats.voc.lists import find_lists
-from resnets.detect.images.entries import Stated
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.names import image_folder
+from resnets.detect.images.references import ImageReference, is_in_image_folder
 from resnets.detect.images.store import Store, open_store
 
 LIST_FOLDER = "ImageSets/Main"
@@ -54,16 +53,16 @@ def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:
     it are missing.
     """
     store = open_store(where)
-    for path in store.below("", ".json"):
+    for path in store.find_files("", ".json"):
         stem = PurePosixPath(path).stem
         if title in (stem, stem.removeprefix("image_info_"), stem.removeprefix("instances_")):
             return _of_json(store, path, title, classes)
     lists = find_lists(store, LIST_FOLDER)
     if title in lists:
-        entries = [Stated((_image_of(stem),), "", "JPEGImages") for stem in lists[title]]
+        entries = [ImageReference((_image_of(stem),), "", "JPEGImages") for stem in lists[title]]
         ids = [PurePosixPath(stem).name for stem in lists[title]]
         return Unlabeled(_split(store, entries, ids, title, classes, None), title, True)
-    every = filter(image_folder, ImageIndex.of(store).paths)
+    every = filter(is_in_image_folder, ImageIndex.of(store).paths)
     images = [path for path in every if title in PurePosixPath(path).parts[:-1]]
     if not images:
         raise DataError(
@@ -110,7 +109,7 @@ def _lines(image_id: int | str, found: Detections, label: int) -> list[str]:
 
 
 def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unlabeled:
-    where = store.called(path)
+    where = store.display_path(path)
     document = parse_json(store.read(path), where)
     parts = [
         document.get(key) if isinstance(document, dict) else None
@@ -122,18 +121,22 @@ def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unl
     if document.get("annotations"):
         raise DataError(f"{where}: has annotations, but they are not read as those of {title}")
     images, categories = lists
-    entries = [Stated((read_name(each.get("file_name")) or "?",), path, title) for each in images]
+    entries = [
+        ImageReference((read_name(each.get("file_name")) or "?",), path, title) for each in images
+    ]
     ids = [each.get("id") for each in images]
     if any(read_id(each) is None for each in ids):
         raise DataError(f"{where}: images: one has no id")
-    numbers: dict[str, Any] = {read_name(e.get("name")): stated_id(e.get("id")) for e in categories}
-    split = _split(store, entries, [stated_id(each) for each in ids], title, classes, numbers)
+    numbers: dict[str, Any] = {
+        read_name(e.get("name")): to_result_id(e.get("id")) for e in categories
+    }
+    split = _split(store, entries, [to_result_id(each) for each in ids], title, classes, numbers)
     return Unlabeled(split, title, False)
 
 
 def _split(
     store: Store,
-    entries: Sequence[Stated],
+    entries: Sequence[ImageReference],
     ids: Sequence[int | str],
     title: str,
     classes: Sequence[str],

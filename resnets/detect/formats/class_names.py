@@ -1,6 +1,6 @@
-"""Files that name the classes of a set: a line for each, or YAML from any source.
+"""Files of class names: text with one name per line, or YAML.
 
-YAML is read as plain values only, with bounded work.
+YAML from untrusted sources is read as plain values only, in bounded time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases, which a few bytes can repeat without end, and of limited depth."""
+    """A safe loader without aliases, which can expand without bound, and of limited depth."""
 
     depth = 0
 
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(data: bytes, where: str) -> Any:
-    """The document in `data`; DataError where it is no YAML, too large, or has aliases or tags."""
+    """Parse YAML; DataError if it is invalid, too large, or has aliases or tags."""
     if len(data) > MAX_BYTES:
         raise DataError(f"{where}: {len(data):,} bytes, too large for a file of names")
     try:
@@ -51,21 +51,21 @@ def load_yaml(data: bytes, where: str) -> Any:
         raise DataError(f"{where}: is no YAML that is read here ({message})") from error
 
 
-def numbered_names(store: Store, path: str) -> list[str]:
-    """The names of a file by number, from 0 on, in the order of its lines or of their numbers.
+def read_class_names(store: Store, path: str) -> list[str]:
+    """Read the class names of a file, in the order of its lines or of the numbers in them.
 
-    DataError where a blank line leaves the order open.
+    DataError if a blank line makes the numbers ambiguous.
     """
-    where = store.called(path)
+    where = store.display_path(path)
     text = decode_text(store.read(path), where)
-    lines = [read_name(line) for line in without_gaps(text.splitlines(), where)]
+    lines = [read_name(line) for line in strip_trailing_blanks(text.splitlines(), where)]
     return indexed_names(lines) or lines
 
 
-def without_gaps(lines: Sequence[str], where: str) -> list[str]:
-    """The lines, without spaces around them and blank ones at the end.
+def strip_trailing_blanks(lines: Sequence[str], where: str) -> list[str]:
+    """Return the stripped lines without blank ones at the end.
 
-    DataError: a blank line before a name, which may count as a class or not.
+    DataError for a blank line before a name: it may or may not count as a class.
     """
     stripped = [line.lstrip("\ufeff").strip() for line in lines]
     while stripped and not stripped[-1]:

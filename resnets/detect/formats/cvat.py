@@ -1,7 +1,7 @@
 """CVAT's XML for images, version 1.1: boxes, polygons, ellipses and masks of many images.
 
-Objects are in the order of their `z_order`. Turned boxes get the box around them. Shapes that
-enclose nothing, tags and attributes are counted; "CVAT for video" (tracks) is refused by name.
+Objects are sorted by `z_order`. Rotated boxes are read as polygons. Shapes without an area, tags
+and attributes are not read, but counted. "CVAT for video" (tracks) is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from resnets.data.decode.open_image import MAX_PIXELS
 from resnets.data.errors import DataError
-from resnets.data.layout.folder_names import role_within, split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.detect.data.documents import parse_xml
 from resnets.detect.data.values import read_id, read_name, read_number, read_side
 from resnets.detect.formats.records import (
@@ -26,78 +26,79 @@ from resnets.detect.formats.records import (
     RawImage,
     RawImageSet,
     RawObject,
-    with_matches,
+    is_training_set,
+    set_image_paths,
 )
 from resnets.detect.formats.shapes import (
-    Read,
-    area_of,
-    box_around,
-    ellipse,
-    flat,
-    mask_box,
-    mask_outline,
-    rectangle,
-    shape_object,
-    turned,
+    Geometry,
+    bounding_box,
+    ellipse_corners,
+    encode_placed_mask,
+    parse_shape,
+    placed_mask_box,
+    polygon_area,
+    rectangle_corners,
+    rotate_corners,
+    to_coco_polygons,
 )
-from resnets.detect.images.entries import Stated
 from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.references import ImageReference
 from resnets.detect.images.store import Store
 
 HEAD = 1 << 12
-MANY = 200  # XML files from which on only those called annotations are looked at
-NO_SHAPE = frozenset({"tag"})
+MANY_FILES = 200  # XML files from which on only those called annotations are looked at
+NOT_SHAPES = frozenset({"tag"})
 Entry = tuple[str, ElementTree.Element]  # an image and the file that it is in
 
 
 def find_cvat(store: Store) -> list[str]:
-    """CVAT's files; empty where the store has none."""
-    files = store.below("", ".xml")
-    if len(files) > MANY:
+    """Return the paths of CVAT's files; empty if there are none."""
+    files = store.find_files("", ".xml")
+    if len(files) > MANY_FILES:
         files = [path for path in files if "annotations" in PurePosixPath(path).stem.lower()]
     return [path for path in files if _looks_like_cvat(store.head(path, HEAD))]
 
 
 def open_cvat(store: Store, paths: Sequence[str], name: str, masks: bool) -> RawDataset:
-    """The images of all `paths`, by their subsets, or by folders called like splits.
+    """Open the images of all `paths`; image sets are their subsets, or folders named like splits.
 
-    Classes are the labels that the files declare, in their order, else the sorted names. DataError:
-    a file with tracks, or one that is damaged.
+    Classes are the labels that the files declare, in their order, or else the sorted names.
+    DataError for a file with tracks, or a damaged one.
     """
-    parts: dict[str, list[Entry]] = {}
-    declared: dict[str, None] = {}
+    image_sets: dict[str, list[Entry]] = {}
+    labels: dict[str, None] = {}
     for path in paths:
-        root = parse_xml(store.read(path), store.called(path))
+        root = parse_xml(store.read(path), store.display_path(path))
         if root.tag != "annotations" or root.find("track") is not None:
             raise DataError(
-                f"{store.called(path)}: is 'CVAT for video' (tracks); export it as 'CVAT for images"
-                " 1.1'"
+                f"{store.display_path(path)}: is 'CVAT for video' (tracks); export it as 'CVAT for"
+                " images 1.1'"
             )
         for label in root.iterfind("meta//labels/label"):
             if label.find("parent") is None and read_name(label.findtext("name")):
-                declared[read_name(label.findtext("name"))] = None
+                labels[read_name(label.findtext("name"))] = None
         folders = PurePosixPath(path).parts[:-1]
-        home = next((folder for folder in folders if split_role(folder)), "")
+        split_folder = next((folder for folder in folders if split_role(folder)), "")
         for image in root.iterfind("image"):
             subset = read_name(image.get("subset"))
-            title = home if subset.lower() in ("", "default") else subset.replace("+", "_")
-            parts.setdefault(title, []).append((path, image))
-    if not parts:
+            title = split_folder if subset.lower() in ("", "default") else subset.replace("+", "_")
+            image_sets.setdefault(title, []).append((path, image))
+    if not image_sets:
         raise DataError(f"{store.where}: its CVAT files hold no images")
-    classes = _classes(parts, declared)
+    classes = _collect_classes(image_sets, labels)
     if not classes:
         raise DataError(f"{store.where}: its CVAT files name no labels")
     label_of = {each: label for label, each in enumerate(classes)}
     index = ImageIndex.of(store)
 
     def load(title: str) -> RawImageSet:
-        return _part(store, parts[title], title, index, label_of, masks)
+        return _read_image_set(store, image_sets[title], title, index, label_of, masks)
 
     numbers = tuple(range(1, len(classes) + 1))
-    return RawDataset(name, store, classes, numbers, tuple(parts), load)
+    return RawDataset(name, store, classes, numbers, tuple(image_sets), load)
 
 
-def _part(
+def _read_image_set(
     store: Store,
     entries: Sequence[Entry],
     title: str,
@@ -106,115 +107,121 @@ def _part(
     masks: bool,
 ) -> RawImageSet:
     unread: Counter[str] = Counter()
-    images, stated = [], []
+    images, references = [], []
     ids = Counter((read_id(image.get("id")) for _, image in entries))
     for path, image in entries:
         name = read_name(image.get("name"))
-        stated.append(Stated((name or "?",), path, title))
+        references.append(ImageReference((name or "?",), path, title))
         size = read_side(image.get("height")), read_side(image.get("width"))
         objects: list[RawObject] = []
-        for number, shape in sorted(enumerate(image), key=lambda each: _z_order(each[1])):
-            if shape.tag not in READ:
-                unread[shape.tag if shape.tag in NO_SHAPE else f"{shape.tag} shapes"] += 1
+        for number, shape in sorted(
+            enumerate(image), key=lambda raw_object: _z_order(raw_object[1])
+        ):
+            if shape.tag not in PARSERS:
+                unread[shape.tag if shape.tag in NOT_SHAPES else f"{shape.tag} shapes"] += 1
                 continue
             unread["attributes"] += sum(child.tag == "attribute" for child in shape)
-            read = partial(READ[shape.tag], shape, size)
-            each = shape_object(shape.tag, read, shape.get("label"), number, label_of)
-            objects.append(each if masks else replace(each, segmentation=None))
+            parse = partial(PARSERS[shape.tag], shape, size)
+            raw_object = parse_shape(shape.tag, parse, shape.get("label"), number, label_of)
+            objects.append(raw_object if masks else replace(raw_object, segmentation=None))
         image_id = read_id(image.get("id"))
-        usable = image_id is not None and ids[image_id] == 1
+        is_unique = image_id is not None and ids[image_id] == 1
         images.append(
             RawImage(
-                image_id if usable and image_id is not None else name,
+                image_id if is_unique and image_id is not None else name,
                 None,
                 name or f"image {image.get('id')!r}",
-                store.called(path),
+                store.display_path(path),
                 size[1],
                 size[0],
                 tuple(objects),
             )
         )
-    found = with_matches(images, index.match(stated))
+    matched = set_image_paths(images, index.match(references))
     notes = []
     if unread.total():
-        listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
-        notes.append(f"{title or 'all'}: not read: {listed}")
-    return RawImageSet(found, (), (), sum(len(each.objects) for each in found), notes)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
+        notes.append(f"{title or 'all'}: not read: {counts}")
+    return RawImageSet(
+        matched, (), (), sum(len(raw_object.objects) for raw_object in matched), notes
+    )
 
 
 def _z_order(shape: ElementTree.Element) -> float:
-    """Shapes of a higher one lie on top; those of one lie in the order of the file."""
-    given = read_number(shape.get("z_order", "0"))
-    return given if math.isfinite(given) else 0.0
+    """Sort key: shapes with a larger one are on top."""
+    z = read_number(shape.get("z_order", "0"))
+    return z if math.isfinite(z) else 0.0
 
 
-def _number(shape: ElementTree.Element, key: str) -> float:
+def _read_attribute(shape: ElementTree.Element, key: str) -> float:
     if shape.get(key) is None:
         raise ValueError(f"has no {key}")
     return read_number(shape.get(key))
 
 
-def _box(shape: ElementTree.Element, size: tuple[int, int]) -> Read:
-    left, top, right, bottom = (_number(shape, key) for key in ("xtl", "ytl", "xbr", "ybr"))
+def _parse_box(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
+    left, top, right, bottom = (_read_attribute(shape, key) for key in ("xtl", "ytl", "xbr", "ybr"))
     rotation = read_number(shape.get("rotation", "0"))
     if not rotation:
         return (left, top, right, bottom), None, None
-    corners = rectangle(left, top, right, bottom)
-    parts = [turned(corners, (left + right) / 2, (top + bottom) / 2, rotation)]
-    return box_around(parts), flat(parts), area_of(parts)
+    corners = rectangle_corners(left, top, right, bottom)
+    image_sets = [rotate_corners(corners, (left + right) / 2, (top + bottom) / 2, rotation)]
+    return bounding_box(image_sets), to_coco_polygons(image_sets), polygon_area(image_sets)
 
 
-def _polygon(shape: ElementTree.Element, size: tuple[int, int]) -> Read:
+def _parse_polygon(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
     pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
     if len(pairs) < 3 or any(len(pair) != 2 for pair in pairs):
         raise ValueError("has fewer than three corners of x and y")
-    parts = [np.array([[read_number(x), read_number(y)] for x, y in pairs])]
-    return box_around(parts), flat(parts), area_of(parts)
+    image_sets = [np.array([[read_number(x), read_number(y)] for x, y in pairs])]
+    return bounding_box(image_sets), to_coco_polygons(image_sets), polygon_area(image_sets)
 
 
-def _ellipse(shape: ElementTree.Element, size: tuple[int, int]) -> Read:
-    x, y, rx, ry = (_number(shape, key) for key in ("cx", "cy", "rx", "ry"))
-    parts = [ellipse(x, y, rx, ry, read_number(shape.get("rotation", "0")))]
-    return box_around(parts), flat(parts), area_of(parts)
+def _parse_ellipse(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
+    x, y, rx, ry = (_read_attribute(shape, key) for key in ("cx", "cy", "rx", "ry"))
+    image_sets = [ellipse_corners(x, y, rx, ry, read_number(shape.get("rotation", "0")))]
+    return bounding_box(image_sets), to_coco_polygons(image_sets), polygon_area(image_sets)
 
 
-def _mask(shape: ElementTree.Element, size: tuple[int, int]) -> Read:
-    sides = [_number(shape, key) for key in ("left", "top", "width", "height")]
-    sane = all(side.is_integer() and 0 <= side <= 1 << 16 for side in sides)
-    if not sane or sides[2] * sides[3] > MAX_PIXELS:
+def _parse_mask(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
+    sides = [_read_attribute(shape, key) for key in ("left", "top", "width", "height")]
+    valid = all(side.is_integer() and 0 <= side <= 1 << 16 for side in sides)
+    if not valid or sides[2] * sides[3] > MAX_PIXELS:
         raise ValueError("has a side that is no whole number of pixels")
     left, top, width, height = map(int, sides)
-    words = [read_number(each) for each in (shape.get("rle") or "").split(",")]
-    whole = all(each.is_integer() and each >= 0 for each in words)
-    if not whole or sum(words) != width * height or left + width > size[1]:
+    lengths = [read_number(each) for each in (shape.get("rle") or "").split(",")]
+    valid = all(each.is_integer() and each >= 0 for each in lengths)
+    if not valid or sum(lengths) != width * height or left + width > size[1]:
         raise ValueError(f"has runs that do not add up to {width} x {height} pixels in the image")
-    runs = np.array(words, np.int64)
+    runs = np.array(lengths, np.int64)
     mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
     return (
-        mask_box(mask, left, top),
-        mask_outline(mask, left, top, *size),
+        placed_mask_box(mask, left, top),
+        encode_placed_mask(mask, left, top, *size),
         float(mask.sum()) or None,
     )
 
 
-READ: dict[str, Callable[[ElementTree.Element, tuple[int, int]], Read]] = {
-    "box": _box,
-    "polygon": _polygon,
-    "ellipse": _ellipse,
-    "mask": _mask,
+PARSERS: dict[str, Callable[[ElementTree.Element, tuple[int, int]], Geometry]] = {
+    "box": _parse_box,
+    "polygon": _parse_polygon,
+    "ellipse": _parse_ellipse,
+    "mask": _parse_mask,
 }
 
 
-def _classes(parts: dict[str, list[Entry]], declared: dict[str, None]) -> tuple[str, ...]:
-    if declared:
-        return tuple(declared)
-    training = [title for title in parts if role_within(title) in ("train", "trainval")]
+def _collect_classes(
+    image_sets: dict[str, list[Entry]], labels: dict[str, None]
+) -> tuple[str, ...]:
+    if labels:
+        return tuple(labels)
+    training = [title for title in image_sets if is_training_set(title)]
     names = {
         read_name(shape.get("label"))
-        for title in training or parts
-        for _, image in parts[title]
+        for title in training or image_sets
+        for _, image in image_sets[title]
         for shape in image
-        if shape.tag in READ
+        if shape.tag in PARSERS
     }
     return tuple(sorted(names - {""}))
 

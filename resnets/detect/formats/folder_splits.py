@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet
-from resnets.detect.images.store import is_text_path
 
 
 def split_by_folders(source: RawDataset) -> RawDataset:
@@ -18,13 +17,13 @@ def split_by_folders(source: RawDataset) -> RawDataset:
     """
     if len(source.titles) != 1 or role_within(source.titles[0].rpartition(":")[2]) is not None:
         return source
-    paths = [path for path in source.store.rows if not is_text_path(path)]
+    paths = source.store.image_paths
     if len({split_role(name) for name in map(_folder, paths) if name}) < 2:
         return source
     whole = source.load(source.titles[0])
     groups: dict[str, list[RawImage]] = defaultdict(list)
     for image in whole.images:
-        groups[_folder(image.path or image.called)].append(image)
+        groups[_folder(image.path or image.name)].append(image)
     names = sorted(filter(None, groups))
     if len(set(map(split_role, names))) < 2:
         return source

@@ -1,7 +1,7 @@
-"""labelme's JSON (and AnyLabeling's): one file for each image, beside it or in a folder of its own.
+"""labelme's JSON (and AnyLabeling's): one file per image, next to it or in a folder of its own.
 
-Polygons, rectangles, circles, turned rectangles and masks are read; shapes that enclose nothing
-(points, lines) are counted by type. The copy of the image that a file may hold is not looked at.
+Polygons, rectangles, circles, rotated rectangles and masks are read. Shapes without an area
+(points, lines) are counted by type. The copy of the image that a file may hold is not read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from resnets.data.decode.decode import naming
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
-from resnets.data.layout.folder_names import role_within, split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.detect.data.documents import parse_json
 from resnets.detect.data.values import read_flag, read_name, read_number, read_side
 from resnets.detect.formats.records import (
@@ -30,37 +30,38 @@ from resnets.detect.formats.records import (
     RawImage,
     RawImageSet,
     RawObject,
-    with_matches,
+    is_training_set,
+    set_image_paths,
 )
 from resnets.detect.formats.shapes import (
-    Read,
-    area_of,
-    box_around,
-    ellipse,
-    flat,
-    mask_box,
-    mask_outline,
-    rectangle,
-    shape_object,
+    Geometry,
+    bounding_box,
+    ellipse_corners,
+    encode_placed_mask,
+    parse_shape,
+    placed_mask_box,
+    polygon_area,
+    rectangle_corners,
+    to_coco_polygons,
 )
-from resnets.detect.images.entries import Stated
 from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.references import ImageReference
 from resnets.detect.images.store import Store
 
 HEAD = 1 << 14
-NO_CLASS = frozenset({"__ignore__", "_background_"})
+IGNORED_LABELS = frozenset({"__ignore__", "_background_"})
 CLASS_FILES = ("labels.txt", "classes.txt", "class_names.txt")
-GROUPED = {
-    "polygon": "polygons, taken as parts of one object",
-    "other": "no polygons, each an object of its own",
+GROUP_NOTES = {
+    "polygon": "polygons, read as parts of one object",
+    "other": "other shapes, each an object of its own",
 }
 Shape = dict[str, Any]
 
 
 def find_labelme(store: Store) -> dict[str, list[str]]:
-    """Image set -> labelme's files, by folders called like splits; empty without any."""
+    """Return labelme's files by image set (folders named like splits); empty if there are none."""
     found: dict[str, list[str]] = {}
-    for path in store.below("", ".json"):
+    for path in store.find_files("", ".json"):
         if _looks_like_labelme(store, path):
             folders = PurePosixPath(path).parts[:-1]
             title = next((name for name in folders if split_role(name)), "")
@@ -69,44 +70,48 @@ def find_labelme(store: Store) -> dict[str, list[str]]:
 
 
 def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bool) -> RawDataset:
-    """The sets of `parts` (from `find_labelme`).
+    """Open the image sets of `parts` (from `find_labelme`).
 
-    Classes: those of labels.txt or classes.txt at the top, else the sorted labels of the shapes
-    that are read in the training sets.
+    Classes are those of labels.txt or classes.txt in the top folder, or else the sorted labels of
+    the shapes of the training sets that are read.
     """
     index = ImageIndex.of(store)
 
     def parse(path: str) -> dict[str, Any] | DataError:
         try:
-            return _document(store, path)
+            return _read_document(store, path)
         except DataError as error:
             return error
 
-    training = [title for title in parts if role_within(title) in ("train", "trainval")]
-    classes = _classes(store, [parse(p) for title in training or parts for p in parts[title]])
+    training = [title for title in parts if is_training_set(title)]
+    classes = _collect_classes(
+        store, [parse(p) for title in training or parts for p in parts[title]]
+    )
     if not classes:
         raise DataError(f"{store.where}: its labelme files have no shape that encloses anything")
     label_of = {each: label for label, each in enumerate(classes)}
 
     def load(title: str) -> RawImageSet:
-        return _part(store, parts[title], title, index, parse, label_of, masks)
+        return _read_image_set(store, parts[title], title, index, parse, label_of, masks)
 
-    listed = {path for paths in parts.values() for path in paths}
-    images = {posixpath.splitext(path)[0] for path in listed}
-    bare = [
+    annotation_files = {path for paths in parts.values() for path in paths}
+    images = {posixpath.splitext(path)[0] for path in annotation_files}
+    unannotated = [
         path
         for path in index.paths
         if posixpath.splitext(path)[0] not in images
         and any(posixpath.dirname(path) == posixpath.dirname(each) for each in images)
     ]
     notes = []
-    if bare:
-        notes.append(f"{len(bare):,} images without a labelme file left out, such as {bare[0]}")
+    if unannotated:
+        notes.append(
+            f"{len(unannotated):,} images without a labelme file left out, such as {unannotated[0]}"
+        )
     numbers = tuple(range(1, len(classes) + 1))
     return RawDataset(name, store, classes, numbers, tuple(parts), load, notes=tuple(notes))
 
 
-def _part(
+def _read_image_set(
     store: Store,
     paths: Sequence[str],
     title: str,
@@ -115,150 +120,165 @@ def _part(
     label_of: dict[str, int],
     masks: bool,
 ) -> RawImageSet:
-    problems, images, entries = [], [], []
+    problems, images, references = [], [], []
     unread: Counter[str] = Counter()
     grouped: Counter[str] = Counter()
     stems = Counter(PurePosixPath(path).stem for path in paths)
     for path in paths:
-        document, where = parse(path), store.called(path)
+        document, where = parse(path), store.display_path(path)
         if isinstance(document, DataError):
             message = str(document).removeprefix(f"{where}: ")
             problems.append(Problem(where, "", "annotations", message))
             continue
-        stem, stated = PurePosixPath(path).stem, read_name(document.get("imagePath"))
-        beside = posixpath.join(posixpath.dirname(path), stem)
-        entries.append(Stated(tuple(filter(None, (stated, beside))), path, title, own=beside))
+        stem, image_path = PurePosixPath(path).stem, read_name(document.get("imagePath"))
+        own_name = posixpath.join(posixpath.dirname(path), stem)
+        references.append(
+            ImageReference(
+                tuple(filter(None, (image_path, own_name))), path, title, own_name=own_name
+            )
+        )
         height, width = (read_side(document.get(f"image{side}")) for side in ("Height", "Width"))
         size = height, width
-        objects = _merged(
-            [_object(each, number, label_of, size) for number, each in _read(document, unread)],
+        objects = _merge_groups(
+            [
+                _parse_object(each, number, label_of, size)
+                for number, each in _closed_shapes(document, unread)
+            ],
             document["shapes"],
             grouped,
         )
-        kept = objects if masks else [replace(each, segmentation=None) for each in objects]
-        unread["marks of the whole image (flags)"] += _marked(document.get("flags"))
-        whole = str(PurePosixPath(path).with_suffix(""))
+        objects_kept = objects if masks else [replace(each, segmentation=None) for each in objects]
+        unread["marks of the whole image (flags)"] += _count_flags(document.get("flags"))
+        long_id = str(PurePosixPath(path).with_suffix(""))
         images.append(
             RawImage(
-                stem if stems[stem] == 1 else whole,
+                stem if stems[stem] == 1 else long_id,
                 None,
-                stated or stem,
+                image_path or stem,
                 where,
                 width,
                 height,
-                tuple(kept),
+                tuple(objects_kept),
             )
         )
-    found = with_matches(images, index.match(entries))
+    matched = set_image_paths(images, index.match(references))
     notes = []
     if unread.total():
-        listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
-        notes.append(f"{title or 'all'}: shapes that are not read: {listed}")
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
+        notes.append(f"{title or 'all'}: shapes that are not read: {counts}")
     notes += [
         f"{title or 'all'}: {count:,} shapes with a group_id that others of their label have too:"
-        f" {GROUPED[kind]}"
+        f" {GROUP_NOTES[kind]}"
         for kind, count in grouped.items()
     ]
-    return RawImageSet(found, problems, (), sum(len(each.objects) for each in found), notes)
+    return RawImageSet(matched, problems, (), sum(len(each.objects) for each in matched), notes)
 
 
-def _read(document: dict[str, Any], unread: Counter[str]) -> list[tuple[int, Shape]]:
-    """The shapes that enclose something, with their numbers; others are counted."""
-    found = []
+def _closed_shapes(document: dict[str, Any], unread: Counter[str]) -> list[tuple[int, Shape]]:
+    """Return the shapes that have an area, with their indices; count the others in `unread`."""
+    closed = []
     for number, shape in enumerate(document["shapes"]):
         kind = _kind(shape)
-        if kind not in READ:
+        if kind not in PARSERS:
             unread[kind] += 1
-        elif read_name(shape.get("label")) in NO_CLASS:
+        elif read_name(shape.get("label")) in IGNORED_LABELS:
             unread[f"labelled {read_name(shape.get('label'))}"] += 1
         else:
-            found.append((number, shape))
-    return found
+            closed.append((number, shape))
+    return closed
 
 
-def _object(
+def _parse_object(
     shape: Shape, number: int, label_of: dict[str, int], size: tuple[int, int]
 ) -> RawObject:
     kind = _kind(shape)
-    read = partial(READ[kind], shape, size)
-    found = shape_object(kind, read, shape.get("label"), number, label_of)
+    parse = partial(PARSERS[kind], shape, size)
+    raw_object = parse_shape(kind, parse, shape.get("label"), number, label_of)
     difficult = read_flag(shape.get("difficult"))
     if difficult is None:
         flaw = Flaw("value", f"its difficult {shape['difficult']!r} is neither yes nor no")
-        return replace(found, flaws=(*found.flaws, flaw))
-    return replace(found, difficult=difficult)
+        return replace(raw_object, flaws=(*raw_object.flaws, flaw))
+    return replace(raw_object, difficult=difficult)
 
 
-def _merged(
+def _merge_groups(
     objects: list[RawObject], shapes: Sequence[Shape], grouped: Counter[str]
 ) -> list[RawObject]:
-    """Polygons of one label and group_id as one object; other shapes stay objects of their own.
+    """Merge polygons of one label and group_id into one object; other shapes stay single objects.
 
     `grouped` counts both.
     """
-    found: list[RawObject] = []
-    first: dict[tuple[str, Any], int] = {}
+    merged: list[RawObject] = []
+    index_of_group: dict[tuple[str, Any], int] = {}
     groups = {each.number: read_number(shapes[each.number].get("group_id")) for each in objects}
-    sizes = Counter((each.category, groups[each.number]) for each in objects)
+    group_sizes = Counter((each.category, groups[each.number]) for each in objects)
     for each in objects:
         group = groups[each.number]
-        parts = each.segmentation
-        polygon = _kind(shapes[each.number]) == "polygon" and isinstance(parts, list)
-        if group == group and sizes[each.category, group] > 1:
-            grouped["polygon" if polygon else "other"] += 1
-        if group != group or not polygon or each.flaws:
-            found.append(each)
+        polygons = each.segmentation
+        is_polygon = _kind(shapes[each.number]) == "polygon" and isinstance(polygons, list)
+        if group == group and group_sizes[each.category, group] > 1:
+            grouped["polygon" if is_polygon else "other"] += 1
+        if group != group or not is_polygon or each.flaws:
+            merged.append(each)
             continue
         key = each.category, group
-        if key not in first:
-            first[key] = len(found)
-            found.append(each)
+        if key not in index_of_group:
+            index_of_group[key] = len(merged)
+            merged.append(each)
             continue
-        other = found[first[key]]
-        assert isinstance(other.segmentation, list)
-        assert isinstance(parts, list)
-        left, top, right, bottom = zip(each.box, other.box, strict=True)
-        found[first[key]] = replace(
-            other,
+        first = merged[index_of_group[key]]
+        assert isinstance(first.segmentation, list)
+        assert isinstance(polygons, list)
+        left, top, right, bottom = zip(each.box, first.box, strict=True)
+        merged[index_of_group[key]] = replace(
+            first,
             box=(min(left), min(top), max(right), max(bottom)),
-            area=(each.area or 0) + (other.area or 0) or None,
-            segmentation=[*other.segmentation, *parts],
+            area=(each.area or 0) + (first.area or 0) or None,
+            segmentation=[*first.segmentation, *polygons],
         )
-    return found
+    return merged
 
 
-def _points(shape: Shape, least: int, most: int | None = None) -> Any:
+def _read_points(shape: Shape, min_count: int, max_count: int | None = None) -> Any:
     points = shape.get("points")
-    listed = points if isinstance(points, list) else []
-    pairs = [each for each in listed if isinstance(each, list | tuple) and len(each) == 2]
-    if len(pairs) != len(listed) or len(pairs) < least or (most is not None and len(pairs) > most):
-        number = f"{least}" if most == least else f"{least} or more"
-        raise ValueError(f"has {len(listed)} corners; it needs {number}, each x and y")
+    values = points if isinstance(points, list) else []
+    pairs = [each for each in values if isinstance(each, list | tuple) and len(each) == 2]
+    if (
+        len(pairs) != len(values)
+        or len(pairs) < min_count
+        or (max_count is not None and len(pairs) > max_count)
+    ):
+        needed = f"{min_count}" if max_count == min_count else f"{min_count} or more"
+        raise ValueError(f"has {len(values)} corners; it needs {needed}, each x and y")
     return np.array([[read_number(x), read_number(y)] for x, y in pairs]).reshape(-1, 2)
 
 
-def _polygon(shape: Shape, size: tuple[int, int]) -> Read:
-    parts = [_points(shape, 3)]
-    return box_around(parts), flat(parts), area_of(parts)
+def _parse_polygon(shape: Shape, size: tuple[int, int]) -> Geometry:
+    parts = [_read_points(shape, 3)]
+    return bounding_box(parts), to_coco_polygons(parts), polygon_area(parts)
 
 
-def _rectangle(shape: Shape, size: tuple[int, int]) -> Read:
+def _parse_rectangle(shape: Shape, size: tuple[int, int]) -> Geometry:
     points = shape.get("points")
     if isinstance(points, list) and len(points) == 4:  # AnyLabeling's
-        return _polygon(shape, size)
-    parts = [rectangle(*box_around([_points(shape, 2, 2)]))]
-    return box_around(parts), flat(parts), area_of(parts)
+        return _parse_polygon(shape, size)
+    parts = [rectangle_corners(*bounding_box([_read_points(shape, 2, 2)]))]
+    return bounding_box(parts), to_coco_polygons(parts), polygon_area(parts)
 
 
-def _circle(shape: Shape, size: tuple[int, int]) -> Read:
-    (x, y), edge = _points(shape, 2, 2)
+def _parse_circle(shape: Shape, size: tuple[int, int]) -> Geometry:
+    (x, y), edge = _read_points(shape, 2, 2)
     radius = float(np.hypot(edge[0] - x, edge[1] - y))
-    parts = [ellipse(x, y, radius, radius)]
-    return (x - radius, y - radius, x + radius, y + radius), flat(parts), area_of(parts)
+    parts = [ellipse_corners(x, y, radius, radius)]
+    return (
+        (x - radius, y - radius, x + radius, y + radius),
+        to_coco_polygons(parts),
+        polygon_area(parts),
+    )
 
 
-def _mask(shape: Shape, size: tuple[int, int]) -> Read:
-    corners = _points(shape, 2, 2)
+def _parse_mask(shape: Shape, size: tuple[int, int]) -> Geometry:
+    corners = _read_points(shape, 2, 2)
     text = shape.get("mask")
     if not isinstance(text, str):
         raise ValueError("has no pixels")
@@ -271,46 +291,48 @@ def _mask(shape: Shape, size: tuple[int, int]) -> Read:
     if not np.isfinite(corners).all() or np.abs(corners).max() > 1 << 20:
         raise ValueError("lies nowhere")
     left, top = map(round, corners[0].tolist())
-    outline = mask_outline(mask, left, top, *size)
-    return mask_box(mask, left, top), outline, float(mask.sum()) or None
+    outline = encode_placed_mask(mask, left, top, *size)
+    return placed_mask_box(mask, left, top), outline, float(mask.sum()) or None
 
 
-READ: dict[str, Callable[[Shape, tuple[int, int]], Read]] = {
-    "polygon": _polygon,
-    "rotation": _polygon,
-    "quadrilateral": _polygon,
-    "rectangle": _rectangle,
-    "circle": _circle,
-    "mask": _mask,
+PARSERS: dict[str, Callable[[Shape, tuple[int, int]], Geometry]] = {
+    "polygon": _parse_polygon,
+    "rotation": _parse_polygon,
+    "quadrilateral": _parse_polygon,
+    "rectangle": _parse_rectangle,
+    "circle": _parse_circle,
+    "mask": _parse_mask,
 }
 
 
 def _kind(shape: Shape) -> str:
-    """labelme's first versions drew polygons only, and wrote no type."""
+    """Return the type of a shape; labelme's first versions drew only polygons and wrote no type."""
     return read_name(shape.get("shape_type")) or "polygon"
 
 
-def _marked(flags: Any) -> int:
+def _count_flags(flags: Any) -> int:
     return sum(value is True for value in flags.values()) if isinstance(flags, dict) else 0
 
 
-def _classes(store: Store, documents: Sequence[dict[str, Any] | DataError]) -> tuple[str, ...]:
+def _collect_classes(
+    store: Store, documents: Sequence[dict[str, Any] | DataError]
+) -> tuple[str, ...]:
     listed = next((path for path in store.rows if path.lower() in CLASS_FILES), None)
     if listed is not None:
-        lines = [read_name(line) for line in store.lines(listed)]
-        return tuple(dict.fromkeys(line for line in lines if line and line not in NO_CLASS))
+        lines = [read_name(line) for line in store.read_lines(listed)]
+        return tuple(dict.fromkeys(line for line in lines if line and line not in IGNORED_LABELS))
     names = {
         read_name(shape.get("label"))
         for document in documents
         if not isinstance(document, DataError)
         for shape in document["shapes"]
-        if _kind(shape) in READ
+        if _kind(shape) in PARSERS
     }
-    return tuple(sorted(names - NO_CLASS - {""}))
+    return tuple(sorted(names - IGNORED_LABELS - {""}))
 
 
-def _document(store: Store, path: str) -> dict[str, Any]:
-    where = store.called(path)
+def _read_document(store: Store, path: str) -> dict[str, Any]:
+    where = store.display_path(path)
     document = parse_json(store.read(path), where)
     shapes = document.get("shapes") if isinstance(document, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(each, dict) for each in shapes):

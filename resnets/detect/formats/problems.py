@@ -1,4 +1,4 @@
-"""Problems of annotations, found in them and in the headers of their images."""
+"""`check_image_set`: problems of annotations, found in them and in the headers of their images."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from resnets.detect.data.values import Box
 from resnets.detect.formats.records import ID_TWICE, Flaw, Problem, RawImage, RawImageSet, RawObject
 from resnets.detect.formats.set_checks import (
     FORM,
-    extent_warnings,
-    form_problems,
-    mark_form,
-    outline_warnings,
+    find_extent_warnings,
+    find_outline_warnings,
+    flag_wrong_box_form,
+    list_form_problems,
 )
-from resnets.detect.images.sizes import Frame, StoredSize, read_sizes, stated_frame
+from resnets.detect.images.sizes import Frame, StoredSize, infer_frame, read_sizes
 from resnets.detect.images.store import Store
 
-# Boxes may pass the image's edge by this many pixels: sources round, or count from 1.
+# px by which boxes may pass the image's edge: sources round, or count from 1.
 TOLERANCE = 1.0
-NUMBERED = re.compile(r"(.*?[^\W\d_])[-_ #]?\d{1,3}")
+NUMBERED_NAME = re.compile(r"(.*?[^\W\d_])[-_ #]?\d{1,3}")
 NO_OUTLINE = "no outline"
-CROWD = "all crowd"
-LARGEST = 65_535  # px, the longest side that a JPEG can have
+ALL_CROWD = "all crowd"
+MAX_SIDE = 65_535  # px, the longest side that a JPEG can have
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A part's good images and objects, what was wrong with the others, and what to know of it.
+class CheckedImageSet:
+    """The good images and objects of an image set, and the problems of the others.
 
-    warnings: what may be wrong with all of it; notes: what was understood.
+    warnings: what may be wrong with the set as a whole. notes: how it was interpreted.
     """
 
     images: Sequence[RawImage]
@@ -43,124 +43,127 @@ class Checked:
     warnings: Sequence[str] = ()
 
 
-def look_at_images(part: RawImageSet, store: Store, workers: int = 0) -> RawImageSet:
-    """The part with the sizes that the headers of its image files state (`with_sizes`)."""
-    paths = [image.path for image in part.images if image.path is not None]
-    return with_sizes(part, store, read_sizes(store, paths, workers))
+def read_stored_sizes(image_set: RawImageSet, store: Store, workers: int = 0) -> RawImageSet:
+    """Return the image set with the sizes in the headers of its files (`set_stored_sizes`)."""
+    paths = [image.path for image in image_set.images if image.path is not None]
+    return set_stored_sizes(image_set, store, read_sizes(store, paths, workers))
 
 
-def with_sizes(
-    part: RawImageSet, store: Store, sizes: Mapping[str, StoredSize | str]
+def set_stored_sizes(
+    image_set: RawImageSet, store: Store, sizes: Mapping[str, StoredSize | str]
 ) -> RawImageSet:
-    """The part with `sizes` of its images by path, or why they cannot be read.
+    """Return the image set with `sizes` of its images by path, or why they cannot be read.
 
     An image whose annotations state no size gets that of its file.
     """
     images = []
-    unstated = 0
-    for image in part.images:
+    num_unstated = 0
+    for image in image_set.images:
         if image.path is None:
             images.append(image)
             continue
-        found, file = sizes[image.path], store.called(image.path)
-        if isinstance(found, str):
-            images.append(replace(image, unreadable=found, file=file))
+        stored, path = sizes[image.path], store.display_path(image.path)
+        if isinstance(stored, str):
+            images.append(replace(image, unreadable=stored, file=path))
             continue
-        image = replace(image, stored=found, file=file)
+        image = replace(image, stored=stored, file=path)
         if image.width == image.height == 0:
-            unstated += 1
-            width, height = found.upright
-            image = replace(image, width=width, height=height, sized=False)
+            num_unstated += 1
+            width, height = stored.upright
+            image = replace(image, width=width, height=height, has_size=False)
         images.append(image)
-    message = f"{unstated:,} images without a size in their annotations; taken from the files"
-    return replace(part, images=images, notes=(*part.notes, *([message] if unstated else ())))
+    message = f"{num_unstated:,} images without a size in their annotations; taken from the files"
+    return replace(
+        image_set, images=images, notes=(*image_set.notes, *([message] if num_unstated else ()))
+    )
 
 
-def check_part(
-    part: RawImageSet,
+def check_image_set(
+    image_set: RawImageSet,
     classes: Sequence[str],
     *,
     masks: bool = False,
     upright: bool = False,
     ignore_bad: bool = False,
-) -> Checked:
-    """Leave out bad images and objects and say what is wrong with each.
+) -> CheckedImageSet:
+    """Leave out bad images and objects, and report what is wrong with each.
 
-    `masks`: every object needs an outline. `ignore_bad`: bad objects become crowds of their box, so
-    that their pixels are no background; an image with one whose box is unknown is left out.
-    `upright`: as `DetectSpec` has it. Sizes are held
-    against those of the image files where `look_at_images` has read them.
+    masks: whether every object needs an outline. ignore_bad: bad objects become crowds that fill
+    their box, so that their pixels are not background; an image with an unknown box is left out.
+    upright: see `DetectSpec.apply_exif`. Sizes are compared with those of the files if
+    `read_stored_sizes` has read them.
     """
-    images, problems = [], [*part.problems, *part.orphans]
-    frame = frame_of(part) or ("upright" if upright else None)
-    part = mark_form(mark_shares(part))
-    problems += [*form_problems(part.images), *_all_crowd(part.images)]
-    for image in part.images:
-        found = list(image_problems(image, frame))
-        problems += found
-        if found:
+    images, problems = [], [*image_set.problems, *image_set.orphans]
+    frame = infer_box_frame(image_set) or ("upright" if upright else None)
+    image_set = flag_wrong_box_form(flag_normalized_boxes(image_set))
+    problems += [*list_form_problems(image_set.images), *_find_all_crowd(image_set.images)]
+    for image in image_set.images:
+        image_problems = list(find_image_problems(image, frame))
+        problems += image_problems
+        if image_problems:
             continue
-        kept = []
-        unknown = False
+        objects = []
+        lost_box = False
         for each in image.objects:
-            wrong = list(object_problems(each, image, classes, masks))
-            problems += [problem for problem in wrong if problem.kind != FORM]  # said once above
-            if all(problem.kind == ID_TWICE for problem in wrong):
-                kept.append(clipped(each, image))
-            elif ignore_bad and all(problem.kind != "duplicate" for problem in wrong):
-                ignored = _ignored(each, image)
-                unknown = unknown or ignored is None
-                kept = kept if ignored is None else [ignored, *kept]  # known objects lie on top
-        if unknown:
+            object_problems = list(find_object_problems(each, image, classes, masks))
+            # Those of kind FORM are reported once for the set, above.
+            problems += [problem for problem in object_problems if problem.kind != FORM]
+            if all(problem.kind == ID_TWICE for problem in object_problems):
+                objects.append(replace(each, box=clip_box(each.box, image)))
+            elif ignore_bad and all(problem.kind != "duplicate" for problem in object_problems):
+                ignored = _to_crowd(each, image)
+                lost_box = lost_box or ignored is None
+                if ignored is not None:
+                    objects.insert(0, ignored)  # below known objects
+        if lost_box:
             continue
-        if kept or not any(flaw.kind == FORM for each in image.objects for flaw in each.flaws):
-            images.append(replace(image, objects=tuple(kept)))  # else not without objects
-    warnings = [*extent_warnings(part.images), *outline_warnings(images)]
-    return Checked(images, problems, part.notes, warnings)
+        if objects or not any(flaw.kind == FORM for each in image.objects for flaw in each.flaws):
+            images.append(replace(image, objects=tuple(objects)))  # others are not empty images
+    warnings = [*find_extent_warnings(image_set.images), *find_outline_warnings(images)]
+    return CheckedImageSet(images, problems, image_set.notes, warnings)
 
 
-def once_each(
+def drop_repeated_images(
     images: Sequence[RawImage],
 ) -> tuple[list[RawImage], int, list[Problem]]:
-    """Each image once, the number of entries that repeat another, a problem for those that differ.
+    """Return each image once, the number of repeated entries, and problems of contradicting ones.
 
-    Image sets that are joined share images where one is part of another ("train" and "trainval").
+    Joined image sets share images if one is part of another ("train" and "trainval").
     """
     first: dict[str, RawImage] = {}
-    kept, repeated, problems = [], 0, []
+    unique, num_repeated, problems = [], 0, []
     for image in images:
         assert image.path is not None
         other = first.setdefault(image.path, image)
         if other is image:
-            kept.append(image)
-        elif _stated(other) == _stated(image):
-            repeated += 1
+            unique.append(image)
+        elif _annotation_key(other) == _annotation_key(image):
+            num_repeated += 1
         else:
             message = f"{other.where} annotates its image {image.path} too, in another way"
-            problems.append(Problem(image.where, image.called, "one image for two", message))
-    return kept, repeated, problems
+            problems.append(Problem(image.where, image.name, "one image for two", message))
+    return unique, num_repeated, problems
 
 
-def _stated(image: RawImage) -> tuple[object, ...]:
-    """What is annotated in an image, in no order."""
-    objects = Counter((o.label, o.box, o.crowd, o.difficult) for o in image.objects)
-    return image.class_map, frozenset(objects.items())
+def _annotation_key(image: RawImage) -> tuple[object, ...]:
+    """The annotations of an image, independent of their order."""
+    counts = Counter((o.label, o.box, o.crowd, o.difficult) for o in image.objects)
+    return image.class_map, frozenset(counts.items())
 
 
-def _ignored(each: RawObject, image: RawImage) -> RawObject | None:
-    """The object as a crowd that fills its box; None where it has no box in the image."""
+def _to_crowd(each: RawObject, image: RawImage) -> RawObject | None:
+    """Return the object as a crowd that fills its box; None if no part of it is in the image."""
     if not all(map(math.isfinite, each.box)):
         return None
-    ignored = clipped(each, image)
-    left, top, right, bottom = ignored.box
+    left, top, right, bottom = box = clip_box(each.box, image)
     if right <= left or bottom <= top:
         return None
     outline = [[left, top, right, top, right, bottom, left, bottom]]
-    return replace(ignored, label=max(0, each.label), crowd=True, segmentation=outline)
+    return replace(each, box=box, label=max(0, each.label), crowd=True, segmentation=outline)
 
 
-def _all_crowd(images: Iterable[RawImage]) -> list[Problem]:
-    """A problem where every object is a crowd, of which nothing is learnt or measured."""
+def _find_all_crowd(images: Iterable[RawImage]) -> list[Problem]:
+    """Return a problem if every object is a crowd: nothing can be learned or measured then."""
     objects = [(image, each) for image in images for each in image.objects]
     if not objects or not all(each.crowd for _, each in objects):
         return []
@@ -168,42 +171,44 @@ def _all_crowd(images: Iterable[RawImage]) -> list[Problem]:
         f"all {len(objects):,} objects are crowds (iscrowd 1), of which nothing is learnt; write"
         " iscrowd 0 where each is one object"
     )
-    return [Problem(objects[0][0].where, "", CROWD, message)]
+    return [Problem(objects[0][0].where, "", ALL_CROWD, message)]
 
 
-def mark_shares(part: RawImageSet) -> RawImageSet:
-    """The part, with a flaw for each object where all boxes lie within one pixel.
+def flag_normalized_boxes(image_set: RawImageSet) -> RawImageSet:
+    """Return the image set, with a flaw for each object if all boxes are within one pixel.
 
-    They are shares of the sides then, as YOLO writes them, or in other units than pixels.
+    They are then fractions of the sides, as in YOLO, or in other units than pixels.
     """
-    found = False
-    for image in part.images:
+    any_finite = False
+    for image in image_set.images:
         for each in image.objects:
             if max(each.box) > 1:
-                return part
-            found = found or all(map(math.isfinite, each.box))
-    if not found:
-        return part
+                return image_set
+            any_finite = any_finite or all(map(math.isfinite, each.box))
+    if not any_finite:
+        return image_set
     flaw = Flaw("no pixels", "all boxes lie within one pixel; write them in pixels, not in shares")
     images = [
         replace(
             image,
             objects=tuple(replace(o, flaws=(*o.flaws, flaw)) for o in image.objects),
         )
-        for image in part.images
+        for image in image_set.images
     ]
-    return replace(part, images=images)
+    return replace(image_set, images=images)
 
 
-def name_warnings(classes: Sequence[str]) -> list[str]:
-    """A warning for classes whose names differ by case or a plural's s only, and for names that
-    seem to number the objects of a class."""
+def find_name_warnings(classes: Sequence[str]) -> list[str]:
+    """Return warnings of class names that look like the same class.
+
+    Names that differ only by case or a plural s, and names that seem to number objects.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         groups[name.casefold()].append(name)
     for key in [key for key in groups if f"{key}s" in groups]:
         groups[f"{key}s"] += groups.pop(key)
-    found = [
+    warnings = [
         "classes whose names differ by case or a plural's s only, each taken as one of its own:"
         f" {', '.join(sorted(names))}"
         for names in groups.values()
@@ -211,101 +216,104 @@ def name_warnings(classes: Sequence[str]) -> list[str]:
     ]
     series: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        if (number := NUMBERED.fullmatch(name)) is not None:
+        if (number := NUMBERED_NAME.fullmatch(name)) is not None:
             series[number[1].casefold()].append(name)
-    several = [names for key, names in series.items() if len(names) > 1]
-    if several and (len(several) > 1 or several[0][0].rstrip("0123456789-_ #") in classes):
-        shown = "; ".join(", ".join(names[:4]) for names in several[:3])
-        found.append(
-            f"{sum(map(len, several)):,} of {len(classes):,} classes seem to number the objects of"
-            f" one class ({shown}), and each is a class here: give all objects of a class one name"
+    numbered = [names for key, names in series.items() if len(names) > 1]
+    if numbered and (len(numbered) > 1 or numbered[0][0].rstrip("0123456789-_ #") in classes):
+        examples = "; ".join(", ".join(names[:4]) for names in numbered[:3])
+        warnings.append(
+            f"{sum(map(len, numbered)):,} of {len(classes):,} classes seem to number the objects of"
+            f" one class ({examples}), and each is a class here: give all objects of a class one"
+            " name"
         )
-    return found
+    return warnings
 
 
-def frame_of(part: RawImageSet) -> Frame | None:
-    """Which pixels the boxes of a part are for, where its images tell (`image_sizes`)."""
-    return stated_frame(
+def infer_box_frame(image_set: RawImageSet) -> Frame | None:
+    """Infer which pixels the boxes of an image set are for, if its images tell (`images.sizes`)."""
+    return infer_frame(
         ((image.width, image.height), image.stored)
-        for image in part.images
-        if image.stored is not None and image.sized
+        for image in image_set.images
+        if image.stored is not None and image.has_size
     )
 
 
-def refuse(problems: Sequence[Problem], hint: str) -> None:
-    """Raise DataError that names the first of `problems`, if any, and counts the others."""
+def raise_first_problem(problems: Sequence[Problem], hint: str) -> None:
+    """Raise DataError with the first of `problems`, if any, and the number of the others."""
     if not problems:
         return
     others = ""
     if len(problems) > 1:
         kinds = Counter(problem.kind for problem in problems)
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        others = f" (and {len(problems) - 1:,} more; in all {counted})"
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        others = f" (and {len(problems) - 1:,} more; in all {counts})"
     raise DataError(f"{problems[0]}{others}; {hint}")
 
 
-def clipped(each: RawObject, image: RawImage) -> RawObject:
-    """The object with its box cut at the image's edge."""
-    left, top, right, bottom = each.box
-    box = (
+def clip_box(box: Box, image: RawImage) -> Box:
+    """Return the box clipped to the edges of its image."""
+    left, top, right, bottom = box
+    return (
         min(max(left, 0.0), image.width),
         min(max(top, 0.0), image.height),
         min(max(right, 0.0), image.width),
         min(max(bottom, 0.0), image.height),
     )
-    return replace(each, box=box)
 
 
-def image_problems(image: RawImage, frame: Frame | None = None) -> Iterator[Problem]:
-    """What is wrong with an image as a whole; `frame`: which pixels boxes of its set are for."""
-    item = "" if image.called in image.where else image.called
+def find_image_problems(image: RawImage, frame: Frame | None = None) -> Iterator[Problem]:
+    """Yield what is wrong with an image as a whole; frame: which pixels boxes of the set are"
+    " for."""
+    item = "" if image.name in image.where else image.name
     if image.path is None:
-        lacking = image.lacking or Flaw("missing image", "its image is missing")
-        yield Problem(image.where, item, lacking.kind, lacking.message)
+        missing = image.missing or Flaw("missing image", "its image is missing")
+        yield Problem(image.where, item, missing.kind, missing.message)
         return
     width, height = image.width, image.height
     if image.unreadable and width == height == 0:
         yield Problem(image.file, "", "unreadable", image.unreadable)
         return
-    if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
         message = f"gives its image as {width}x{height}, a size that none has"
         yield Problem(image.where, item, "image size", message)
         return
     if image.stored is not None:
-        yield from _size_problems(image, image.stored, frame)
+        yield from _find_size_problems(image, image.stored, frame)
 
 
-def _size_problems(image: RawImage, stored: StoredSize, frame: Frame | None) -> Iterator[Problem]:
-    upright, stated = stored.upright, (image.width, image.height)
-    plain = stored.width, stored.height
-    if stated != upright:
-        turned = f", as it is stored before EXIF orientation {stored.orientation} turns it"
+def _find_size_problems(
+    image: RawImage, stored: StoredSize, frame: Frame | None
+) -> Iterator[Problem]:
+    upright, annotated = stored.upright, (image.width, image.height)
+    stored_size = stored.width, stored.height
+    if annotated != upright:
+        note = f", as it is stored before EXIF orientation {stored.orientation} turns it"
         message = (
-            f"is {upright[0]}x{upright[1]}, its annotations are for {stated[0]}x{stated[1]}"
-            + (turned if stated == plain else "")
+            f"is {upright[0]}x{upright[1]}, its annotations are for {annotated[0]}x{annotated[1]}"
+            + (note if annotated == stored_size else "")
         )
         yield Problem(image.file, "", "image size", message)
         return
-    open_frame = upright == plain or not image.sized
-    annotated = image.objects or image.class_map
-    if stored.orientation != 1 and open_frame and frame != "upright" and annotated:
-        what = "class maps" if image.class_map else "boxes"
-        which = (
-            f"its set's {what} are for images as stored"
+    is_ambiguous = upright == stored_size or not image.has_size
+    has_annotations = image.objects or image.class_map
+    if stored.orientation != 1 and is_ambiguous and frame != "upright" and has_annotations:
+        annotations = "class maps" if image.class_map else "boxes"
+        explanation = (
+            f"its set's {annotations} are for images as stored"
             if frame
-            else f"its size does not tell whether its {what} are for the image as stored or"
-            f" upright; detect.apply_exif=true says upright; for {what} on the stored pixels remove"
-            " the tag"
+            else f"its size does not tell whether its {annotations} are for the image as stored or"
+            f" upright; detect.apply_exif=true says upright; for {annotations} on the stored pixels"
+            " remove the tag"
         )
-        message = f"is turned by EXIF orientation {stored.orientation}; {which}"
+        message = f"is turned by EXIF orientation {stored.orientation}; {explanation}"
         yield Problem(image.file, "", "orientation", message)
 
 
-def object_problems(
+def find_object_problems(
     each: RawObject, image: RawImage, classes: Sequence[str], masks: bool
 ) -> Iterator[Problem]:
-    """What is wrong with an object of a good image."""
-    item = f"{image.called}, {each.item}" if image.where.endswith(".json") else each.item
+    """Yield what is wrong with an object of a good image."""
+    item = f"{image.name}, {each.item}" if image.where.endswith(".json") else each.item
 
     def problem(kind: str, message: str) -> Problem:
         return Problem(image.where, item, kind, message)
@@ -319,16 +327,16 @@ def object_problems(
     if any(flaw.kind == "no number" for flaw in each.flaws):
         return
     if not all(map(math.isfinite, each.box)):
-        yield problem("no number", f"its box {_shown(each.box)} is not four finite numbers")
+        yield problem("no number", f"its box {_format_box(each.box)} is not four finite numbers")
         return
     left, top, right, bottom = each.box
     if right <= left or bottom <= top:
-        yield problem("no area", f"its box {_shown(each.box)} has no area")
-    elif _beyond(each.box, image) > TOLERANCE:
+        yield problem("no area", f"its box {_format_box(each.box)} has no area")
+    elif _overhang(each.box, image) > TOLERANCE:
         size = f"{image.width}x{image.height}"
-        yield problem("outside", f"its box {_shown(each.box)} passes the edge of {size}")
+        yield problem("outside", f"its box {_format_box(each.box)} passes the edge of {size}")
     elif min(right, image.width) <= max(left, 0) or min(bottom, image.height) <= max(top, 0):
-        yield problem("no area", f"its box {_shown(each.box)} has no area inside the image")
+        yield problem("no area", f"its box {_format_box(each.box)} has no area inside the image")
     if each.segmentation is None and masks:
         yield problem(NO_OUTLINE, "it has no outline")
     if each.segmentation is not None:
@@ -338,11 +346,11 @@ def object_problems(
             yield problem("mask", f"its outline {error}")
 
 
-def _beyond(box: Box, image: RawImage) -> float:
-    """Pixels by which a box passes the image's edge."""
+def _overhang(box: Box, image: RawImage) -> float:
+    """By how many pixels a box passes the image's edge."""
     left, top, right, bottom = box
     return max(-left, -top, right - image.width, bottom - image.height)
 
 
-def _shown(box: Iterable[float]) -> str:
+def _format_box(box: Iterable[float]) -> str:
     return f"({', '.join(f'{value:g}' for value in box)})"

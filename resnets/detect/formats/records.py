@@ -1,4 +1,7 @@
-"""Annotations as a source states them: parsed, not yet checked."""
+"""`RawObject`, `RawImage`, `RawImageSet` and `RawDataset`: parsed annotations, not yet checked.
+
+The formats make them; `problems` checks them; `loading` turns them into splits.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from resnets.data.layout.folder_names import Role, role_within
 from resnets.detect.data.class_maps import Coding
 from resnets.detect.data.types import Segmentation
 from resnets.detect.data.values import Box
-from resnets.detect.images.entries import Match
+from resnets.detect.images.references import Match
 from resnets.detect.images.sizes import StoredSize
 from resnets.detect.images.store import Store
 
@@ -18,7 +22,7 @@ Task = Literal["detect", "localize", "instances", "segment"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with a set: `where` is a file, `item` what in it, `kind` one of a few."""
+    """Something wrong with a set: `where` is the file, `item` the entry in it, `kind` its kind."""
 
     where: str
     item: str
@@ -31,22 +35,22 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something wrong with how one object is written; `kind` and `said` as a `Problem` has them."""
+    """Something wrong with how one object is written; `kind` and `message` as of `Problem`."""
 
     kind: str
     message: str
 
 
-ID_TWICE = "id twice"  # the kind of the one flaw that leaves an object as good as it was
+ID_TWICE = "id twice"  # kind of the only flaw with which an object is still used
 
 
 @dataclass(frozen=True, slots=True)
 class RawObject:
     """One annotated object.
 
-    item: what messages call it ("annotation 17"). label: index into the classes, -1 = a category
-    that is not among them, which `category` then names. box: left, top, right, bottom in px.
-    number: its place among the objects of its file. bare: the file states no outline for it.
+    item: its name in messages ("annotation 17"). label: index into the classes, -1 = not one of
+    them. category: its class as written. box: left, top, right, bottom in px. number: its index
+    among the objects of its file.
     """
 
     item: str
@@ -59,43 +63,42 @@ class RawObject:
     segmentation: Segmentation | None = None
     number: int = 0
     flaws: tuple[Flaw, ...] = ()
-    bare: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """One image and what is said of it; `path` is None where the store has no file for it.
+    """One annotated image; `path` is None if the store has no file for it.
 
-    where: the file with its annotations. width, height: as annotated; 0 = not stated, -1 = no
-    number. lacking: why there is no path. class_map: path of its map of classes, or None.
-    stored: what the header of its file says (`image_sizes`), None = not looked at; unreadable:
-    why it says nothing. sized: the annotations state a size. file: what messages call its file.
-    stated_id: its id as the file spells it, for results; None = image_id.
+    name: its name in messages. where: the file with its annotations. width, height: [px] as
+    annotated; 0 = not stated, -1 = invalid. class_map: path of its class map, or None. missing: why
+    there is no path. stored: the size in the header of its file, None = not read. unreadable: why
+    the header cannot be read. has_size: whether the annotations state a size. file: its file in
+    messages. original_id: its id as written in the file, for results; None = image_id.
     """
 
     image_id: int | str
     path: str | None
-    called: str
+    name: str
     where: str
     width: int
     height: int
     objects: tuple[RawObject, ...] = ()
     class_map: str | None = None
-    lacking: Flaw | None = None
+    missing: Flaw | None = None
     stored: StoredSize | None = None
     unreadable: str = ""
-    sized: bool = True
+    has_size: bool = True
     file: str = ""
-    stated_id: int | str | None = None
+    original_id: int | str | None = None
 
 
-def with_matches(images: Sequence[RawImage], matches: Sequence[Match]) -> list[RawImage]:
-    """The images, each with the file that it was matched with, or why there is none."""
+def set_image_paths(images: Sequence[RawImage], matches: Sequence[Match]) -> list[RawImage]:
+    """Return the images with the path of their match, or why there is none."""
     return [
         replace(
             image,
             path=match.path,
-            lacking=None if match.path is not None else Flaw(match.kind, match.message),
+            missing=None if match.path is not None else Flaw(match.kind, match.message),
         )
         for image, match in zip(images, matches, strict=True)
     ]
@@ -105,9 +108,9 @@ def with_matches(images: Sequence[RawImage], matches: Sequence[Match]) -> list[R
 class RawImageSet:
     """One image set as its files state it.
 
-    problems: those of no single image. orphans: objects of no image that is there, a problem for
-    each. objects: how many objects the files state, counted as they are read: those of `images`
-    and the orphans. notes: what was understood that a user may want to know, a line each.
+    problems: those that belong to no image. orphans: a problem for each object without an image.
+    objects: number of objects in the files, counted as they are read: those of `images` and the
+    orphans. notes: how the files were interpreted, one line each.
     """
 
     images: Sequence[RawImage]
@@ -119,12 +122,12 @@ class RawImageSet:
 
 @dataclass(frozen=True, eq=False)
 class RawDataset:
-    """A stored set: `load(title)` reads one of its image sets, and only that.
+    """A stored data set; `load(title)` reads one of its image sets.
 
-    category_ids: the source's own number of each class.
-    coding: what the pixels of class maps mean, where the set has some. notes: as a part has them.
-    stated_ids: category_ids as the file spells them, for results; () = as they are. caveat: what
-    figures of the set do not take into account, for their protocol.
+    category_ids: id of each class in the source. titles: names of the image sets ("train",
+    "VOC2007:train"). coding: meaning of the pixels of class maps, if there are any. notes: as of
+    `RawImageSet`. original_ids: category_ids as written in the file, for results; () = equal.
+    caveat: what metrics on the set do not take into account, for their protocol.
     """
 
     name: str
@@ -135,5 +138,20 @@ class RawDataset:
     load: Callable[[str], RawImageSet]
     coding: Coding | None = None
     notes: Sequence[str] = ()
-    stated_ids: tuple[int | str, ...] = ()
+    original_ids: tuple[int | str, ...] = ()
     caveat: str = ""
+
+
+def set_name(title: str) -> str:
+    """Return the name of an image set without its folder or year: "train" of "VOC2007:train"."""
+    return title.rpartition(":")[2]
+
+
+def set_role(title: str) -> Role | None:
+    """Return the split that an image set is for, by its name."""
+    return role_within(set_name(title))
+
+
+def is_training_set(title: str) -> bool:
+    """Return whether an image set is for training, by its name."""
+    return set_role(title) in ("train", "trainval")

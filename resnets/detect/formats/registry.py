@@ -1,4 +1,4 @@
-"""Formats of annotated objects: how each is found in a store and opened.
+"""`FORMATS`, the formats of annotated objects: how each is found in a store and opened.
 
 A new one is a module with `find` and `open` functions and a line in FORMATS.
 """
@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any, get_args
 
 from resnets.detect.formats.coco.dataset import open_coco
-from resnets.detect.formats.coco.find import drawn_coco, find_coco
+from resnets.detect.formats.coco.find import find_coco, find_drawn_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
 from resnets.detect.formats.records import RawDataset
 from resnets.detect.formats.rle_csv import Order, find_rle_csv, open_rle_csv
-from resnets.detect.formats.unread import unread_lists
+from resnets.detect.formats.unread import list_unread_split_lists
 from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.formats.yolo.dataset import find_yolo, open_yolo
@@ -25,11 +25,12 @@ from resnets.detect.images.store import Store
 
 @dataclass(frozen=True)
 class Format:
-    """One form of annotations.
+    """One annotation format.
 
-    key: what `detect.format` calls it. find: what of a store it would read, or something empty.
-    open: the set of what was found, by its name, with outlines or without. outlines: there may be.
-    stated: it is only read where `detect.format` says so.
+    key: its name in `detect.format`. find: returns the annotations of a store in this format, or an
+    empty value. open: opens what `find` returned, given the name of the set and whether to read
+    outlines. outlines: whether the format can have outlines. explicit: whether it is read only if
+    `detect.format` names it.
     """
 
     key: str
@@ -37,7 +38,7 @@ class Format:
     find: Callable[[Store], Any]
     open: Callable[[Store, Any, str, bool], RawDataset]
     outlines: bool = True
-    stated: bool = False
+    explicit: bool = False
 
 
 def _coco(store: Store, found: Any, name: str, masks: bool) -> RawDataset:
@@ -45,8 +46,8 @@ def _coco(store: Store, found: Any, name: str, masks: bool) -> RawDataset:
 
 
 def _find_voc(store: Store) -> dict[str, list[str]]:
-    """VOC's files; CVAT's are XML too."""
-    return {} if set(store.below("", ".xml")) <= set(find_cvat(store)) else find_voc(store)
+    """Return VOC's files; CVAT's are XML too."""
+    return {} if set(store.find_files("", ".xml")) <= set(find_cvat(store)) else find_voc(store)
 
 
 def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawDataset:
@@ -66,7 +67,7 @@ FORMATS = (
             f"CSV of run lengths along the {order}",
             find_rle_csv,
             partial(open_rle_csv, order=order),
-            stated=True,
+            explicit=True,
         )
         for order in get_args(Order)
     ),
@@ -75,31 +76,33 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class FormatMatch:
-    """A format that a store has annotations in, and what its `find` said."""
+    """A format that a store has annotations in, and what its `find` returned."""
 
     format: Format
     found: Any
 
 
-def offers(store: Store, wanted: str = "") -> list[FormatMatch]:
-    """The formats that the store has annotations in, in the order of preference.
+def find_formats(store: Store, key: str = "") -> list[FormatMatch]:
+    """Return the formats that the store has annotations in, in order of preference.
 
-    wanted: `detect.format`; "" = any.
+    key: `detect.format`; "" = any.
     """
-    chosen = [each for each in FORMATS if wanted == each.key or not (wanted or each.stated)]
-    found = [FormatMatch(each, each.find(store)) for each in chosen]
-    return [offer for offer in found if offer.found]
+    tried = [each for each in FORMATS if key == each.key or not (key or each.explicit)]
+    matches = [FormatMatch(each, each.find(store)) for each in tried]
+    return [match for match in matches if match.found]
 
 
-def open_offer(store: Store, found: list[FormatMatch], name: str, masks: bool) -> RawDataset:
-    """The set in the first of `found`; a note says which others are not read."""
-    first, *others = found
+def open_first_format(
+    store: Store, matches: list[FormatMatch], name: str, masks: bool
+) -> RawDataset:
+    """Open the set in the first of `matches`; a note lists the others, which are not read."""
+    first, *others = matches
     source = first.format.open(store, first.found, name, masks)
-    if drawn := drawn_coco(store):
+    if drawn := find_drawn_coco(store):
         note = f"{drawn[0]} lies in a folder of drawings or predictions; it is not read"
         source = replace(source, notes=(note, *source.notes))
     if first.format.key in ("coco", "cvat", "labelme"):  # the others read lists
-        notes = unread_lists(store, source.titles)
+        notes = list_unread_split_lists(store, source.titles)
         source = replace(source, notes=(*notes, *source.notes))
     if not others:
         return source

@@ -1,12 +1,12 @@
-"""CSV of run-length encoded masks, a row for each object, as Kaggle's competitions have them.
+"""CSV of run-length encoded masks, one row per object, as in Kaggle's competitions.
 
 A column of image names (ImageId), one of run lengths (EncodedPixels: "start length start length
 ...", starts from 1, down the columns), and one of classes (ClassId) if there are several. A first
 column ImageId_ClassId joins name and class ("a.jpg_1").
 
-Some have runs that go along the rows (Sartorius). The order is told by the masks: in the right one
-the runs of neighboring lines touch. Masks that fit the rows are refused unless
-`detect.format` states the order.
+In some sets the runs go along the rows (Sartorius). The masks show which: in the right order, runs
+of neighboring lines touch. Masks that fit the rows are refused unless `detect.format` names the
+order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import decode_text
-from resnets.detect.data.masks import bounds_of
+from resnets.detect.data.masks import encode_run_lengths, outline_box
 from resnets.detect.data.values import NAN, Box, read_name
 from resnets.detect.formats.records import (
     Flaw,
@@ -33,32 +33,45 @@ from resnets.detect.formats.records import (
     RawImage,
     RawImageSet,
     RawObject,
-    with_matches,
+    is_training_set,
+    set_image_paths,
 )
-from resnets.detect.formats.set_checks import with_form
-from resnets.detect.images.entries import Stated
+from resnets.detect.formats.set_checks import add_form_flaw
 from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.references import ImageReference
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import Store
 
-RUNS = frozenset({"encodedpixels", "rle", "encoded_pixels", "rlemask", "rle_mask", "annotation"})
-IMAGES = ("imageid", "image_id", "image", "img_id", "id", "img", "filename", "file_name", "name")
-CLASSES = ("classid", "class_id", "class", "label", "category", "category_id", "cell_type")
-JOINED = "imageid_classid"
-HEAD = 4096  # bytes of a file that its header lies in
+RUN_COLUMNS = frozenset(
+    {"encodedpixels", "rle", "encoded_pixels", "rlemask", "rle_mask", "annotation"}
+)
+IMAGE_COLUMNS = (
+    "imageid",
+    "image_id",
+    "image",
+    "img_id",
+    "id",
+    "img",
+    "filename",
+    "file_name",
+    "name",
+)
+CLASS_COLUMNS = ("classid", "class_id", "class", "label", "category", "category_id", "cell_type")
+JOINED_COLUMN = "imageid_classid"
+HEAD_BYTES = 4096  # bytes of a file that its header lies in
 ONE_CLASS = "object"
-FEWEST_RUNS = 3  # of a mask that tells their order
+MIN_RUNS = 3  # of a mask that can tell the order
 Row = tuple[str, str, str]  # image, class, run lengths
 Order = Literal["columns", "rows"]
 Runs = tuple[NDArray[np.int64], NDArray[np.int64]]  # sorted first pixels, and those after the last
 
 
 def find_rle_csv(store: Store) -> dict[str, str]:
-    """Image set -> CSV with a column of run lengths; submissions are none."""
+    """Return the CSV files with a column of run lengths by image set, except submissions."""
     found = {}
-    for path in store.below("", ".csv"):
+    for path in store.find_files("", ".csv"):
         stem = PurePosixPath(path).stem
-        if "submission" in stem.lower() or _columns(_header(store, path)) is None:
+        if "submission" in stem.lower() or _find_columns(_read_header(store, path)) is None:
             continue
         found[stem if role_within(stem) else ""] = path
     return found
@@ -67,27 +80,27 @@ def find_rle_csv(store: Store) -> dict[str, str]:
 def open_rle_csv(
     store: Store, files: dict[str, str], name: str, masks: bool, order: Order | None = None
 ) -> RawDataset:
-    """The sets of `files` (from `find_rle_csv`); classes are those of the training sets' rows.
+    """Open the image sets of `files` (from `find_rle_csv`); classes are those of the training sets.
 
-    order: what the runs go along. None = columns, and objects get a flaw where rows fit better.
+    order: direction of the runs. None = columns, and objects get a flaw if rows fit better.
     """
-    rows = {title: _rows(store, path) for title, path in files.items()}
-    training = [t for t in rows if role_within(t) in ("train", "trainval")] or list(rows)
+    rows = {title: _read_rows(store, path) for title, path in files.items()}
+    training = [t for t in rows if is_training_set(t)] or list(rows)
     names = {row[1] for title in training for row in rows[title] if row[2]}
     if not names:
-        raise DataError(f"{store.called(files[training[0]])}: no row has run lengths")
+        raise DataError(f"{store.display_path(files[training[0]])}: no row has run lengths")
     numeric = all(each.isdecimal() for each in names)
     classes = tuple(sorted(names, key=lambda each: (int(each) if numeric else 0, each)))
     label_of = {each: label for label, each in enumerate(classes)}
 
     def load(title: str) -> RawImageSet:
-        return _part(store, files[title], title, rows[title], label_of, masks, order)
+        return _read_image_set(store, files[title], title, rows[title], label_of, masks, order)
 
     numbers = tuple(int(each) for each in classes) if numeric else tuple(range(1, len(classes) + 1))
     return RawDataset(name, store, classes, numbers, tuple(files), load)
 
 
-def _part(
+def _read_image_set(
     store: Store,
     path: str,
     title: str,
@@ -96,22 +109,22 @@ def _part(
     masks: bool,
     order: Order | None,
 ) -> RawImageSet:
-    where = store.called(path)
+    where = store.display_path(path)
     index = ImageIndex.of(store)
-    of_image: dict[str, list[tuple[int, Row]]] = defaultdict(list)
+    rows_of_image: dict[str, list[tuple[int, Row]]] = defaultdict(list)
     for number, row in enumerate(rows, start=2):  # lines of the file
-        of_image[row[0]].append((number, row))
-    matches = index.match([Stated((image,), path, title) for image in of_image])
-    found = [match.path for match in matches if match.path is not None]
-    sizes = read_sizes(store, found)
+        rows_of_image[row[0]].append((number, row))
+    matches = index.match([ImageReference((image,), path, title) for image in rows_of_image])
+    paths = [match.path for match in matches if match.path is not None]
+    sizes = read_sizes(store, paths)
     images = []
     counts = _OrderCounts()
-    for (image, listed), match in zip(of_image.items(), matches, strict=True):
+    for (image, image_rows), match in zip(rows_of_image.items(), matches, strict=True):
         size = sizes.get(match.path or "")
         width, height = size.upright if isinstance(size, StoredSize) else (0, 0)
         objects = [
-            _object(number, row, label_of, (height, width), masks, order or "columns", counts)
-            for number, row in listed
+            _parse_object(number, row, label_of, (height, width), masks, order or "columns", counts)
+            for number, row in image_rows
             if row[2]
         ]
         images.append(
@@ -123,34 +136,39 @@ def _part(
                 width,
                 height,
                 tuple(objects),
-                sized=False,
+                has_size=False,
             )
         )
-    folders = {PurePosixPath(each).parent for each in found}
-    bare = [p for p in index.images if PurePosixPath(p).parent in folders and p not in set(found)]
-    doubt = counts.doubt(order or "columns")
-    if doubt and order is None:
-        images = [replace(each, objects=tuple(with_form(each.objects, doubt))) for each in images]
-    notes = [f"{path}: {_said_columns(_header(store, path))}; {order or 'columns'} order"]
-    notes += [doubt] if doubt and order is not None else []
+    folders = {PurePosixPath(each).parent for each in paths}
+    unannotated = [
+        p for p in index.images if PurePosixPath(p).parent in folders and p not in set(paths)
+    ]
+    wrong_order = counts.explain_other_order(order or "columns")
+    if wrong_order and order is None:
+        images = [
+            replace(each, objects=tuple(add_form_flaw(each.objects, wrong_order)))
+            for each in images
+        ]
+    notes = [f"{path}: {_format_columns(_read_header(store, path))}; {order or 'columns'} order"]
+    notes += [wrong_order] if wrong_order and order is not None else []
     if counts.square and not counts.columns + counts.rows and order is None:
         notes.append(
             "square images do not tell whether runs go down the columns or along the rows; they are"
             " read down the columns (detect.format=rle-rows for the other)"
         )
-    if bare:
+    if unannotated:
         notes.append(
-            f"{len(bare):,} images without a row in {path} left out, such as {bare[0]}; give those"
-            " without objects a row with empty run lengths"
+            f"{len(unannotated):,} images without a row in {path} left out, such as"
+            f" {unannotated[0]}; give those without objects a row with empty run lengths"
         )
     return RawImageSet(
-        with_matches(images, matches), (), (), sum(bool(row[2]) for row in rows), notes
+        set_image_paths(images, matches), (), (), sum(bool(row[2]) for row in rows), notes
     )
 
 
 @dataclass
 class _OrderCounts:
-    """How many masks have runs that fit columns better, or rows; square images do not tell."""
+    """Number of masks whose runs fit columns better, or rows, and of square images (unclear)."""
 
     columns: int = 0
     rows: int = 0
@@ -158,40 +176,42 @@ class _OrderCounts:
 
     def add(self, runs: Runs, size: tuple[int, int]) -> None:
         """Count a mask in an image of `size` (H, W)."""
-        if len(runs[0]) < FEWEST_RUNS:
+        if len(runs[0]) < MIN_RUNS:
             return
-        down, across = (_touching(runs, side) for side in size)
+        down, across = (_count_touching_pixels(runs, side) for side in size)
         self.columns += down > across
         self.rows += across > down
         self.square += size[0] == size[1]
 
-    def doubt(self, order: Order) -> str:
-        """Why the masks seem to be in the other order, "" where they do not."""
+    def explain_other_order(self, order: Order) -> str:
+        """Return why the masks seem to be in the other order, or ""."""
         other: Order = "rows" if order == "columns" else "columns"
-        against, whole = getattr(self, other), self.columns + self.rows
-        if against <= whole - against:
+        others, total = getattr(self, other), self.columns + self.rows
+        if others <= total - others:
             return ""
         return (
-            f"the runs of {against:,} of {whole:,} masks are whole shapes if they go along the"
+            f"the runs of {others:,} of {total:,} masks are whole shapes if they go along the"
             f" {other}, and not if along the {order}; set detect.format=rle-{other}, or"
             f" rle-{order} if that is right"
         )
 
 
-def _touching(runs: Runs, side: int) -> int:
-    """Pixels of a mask whose neighbor in the next line, `side` pixels further, is of it, too."""
+def _count_touching_pixels(runs: Runs, side: int) -> int:
+    """Count pixels of a mask whose neighbor in the next line, `side` pixels on, is in it too."""
     starts, ends = runs
-    before = np.concatenate(([0], np.cumsum(ends - starts)))
+    totals = np.concatenate(([0], np.cumsum(ends - starts)))
 
-    def covered(place: NDArray[np.int64]) -> NDArray[np.int64]:  # pixels of the mask before it
-        run = np.searchsorted(starts, place, "right") - 1
-        inside = np.minimum(place - starts[run], ends[run] - starts[run])
-        return np.where(run < 0, 0, before[run] + inside)
+    def count_before(
+        pixel: NDArray[np.int64],
+    ) -> NDArray[np.int64]:  # pixels of the mask before `pixel`
+        run = np.searchsorted(starts, pixel, "right") - 1
+        offset = np.minimum(pixel - starts[run], ends[run] - starts[run])
+        return np.where(run < 0, 0, totals[run] + offset)
 
-    return int((covered(ends + side) - covered(starts + side)).sum())
+    return int((count_before(ends + side) - count_before(starts + side)).sum())
 
 
-def _object(
+def _parse_object(
     number: int,
     row: Row,
     label_of: dict[str, int],
@@ -206,10 +226,10 @@ def _object(
     outline: dict[str, Any] | None = None
     area = None
     try:
-        runs = _run_lengths(text, size)
+        runs = _parse_runs(text, size)
         counts.add(runs, size)
-        outline = _outline(runs, size, order)
-        box, area = bounds_of(outline, size), float(sum(outline["counts"][1::2]))
+        outline = _encode_runs(runs, size, order)
+        box, area = outline_box(outline, size), float(sum(outline["counts"][1::2]))
     except ValueError as error:
         flaws = (Flaw("no number", f"its run lengths {error}"),)
     return RawObject(
@@ -221,14 +241,13 @@ def _object(
         segmentation=outline if masks else None,
         number=number - 2,
         flaws=flaws,
-        bare=outline is None,
     )
 
 
-def _run_lengths(text: str, size: tuple[int, int]) -> Runs:
-    """The runs of "start length ..." in an image of `size` (H, W).
+def _parse_runs(text: str, size: tuple[int, int]) -> Runs:
+    """Parse "start length ..." for an image of `size` (H, W) into first pixels and ends.
 
-    ValueError where they are none, overlap, or pass the end of the image.
+    ValueError if they are invalid, overlap, or pass the end of the image.
     """
     words = text.split()
     if len(words) % 2 or not all(word.isdecimal() and len(word) < 12 for word in words):
@@ -244,24 +263,22 @@ def _run_lengths(text: str, size: tuple[int, int]) -> Runs:
     return starts, ends
 
 
-def _outline(runs: Runs, size: tuple[int, int], order: Order) -> dict[str, Any]:
-    """COCO's run lengths, which go down the columns, of runs in any order."""
-    total = size[0] * size[1]
+def _encode_runs(runs: Runs, size: tuple[int, int], order: Order) -> dict[str, Any]:
+    """Convert runs in any order to COCO's run lengths, which go down the columns."""
     if order == "rows":
-        drawn = np.zeros(total + 1, np.int8)
-        np.add.at(drawn, runs[0], 1)
-        np.add.at(drawn, runs[1], -1)
-        down = np.cumsum(drawn[:-1], dtype=np.int8).reshape(size).T.reshape(-1)
-        edges = np.flatnonzero(np.diff(down, prepend=0, append=0))
-        runs = edges[::2], edges[1::2]
+        changes = np.zeros(size[0] * size[1] + 1, np.int8)
+        np.add.at(changes, runs[0], 1)
+        np.add.at(changes, runs[1], -1)
+        return encode_run_lengths(np.cumsum(changes[:-1], dtype=np.int8).reshape(size))
     bounds = np.column_stack(runs).reshape(-1)
-    return {"size": list(size), "counts": np.diff(bounds, prepend=0, append=total).tolist()}
+    counts = np.diff(bounds, prepend=0, append=size[0] * size[1]).tolist()
+    return {"size": list(size), "counts": counts}
 
 
-def _rows(store: Store, path: str) -> list[Row]:
-    where = store.called(path)
+def _read_rows(store: Store, path: str) -> list[Row]:
+    where = store.display_path(path)
     lines = list(csv.reader(decode_text(store.read(path), where).splitlines()))
-    columns = _columns(lines[0])
+    columns = _find_columns(lines[0])
     assert columns is not None  # as `find_rle_csv` has seen
     image, runs, category = columns
     found = []
@@ -273,7 +290,7 @@ def _rows(store: Store, path: str) -> list[Row]:
         name, text = read_name(cells[image]), cells[runs].strip()
         text = "" if text.lower() in ("-1", "nan", "none") else text
         kind = ONE_CLASS if category is None else read_name(cells[category])
-        if read_name(lines[0][image]).lower() == JOINED:
+        if read_name(lines[0][image]).lower() == JOINED_COLUMN:
             joined = re.fullmatch(r"(.+)_(\w+)", name)
             if joined is None:
                 raise DataError(f"{where}: line {number}: {name!r} is no image and class")
@@ -282,25 +299,29 @@ def _rows(store: Store, path: str) -> list[Row]:
     return found
 
 
-def _header(store: Store, path: str) -> list[str]:
-    first = store.head(path, HEAD)[:HEAD].decode("utf-8-sig", "replace").splitlines()[:1]
+def _read_header(store: Store, path: str) -> list[str]:
+    first = (
+        store.head(path, HEAD_BYTES)[:HEAD_BYTES].decode("utf-8-sig", "replace").splitlines()[:1]
+    )
     return next(csv.reader(first), [])
 
 
-def _said_columns(header: Sequence[str]) -> str:
-    """Which columns were taken for what, for a note."""
-    columns = _columns(header)
+def _format_columns(header: Sequence[str]) -> str:
+    """Return which columns are read as what, for a note."""
+    columns = _find_columns(header)
     assert columns is not None  # as `find_rle_csv` has seen
     image, runs, category = columns
     classes = "one class" if category is None else f"class in {header[category]!r}"
     return f"image in {header[image]!r}, run lengths in {header[runs]!r}, {classes}"
 
 
-def _columns(header: Sequence[str]) -> tuple[int, int, int | None] | None:
-    """Places of the columns of images, run lengths and classes; None where it has none of them."""
+def _find_columns(header: Sequence[str]) -> tuple[int, int, int | None] | None:
+    """Return the indices of the columns of images, run lengths and classes, or None."""
     names = [read_name(each).lower() for each in header]
-    runs = next((names.index(each) for each in names if each in RUNS), None)
-    images = next((names.index(each) for each in (JOINED, *IMAGES) if each in names), None)
+    runs = next((names.index(each) for each in names if each in RUN_COLUMNS), None)
+    images = next(
+        (names.index(each) for each in (JOINED_COLUMN, *IMAGE_COLUMNS) if each in names), None
+    )
     if runs is None or images is None:
         return None
-    return images, runs, next((names.index(each) for each in CLASSES if each in names), None)
+    return images, runs, next((names.index(each) for each in CLASS_COLUMNS if each in names), None)

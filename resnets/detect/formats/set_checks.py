@@ -1,8 +1,8 @@
-"""Whether the boxes and outlines of a whole set are read in the form that they were written in.
+"""Checks of all boxes and outlines of a set: are they in the form that they are read in?
 
-One box beyond the edge is a slip of hand; many of them are boxes in another form (two corners for
-sides, corners for a center), or for images of another size. Nothing that is then read is right, not
-even the boxes that happen to fit, so that all objects of the set get a flaw of one kind, FORM.
+A single box beyond the edge is a mistake in one annotation. Many of them are boxes in another form
+(two corners for x, y, width, height; corners for a center) or for images of another size. Then
+no box is read correctly, even if it happens to fit, and all objects get a flaw of kind FORM.
 """
 
 from __future__ import annotations
@@ -13,105 +13,111 @@ from dataclasses import replace
 
 import numpy as np
 
-from resnets.detect.data.masks import bounds_of
+from resnets.detect.data.masks import outline_box
 from resnets.detect.data.transforms import box_iou
 from resnets.detect.data.values import Box
 from resnets.detect.formats.records import Flaw, Problem, RawImage, RawImageSet, RawObject
 
 FORM = "box form"
-MOST_BEYOND = 0.2  # share of boxes that may pass the edge
+MAX_BEYOND = 0.2  # fraction of boxes that may pass the edge
 NEARLY_ALL = 0.9
-FEWEST_BOXES, FEWEST_IMAGES = 10, 3  # that tell where the boxes of a set lie
-PERCENT = (90.0, 100.5)  # px, the farthest box of a set that is in percent
-ROUNDED = 0.005  # share of the longer side by which shares of few digits may pass the edge
+MIN_BOXES, MIN_IMAGES = 10, 3  # needed for a warning on the extent of boxes
+PERCENT_RANGE = (90.0, 100.5)  # px, range of the largest coordinate if boxes are in percent
+EDGE_TOLERANCE = 0.005  # of the longer side: normalized boxes of few digits may pass the edge
 
 
-def mark_form(part: RawImageSet) -> RawImageSet:
-    """The part, with a flaw for each object where more than a fifth of the boxes pass the edge."""
-    sized = [each for each in part.images if each.width > 0 and each.height > 0]
-    boxes = [(o.box, each) for each in sized for o in each.objects if _finite(o.box)]
-    beyond = sum(_passes(box, image) for box, image in boxes)
-    if beyond < 2 or beyond <= MOST_BEYOND * len(boxes):
-        return part
+def flag_wrong_box_form(image_set: RawImageSet) -> RawImageSet:
+    """Add a flaw to every object of the image set if over a fifth of the boxes pass the edge."""
+    images_with_size = [each for each in image_set.images if each.width > 0 and each.height > 0]
+    boxes = [(o.box, each) for each in images_with_size for o in each.objects if _finite(o.box)]
+    beyond = sum(_passes_edge(box, image) for box, image in boxes)
+    if beyond < 2 or beyond <= MAX_BEYOND * len(boxes):
+        return image_set
     message = (
         f"{beyond:,} of the set's {len(boxes):,} boxes pass the edge of their image;"
-        f" {_likely(boxes)}"
+        f" {_describe_likely_form(boxes)}"
     )
-    images = [replace(p, objects=tuple(with_form(p.objects, message))) for p in part.images]
-    return replace(part, images=images)
+    images = [
+        replace(image, objects=tuple(add_form_flaw(image.objects, message)))
+        for image in image_set.images
+    ]
+    return replace(image_set, images=images)
 
 
-def extent_warnings(records: Sequence[RawImage]) -> list[str]:
-    """A warning where all boxes lie in the upper left of larger images, or none.
+def find_extent_warnings(images: Sequence[RawImage]) -> list[str]:
+    """Return a warning if all boxes are in the upper left part of larger images.
 
-    Boxes in percent of the sides do, and those of images that were enlarged afterwards. Boxes
-    within one pixel are `problems.mark_shares`' part.
+    This happens with boxes in percent of the sides, and with images that were enlarged afterwards.
+    Boxes within one pixel are found by `problems.flag_normalized_boxes`.
     """
-    sized = [each for each in records if each.width > 0 and each.height > 0]
-    boxes = [(o.box, each) for each in sized for o in each.objects if _finite(o.box)]
-    images = {id(each) for _, each in boxes}
-    if len(boxes) < FEWEST_BOXES or len(images) < FEWEST_IMAGES:
+    images_with_size = [each for each in images if each.width > 0 and each.height > 0]
+    boxes = [(o.box, each) for each in images_with_size for o in each.objects if _finite(o.box)]
+    images_with_boxes = {id(each) for _, each in boxes}
+    if len(boxes) < MIN_BOXES or len(images_with_boxes) < MIN_IMAGES:
         return []
     right, bottom = (max(box[edge] for box, _ in boxes) for edge in (2, 3))
-    low, high = PERCENT
-    smallest = min(min(each.width, each.height) for _, each in boxes)
-    if low <= min(right, bottom) <= max(right, bottom) <= high and smallest > 1.2 * high:
+    low, high = PERCENT_RANGE
+    shortest_side = min(min(each.width, each.height) for _, each in boxes)
+    if low <= min(right, bottom) <= max(right, bottom) <= high and shortest_side > 1.2 * high:
         return [
-            f"none of the {len(boxes):,} boxes passes {high:.0f} px in images of {smallest:,} px"
-            " and more: they seem to be in percent of the sides; write them in pixels if so"
+            f"none of the {len(boxes):,} boxes passes {high:.0f} px in images of {shortest_side:,}"
+            " px and more: they seem to be in percent of the sides; write them in pixels if so"
         ]
-    across = max(box[2] / each.width for box, each in boxes)
-    down = max(box[3] / each.height for box, each in boxes)
-    if max(across, down) > 0.5 or right <= 1 or bottom <= 1:
+    x_extent = max(box[2] / each.width for box, each in boxes)
+    y_extent = max(box[3] / each.height for box, each in boxes)
+    if max(x_extent, y_extent) > 0.5 or right <= 1 or bottom <= 1:
         return []
     return [
         f"all {len(boxes):,} boxes lie in the upper left quarter of their images (up to"
-        f" {across:.0%} of the width, {down:.0%} of the height): they seem to be for images of"
-        " another size, or in other units than pixels"
+        f" {x_extent:.0%} of the width, {y_extent:.0%} of the height): they seem to be for images"
+        " of another size, or in other units than pixels"
     ]
 
 
-def with_form(objects: Iterable[RawObject], message: str) -> Iterator[RawObject]:
-    """The objects, each with the flaw that its box is written in another form, if `said`."""
+def add_form_flaw(objects: Iterable[RawObject], message: str) -> Iterator[RawObject]:
+    """Yield the objects, each with a flaw `message` that its box is in another form, unless ""."""
     for each in objects:
-        known = not message or any(flaw.kind == FORM for flaw in each.flaws)
-        yield each if known else replace(each, flaws=(*each.flaws, Flaw(FORM, message)))
+        unchanged = not message or any(flaw.kind == FORM for flaw in each.flaws)
+        yield each if unchanged else replace(each, flaws=(*each.flaws, Flaw(FORM, message)))
 
 
-def swapped(corners: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> str:
-    """Why two corners of each box (x1, y1, x2, y2) are none, "" where they are.
+def explain_swapped_corners(corners: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> str:
+    """Return why boxes (x1, y1, x2, y2) are not two corners, "" if they are.
 
-    Some are in reverse order, and that of most, or all would fit in their image (width, height;
-    0 = not known) as x, y, width and height. Else a few were drawn from the lower right.
+    They are not if some are in reverse order, and either most are, or nearly all fit in their image
+    (width, height; 0 = unknown) as x, y, width, height. Otherwise a few were drawn from the lower
+    right corner.
     """
-    stated = zip(corners, sizes, strict=True)
-    finite = [(box, size) for box, size in stated if _finite(box)]
-    turned = sum(box[2] < box[0] or box[3] < box[1] for box, _ in finite)
+    pairs = zip(corners, sizes, strict=True)
+    finite = [(box, size) for box, size in pairs if _finite(box)]
+    num_swapped = sum(box[2] < box[0] or box[3] < box[1] for box, _ in finite)
     fits = sum(
         min(x, y) >= 0 < min(w, h) and x + w <= width + 1 and y + h <= height + 1
         for (x, y, w, h), (width, height) in finite
         if min(width, height) > 0
     )
-    as_sides = fits >= NEARLY_ALL * len(finite)
-    if not turned or (2 * turned <= len(finite) and not as_sides):
+    fit_as_sides = fits >= NEARLY_ALL * len(finite)
+    if not num_swapped or (2 * num_swapped <= len(finite) and not fit_as_sides):
         return ""
-    likely = "x, y, width, height fit" if as_sides else "x, y, width, height may be meant"
-    return f"{turned:,} of the set's {len(finite):,} boxes have their corners swapped; {likely}"
+    likely = "x, y, width, height fit" if fit_as_sides else "x, y, width, height may be meant"
+    return (
+        f"{num_swapped:,} of the set's {len(finite):,} boxes have their corners swapped; {likely}"
+    )
 
 
-def form_problems(images: Iterable[RawImage]) -> list[Problem]:
-    """One problem for each kind of wrong form, with the number of its objects."""
-    first: dict[str, str] = {}
-    count: dict[str, int] = {}
+def list_form_problems(images: Iterable[RawImage]) -> list[Problem]:
+    """Return one problem per kind of wrong form, with the number of its objects."""
+    where_of: dict[str, str] = {}
+    counts: dict[str, int] = {}
     for image in images:
         for each in image.objects:
             for flaw in each.flaws:
                 if flaw.kind == FORM:
-                    first.setdefault(flaw.message, image.where)
-                    count[flaw.message] = count.get(flaw.message, 0) + 1
+                    where_of.setdefault(flaw.message, image.where)
+                    counts[flaw.message] = counts.get(flaw.message, 0) + 1
     return [
-        Problem(where, "", FORM, f"{message}; {count[message]:,} objects are left out")
-        for message, where in first.items()
+        Problem(where, "", FORM, f"{message}; {counts[message]:,} objects are left out")
+        for message, where in where_of.items()
     ]
 
 
@@ -119,32 +125,34 @@ def _finite(box: Box) -> bool:
     return all(map(math.isfinite, box))
 
 
-def _passes(box: Box, image: RawImage) -> bool:
+def _passes_edge(box: Box, image: RawImage) -> bool:
     left, top, right, bottom = box
-    slack = max(1.0, ROUNDED * max(image.width, image.height))
+    slack = max(1.0, EDGE_TOLERANCE * max(image.width, image.height))
     return max(-left, -top, right - image.width, bottom - image.height) > slack
 
 
-def _likely(boxes: Sequence[tuple[Box, RawImage]]) -> str:
-    """The form in which nearly all would fit, where there is one."""
+def _describe_likely_form(boxes: Sequence[tuple[Box, RawImage]]) -> str:
+    """Return the form in which nearly all boxes would fit, for messages."""
     from_corner = from_center = 0
     for (left, top, right, bottom), image in boxes:
-        wide, high = right - left, bottom - top
-        if wide <= image.width + 1 and high <= image.height + 1:
-            from_corner += wide >= left >= 0 and high >= top >= 0
-            from_center += wide >= (left + right) / 2 >= 0 and high >= (top + bottom) / 2 >= 0
+        width, height = right - left, bottom - top
+        if width <= image.width + 1 and height <= image.height + 1:
+            from_corner += width >= left >= 0 and height >= top >= 0
+            from_center += width >= (left + right) / 2 >= 0 and height >= (top + bottom) / 2 >= 0
     if max(from_corner, from_center) >= NEARLY_ALL * len(boxes):
         return "their numbers fit as two corners (x1, y1, x2, y2)"
     return "they are in another form than it is read in, or for images of another size"
 
 
-LEAST_IOU = 0.7  # of a box and the one around its outline; rounding costs small objects some
+MIN_OUTLINE_IOU = (
+    0.7  # of a box and the bounding box of its outline; small objects lose some by rounding
+)
 
 
-def outline_warnings(images: Sequence[RawImage]) -> list[str]:
-    """A warning that counts the objects whose outline is elsewhere than their box, if any.
+def find_outline_warnings(images: Sequence[RawImage]) -> list[str]:
+    """Return a warning that counts the objects whose outline does not agree with their box.
 
-    The objects of `images` are good ones: their outlines can be drawn. Crowds are left out.
+    images: checked ones, whose outlines can be drawn. Crowds are left out.
     """
     outlined, wrong, first = 0, 0, ""
     for image in images:
@@ -152,10 +160,10 @@ def outline_warnings(images: Sequence[RawImage]) -> list[str]:
             if each.segmentation is None or each.crowd:
                 continue
             outlined += 1
-            around = bounds_of(each.segmentation, (image.height, image.width))
-            if box_iou(np.array([each.box]), np.array([around]))[0, 0] < LEAST_IOU:
+            outline = outline_box(each.segmentation, (image.height, image.width))
+            if box_iou(np.array([each.box]), np.array([outline]))[0, 0] < MIN_OUTLINE_IOU:
                 wrong += 1
-                first = first or f"{image.called}, {each.item}"
+                first = first or f"{image.name}, {each.item}"
     if not wrong:
         return []
     return [

@@ -1,8 +1,8 @@
-"""The sizes that image files state in their headers, compared with those of the annotations.
+"""Image sizes from file headers, compared with those of the annotations.
 
-An image may be stored turned (EXIF orientation): boxes then are for its stored or for its upright
-pixels, as the tool that drew them showed it. The stated size tells which where a turn swaps width
-and height; elsewhere only the other images of the set can.
+An image may be stored rotated (EXIF orientation). Boxes are then for its stored or its upright
+pixels, depending on the tool that drew them. The annotated size tells which if the rotation swaps
+width and height; otherwise only other images of the set can tell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from resnets.data.errors import DataError
 from resnets.detect.images.store import Store
 from resnets.utils.cpu_count import cores
 
-HEAD_BYTES = 1 << 16  # headers end before, but for those that hold a preview or a profile
+HEAD_BYTES = 1 << 16  # enough for headers, except those with a preview or a profile
 Frame = Literal["upright", "stored"]
 
 
@@ -33,7 +33,7 @@ class StoredSize:
 
     @property
     def turn(self) -> Turn:
-        """What makes it upright."""
+        """The flips and transposition that make it upright."""
         return TURNS[self.orientation]
 
     @property
@@ -48,7 +48,10 @@ def read_sizes(
     workers: int = 0,
     watch: Callable[[Iterable[object], int], Iterable[object]] | None = None,
 ) -> dict[str, StoredSize | str]:
-    """What the header of each image says, or why it cannot be read."""
+    """Return the size in the header of each image, or why it cannot be read, by path.
+
+    workers: threads, 0 = one per core. watch(results, total): may show progress.
+    """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(workers or cores()) as pool:
         read: Iterable[object] = pool.map(lambda path: _read_size(store, path), unique)
@@ -57,7 +60,7 @@ def read_sizes(
 
 
 def _read_size(store: Store, path: str) -> StoredSize | str:
-    name = store.called(path)
+    name = store.display_path(path)
     try:
         head = store.head(path, HEAD_BYTES)
         if len(head) >= HEAD_BYTES:
@@ -71,34 +74,41 @@ def _read_size(store: Store, path: str) -> StoredSize | str:
 
 
 def stored_size(data: bytes, name: str) -> StoredSize:
-    """The size that the header of an encoded image states; DataError where it cannot be read."""
+    """Read the size from the header of an encoded image; DataError if it cannot be read."""
     with naming(name), open_image(data) as image:
         return StoredSize(*image.size, turn_of(image.info.get("exif")).orientation)
 
 
-def stated_frame(sizes: Iterable[tuple[tuple[int, int], StoredSize]]) -> Frame | None:
-    """Which pixels the boxes of a set are for, from its (annotated size, stored size) pairs.
+def infer_frame(sizes: Iterable[tuple[tuple[int, int], StoredSize]]) -> Frame | None:
+    """Infer which pixels the boxes of a set are for, from its (annotated, stored) sizes.
 
-    Told by images that a turn makes another shape; None where there are none, or both kinds.
+    Only images that are not square and stored rotated by 90 degrees tell. None if there are none,
+    or they contradict each other.
     """
-    found: set[Frame] = set()
-    for stated, size in sizes:
-        plain = size.width, size.height
-        if size.upright != plain:
-            if stated == size.upright:
-                found.add("upright")
-            elif stated == plain:
-                found.add("stored")
-    return found.pop() if len(found) == 1 else None
+    frames: set[Frame] = set()
+    for annotated, stored in sizes:
+        plain = stored.width, stored.height
+        if stored.upright != plain:
+            if annotated == stored.upright:
+                frames.add("upright")
+            elif annotated == plain:
+                frames.add("stored")
+    return frames.pop() if len(frames) == 1 else None
 
 
-def scale_between(stated: tuple[int, int], actual: tuple[int, int]) -> tuple[float, float] | None:
-    """Factors (x, y) from the annotated to the actual size where the aspect is equal, else None.
+def uniform_scale(
+    annotated: tuple[int, int], actual: tuple[int, int]
+) -> tuple[float, float] | None:
+    """Return the factors (x, y) from the annotated to the actual size, or None.
 
-    Equal: one factor gives both sides to within a pixel.
+    None if the aspect differs: one factor must give both sides to within a pixel.
     """
-    across, down = actual[0] / stated[0], actual[1] / stated[1]
-    long_side = 0 if stated[0] >= stated[1] else 1  # it tells the factor best
-    factor = (across, down)[long_side]
-    other = 1 - long_side
-    return (across, down) if abs(stated[other] * factor - actual[other]) <= 1 else None
+    x_factor, y_factor = actual[0] / annotated[0], actual[1] / annotated[1]
+    long_side = 0 if annotated[0] >= annotated[1] else 1  # it tells the factor best
+    factor = (x_factor, y_factor)[long_side]
+    shorter_side = 1 - long_side
+    return (
+        (x_factor, y_factor)
+        if abs(annotated[shorter_side] * factor - actual[shorter_side]) <= 1
+        else None
+    )

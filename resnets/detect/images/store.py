@@ -28,7 +28,7 @@ TEXT_SUFFIXES = frozenset(
 class Store:
     """A folder, tar or zip; `rows` maps each path in it, with slashes, to its row of `files`.
 
-    Folders that alone hold everything are skipped, so that paths do not depend on the packing.
+    Top folders that contain everything else are stripped, so that paths do not depend on packing.
     """
 
     where: str
@@ -41,17 +41,22 @@ class Store:
         return path in self.rows
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; DataError when it is missing or cannot be read."""
+        """Read a file; DataError if it is missing or cannot be read."""
         if path not in self.rows:
-            raise DataError(f"{self.called(path)}: no such file; restore it")
+            raise DataError(f"{self.display_path(path)}: no such file; restore it")
         return bytes(self.files.read(self.rows[path]))
 
-    def called(self, path: str) -> str:
-        """What messages call a file, whether it is there or not."""
+    @property
+    def image_paths(self) -> list[str]:
+        """Paths of all files that are not annotations, lists or names."""
+        return [path for path in self.rows if not is_text_path(path)]
+
+    def display_path(self, path: str) -> str:
+        """Return the path of a file for messages; it need not exist."""
         return self.files.name(self.rows[path]) if path in self.rows else f"{self.where}/{path}"
 
     def head(self, path: str, count: int) -> bytes:
-        """The first `count` bytes of a file that is there, or more."""
+        """Read the first `count` bytes (or more) of an existing file."""
         row = self.rows[path]
         if isinstance(self.files, FolderFiles):
             return _head(self.files.root / self.files.paths[row], count)
@@ -60,17 +65,17 @@ class Store:
             return os.pread(self.files.stream.fileno(), min(size, count), offset)
         return bytes(self.files.read(row))
 
-    def lines(self, path: str) -> list[str]:
-        """The lines of a text file that are not blank, without spaces around them."""
-        text = decode_text(self.read(path), self.called(path))
+    def read_lines(self, path: str) -> list[str]:
+        """Read the lines of a text file that are not blank, stripped."""
+        text = decode_text(self.read(path), self.display_path(path))
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def take(self, paths: Sequence[str]) -> Files:
-        """The files of `paths`, all of which exist, numbered from 0."""
+        """Return the existing files `paths`, numbered from 0."""
         return self.files.take(np.array([self.rows[path] for path in paths], np.int64))
 
-    def below(self, folder: str, suffix: str) -> list[str]:
-        """Sorted paths below `folder` ("" = all) that end in `suffix`, in whatever case."""
+    def find_files(self, folder: str, suffix: str) -> list[str]:
+        """Return the sorted paths below `folder` ("" = all) that end in `suffix`, in any case."""
         start = f"{folder}/" if folder else ""
         return sorted(
             path for path in self.rows if path.startswith(start) and path.lower().endswith(suffix)
@@ -78,7 +83,7 @@ class Store:
 
 
 def open_store(source: str) -> Store:
-    """The folder or tar at `source`; DataError when there is none, or nothing of use in it."""
+    """Open the folder, tar or zip at `source`; DataError if there is none, or nothing readable."""
     path = Path(source).expanduser()
     if path.is_file():
         listing = list_archive(path, is_text_path)
@@ -97,36 +102,40 @@ def open_store(source: str) -> Store:
     return Store(source.rstrip("/"), name, listing.files, rows, listing.left_out)
 
 
-def open_named(source: str, names: Sequence[str]) -> Store:
-    """The folder or tar at `source` for images that are known by path; see `add_named`.
+def open_listed_images(source: str, names: Sequence[str]) -> Store:
+    """Open the folder, tar or zip at `source` for images with known paths; see `add_listed_images`.
 
-    A folder is not listed: it may be any. `names`, some of them, may lack the folder that alone
-    holds everything.
+    A folder is not listed, since it may be large. `names` are some of the paths; they may lack the
+    top folder that contains everything else.
     """
     root = Path(source).expanduser()
     if not root.is_dir():
         return open_store(source)
-    inside = [name for name in names if _is_named_image(name)]
-    folders = list(_nested(root))
+    inside = [name for name in names if _is_safe_image_path(name)]
+    folders = list(_nested_folders(root))
     found = (each for each in folders if any(os.path.isfile(each / name) for name in inside))
     folder = next(found, root)
     return Store(source.rstrip("/"), root.resolve().name, FolderFiles(folder, []), {})
 
 
-def add_named(store: Store, names: Sequence[str]) -> None:
-    """Take those of the images `names` into a store from `open_named` that its folder has."""
+def add_listed_images(store: Store, names: Sequence[str]) -> None:
+    """Add the images `names` that exist to a store from `open_listed_images`."""
     files = store.files
     if not isinstance(files, FolderFiles):
         return
     assert isinstance(files.paths, list)
     for name in names:
-        if name not in store.rows and _is_named_image(name) and os.path.isfile(files.root / name):
+        if (
+            name not in store.rows
+            and _is_safe_image_path(name)
+            and os.path.isfile(files.root / name)
+        ):
             store.rows[name] = len(files.paths)
             files.paths.append(name)
 
 
-def _nested(root: Path) -> Iterator[Path]:
-    """`root`, and what is in it as long as that is one folder alone."""
+def _nested_folders(root: Path) -> Iterator[Path]:
+    """Yield `root` and, as long as a folder contains a single folder, that one."""
     for _ in range(10):
         yield root
         try:
@@ -138,25 +147,25 @@ def _nested(root: Path) -> Iterator[Path]:
         root = entries[0]
 
 
-def _is_named_image(name: str) -> bool:
-    """Whether a path may be that of an image, and leads nowhere outside."""
+def _is_safe_image_path(name: str) -> bool:
+    """Return whether a path may be that of an image and does not leave the folder."""
     inside = not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
     return inside and name != "" and not is_text_path(name)
 
 
 def _top_folder(paths: Sequence[str]) -> str:
-    """The folder, however deep, that alone holds everything, as "top/", else ""."""
+    """Return the deepest folder that contains all paths, as "top/", or ""."""
     common = posixpath.commonpath([posixpath.dirname(path) for path in paths])
     return f"{common}/" if common else ""
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file name or path ends as those of images do."""
+    """Return whether a file name or path has the suffix of an image format."""
     return posixpath.splitext(name)[1].lower() in read_suffixes()
 
 
 def is_text_path(path: str) -> bool:
-    """Whether a file is one of annotations, lists or names."""
+    """Return whether a file is one of annotations, lists or names."""
     return posixpath.splitext(path)[1].lower() in TEXT_SUFFIXES
 
 

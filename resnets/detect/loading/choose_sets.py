@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from resnets.config import ConfigError, DetectSpec
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, role_within, split_role
-from resnets.detect.formats.problems import name_warnings
+from resnets.detect.formats.problems import find_name_warnings
 from resnets.detect.formats.records import RawDataset
 
 log = logging.getLogger("resnets")
@@ -80,7 +80,7 @@ def _role(title: str) -> Role | None:
 
 def announce_sets(source: RawDataset, sets: Sets) -> None:
     """Log the image sets of each role, and those that are not used."""
-    for note in (*source.notes, *name_warnings(source.classes)):
+    for note in (*source.notes, *find_name_warnings(source.classes)):
         log.warning("%s: %s", source.name, note)
     used = {title for each in (sets.train, sets.val, sets.test) for title in each.split("+")}
     trainval = any(_role(title) == "trainval" for title in source.titles)

@@ -17,7 +17,6 @@ from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import FilePart, Rows, Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary, rarest_object
 from resnets.data.errors import DataError
-from resnets.data.layout.folder_names import role_within
 from resnets.data.sources.builtin import fetch_voc
 from resnets.data.splits.check_record import KnownLeaks, known_to
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
@@ -27,14 +26,14 @@ from resnets.data.splits.roles import choose_roles
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.source import open_semantic
 from resnets.detect.data.types import DetectionSplit
-from resnets.detect.formats.coco.find import why_no_coco
+from resnets.detect.formats.coco.find import explain_no_coco
 from resnets.detect.formats.folder_splits import split_by_folders
-from resnets.detect.formats.records import RawDataset, RawImageSet, Task
-from resnets.detect.formats.registry import offers, open_offer
-from resnets.detect.formats.unread import EXPECTED, foreign_annotations
+from resnets.detect.formats.records import RawDataset, RawImageSet, Task, set_role
+from resnets.detect.formats.registry import find_formats, open_first_format
+from resnets.detect.formats.unread import SUPPORTED, describe_unsupported_files
 from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
-from resnets.detect.images.index import store_listing
+from resnets.detect.images.index import fingerprint_images
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.choose_sets import Sets, announce_sets, choose_sets
 from resnets.detect.loading.split_opener import SplitOpener
@@ -95,9 +94,7 @@ def open_detection(
     if val is not None and _overlap(train_part, val):
         if detect.val_set:
             raise ConfigError(f"detect.val_set: {sets.val} shares images with {sets.train}")
-        if not all(
-            role_within(title.rpartition(":")[2]) == "trainval" for title in sets.train.split("+")
-        ):
+        if not all(set_role(title) == "trainval" for title in sets.train.split("+")):
             raise DataError(
                 f"{data.source}: {sets.val} shares images with {sets.train}; a validation set must"
                 " be of images that training never sees"
@@ -167,7 +164,7 @@ def open_detection(
         roles.changes() if known is not None and not roles.other else None,
         overlaps,
         recognized=not roles.other,
-        checked=known_to(roles, lambda: store_listing(source.store)) if training else None,
+        checked=known_to(roles, lambda: fingerprint_images(source.store)) if training else None,
     )
 
 
@@ -224,7 +221,7 @@ def open_set(
     try:
         source = with_halves(find_source(data.source, task, detect), [title])
     except DataError:
-        if offers(open_store(data.source)):
+        if find_formats(open_store(data.source)):
             raise
         return None
     if title not in source.titles:
@@ -277,10 +274,10 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
     if task == "segment":
         if maps := find_semantic(store, detect.class_map_folder):
             return open_semantic(store, maps, name, detect)
-        found = [each for each in offers(store, detect.format) if each.format.outlines]
+        found = [each for each in find_formats(store, detect.format) if each.format.outlines]
         if found and not detect.class_map:
             note = f"class maps are drawn from the outlines of {found[0].format.name}"
-            source = open_offer(store, found, name, True)
+            source = open_first_format(store, found, name, True)
             return replace(source, notes=(note, *source.notes))
         raise DataError(
             f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
@@ -289,21 +286,21 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
         )
     if where in NAMES:
         return open_voc(store, find_voc(store), name, all_classes=True)
-    if found := offers(store, detect.format):
+    if found := find_formats(store, detect.format):
         if task == "instances" and not found[0].format.outlines:
             raise DataError(
-                why_no_coco(store)
+                explain_no_coco(store)
                 or f"{where}: {found[0].format.name} has no outlines of objects; they come as COCO"
                 " or labelme JSON, CVAT XML or YOLO text"
             )
-        return split_by_folders(open_offer(store, found, name, task == "instances"))
+        return split_by_folders(open_first_format(store, found, name, task == "instances"))
     if detect.format:
         raise DataError(f"{where}: no annotations of the form detect.format={detect.format}")
-    if store.below("", ".xml"):
+    if store.find_files("", ".xml"):
         raise DataError(f"{where}: its image lists name none of its XML files; correct the lists")
-    if why := why_no_coco(store):
+    if why := explain_no_coco(store):
         raise DataError(why)
-    raise DataError(f"{where}: no annotations; {EXPECTED}{foreign_annotations(store)}")
+    raise DataError(f"{where}: no annotations; {SUPPORTED}{describe_unsupported_files(store)}")
 
 
 def _hold_out_by_rank(

@@ -16,7 +16,12 @@ from resnets.detect.class_maps.drawn import SCANNED, drawn, scan_drawn, with_bac
 from resnets.detect.class_maps.source import evenly_spread, scan_maps
 from resnets.detect.data.class_maps import UnknownValueError
 from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
-from resnets.detect.formats.problems import check_part, look_at_images, once_each, refuse
+from resnets.detect.formats.problems import (
+    check_image_set,
+    drop_repeated_images,
+    raise_first_problem,
+    read_stored_sizes,
+)
 from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet, Task
 
 log = logging.getLogger("resnets")
@@ -49,8 +54,8 @@ class SplitOpener:
         images: list[RawImage] = []
         for title in dict.fromkeys(titles.split("+")):
             loaded = self._unlisted(self.source.load(title))
-            loaded = look_at_images(loaded, self.source.store, self.workers)
-            checked = check_part(
+            loaded = read_stored_sizes(loaded, self.source.store, self.workers)
+            checked = check_image_set(
                 loaded,
                 self.source.classes,
                 masks=self.masks,
@@ -60,7 +65,7 @@ class SplitOpener:
             for note in (*checked.warnings, *checked.notes):
                 self._note(note)
             if not self.detect.skip_invalid:
-                refuse(checked.problems, BAD)
+                raise_first_problem(checked.problems, BAD)
             if checked.problems:
                 kinds = Counter(problem.kind for problem in checked.problems)
                 log.warning(
@@ -76,9 +81,9 @@ class SplitOpener:
                     f"{title or 'all'}: pixels in the boxes of objects that are left out are"
                     " ignored; an image with one whose box is unknown is left out"
                 )
-        images, repeated, problems = once_each(images)
+        images, repeated, problems = drop_repeated_images(images)
         if not self.detect.skip_invalid:
-            refuse(problems, BAD)
+            raise_first_problem(problems, BAD)
         if repeated:
             self._note(f"{titles}: {repeated:,} entries listed more than once; each is read once")
         if not images:
@@ -135,7 +140,7 @@ class SplitOpener:
         self.notes += lines
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
-        called, bad = self.source.store.called, scan.unknown | scan.unreadable | scan.lossy
+        called, bad = self.source.store.display_path, scan.unknown | scan.unreadable | scan.lossy
         kept = [each for each in images if called(str(each.class_map)) not in bad]
         if not kept:
             raise DataError(f"{where}: no good class maps; {next(iter(bad.values()))}")
@@ -170,7 +175,7 @@ class SplitOpener:
         maps = [image.class_map for image in images if image.class_map is not None]
         map_files = self.source.store.take(maps) if maps else None
         coding = self.source.coding
-        classes, ids = self.source.classes, self.source.stated_ids or self.source.category_ids
+        classes, ids = self.source.classes, self.source.original_ids or self.source.category_ids
         background = 0
         if self.drawn:
             classes, background = with_background(classes)
@@ -213,7 +218,7 @@ def to_target(image: RawImage, *, masks: bool) -> Target:
         ),
         masks=tuple(outlines) if masks else None,
         semantic=None,
-        image_id=image.image_id if image.stated_id is None else image.stated_id,
+        image_id=image.image_id if image.original_id is None else image.original_id,
         width=image.width,
         height=image.height,
     )

@@ -64,7 +64,7 @@ def split_by_classes(images: Sequence[RawImage]) -> tuple[list[RawImage], list[R
     """
     counts = [Counter(each.label for each in image.objects) for image in images]
     totals: Counter[int] = sum(counts, Counter())
-    keys = hash_names([image.path or image.called for image in images])
+    keys = hash_names([image.path or image.name for image in images])
     luck = order.random_bits(0, 0, keys, order.STREAM_SPLIT).tolist()
 
     def rarest(row: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError
-from resnets.detect.data.masks import to_run
+from resnets.detect.data.masks import encode_outline
 from resnets.detect.data.types import Detections, DetectionSplit, Target
 
 # The twelve numbers, in COCO's order (cocodataset.org/#detection-eval).
@@ -115,7 +115,9 @@ def _objects(target: Target, kind: Kind) -> list[dict[str, Any]]:
         }
         if kind == "segm":
             assert target.masks is not None
-            entry["segmentation"] = to_run(target.masks[place], (target.height, target.width))
+            entry["segmentation"] = encode_outline(
+                target.masks[place], (target.height, target.width)
+            )
         entries.append(entry)
     return entries
 

@@ -1,8 +1,8 @@
 """COCO JSON: objects with boxes and outlines (cocodataset.org/#format-data).
 
-Accepted: annotations/instances_<set>.json with the images of a set in <set>/, as COCO has it, and
-any other JSON of the same form in a folder or tar with its images. Which file belongs to which
-entry: `image_index`. Scalars in any spelling: `values`.
+Accepted: annotations/instances_<set>.json with the images of a set in <set>/, as in COCO, and any
+other JSON of the same form in a folder or archive with its images. Which file belongs to which
+entry: `images.index`. Scalars in any spelling: `data.values`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from resnets.data.errors import DataError
-from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import parse_json
 from resnets.detect.data.values import (
     read_box,
@@ -25,12 +22,12 @@ from resnets.detect.data.values import (
 )
 from resnets.detect.formats.coco.find import KEYS
 from resnets.detect.formats.coco.objects import (
-    are_corners,
-    file_name,
+    has_corner_boxes,
+    image_file_name,
     is_rotated,
     read_object,
-    repeated_id,
-    stated_id,
+    repeated_id_flaw,
+    to_result_id,
 )
 from resnets.detect.formats.records import (
     ID_TWICE,
@@ -40,80 +37,91 @@ from resnets.detect.formats.records import (
     RawImage,
     RawImageSet,
     RawObject,
+    set_role,
 )
-from resnets.detect.formats.set_checks import swapped, with_form
-from resnets.detect.formats.unread import unread_fields
-from resnets.detect.images.entries import Match, Stated, bare_folders, renamed_folders
+from resnets.detect.formats.set_checks import add_form_flaw, explain_swapped_corners
+from resnets.detect.formats.unread import list_unread_fields
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.store import Store, add_named, open_named
+from resnets.detect.images.references import (
+    ImageReference,
+    Match,
+    describe_folders_of_bare_names,
+    describe_renamed_folders,
+)
+from resnets.detect.images.store import Store, add_listed_images, open_listed_images
 
 LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
 
 FEDERATED = "federated annotations (LVIS) counted as complete"
-Matcher = Callable[[Sequence[Stated]], list[Match]]
+Matcher = Callable[[Sequence[ImageReference]], list[Match]]
 
 
 def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) -> RawDataset:
-    """The sets of `files` (from `find_coco`); classes are those of the training set's file.
+    """Open the image sets of `files` (from `find_coco`); classes are those of the training set.
 
-    DataError: a file that is no COCO JSON. `masks` keeps the outlines, which take memory.
+    masks: whether to keep outlines, which take memory. DataError for a file that is not COCO JSON.
     """
-    training = (title for title in files if role_within(title.rpartition(":")[2]) == "train")
+    training = (title for title in files if set_role(title) == "train")
     first = next(training, next(iter(files)))
-    read: dict[str, dict[str, Any]] = {}
+    loaded: dict[str, dict[str, Any]] = {}
 
     def document(title: str) -> dict[str, Any]:
-        if title not in read:
-            read.clear()  # one at a time: COCO's training set takes gigabytes
-            read[title] = _document(store, files[title])
-        return read[title]
+        if title not in loaded:
+            loaded.clear()  # one at a time: COCO's training set takes gigabytes
+            loaded[title] = _read_document(store, files[title])
+        return loaded[title]
 
-    whole = document(first)
-    categories, notes = _categories(whole, store.called(files[first]))
-    images, find = _images_of(whole, store, files[first])
+    first_document = document(first)
+    categories, notes = _read_categories(first_document, store.display_path(files[first]))
+    images, match = _find_images(first_document, store, files[first])
 
     def load(title: str) -> RawImageSet:
-        found = _part(document(title), categories, find, store, files[title], title, masks)
-        read.clear()
+        found = _read_image_set(
+            document(title), categories, match, store, files[title], title, masks
+        )
+        loaded.clear()
         return found
 
-    numbers = tuple(sorted(categories))
-    classes = tuple(categories[number] for number in numbers)
+    category_ids = tuple(sorted(categories))
+    classes = tuple(categories[number] for number in category_ids)
     titles = tuple(files)
-    spelled = {read_id(each.get("id")): each.get("id") for each in whole["categories"]}
+    written_ids = {read_id(each.get("id")): each.get("id") for each in first_document["categories"]}
     return RawDataset(
-        *(name, images, classes, numbers, titles, load),
+        *(name, images, classes, category_ids, titles, load),
         notes=notes,
-        stated_ids=tuple(stated_id(spelled[number]) for number in numbers),
-        caveat=FEDERATED if any("neg_category_ids" in each for each in whole["images"]) else "",
+        original_ids=tuple(to_result_id(written_ids[number]) for number in category_ids),
+        caveat=FEDERATED
+        if any("neg_category_ids" in each for each in first_document["images"])
+        else "",
     )
 
 
-def _images_of(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Matcher]:
-    """Where the images are: in the store, or where a repaired file says (`info.pictures`).
+def _find_images(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Matcher]:
+    """Return the store of the images, and how to match entries with it.
 
-    Elsewhere only the files that the document names are looked at.
+    It is `store`, or the place that a repaired file states (`info.pictures`). There, only the files
+    named in the document are accessed.
     """
     info = document.get("info")
-    elsewhere = info.get("pictures") if isinstance(info, dict) else None
-    if not isinstance(elsewhere, str):
+    folder = info.get("pictures") if isinstance(info, dict) else None
+    if not isinstance(folder, str):
         return store, ImageIndex.of(store).match
     try:
-        images = open_named(elsewhere, [file_name(each) for each in document["images"]])
+        images = open_listed_images(folder, [image_file_name(each) for each in document["images"]])
     except DataError as error:
-        raise DataError(f"{store.called(path)}: info.pictures: {error}") from error
+        raise DataError(f"{store.display_path(path)}: info.pictures: {error}") from error
 
-    def find(entries: Sequence[Stated]) -> list[Match]:
-        missing = Match(None, "missing image", f"its image is missing from {elsewhere}")
+    def match(entries: Sequence[ImageReference]) -> list[Match]:
+        missing = Match(None, "missing image", f"its image is missing from {folder}")
         names = [entry.names[0] for entry in entries]
-        add_named(images, names)
+        add_listed_images(images, names)
         return [Match(name) if name in images else missing for name in names]
 
-    return images, find
+    return images, match
 
 
-def _document(store: Store, path: str) -> dict[str, Any]:
-    where = store.called(path)
+def _read_document(store: Store, path: str) -> dict[str, Any]:
+    where = store.display_path(path)
     document = parse_json(store.read(path), where)
     lists = isinstance(document, dict) and all(isinstance(document.get(k), list) for k in KEYS)
     if not lists:
@@ -130,10 +138,10 @@ def _document(store: Store, path: str) -> dict[str, Any]:
     return document
 
 
-def _categories(document: dict[str, Any], where: str) -> tuple[dict[int, str], list[str]]:
-    """Name of each category, and what was understood of them.
+def _read_categories(document: dict[str, Any], where: str) -> tuple[dict[int, str], list[str]]:
+    """Return the name of each category, and notes.
 
-    A root that only groups the others (Roboflow's category 0) is no class.
+    A root that only groups the others (Roboflow's category 0) is not a class.
     """
     entries: dict[int, dict[str, Any]] = {}
     for entry in document["categories"]:
@@ -153,134 +161,148 @@ def _categories(document: dict[str, Any], where: str) -> tuple[dict[int, str], l
     names = {number: read_name(entry.get("name")) for number, entry in entries.items()}
     for name, count in Counter(names.values()).items():
         if count > 1:
-            both = " and ".join(str(number) for number in names if names[number] == name)
+            numbers = " and ".join(str(number) for number in names if names[number] == name)
             raise DataError(
-                f"{where}: categories: {both} are all called {name}; a name that occurs twice"
+                f"{where}: categories: {numbers} are all called {name}; a name that occurs twice"
                 " is no class: rename one, or give both the same id"
             )
     return names, notes
 
 
 def _is_root(number: int, entries: dict[int, dict[str, Any]]) -> bool:
-    """Whether a category has no group of its own and is the group of another."""
-    own, name = entries[number].get("supercategory"), read_name(entries[number].get("name"))
+    """Return whether a category has no supercategory and is the supercategory of another."""
+    supercategory, name = (
+        entries[number].get("supercategory"),
+        read_name(entries[number].get("name")),
+    )
     groups = (read_name(each.get("supercategory")) for n, each in entries.items() if n != number)
-    return read_name(own).lower() in ("", "none") and name in groups
+    return read_name(supercategory).lower() in ("", "none") and name in groups
 
 
-def _part(
+def _read_image_set(
     document: dict[str, Any],
     categories: dict[int, str],
-    find: Matcher,
+    find_matches: Matcher,
     store: Store,
     path: str,
     title: str,
     masks: bool,
 ) -> RawImageSet:
-    where = store.called(path)
-    stated_images = len(document["images"])
-    names, notes = _names_for(document, categories, where)
-    images = document["images"] = _without_copies(document["images"])
-    if copies := stated_images - len(images):
+    where = store.display_path(path)
+    num_listed = len(document["images"])
+    names, notes = _check_categories(document, categories, where)
+    images = document["images"] = _drop_copies(document["images"])
+    if copies := num_listed - len(images):
         notes.append(f"{where}: {copies:,} images are listed twice, alike; read once")
     label_of = {number: label for label, number in enumerate(sorted(categories))}
     ids = [read_id(entry.get("id")) for entry in document["images"]]
-    count = Counter(ids)
+    counts = Counter(ids)
     objects: dict[Any, list[RawObject]] = defaultdict(list)
     orphans: list[Problem] = []
-    first_of: dict[int | str, int] = {}
-    backward = 0
+    index_of_id: dict[int | str, int] = {}
+    num_backward = 0
     for number, entry in enumerate(document["annotations"]):
-        found, turned = read_object(entry, number, label_of, names, masks)
-        backward += turned
-        stated = entry.get("image_id")
-        image = read_id(stated)
-        if image is None or count[image] != 1:
-            message = "no such image in the file" if not count[image] else "two images have this id"
-            kind = "no image" if image is None or not count[image] else ID_TWICE
-            orphans.append(Problem(where, found.item, kind, f"image_id {stated!r}: {message}"))
-            continue
-        key = read_id(entry.get("id"))
-        if key is not None and first_of.setdefault(key, number) != number:
-            twin = document["annotations"][first_of[key]]
-            found = replace(found, flaws=(*found.flaws, repeated_id(entry, twin)))
-        objects[image].append(found)
-    entries = [Stated((file_name(entry),), path, title) for entry in document["images"]]
-    if are_corners(document):
-        form = "bbox is two corners (x1, y1, x2, y2), not x, y, width, height"
-    else:
-        stated_boxes = [read_box(entry.get("bbox")) for entry in document["annotations"]]
-        corners = [(x, y, x + wide, y + high) for x, y, wide, high in stated_boxes]
-        form = swapped(corners, [(0, 0)] * len(corners))
-    for image, mine in objects.items():
-        objects[image] = list(with_form(mine, form))
-    matches = find(entries)
-    understood = (*renamed_folders(matches), *bare_folders(entries, matches))
-    notes += [f"{where}: {note}" for note in understood]
-    problems, records = [], []
-    for entry, image, match in zip(document["images"], ids, matches, strict=True):
-        item = file_name(entry) or f"image {entry.get('id')!r}"
-        if image is None or count[image] > 1:
-            message = "its id is neither a number nor text" if image is None else "id occurs twice"
-            item = f"image {entry.get('id')!r}"
-            problems.append(
-                Problem(where, item, ID_TWICE if image is not None else "no id", message)
+        raw_object, has_negative_side = read_object(entry, number, label_of, names, masks)
+        num_backward += has_negative_side
+        written_id = entry.get("image_id")
+        image_id = read_id(written_id)
+        if image_id is None or counts[image_id] != 1:
+            message = (
+                "no such image in the file" if not counts[image_id] else "two images have this id"
+            )
+            kind = "no image" if image_id is None or not counts[image_id] else ID_TWICE
+            orphans.append(
+                Problem(where, raw_object.item, kind, f"image_id {written_id!r}: {message}")
             )
             continue
-        lacking = None if match.path is not None else Flaw(match.kind, match.message)
+        object_id = read_id(entry.get("id"))
+        if object_id is not None and index_of_id.setdefault(object_id, number) != number:
+            first = document["annotations"][index_of_id[object_id]]
+            raw_object = replace(
+                raw_object, flaws=(*raw_object.flaws, repeated_id_flaw(entry, first))
+            )
+        objects[image_id].append(raw_object)
+    entries = [
+        ImageReference((image_file_name(entry),), path, title) for entry in document["images"]
+    ]
+    if has_corner_boxes(document):
+        form = "bbox is two corners (x1, y1, x2, y2), not x, y, width, height"
+    else:
+        boxes = [read_box(entry.get("bbox")) for entry in document["annotations"]]
+        corners = [(x, y, x + wide, y + high) for x, y, wide, high in boxes]
+        form = explain_swapped_corners(corners, [(0, 0)] * len(corners))
+    for image_id, listed in objects.items():
+        objects[image_id] = list(add_form_flaw(listed, form))
+    matches = find_matches(entries)
+    match_notes = (
+        *describe_renamed_folders(matches),
+        *describe_folders_of_bare_names(entries, matches),
+    )
+    notes += [f"{where}: {note}" for note in match_notes]
+    problems, records = [], []
+    for entry, image_id, match in zip(document["images"], ids, matches, strict=True):
+        item = image_file_name(entry) or f"image {entry.get('id')!r}"
+        if image_id is None or counts[image_id] > 1:
+            message = (
+                "its id is neither a number nor text" if image_id is None else "id occurs twice"
+            )
+            item = f"image {entry.get('id')!r}"
+            problems.append(
+                Problem(where, item, ID_TWICE if image_id is not None else "no id", message)
+            )
+            continue
+        missing = None if match.path is not None else Flaw(match.kind, match.message)
         width, height = read_side(entry.get("width")), read_side(entry.get("height"))
         records.append(
             RawImage(
-                image,
+                image_id,
                 match.path,
                 item,
                 where,
                 width,
                 height,
-                tuple(objects[image]),
-                lacking=lacking,
-                stated_id=stated_id(entry.get("id")),
+                tuple(objects[image_id]),
+                missing=missing,
+                original_id=to_result_id(entry.get("id")),
             )
         )
-    notes += [f"{where}: {note}" for note in unread_fields(document)]
-    if rotated := sum(map(is_rotated, document["annotations"])):
+    notes += [f"{where}: {note}" for note in list_unread_fields(document)]
+    if num_rotated := sum(map(is_rotated, document["annotations"])):
         notes.append(
-            f"{where}: {rotated:,} boxes have a rotation (attributes.rotation), which is not read:"
-            " upright boxes of their sides are used for the rotated ones"
+            f"{where}: {num_rotated:,} boxes have a rotation (attributes.rotation), which is not"
+            " read: upright boxes of their sides are used for the rotated ones"
         )
-    if backward and not form:
-        notes.append(f"{where}: {backward:,} boxes of negative width or height were turned round")
+    if num_backward and not form:
+        notes.append(
+            f"{where}: {num_backward:,} boxes of negative width or height were turned round"
+        )
     return RawImageSet(records, problems, orphans, len(document["annotations"]), notes)
 
 
-def _without_copies(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, those of one id that are alike once."""
+def _drop_copies(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries without those that repeat another of the same id exactly."""
     first: dict[Any, dict[str, Any]] = {}
-    kept = []
+    unique = []
     for entry in images:
         key = read_id(entry.get("id"))
         if key is None or first.setdefault(key, entry) is entry or first[key] != entry:
-            kept.append(entry)
-    return kept
+            unique.append(entry)
+    return unique
 
 
-def _names_for(
+def _check_categories(
     document: dict[str, Any], categories: dict[int, str], where: str
 ) -> tuple[dict[int, str], list[str]]:
-    """Names for messages; DataError where an id that is used is another class than in training."""
-    stated, notes = _categories(document, where)
-    unlike = {number for number in stated if stated[number] != categories.get(number)}
-    used = {read_id(entry.get("category_id")) for entry in document["annotations"]} & unlike
-    for number in sorted(each for each in used if isinstance(each, int)):
+    """Return category names for messages; DataError if a used id differs from that of training."""
+    names, notes = _read_categories(document, where)
+    different = {number for number in names if names[number] != categories.get(number)}
+    misused = {read_id(entry.get("category_id")) for entry in document["annotations"]} & different
+    for number in sorted(each for each in misused if isinstance(each, int)):
         raise DataError(
-            f"{where}: category {number} ({stated[number]}) is not what it is in the"
+            f"{where}: category {number} ({names[number]}) is not what it is in the"
             f" training set ({categories.get(number, 'missing')}); use one list for both"
         )
-    if unlike:
-        named = ", ".join(stated[number] for number in sorted(unlike))
-        notes.append(f"{where}: no object is of the categories that training lacks: {named}")
-    return {**stated, **categories}, notes
-
-
-def _is_numeric(points: Any) -> bool:
-    return isinstance(points, np.ndarray) and points.dtype.kind in "iuf"
+    if different:
+        listed = ", ".join(names[number] for number in sorted(different))
+        notes.append(f"{where}: no object is of the categories that training lacks: {listed}")
+    return {**names, **categories}, notes

@@ -8,88 +8,97 @@ from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import parse_json
-from resnets.detect.images.names import is_drawn
+from resnets.detect.images.references import is_in_drawing_folder
 from resnets.detect.images.store import Store
 
 KEYS = ("images", "annotations", "categories")
-PLACED = ("bbox", "segmentation", "keypoints", "caption", "segments_info")  # one of each entry's
+LOCATION_KEYS = (
+    "bbox",
+    "segmentation",
+    "keypoints",
+    "caption",
+    "segments_info",
+)  # every entry of an object has one
 IMAGE_LABELS = (
     "its annotations hold an image and a class alone, without boxes: labels of whole images, as of"
     " iNaturalist"
 )
 PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels", "result")
 PLAIN_FOLDERS = ("annotations", "annotation", "labels", "json", "coco", "result")
-# Files beside instances_<set>.json that are about the same images.
+# Prefixes of other files about the images of instances_<set>.json.
 COMPANIONS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 
 
 def find_coco(store: Store) -> dict[str, str]:
-    """Image set -> JSON file that describes it; empty where the store has no COCO JSON.
+    """Return the COCO JSON files by image set; empty if there are none.
 
-    Sets of one name in several folders have them in their titles ("cam1:train"). Captions, key
-    points and panoptic maps beside instances_*.json are of the same images, and not looked at; nor
-    are files in folders of drawings (`drawn_coco`).
+    Files of the same name in several folders get the folder into their title ("cam1:train").
+    Captions, key points and panoptic maps next to instances_*.json are skipped, since they are
+    about the same images, and so are files in folders of drawings (`find_drawn_coco`).
     """
-    files = [path for path in store.below("", ".json") if not is_drawn(path)]
-    official = {_folder(path) for path in files if _is_official(path)}
-    found = []
+    files = [path for path in store.find_files("", ".json") if not is_in_drawing_folder(path)]
+    official = {str(PurePosixPath(path).parent) for path in files if _is_official(path)}
+    coco_files = []
     for path in files:
-        name = PurePosixPath(path).name.lower()
-        if _folder(path) in official and name.startswith(COMPANIONS):
+        lower_name = PurePosixPath(path).name.lower()
+        if str(PurePosixPath(path).parent) in official and lower_name.startswith(COMPANIONS):
             continue
         data = store.read(path)
-        if _labels_images(data, store.called(path)):
+        if _has_image_labels(data, store.display_path(path)):
             continue
-        if _is_official(path) or _looks_like_coco(data, store.called(path)):
-            found.append(path)
-    return _titled(found)
+        if _is_official(path) or _looks_like_coco(data, store.display_path(path)):
+            coco_files.append(path)
+    return _assign_titles(coco_files)
 
 
-def drawn_coco(store: Store) -> list[str]:
-    """COCO JSON in folders of drawings and predictions, which is no annotation."""
+def find_drawn_coco(store: Store) -> list[str]:
+    """Return COCO JSON files in folders of drawings and predictions, which are not annotations."""
     return [
         path
-        for path in store.below("", ".json")
-        if is_drawn(path) and _looks_like_coco(store.read(path), store.called(path))
+        for path in store.find_files("", ".json")
+        if is_in_drawing_folder(path)
+        and _looks_like_coco(store.read(path), store.display_path(path))
     ]
 
 
-def why_no_coco(store: Store) -> str:
-    """Why the first JSON that is damaged, or has some of COCO's lists, is none; "" without any."""
-    if drawn := drawn_coco(store):
-        return f"{store.called(drawn[0])}: lies in a folder of drawings or predictions; move it"
-    if labels := image_labels(store):
+def explain_no_coco(store: Store) -> str:
+    """Return why the first damaged or incomplete JSON file is not COCO JSON, or ""."""
+    if drawn := find_drawn_coco(store):
         return (
-            f"{store.called(labels[0])}: {IMAGE_LABELS}; train a classifier: with images in a"
+            f"{store.display_path(drawn[0])}: lies in a folder of drawings or predictions; move it"
+        )
+    if labels := find_image_label_files(store):
+        return (
+            f"{store.display_path(labels[0])}: {IMAGE_LABELS}; train a classifier: with images in a"
             " folder for each class, or with a labels.csv of path,label written from it"
         )
-    for path in store.below("", ".json"):
+    for path in store.find_files("", ".json"):
         try:
-            document = parse_json(store.read(path), store.called(path))
+            document = parse_json(store.read(path), store.display_path(path))
         except DataError as error:
             return str(error)
-        lacking = [key for key in KEYS if not isinstance(document, dict) or key not in document]
-        if 0 < len(lacking) < len(KEYS):
+        missing = [key for key in KEYS if not isinstance(document, dict) or key not in document]
+        if 0 < len(missing) < len(KEYS):
             return (
-                f"{store.called(path)}: lacks COCO's {' and '.join(lacking)}; it needs lists"
+                f"{store.display_path(path)}: lacks COCO's {' and '.join(missing)}; it needs lists"
                 f" called {', '.join(KEYS)}"
             )
     return ""
 
 
-def image_labels(store: Store) -> list[str]:
-    """JSON of COCO's form whose annotations label whole images, as iNaturalist's do."""
+def find_image_label_files(store: Store) -> list[str]:
+    """Return JSON files in COCO's form whose annotations label whole images (iNaturalist)."""
     return [
         path
-        for path in store.below("", ".json")
-        if _labels_images(store.read(path), store.called(path))
+        for path in store.find_files("", ".json")
+        if _has_image_labels(store.read(path), store.display_path(path))
     ]
 
 
-def _labels_images(data: bytes, where: str) -> bool:
-    """Whether no entry has a box or an outline, but each an image and a class."""
+def _has_image_labels(data: bytes, where: str) -> bool:
+    """Return whether every annotation has an image and a class, and none a box or outline."""
     if any(f'"{key}"'.encode() not in data for key in ("image_id", "category_id")) or any(
-        f'"{key}"'.encode() in data for key in PLACED
+        f'"{key}"'.encode() in data for key in LOCATION_KEYS
     ):
         return False
     try:
@@ -107,9 +116,9 @@ def _is_official(path: str) -> bool:
 
 
 def _looks_like_coco(data: bytes, where: str) -> bool:
-    """Whether it has COCO's lists; a damaged file that seems to is opened, and then named."""
+    """Return whether it has COCO's lists; a damaged file that seems to is opened to be refused."""
     if b"\0" not in data[:4] and not all(f'"{key}"'.encode() in data for key in KEYS[:2]):
-        return False  # at a glance: labelme's files hold whole images
+        return False  # without parsing: labelme files contain whole images
     try:
         document = parse_json(data, where)
     except DataError:
@@ -117,10 +126,10 @@ def _looks_like_coco(data: bytes, where: str) -> bool:
     return isinstance(document, dict) and all(key in document for key in KEYS)
 
 
-def _titled(paths: Sequence[str]) -> dict[str, str]:
-    """Each file by its title; those of one title by their folder too, and at last by their path."""
+def _assign_titles(paths: Sequence[str]) -> dict[str, str]:
+    """Return each file by its title; equal titles get the folder as well, and then the path."""
     titles = [_title(path) for path in paths]
-    for prefixes in (["/".join(_telling(path)) for path in paths], paths):
+    for prefixes in (["/".join(_distinctive_folders(path)) for path in paths], paths):
         count = Counter(titles)
         titles = [
             f"{prefix}:{_title(path)}".removeprefix(":") if count[title] > 1 else title
@@ -130,17 +139,13 @@ def _titled(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _title(path: str) -> str:
-    """ "train2017" of annotations/instances_train2017.json, "train" of train/annotations.json."""
+    """Return "train2017" for annotations/instances_train2017.json, "train" for train/coco.json."""
     stem = PurePosixPath(path).stem.replace("+", "_")  # it joins titles
     if stem.lower() in PLAIN_NAMES:
-        return next(reversed(_telling(path)), "").replace("+", "_")
+        return next(reversed(_distinctive_folders(path)), "").replace("+", "_")
     return stem.removeprefix("instances_").removesuffix("_annotations").removeprefix("annotations_")
 
 
-def _telling(path: str) -> list[str]:
-    """The folders of a file that are called otherwise than where annotations lie."""
+def _distinctive_folders(path: str) -> list[str]:
+    """Return the folders of a path without those with usual names of annotation folders."""
     return [part for part in PurePosixPath(path).parts[:-1] if part.lower() not in PLAIN_FOLDERS]
-
-
-def _folder(path: str) -> str:
-    return str(PurePosixPath(path).parent)

@@ -1,8 +1,8 @@
-"""YOLO's text files: a line for each object, its numbers shares of the image's sides.
+"""YOLO's text files: one line per object, its numbers normalized by the image's sides.
 
-`class x y width height`, or `class x1 y1 x2 y2 x3 y3 ...` for outlines. Sets are stated by a YAML
-file (`path`, `train`, `val`, `test`, `names`, `nc`), or by darknet's obj.data; without either,
-folders labels/ beside images/ (either around the other) with classes.txt or obj.names.
+`class x y width height`, or `class x1 y1 x2 y2 x3 y3 ...` for outlines. Sets are defined by a
+YAML file (`path`, `train`, `val`, `test`, `names`, `nc`) or darknet's obj.data; without either,
+by folders labels/ and images/ (in either order) with classes.txt or obj.names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, split_role
 from resnets.detect.data.values import read_name, read_number
-from resnets.detect.formats.class_names import load_yaml, numbered_names
+from resnets.detect.formats.class_names import load_yaml, read_class_names
 from resnets.detect.formats.records import RawDataset, RawImageSet
 from resnets.detect.formats.yolo.files import (
     NAME_FILES,
@@ -29,47 +29,49 @@ from resnets.detect.formats.yolo.files import (
     is_label_file,
     match_labels,
 )
-from resnets.detect.formats.yolo.labels import Layout, read_part
-from resnets.detect.images.entries import Stated
+from resnets.detect.formats.yolo.labels import Layout, read_image_set
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.names import image_folder
-from resnets.detect.images.store import Store, has_image_suffix, is_text_path
+from resnets.detect.images.references import ImageReference, is_in_image_folder
+from resnets.detect.images.store import Store, has_image_suffix
 
 ROLES: Mapping[str, Role] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-KNOWN = frozenset({*ROLES, "path", "names", "nc", "kpt_shape", "flip_idx"})
-FOR_PEOPLE = frozenset({"download", "roboflow", "minival", "license", "author", "date", "version"})
-PROBED = 20
+KNOWN_KEYS = frozenset({*ROLES, "path", "names", "nc", "kpt_shape", "flip_idx"})
+INFORMATIVE = frozenset({"download", "roboflow", "minival", "license", "author", "date", "version"})
+MAX_PROBED = 20
 MAX_CLASS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class Stating:
-    """The file that states a set, "" where there is none; and others that state one."""
+class DatasetFile:
+    """The file that defines a set, "" without one, and other such files."""
 
     path: str
     others: tuple[str, ...] = ()
 
 
-def find_yolo(store: Store) -> Stating | None:
-    """The YAML or obj.data file of a YOLO set, or that there are label files; None for neither."""
-    stating = [
+def find_yolo(store: Store) -> DatasetFile | None:
+    """Return the YAML or obj.data file of a YOLO set, or "" if there are only label files.
+
+    None if there are neither.
+    """
+    paths = [
         path
-        for path in sorted(store.rows, key=lambda each: (each.count("/"), each))
-        if _states_yolo(store, path)
+        for path in sorted(store.rows, key=lambda path: (path.count("/"), path))
+        if _is_dataset_file(store, path)
     ]
-    if stating:
-        return Stating(stating[0], tuple(stating[1:]))
-    return Stating("") if _has_labels(store) else None
+    if paths:
+        return DatasetFile(paths[0], tuple(paths[1:]))
+    return DatasetFile("") if _has_labels(store) else None
 
 
-def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawDataset:
-    """The set that `found` states. DataError: names or folders that are wrong or missing."""
-    layout = _Reader(store).layout(found.path)
+def open_yolo(store: Store, found: DatasetFile, name: str, masks: bool) -> RawDataset:
+    """Open the set that `found` defines. DataError: names or folders that are wrong or missing."""
+    layout = _LayoutReader(store).layout(found.path)
     for other in found.others:
-        if not _same(layout, _Reader(store).layout(other)):
+        if not _is_same_layout(layout, _LayoutReader(store).layout(other)):
             raise DataError(
-                f"{store.called(other)}: states other images or classes than"
-                f" {store.called(found.path)}; keep one, or give the folder of one set"
+                f"{store.display_path(other)}: states other images or classes than"
+                f" {store.display_path(found.path)}; keep one, or give the folder of one set"
             )
     numbers = tuple(sorted(layout.names))
     classes = tuple(layout.names[number] for number in numbers)
@@ -80,14 +82,14 @@ def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawDatase
         return match_labels(store, layout.images)
 
     def load(title: str) -> RawImageSet:
-        return read_part(store, title, layout, files(), label_of, masks)
+        return read_image_set(store, title, layout, files(), label_of, masks)
 
     titles = tuple(layout.images)
     return RawDataset(name, store, classes, numbers, titles, load, notes=layout.notes)
 
 
-def _same(one: Layout, other: Layout) -> bool:
-    """Whether two files state the same classes, and the same images in each image set."""
+def _is_same_layout(one: Layout, other: Layout) -> bool:
+    """Return whether two files define the same classes, and the same images in each image set."""
     images, others = (
         {title: set(paths) for title, paths in each.images.items()} for each in (one, other)
     )
@@ -95,20 +97,16 @@ def _same(one: Layout, other: Layout) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
-    """Reads what a set's own file states."""
+class _LayoutReader:
+    """Reads the file that defines a set."""
 
     store: Store
     notes: list[str] = field(default_factory=list)
 
     @cached_property
-    def _images(self) -> list[str]:
-        return [path for path in self.store.rows if not is_text_path(path)]
-
-    @cached_property
     def _folders(self) -> set[str]:
         found = {""}
-        for path in self._images:
+        for path in self.store.image_paths:
             folder = posixpath.dirname(path)
             while folder not in found:
                 found.add(folder)
@@ -116,36 +114,36 @@ class _Reader:
         return found
 
     def layout(self, path: str) -> Layout:
-        """Images and names; `path`: the file that states them, or ""."""
+        """Return images and names; `path`: the file that states them, or ""."""
         if not path:
             images: dict[str, list[str]] = {}
-            for each in filter(image_folder, self._images):
+            for each in filter(is_in_image_folder, self.store.image_paths):
                 folders = PurePosixPath(each).parts[:-1]
                 images.setdefault(next(filter(split_role, folders), ""), []).append(each)
-            return Layout(images, self._names_beside(""), tuple(self.notes))
-        where = self.store.called(path)
+            return Layout(images, self._names_from_files(""), tuple(self.notes))
+        where = self.store.display_path(path)
         document = self._document(path, where)
-        points = _key_points(document.get("kpt_shape"), where)
+        points = _count_key_point_values(document.get("kpt_shape"), where)
         if points:
             self.notes.append(f"{where}: kpt_shape: key points are not read, only boxes")
-        if unread := sorted(set(document) - KNOWN - FOR_PEOPLE):
-            self.notes.append(f"{where}: not read: {', '.join(unread[:8])}")
+        if unread_keys := sorted(set(document) - KNOWN_KEYS - INFORMATIVE):
+            self.notes.append(f"{where}: not read: {', '.join(unread_keys[:8])}")
         images = {}
         for key, role in ROLES.items():
             if document.get(key) in (None, "", []):
                 continue
-            found = self._images_of(document[key], document.get("path"), path, key)
-            if found is None and role == "train":
+            paths = self._find_images(document[key], document.get("path"), path, key)
+            if paths is None and role == "train":
                 raise DataError(f"{where}: {key}: {document[key]}: no such folder or list in it")
-            if found is None:
+            if paths is None:
                 self.notes.append(f"{where}: {key}: {document[key]} is not there; left out")
                 continue
             title = "val" if role == "val" else key
-            listed = [*images.get(title, ()), *found]
-            images[title] = list(dict.fromkeys(listed))
-            if repeated := len(listed) - len(images[title]):
+            all_paths = [*images.get(title, ()), *paths]
+            images[title] = list(dict.fromkeys(all_paths))
+            if num_repeated := len(all_paths) - len(images[title]):
                 self.notes.append(
-                    f"{title}: {repeated:,} entries listed more than once; each is read once"
+                    f"{title}: {num_repeated:,} entries listed more than once; each is read once"
                 )
         if not images:
             raise DataError(f"{where}: states no images; it needs train: with a folder")
@@ -158,7 +156,7 @@ class _Reader:
             assert isinstance(document, dict)
             return {str(key): value for key, value in document.items()}
         found: dict[str, Any] = {}
-        for line in self.store.lines(path):  # darknet: "names = data/obj.names"
+        for line in self.store.read_lines(path):  # darknet: "names = data/obj.names"
             key, _, value = line.partition("=")
             found[key.strip()] = value.strip()
         found.pop("backup", None)
@@ -167,17 +165,19 @@ class _Reader:
         return found
 
     def _names(self, document: dict[str, Any], path: str, where: str) -> dict[int, str]:
-        stated = document.get("names")
-        if isinstance(stated, str):
-            listed = self._resolved(stated, None, path, set(self.store.rows))
-            if listed is None:
-                raise DataError(f"{where}: names: {stated}: no such file in the set")
-            stated = numbered_names(self.store, listed)
-        if stated is None:
-            return self._names_beside(posixpath.dirname(path), document.get("nc"))
-        if not isinstance(stated, dict | list):
-            raise DataError(f"{where}: names: {stated!r} is neither a list nor numbers with names")
-        pairs = stated.items() if isinstance(stated, dict) else enumerate(stated)
+        names_value = document.get("names")
+        if isinstance(names_value, str):
+            names_file = self._resolve_path(names_value, None, path, set(self.store.rows))
+            if names_file is None:
+                raise DataError(f"{where}: names: {names_value}: no such file in the set")
+            names_value = read_class_names(self.store, names_file)
+        if names_value is None:
+            return self._names_from_files(posixpath.dirname(path), document.get("nc"))
+        if not isinstance(names_value, dict | list):
+            raise DataError(
+                f"{where}: names: {names_value!r} is neither a list nor numbers with names"
+            )
+        pairs = names_value.items() if isinstance(names_value, dict) else enumerate(names_value)
         names: dict[int, str] = {}
         for key, value in pairs:
             number = read_number(key)
@@ -185,126 +185,132 @@ class _Reader:
                 raise DataError(f"{where}: names: {key}: {value!r} is no number with a name")
             names[int(number)] = read_name(value)
         for other in self._name_files():
-            for number, name in enumerate(numbered_names(self.store, other)):
-                if not _agree(names, {number: name}):
+            for number, name in enumerate(read_class_names(self.store, other)):
+                if not _names_agree(names, {number: name}):
                     raise DataError(
                         f"{where}: class {number} is {names[number]}, but {name} in"
-                        f" {self.store.called(other)}; correct one, or remove it"
+                        f" {self.store.display_path(other)}; correct one, or remove it"
                     )
-        return self._checked(names, document.get("nc"), where)
+        return self._check_names(names, document.get("nc"), where)
 
     def _name_files(self) -> list[str]:
         return [p for p in self.store.rows if posixpath.basename(p).lower() in NAME_FILES]
 
-    def _names_beside(self, folder: str, count: Any = None) -> dict[int, str]:
-        """Names by line of a file, the one in `folder` where there is one; all have to agree."""
-        found = sorted(self._name_files(), key=lambda path: posixpath.dirname(path) != folder)
-        if not found:
+    def _names_from_files(self, folder: str, count: Any = None) -> dict[int, str]:
+        """Return the names by line of a file, preferably of `folder`; all such files must agree."""
+        paths = sorted(self._name_files(), key=lambda path: posixpath.dirname(path) != folder)
+        if not paths:
             raise DataError(
                 f"{self.store.where}: YOLO labels without names of their classes; add classes.txt,"
                 " one name a line from class 0 on, or data.yaml with names:"
             )
-        listed = {path: dict(enumerate(numbered_names(self.store, path))) for path in found}
-        longest = max(found, key=lambda path: len(listed[path]))
-        for path in found:
-            if not _agree(listed[longest], listed[path]):
-                files = ", ".join(found[:3])
+        names_of = {path: dict(enumerate(read_class_names(self.store, path))) for path in paths}
+        longest = max(paths, key=lambda path: len(names_of[path]))
+        for path in paths:
+            if not _names_agree(names_of[longest], names_of[path]):
+                files = ", ".join(paths[:3])
                 raise DataError(f"{self.store.where}: {files} name different classes; keep one")
-        if len({len(names) for names in listed.values()}) > 1:
-            self.notes.append(f"{longest} names the most classes of {len(found)} files; it is read")
-        return self._checked(listed[longest], count, self.store.called(longest))
+        if len({len(names) for names in names_of.values()}) > 1:
+            self.notes.append(f"{longest} names the most classes of {len(paths)} files; it is read")
+        return self._check_names(names_of[longest], count, self.store.display_path(longest))
 
-    def _checked(self, names: dict[int, str], count: Any, where: str) -> dict[int, str]:
+    def _check_names(self, names: dict[int, str], count: Any, where: str) -> dict[int, str]:
         if not names:
             raise DataError(f"{where}: names no class")
-        twice = [name for name, times in Counter(names.values()).items() if times > 1]
-        if twice:
-            raise DataError(f"{where}: names: {twice[0]} occurs twice; rename one")
-        stated = read_number(count)
-        if count is not None and stated != len(names):
+        repeated = [name for name, times in Counter(names.values()).items() if times > 1]
+        if repeated:
+            raise DataError(f"{where}: names: {repeated[0]} occurs twice; rename one")
+        number = read_number(count)
+        if count is not None and number != len(names):
             raise DataError(
                 f"{where}: nc is {count}, but there are names of {len(names)} classes; correct one"
             )
         return names
 
-    def _images_of(self, stated: Any, root: Any, path: str, key: str) -> list[str] | None:
-        """Images of a folder, a list file, or several of them; None where one is not there."""
+    def _find_images(self, stated: Any, root: Any, path: str, key: str) -> list[str] | None:
+        """Return the images of a folder, a list file, or several; None if one does not exist."""
         if isinstance(stated, list):
-            parts = [self._images_of(each, root, path, key) for each in stated]
+            parts = [self._find_images(each, root, path, key) for each in stated]
             if any(part is None for part in parts):
                 return None
             return [image for part in parts if part is not None for image in part]
         if not isinstance(stated, str):
-            raise DataError(f"{self.store.called(path)}: {key}: {stated!r} is no path")
+            raise DataError(f"{self.store.display_path(path)}: {key}: {stated!r} is no path")
         base = root if isinstance(root, str) else None
         if stated.lower().endswith(".txt"):
-            listed = self._resolved(stated, base, path, set(self.store.rows))
-            return None if listed is None else self._listed(listed)
-        folder = self._resolved(stated, base, path, self._folders)
+            list_file = self._resolve_path(stated, base, path, set(self.store.rows))
+            return None if list_file is None else self._read_image_list(list_file)
+        folder = self._resolve_path(stated, base, path, self._folders)
         if folder is None:
             return None
-        inside = [p for p in self._images if not folder or p.startswith(f"{folder}/")]
-        return [image for image in inside if image_folder(image) or not image_folder(f"{folder}/x")]
+        below = [p for p in self.store.image_paths if not folder or p.startswith(f"{folder}/")]
+        return [
+            image
+            for image in below
+            if is_in_image_folder(image) or not is_in_image_folder(f"{folder}/x")
+        ]
 
-    def _resolved(self, stated: str, root: str | None, path: str, known: set[str]) -> str | None:
-        """The one of `known` that a path in the file `path` means, None where there is none.
+    def _resolve_path(
+        self, stated: str, root: str | None, path: str, existing: set[str]
+    ) -> str | None:
+        """Return the one of `existing` that is meant by a path in the file `path`, or None.
 
-        It is relative to `root`, to the file, or to nothing that came along: then the longest end
-        of it that is there counts ("../train/images", as Roboflow writes it; absolute paths).
+        It is relative to `root`, to the file, or to something that was not copied: then its longest
+        suffix that exists is taken ("../train/images", as Roboflow writes it; absolute paths).
         """
-        here = posixpath.dirname(path)
-        plain = stated.strip().replace("\\", "/")
+        folder = posixpath.dirname(path)
+        relative = stated.strip().replace("\\", "/")
         root = (root or "").replace("\\", "/")
-        bases = [posixpath.join(here, root)] if root else []
-        if not plain.startswith("/"):
-            for base in (*bases, here):
-                whole = posixpath.normpath(posixpath.join(base, plain))
-                whole = "" if whole == "." else whole
-                if whole in known:
-                    return whole
-        full = plain if plain.startswith("/") else f"{root}/{plain}"
+        bases = [posixpath.join(folder, root)] if root else []
+        if not relative.startswith("/"):
+            for base in (*bases, folder):
+                candidate = posixpath.normpath(posixpath.join(base, relative))
+                candidate = "" if candidate == "." else candidate
+                if candidate in existing:
+                    return candidate
+        full = relative if relative.startswith("/") else f"{root}/{relative}"
         parts = [part for part in full.split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
-            for base in (here, ""):
-                whole = posixpath.join(base, *parts[start:])
-                if whole in known:
-                    return whole
-        return "" if not parts and "" in known else None
+            for base in (folder, ""):
+                candidate = posixpath.join(base, *parts[start:])
+                if candidate in existing:
+                    return candidate
+        return "" if not parts and "" in existing else None
 
-    def _listed(self, path: str) -> list[str]:
-        """Images that a list names; what is not there is noted."""
+    def _read_image_list(self, path: str) -> list[str]:
+        """Return the images in a list file; DataError if some are missing."""
         index = ImageIndex.of(self.store)
-        listed = self.store.lines(path)
-        lines = list(dict.fromkeys(listed))
+        entries = self.store.read_lines(path)
+        lines = list(dict.fromkeys(entries))
         matches = dict(
-            zip(lines, index.match([Stated((line,), path) for line in lines]), strict=True)
+            zip(lines, index.match([ImageReference((line,), path) for line in lines]), strict=True)
         )
         missing = [line for line, match in matches.items() if match.path is None]
         if missing:
             raise DataError(
-                f"{self.store.called(path)}: {len(missing):,} of its {len(lines):,} images are not"
-                f" there, such as {missing[0]}; restore them, or correct the list"
+                f"{self.store.display_path(path)}: {len(missing):,} of its {len(lines):,} images"
+                f" are not there, such as {missing[0]}; restore them, or correct the list"
             )
-        paths = (matches[line].path for line in listed)
+        paths = (matches[line].path for line in entries)
         return [path for path in paths if path is not None]
 
 
-def _agree(names: Mapping[int, str], others: Mapping[int, str]) -> bool:
-    """Whether no number that both have is another class in one than in the other."""
+def _names_agree(names: Mapping[int, str], others: Mapping[int, str]) -> bool:
+    """Return whether all numbers that occur in both have the same class name."""
     return all(names.get(n, name).casefold() == name.casefold() for n, name in others.items())
 
 
-def _key_points(stated: Any, where: str) -> int | None:
-    if stated is None:
+def _count_key_point_values(value: Any, where: str) -> int | None:
+    if value is None:
         return None
-    numbers = [read_number(each) for each in stated] if isinstance(stated, list) else []
+    numbers = [read_number(each) for each in value] if isinstance(value, list) else []
     if len(numbers) != 2 or not all(math.isfinite(n) and 0 <= n < 1000 for n in numbers):
-        raise DataError(f"{where}: kpt_shape: {stated!r} is not [points, values of each]")
+        raise DataError(f"{where}: kpt_shape: {value!r} is not [points, values of each]")
     return int(numbers[0] * numbers[1])
 
 
-def _states_yolo(store: Store, path: str) -> bool:
-    """Whether a YAML file, or darknet's .data, has the keys of a YOLO set."""
+def _is_dataset_file(store: Store, path: str) -> bool:
+    """Return whether a YAML file, or darknet's .data, has the keys of a YOLO set."""
     suffix = posixpath.splitext(path)[1].lower()
     if suffix not in (".yaml", ".yml", ".data"):
         return False
@@ -314,7 +320,7 @@ def _states_yolo(store: Store, path: str) -> bool:
     if b"train" not in data:
         return False
     try:
-        document = load_yaml(data, store.called(path))
+        document = load_yaml(data, store.display_path(path))
     except DataError:
         return b"names" in data and b"\ntrain:" in b"\n" + data
     return (
@@ -323,19 +329,19 @@ def _states_yolo(store: Store, path: str) -> bool:
 
 
 def _has_labels(store: Store) -> bool:
-    """Whether text files lie where labels of images do, and begin like them."""
+    """Return whether there are text files where labels of images are, with lines like labels."""
     if not any(path.lower().endswith(".txt") for path in store.rows):
         return False
-    images = [path for path in store.rows if has_image_suffix(path) and image_folder(path)]
-    looked = 0
+    images = [path for path in store.rows if has_image_suffix(path) and is_in_image_folder(path)]
+    num_probed = 0
     files = TextFiles.of(store)
     for image in images:
-        label = next(iter(files.of_image(image)), None)
+        label = next(iter(files.candidates(image)), None)
         if label is None or posixpath.basename(label).lower() in NOT_LABELS:
             continue
-        looked += 1
+        num_probed += 1
         if is_label_file(store, label):
             return True
-        if looked >= PROBED:
+        if num_probed >= MAX_PROBED:
             break
     return False

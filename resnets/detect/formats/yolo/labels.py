@@ -1,9 +1,9 @@
-"""YOLO's label files: which belongs to which image, and their lines as objects."""
+"""Lines of YOLO's label files as objects, and forms of lines that are ambiguous."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,21 +16,27 @@ from resnets.detect.data.documents import decode_text
 from resnets.detect.data.values import NAN, Box, read_number
 from resnets.detect.formats.records import Flaw, Problem, RawImage, RawImageSet, RawObject
 from resnets.detect.formats.set_checks import FORM
-from resnets.detect.formats.shapes import area_of, box_around, flat
+from resnets.detect.formats.shapes import bounding_box, polygon_area, to_coco_polygons
 from resnets.detect.formats.yolo.files import LabelFiles, label_paths
-from resnets.detect.formats.yolo.key_points import pose_form
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import Store
 
-FAR_OUTSIDE = 2.0  # a number from which on shares cannot be meant
+MIN_LINES, MIN_LINES_WITH_VISIBILITY = (
+    10,
+    3,
+)  # lines that tell, of points of two and of three values
+NEARLY_ALL = 0.98
+SLACK = 0.15  # of a box's sides, by which points may lie outside
+EDGE = 0.01  # share of an image's sides by which boxes may pass its edge
+MAX_NORMALIZED = 2.0  # a number from which on shares cannot be meant
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A set's images by title, the names of its classes by number, and what was understood.
+    """A set's images by title, its class names by number, and notes.
 
-    points: numbers of key points that follow each box (`kpt_shape`), which are not read; None =
-    not stated, 0 = stated that there are none.
+    points: number of values of the key points that follow each box (`kpt_shape`), which are not
+    read; None = not stated, 0 = stated that there are none.
     """
 
     images: dict[str, list[str]]
@@ -39,7 +45,7 @@ class Layout:
     points: int | None = None
 
 
-def read_part(
+def read_image_set(
     store: Store,
     title: str,
     layout: Layout,
@@ -47,56 +53,55 @@ def read_part(
     label_of: dict[int, int],
     masks: bool,
 ) -> RawImageSet:
-    """The images of a part and what their label files say; DataError where all lack theirs."""
+    """Read the labels of the images of a set; DataError if none has a label file."""
     images = layout.images[title]
     notes, problems = [], []
-    called = title or "all"
-    labels = {image: files.of[image] for image in images if image not in files.copies}
+    name = title or "all"
+    labels = {image: files.by_image[image] for image in images if image not in files.copies}
     if copies := len(images) - len(labels):
-        notes.append(f"{called}: {copies:,} images are copies of another with the same label file")
-    owners = {image: label for label, mine in files.shared.items() for image in mine}
-    labels = {image: owners.get(image, label) for image, label in labels.items()}
-    bare = [image for image, label in labels.items() if label is None]
-    if images and len(bare) == len(images):
+        notes.append(f"{name}: {copies:,} images are copies of another with the same label file")
+    shared_label = {image: label for label, sharing in files.shared.items() for image in sharing}
+    labels = {image: shared_label.get(image, label) for image, label in labels.items()}
+    unlabeled = [image for image, label in labels.items() if label is None]
+    if images and len(unlabeled) == len(images):
         raise DataError(
-            f"{store.where}: {called}: none of its {len(images):,} images has a label file, such as"
+            f"{store.where}: {name}: none of its {len(images):,} images has a label file, such as"
             f" {next(label_paths(images[0]))}"
         )
-    if bare:
+    if unlabeled:
         notes.append(
-            f"{called}: {len(bare):,} images without a label file, such as {bare[0]}; taken as"
-            " images without objects"
+            f"{name}: {len(unlabeled):,} images without a label file, such as {unlabeled[0]}; taken"
+            " as images without objects"
         )
     for path in files.orphans.get(title, ()):
         message = "its image is not in the set"
-        problems.append(Problem(store.called(path), "", "no image", message))
+        problems.append(Problem(store.display_path(path), "", "no image", message))
     if title == next(iter(layout.images)):
         notes += [
             f"{count:,} label files of {folder}/, where no image belongs to one, are not read"
-            for folder, count in files.beside.items()
+            for folder, count in files.unpaired_folders.items()
         ]
     sizes = read_sizes(store, images)
     stems = Counter(PurePosixPath(image).stem for image in images)
     counts: Counter[str] = Counter()
-    forms = _Forms()
+    ambiguous = _AmbiguousLines()
     records = []
-    seen: set[str] = set()
+    seen_shared: set[str] = set()
     for image, label in labels.items():
         stem = PurePosixPath(image).stem
         size = sizes[image]
         width, height = size.upright if isinstance(size, StoredSize) else (0, 0)
-        where = store.called(label) if label is not None else store.called(image)
+        where = store.display_path(label) if label is not None else store.display_path(image)
         objects: tuple[RawObject, ...] = ()
-        if image in files.several:
-            message = (
-                f"{' and '.join(files.several[image][:3])} have other objects for {image}; keep one"
-            )
+        if image in files.conflicting:
+            names = " and ".join(files.conflicting[image][:3])
+            message = f"{names} have other objects for {image}; keep one"
             problems.append(Problem(where, "", "annotations", message))
             continue
         if label is not None and label in files.shared:
-            if label in seen:
+            if label in seen_shared:
                 continue
-            seen.add(label)
+            seen_shared.add(label)
         if label is not None:
             try:
                 text = decode_text(store.read(label), where)
@@ -104,59 +109,65 @@ def read_part(
                 message = str(error).removeprefix(f"{where}: ")
                 problems.append(Problem(where, "", "annotations", message))
                 continue
-            rows = _Rows(label_of, width, height, layout.points, masks, counts, where, forms)
-            objects = tuple(rows.read(text))
+            parser = _LineParser(
+                label_of, width, height, layout.points, masks, counts, where, ambiguous
+            )
+            objects = tuple(parser.read(text))
         counts["empty"] += label is not None and not objects
-        whole = str(PurePosixPath(image).with_suffix(""))
-        lacking = None
+        long_id = str(PurePosixPath(image).with_suffix(""))
+        missing = None
         if label is not None and label in files.shared:
             message = f"its image may be {' or '.join(files.shared[label][:3])}; remove the others"
-            lacking = Flaw("several images", message)
+            missing = Flaw("several images", message)
         records.append(
             RawImage(
-                stem if stems[stem] == 1 else whole,
-                None if lacking else image,
+                stem if stems[stem] == 1 else long_id,
+                None if missing else image,
                 image,
                 where,
                 width,
                 height,
                 objects,
-                lacking=lacking,
-                sized=False,
+                missing=missing,
+                has_size=False,
             )
         )
-    texts = {
+    note_texts = {
         "empty": "empty label files: images without objects",
         "repeated": "lines that occur twice in their file, read once",
         "confidence": "lines with a sixth value (a confidence), which is not read",
     }
-    notes += [f"{called}: {counts[kind]:,} {text}" for kind, text in texts.items() if counts[kind]]
-    pose = "" if layout.points is not None else pose_form(forms.outlines.values())
-    records = _doubtful(records, forms, pose)
+    notes += [
+        f"{name}: {counts[kind]:,} {text}" for kind, text in note_texts.items() if counts[kind]
+    ]
+    pose = "" if layout.points is not None else explain_key_points(ambiguous.outlines.values())
+    records = _flag_ambiguous(records, ambiguous, pose)
     return RawImageSet(records, problems, (), sum(len(each.objects) for each in records), notes)
 
 
-def _doubtful(images: Sequence[RawImage], forms: _Forms, pose: str) -> list[RawImage]:
-    """The images, with a flaw for each object whose form the other lines put in doubt.
+def _flag_ambiguous(
+    images: Sequence[RawImage], lines: _AmbiguousLines, key_points: str
+) -> list[RawImage]:
+    """Return the images, with a flaw for each object whose form the other lines make doubtful.
 
-    pose: why all outlines are boxes with key points, or "".
+    key_points: why all outlines are boxes with key points, or "".
     """
     flaws: dict[tuple[str, int], Flaw] = {}
-    if any(not 0 <= value <= 1 for value in forms.sixth.values()):
+    if any(not 0 <= value <= 1 for value in lines.six_values.values()):
         message = (
             "has 6 values, and in some such lines the sixth is no confidence (0..1); boxes that are"
             " turned or have a track are not read"
         )
-        flaws |= dict.fromkeys(forms.sixth, Flaw(FORM, message))
-    pairs = list(forms.seven.values())
-    if pose:
-        flaws |= dict.fromkeys(forms.outlines, Flaw(FORM, pose))
-    elif any(all(pair[place].is_integer() for pair in pairs) for place in (0, 1)):
+        flaws |= dict.fromkeys(lines.six_values, Flaw(FORM, message))
+    pairs = list(lines.seven_values.values())
+    if key_points:
+        flaws |= dict.fromkeys(lines.outlines, Flaw(FORM, key_points))
+    elif any(all(pair[index].is_integer() for pair in pairs) for index in (0, 1)):
         message = (
             "has 7 values, a whole number in all such lines: a triangle, or a box with a confidence"
             " and a track"
         )
-        flaws |= dict.fromkeys(forms.seven, Flaw(FORM, message))
+        flaws |= dict.fromkeys(lines.seven_values, Flaw(FORM, message))
     if not flaws:
         return list(images)
     return [
@@ -174,21 +185,21 @@ def _doubtful(images: Sequence[RawImage], forms: _Forms, pose: str) -> list[RawI
 
 
 @dataclass(frozen=True)
-class _Forms:
-    """Lines of forms that may mean several things, by label file and number.
+class _AmbiguousLines:
+    """Lines that may mean several things, by (label file, index).
 
-    sixth: the value after a box. seven: the last two of seven values. outlines: all values of what
-    is read as an outline.
+    six_values: the value after a box. seven_values: the last two of seven values. outlines: all
+    values of lines that are read as outlines.
     """
 
-    sixth: dict[tuple[str, int], float] = field(default_factory=dict)
-    seven: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    six_values: dict[tuple[str, int], float] = field(default_factory=dict)
+    seven_values: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
     outlines: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """Turns the lines of label files of one image of width x height px into objects."""
+class _LineParser:
+    """Parses the lines of the label file of one image of width x height px."""
 
     label_of: Mapping[int, int]
     width: int
@@ -197,10 +208,10 @@ class _Rows:
     masks: bool
     counts: Counter[str]
     where: str
-    forms: _Forms
+    ambiguous: _AmbiguousLines
 
     def read(self, text: str) -> Iterator[RawObject]:
-        """An object for each line; what is wrong with one is a flaw of it."""
+        """Yield an object for each line; errors become its flaws."""
         seen: set[str] = set()
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
@@ -210,9 +221,9 @@ class _Rows:
                 self.counts["repeated"] += 1
                 continue
             seen.add(" ".join(words))
-            yield self._object(words, number)
+            yield self._parse_line(words, number)
 
-    def _object(self, words: Sequence[str], number: int) -> RawObject:
+    def _parse_line(self, words: Sequence[str], number: int) -> RawObject:
         kind = read_number(words[0])
         label = self.label_of.get(int(kind), -1) if kind.is_integer() else -1
         values = np.array([read_number(word) for word in words[1:]])
@@ -222,29 +233,29 @@ class _Rows:
         if self.points and len(values) == 4 + self.points:
             values = values[:4]
         if len(values) == 6:
-            self.forms.seven[self.where, number - 1] = float(values[4]), float(values[5])
+            self.ambiguous.seven_values[self.where, number - 1] = float(values[4]), float(values[5])
         if len(values) == 5:
-            self.forms.sixth[self.where, number - 1] = float(values[4])
+            self.ambiguous.six_values[self.where, number - 1] = float(values[4])
             self.counts["confidence"] += 1
             values = values[:4]
         if len(values) == 4:
-            x, y, wide, high = values.tolist()
-            across, down = self.width, self.height
+            x, y, width, height = values.tolist()
+            image_width, image_height = self.width, self.height
             box = (
-                (x - wide / 2) * across,
-                (y - high / 2) * down,
-                (x + wide / 2) * across,
-                (y + high / 2) * down,
+                (x - width / 2) * image_width,
+                (y - height / 2) * image_height,
+                (x + width / 2) * image_width,
+                (y + height / 2) * image_height,
             )
         elif len(values) >= 6 and len(values) % 2 == 0:
-            self.forms.outlines[self.where, number - 1] = values
+            self.ambiguous.outlines[self.where, number - 1] = values
             parts = [values.reshape(-1, 2) * (self.width, self.height)]
-            box = box_around(parts)
+            box = bounding_box(parts)
         else:
             message = f"has {len(words)} values; a box has 5, an outline 7 or more, an odd number"
             flaws.append(Flaw("no number", message))
         finite = values[np.isfinite(values)]
-        if not flaws and len(finite) and np.abs(finite).max() > FAR_OUTSIDE:
+        if not flaws and len(finite) and np.abs(finite).max() > MAX_NORMALIZED:
             message = f"its value {np.abs(finite).max():g} is no share of the image's sides (0..1)"
             flaws.append(Flaw("not normalized", message))
         return RawObject(
@@ -252,9 +263,52 @@ class _Rows:
             label=label,
             category=words[0],
             box=box,
-            area=area_of(parts) if parts else None,
-            segmentation=flat(parts) if parts and self.masks else None,
+            area=polygon_area(parts) if parts else None,
+            segmentation=to_coco_polygons(parts) if parts and self.masks else None,
             number=number - 1,
             flaws=tuple(flaws),
-            bare=not parts,
         )
+
+
+def explain_key_points(lines: Iterable[NDArray[np.float64]]) -> str:
+    """Return why the values of all `lines`, read as outlines, are boxes with key points, or "".
+
+    YOLO's pose labels are a box (center, width, height) and points of two or three values. Without
+    `kpt_shape` in data.yaml, an even number of values would be read as an outline. They are poses
+    if all have as many values, their first four are boxes within the image, and the points are in
+    them, or every third value is 0, 1 or 2 (visible). Rectangles of four corners do neither unless
+    objects are in the lower right.
+    """
+    values = list(lines)
+    if len(values) < MIN_LINES_WITH_VISIBILITY or len({len(line) for line in values}) > 1:
+        return ""
+    rows = np.stack(values)
+    are_poses = len(rows) >= MIN_LINES and not _are_parallelograms(rows) and _are_in_boxes(rows, 2)
+    if rows.shape[1] % 3 == 1 and np.isin(rows[:, 6::3], (0, 1, 2)).all():
+        are_poses = are_poses or _are_in_boxes(rows, 3)
+    if not are_poses:
+        return ""
+    return (
+        f"all {len(rows):,} outlines have {rows.shape[1]} values, and read as a box with key points"
+        " these lie in the box; write kpt_shape: [points, values of each] into data.yaml, or"
+        " kpt_shape: [0, 0] where they are outlines"
+    )
+
+
+def _are_in_boxes(rows: NDArray[np.float64], size: int) -> bool:
+    """Return whether points of `size` values, except zeros, are in the box before them."""
+    center, sides = rows[:, None, :2], rows[:, None, 2:4]
+    points = rows[:, 4:].reshape(len(rows), -1, size)[..., :2]
+    inside = (np.abs(points - center) <= (0.5 + SLACK) * sides + EDGE).all(-1)
+    inside |= (points == 0).all(-1)
+    within = np.abs(center - 0.5) + sides / 2 <= 0.5 + EDGE
+    return bool(inside.mean() >= NEARLY_ALL and within.mean() >= NEARLY_ALL)
+
+
+def _are_parallelograms(rows: NDArray[np.float64]) -> bool:
+    """Return whether nearly all are corners of a parallelogram, as rotated boxes are written."""
+    if rows.shape[1] != 8:
+        return False
+    corners = rows.reshape(-1, 4, 2)
+    off = np.abs(corners[:, 0] + corners[:, 2] - corners[:, 1] - corners[:, 3]).max(-1)
+    return bool((off <= EDGE).mean() >= NEARLY_ALL)
