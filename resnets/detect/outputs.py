@@ -1,4 +1,4 @@
-"""What detectors, localizers and segmenters output for an image: as JSON, drawn and counted."""
+"""Outputs of detectors, localizers and segmenters for an image: to JSON, drawn and counted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from resnets.detect.data.types import Detections, Located, Pixels
 from resnets.detect.draw import draw, draw_classes, marks
 
 Json = dict[str, Any]
-SAME_BOX, SAME_SCORE = 0.9, 0.05  # least IoU and most difference of scores of counterparts
+SAME_BOX, SAME_SCORE = 0.9, 0.05  # min. IoU and max. score difference of counterparts
 
 
 class Output(Protocol):
-    """What a model found in an image, in pixels of the upright stored image."""
+    """The output of a model for an image, in pixels of the upright stored image."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -31,31 +31,31 @@ class Output(Protocol):
 
     @property
     def objects(self) -> Detections | None:
-        """What was found as objects; None for a model that labels pixels."""
+        """Detected objects; None for a segmenter."""
         ...
 
     def to_json(self, classes: Sequence[str]) -> Json:
-        """Plain values: width, height, and objects by score or the area of each class."""
+        """Return plain values: width, height, and objects by score or the area of each class."""
         ...
 
     def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
-        """The image (H, W, 3) uint8 with what was found in it."""
+        """Draw the output on the image (H, W, 3) uint8."""
         ...
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
-        """Objects, or pixels, of each class that was found, most first."""
+        """Return the number of objects, or pixels, of each class that occurs, most first."""
         ...
 
     def above(self, threshold: float) -> Output:
-        """Without detections whose score is below `threshold`."""
+        """Return the output without detections whose score is below `threshold`."""
         ...
 
     def agreement(self, other: Any) -> float:
-        """How far another output of the same kind and image agrees, in 0..1."""
+        """Return how far another output for the same image agrees, in 0..1."""
         ...
 
     def without_pixels(self) -> Output:
-        """Without values per pixel, which `draw` needs: for many images they fill the memory."""
+        """Return the output without per-pixel values, which only `draw` needs, to save memory."""
         ...
 
 
@@ -69,8 +69,8 @@ class ObjectsOutput:
     def to_json(self, classes: Sequence[str]) -> Json:
         """See `Output`; masks are COCO's compressed run lengths."""
         order = np.argsort(-self.objects["scores"], kind="stable").tolist()
-        found = [_object_json(self.objects, row, classes) for row in order]
-        return {**_size_json(self.size), "objects": found}
+        found = [_object_to_json(self.objects, row, classes) for row in order]
+        return {**_size_to_json(self.size), "objects": found}
 
     def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
         """See `Output`."""
@@ -78,36 +78,38 @@ class ObjectsOutput:
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
         """See `Output`."""
-        return _named(np.bincount(self.objects["labels"], minlength=1), classes)
+        return _count_by_name(np.bincount(self.objects["labels"], minlength=1), classes)
 
     def above(self, threshold: float) -> ObjectsOutput:
         """See `Output`."""
-        found = self.objects
-        kept = np.flatnonzero(np.asarray(found["scores"]) >= threshold)
+        objects = self.objects
+        rows = np.flatnonzero(np.asarray(objects["scores"]) >= threshold)
         chosen = Detections(
-            boxes=found["boxes"][kept], scores=found["scores"][kept], labels=found["labels"][kept]
+            boxes=objects["boxes"][rows],
+            scores=objects["scores"][rows],
+            labels=objects["labels"][rows],
         )
-        if "masks" in found:
-            chosen["masks"] = [found["masks"][row] for row in kept.tolist()]
+        if "masks" in objects:
+            chosen["masks"] = [objects["masks"][row] for row in rows.tolist()]
         return replace(self, objects=chosen)
 
     def agreement(self, other: ObjectsOutput) -> float:
-        """See `Output`: share of objects with a counterpart, of the image that has more.
+        """See `Output`: fraction of objects with a counterpart, of the image with more objects.
 
-        Counterparts have one class, an IoU of SAME_BOX or more, and scores within SAME_SCORE.
+        Counterparts have the same class, an IoU of at least SAME_BOX, and scores within SAME_SCORE.
         """
         mine, theirs = self.objects, other.objects
-        most = max(len(mine["scores"]), len(theirs["scores"]))
-        if not most:
+        max_objects = max(len(mine["scores"]), len(theirs["scores"]))
+        if not max_objects:
             return 1.0
         overlaps = box_iou(torch.from_numpy(mine["boxes"]), torch.from_numpy(theirs["boxes"]))
-        apart = np.abs(mine["scores"][:, None] - theirs["scores"])
+        score_difference = np.abs(mine["scores"][:, None] - theirs["scores"])
         same = mine["labels"][:, None] == theirs["labels"]
-        same &= (overlaps.numpy() >= SAME_BOX) & (apart <= SAME_SCORE)
-        return float(same[linear_sum_assignment(same, maximize=True)].sum()) / most
+        same &= (overlaps.numpy() >= SAME_BOX) & (score_difference <= SAME_SCORE)
+        return float(same[linear_sum_assignment(same, maximize=True)].sum()) / max_objects
 
     def without_pixels(self) -> ObjectsOutput:
-        """Itself: masks are kept as run lengths."""
+        """Return itself: masks are stored as run lengths."""
         return self
 
 
@@ -120,7 +122,7 @@ class LocationOutput:
 
     @property
     def objects(self) -> Detections:
-        """The one object."""
+        """The most likely class in its box, as one object."""
         best = int(np.argmax(self.located["scores"]))
         rows = slice(best, best + 1)
         return Detections(
@@ -146,7 +148,7 @@ class LocationOutput:
         return self._as_objects.counts(classes)
 
     def above(self, threshold: float) -> LocationOutput:
-        """Itself: a localizer always finds one object."""
+        """Return itself: a localizer always finds one object."""
         return self
 
     def agreement(self, other: LocationOutput) -> float:
@@ -154,7 +156,7 @@ class LocationOutput:
         return self._as_objects.agreement(other._as_objects)
 
     def without_pixels(self) -> LocationOutput:
-        """Itself."""
+        """Return itself."""
         return self
 
 
@@ -168,25 +170,25 @@ class PixelsOutput:
 
     @classmethod
     def of(cls, classes: Pixels) -> PixelsOutput:
-        """The output with `classes` (H, W)."""
+        """Return the output with `classes` (H, W)."""
         areas = np.zeros(256, np.int64)
-        for label, count in MapPixels(classes, False, "").counts().items():
+        for label, count in MapPixels(classes, False, "").count_values().items():
             areas[label] = count
         return cls((classes.shape[0], classes.shape[1]), classes, areas)
 
     @property
     def objects(self) -> None:
-        """None: pixels are labeled, not objects."""
+        """None: a segmenter finds no objects."""
         return None
 
     def to_json(self, classes: Sequence[str]) -> Json:
         """See `Output`; areas are fractions of the image, largest first."""
-        whole = max(1, int(self.areas.sum()))
+        total = max(1, int(self.areas.sum()))
         areas = [
-            {"class": name, "share": round(count / whole, 6)}
+            {"class": name, "share": round(count / total, 6)}
             for name, count in self.counts(classes).items()
         ]
-        return {**_size_json(self.size), "areas": areas}
+        return {**_size_to_json(self.size), "areas": areas}
 
     def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
         """See `Output`."""
@@ -195,33 +197,33 @@ class PixelsOutput:
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
         """See `Output`."""
-        return _named(self.areas, classes)
+        return _count_by_name(self.areas, classes)
 
     def above(self, threshold: float) -> PixelsOutput:
-        """Itself."""
+        """Return itself: there are no scores."""
         return self
 
     def agreement(self, other: PixelsOutput) -> float:
-        """See `Output`: share of pixels of the same class."""
+        """See `Output`: fraction of pixels of the same class."""
         assert self.classes is not None
         assert other.classes is not None
         return float((self.classes == other.classes).mean())
 
     def without_pixels(self) -> PixelsOutput:
-        """Its areas alone."""
+        """Return the areas only."""
         return replace(self, classes=None)
 
 
-def _named(counts: NDArray[Any], classes: Sequence[str]) -> dict[str, int]:
+def _count_by_name(counts: NDArray[Any], classes: Sequence[str]) -> dict[str, int]:
     order = np.argsort(-counts, kind="stable").tolist()
     return {classes[label]: int(counts[label]) for label in order if counts[label]}
 
 
-def _size_json(size: tuple[int, int]) -> Json:
+def _size_to_json(size: tuple[int, int]) -> Json:
     return {"width": size[1], "height": size[0]}
 
 
-def _object_json(objects: Detections, row: int, classes: Sequence[str]) -> Json:
+def _object_to_json(objects: Detections, row: int, classes: Sequence[str]) -> Json:
     found: Json = {
         "class": classes[int(objects["labels"][row])],
         "score": round(float(objects["scores"][row]), 6),

@@ -16,7 +16,7 @@ from resnets.config import ConfigError, to_dict
 from resnets.data import DataError
 from resnets.data.dataset.summary import announce
 from resnets.data.sources.builtin import load_photographs
-from resnets.detect.data.transforms import fitted_size, resized
+from resnets.detect.data.transforms import fit_size, resize_image
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.evaluate.measure import Measured, measure
 from resnets.detect.evaluate.splits import choose_split
@@ -167,8 +167,8 @@ def _read(predictor: Predictor, split: DetectionSplit, count: int) -> list[Infer
 
 def _prepare(predictor: Predictor, photograph: NDArray[np.uint8]) -> InferenceInput:
     height, width = photograph.shape[:2]
-    size = fitted_size(width, height, predictor.shorter, predictor.longer)
-    pixels = resized(np.asarray(Image.fromarray(photograph)), size)
+    size = fit_size(width, height, predictor.shorter, predictor.longer)
+    pixels = resize_image(np.asarray(Image.fromarray(photograph)), size)
     return InferenceInput(0, (height, width), torch.from_numpy(pixels.copy()).permute(2, 0, 1))
 
 

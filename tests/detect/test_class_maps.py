@@ -9,9 +9,9 @@ from PIL import Image
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
 from resnets.detect.check.run import annotation_tasks, check_annotations
-from resnets.detect.class_maps.folders import find_semantic
+from resnets.detect.class_maps.folders import find_class_maps
 from resnets.detect.class_maps.schemes import read_class_table
-from resnets.detect.data.class_maps import CITYSCAPES, UnknownValueError, read_pixels, voc_color
+from resnets.detect.data.class_maps import CITYSCAPES, UnknownValueError, voc_color
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import open_detection
 
@@ -198,7 +198,7 @@ def test_sets_around_and_beside_folders_of_maps(tmp_path):
             save_map(mask, Image.fromarray(TRUTH))
     for name in ("camvid", "inside", "beside"):
         (tmp_path / name / "classes.txt").write_text("background\nobject\n")
-        found = find_semantic(open_store(str(tmp_path / name)))
+        found = find_class_maps(open_store(str(tmp_path / name)))
         assert {title: len(paths) for title, paths in found.parts.items()} == {
             "train": 3,
             "test": 3,
@@ -296,7 +296,6 @@ def test_maps_saved_as_jpeg_are_named_for_what_they_are(tmp_path):
 def test_voc_colors_are_those_of_its_palette():
     known = {0: 0, 1: 0x800000, 15: 0xC08080, 20: 0x004080}
     assert {number: voc_color(number) for number in known} == known
-    assert read_pixels is not None
 
 
 def test_a_map_does_not_get_the_image_of_another_folder(tmp_path):

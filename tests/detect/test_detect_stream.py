@@ -12,7 +12,13 @@ from PIL import Image
 
 from resnets.config import ConfigError, DetectSpec
 from resnets.data.errors import DataError
-from resnets.detect.data.transforms import Change, change_boxes, change_masks, cut, fitted_size
+from resnets.detect.data.transforms import (
+    ResizeFlip,
+    crop_square,
+    fit_size,
+    transform_boxes,
+    transform_masks,
+)
 from resnets.detect.loading.sampling import WINDOW, Sampler, repeat_factors
 
 
@@ -160,17 +166,24 @@ def test_class_maps_follow_their_pixels(coco):
 
 
 def test_geometry_by_hand():
-    assert fitted_size(1000, 500, 600, 1000) == (500, 1000)
-    assert fitted_size(500, 375, 600, 1000) == (600, 800)
-    change = Change((50, 200), flip=True)
-    boxes = change_boxes(np.array([[10, 20, 30, 40]], np.float32), (100, 100), change)
+    assert fit_size(1000, 500, 600, 1000) == (500, 1000)
+    assert fit_size(500, 375, 600, 1000) == (600, 800)
+    change = ResizeFlip((50, 200), flip=True)
+    boxes = transform_boxes(np.array([[10, 20, 30, 40]], np.float32), (100, 100), change)
     assert boxes.tolist() == [[140, 10, 180, 20]]
     run = {"size": [4, 6], "counts": [4, 8, 12]}  # column by column: columns 1 and 2
     target = bare_target([[1, 0, 3, 4]], [0], size=(4, 6), masks=(run,))
-    assert change_masks(target, Change((4, 6), flip=True))[0, 0].tolist() == [0, 0, 0, 1, 1, 0]
-    assert change_masks(target, Change((2, 3)))[0].sum() == 2
+    assert transform_masks(target, ResizeFlip((4, 6), flip=True))[0, 0].tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        0,
+    ]
+    assert transform_masks(target, ResizeFlip((2, 3)))[0].sum() == 2
     pixels, classes = np.ones((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
-    picture, labels = cut(pixels, classes, 5, (0.99, 0.99), (7, 8, 9))
+    picture, labels = crop_square(pixels, classes, 5, (0.99, 0.99), (7, 8, 9))
     assert labels[0].tolist() == [255] * 5
     assert labels[1:].max() == 0
     assert picture[0, 0].tolist() == [7, 8, 9]

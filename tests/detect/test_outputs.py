@@ -34,7 +34,7 @@ class Whole:
         classes[0] = IGNORE
         return classes
 
-    def relabeled(self, labels):
+    def relabel(self, labels):
         raise AssertionError("classes are in order")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from resnets.config import DetectSpec, atomic_write
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
-from resnets.detect.class_maps.folders import find_semantic
+from resnets.detect.class_maps.folders import find_class_maps
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.source import scan_maps
 from resnets.detect.formats.problems import (
@@ -90,7 +90,7 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
         return ()
     objects: tuple[Task, ...] = ("instances",) if find_formats(store, detect.format) else ()
     stated = detect.class_map or detect.class_map_folder
-    return (*objects, "segment") if stated or find_semantic(store) else objects
+    return (*objects, "segment") if stated or find_class_maps(store) else objects
 
 
 def why_none(where: str) -> str:
@@ -202,7 +202,7 @@ def _scan(source: RawDataset, images: Iterable[RawImage]) -> tuple[MapScan, list
         )
         for name, message in sorted(bad.items())
     ]
-    if (wrong := scan.suspicious()) is not None:
+    if (wrong := scan.find_error()) is not None:
         found.append(Problem(source.store.where, "", "class maps", wrong))
     return scan, found
 

@@ -1,9 +1,9 @@
-"""Which files of a set are class maps, and of which image set.
+"""`find_class_maps`: which files of a set are class maps, and of which image set.
 
 Accepted: VOC's SegmentationClass/ with ImageSets/Segmentation/; <set>/ with semantic_<set>/;
-images/ with masks/, labels/, annotations/ and their like, sets within either or around both;
-CamVid's train/ with trainannot/; Cityscapes' leftImg8bit/ with gtFine/; x.jpg with x_mask.png;
-a folder of any name beside images/ whose files match the images one to one.
+images/ with masks/, labels/, annotations/ and the like, with sets inside or around both; CamVid's
+train/ with trainannot/; Cityscapes' leftImg8bit/ with gtFine/; x.jpg with x_mask.png; a folder of
+any name beside images/ whose files match the images one to one.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from posixpath import dirname
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.detect.class_maps.pairing import (
-    BESIDE_SET,
+    IMAGE_SUFFIX,
     MAP_FOLDERS,
-    OF_IMAGE,
+    MAPS_OF_SPLIT,
     OTHER_FOLDERS,
-    SEMANTIC,
-    MapImages,
-    alike,
-    image_sets,
-    images_for,
+    SEMANTIC_PREFIX,
+    ImagesByName,
+    differ_in_one_folder,
+    enclosing_sets,
+    index_images,
     match_images,
     pair_by_name,
-    set_role,
+    role_of_folder,
 )
 from resnets.detect.class_maps.schemes import CLASS_FILES
-from resnets.detect.data.class_maps import read_pixels
+from resnets.detect.data.class_maps import read_class_map
 from resnets.detect.formats.voc.lists import find_list_files, find_lists
 from resnets.detect.images.references import fold_case, is_image_folder_name
 from resnets.detect.images.store import Store, has_image_suffix
@@ -39,19 +40,19 @@ from resnets.detect.images.store import Store, has_image_suffix
 SET_FOLDER = "ImageSets/Segmentation"
 LISTED_FOLDER = "SegmentationClass"
 _KINDS = "masks?|labels?|labelids|gts?|ground_?truths?|annot|annotations?|seg|segmentations?"
-LIKELY = re.compile(rf"(?:.*[_\- ])?(?:{_KINDS})(?:[_\- ].*)?|semantic", re.IGNORECASE)
-# The map of the image of the first group, or one of several maps of it.
-BESIDE = re.compile(r"(.+)_(?:masks?|segmentation|seg|labels?|gt)(?:_\d+)?", re.IGNORECASE)
-PROBED, FEW_VALUES = 3, 64
+LIKELY_FOLDER = re.compile(rf"(?:.*[_\- ])?(?:{_KINDS})(?:[_\- ].*)?|semantic", re.IGNORECASE)
+# A map of the image in the first group, or one of several.
+MAP_OF_IMAGE = re.compile(r"(.+)_(?:masks?|segmentation|seg|labels?|gt)(?:_\d+)?", re.IGNORECASE)
+MAX_PROBED, MAX_VALUES = 3, 64
 
 
 @dataclass(frozen=True, eq=False)
 class MapFiles:
     """The class maps of a set.
 
-    parts: image set -> paths of its maps. images: image of each map where the folders were matched
-    one to one; empty = to be matched by name. rivals: folders of which each could hold the maps of
-    the same images, and number of maps; () = there is no doubt. notes: folders that are not read.
+    parts: image set -> paths of its maps. images: image of each map if folders were matched one to
+    one; empty = to be matched by name. rivals: folders that may each hold the maps of the same
+    images, with their number of maps; () = no ambiguity. notes: folders that are not read.
     """
 
     parts: Mapping[str, Sequence[str]]
@@ -65,11 +66,11 @@ class MapFiles:
         return {path for paths in self.parts.values() for path in paths}
 
     def folders(self, store: Store) -> dict[str, int]:
-        """Folder -> number of maps in it that are there."""
+        """Return the number of existing maps by folder."""
         return dict(_count_by_folder(path for path in self.paths if path in store))
 
     def check(self, where: str) -> None:
-        """DataError where several folders may hold the maps of the same images."""
+        """Raise DataError if several folders may hold the maps of the same images."""
         if not self.rivals:
             return
         parts = [PurePosixPath(folder).parts for folder, _ in self.rivals]
@@ -77,289 +78,301 @@ class MapFiles:
         name = next((each for each in reversed(parts[0]) if each not in common), parts[0][-1])
         raise DataError(
             f"{where}: several folders match the images one to one and may hold their class maps:"
-            f" {shown_folders(dict(self.rivals))}; name one with detect.class_map_folder, such as"
+            f" {format_folders(dict(self.rivals))}; name one with detect.class_map_folder, such as"
             f" --set detect.class_map_folder={name}"
         )
 
 
-def find_semantic(store: Store, folder: str = "") -> MapFiles | None:
-    """The class maps of a store; None where it has none.
+def find_class_maps(store: Store, folder: str = "") -> MapFiles | None:
+    """Return the class maps of a store; None if it has none.
 
-    folder: `detect.class_map_folder`, the only folder that is looked at. DataError where it is
-    stated and there is none of that name.
+    folder: `detect.class_map_folder`, the only folder that is searched. DataError if it is given
+    and does not exist.
     """
     if lists := find_list_files(store, SET_FOLDER):
-        found = _listed(store, lists, folder)
-        if found or not folder:
-            return MapFiles(found, notes=_unread(store, found))
+        listed_maps = _find_listed_maps(store, lists, folder)
+        if listed_maps or not folder:
+            return MapFiles(listed_maps, notes=_note_unread_folders(store, listed_maps))
     if folder:
-        return _stated(store, folder)
-    paths = _map_paths(store)
+        return _find_in_named_folders(store, folder)
+    paths = _find_map_folders(store)
     if not paths:
-        return _unnamed(store)
-    parts = _by_title(paths)
-    return MapFiles(parts, rivals=_rivals(store, paths), notes=_unread(store, parts))
+        return _find_beside_images(store)
+    parts = _group_by_title(paths)
+    return MapFiles(
+        parts, rivals=_find_rivals(store, paths), notes=_note_unread_folders(store, parts)
+    )
 
 
-def shown_folders(folders: Mapping[str, int], most: int = 6) -> str:
-    """ "training/mask/ (20), test/mask/ (20)": folders with the number of files in each."""
-    shown = [f"{folder or '.'}/ ({count:,})" for folder, count in sorted(folders.items())[:most]]
-    more = [f"{len(folders) - most:,} more"] if len(folders) > most else []
-    return ", ".join((*shown, *more))
+def format_folders(folders: Mapping[str, int], limit: int = 6) -> str:
+    """Format folders with their number of files: "training/mask/ (20), test/mask/ (20)"."""
+    parts = [f"{folder or '.'}/ ({count:,})" for folder, count in sorted(folders.items())[:limit]]
+    more = [f"{len(folders) - limit:,} more"] if len(folders) > limit else []
+    return ", ".join((*parts, *more))
 
 
-def _listed(
+def _find_listed_maps(
     store: Store, lists: Mapping[str, tuple[str, str]], folder: str
 ) -> dict[str, list[str]]:
-    """The maps that lists name: by a stem, or by two paths, those of an image and of its map."""
-    found: dict[str, list[str]] = {}
-    by_stem = find_lists(store, SET_FOLDER)
+    """Return the maps in lists of stems, or of pairs of paths (image, map)."""
+    maps_of_set: dict[str, list[str]] = {}
+    stems_of = find_lists(store, SET_FOLDER)
     for title, (root, path) in lists.items():
         pairs = [line.split() for line in store.read_lines(path)]
         if all(len(pair) == 2 and all(map(has_image_suffix, pair)) for pair in pairs):
-            for image, own in pairs:
-                if fold_case(PurePosixPath(image).stem) != fold_case(PurePosixPath(own).stem):
+            for image, class_map in pairs:
+                if fold_case(PurePosixPath(image).stem) != fold_case(PurePosixPath(class_map).stem):
                     raise DataError(
-                        f"{store.display_path(path)}: names {image} with the class map {own};"
+                        f"{store.display_path(path)}: names {image} with the class map {class_map};"
                         " both must have the same name"
                     )
-            found[title] = [root + own.lstrip("/") for _, own in pairs]
+            maps_of_set[title] = [root + class_map.lstrip("/") for _, class_map in pairs]
             continue
-        found[title] = [_map_path(store, stem, folder or LISTED_FOLDER) for stem in by_stem[title]]
-    return found if not folder or any(p in store for ps in found.values() for p in ps) else {}
+        maps_of_set[title] = [
+            _find_listed_map(store, stem, folder or LISTED_FOLDER) for stem in stems_of[title]
+        ]
+    return (
+        maps_of_set
+        if not folder or any(p in store for ps in maps_of_set.values() for p in ps)
+        else {}
+    )
 
 
-def _unread(store: Store, found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """A note on other folders called like maps: SegmentationClassAug, semantic_rgb, instance."""
-    read = {_folder(path) for paths in found.values() for path in paths}
+def _note_unread_folders(store: Store, maps_of_set: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return a note on other folders of maps: SegmentationClassAug, semantic_rgb, instance."""
+    read_folders = {dirname(path) for paths in maps_of_set.values() for path in paths}
     counts = _count_by_folder(path for path in store.rows if has_image_suffix(path))
-    others = {
+    unread = {
         folder: count
         for folder, count in counts.items()
         if (name := PurePosixPath(folder).name.lower()) in OTHER_FOLDERS
-        or name.startswith((LISTED_FOLDER.lower(), SEMANTIC))
-        if folder not in read
+        or name.startswith((LISTED_FOLDER.lower(), SEMANTIC_PREFIX))
+        if folder not in read_folders
     }
-    if not others:
+    if not unread:
         return ()
-    return (f"class maps not read: {shown_folders(others)}; detect.class_map_folder names another",)
+    return (
+        f"class maps not read: {format_folders(unread)}; detect.class_map_folder names another",
+    )
 
 
-def _map_path(store: Store, stem: str, folder: str) -> str:
-    """The map that a list of VOC's names, by the path of its annotations' XML."""
+def _find_listed_map(store: Store, stem: str, folder: str) -> str:
+    """Return the path of the map for a stem in VOC's lists ("Annotations/NAME")."""
     base = stem.replace("Annotations/", f"{folder}/")
     suffixes = (".png", ".PNG", ".gif", ".tif")
     return next((base + end for end in suffixes if base + end in store), f"{base}.png")
 
 
-def _stated(store: Store, folder: str) -> MapFiles:
-    """The maps in the folders called `folder` (names joined by +), and their images."""
-    wanted = [PurePosixPath(name).parts for name in folder.split("+")]
-    files = store.image_paths
+def _find_in_named_folders(store: Store, folder: str) -> MapFiles:
+    """Return the maps in the folders called `folder` (names joined by +), and their images."""
+    names = [PurePosixPath(name).parts for name in folder.split("+")]
+    all_paths = store.image_paths
 
     def is_map(path: str) -> bool:
         parts = PurePosixPath(path).parts[:-1]
         return any(
             parts[start : start + len(name)] == name
-            for name in wanted
+            for name in names
             for start in range(len(parts) - len(name) + 1)
         )
 
-    maps = [path for path in files if is_map(path)]
+    maps = [path for path in all_paths if is_map(path)]
     if not maps:
         raise DataError(
             f"{store.where}: detect.class_map_folder: no folder {folder} with images in it"
         )
-    others = [path for path in files if not is_map(path)]
-    by_folder = _by_folder(others)
-    named = {each for each in by_folder if is_image_folder_name(PurePosixPath(each).name)}
-    images: dict[str, str] = {}
-    for own, paths in _by_folder(maps).items():
-        near = [each for each in named or by_folder if alike(f"{each}/x", f"{own}/x")]
-        pairs = [pair_by_name(paths, by_folder[each]) for each in near]
+    by_folder = _group_by_folder(path for path in all_paths if not is_map(path))
+    image_folders = {each for each in by_folder if is_image_folder_name(PurePosixPath(each).name)}
+    image_of: dict[str, str] = {}
+    for map_folder, paths in _group_by_folder(maps).items():
+        candidates = [
+            each
+            for each in image_folders or by_folder
+            if differ_in_one_folder(f"{each}/x", f"{map_folder}/x")
+        ]
+        pairs = [pair_by_name(paths, by_folder[each]) for each in candidates]
         pairs = [pair for pair in pairs if pair]
         if len(pairs) != 1:  # matched one by one, so that messages name the maps without an image
-            return MapFiles(_by_title({path: _role_around(path) for path in maps}))
-        images |= pairs[0]
-    return MapFiles(_by_title({path: _role_around(path) for path in maps}), images)
+            return MapFiles(_group_by_title({path: _enclosing_split(path) for path in maps}))
+        image_of |= pairs[0]
+    return MapFiles(_group_by_title({path: _enclosing_split(path) for path in maps}), image_of)
 
 
-def _unnamed(store: Store) -> MapFiles | None:
-    """The maps in a folder whose name does not tell, beside images/ and one to one with them."""
-    by_folder = _by_folder(store.image_paths)
-    images: dict[str, str] = {}
+def _find_beside_images(store: Store) -> MapFiles | None:
+    """Return maps in a folder of any name beside images/ that matches them one to one."""
+    by_folder = _group_by_folder(store.image_paths)
+    image_of: dict[str, str] = {}
     rivals: dict[str, int] = {}
     for folder in by_folder:
         if is_image_folder_name(PurePosixPath(folder).name):
-            beside = _matching(store, folder, by_folder)
-            if len(beside) > 1:
-                rivals |= {name: len(pairs) for name, pairs in beside.items()}
-            for pairs in beside.values():
-                images |= pairs
-    if not images:
+            matching = _find_matching_folders(store, folder, by_folder)
+            if len(matching) > 1:
+                rivals |= {name: len(pairs) for name, pairs in matching.items()}
+            for pairs in matching.values():
+                image_of |= pairs
+    if not image_of:
         return None
-    titles = {path: _role_around(path) for path in images}
-    return MapFiles(_by_title(titles), images, tuple(rivals.items()))
+    titles = {path: _enclosing_split(path) for path in image_of}
+    return MapFiles(_group_by_title(titles), image_of, tuple(rivals.items()))
 
 
-def _rivals(store: Store, maps: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """Folders of `maps`, and others that match the same images one to one, where there are several.
+def _find_rivals(store: Store, maps: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """Return folders of `maps` and others that match the same images one to one, if several.
 
-    Cityscapes' and others' several kinds in one folder are no rivals.
+    Several kinds in one folder (Cityscapes) are not rivals.
     """
-    images = images_for(store, set(maps))
-    matched = match_images(images, list(maps))
-    own: dict[str, set[str]] = defaultdict(set)  # folder of images -> those of their maps
-    for path, found in matched.items():
+    images = index_images(store, set(maps))
+    matches = match_images(images, list(maps))
+    map_folders_of: dict[str, set[str]] = defaultdict(set)  # by folder of images
+    for path, found in matches.items():
         if len(found) == 1:
-            own[_folder(found[0])].add(_folder(path))
-    by_folder = _by_folder(store.image_paths)
+            map_folders_of[dirname(found[0])].add(dirname(path))
+    by_folder = _group_by_folder(store.image_paths)
     rivals: dict[str, int] = {}
-    for folder, chosen in own.items():
-        others = {} if folder in chosen else _matching(store, folder, by_folder)
-        others = {name: pairs for name, pairs in others.items() if name not in own}
-        if others.keys() - chosen or (len(chosen) > 1 and _same_images(matched, folder)):
-            rivals |= {name: len(by_folder[name]) for name in {*chosen, *others}}
+    for folder, map_folders in map_folders_of.items():
+        others = {} if folder in map_folders else _find_matching_folders(store, folder, by_folder)
+        others = {name: pairs for name, pairs in others.items() if name not in map_folders_of}
+        if others.keys() - map_folders or (len(map_folders) > 1 and _share_images(matches, folder)):
+            rivals |= {name: len(by_folder[name]) for name in {*map_folders, *others}}
     return tuple(sorted(rivals.items()))
 
 
-def _same_images(matched: Mapping[str, Sequence[str]], folder: str) -> bool:
-    """Whether most images of a folder have maps in several folders."""
-    folders: dict[str, set[str]] = defaultdict(set)
-    for path, found in matched.items():
-        if len(found) == 1 and _folder(found[0]) == folder:
-            folders[found[0]].add(_folder(path))
-    return sum(len(each) > 1 for each in folders.values()) > 0.5 * len(folders)
+def _share_images(matches: Mapping[str, Sequence[str]], folder: str) -> bool:
+    """Return whether most images of a folder have maps in several folders."""
+    map_folders: dict[str, set[str]] = defaultdict(set)
+    for path, images in matches.items():
+        if len(images) == 1 and dirname(images[0]) == folder:
+            map_folders[images[0]].add(dirname(path))
+    return sum(len(each) > 1 for each in map_folders.values()) > 0.5 * len(map_folders)
 
 
-def _matching(
+def _find_matching_folders(
     store: Store, folder: str, by_folder: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, str]]:
-    """Folders beside `folder` of images that match it one to one and hold few values: their pairs.
+    """Return folders beside the image folder that match it one to one and have few values.
 
-    A folder with fewer files than half of the images matches none.
+    A folder with fewer files than half of the images does not match. The values are pairs of map
+    and image.
     """
-    found = {}
+    pairs_of = {}
     for other, paths in by_folder.items():
         name = PurePosixPath(other).name.lower()
         if other == folder or name in OTHER_FOLDERS or is_image_folder_name(name):
             continue
-        sets = image_sets(f"{other}/x"), image_sets(f"{folder}/x")
+        sets = enclosing_sets(f"{other}/x"), enclosing_sets(f"{folder}/x")
         if all(sets) and sets[0] != sets[1]:
             continue
-        if not alike(f"{other}/x", f"{folder}/x") or 2 * len(paths) < len(by_folder[folder]):
+        if not differ_in_one_folder(f"{other}/x", f"{folder}/x") or 2 * len(paths) < len(
+            by_folder[folder]
+        ):
             continue
         pairs = pair_by_name(paths, by_folder[folder])
         if pairs and _have_few_values(store, sorted(paths)):
-            found[other] = pairs
-    return found
+            pairs_of[other] = pairs
+    return pairs_of
 
 
-def _role_around(path: str) -> str:
-    """The image set that the innermost folder of a split around a file is called like."""
-    return next(filter(set_role, reversed(PurePosixPath(path).parts[:-1])), "")
+def _enclosing_split(path: str) -> str:
+    """Return the innermost folder around a file that is named like a split, or ""."""
+    return next(filter(role_of_folder, reversed(PurePosixPath(path).parts[:-1])), "")
 
 
-def _by_title(paths: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _group_by_title(paths: Mapping[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
     for path, title in sorted(paths.items()):
-        found.setdefault(title, []).append(path)
-    return found
+        groups.setdefault(title, []).append(path)
+    return groups
 
 
-def _folder(path: str) -> str:
-    return "/".join(PurePosixPath(path).parts[:-1])
-
-
-def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
+def _group_by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        found[_folder(path)].append(path)
-    return found
+        groups[dirname(path)].append(path)
+    return groups
 
 
 def _count_by_folder(paths: Iterable[str]) -> Counter[str]:
-    return Counter(map(_folder, paths))
+    return Counter(map(dirname, paths))
 
 
-def _map_paths(store: Store) -> dict[str, str]:
-    """Path of each class map -> its image set."""
-    files = store.image_paths
+def _find_map_folders(store: Store) -> dict[str, str]:
+    """Return the image set of each class map in a folder of maps."""
+    paths = store.image_paths
     groups: dict[str, dict[str, str]] = defaultdict(dict)
-    sure: set[str] = set()
-    for path in files:
+    certain: set[str] = set()
+    for path in paths:
         folders = PurePosixPath(path).parts[:-1]
-        for place, folder in enumerate(folders):
-            title = _title(folders, place)
+        for index, folder in enumerate(folders):
+            title = _title(folders, index)
             if title is None:
                 continue
-            group = "/".join(folders[: place + 1])
+            group = "/".join(folders[: index + 1])
             groups[group][path] = title
-            if _is_sure(folder):
-                sure.add(group)
+            if _is_map_folder(folder):
+                certain.add(group)
             break
-    taken = {path for group in groups.values() for path in group}
-    images = images_for(store, taken)
-    found: dict[str, str] = {}
-    for group, paths in groups.items():
-        if group in sure or _looks_like_maps(store, list(paths), images):
-            found |= paths
-    if not found and any(PurePosixPath(p).name.lower() in CLASS_FILES for p in store.rows):
-        found = _maps_beside(files)
-    return found
+    candidates = {path for group in groups.values() for path in group}
+    images = index_images(store, candidates)
+    titles: dict[str, str] = {}
+    for group, maps in groups.items():
+        if group in certain or _looks_like_maps(store, list(maps), images):
+            titles |= maps
+    if not titles and any(PurePosixPath(p).name.lower() in CLASS_FILES for p in store.rows):
+        titles = _find_suffixed_maps(paths)
+    return titles
 
 
-def _title(folders: Sequence[str], place: int) -> str | None:
-    """The image set of maps below `folders[place]`; None where that is no folder of maps."""
-    name = folders[place].lower()
-    if name.startswith(SEMANTIC) and set_role(name[len(SEMANTIC) :]):
-        return folders[place][len(SEMANTIC) :]
-    if beside := BESIDE_SET.fullmatch(name):
-        return beside[1].lower()
-    if name not in MAP_FOLDERS and not LIKELY.fullmatch(name):
+def _title(folders: Sequence[str], index: int) -> str | None:
+    """Return the image set of maps below `folders[index]`; None if it is not a folder of maps."""
+    name = folders[index].lower()
+    if name.startswith(SEMANTIC_PREFIX) and role_of_folder(name[len(SEMANTIC_PREFIX) :]):
+        return folders[index][len(SEMANTIC_PREFIX) :]
+    if match := MAPS_OF_SPLIT.fullmatch(name):
+        return match[1].lower()
+    if name not in MAP_FOLDERS and not LIKELY_FOLDER.fullmatch(name):
         return None
-    if (own := role_within(name)) is not None:
-        return own
-    below, above = folders[place + 1 :], folders[:place]
-    return next(filter(set_role, (*below, *reversed(above))), "")
+    if (role := role_within(name)) is not None:
+        return role
+    below, above = folders[index + 1 :], folders[:index]
+    return next(filter(role_of_folder, (*below, *reversed(above))), "")
 
 
-def _is_sure(folder: str) -> bool:
-    return folder.lower() in MAP_FOLDERS or folder.lower().startswith(SEMANTIC)
+def _is_map_folder(folder: str) -> bool:
+    return folder.lower() in MAP_FOLDERS or folder.lower().startswith(SEMANTIC_PREFIX)
 
 
-def _looks_like_maps(store: Store, paths: list[str], images: MapImages) -> bool:
-    """Whether files of a folder that may hold maps each have an image, and few values."""
-    paired = sum(bool(images.partners(path)) for path in paths)
-    if paired < 0.5 * len(paths):
+def _looks_like_maps(store: Store, paths: list[str], images: ImagesByName) -> bool:
+    """Return whether most files have an image, and the first of them few values."""
+    num_paired = sum(bool(images.partners(path)) for path in paths)
+    if num_paired < 0.5 * len(paths):
         return False
     return _have_few_values(store, paths)
 
 
 def _have_few_values(store: Store, paths: Sequence[str]) -> bool:
-    """Whether the first of `paths` can be class maps; JPEG's values are not exact."""
-    for path in paths[:PROBED]:
+    """Return whether the first of `paths` can be class maps; values of JPEG are not exact."""
+    for path in paths[:MAX_PROBED]:
         try:
-            values = read_pixels(store.read(path), path).counts()
+            values = read_class_map(store.read(path), path).count_values()
         except DataError:
             return False
-        if len(values) > FEW_VALUES and not path.lower().endswith((".jpg", ".jpeg")):
+        if len(values) > MAX_VALUES and not path.lower().endswith((".jpg", ".jpeg")):
             return False
     return True
 
 
-def _maps_beside(images: Sequence[str]) -> dict[str, str]:
-    """Maps called like an image of the same folder, and "_mask" or the like.
+def _find_suffixed_maps(paths: Sequence[str]) -> dict[str, str]:
+    """Return maps named like an image of the same folder plus "_mask" or the like.
 
-    The image's own name may end in "_sat" or the like, and a map's in the number of one of several.
+    The name of the image may end in "_sat" or the like, and that of a map in a number.
     """
-    stems = {fold_case(str(PurePosixPath(path).with_suffix(""))) for path in images}
-    there = stems | {OF_IMAGE.sub("", stem) for stem in stems}
-    found = {}
-    for path in images:
-        whole = PurePosixPath(path)
-        if beside := BESIDE.fullmatch(whole.stem):
-            bare = fold_case(str(whole.parent / beside[1]))
-            if bare in there:
-                found[path] = next(filter(set_role, reversed(whole.parts[:-1])), "")
-    return found
+    stems = {fold_case(str(PurePosixPath(path).with_suffix(""))) for path in paths}
+    image_stems = stems | {IMAGE_SUFFIX.sub("", stem) for stem in stems}
+    titles = {}
+    for path in paths:
+        pure = PurePosixPath(path)
+        if match := MAP_OF_IMAGE.fullmatch(pure.stem):
+            image_stem = fold_case(str(pure.parent / match[1]))
+            if image_stem in image_stems:
+                titles[path] = next(filter(role_of_folder, reversed(pure.parts[:-1])), "")
+    return titles

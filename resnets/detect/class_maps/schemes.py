@@ -1,4 +1,4 @@
-"""Codings of class maps that data sets share, and the files that state a set's own."""
+"""Codings of class maps of known data sets, and files that define a set's own classes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CLASS_FILES = (
     *("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "labels.txt"),
     "codes.txt",
 )
-NO_CLASS = frozenset({"unlabeled", "unlabelled", "void", "ignore", "__ignore__", "unknown"})
+IGNORED_NAMES = frozenset({"unlabeled", "unlabelled", "void", "ignore", "__ignore__", "unknown"})
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """What a file says of the classes: name by number, and number by color where it has them."""
+    """Class names by number, and numbers by color if the file has colors."""
 
     names: Mapping[int, str]
     colors: Mapping[int, int] = field(default_factory=dict)
@@ -44,182 +44,192 @@ class ClassTable:
 
 @dataclass(frozen=True, eq=False)
 class Scheme:
-    """The classes of a set with class maps, their own numbers, and the coding of the maps."""
+    """The classes of a set with class maps, their original numbers, and the coding of the maps."""
 
     classes: tuple[str, ...]
     numbers: tuple[int, ...]
     coding: Coding
 
 
-def open_scheme(store: Store, named: str, is_voc: bool) -> Scheme | None:
-    """The scheme that `named` (`detect.class_map`) asks for, with the names of the set's own file.
+def open_scheme(store: Store, name: str, is_voc: bool) -> Scheme | None:
+    """Return the scheme called `name` (`detect.class_map`), with class names of the set's own file.
 
-    None where there is neither a file with names nor a scheme that brings them.
+    None if there is neither a file of names nor a scheme that has them.
     """
     table = read_class_table(store)
-    if named == "binary":
+    if name == "binary":
         pair = list(table.names.values()) if table else []
         pair = pair if len(pair) == 2 else ["background", "object"]
-        return _scheme(named, dict(enumerate(pair)), {0: 0, 1: 1, 255: 1}, {0: 0, 0xFFFFFF: 1})
-    trained = {label: name for label, (_, _, name) in enumerate(CITYSCAPES)}
-    if named == "cityscapes":
-        of = dict.fromkeys((*range(34), IGNORE), IGNORE)
-        of |= {number: label for label, (number, _, _) in enumerate(CITYSCAPES)}
-        return _scheme(named, trained, of, CITYSCAPES_COLORS)
-    if named == "cityscapes-trainids":
-        of = {label: label for label in range(19)} | {IGNORE: IGNORE}
-        return _scheme(named, trained, of, CITYSCAPES_COLORS)
-    if table is None and (named == "voc" or is_voc):
+        return _make_scheme(name, dict(enumerate(pair)), {0: 0, 1: 1, 255: 1}, {0: 0, 0xFFFFFF: 1})
+    train_names = {label: name for label, (_, _, name) in enumerate(CITYSCAPES)}
+    if name == "cityscapes":
+        labels = dict.fromkeys((*range(34), IGNORE), IGNORE)
+        labels |= {number: label for label, (number, _, _) in enumerate(CITYSCAPES)}
+        return _make_scheme(name, train_names, labels, CITYSCAPES_COLORS)
+    if name == "cityscapes-trainids":
+        labels = {label: label for label in range(19)} | {IGNORE: IGNORE}
+        return _make_scheme(name, train_names, labels, CITYSCAPES_COLORS)
+    if table is None and (name == "voc" or is_voc):
         table = ClassTable(dict(enumerate(VOC)))
     if table is None:
         return None
-    counted = {v: n for v, n in table.names.items() if n.lower() not in NO_CLASS}
-    numbers = sorted(counted)
+    used_names = {v: n for v, n in table.names.items() if n.lower() not in IGNORED_NAMES}
+    numbers = sorted(used_names)
     label_of = {number: label for label, number in enumerate(numbers)}
-    of = dict.fromkeys((*table.names, IGNORE), IGNORE) | label_of
+    labels = dict.fromkeys((*table.names, IGNORE), IGNORE) | label_of
     colors = {color: label_of.get(number, IGNORE) for color, number in table.colors.items()}
-    if named == "voc":
-        colors = {voc_color(number): label for number, label in of.items() if number != IGNORE}
+    if name == "voc":
+        colors = {voc_color(number): label for number, label in labels.items() if number != IGNORE}
         colors |= {VOC_VOID: IGNORE}
-    names = {label: counted[number] for number, label in label_of.items()}
-    return _scheme(named, names, of, colors, tuple(numbers))
+    names = {label: used_names[number] for number, label in label_of.items()}
+    return _make_scheme(name, names, labels, colors, tuple(numbers))
 
 
-def _scheme(
-    named: str,
+def _make_scheme(
+    name: str,
     names: Mapping[int, str],
-    of: Mapping[int, int],
+    labels: Mapping[int, int],
     colors: Mapping[int, int],
     numbers: tuple[int, ...] | None = None,
 ) -> Scheme:
     classes = tuple(names[label] for label in sorted(names))
-    return Scheme(classes, numbers or tuple(range(len(classes))), Coding(named, of, colors, names))
+    return Scheme(
+        classes, numbers or tuple(range(len(classes))), Coding(name, labels, colors, names)
+    )
 
 
 def read_class_table(store: Store) -> ClassTable | None:
-    """The names, and colors, that a file of CLASS_FILES states; None where there is none.
+    """Read class names, and colors, from a file of CLASS_FILES; None if there is none.
 
-    The first of CLASS_FILES counts, of several the one nearest to the top. DataError where another
-    gives a number to another class, or it names none.
+    The first of CLASS_FILES is used, of several the one nearest to the top. DataError if another
+    file contradicts it, or it has no names.
     """
-    order = {name: place for place, name in enumerate(CLASS_FILES)}
-    found = sorted(
+    order = {name: index for index, name in enumerate(CLASS_FILES)}
+    paths = sorted(
         (p for p in store.rows if PurePosixPath(p).name.lower() in order),
         key=lambda p: (order[PurePosixPath(p).name.lower()], p.count("/")),
     )
-    if not found:
+    if not paths:
         return None
-    tables = {path: _parse(store, path) for path in found}
+    tables = {path: _read_table(store, path) for path in paths}
     first, table = next(iter(tables.items()))
     if not table.names:
         raise DataError(f"{store.display_path(first)}: names no class")
     for path, other in tables.items():
         for number in sorted(table.names.keys() & other.names.keys()):
-            name, named = table.names[number], other.names[number]
-            if name.casefold() != named.casefold():
+            name, other_name = table.names[number], other.names[number]
+            if name.casefold() != other_name.casefold():
                 raise DataError(
-                    f"{store.display_path(path)}: class {number} is {named}, but {name} in"
+                    f"{store.display_path(path)}: class {number} is {other_name}, but {name} in"
                     f" {store.display_path(first)}; keep one of the files"
                 )
-        alike = PurePosixPath(path).name.lower() == PurePosixPath(first).name.lower()
-        if alike and path.count("/") == first.count("/") and other != table:
+        same_name = PurePosixPath(path).name.lower() == PurePosixPath(first).name.lower()
+        if same_name and path.count("/") == first.count("/") and other != table:
             raise DataError(f"{store.display_path(path)}: other classes than {first}; keep one")
     return table
 
 
-def _parse(store: Store, path: str) -> ClassTable:
+def _read_table(store: Store, path: str) -> ClassTable:
     with reading(store.display_path(path), DataError, "as names of classes"):
-        return _table_of(store, path)
+        return _parse_table(store, path)
 
 
-def _table_of(store: Store, path: str) -> ClassTable:
+def _parse_table(store: Store, path: str) -> ClassTable:
     where = store.display_path(path)
     if path.lower().endswith((".yaml", ".yml")):
-        return ClassTable(_yaml_names(store.read(path), where))
-    whole = decode_text(store.read(path), where).splitlines()
-    lines = [line.lstrip("\ufeff").strip() for line in whole]
+        return ClassTable(_parse_yaml(store.read(path), where))
+    all_lines = decode_text(store.read(path), where).splitlines()
+    lines = [line.lstrip("\ufeff").strip() for line in all_lines]
     lines = [line for line in lines if line and not line.startswith("#")]
-    for parse in (_labelmap, _table_csv, _color_lines, _number_lines):
+    for parse in (_parse_labelmap, _parse_csv, _parse_color_lines, _parse_number_lines):
         try:
             table = parse(lines)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         if table is not None:
-            return _checked(table, where)
-    lines = [line for line in strip_trailing_blanks(whole, where) if not line.startswith("#")]
+            return _check_numbers(table, where)
+    lines = [line for line in strip_trailing_blanks(all_lines, where) if not line.startswith("#")]
     if lines and lines[0] == "__ignore__":  # labelme counts classes from -1
         lines = lines[1:]
-    return _checked(ClassTable(dict(enumerate(lines))), where)
+    return _check_numbers(ClassTable(dict(enumerate(lines))), where)
 
 
-def _checked(table: ClassTable, where: str) -> ClassTable:
-    odd = [number for number in table.names if not 0 <= number < IGNORE]
-    if odd:
-        raise DataError(f"{where}: class number {odd[0]}; numbers are 0 to {IGNORE - 1}")
+def _check_numbers(table: ClassTable, where: str) -> ClassTable:
+    invalid = [number for number in table.names if not 0 <= number < IGNORE]
+    if invalid:
+        raise DataError(f"{where}: class number {invalid[0]}; numbers are 0 to {IGNORE - 1}")
     return table
 
 
-def _labelmap(lines: list[str]) -> ClassTable | None:
-    """CVAT's labelmap.txt: "name:r,g,b:parts:actions"."""
+def _parse_labelmap(lines: list[str]) -> ClassTable | None:
+    """Parse CVAT's labelmap.txt: "name:r,g,b:parts:actions"."""
     matches = [re.fullmatch(r"(.+?):(\d+),(\d+),(\d+):[^:]*:[^:]*", line) for line in lines]
     if not lines or not all(matches):
         return None
     rows = [match for match in matches if match is not None]
     names = {number: match[1] for number, match in enumerate(rows)}
-    colors = [_color(*row.groups()[1:]) for row in rows]
-    _refuse_twice("color", [f"#{color:06x}" for color in colors])
+    colors = [_pack_color(*row.groups()[1:]) for row in rows]
+    _check_unique("color", [f"#{color:06x}" for color in colors])
     return ClassTable(names, {color: number for number, color in enumerate(colors)})
 
 
-def _table_csv(lines: list[str]) -> ClassTable | None:
-    """class_dict.csv: "name,r,g,b"; Roboflow's _classes.csv: "Pixel Value, Class"."""
+def _parse_csv(lines: list[str]) -> ClassTable | None:
+    """Parse class_dict.csv, "name,r,g,b", or Roboflow's _classes.csv, "Pixel Value, Class"."""
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO("\n".join(lines)))]
     if not rows or len(rows[0]) < 2:
         return None
-    head = [cell.lower() for cell in rows[0]]
-    name = next((head.index(each) for each in ("name", "class", "label") if each in head), None)
-    if name is None or any(len(row) != len(head) for row in rows):
+    header = [cell.lower() for cell in rows[0]]
+    name_column = next(
+        (header.index(each) for each in ("name", "class", "label") if each in header), None
+    )
+    if name_column is None or any(len(row) != len(header) for row in rows):
         return None
-    value = next((head.index(e) for e in ("pixel value", "value", "id") if e in head), None)
-    if value is not None and not all(row[value].isdecimal() for row in rows[1:]):
+    value_column = next(
+        (header.index(e) for e in ("pixel value", "value", "id") if e in header), None
+    )
+    if value_column is not None and not all(row[value_column].isdecimal() for row in rows[1:]):
         return None
-    in_color = {"r", "g", "b"} <= set(head)
-    if value is None and not in_color:
+    in_color = {"r", "g", "b"} <= set(header)
+    if value_column is None and not in_color:
         return None
-    numbers = [n if value is None else int(row[value]) for n, row in enumerate(rows[1:])]
-    names = {number: row[name] for number, row in zip(numbers, rows[1:], strict=True)}
-    _refuse_twice("number", numbers)
+    numbers = [
+        n if value_column is None else int(row[value_column]) for n, row in enumerate(rows[1:])
+    ]
+    names = {number: row[name_column] for number, row in zip(numbers, rows[1:], strict=True)}
+    _check_unique("number", numbers)
     if not in_color:
         return ClassTable(names)
-    at = [head.index(each) for each in "rgb"]
-    if not all(row[place].isdecimal() for row in rows[1:] for place in at):
+    color_columns = [header.index(each) for each in "rgb"]
+    if not all(row[place].isdecimal() for row in rows[1:] for place in color_columns):
         return None
-    colors = [_color(*(row[i] for i in at)) for row in rows[1:]]
-    _refuse_twice("color", [f"#{color:06x}" for color in colors])
+    colors = [_pack_color(*(row[i] for i in color_columns)) for row in rows[1:]]
+    _check_unique("color", [f"#{color:06x}" for color in colors])
     return ClassTable(names, dict(zip(colors, numbers, strict=True)))
 
 
-def _refuse_twice(what: str, given: Sequence[object]) -> None:
-    """DataError where two classes have one number or color."""
-    twice = [each for each in given if list(given).count(each) > 1]
-    if twice:
-        raise DataError(f"two classes have the {what} {twice[0]}; give each class one of its own")
+def _check_unique(what: str, values: Sequence[object]) -> None:
+    """Raise DataError if two classes have the same number or color."""
+    repeated = [each for each in values if list(values).count(each) > 1]
+    if repeated:
+        raise DataError(
+            f"two classes have the {what} {repeated[0]}; give each class one of its own"
+        )
 
 
-def _color_lines(lines: list[str]) -> ClassTable | None:
-    """CamVid's label_colors.txt: "r g b name"."""
+def _parse_color_lines(lines: list[str]) -> ClassTable | None:
+    """Parse CamVid's label_colors.txt: "r g b name"."""
     matches = [re.fullmatch(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)", line) for line in lines]
     if not lines or not all(matches):
         return None
     rows = [match for match in matches if match is not None]
     names = {number: match[4] for number, match in enumerate(rows)}
-    colors = [_color(*row.groups()[:3]) for row in rows]
-    _refuse_twice("color", [f"#{color:06x}" for color in colors])
+    colors = [_pack_color(*row.groups()[:3]) for row in rows]
+    _check_unique("color", [f"#{color:06x}" for color in colors])
     return ClassTable(names, {color: number for number, color in enumerate(colors)})
 
 
-def _number_lines(lines: list[str]) -> ClassTable | None:
-    """ "0: background" or "0 background", where every line has a number of its own."""
+def _parse_number_lines(lines: list[str]) -> ClassTable | None:
+    """Parse "0: background" or "0 background", if every line has a number of its own."""
     matches = [re.fullmatch(r"(\d{1,3})\s*[:;,=\s]\s*(\S.*)", line) for line in lines]
     if not lines or not all(matches):
         return None
@@ -227,15 +237,15 @@ def _number_lines(lines: list[str]) -> ClassTable | None:
     return ClassTable(names) if len(names) == len(lines) else None
 
 
-def _color(*planes: Any) -> int:
+def _pack_color(*planes: Any) -> int:
     red, green, blue = (min(255, int(plane)) for plane in planes)
     return red << 16 | green << 8 | blue
 
 
-def _yaml_names(data: bytes, where: str) -> dict[int, str]:
+def _parse_yaml(data: bytes, where: str) -> dict[int, str]:
     document = load_yaml(data, where)
-    named = document.get("classes", document.get("names")) if isinstance(document, dict) else None
-    named = dict(enumerate(named)) if isinstance(named, list) else named
-    if not isinstance(named, dict) or not all(value in range(255) for value in named):
+    names = document.get("classes", document.get("names")) if isinstance(document, dict) else None
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(names, dict) or not all(value in range(255) for value in names):
         raise DataError(f"{where}: needs `classes:` with a line `value: name` for each, 0 to 254")
-    return {value: str(each) for value, each in named.items()}
+    return {value: str(each) for value, each in names.items()}

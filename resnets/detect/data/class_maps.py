@@ -1,7 +1,7 @@
-"""Class maps: what the values, or colors, of their pixels mean, and how many there are of each.
+"""Class maps: reading them, and the class that each value or color stands for.
 
-Maps come as one byte a pixel, with or without a palette, of 1 or 16 bits, or in color. `Coding`
-says which class each value or color is; what it does not know is an error and never a class.
+Maps have one byte per pixel, with or without a palette, 1 or 16 bits, or colors. `Coding` maps
+values and colors to classes; unknown ones are errors and never a class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 
-IGNORE = 255  # class of pixels that count for nothing
+IGNORE = 255  # class of pixels that are not counted
 VOC_CLASSES = 21
 VOC_VOID = 0xE0E0C0
 # https://github.com/mcordts/cityscapesScripts: labelId, color and name of each trainId.
@@ -53,12 +53,12 @@ CITYSCAPES_VOID = (
 
 
 def voc_color(number: int) -> int:
-    """The color, 0xRRGGBB, of class `number` in VOC's palette: bits of the number, dealt out."""
+    """Return the color, 0xRRGGBB, of a class in VOC's palette."""
     red = green = blue = 0
-    for place in range(8):
-        red |= (number >> (3 * place) & 1) << (7 - place)
-        green |= (number >> (3 * place + 1) & 1) << (7 - place)
-        blue |= (number >> (3 * place + 2) & 1) << (7 - place)
+    for bit in range(8):
+        red |= (number >> (3 * bit) & 1) << (7 - bit)
+        green |= (number >> (3 * bit + 1) & 1) << (7 - bit)
+        blue |= (number >> (3 * bit + 2) & 1) << (7 - bit)
     return red << 16 | green << 8 | blue
 
 
@@ -67,27 +67,27 @@ CITYSCAPES_COLORS = {color: label for label, (_, color, _) in enumerate(CITYSCAP
 CITYSCAPES_COLORS |= dict.fromkeys(CITYSCAPES_VOID, IGNORE)
 
 
-SHOWN = 5  # values, files or classes in a message
+MAX_SHOWN = 5  # values, files or classes in a message
 COLORS = 1 << 24
-GRAYS = np.arange(256) * 0x010101  # the color that each grey is
+GRAYS = np.arange(256) * 0x010101  # color of each gray value
 
 BLOCK = 1 << 20  # pixels that are counted at a time
 
 Pixels = NDArray[np.uint8]
-_Table = tuple[Pixels, NDArray[np.bool_]]  # class of each value, and whether no class has it
+_LookupTable = tuple[Pixels, NDArray[np.bool_]]  # class of each value, and whether it has none
 
 
 class UnknownValueError(DataError):
-    """A class map has pixels of a value that no class has; no other image may take its place."""
+    """A class map has pixels of a value without a class; no other image may replace it."""
 
 
 @dataclass(frozen=True, eq=False)
 class MapPixels:
     """A class map as stored.
 
-    values: (H, W) numbers, or colors as 0xRRGGBB where `in_color`. kind: "8-bit", "palette", ...
-    palette: the color of each number, of a palette or of greys. lossy: the format that keeps no
-    exact values, or "".
+    values: (H, W) numbers, or colors as 0xRRGGBB if `in_color`. kind: "8-bit", "palette", ...
+    palette: color of each number, of a palette or of grays. lossy: the name of a format that does
+    not keep exact values, or "".
     """
 
     values: NDArray[Any]
@@ -96,27 +96,27 @@ class MapPixels:
     palette: NDArray[np.int64] | None = None
     lossy: str = ""
 
-    def counts(self, where: NDArray[np.bool_] | None = None) -> dict[int, int]:
-        """Pixels of each value, of all or of those `where` is set."""
-        total: Counter[int] = Counter()
+    def count_values(self, mask: NDArray[np.bool_] | None = None) -> dict[int, int]:
+        """Count the pixels of each value, of all pixels or those in `mask`."""
+        counter: Counter[int] = Counter()
         rows = max(1, BLOCK // max(1, self.values.shape[1]))
         for start in range(0, len(self.values), rows):  # counting copies to 64 bits
             block = self.values[start : start + rows]
-            block = block.ravel() if where is None else block[where[start : start + rows]]
+            block = block.ravel() if mask is None else block[mask[start : start + rows]]
             if block.dtype == np.uint8:
-                found = np.bincount(block)
-                total.update({v: int(found[v]) for v in np.flatnonzero(found).tolist()})
+                counts = np.bincount(block)
+                counter.update({v: int(counts[v]) for v in np.flatnonzero(counts).tolist()})
             else:
                 values, counts = np.unique(block, return_counts=True)
-                total.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        return dict(total)
+                counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return dict(counter)
 
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """Which class a pixel's number or color is; `IGNORE` = counts for nothing.
+    """The class of each number or color; `IGNORE` = not counted.
 
-    scheme: what `detect.class_map` calls it. names: of the numbers, for messages.
+    scheme: its name in `detect.class_map`. names: of the classes by number, for messages.
     """
 
     scheme: str
@@ -125,51 +125,51 @@ class Coding:
     names: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
-    def _number_table(self) -> _Table:
-        return _table(self.numbers, 256)
+    def _number_table(self) -> _LookupTable:
+        return _make_table(self.numbers, 256)
 
     @cached_property
-    def _color_table(self) -> _Table:
-        return _table(self.colors, COLORS)
+    def _color_table(self) -> _LookupTable:
+        return _make_table(self.colors, COLORS)
 
-    def classes(self, pixels: MapPixels) -> tuple[Pixels, NDArray[np.bool_]]:
-        """The class of each pixel (H, W), and whether its value is that of none."""
+    def decode(self, pixels: MapPixels) -> tuple[Pixels, NDArray[np.bool_]]:
+        """Return the class of each pixel (H, W), and whether its value has no class."""
         values = pixels.values
         if pixels.in_color:
             if not self.colors:
                 return np.full(values.shape, IGNORE, np.uint8), np.ones(values.shape, np.bool_)
             labels, unknown = self._color_table
             return labels[values], unknown[values]
-        table = self._by_palette(pixels) if pixels.palette is not None else None
+        table = self._palette_table(pixels) if pixels.palette is not None else None
         labels, unknown = table or self._number_table
         if values.dtype == np.uint8:
             return labels[values], unknown[values]
         small = np.clip(values, 0, 255)
         return labels[small], unknown[small] | (small != values)
 
-    def _by_palette(self, pixels: MapPixels) -> _Table | None:
-        """Classes by the palette's colors, where all that are used are known ones.
+    def _palette_table(self, pixels: MapPixels) -> _LookupTable | None:
+        """Return classes by the colors of the palette, if all that occur are known.
 
-        Programs sort palettes anew when they save: the colors stay, the numbers do not. A grey map
-        has no palette of its own: its values are numbers, where all of them are known as such.
+        Programs reorder palettes when saving: colors stay, numbers do not. A gray map has no
+        palette of its own: its values are numbers if all of them are known as numbers.
         """
         assert pixels.palette is not None
         if not self.colors:
             return None
-        if not self.by_color(pixels, used := pixels.counts()):
+        if not self.is_color_coded(pixels, used := pixels.count_values()):
             return None
-        return _table({n: self.colors[int(pixels.palette[n])] for n in used}, 256)
+        return _make_table({n: self.colors[int(pixels.palette[n])] for n in used}, 256)
 
-    def by_color(self, pixels: MapPixels, used: Iterable[int]) -> bool:
-        """Whether the colors of a map, of which `used` values occur, tell its classes."""
+    def is_color_coded(self, pixels: MapPixels, used: Iterable[int]) -> bool:
+        """Return whether colors determine the classes of a map in which the values `used` occur."""
         if pixels.in_color or pixels.palette is None:
             return pixels.in_color
         if pixels.palette is GRAYS and all(number in self.numbers for number in used):
             return False
         return all(int(pixels.palette[number]) in self.colors for number in used)
 
-    def contradiction(self, palette: NDArray[np.int64], used: Iterable[int]) -> str:
-        """A number that is one class and whose color in `palette` is stated for another, or ""."""
+    def find_contradiction(self, palette: NDArray[np.int64], used: Iterable[int]) -> str:
+        """Return a number whose class differs from that of its color in `palette`, or ""."""
         for number in used:
             by_number = self.numbers.get(number, IGNORE)
             by_color = self.colors.get(int(palette[number]), IGNORE)
@@ -178,28 +178,30 @@ class Coding:
                 return f"number {number} is {own}, its color #{palette[number]:06x} is {other}"
         return ""
 
-    def relabeled(self, labels: Sequence[int]) -> Coding:
-        """The coding with class `labels[k]` in the place of class k; IGNORE for those without."""
+    def relabel(self, labels: Sequence[int]) -> Coding:
+        """Return the coding with class `labels[k]` in place of class k (IGNORE stays)."""
 
-        def moved(given: Mapping[int, int]) -> dict[int, int]:
-            return {v: k if k == IGNORE else int(labels[k]) for v, k in given.items()}
+        def relabel_values(labels_of: Mapping[int, int]) -> dict[int, int]:
+            return {v: k if k == IGNORE else int(labels[k]) for v, k in labels_of.items()}
 
-        return replace(self, numbers=moved(self.numbers), colors=moved(self.colors))
+        return replace(
+            self, numbers=relabel_values(self.numbers), colors=relabel_values(self.colors)
+        )
 
     def format_value(self, value: int, in_color: bool) -> str:
-        """A value as messages show it: "7", "#804020", with its class's name where known."""
-        shown = f"#{value:06x}" if in_color else f"{value}"
+        """Format a value for messages: "7", "#804020", with the name of its class if known."""
+        text = f"#{value:06x}" if in_color else f"{value}"
         label = (self.colors if in_color else self.numbers).get(value)
         if label is None:
-            return f"{shown} (no class)" if self.names else shown
+            return f"{text} (no class)" if self.names else text
         name = "ignored" if label == IGNORE else self.names.get(label, "")
-        return f"{shown} {name}".strip()
+        return f"{text} {name}".strip()
 
 
-def _table(given: Mapping[int, int], count: int) -> _Table:
+def _make_table(labels_of: Mapping[int, int], count: int) -> _LookupTable:
     labels, unknown = np.full(count, IGNORE, np.uint8), np.ones(count, np.bool_)
-    inside = {value: label for value, label in given.items() if 0 <= value < count}
-    labels[list(inside)], unknown[list(inside)] = list(inside.values()), False
+    in_range = {value: label for value, label in labels_of.items() if 0 <= value < count}
+    labels[list(in_range)], unknown[list(in_range)] = list(in_range.values()), False
     return labels, unknown
 
 
@@ -207,64 +209,64 @@ class SemanticMap(Protocol):
     """The class of each pixel of an image."""
 
     def read(self) -> Pixels:
-        """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
+        """(H, W) uint8 classes, 255 = not counted; DataError names an unreadable file."""
 
-    def relabeled(self, labels: Sequence[int]) -> SemanticMap:
-        """The same map with class `labels[k]` in the place of class k."""
+    def relabel(self, labels: Sequence[int]) -> SemanticMap:
+        """Return the map with class `labels[k]` in place of class k."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """A stored image of one class a pixel."""
+    """A stored image with one class per pixel."""
 
     files: Files
     index: int
     coding: Coding
 
     def read(self) -> Pixels:
-        """(H, W) uint8 classes, 255 = counts for nothing.
+        """(H, W) uint8 classes, 255 = not counted.
 
         DataError names a file that is unreadable or of a format that changes values,
         UnknownValueError one with values of no class.
         """
         name = self.files.name(self.index)
-        pixels = read_pixels(self.files.read(self.index), name)
+        pixels = read_class_map(self.files.read(self.index), name)
         if pixels.lossy:
-            raise DataError(lossy_message(name, pixels.lossy))
-        classes, unknown = self.coding.classes(pixels)
+            raise DataError(explain_lossy(name, pixels.lossy))
+        classes, unknown = self.coding.decode(pixels)
         if unknown.any():
-            raise UnknownValueError(unknown_message(name, pixels, unknown, self.coding))
+            raise UnknownValueError(explain_unknown(name, pixels, unknown, self.coding))
         return classes
 
-    def relabeled(self, labels: Sequence[int]) -> ClassMap:
-        """The same map with class `labels[k]` in the place of class k."""
-        return replace(self, coding=self.coding.relabeled(labels))
+    def relabel(self, labels: Sequence[int]) -> ClassMap:
+        """Return the map with class `labels[k]` in place of class k."""
+        return replace(self, coding=self.coding.relabel(labels))
 
 
-def read_pixels(data: bytes | memoryview, name: str) -> MapPixels:
-    """The pixels of an encoded class map; DataError where it cannot be read as one."""
+def read_class_map(data: bytes | memoryview, name: str) -> MapPixels:
+    """Read the pixels of an encoded class map; DataError if it cannot be read as one."""
     with naming(name), open_image(data) as image:
-        return replace(_pixels(image), lossy=_lossy_format(bytes(data[:64])))
+        return replace(_to_map_pixels(image), lossy=_lossy_format(bytes(data[:64])))
 
 
 def _lossy_format(head: bytes) -> str:
-    """The format of an image that keeps no exact values, by its first bytes; "" for others."""
+    """Return the format of an image that does not keep exact values, by its first bytes, or ""."""
     if head[:2] == b"\xff\xd8":
         return "JPEG"
     return "lossy WebP" if head[8:12] == b"WEBP" and b"VP8 " in head[12:] else ""
 
 
-def lossy_message(name: str, format: str) -> str:
-    """Why a class map in a lossy format is refused."""
+def explain_lossy(name: str, format: str) -> str:
+    """Return why a class map in a lossy format is refused."""
     return f"{name}: class map is {format}, which changes pixel values; export PNG"
 
 
-def _pixels(image: Image.Image) -> MapPixels:
+def _to_map_pixels(image: Image.Image) -> MapPixels:
     mode = image.mode
     if mode == "1":
         return MapPixels(np.asarray(image).astype(np.uint8), False, "1-bit")
     if mode == "P":
-        return MapPixels(np.asarray(image), False, "palette", _palette(image))
+        return MapPixels(np.asarray(image), False, "palette", _read_palette(image))
     if mode == "L":
         return MapPixels(np.asarray(image), False, "8-bit", GRAYS)
     if mode == "I" or mode.startswith("I;"):
@@ -273,44 +275,44 @@ def _pixels(image: Image.Image) -> MapPixels:
         image = image.convert("RGBA")
     if image.mode not in ("RGB", "RGBA"):
         raise ValueError(f"its pixels are {mode}; a class map has numbers or RGB colors")
-    planes = np.asarray(image)
-    if planes.shape[2] == 4 and (planes[..., 3] != planes[0, 0, 3]).any():
+    channels = np.asarray(image)
+    if channels.shape[2] == 4 and (channels[..., 3] != channels[0, 0, 3]).any():
         raise ValueError("parts of it are transparent; a class map has one opaque value a pixel")
-    red, green, blue = planes[..., 0], planes[..., 1], planes[..., 2]
+    red, green, blue = channels[..., 0], channels[..., 1], channels[..., 2]
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return MapPixels(red.copy(), False, f"grey {mode}", GRAYS)
     codes = red.astype(np.int32)
-    for plane in (green, blue):
+    for channel in (green, blue):
         codes <<= 8
-        codes |= plane
+        codes |= channel
     return MapPixels(codes, True, mode)
 
 
-def _palette(image: Image.Image) -> NDArray[np.int64]:
-    flat = image.getpalette("RGB") or []
+def _read_palette(image: Image.Image) -> NDArray[np.int64]:
+    values = image.getpalette("RGB") or []
     colors = np.zeros((256, 3), np.int64)
-    given = np.array(flat, np.int64)[:768].reshape(-1, 3)
-    colors[: len(given)] = given
+    listed = np.array(values, np.int64)[:768].reshape(-1, 3)
+    colors[: len(listed)] = listed
     return colors @ np.array([1 << 16, 1 << 8, 1])
 
 
-def unknown_message(
+def explain_unknown(
     name: str, pixels: MapPixels, unknown: NDArray[np.bool_], coding: Coding
 ) -> str:
-    """Which values of a class map no class has, and what to do."""
-    found = Counter(pixels.counts(unknown))
-    value, count = found.most_common(1)[0]
-    others = f" and {len(found) - 1:,} other values" if len(found) > 1 else ""
-    shown = f"#{value:06x}" if pixels.in_color else f"{value}"
+    """Return which values of a class map have no class, and what to do."""
+    counts = Counter(pixels.count_values(unknown))
+    value, count = counts.most_common(1)[0]
+    others = f" and {len(counts) - 1:,} other values" if len(counts) > 1 else ""
+    text = f"#{value:06x}" if pixels.in_color else f"{value}"
     return (
-        f"{name}: {count:,} pixels of {'color' if pixels.in_color else 'value'} {shown}{others},"
-        f" which no class has; {remedy(found, pixels.in_color, coding)}"
+        f"{name}: {count:,} pixels of {'color' if pixels.in_color else 'value'} {text}{others},"
+        f" which no class has; {suggest_remedy(counts, pixels.in_color, coding)}"
     )
 
 
-def remedy(found: Iterable[int], in_color: bool, coding: Coding) -> str:
-    """What to set, or to do, where class maps have values that `coding` does not know."""
-    values = set(found)
+def suggest_remedy(unknown_values: Iterable[int], in_color: bool, coding: Coding) -> str:
+    """Return what to do about class maps with values that `coding` does not know."""
+    values = set(unknown_values)
     if in_color:
         if values <= set(VOC_COLORS):
             return "these are VOC's colors: set detect.class_map=voc"
@@ -323,7 +325,7 @@ def remedy(found: Iterable[int], in_color: bool, coding: Coding) -> str:
     known = {value for value, label in coding.numbers.items() if label != IGNORE}
     if values | known <= {0, 1, 255} or (values <= {255} and len(known) <= 2):
         return "for maps of 0 and 255 set detect.class_map=binary"
-    if len(values) > 3 * SHOWN:
+    if len(values) > 3 * MAX_SHOWN:
         return "maps saved as JPEG, or resized smoothly, have lost their values: make them again"
     return (
         "add a line for it to the file that names the classes (one called void is ignored),"

@@ -1,7 +1,7 @@
-"""JSON, XML and text files of annotations, as bytes that nobody vouches for.
+"""Parsing of JSON, XML and text files of annotations from untrusted sources.
 
-Whatever is wrong with one is a DataError of one line. XML with entities of its own is refused
-(expanded they can fill the memory, and outside ones name other files); nesting is bounded.
+Any error is a DataError of one line. XML with entity declarations is refused (expansion can
+exhaust the memory, and external ones name other files); nesting is limited.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from resnets.data.errors import DataError
 
 MAX_XML_BYTES = 1 << 26
 MAX_XML_DEPTH = 100
-_DECLARED = re.compile(rb"""\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([^"']{1,60})["']""")
-_MARKS = (
+_XML_ENCODING = re.compile(rb"""\A\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([^"']{1,60})["']""")
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it starts with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, since it begins with its mark
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Encodings that later ones extend, which tools write under the old name.
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-_NOT_PLAIN = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
+# Tools write the name of an encoding when they use its extension.
+_EXTENDED_BY = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+_UNUSABLE = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """The document in `data`; DataError where it is no JSON."""
+    """Parse JSON; DataError if it is invalid."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -39,26 +39,26 @@ def parse_json(data: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: no JSON ({error.reason}); save it as UTF-8") from error
     except ValueError as error:
-        raise DataError(f"{where}: no JSON ({_line(error)}); restore it") from error
+        raise DataError(f"{where}: no JSON ({_one_line(error)}); restore it") from error
 
 
 def parse_xml(data: bytes, where: str) -> ElementTree.Element:
-    """The root element of `data`, all tags in lower case and without namespace.
+    """Parse XML into its root element, with all tags in lower case and without namespaces.
 
-    The encoding is that of a byte order mark, or the one declared, or UTF-8. DataError: damaged,
-    in an unknown encoding, with entities of its own, or nested deeper than MAX_XML_DEPTH.
+    The encoding is that of a byte order mark, the declared one, or UTF-8. DataError: damaged, in an
+    unknown encoding, with entity declarations, or nested deeper than MAX_XML_DEPTH.
     """
     if len(data) > MAX_XML_BYTES:
         raise DataError(f"{where}: is no XML of annotations ({len(data):,} bytes)")
     try:
-        return _parse_xml(_decoded_xml(data))
+        return _parse_xml(_decode_xml(data))
     except (expat.ExpatError, ValueError) as error:
-        raise DataError(f"{where}: is no XML ({_line(error)})") from error
+        raise DataError(f"{where}: is no XML ({_one_line(error)})") from error
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Text in UTF-8, or in UTF-16 with a byte order mark; DataError where it is neither."""
-    encoding, start = _marked(data)
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark; DataError for anything else."""
+    encoding, start = _byte_order_mark(data)
     try:
         return data[start:].decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
@@ -67,19 +67,19 @@ def decode_text(data: bytes, where: str) -> str:
         ) from error
 
 
-def _marked(data: bytes) -> tuple[str, int]:
-    """The encoding that a byte order mark states, "" without one, and the mark's length."""
-    for mark, encoding in _MARKS:
+def _byte_order_mark(data: bytes) -> tuple[str, int]:
+    """Return the encoding and length of a byte order mark; "" and 0 without one."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return encoding, len(mark)
     return "", 0
 
 
-def _decoded_xml(data: bytes) -> str:
-    encoding, start = _marked(data)
-    declared = _DECLARED.match(data[start:])
+def _decode_xml(data: bytes) -> str:
+    encoding, start = _byte_order_mark(data)
+    declared = _XML_ENCODING.match(data[start:])
     if not encoding and declared:
-        encoding = _codec(declared[1].decode("ascii", "replace"))
+        encoding = _find_codec(declared[1].decode("ascii", "replace"))
     try:
         return data[start:].decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
@@ -87,14 +87,14 @@ def _decoded_xml(data: bytes) -> str:
         raise ValueError(message) from error
 
 
-def _codec(declared: str) -> str:
+def _find_codec(declared: str) -> str:
     try:
-        found = codecs.lookup(declared)
+        codec = codecs.lookup(declared)
     except (LookupError, ValueError):
-        found = None
-    if found is None or not found._is_text_encoding or found.name in _NOT_PLAIN:
+        codec = None
+    if codec is None or not codec._is_text_encoding or codec.name in _UNUSABLE:
         raise ValueError(f"its encoding {declared!r} is unknown; save it as UTF-8")
-    return _WIDER.get(found.name, found.name)
+    return _EXTENDED_BY.get(codec.name, codec.name)
 
 
 def _parse_xml(text: str) -> ElementTree.Element:
@@ -106,17 +106,17 @@ def _parse_xml(text: str) -> ElementTree.Element:
         depth += 1
         if depth > MAX_XML_DEPTH:
             raise ValueError(f"nested deeper than {MAX_XML_DEPTH}")
-        builder.start(_plain(tag), attributes)
+        builder.start(_local_name(tag), attributes)
 
     def end(tag: str) -> None:
         nonlocal depth
         depth -= 1
-        builder.end(_plain(tag))
+        builder.end(_local_name(tag))
 
     def entity(name: str, *_: Any) -> None:
         raise ValueError(f"it declares the entity {name!r}; entities are not read")
 
-    parser = expat.ParserCreate("utf-8")  # whatever it declares: it is decoded already
+    parser = expat.ParserCreate("utf-8")  # overrides the declared one: it is decoded already
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, entity
@@ -124,9 +124,9 @@ def _parse_xml(text: str) -> ElementTree.Element:
     return builder.close()
 
 
-def _plain(tag: str) -> str:
+def _local_name(tag: str) -> str:
     return tag.rpartition(":")[2].lower()
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""COCO segmentations (polygons, run lengths) to pixels and back, through pycocotools' format."""
+"""COCO segmentations (polygons, run lengths) to masks and back, in pycocotools' format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from resnets.config import ConfigError
 from resnets.detect.data.types import Pixels, Segmentation
 
-Run = dict[str, Any]  # {"size": [H, W], "counts": bytes}, compressed run lengths
+RunLengths = dict[str, Any]  # {"size": [H, W], "counts": bytes}, compressed run lengths
 
 
 class MaskError(ValueError):
@@ -24,7 +24,7 @@ class MaskError(ValueError):
 def render_masks(
     outlines: Sequence[Segmentation], size: tuple[int, int], stored: tuple[int, int]
 ) -> Pixels:
-    """Masks (M, H, W) uint8 of 0 and 1 at `size` (H, W) of outlines drawn for `stored` (H, W).
+    """Draw masks (M, H, W) uint8 of 0 and 1 at `size` (H, W) from outlines for `stored` (H, W).
 
     Polygons are scaled before they are filled; run lengths are filled and then resized (nearest).
     """
@@ -32,8 +32,8 @@ def render_masks(
     for row, outline in enumerate(outlines):
         if not isinstance(outline, dict):
             scale = (size[1] / stored[1], size[0] / stored[0])
-            polygons = [_scaled(points, scale) for points in outline]
-            masks[row] = decode_mask(_filled(polygons, size))
+            polygons = [_scale_polygon(points, scale) for points in outline]
+            masks[row] = decode_mask(_fill_polygons(polygons, size))
             continue
         mask = decode_mask(encode_outline(outline, stored))
         if mask.shape != size:
@@ -43,10 +43,10 @@ def render_masks(
     return masks
 
 
-def encode_outline(outline: Segmentation, stored: tuple[int, int]) -> Run:
-    """Compressed run lengths of a segmentation of a image of `stored` (H, W) pixels."""
+def encode_outline(outline: Segmentation, stored: tuple[int, int]) -> RunLengths:
+    """Return the compressed run lengths of a segmentation of an image of `stored` (H, W) px."""
     if not isinstance(outline, dict):
-        return _filled(outline, stored)
+        return _fill_polygons(outline, stored)
     if isinstance(outline["counts"], list):
         return _api().frPyObjects(outline, *stored)
     counts = outline["counts"]
@@ -56,17 +56,17 @@ def encode_outline(outline: Segmentation, stored: tuple[int, int]) -> Run:
 def outline_box(
     outline: Segmentation, stored: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """The box (left, top, right, bottom) in px around a segmentation; zeros around an empty one."""
+    """Return the box (left, top, right, bottom) in px around a segmentation; zeros if empty."""
     if isinstance(outline, dict):
-        return _run_bounds(outline["counts"], stored[0])
+        return _run_lengths_box(outline["counts"], stored[0])
     corners = np.concatenate([np.asarray(points, np.float64) for points in outline]).reshape(-1, 2)
     (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
     return left, top, right, bottom
 
 
-def _run_bounds(counts: Any, height: int) -> tuple[float, float, float, float]:
-    """The box around checked run lengths of columns of `height` pixels; needs no pycocotools."""
-    ends = np.cumsum(counts if isinstance(counts, list) else _runs(counts))
+def _run_lengths_box(counts: Any, height: int) -> tuple[float, float, float, float]:
+    """Return the box around valid run lengths in columns of `height` px, without pycocotools."""
+    ends = np.cumsum(counts if isinstance(counts, list) else _decompress_runs(counts))
     stops = ends[1::2]
     starts = ends[::2][: len(stops)]
     starts, stops = starts[stops > starts], stops[stops > starts]
@@ -78,8 +78,8 @@ def _run_bounds(counts: Any, height: int) -> tuple[float, float, float, float]:
     return float(first.min()), float(top), float(last.max() + 1), float(bottom)
 
 
-def encode_masks(masks: NDArray[Any]) -> list[Run]:
-    """Compressed run lengths of masks (N, H, W) of 0 and 1."""
+def encode_masks(masks: NDArray[Any]) -> list[RunLengths]:
+    """Encode masks (N, H, W) of 0 and 1 as compressed run lengths."""
     return [_api().encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
 
 
@@ -93,16 +93,19 @@ def encode_run_lengths(mask: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def decode_mask(run: Run) -> Pixels:
-    """The mask (H, W) uint8 of 0 and 1."""
+def decode_mask(run: RunLengths) -> Pixels:
+    """Decode run lengths into a mask (H, W) uint8 of 0 and 1."""
     return np.ascontiguousarray(_api().decode(run))
 
 
 def check_segmentation(outline: Any, height: int, width: int, tolerance: float) -> None:
-    """MaskError unless `outline` can be drawn in a image of this size, within `tolerance` px."""
+    """Raise MaskError if `outline` cannot be drawn in an image of height x width px.
+
+    tolerance: px by which corners may pass the edge.
+    """
     try:
         if isinstance(outline, dict):
-            _check_run(outline, height, width)
+            _check_run_lengths(outline, height, width)
             return
         if not isinstance(outline, list | tuple) or not outline:
             raise MaskError("is neither polygons nor run lengths")
@@ -110,43 +113,43 @@ def check_segmentation(outline: Any, height: int, width: int, tolerance: float) 
             _check_polygon(points, height, width, tolerance)
     except MaskError:
         raise
-    except (ValueError, TypeError, OverflowError) as error:  # lists of anything, at any depth
+    except (ValueError, TypeError, OverflowError) as error:  # nested lists of any type
         raise MaskError(f"is not made of plain numbers ({type(error).__name__})") from None
 
 
 def _check_polygon(points: Any, height: int, width: int, tolerance: float) -> None:
-    listed = isinstance(points, list | tuple | np.ndarray)
-    if not listed or len(points) < 6 or len(points) % 2:
+    is_list = isinstance(points, list | tuple | np.ndarray)
+    if not is_list or len(points) < 6 or len(points) % 2:
         raise MaskError("has a polygon of fewer than three corners, or half a corner")
     corners = np.asarray(points)
     if corners.dtype.kind not in "iuf" or corners.ndim != 1 or not np.isfinite(corners).all():
         raise MaskError("has a corner that is no finite number")
-    across, down = corners[::2], corners[1::2]
-    beyond = max(-across.min(), -down.min(), across.max() - width, down.max() - height)
-    if beyond > tolerance:
-        raise MaskError(f"passes the edge of {width}x{height} by {beyond:.0f} px")
+    x, y = corners[::2], corners[1::2]
+    overhang = max(-x.min(), -y.min(), x.max() - width, y.max() - height)
+    if overhang > tolerance:
+        raise MaskError(f"passes the edge of {width}x{height} by {overhang:.0f} px")
 
 
-def _check_run(outline: dict[str, Any], height: int, width: int) -> None:
+def _check_run_lengths(outline: dict[str, Any], height: int, width: int) -> None:
     size, counts = outline.get("size"), outline.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise MaskError(f"is for (height, width) {size}, not {[height, width]}")
     if isinstance(counts, list):
-        whole = all(isinstance(count, int) and count >= 0 for count in counts)
-        if not whole or sum(counts) != height * width:
+        valid = all(isinstance(count, int) and count >= 0 for count in counts)
+        if not valid or sum(counts) != height * width:
             raise MaskError(f"has runs that do not add up to {height} x {width} pixels")
         return
     if not isinstance(counts, str | bytes):
         raise MaskError("has no run lengths (counts)")
-    if sum(_runs(counts)) != height * width:
+    if sum(_decompress_runs(counts)) != height * width:
         raise MaskError(f"has compressed runs that do not add up to {height} x {width} pixels")
 
 
-def _runs(counts: str | bytes) -> list[int]:
-    """Run lengths of COCO's compressed form, so that damaged ones never reach the C decoder.
+def _decompress_runs(counts: str | bytes) -> list[int]:
+    """Decode COCO's compressed run lengths, so that damaged ones never reach the C decoder.
 
-    Six bits a character from "0" on, the low five a digit, the sixth "more follows"; from the
-    fourth run on each is the difference to the run two before it (cocoapi, maskApi.c).
+    Six bits per character from "0" on: the low five are a digit, the sixth means "more follows".
+    From the fourth run on, each is the difference to the run two before it (cocoapi, maskApi.c).
     """
     letters = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
     runs: list[int] = []
@@ -170,20 +173,20 @@ def _runs(counts: str | bytes) -> list[int]:
     return runs
 
 
-def _filled(polygons: Sequence[Any], size: tuple[int, int]) -> Run:
+def _fill_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> RunLengths:
     api = _api()
     lists = [np.asarray(points, np.float64).tolist() for points in polygons]
     return api.merge(api.frPyObjects(lists, *size))
 
 
-def _scaled(points: Sequence[float], scale: tuple[float, float]) -> list[float]:
+def _scale_polygon(points: Sequence[float], scale: tuple[float, float]) -> list[float]:
     corners = np.asarray(points, np.float64).reshape(-1, 2) * scale
     return corners.reshape(-1).tolist()
 
 
 @cache
 def _api() -> Any:
-    """faster-coco-eval's masks, which have pycocotools' interface."""
+    """Return faster-coco-eval's mask module, which has pycocotools' interface."""
     try:
         return importlib.import_module("faster_coco_eval.core.mask")
     except ImportError as error:

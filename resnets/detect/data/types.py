@@ -1,4 +1,4 @@
-"""Images with boxes, masks and class maps, and what models find in them."""
+"""Annotated images and splits, and what models detect in an image."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
 
 class Detections(TypedDict):
-    """What a model found in one image, N objects, as evaluation and drawing take it.
+    """The detections of a model in one image, N objects.
 
     boxes: (N, 4) left, top, right, bottom in pixels of the upright stored image. scores: (N,) in
-    0..1. labels: (N,) index into the classes, no background. masks: N compressed COCO run lengths
-    of the stored image's size, where the model gives masks.
+    0..1. labels: (N,) index into the classes, without background. masks: N compressed COCO run
+    lengths at the stored image's size, if the model predicts masks.
     """
 
     boxes: Floats
@@ -43,9 +43,9 @@ class Detections(TypedDict):
 
 
 class Located(TypedDict):
-    """One box for each of K classes in an image, as a localizer gives it.
+    """One box for each of K classes in an image, from a localizer.
 
-    scores: (K,) how likely each class is. boxes: (K, 4) px of the stored image; NaN = none.
+    scores: (K,) probability of each class. boxes: (K, 4) px of the stored image; NaN = none.
     """
 
     scores: Floats
@@ -54,12 +54,12 @@ class Located(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is known of one image; M objects.
+    """The annotations of one image; M objects.
 
     boxes: (M, 4) float32, left, top, right, bottom in pixels of the upright stored image.
     labels: (M,) int64, index into the set's classes; there is no background class.
     crowd: (M,) bool, regions of many objects (COCO's iscrowd). difficult: (M,) bool (VOC's).
-    areas: (M,) float32, pixels of the object: of its mask where it has one, else of its box.
+    areas: (M,) float32, pixels of the object: of its mask if it has one, else of its box.
     masks: a COCO segmentation of each object, or None. semantic: class of each pixel, or None.
     """
 
@@ -79,7 +79,7 @@ class Target:
         return len(self.labels)
 
     def take(self, rows: Ints | Flags) -> Target:
-        """The same image with the objects of `rows` only."""
+        """Return the same image with the objects of `rows` only."""
         kept = np.arange(len(self))[rows]
         return replace(
             self,
@@ -97,8 +97,7 @@ class DetectionSplit:
     """A training, validation or test set; `targets` has one entry for each of `files`.
 
     category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`, None for
-    those that the source does not have. summary: what was
-    understood of the set that it is a split of.
+    classes that the source does not have. summary: of the data set that this is a split of.
     """
 
     files: Files
@@ -118,19 +117,19 @@ class DetectionSplit:
 
     @property
     def present(self) -> tuple[int, ...]:
-        """The classes, by number, that the source has."""
+        """Indices of the classes that the source has."""
         return tuple(n for n, number in enumerate(self.category_ids) if number is not None)
 
     def read(self, index: int) -> tuple[Pixels, Target]:
-        """The upright image (H, W, 3) uint8 and what is known of it; DataError as `read_at`."""
+        """Read the upright image (H, W, 3) uint8 and its target; DataError as of `read_at`."""
         target = self.targets[index]
         return self.read_at(index, (target.height, target.width)), target
 
     def read_at(self, index: int, size: tuple[int, int]) -> Pixels:
-        """The upright image at `size` (H, W): (H, W, 3) uint8, bilinear and antialiased.
+        """Read the upright image at `size` (H, W): (H, W, 3) uint8, bilinear and antialiased.
 
-        DataError names an image that cannot be read, or whose size is not the one its annotations
-        were made for.
+        DataError names an image that cannot be read, or whose size differs from that of its
+        annotations.
         """
         name, target = self.files.name(index), self.targets[index]
         data = self.files.read(index)
@@ -143,6 +142,6 @@ class DetectionSplit:
         return pixels
 
     def take(self, rows: Ints) -> DetectionSplit:
-        """The images of `rows`, renumbered from 0."""
+        """Return the split of the images `rows`, renumbered from 0."""
         targets = [self.targets[row] for row in rows]
         return replace(self, files=self.files.take(rows), targets=targets)

@@ -1,8 +1,8 @@
 """Scalars of annotation files in any spelling: flags, numbers, ids, sizes, boxes and names.
 
-Tools write the same value as 1, 1.0, "1", true or "yes". Every reader of annotations takes its
-scalars through here, so that a spelling means the same in all of them. What cannot be read is
-distinguished from what is not there.
+Tools write the same value as 1, 1.0, "1", true or "yes". All readers of annotations use these
+functions, so that a spelling has the same meaning everywhere. Invalid and missing values are
+distinguished.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _YES = frozenset({"1", "true", "yes", "y", "t", "on"})
 _NO = frozenset({"", "0", "false", "no", "n", "f", "off", "none", "null", "unspecified"})
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0*)?")
 _LARGEST = 1e38
-_LONGEST = 100  # letters of a number
+_LONGEST = 100  # characters of a number
 
 
 def read_flag(value: Any) -> bool | None:
-    """Yes or no; what is not stated is no, and None what is neither.
+    """Read a flag; a missing value is False, an invalid one None.
 
     >>> [read_flag(value) for value in ("0", "1", True, 0.0, "yes", None, "", "maybe", 2)]
     [False, True, True, False, True, False, False, None, None]
@@ -39,7 +39,7 @@ def read_flag(value: Any) -> bool | None:
 
 
 def read_number(value: Any) -> float:
-    """A number, or text that is one; NaN for all else, and for those that float32 cannot hold.
+    """Read a number or its text; NaN if it is invalid or exceeds float32.
 
     >>> [read_number(value) for value in (3, " 4.5 ", "1e2", True, "12 px", [1])]
     [3.0, 4.5, 100.0, nan, nan, nan]
@@ -60,7 +60,7 @@ def read_number(value: Any) -> float:
 
 
 def read_side(value: Any) -> int:
-    """A side of an image in pixels; 0 = not stated, -1 = what no side can be.
+    """Read a side of an image in pixels; 0 = not stated, -1 = invalid.
 
     >>> [read_side(value) for value in (640, "640.0", None, "", 0, -5, "wide")]
     [640, 640, 0, 0, 0, -1, -1]
@@ -72,7 +72,7 @@ def read_side(value: Any) -> int:
 
 
 def read_id(value: Any) -> int | str | None:
-    """An id: whole numbers in any spelling are the same id; None for what is no id.
+    """Read an id; whole numbers in any spelling are the same id. None if it is invalid.
 
     >>> [read_id(value) for value in (7, "7", 7.0, "7.0", "007", "a 7", True, None, [7])]
     [7, 7, 7, 7, '007', 'a 7', None, None, None]
@@ -91,7 +91,7 @@ def read_id(value: Any) -> int | str | None:
 
 
 def read_box(value: Any) -> Box:
-    """Four numbers in a list or in text ("1, 2, 3, 4"); NaN for what is none.
+    """Read four numbers from a list or text ("1, 2, 3, 4"); NaN for invalid ones.
 
     >>> read_box(["1", 2, 3.5, "4"])
     (1.0, 2.0, 3.5, 4.0)
@@ -107,7 +107,7 @@ def read_box(value: Any) -> Box:
 
 
 def read_name(value: Any) -> str:
-    """A name in Unicode's composed form (NFC) without spaces around it; "" for what is none."""
+    """Read a name, stripped and in Unicode's composed form (NFC); "" if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     if isinstance(value, float) and not math.isfinite(value):

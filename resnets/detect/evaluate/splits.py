@@ -112,7 +112,7 @@ def reorder(split: DetectionSplit, classes: Sequence[str]) -> DetectionSplit:
 
     def moved(target: Target) -> Target:
         semantic = target.semantic
-        semantic = None if semantic is None else semantic.relabeled(labels)
+        semantic = None if semantic is None else semantic.relabel(labels)
         return dataclasses.replace(target, labels=lookup[target.labels], semantic=semantic)
 
     number_of = dict(zip(outputs, split.category_ids, strict=True))

@@ -23,8 +23,8 @@ from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, F
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
-from resnets.detect.class_maps.folders import find_semantic
-from resnets.detect.class_maps.source import open_semantic
+from resnets.detect.class_maps.folders import find_class_maps
+from resnets.detect.class_maps.source import open_class_maps
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.formats.coco.find import explain_no_coco
 from resnets.detect.formats.folder_splits import split_by_folders
@@ -272,8 +272,8 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
     store = open_store(str(fetch_voc(where)) if where in NAMES else where)
     name = store.name
     if task == "segment":
-        if maps := find_semantic(store, detect.class_map_folder):
-            return open_semantic(store, maps, name, detect)
+        if maps := find_class_maps(store, detect.class_map_folder):
+            return open_class_maps(store, maps, name, detect)
         found = [each for each in find_formats(store, detect.format) if each.format.outlines]
         if found and not detect.class_map:
             note = f"class maps are drawn from the outlines of {found[0].format.name}"

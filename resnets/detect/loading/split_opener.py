@@ -12,8 +12,13 @@ import numpy as np
 from resnets.config import DetectSpec
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
-from resnets.detect.class_maps.drawn import SCANNED, drawn, scan_drawn, with_background
-from resnets.detect.class_maps.source import evenly_spread, scan_maps
+from resnets.detect.class_maps.outline_maps import (
+    NUM_SCANNED,
+    add_background,
+    draw_class_map,
+    scan_outline_maps,
+)
+from resnets.detect.class_maps.source import scan_maps, spread_evenly
 from resnets.detect.data.class_maps import UnknownValueError
 from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
 from resnets.detect.formats.problems import (
@@ -134,7 +139,7 @@ class SplitOpener:
                 first, *others = bad.values()
                 more = f" ({len(others):,} more maps likewise)" if others else ""
                 raise error(f"{first}{more}")
-        if (wrong := scan.suspicious()) is not None:
+        if (wrong := scan.find_error()) is not None:
             raise DataError(f"{where}: class maps: {wrong}")
         lines = [*scan.lines(), *scan.warnings()]
         self.notes += lines
@@ -148,14 +153,14 @@ class SplitOpener:
 
     def _say_shares(self, images: Sequence[RawImage], titles: str) -> None:
         """What share of the pixels each class has in maps drawn from outlines."""
-        classes, background = with_background(self.source.classes)
+        classes, background = add_background(self.source.classes)
         shift = len(classes) - len(self.source.classes)
         targets = (
-            drawn(to_target(images[row], masks=True), background, shift)
-            for row in evenly_spread(len(images), SCANNED)
+            draw_class_map(to_target(images[row], masks=True), background, shift)
+            for row in spread_evenly(len(images), NUM_SCANNED)
         )
         maps = [each.semantic for each in targets if each.semantic is not None]
-        lines = scan_drawn(maps, classes, len(images)).lines()
+        lines = scan_outline_maps(maps, classes, len(images)).lines()
         self.notes += lines
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
@@ -178,7 +183,7 @@ class SplitOpener:
         classes, ids = self.source.classes, self.source.original_ids or self.source.category_ids
         background = 0
         if self.drawn:
-            classes, background = with_background(classes)
+            classes, background = add_background(classes)
             ids = (*range(len(classes)),) if len(classes) > len(ids) else ids
         targets = []
         for row, image in enumerate(images):
@@ -186,7 +191,7 @@ class SplitOpener:
             if map_files is not None and coding is not None:
                 target = replace(target, semantic=ClassMap(map_files, row, coding))
             if self.drawn:
-                target = drawn(target, background, len(classes) - len(self.source.classes))
+                target = draw_class_map(target, background, len(classes) - len(self.source.classes))
             targets.append(target)
         return DetectionSplit(
             files=self.source.store.take(paths),

@@ -22,14 +22,14 @@ from resnets.data.timings import Timings
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.class_maps import UnknownValueError
 from resnets.detect.data.transforms import (
-    Change,
-    change_boxes,
-    change_classes,
-    change_image,
-    change_masks,
+    ResizeFlip,
     crop_object,
-    cut,
-    fitted_size,
+    crop_square,
+    fit_size,
+    transform_boxes,
+    transform_class_map,
+    transform_image,
+    transform_masks,
 )
 from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Target
 from resnets.detect.formats.records import Task
@@ -148,7 +148,7 @@ class DetectStream:
         most = self.detect.scale[1]
         shorter = max(self.detect.train_sizes) * most
         longer = self.detect.max_size * most
-        height, width = fitted_size(target.width, target.height, shorter, longer)
+        height, width = fit_size(target.width, target.height, shorter, longer)
         if self.task == "segment":
             return 4 * self.detect.crop**2
         return height * width * (3 + (len(target) if self.task == "instances" else 0))
@@ -178,29 +178,31 @@ class DetectStream:
         sizes, (least, most) = self.detect.train_sizes, self.detect.scale
         factor = least + (most - least) * luck(STREAM_SCALE)
         shorter = sizes[int(luck(STREAM_SIZE) * len(sizes))] * factor
-        change = Change(
-            fitted_size(target.width, target.height, shorter, self.detect.max_size * factor),
+        transform = ResizeFlip(
+            fit_size(target.width, target.height, shorter, self.detect.max_size * factor),
             flip=self.detect.flip and luck(order.STREAM_FLIP) < 0.5,
             flip_vertical=self.detect.flip_vertical and luck(STREAM_FLIP_VERTICAL) < 0.5,
         )
-        changed = change_image(self.split.read_at(row, change.size), change)
-        boxes = change_boxes(target.boxes, (target.height, target.width), change)
+        image = transform_image(self.split.read_at(row, transform.size), transform)
+        boxes = transform_boxes(target.boxes, (target.height, target.width), transform)
         if self.task == "localize" and self.detect.train_crop is not None:
             draws = [luck(STREAM_OBJECT + number) for number in range(2 * CROP_TRIES)]
-            places = list(zip(draws[::2], draws[1::2], strict=True))
-            inside, boxes, kept = crop_object(boxes, change.size, self.detect.train_crop, places)
-            return Sample(row, changed[inside], boxes, target.labels[kept], None, None)
+            positions = list(zip(draws[::2], draws[1::2], strict=True))
+            inside, boxes, kept = crop_object(
+                boxes, transform.size, self.detect.train_crop, positions
+            )
+            return Sample(row, image[inside], boxes, target.labels[kept], None, None)
         if self.task != "segment":
-            masks = change_masks(target, change) if self.task == "instances" else None
-            return Sample(row, changed, boxes, target.labels, masks, None)
+            masks = transform_masks(target, transform) if self.task == "instances" else None
+            return Sample(row, image, boxes, target.labels, masks, None)
         assert target.semantic is not None
         with BUDGET.room(target.height * target.width):
-            classes = change_classes(target.semantic.read(), change)
+            classes = transform_class_map(target.semantic.read(), transform)
         fill = [round(255 * mean) for mean in self.preprocessor.spec.mean]
         fill = fill[::-1] if self.preprocessor.spec.channel_order == "bgr" else fill
-        where = luck(STREAM_CUT), luck(STREAM_CUT + 1)
-        changed, classes = cut(changed, classes, self.detect.crop, where, fill)
-        return Sample(row, changed, boxes, target.labels, None, classes)
+        position = luck(STREAM_CUT), luck(STREAM_CUT + 1)
+        image, classes = crop_square(image, classes, self.detect.crop, position, fill)
+        return Sample(row, image, boxes, target.labels, None, classes)
 
     def _batch(self, samples: list[Sample]) -> Batch:
         images = [self._image(sample.pixels) for sample in samples]

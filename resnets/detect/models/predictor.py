@@ -18,7 +18,7 @@ from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, FolderFiles, read_file
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.data.transforms import fitted_size
+from resnets.detect.data.transforms import fit_size
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import Meter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
@@ -97,7 +97,7 @@ class Predictor:
         pixels, stored = decode_fitted(
             data,
             name,
-            lambda width, height: fitted_size(width, height, self.shorter, self.longer),
+            lambda width, height: fit_size(width, height, self.shorter, self.longer),
         )
         return InferenceInput(row, stored, torch.from_numpy(pixels).permute(2, 0, 1))
 

@@ -47,8 +47,8 @@ def find_voc(store: Store) -> dict[str, list[str]]:
         return found
     files_by_folder = defaultdict(list)
     for path in files:
-        folders = PurePosixPath(path).parts[:-1]
-        files_by_folder[next((name for name in folders if split_role(name)), "")].append(path)
+        parents = PurePosixPath(path).parts[:-1]
+        files_by_folder[next((name for name in parents if split_role(name)), "")].append(path)
     return dict(files_by_folder)
 
 

@@ -108,12 +108,10 @@ def match_labels(store: Store, parts: Mapping[str, Iterable[str]]) -> LabelFiles
         elif others:
             shared[label] = [first, *others]
     conflicting = {}
-    for image, label in by_image.items():
-        others = [each for each in candidates[image] if each != label and each not in claims]
-        if label is not None and any(
-            _have_different_objects(store, label, each) for each in others
-        ):
-            conflicting[image] = [label, *others]
+    for image, own in by_image.items():
+        others = [each for each in candidates[image] if each != own and each not in claims]
+        if own is not None and any(_have_different_objects(store, own, each) for each in others):
+            conflicting[image] = [own, *others]
     orphans, unpaired_folders = _find_orphans(store, files, parts, by_image)
     return LabelFiles(by_image, shared, conflicting, frozenset(copies), orphans, unpaired_folders)
 
