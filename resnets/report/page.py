@@ -19,7 +19,7 @@ from markupsafe import Markup
 from resnets.report.figures import inline_drawing, inline_plot, to_svg
 from resnets.report.index import REPORT, update_index
 from resnets.report.render import Row, lead_of, render
-from resnets.utils.csv_files import CsvWriter
+from resnets.utils.csv_files import write_csv
 from resnets.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ class Numbers:
 
     def write(self, path: Path) -> None:
         """Write the CSV file, whole or not at all."""
-        with (
-            atomic_write(path) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as file,
-        ):
-            writer = CsvWriter(file)
-            writer.writerow(self.columns)
-            writer.writerows(self.rows)
+        write_csv(path, self.columns, self.rows)
 
 
 @dataclass(frozen=True)

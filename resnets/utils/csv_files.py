@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
+from resnets.utils.files import atomic_write
 from resnets.utils.printable import printable, valid_text
 
 # Spreadsheets evaluate a cell that begins with one of these as a formula. A leading quote makes it
@@ -56,3 +58,11 @@ def read_rows(file: IO[str]) -> Iterator[Sequence[str]]:
     """
     for cells in csv.reader(file, strict=True):
         yield [unescape_formula(cell) for cell in cells]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file atomically; see `CsvWriter`."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = CsvWriter(file)
+        writer.writerow(header)
+        writer.writerows(rows)

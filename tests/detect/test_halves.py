@@ -11,8 +11,8 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.detect.formats.records import RawImage, RawObject
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.store import open_store
+from resnets.detect.loading.image_sets import class_imbalances, halve_by_class
 from resnets.detect.loading.sources import find_source, open_detection, open_set
-from resnets.detect.loading.val_halves import imbalances, split_by_classes
 
 DET = DetectSpec(train_set="train+val1", val_set="val2")
 
@@ -90,16 +90,16 @@ def test_rare_classes_are_in_both_halves() -> None:
         image(f"{n}", [0] * 3 + [1 + n % 5] * (n % 3) + ([9] if n < 2 else [])) for n in range(40)
     ]
     images += [image(f"empty{n}", []) for n in range(10)]
-    first, second = split_by_classes(images)
+    first, second = halve_by_class(images)
     assert abs(len(first) - len(second)) <= 2
-    assert imbalances(first, second)[-1] == 0  # the two objects of class 9
-    assert max(imbalances(first, second)) <= 0.25
+    assert class_imbalances(first, second)[-1] == 0  # the two objects of class 9
+    assert max(class_imbalances(first, second)) <= 0.25
     assert sorted(each.name for each in first + second) == sorted(each.name for each in images)
-    assert split_by_classes(images) == (first, second)
+    assert halve_by_class(images) == (first, second)
 
 
 def test_real_images_are_halved_by_class(shared_data: Path) -> None:
     images = find_source(str(shared_data / "bccd.tar"), "detect").load("val").images
-    first, second = split_by_classes(images)
+    first, second = halve_by_class(images)
     assert (len(first), len(second)) == (44, 43)
-    assert max(imbalances(first, second)) < 0.05  # R-CNN's halves of ImageNet's: 0.11
+    assert max(class_imbalances(first, second)) < 0.05  # R-CNN's halves of ImageNet's: 0.11

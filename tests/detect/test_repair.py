@@ -20,7 +20,7 @@ from colored_sets import (
 from PIL import Image
 
 from resnets.data.errors import DataError
-from resnets.detect.check.repair import LIST, repair_annotations
+from resnets.detect.check.repair import REPORT_FILE, repair_annotations
 from resnets.detect.check.run import check_annotations
 from resnets.detect.data.masks import decode_mask, encode_masks, encode_outline
 from resnets.detect.loading.sources import find_source
@@ -37,7 +37,7 @@ def coco(root, count=6, **drawing):
 def repaired(root, out):
     """The report, after a look that objects of the old files are in the new ones or in the list."""
     report = repair_annotations(str(root), "instances", out)
-    with (out / LIST).open(newline="", encoding="utf-8") as file:
+    with (out / REPORT_FILE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     written = sum(len(json.loads(path.read_text())["annotations"]) for path in out.rglob("*.json"))
     left_out = [row for row in rows if row["outcome"] == "left out"]
@@ -237,7 +237,7 @@ def test_the_command_says_where_the_list_is(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path / "set"), *arguments]) == 1
     said = capsys.readouterr().out
     assert "6 objects: 5 kept (0 of them corrected), 1 left out" in said
-    assert str(tmp_path / "out" / LIST) in said
+    assert str(tmp_path / "out" / REPORT_FILE) in said
 
 
 def corners_for_sides(entry):
@@ -317,7 +317,7 @@ def rescaled(root, sizes):
 
 
 def rows_of(out):
-    with (out / LIST).open(newline="", encoding="utf-8") as file:
+    with (out / REPORT_FILE).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

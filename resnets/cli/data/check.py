@@ -94,7 +94,7 @@ class Check:
         from resnets.data.check.verdict import exit_code
         from resnets.data.dataset.summary import announce
         from resnets.detect.check.images import annotated_contents
-        from resnets.detect.check.run import annotation_tasks, why_none
+        from resnets.detect.check.run import annotation_tasks, explain_no_annotations
 
         listed, leave_out = self._options()
         out = self.out or Path(f"{Path(self.source).resolve().name.split('.')[0]}-check")
@@ -114,7 +114,7 @@ class Check:
         )
         tasks = annotation_tasks(self.source, detect)
         if self.repair is not None and not tasks:
-            raise ConfigError(f"--repair: {self.source}: {why_none(self.source)}")
+            raise ConfigError(f"--repair: {self.source}: {explain_no_annotations(self.source)}")
         contents = (
             annotated_contents(spec, tasks[0], detect)
             if tasks

@@ -88,11 +88,11 @@ def print_annotation_check(check: AnnotationCheck, out: Path) -> None:
 
 def repair(source: str, task: Task, out: Path, detect: DetectSpec) -> None:
     """Write corrected annotations into the new folder `out` and print a summary."""
-    from resnets.detect.check.repair import LIST, repair_annotations
+    from resnets.detect.check.repair import REPORT_FILE, repair_annotations
 
     result = repair_annotations(source, task, out, detect)
     echo(f"wrote {out}: {result.summary()}")
-    echo(f"changes and omissions: {out / LIST}; train on it with --data {out}")
+    echo(f"changes and omissions: {out / REPORT_FILE}; train on it with --data {out}")
 
 
 def _show_progress(sizes: Iterable[object], total: int) -> Iterable[object]:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnets.config import ConfigError, DataSpec, atomic_write
+from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Part, Source
 from resnets.data.errors import DataError
-from resnets.utils.csv_files import CsvWriter, read_rows
+from resnets.utils.csv_files import read_rows, write_csv
 from resnets.utils.printable import valid_text
 
 COLUMNS = ("path", "label", "correction")
@@ -34,13 +34,7 @@ class Correction(NamedTuple):
 
 def write_corrections(path: Path, corrections: Iterable[Correction]) -> None:
     """Write a file that `read_corrections` reads back, whole or not at all."""
-    with (
-        atomic_write(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = CsvWriter(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(corrections)
+    write_csv(path, COLUMNS, corrections)
 
 
 def read_corrections(path: Path) -> dict[str, tuple[int, Correction]]:

@@ -1,7 +1,7 @@
 """The images of an annotated set, by image set, as `data.check.run` reads and compares them.
 
-Only images that an image set lists count, each once: class maps are no images, and an image that
-both train and trainval list is one. An image that a training and a test set list is a leak.
+Only images in an image set count, each once: class maps are not images, and an image that is in
+both train and trainval is one. An image in a training and a test set is a leak.
 """
 
 from __future__ import annotations
@@ -23,67 +23,72 @@ from resnets.data.dataset.summary import DataSummary, rarest_object
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import LEAK, UNLISTED, Finding
 from resnets.data.splits.share import held_out_rows
-from resnets.detect.check.run import with_all
+from resnets.detect.check.run import open_full_set
 from resnets.detect.formats.records import RawDataset, RawObject, Task, set_role
 from resnets.detect.images.index import ImageIndex, fingerprint_images
 from resnets.detect.images.store import Store, open_store
 
-APART = ("test", "val", "train", "trainval")  # those kept apart come first
+SET_ORDER = ("test", "val", "train", "trainval")  # held-out sets first
 
 
 def annotated_contents(spec: DataSpec, task: Task, detect: DetectSpec | None = None) -> Contents:
-    """The images of `spec.source`, which has annotations for `task`.
+    """Return the images of `spec.source`, which has annotations for `task`.
 
-    Where those cannot be opened (`check_annotations` says why), all images that are no class maps.
+    If those cannot be opened (`check_annotations` says why), all images that are not class maps.
     """
     try:
-        return _by_set(spec, with_all(spec.source, task, detect))
+        return _build_contents(spec, open_full_set(spec.source, task, detect))
     except DataError:
         store = open_store(spec.source)
         return Contents(spec.source, [_section(store, "", ImageIndex.of(store).images)], ())
 
 
 def annotated_listing(where: str) -> str:
-    """Fingerprint of all images of an annotated set, in whatever image set."""
+    """Return the fingerprint of all images of an annotated set, in any image set."""
     return fingerprint_images(open_store(where))
 
 
-def _by_set(spec: DataSpec, source: RawDataset) -> Contents:
+def _build_contents(spec: DataSpec, source: RawDataset) -> Contents:
     images = {title: source.load(title).images for title in source.titles}
-    listed = {
+    paths_of = {
         title: sorted({each.path for each in found if each.path is not None})
         for title, found in images.items()
     }
-    maps = {each.class_map for found in images.values() for each in found}
-    parts = _parts(source.titles)
-    place: dict[str, str] = {}
+    class_maps = {each.class_map for found in images.values() for each in found}
+    role_of_title = _assign_roles(source.titles)
+    role_of_path: dict[str, str] = {}
     shared: dict[str, tuple[str, str]] = {}
-    for title in sorted(source.titles, key=lambda title: _rank(parts[title])):
-        for path in listed[title]:
-            first = place.setdefault(path, parts[title])
-            if {first, parts[title]} in ({"test", "train"}, {"val", "train"}):
-                shared[path] = parts[title], first
-    titles = sorted(set(parts.values()), key=_rank)
+    for title in sorted(source.titles, key=lambda title: _rank(role_of_title[title])):
+        for path in paths_of[title]:
+            first_role = role_of_path.setdefault(path, role_of_title[title])
+            if {first_role, role_of_title[title]} in ({"test", "train"}, {"val", "train"}):
+                shared[path] = role_of_title[title], first_role
+    titles = sorted(set(role_of_title.values()), key=_rank)
     sections = [
-        _section(source.store, title, [path for path, part in place.items() if part == title])
+        _section(
+            source.store, title, [path for path, part in role_of_path.items() if part == title]
+        )
         for title in titles
     ]
     if len(sections) == 1 and titles[0] not in ("test", "val"):
-        sections = _shares(source, spec, list(place))
-    findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place.keys() | maps)]
+        sections = _hold_out(source, spec, list(role_of_path))
+    findings = [
+        *_find_shared(source, spec, shared),
+        *_find_unlisted(source, spec, role_of_path.keys() | class_maps),
+    ]
     contents = Contents(spec.source, [each for each in sections if len(each.files)], findings)
-    of = {
+    objects_of = {
         source.store.display_path(str(each.path)): each.objects
         for found in images.values()
         for each in found
     }
-    return replace(contents, understood=_understood(contents, source, of))
+    return replace(contents, understood=_summarize(contents, source, objects_of))
 
 
-def _understood(
+def _summarize(
     contents: Contents, source: RawDataset, objects: Mapping[str, Sequence[RawObject]]
 ) -> DataSummary:
-    """What training says of the set, of all sections; `objects` by the name of their image."""
+    """Summarize the set as training does, from all sections; `objects` by name of their image."""
     training = [each for each in contents.sections if each.part not in ("test", "val", *SHARES[:2])]
     counts = Counter(
         each.label
@@ -103,26 +108,26 @@ def _understood(
     )
 
 
-def _parts(titles: Sequence[str]) -> dict[str, str]:
-    """What each image set is to training: "train", "val", "test", else its own title."""
+def _assign_roles(titles: Sequence[str]) -> dict[str, str]:
+    """Return the role of each image set in training: "train", "val", "test", or its own title."""
     roles = {title: set_role(title) for title in titles}
-    own = "train" in roles.values()
+    has_train = "train" in roles.values()
     return {
-        title: ("train" if role == "trainval" and not own else role) or title
+        title: ("train" if role == "trainval" and not has_train else role) or title
         for title, role in roles.items()
     }
 
 
 def _rank(part: str) -> tuple[int, str]:
-    return (APART.index(part) if part in APART else len(APART)), part
+    return (SET_ORDER.index(part) if part in SET_ORDER else len(SET_ORDER)), part
 
 
 def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
     return Section(title, store.take(paths), np.full(len(paths), -1, np.int64), ())
 
 
-def _shares(source: RawDataset, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
-    """The one image set of a source, divided as training divides it where no annotation is bad."""
+def _hold_out(source: RawDataset, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
+    """Divide the only image set of a source as training does if no annotation is bad."""
     files, ids = source.store.take(paths), hash_names(paths)
     content = file_keys(files) if affordable(files) else ids
     part = FilePart("", files, np.zeros(len(paths), np.int64), ids, content)
@@ -134,23 +139,25 @@ def _shares(source: RawDataset, spec: DataSpec, paths: Sequence[str]) -> list[Se
     ]
 
 
-def _shared(
+def _find_shared(
     source: RawDataset, spec: DataSpec, shared: dict[str, tuple[str, str]]
 ) -> Iterator[Finding]:
-    for path, (part, kept) in sorted(shared.items()):
-        name = _within(source, spec, path)
-        yield Finding(LEAK, name, f"listed in {kept} and in {part}", part, "", name, kept)
+    for path, (role, other_role) in sorted(shared.items()):
+        name = _path_in_set(source, spec, path)
+        yield Finding(
+            LEAK, name, f"listed in {other_role} and in {role}", role, "", name, other_role
+        )
 
 
-def _unlisted(source: RawDataset, spec: DataSpec, listed: Set[str | None]) -> Iterator[Finding]:
-    """Images that no image set lists and that are no class maps, all in one finding."""
-    others = [path for path in ImageIndex.of(source.store).images if path not in listed]
-    if others:
-        more = f"and {len(others) - 1:,} more " if len(others) > 1 else ""
-        name = _within(source, spec, others[0])
-        yield Finding(UNLISTED, name, f"{more}in no image set", count=len(others))
+def _find_unlisted(source: RawDataset, spec: DataSpec, known: Set[str | None]) -> Iterator[Finding]:
+    """Yield one finding for images that are in no image set and are not class maps."""
+    unlisted = [path for path in ImageIndex.of(source.store).images if path not in known]
+    if unlisted:
+        more = f"and {len(unlisted) - 1:,} more " if len(unlisted) > 1 else ""
+        name = _path_in_set(source, spec, unlisted[0])
+        yield Finding(UNLISTED, name, f"{more}in no image set", count=len(unlisted))
 
 
-def _within(source: RawDataset, spec: DataSpec, path: str) -> str:
-    """What lists call an image of the set."""
+def _path_in_set(source: RawDataset, spec: DataSpec, path: str) -> str:
+    """Return the path of an image as written in lists."""
     return path_within(source.store.display_path(path), prefixes(spec.source))

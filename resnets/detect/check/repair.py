@@ -1,10 +1,10 @@
 """`resnets data check --repair`: corrected annotations, as COCO JSON in a new folder.
 
-Only what can be corrected without a guess is: boxes and outlines of an image that was rescaled with
-its aspect kept are scaled, those drawn on the stored pixels of a turned image (EXIF) are turned,
-what passes the edge is cut there, ids are renumbered, empty or broken outlines are dropped where
-the box stands by itself. All else is left out, and every object is accounted for: it is in the new
-files, or in repair.csv with the reason. The set itself is never touched.
+Only what can be corrected without guessing is: boxes and outlines of an image that was rescaled
+with its aspect kept are scaled, those drawn on the stored pixels of a rotated image (EXIF) are
+rotated, what passes the edge is clipped, ids are renumbered, empty or broken outlines are dropped
+if the box is valid by itself. Everything else is left out. Each object is either in the new files,
+or in repair.csv with the reason. The set itself is never changed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnets.config import ConfigError, DetectSpec, atomic_write, dump_json
+from resnets.config import ConfigError, DetectSpec, dump_json
 from resnets.data.files.folder import FolderFiles
-from resnets.detect.check.run import with_all
+from resnets.detect.check.run import open_full_set
 from resnets.detect.check.upright_boxes import (
     IDENTITY,
     NOT_PROVED,
     Move,
     Rescaled,
     are_proved_scaled,
-    kept_outline,
-    why_not_scaled,
+    explain_not_scalable,
+    move_outline,
 )
 from resnets.detect.data.masks import encode_outline, outline_box
 from resnets.detect.formats.problems import (
@@ -50,20 +50,20 @@ from resnets.detect.formats.records import (
 from resnets.detect.formats.set_checks import flag_wrong_box_form
 from resnets.detect.images.sizes import Frame, uniform_scale
 from resnets.detect.loading.split_opener import to_target
-from resnets.utils.csv_files import CsvWriter
+from resnets.utils.csv_files import write_csv
 
-LIST = "repair.csv"
+REPORT_FILE = "repair.csv"
 LEFT_OUT, CHANGED = "left out", "changed"
 
 
 @dataclass
 class RepairReport:
-    """What became of every object and image of a set, counted over its files.
+    """What became of every object and image of a set.
 
-    objects, images: how many the files state. kept: of them, with those `changed`. rows: what was
-    changed or left out: file, item, outcome, reason. partly: kept images that lost an object.
-    unread: annotation files that cannot be read. unproved: kept objects that were scaled although
-    their image may have been cut.
+    objects, images: number in the files. kept: of them, including `changed`. rows: what was changed
+    or left out: file, item, outcome, reason. partly: kept images that lost an object. unread:
+    annotation files that cannot be read. unproved: kept objects that were scaled although their
+    image may have been cropped.
     """
 
     objects: int = 0
@@ -78,16 +78,16 @@ class RepairReport:
 
     @property
     def left_out(self) -> int:
-        """Objects left out."""
+        """Number of objects left out."""
         return self.objects - self.kept
 
     @property
     def images_left_out(self) -> int:
-        """Images left out."""
+        """Number of images left out."""
         return self.images - self.kept_images
 
     def summary(self) -> str:
-        """One line of all counts."""
+        """Return one line with all counts."""
         partly = f" ({self.partly:,} of them without an object left out)" if self.partly else ""
         unread = f"; {self.unread:,} annotation files cannot be read" if self.unread else ""
         unproved = (
@@ -106,146 +106,158 @@ class RepairReport:
 def repair_annotations(
     where: str, task: Task, out: Path, detect: DetectSpec | None = None
 ) -> RepairReport:
-    """Write the set's annotations anew below `out`; its images stay where they are.
+    """Write the corrected annotations of a set below `out`; its images stay where they are.
 
-    `detect` says which format is read, where there are several.
-    `out` then opens as a set of its own; repair.csv in it lists what was changed and left out.
-    ConfigError: `out` holds annotations already, or the set has class maps, which are images.
+    detect: names the format if there are several. `out` can then be opened as a set; repair.csv in
+    it lists what was changed and left out. ConfigError: `out` has annotations already, or the set
+    has class maps, which are images.
     """
     if task == "segment":
         raise ConfigError("class maps are images and cannot be repaired here; redraw them")
     if (out / "annotations").exists():
         raise ConfigError(f"{out}: holds annotations already; name a new folder")
-    source = with_all(where, task, detect)
+    source = open_full_set(where, task, detect)
     report = RepairReport()
     documents = {}
     for title in source.titles:
-        part = flag_wrong_box_form(
+        image_set = flag_wrong_box_form(
             flag_normalized_boxes(read_stored_sizes(source.load(title), source.store))
         )
-        documents[title] = _document(source, _repaired(part, source.classes, report))
-    for path, document in zip(_paths(out, source.titles), documents.values(), strict=True):
+        documents[title] = _to_coco(source, _repair_images(image_set, source.classes, report))
+    for path, document in zip(_output_paths(out, source.titles), documents.values(), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         dump_json(document, path, None)
-        written = json.loads(path.read_bytes())
-        assert len(written["annotations"]) == len(document["annotations"])
-    _write_rows(report.rows, out / LIST)
+        loaded = json.loads(path.read_bytes())
+        assert len(loaded["annotations"]) == len(document["annotations"])
+    write_csv(out / REPORT_FILE, ("file", "item", "outcome", "reason"), report.rows)
     return report
 
 
-def _repaired(part: RawImageSet, classes: Sequence[str], report: RepairReport) -> list[RawImage]:
-    """The images of a part that can be kept, corrected; `report` gets an account of all."""
-    stated = part.objects
-    assert stated is not None
-    frame = infer_box_frame(part)
+def _repair_images(
+    image_set: RawImageSet, classes: Sequence[str], report: RepairReport
+) -> list[RawImage]:
+    """Return the corrected images that can be kept; `report` records all of them."""
+    num_objects = image_set.objects
+    assert num_objects is not None
+    frame = infer_box_frame(image_set)
     images, outcomes = [], Counter[str]()
-    for problem in part.orphans:
+    for problem in image_set.orphans:
         report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
         outcomes[LEFT_OUT] += 1
-    for problem in part.problems:
+    for problem in image_set.problems:
         report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
         report.unread += problem.kind == "annotations"
-    moves = [_move_of(image, frame) for image in part.images]
-    scales = _Scales.of(part.images, moves)
-    for image, move in zip(part.images, moves, strict=True):
+    moves = [_find_move(image, frame) for image in image_set.images]
+    scales = _ScaleEvidence.of(image_set.images, moves)
+    for image, move in zip(image_set.images, moves, strict=True):
         if not isinstance(move, str) and move.is_scaled and scales.refused:
             move = scales.refused
         if isinstance(move, str):
             report.rows.append((image.where, image.name, LEFT_OUT, move))
             for each in image.objects:
-                report.rows.append((image.where, _item(image, each), LEFT_OUT, move))
+                report.rows.append((image.where, _describe_object(image, each), LEFT_OUT, move))
             outcomes[LEFT_OUT] += len(image.objects)
             continue
         assert image.stored is not None
         width, height = image.stored.upright
         upright = replace(image, width=width, height=height, stored=None)
-        kept = []
+        objects = []
         for each in image.objects:
-            found = _corrected(each, image, upright, move, classes)
-            if found.kept is not None and move.is_scaled and not scales.proved:
-                found = replace(found, message=f"{found.message}; {NOT_PROVED}")
+            outcome = _correct_object(each, image, upright, move, classes)
+            if outcome.kept is not None and move.is_scaled and not scales.proved:
+                outcome = replace(outcome, message=f"{outcome.message}; {NOT_PROVED}")
                 report.unproved += 1
-            outcomes[LEFT_OUT if found.kept is None else "kept"] += 1
-            if found.message:
-                outcome = LEFT_OUT if found.kept is None else CHANGED
-                report.rows.append((image.where, _item(image, each), outcome, found.message))
-                report.changed += found.kept is not None
-            if found.kept is not None:
-                kept.append(found.kept)
-        if image.objects and not kept:
+            outcomes[LEFT_OUT if outcome.kept is None else "kept"] += 1
+            if outcome.message:
+                action = LEFT_OUT if outcome.kept is None else CHANGED
+                report.rows.append(
+                    (image.where, _describe_object(image, each), action, outcome.message)
+                )
+                report.changed += outcome.kept is not None
+            if outcome.kept is not None:
+                objects.append(outcome.kept)
+        if image.objects and not objects:
             message = "none of its objects can be kept"
             report.rows.append((image.where, image.name, LEFT_OUT, message))
             continue
-        report.partly += len(kept) < len(image.objects)
-        images.append(replace(upright, objects=tuple(kept)))
-    assert outcomes["kept"] + outcomes[LEFT_OUT] == stated, "every object has one outcome"
-    report.objects += stated
+        report.partly += len(objects) < len(image.objects)
+        images.append(replace(upright, objects=tuple(objects)))
+    assert outcomes["kept"] + outcomes[LEFT_OUT] == num_objects, "every object has one outcome"
+    report.objects += num_objects
     report.kept += outcomes["kept"]
-    report.images += len(part.images) + sum(p.kind != "annotations" for p in part.problems)
+    report.images += len(image_set.images) + sum(
+        p.kind != "annotations" for p in image_set.problems
+    )
     report.kept_images += len(images)
     return images
 
 
 @dataclass(frozen=True)
-class _Scales:
-    """Why no image of a set may be scaled, "" where they may be, and whether its sizes prove it."""
+class _ScaleEvidence:
+    """Why no image of a set may be scaled ("" if they may), and whether its sizes prove scaling."""
 
     refused: str
     proved: bool
 
     @classmethod
-    def of(cls, images: Sequence[RawImage], moves: Sequence[Move | str]) -> _Scales:
-        scaled, other_shapes = [], 0
+    def of(cls, images: Sequence[RawImage], moves: Sequence[Move | str]) -> _ScaleEvidence:
+        scaled, num_other_shapes = [], 0
         for image, move in zip(images, moves, strict=True):
             if image.stored is None or not image.has_size:
                 continue
-            stated, stored = (image.width, image.height), image.stored
+            annotated, stored = (image.width, image.height), image.stored
             if isinstance(move, str):
-                known = min(stated) > 0
+                is_known = min(annotated) > 0
                 sizes = (stored.upright, (stored.width, stored.height))
-                other_shapes += known and all(uniform_scale(stated, each) is None for each in sizes)
+                num_other_shapes += is_known and all(
+                    uniform_scale(annotated, each) is None for each in sizes
+                )
             elif move.is_scaled:
-                actual = (round(stated[0] * move.scale[0]), round(stated[1] * move.scale[1]))
+                actual = (round(annotated[0] * move.scale[0]), round(annotated[1] * move.scale[1]))
                 boxes = [each.box for each in image.objects if _is_box(each.box)]
-                scaled.append(Rescaled(stated, actual, boxes))
-        return cls(why_not_scaled(scaled, other_shapes), are_proved_scaled(scaled))
+                scaled.append(Rescaled(annotated, actual, boxes))
+        return cls(explain_not_scalable(scaled, num_other_shapes), are_proved_scaled(scaled))
 
 
-def _move_of(image: RawImage, frame: Frame | None) -> Move | str:
-    """What takes the annotations of an image to its upright pixels, or why nothing known does."""
+def _find_move(image: RawImage, frame: Frame | None) -> Move | str:
+    """Return the move of an image's annotations to its upright pixels, or why there is none."""
     if image.path is None or image.stored is None:
         problem = next(iter(find_image_problems(image)), None)
         return problem.message if problem else image.unreadable
     stored, upright = image.stored, image.stored.upright
-    plain = stored.width, stored.height
-    stated: tuple[int, int] | None = (image.width, image.height)
+    stored_size = stored.width, stored.height
+    annotated: tuple[int, int] | None = (image.width, image.height)
     mismatch = f"is {upright[0]}x{upright[1]}, its annotations are for {image.width}x{image.height}"
     if not image.has_size or min(image.width, image.height) <= 0:
         sides = zip((image.width, image.height), upright, strict=True)
-        if any(side > 0 and side != own for side, own in sides):
+        if any(side > 0 and side != side_px for side, side_px in sides):
             return mismatch
-        stated = None
-    chosen: Frame | None = "upright"
+        annotated = None
+    frame_used: Frame | None = "upright"
     if stored.orientation != 1:
-        chosen = _frame_by_size(stated, upright, plain) if stated and upright != plain else frame
-    if chosen is None and not image.objects and stated in (None, upright):
+        frame_used = (
+            _frame_by_size(annotated, upright, stored_size)
+            if annotated and upright != stored_size
+            else frame
+        )
+    if frame_used is None and not image.objects and annotated in (None, upright):
         return IDENTITY
-    if chosen is None:
+    if frame_used is None:
         return f"its size does not tell which pixels its boxes are for (EXIF {stored.orientation})"
-    actual = upright if chosen == "upright" else plain
-    scale = uniform_scale(stated or actual, actual)
+    actual = upright if frame_used == "upright" else stored_size
+    scale = uniform_scale(annotated or actual, actual)
     if scale is None:
         return mismatch
-    return Move(stated or actual, scale, stored if chosen == "stored" else None)
+    return Move(annotated or actual, scale, stored if frame_used == "stored" else None)
 
 
 def _frame_by_size(
-    stated: tuple[int, int], upright: tuple[int, int], plain: tuple[int, int]
+    annotated: tuple[int, int], upright: tuple[int, int], stored_size: tuple[int, int]
 ) -> Frame | None:
-    """Which pixels boxes for an image of size `stated` are for, where a turn changes its shape."""
-    if stated in (upright, plain):
-        return "upright" if stated == upright else "stored"
-    fits = [uniform_scale(stated, size) is not None for size in (upright, plain)]
+    """Return which pixels boxes are for, by the annotated size of an image that is not square."""
+    if annotated in (upright, stored_size):
+        return "upright" if annotated == upright else "stored"
+    fits = [uniform_scale(annotated, size) is not None for size in (upright, stored_size)]
     if all(fits) or not any(fits):
         return None
     return "upright" if fits[0] else "stored"
@@ -253,46 +265,46 @@ def _frame_by_size(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """An object as it is kept, or None; what was done to it, or why it is left out."""
+    """A kept object, or None; what was changed, or why it is left out."""
 
     kept: RawObject | None
     message: str = ""
 
 
-def _corrected(
+def _correct_object(
     each: RawObject, image: RawImage, upright: RawImage, move: Move, classes: Sequence[str]
 ) -> _Outcome:
-    done = [] if move.is_identity else [move.message]
+    changes = [] if move.is_identity else [move.message]
     if any(flaw.kind == ID_TWICE for flaw in each.flaws):
-        done.append("given an id of its own")
+        changes.append("given an id of its own")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != ID_TWICE))
-    outline, message = kept_outline(each.segmentation, image, move, upright)
+    outline, message = move_outline(each.segmentation, image, move, upright)
     if message:
-        done.append(message)
+        changes.append(message)
     box = move.box(each.box)
     if isinstance(outline, list) and not _is_box(box):
         box = outline_box(outline, (upright.height, upright.width))
-        done.append("box taken from its outline")
+        changes.append("box taken from its outline")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != "no number"))
-    cut = clip_box(box, upright)
-    beyond = max(abs(a - b) for a, b in zip(box, cut, strict=True)) if _is_box(box) else 0
-    if beyond > TOLERANCE:
-        done.append("box cut at the edge")
+    clipped = clip_box(box, upright)
+    overhang = max(abs(a - b) for a, b in zip(box, clipped, strict=True)) if _is_box(box) else 0
+    if overhang > TOLERANCE:
+        changes.append("box cut at the edge")
     area = None if each.area is None or outline is None else each.area * move.factor
     if area is not None:
-        area = min(area, (cut[2] - cut[0]) * (cut[3] - cut[1]))
-    if each.area is not None and outline is None and not done:
+        area = min(area, (clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
+    if each.area is not None and outline is None and not changes:
         area = each.area
-    moved = replace(
+    corrected = replace(
         each,
-        box=cut if _is_box(box) else box,
+        box=clipped if _is_box(box) else box,
         segmentation=outline,
         area=area,
     )
-    wrong: list[Problem] = list(find_object_problems(moved, upright, classes, masks=False))
-    if wrong:
-        return _Outcome(None, "; ".join(problem.message for problem in wrong))
-    return _Outcome(moved, "; ".join(done))
+    problems: list[Problem] = list(find_object_problems(corrected, upright, classes, masks=False))
+    if problems:
+        return _Outcome(None, "; ".join(problem.message for problem in problems))
+    return _Outcome(corrected, "; ".join(changes))
 
 
 def _is_box(box: Sequence[float]) -> bool:
@@ -300,30 +312,30 @@ def _is_box(box: Sequence[float]) -> bool:
     return right > left and bottom > top  # false for NaN
 
 
-def _item(image: RawImage, each: RawObject) -> str:
+def _describe_object(image: RawImage, each: RawObject) -> str:
     return f"{image.name}, {each.item}"
 
 
-def _paths(out: Path, titles: Iterable[str]) -> list[Path]:
-    """Where each set is written, no two in one file."""
+def _output_paths(out: Path, titles: Iterable[str]) -> list[Path]:
+    """Return a distinct output file for each image set."""
     paths: list[Path] = []
     for title in titles:
         folder, _, name = title.rpartition(":")
-        below = out / "annotations" / folder.replace(":", "/") if folder else out / "annotations"
+        parent = out / "annotations" / folder.replace(":", "/") if folder else out / "annotations"
         stem = f"instances_{name.replace('/', '_')}" if name else "instances"
-        path, number = below / f"{stem}.json", 1
+        path, number = parent / f"{stem}.json", 1
         while path in paths:
             number += 1
-            path = below / f"{stem}_{number}.json"
+            path = parent / f"{stem}_{number}.json"
         paths.append(path)
     return paths
 
 
-def _document(source: RawDataset, images: Sequence[RawImage]) -> dict[str, Any]:
-    """COCO JSON of corrected images; `info.pictures` says where they lie."""
+def _to_coco(source: RawDataset, images: Sequence[RawImage]) -> dict[str, Any]:
+    """Convert corrected images to COCO JSON; `info.pictures` is the folder of the images."""
     ids = [image.image_id for image in images]
-    whole = all(isinstance(each, int) for each in ids) and len(set(ids)) == len(ids)
-    numbers = ids if whole else list(range(1, len(ids) + 1))
+    unique_ids = all(isinstance(each, int) for each in ids) and len(set(ids)) == len(ids)
+    numbers = ids if unique_ids else list(range(1, len(ids) + 1))
     annotations: list[dict[str, Any]] = []
     for number, image in zip(numbers, images, strict=True):
         target = to_target(image, masks=False)
@@ -340,14 +352,14 @@ def _document(source: RawDataset, images: Sequence[RawImage]) -> dict[str, Any]:
             if each.difficult:
                 entry["difficult"] = 1
             if each.segmentation is not None:
-                entry["segmentation"] = _plain(each.segmentation, image)
+                entry["segmentation"] = _segmentation_to_json(each.segmentation, image)
             annotations.append(entry)
     return {
-        "info": {"description": f"{source.name}, repaired", "pictures": _folder(source)},
+        "info": {"description": f"{source.name}, repaired", "pictures": _image_folder(source)},
         "images": [
             {
                 "id": number,
-                "file_name": _path_below(source, str(image.path)),
+                "file_name": _relative_path(source, str(image.path)),
                 "width": image.width,
                 "height": image.height,
             }
@@ -361,32 +373,22 @@ def _document(source: RawDataset, images: Sequence[RawImage]) -> dict[str, Any]:
     }
 
 
-def _folder(source: RawDataset) -> str:
-    """Absolute path of the folder or archive that holds the images."""
+def _image_folder(source: RawDataset) -> str:
+    """Return the absolute path of the folder or archive with the images."""
     files = source.store.files
     where = files.root if isinstance(files, FolderFiles) else Path(source.store.where)
     return str(where.expanduser().resolve())
 
 
-def _path_below(source: RawDataset, path: str) -> str:
-    """The path of an image below that folder."""
+def _relative_path(source: RawDataset, path: str) -> str:
+    """Return the path of an image in that folder."""
     files = source.store.files
     return files.paths[source.store.rows[path]] if isinstance(files, FolderFiles) else path
 
 
-def _plain(outline: Any, image: RawImage) -> Any:
-    """A segmentation as JSON holds it."""
+def _segmentation_to_json(outline: Any, image: RawImage) -> Any:
+    """Convert a segmentation to JSON values."""
     if not isinstance(outline, dict):
         return [list(points) for points in outline]
     run = encode_outline(outline, (image.height, image.width))
     return {"size": list(run["size"]), "counts": run["counts"].decode("ascii")}
-
-
-def _write_rows(rows: Sequence[tuple[str, str, str, str]], path: Path) -> None:
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = CsvWriter(file)
-        writer.writerow(["file", "item", "outcome", "reason"])
-        writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""What `resnets data check` finds in a set of annotated images.
+"""`check_annotations`: what `resnets data check` finds in a set of annotated images.
 
 Annotations are checked as in training (`problems.check_image_set`), and compared with their
 images and class maps.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.config import DetectSpec, atomic_write
+from resnets.config import DetectSpec
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
 from resnets.detect.class_maps.folders import find_class_maps
@@ -37,7 +37,7 @@ from resnets.detect.formats.unread import SUPPORTED, describe_unsupported_files
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
-from resnets.utils.csv_files import CsvWriter
+from resnets.utils.csv_files import write_csv
 from resnets.utils.printable import format_count
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
@@ -45,11 +45,11 @@ Watch = Callable[[Iterable[object], int], Iterable[object]]
 
 @dataclass(frozen=True, eq=False)
 class AnnotationReport:
-    """What a set holds and what is wrong with it, a line each.
+    """The contents of a set and its problems.
 
-    counts: for each image set its images, objects and images without objects, good ones only.
-    by_kind: how many problems there are of each kind. notes: what was understood, a line each.
-    warnings: what may be wrong although no annotation by itself is.
+    counts: for each image set, number of good images and objects, and images without objects.
+    by_kind: number of problems of each kind. notes: how the set was interpreted, a line each.
+    warnings: what may be wrong with the set as a whole.
     """
 
     source: RawDataset
@@ -60,7 +60,7 @@ class AnnotationReport:
     warnings: Sequence[str] = ()
 
     def summary(self) -> str:
-        """One line: what was looked at and how much of it is bad."""
+        """Return one line: numbers of images and objects, and of problems."""
         sets = ", ".join(
             f"{title or 'all'} {format_count(count['images'], 'image')}"
             f" with {format_count(count['objects'], 'object')}"
@@ -68,17 +68,17 @@ class AnnotationReport:
         )
         if not self.problems:
             warnings = format_count(len(self.warnings), "warning")
-            end = f"no bad ones, {warnings}" if self.warnings else "nothing wrong"
-            return f"{self.source.name}: {sets}; {end}"
+            result = f"no bad ones, {warnings}" if self.warnings else "nothing wrong"
+            return f"{self.source.name}: {sets}; {result}"
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.by_kind.most_common())
         return f"{self.source.name}: {sets}; {format_count(len(self.problems), 'problem')}: {kinds}"
 
 
 def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task, ...]:
-    """What the folder or tar at `where` has annotations for, of "instances" (boxes, with outlines
-    or without) and "segment" (class maps); empty for a set of plain images, or no set at all.
+    """Return the tasks that the folder or archive at `where` has annotations for.
 
-    Where `detect` states how class maps are encoded, or their folder, the set has some.
+    "instances" (boxes, with outlines or without) and "segment" (class maps); empty for a set of
+    plain images, or no set. If `detect` names an encoding or folder of class maps, there are some.
     """
     detect = detect or DetectSpec()
     path = Path(where).expanduser()
@@ -86,15 +86,15 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
         return ()
     try:
         store = open_store(where)
-    except DataError:  # a set of images in a form of its own, such as CIFAR's
+    except DataError:  # a set of images in another format, such as CIFAR's
         return ()
-    objects: tuple[Task, ...] = ("instances",) if find_formats(store, detect.format) else ()
-    stated = detect.class_map or detect.class_map_folder
-    return (*objects, "segment") if stated or find_class_maps(store) else objects
+    tasks: tuple[Task, ...] = ("instances",) if find_formats(store, detect.format) else ()
+    is_stated = detect.class_map or detect.class_map_folder
+    return (*tasks, "segment") if is_stated or find_class_maps(store) else tasks
 
 
-def why_none(where: str) -> str:
-    """Why a set has no annotations, with the first file in a form that is not read."""
+def explain_no_annotations(where: str) -> str:
+    """Return why a set has no annotations, with the first file in an unsupported format."""
     try:
         store = open_store(where)
     except DataError:
@@ -110,41 +110,46 @@ def check_annotations(
     watch: Watch | None = None,
     detect: DetectSpec | None = None,
 ) -> AnnotationReport:
-    """Look at every annotation and at the header of every image of the set at `where`.
+    """Check every annotation and the header of every image of the set at `where`.
 
-    Of class maps, encoded and placed as `detect` says, every pixel is looked at.
-    `watch(findings, total)` may show progress over images. DataError where there is no such set.
+    Every pixel of class maps is checked, encoded and placed as `detect` says.
+    `watch(findings, total)` may show progress over images. DataError if there is no such set.
     """
-    source = with_all(where, task, detect)
-    parts = {title: source.load(title) for title in source.titles}
-    sizes = _sizes(source, parts.values(), workers, watch)
-    parts = {title: set_stored_sizes(part, source.store, sizes) for title, part in parts.items()}
+    source = open_full_set(where, task, detect)
+    image_sets = {title: source.load(title) for title in source.titles}
+    sizes = _read_sizes(source, image_sets.values(), workers, watch)
+    image_sets = {
+        title: set_stored_sizes(image_set, source.store, sizes)
+        for title, image_set in image_sets.items()
+    }
     problems: list[Problem] = []
     notes, warnings = list(source.notes), list[str]()
     counts = {}
-    for title, part in parts.items():
-        checked = check_image_set(part, source.classes, masks=outlined(part))
+    for title, image_set in image_sets.items():
+        checked = check_image_set(image_set, source.classes, masks=has_outlines(image_set))
         problems += [each for each in checked.problems if each.kind != NO_OUTLINE]
         notes += checked.notes
         warnings += [f"{title}: {each}".removeprefix(": ") for each in checked.warnings]
-        if bare := sum(each.kind == NO_OUTLINE for each in checked.problems):
-            notes.append(f"{title or 'all'}: {bare:,} objects without outline, for boxes only")
+        if num_without := sum(each.kind == NO_OUTLINE for each in checked.problems):
+            notes.append(
+                f"{title or 'all'}: {num_without:,} objects without outline, for boxes only"
+            )
         counts[title] = {
             "images": len(checked.images),
             "objects": sum(len(image.objects) for image in checked.images),
             "empty": sum(not image.objects for image in checked.images),
         }
-    images = {image.path: image for part in parts.values() for image in part.images}
-    problems += _unreadable(images.values())
+    images = {image.path: image for image_set in image_sets.values() for image in image_set.images}
+    problems += _find_unreadable(images.values())
     if source.coding is not None:
-        scan, found = _scan(source, images.values())
-        problems += found
-        notes += scan.lines(most=256)
+        scan, map_problems = _scan_class_maps(source, images.values())
+        problems += map_problems
+        notes += scan.lines(limit=256)
         warnings += scan.warnings()
-    problems += _shared_images(source, parts)
+    problems += _find_shared_images(source, image_sets)
     warnings += find_name_warnings(source.classes)
-    notes += _class_notes(source, parts.values())
-    unique = list(dict.fromkeys(problems))  # trainval says again what train said
+    notes += _note_unused_classes(source, image_sets.values())
+    unique = list(dict.fromkeys(problems))  # trainval repeats those of train
     kinds = Counter(each.kind for each in unique)
     return AnnotationReport(
         source, unique, counts, kinds, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings))
@@ -152,48 +157,47 @@ def check_annotations(
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
-    """Write a CSV of file, item, kind and what is wrong, a row for each problem."""
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = CsvWriter(file)
-        writer.writerow(["file", "item", "kind", "problem"])
-        writer.writerows([each.where, each.item, each.kind, each.message] for each in problems)
+    """Write a CSV file with a row for each problem: file, item, kind, message."""
+    rows = ([each.where, each.item, each.kind, each.message] for each in problems)
+    write_csv(path, ("file", "item", "kind", "problem"), rows)
 
 
-def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
-    """The set with all that it has: outlines where its form has them, else boxes."""
+def open_full_set(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
+    """Open the set with all of its annotations: outlines if its format has them, else boxes."""
     if task == "instances":
         found = find_formats(open_store(where), detect.format if detect else "")
         task = task if found and found[0].format.outlines else "detect"
     return find_source(where, task, detect)
 
 
-def outlined(part: RawImageSet) -> bool:
-    """Whether any object has an outline; then all need one."""
-    return any(each.segmentation for image in part.images for each in image.objects)
+def has_outlines(image_set: RawImageSet) -> bool:
+    """Return whether any object has an outline; then all need one."""
+    return any(each.segmentation for image in image_set.images for each in image.objects)
 
 
-def _sizes(
-    source: RawDataset, parts: Iterable[RawImageSet], workers: int, watch: Watch | None
+def _read_sizes(
+    source: RawDataset, image_sets: Iterable[RawImageSet], workers: int, watch: Watch | None
 ) -> dict[str, StoredSize | str]:
-    """What the header of each image says."""
-    paths = [each.path for part in parts for each in part.images if each.path is not None]
+    """Read the size in the header of each image."""
+    paths = [
+        each.path for image_set in image_sets for each in image_set.images if each.path is not None
+    ]
     return read_sizes(source.store, paths, workers, watch)
 
 
-def _unreadable(images: Iterable[RawImage]) -> Iterator[Problem]:
+def _find_unreadable(images: Iterable[RawImage]) -> Iterator[Problem]:
     for image in images:
-        if image.unreadable and image.width and image.height:  # said already where not
+        if image.unreadable and image.width and image.height:  # reported already otherwise
             yield Problem(image.file, "", "unreadable", image.unreadable)
 
 
-def _scan(source: RawDataset, images: Iterable[RawImage]) -> tuple[MapScan, list[Problem]]:
-    """What all class maps hold, and those that cannot be read or have values of no class."""
+def _scan_class_maps(
+    source: RawDataset, images: Iterable[RawImage]
+) -> tuple[MapScan, list[Problem]]:
+    """Scan all class maps; also return those that are unreadable or have unknown values."""
     maps = [image.class_map for image in images if image.class_map is not None]
     scan = scan_maps(source, maps, limit=None)
-    found = [
+    problems = [
         Problem(name, "", kind, message.removeprefix(f"{name}: "))
         for kind, bad in (
             ("mask", scan.unreadable),
@@ -202,26 +206,30 @@ def _scan(source: RawDataset, images: Iterable[RawImage]) -> tuple[MapScan, list
         )
         for name, message in sorted(bad.items())
     ]
-    if (wrong := scan.find_error()) is not None:
-        found.append(Problem(source.store.where, "", "class maps", wrong))
-    return scan, found
+    if (error := scan.find_error()) is not None:
+        problems.append(Problem(source.store.where, "", "class maps", error))
+    return scan, problems
 
 
-def _shared_images(source: RawDataset, parts: dict[str, RawImageSet]) -> Iterator[Problem]:
-    """Images that a test or validation set shares with a training set."""
-    seen: dict[str, dict[str, str]] = defaultdict(dict)  # role -> path -> title
-    for title, part in parts.items():
+def _find_shared_images(
+    source: RawDataset, image_sets: dict[str, RawImageSet]
+) -> Iterator[Problem]:
+    """Yield images that a test or validation set shares with a training set."""
+    titles_by_role: dict[str, dict[str, str]] = defaultdict(dict)  # role -> path -> title
+    for title, image_set in image_sets.items():
         role = set_role(title) or ""
-        seen[role].update({each.path: title for each in part.images if each.path is not None})
-    for one, other in (("train", "test"), ("trainval", "test"), ("train", "val")):
-        for path in sorted(seen[one].keys() & seen[other].keys()):
-            message = f"is in both {seen[one][path]} and {seen[other][path]}"
+        titles_by_role[role].update(
+            {each.path: title for each in image_set.images if each.path is not None}
+        )
+    for first, second in (("train", "test"), ("trainval", "test"), ("train", "val")):
+        for path in sorted(titles_by_role[first].keys() & titles_by_role[second].keys()):
+            message = f"is in both {titles_by_role[first][path]} and {titles_by_role[second][path]}"
             yield Problem(source.store.display_path(path), "", "in two sets", message)
 
 
-def _class_notes(source: RawDataset, parts: Iterable[RawImageSet]) -> Iterator[str]:
-    """Classes that no object is of."""
-    images = [image for part in parts for image in part.images]
+def _note_unused_classes(source: RawDataset, image_sets: Iterable[RawImageSet]) -> Iterator[str]:
+    """Yield a note on classes without an object."""
+    images = [image for image_set in image_sets for image in image_set.images]
     used = {each.label for image in images for each in image.objects}
     unused = [name for label, name in enumerate(source.classes) if label not in used]
     if unused and used:

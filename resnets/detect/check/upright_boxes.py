@@ -1,4 +1,4 @@
-"""Boxes and outlines taken from the pixels they were drawn on to those of the upright image."""
+"""Boxes and outlines moved from the pixels they were drawn on to those of the upright image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resnets.detect.images.sizes import StoredSize
 
 @dataclass(frozen=True)
 class Move:
-    """First scaled from `stated` (width, height) by `scale`, then turned as `turned` is, if any."""
+    """Scaling from `stated` (width, height) by `scale`, then the rotation of `turned`, if any."""
 
     stated: tuple[int, int] = (0, 0)
     scale: tuple[float, float] = (1.0, 1.0)
@@ -42,18 +42,18 @@ class Move:
 
     @property
     def factor(self) -> float:
-        """By how much areas grow."""
+        """Factor of areas."""
         return self.scale[0] * self.scale[1]
 
     @property
     def message(self) -> str:
-        """What was done, for the list of changes."""
+        """Description for the list of changes."""
         scaled = f"scaled by {self.scale[0]:.4g}" if self.is_scaled else ""
         turned = f"turned by EXIF orientation {self.turned.orientation}" if self.turned else ""
         return " and ".join(filter(None, (scaled, turned)))
 
     def points(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Corners (N, 2), x and y in px, where they lie in the upright image."""
+        """Move corners (N, 2), x and y in px, to the upright image."""
         moved = corners * self.scale
         if self.turned is None:
             return moved
@@ -66,7 +66,7 @@ class Move:
         return moved
 
     def box(self, box: Box) -> Box:
-        """Where a box lies in the upright image."""
+        """Move a box to the upright image."""
         if self.is_identity:
             return box
         corners = self.points(np.array(box, np.float64).reshape(2, 2))
@@ -74,7 +74,7 @@ class Move:
         return left, top, right, bottom
 
     def mask(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A mask (H, W) of 0 and 1 as the upright image shows it."""
+        """Move a mask (H, W) of 0 and 1 to the upright image."""
         width, height = (round(a * b) for a, b in zip(self.stated, self.scale, strict=True))
         if (height, width) != mask.shape:
             resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
@@ -85,8 +85,8 @@ class Move:
 IDENTITY = Move()
 
 
-def kept_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -> tuple[Any, str]:
-    """An outline that can be drawn on the upright image, None where none is left; what was done."""
+def move_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -> tuple[Any, str]:
+    """Return the outline on the upright image, None if nothing is left, and what was done to it."""
     if outline is None:
         return None, ""
     size = (image.height, image.width)
@@ -98,7 +98,7 @@ def kept_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
         if move.is_identity:
             return outline, ""
         return encode_masks([move.mask(decode_mask(encode_outline(outline, size)))])[0], ""  # type: ignore[arg-type]
-    kept, message = [], ""
+    polygons, message = [], ""
     for points in outline if isinstance(outline, Sequence) else ():
         try:
             check_segmentation([points], *size, float("inf"))
@@ -106,34 +106,34 @@ def kept_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
             message = f"outline dropped, or a part of it: it {error}"
             continue
         corners = move.points(np.asarray(points, np.float64).reshape(-1, 2))
-        cut = np.clip(corners, 0, (upright.width, upright.height))
-        if np.abs(cut - corners).max() > 1:
+        clipped = np.clip(corners, 0, (upright.width, upright.height))
+        if np.abs(clipped - corners).max() > 1:
             message = message or "outline cut at the edge"
-        if (np.ptp(cut, axis=0) > 0).all():
-            kept.append(cut.reshape(-1))
+        if (np.ptp(clipped, axis=0) > 0).all():
+            polygons.append(clipped.reshape(-1))
         else:
             message = message or "outline dropped, or a part of it: it has no area inside the image"
-    return kept or None, message
+    return polygons or None, message
 
 
 Size = tuple[int, int]  # width, height in px
-SAME = 0.01  # factors and aspects that differ by less are the same
+MAX_DIFFERENCE = 0.01  # factors and aspects that differ by less are the same
 NOT_PROVED = "scaled, not proved: its image may have been cut to the same shape"
 
 
 @dataclass(frozen=True)
 class Rescaled:
-    """An image of the same aspect as annotated: both sizes and its boxes for the annotated one."""
+    """An image of the same aspect as annotated: both sizes, and its boxes at the annotated one."""
 
     stated: Size
     actual: Size
     boxes: Sequence[Box] = ()
 
 
-def why_not_scaled(images: Sequence[Rescaled], other_shapes: int) -> str:
-    """Why boxes of the set's rescaled `images` must not be scaled, "" where they may be.
+def explain_not_scalable(images: Sequence[Rescaled], other_shapes: int) -> str:
+    """Return why boxes of the set's rescaled `images` must not be scaled, "" if they may be.
 
-    other_shapes: number of the set's images that have another aspect than annotated.
+    other_shapes: number of the set's images with another aspect than annotated.
     """
     if other_shapes > (len(images) + other_shapes) / 5:
         return (
@@ -152,13 +152,13 @@ def why_not_scaled(images: Sequence[Rescaled], other_shapes: int) -> str:
 
 
 def are_proved_scaled(images: Sequence[Rescaled]) -> bool:
-    """Whether sizes show that images were resized to one longer or shorter side, or one height ...
+    """Return whether sizes prove that images were resized to one longer or shorter side, or height.
 
-    Then factors differ, and so do aspects, and one side is the same for all.
+    Then the factors and the aspects differ, and one side is the same for all.
     """
     factors = [each.actual[0] / each.stated[0] for each in images]
     aspects = [each.actual[0] / each.actual[1] for each in images]
-    if not images or any(max(v) <= min(v) * (1 + SAME) for v in (factors, aspects)):
+    if not images or any(max(v) <= min(v) * (1 + MAX_DIFFERENCE) for v in (factors, aspects)):
         return False
     sides = [(w, h, max(w, h), min(w, h)) for w, h in (each.actual for each in images)]
     return any(max(side) - min(side) <= 1 for side in zip(*sides, strict=True))

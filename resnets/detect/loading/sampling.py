@@ -1,4 +1,4 @@
-"""Which images make up which batch: repeats of rare classes, and batches of one shape.
+"""`Sampler`: the images of each batch, with repeats of rare classes and batches of one shape.
 
 Everything is a pure function of (seed, batch), as in `data.order`.
 """
@@ -16,7 +16,7 @@ from resnets.data import order
 from resnets.detect.data.types import Target
 
 Ints = NDArray[np.int64]
-WINDOW = 32  # batches among which images of one shape are brought together
+WINDOW = 32  # batches within which images of one shape are grouped
 STREAM_REPEAT, STREAM_WINDOW = 64, 65
 
 
@@ -30,10 +30,10 @@ class Draws:
 
 
 class Sampler:
-    """The endless stream of batches over images of `repeats` (N,) >= 1 and shape `tall` (N,).
+    """Endless batches of images, repeated by `repeats` (N,) >= 1, of similar shape (`tall` (N,)).
 
-    An epoch holds each image floor or ceil of its repeats times, on average exactly. Among each
-    `WINDOW` batches, wide and tall images are brought together; at most one batch has both.
+    An epoch has each image floor or ceil of its repeats times, and exactly so on average. Within
+    `WINDOW` batches, wide and tall images are grouped; at most one batch has both.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Sampler:
 
     @cached_property
     def examples(self) -> int:
-        """Images in one epoch, repeats counted."""
+        """Number of images in one epoch, with repeats."""
         return int(np.ceil(self.repeats.sum() - 1e-6))
 
     @property
@@ -55,26 +55,28 @@ class Sampler:
         return int(np.clip(self.examples // self.batch_size, 1, WINDOW))
 
     def draw(self, step: int) -> Draws:
-        """Batch number `step`."""
-        number, place = divmod(step, self._window)
+        """Draw batch number `step`."""
+        number, position = divmod(step, self._window)
         count = self._window * self.batch_size
         epochs, slots = order.positions(self.examples, self.seed, number * count, count)
         rows, copies = np.empty(count, np.int64), np.empty(count, np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here], copies[here] = (each[slots[here]] for each in self._slots(int(epoch)))
+            in_epoch = epochs == epoch
+            rows[in_epoch], copies[in_epoch] = (
+                each[slots[in_epoch]] for each in self._slots(int(epoch))
+            )
         by_shape = np.argsort(self.tall[rows], kind="stable")
         parts = by_shape.reshape(self._window, self.batch_size)
-        luck = order.random_bits(self.seed, number, np.arange(self._window), STREAM_WINDOW)
-        chosen = parts[np.argsort(luck, kind="stable")[place]]
+        random_keys = order.random_bits(self.seed, number, np.arange(self._window), STREAM_WINDOW)
+        chosen = parts[np.argsort(random_keys, kind="stable")[position]]
         return Draws(epochs[chosen], rows[chosen], copies[chosen])
 
     def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
-        """Row and copy of each of an epoch's slots: systematic sampling by `repeats`."""
-        shares = np.cumsum(self.repeats) * (self.examples / self.repeats.sum())
-        luck = order.uniform(self.seed, epoch, np.zeros(1, np.int64), STREAM_REPEAT)[0]
-        at = np.minimum(np.arange(self.examples) + luck, shares[-1] * (1 - 1e-12))
-        rows = np.searchsorted(shares, at, side="right")
+        """Return row and copy of each slot of an epoch: systematic sampling by `repeats`."""
+        cumulative = np.cumsum(self.repeats) * (self.examples / self.repeats.sum())
+        offset = order.uniform(self.seed, epoch, np.zeros(1, np.int64), STREAM_REPEAT)[0]
+        points = np.minimum(np.arange(self.examples) + offset, cumulative[-1] * (1 - 1e-12))
+        rows = np.searchsorted(cumulative, points, side="right")
         first = np.searchsorted(rows, rows, side="left")
         return rows, np.arange(self.examples) - first
 
@@ -82,14 +84,14 @@ class Sampler:
 def repeat_factors(
     targets: Sequence[Target], classes: int, threshold: float
 ) -> NDArray[np.float64]:
-    """Times (N,) that each image is shown an epoch (Gupta et al. 2019, section 4.1, "LVIS").
+    """Return how often (N,) each image is shown per epoch (Gupta et al. 2019, "LVIS", section 4.1).
 
-    A image's is the largest over its classes of max(1, sqrt(threshold / f)), where f is the
-    share of images that hold the class. 1 for all where `threshold` is 0.
+    It is the largest over the image's classes of max(1, sqrt(threshold / f)), where f is the
+    fraction of images with the class. 1 for all images if `threshold` is 0.
     """
-    held = np.zeros(classes)
+    num_images = np.zeros(classes)
     for target in targets:
-        held[np.unique(target.labels)] += 1
-    share = np.maximum(held, 1) / max(1, len(targets))
-    by_class = np.maximum(1.0, np.sqrt(threshold / share))
-    return np.array([by_class[target.labels].max(initial=1.0) for target in targets])
+        num_images[np.unique(target.labels)] += 1
+    fraction = np.maximum(num_images, 1) / max(1, len(targets))
+    factors = np.maximum(1.0, np.sqrt(threshold / fraction))
+    return np.array([factors[target.labels].max(initial=1.0) for target in targets])

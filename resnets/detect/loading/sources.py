@@ -1,4 +1,4 @@
-"""Opening a stored set of annotated images: COCO JSON, VOC XML, or class maps."""
+"""`open_detection`: open a stored set of annotated images, and split it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from resnets.detect.class_maps.folders import find_class_maps
 from resnets.detect.class_maps.source import open_class_maps
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.formats.coco.find import explain_no_coco
-from resnets.detect.formats.folder_splits import split_by_folders
 from resnets.detect.formats.records import RawDataset, RawImageSet, Task, set_role
 from resnets.detect.formats.registry import find_formats, open_first_format
 from resnets.detect.formats.unread import SUPPORTED, describe_unsupported_files
@@ -35,21 +34,27 @@ from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.index import fingerprint_images
 from resnets.detect.images.store import open_store
-from resnets.detect.loading.choose_sets import Sets, announce_sets, choose_sets
+from resnets.detect.loading.image_sets import (
+    ChosenSets,
+    add_val_halves,
+    choose_sets,
+    list_named_sets,
+    log_sets,
+    split_by_folders,
+)
 from resnets.detect.loading.split_opener import SplitOpener
-from resnets.detect.loading.val_halves import named_sets, with_halves
 from resnets.utils.errors import reading
 
 log = logging.getLogger("resnets")
-NAMES = ("voc2007", "voc2012", "voc0712")
+VOC_NAMES = ("voc2007", "voc2012", "voc0712")
 
 
 @dataclass(frozen=True)
 class DetectionSplits:
-    """A set, split. `test()` opens the test images, and nothing else does; None without any.
+    """A set, split. `test()` opens the test images, which nothing else does; None without any.
 
-    summary: what was understood of the set; each split has it too.
-    fingerprint, changes, overlaps, recognized, checked: as `data.Splits` has them.
+    summary: how the set was interpreted; each split has it too.
+    fingerprint, changes, overlaps, recognized, checked: as of `data.Splits`.
     """
 
     train: DetectionSplit
@@ -75,7 +80,7 @@ def open_detection(
     other: bool = False,
     whole: bool = False,
 ) -> DetectionSplits:
-    """Open the annotated images of `data.source`, by its own image sets where it has them.
+    """Open the annotated images of `data.source`, by its own image sets if it has some.
 
     With a validation but no test set, validation is the test set. What is missing is held out of
     the training set: `data.val_fraction` and `data.test_fraction` of its images; those in
@@ -84,13 +89,13 @@ def open_detection(
     `detect.skip_invalid`.
     """
     detect = detect or DetectSpec()
-    source = with_halves(find_source(data.source, task, detect), named_sets(detect))
+    source = add_val_halves(find_source(data.source, task, detect), list_named_sets(detect))
     with reading(data.source, DataError):
         sets = choose_sets(source.titles, detect)
-    announce_sets(source, sets)
+    log_sets(source, sets)
     opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
-    train_part = opener.part(sets.train)
-    val = opener.part(sets.val) if sets.val else None
+    train_part = opener.load(sets.train)
+    val = opener.load(sets.val) if sets.val else None
     if val is not None and _overlap(train_part, val):
         if detect.val_set:
             raise ConfigError(f"detect.val_set: {sets.val} shares images with {sets.train}")
@@ -100,12 +105,12 @@ def open_detection(
                 " be of images that training never sees"
             )
         val = None  # part of trainval: a share of it is held out instead
-    records: dict[str, RawImageSet] = {}
+    sets_by_title: dict[str, RawImageSet] = {}
 
-    def part(titles: str, found: RawImageSet) -> FilePart:
+    def part(titles: str, image_set: RawImageSet) -> FilePart:
         """The images as parts of any set are known: by their paths in the store, and contents."""
-        records[titles] = found
-        paths = [str(image.path) for image in found.images]
+        sets_by_title[titles] = image_set
+        paths = [str(image.path) for image in image_set.images]
         files, ids = source.store.take(paths), hash_names(paths)
         # A path is in the store once: where contents are not compared, paths tell equal images.
         content = file_keys(files) if needs_keys and affordable(files) else ids
@@ -113,30 +118,32 @@ def open_detection(
         return FilePart(titles, files, labels, ids, content, hash_stems(paths))
 
     def test_part() -> FilePart:
-        found = opener.part(sets.test)
-        if data.overlap == "refuse" and _overlap(train_part, found):
+        image_set = opener.load(sets.test)
+        if data.overlap == "refuse" and _overlap(train_part, image_set):
             raise DataError(
                 f"{data.source}: {sets.test} shares images with {sets.train}; a test set must"
                 " be of images that training never sees"
             )
-        return part(sets.test, found)
+        return part(sets.test, image_set)
 
-    held = (data.val_fraction and not val) or (data.test_fraction and not sets.test)
-    needs_keys = bool(held) or training or known is not None
-    stored = Source(
+    holds_out = (data.val_fraction and not val) or (data.test_fraction and not sets.test)
+    needs_keys = bool(holds_out) or training or known is not None
+    source_parts = Source(
         source.name,
         source.classes,
         part(sets.train, train_part),
         part(sets.val, val) if val is not None else None,
         test_part if sets.test else None,
     )
-    roles = choose_roles(stored, data, known, other=other, whole=whole, by_rank=_hold_out_by_rank)
+    roles = choose_roles(
+        source_parts, data, known, other=other, whole=whole, by_rank=_hold_out_by_rank
+    )
 
-    def opened(role: int) -> DetectionSplit | None:
+    def open_split(role: int) -> DetectionSplit | None:
         share = roles.share(role)
         if share is None:
             return None
-        images = records[share.part.title].images
+        images = sets_by_title[share.part.title].images
         split = opener.split([images[row] for row in share.rows], roles.description(role))
         return replace(split, summary=summary)
 
@@ -150,15 +157,15 @@ def open_detection(
     summary = replace(summary, grouped_by=data.group, groups=groups)
     if training:
         summary = replace(summary, warnings=(*summary.warnings, *versions_apart(roles)))
-    train = opened(TRAIN)
+    train = open_split(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
     return DetectionSplits(
         train,
-        opened(VAL),
+        open_split(VAL),
         train.classes,
         source.name,
-        lambda: opened(TEST),
+        lambda: open_split(TEST),
         summary,
         roles.fingerprint() if training else None,
         roles.changes() if known is not None and not roles.other else None,
@@ -170,26 +177,26 @@ def open_detection(
 
 def _summary(
     source: RawDataset,
-    sets: Sets,
+    sets: ChosenSets,
     train: RawImageSet,
     val: RawImageSet | None,
     rows: Sequence[Sequence[int]],
     data: DataSpec,
     notes: Sequence[str],
 ) -> DataSummary:
-    """What was understood, from the annotations alone."""
-    means = "rank" if data.split_rule == "rank" else "identity"
-    by = f"image {means}" if data.group is None else "group"
-    held = f"held out by {by}, seed {data.split_seed}"
+    """Summarize the set from the annotations alone."""
+    rule = "rank" if data.split_rule == "rank" else "identity"
+    held_by = f"image {rule}" if data.group is None else "group"
+    origin = f"held out by {held_by}, seed {data.split_seed}"
     splits = [SplitSummary("train", len(rows[0]), sets.train)]
     if val is not None:
         splits.append(SplitSummary("val", len(val.images), sets.val))
     elif len(rows[1]):
-        splits.append(SplitSummary("val", len(rows[1]), f"{data.val_fraction:.0%} {held}"))
+        splits.append(SplitSummary("val", len(rows[1]), f"{data.val_fraction:.0%} {origin}"))
     if sets.test:
         splits.append(SplitSummary("test", None, sets.test))
     elif len(rows[2]):
-        splits.append(SplitSummary("test", len(rows[2]), f"{data.test_fraction:.0%} {held}"))
+        splits.append(SplitSummary("test", len(rows[2]), f"{data.test_fraction:.0%} {origin}"))
     counts = Counter(
         each.label for row in rows[0] for each in train.images[row].objects if each.label >= 0
     )
@@ -212,14 +219,13 @@ def open_set(
     title: str,
     known: Fingerprint | None = None,
 ) -> DetectionSplit | None:
-    """The image set `title` of `data.source` alone; None where it has no annotations of that name.
+    """Open the image set `title` of `data.source`; None if there are no annotations for it.
 
-    Images that a run trained on (`known`) are left out, unless all of the set are: the description
-    says either.
-    DataError as `open_detection`, where there is a set of that name.
+    Images that a run trained on (`known`) are left out, unless all of the set are; the description
+    says so. DataError as of `open_detection`, if there is a set of that name.
     """
     try:
-        source = with_halves(find_source(data.source, task, detect), [title])
+        source = add_val_halves(find_source(data.source, task, detect), [title])
     except DataError:
         if find_formats(open_store(data.source)):
             raise
@@ -227,17 +233,19 @@ def open_set(
     if title not in source.titles:
         return None
     opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
-    images = list(opener.part(title).images)
-    kept, note = images, ""
+    images = list(opener.load(title).images)
+    chosen, note = images, ""
     if known is not None:
-        trained = known.trained(file_keys(source.store.take([str(each.path) for each in images])))
-        kept = [each for each, seen in zip(images, trained, strict=True) if not seen]
-        if len(kept) < len(images):
-            note = f" ({len(images) - len(kept):,} left out because they were trained on)"
-        if not kept:
-            kept, note = images, " (all of which were trained on)"
+        is_trained = known.trained(
+            file_keys(source.store.take([str(each.path) for each in images]))
+        )
+        chosen = [each for each, seen in zip(images, is_trained, strict=True) if not seen]
+        if len(chosen) < len(images):
+            note = f" ({len(images) - len(chosen):,} left out because they were trained on)"
+        if not chosen:
+            chosen, note = images, " (all of which were trained on)"
     text = " ".join(filter(None, (source.name, title)))
-    split = opener.split(kept, f"{text}, {len(kept):,} images{note}")
+    split = opener.split(chosen, f"{text}, {len(chosen):,} images{note}")
     left_out = source.store.left_out
     summary = DataSummary(
         source.name,
@@ -252,11 +260,10 @@ def open_set(
 
 
 def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
-    """The set at `where`, for `task`; DataError when it has no annotations of that kind.
+    """Open the set at `where` for `task`; DataError if it has no annotations of that kind.
 
-    Of `detect` the fields format, class_map and class_map_folder are read.
-
-    VOC is known by name (`NAMES`) too, and downloaded where it is not in the cache.
+    Of `detect`, the fields format, class_map and class_map_folder are read. VOC is also known by
+    name (`VOC_NAMES`), and downloaded if it is not in the cache.
     """
     with reading(where, DataError, "as annotations"):
         source = _find_source(where, task, detect or DetectSpec())
@@ -269,7 +276,7 @@ def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> Raw
 
 
 def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
-    store = open_store(str(fetch_voc(where)) if where in NAMES else where)
+    store = open_store(str(fetch_voc(where)) if where in VOC_NAMES else where)
     name = store.name
     if task == "segment":
         if maps := find_class_maps(store, detect.class_map_folder):
@@ -284,7 +291,7 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
             " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel;"
             " detect.class_map_folder names a folder that is called otherwise"
         )
-    if where in NAMES:
+    if where in VOC_NAMES:
         return open_voc(store, find_voc(store), name, all_classes=True)
     if found := find_formats(store, detect.format):
         if task == "instances" and not found[0].format.outlines:
@@ -306,16 +313,16 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
 def _hold_out_by_rank(
     labels: Rows, *, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Rows, Rows, Rows]:
-    """The rule of earlier versions; see `identity.hold_out_by_rank`."""
+    """Hold out by the rule of earlier versions; see `identity.hold_out_by_rank`."""
     count = len(labels)
-    luck = order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT)
-    rows = np.argsort(luck, kind="stable")
+    random_keys = order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT)
+    rows = np.argsort(random_keys, kind="stable")
     tests = min(count - 1, round(count * test_fraction))
     vals = min(count - 1 - tests, round(count * val_fraction))
     test, val, train = np.split(rows, [tests, tests + vals])
     return np.sort(train), np.sort(val), np.sort(test)
 
 
-def _overlap(one: RawImageSet, other: RawImageSet) -> bool:
-    paths = {image.path for image in one.images}
-    return any(image.path in paths for image in other.images)
+def _overlap(image_set: RawImageSet, others: RawImageSet) -> bool:
+    paths = {image.path for image in image_set.images}
+    return any(image.path in paths for image in others.images)

@@ -1,4 +1,4 @@
-"""Turns the image sets of a source into checked splits."""
+"""`SplitOpener`: check the image sets of a source, and turn them into splits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from resnets.detect.formats.problems import (
 from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet, Task
 
 log = logging.getLogger("resnets")
-BAD = (
+BAD_HINT = (
     "`resnets data check` lists all, and repairs them with --repair,"
     " detect.skip_invalid=true leaves them out"
 )
 
 
 class SplitOpener:
-    """Turns parts of a source into checked splits."""
+    """Loads, checks and splits the image sets of a source."""
 
     def __init__(
         self,
@@ -50,15 +50,18 @@ class SplitOpener:
         self.source, self.detect, self.quarantine = source, detect, quarantine
         self.workers = workers
         self.task = task
-        self.notes: list[str] = []  # what was understood of the parts opened so far
+        self.notes: list[str] = []  # on the image sets loaded so far
         self.drawn = task == "segment" and source.coding is None
         self.masks = task == "instances" or self.drawn
 
-    def part(self, titles: str) -> RawImageSet:
-        """The good images of the sets `titles`; DataError names a bad one unless `skip_invalid`."""
+    def load(self, titles: str) -> RawImageSet:
+        """Return the good images of the sets `titles`.
+
+        DataError for a bad one, unless `detect.skip_invalid`.
+        """
         images: list[RawImage] = []
         for title in dict.fromkeys(titles.split("+")):
-            loaded = self._unlisted(self.source.load(title))
+            loaded = self._drop_quarantined(self.source.load(title))
             loaded = read_stored_sizes(loaded, self.source.store, self.workers)
             checked = check_image_set(
                 loaded,
@@ -70,7 +73,7 @@ class SplitOpener:
             for note in (*checked.warnings, *checked.notes):
                 self._note(note)
             if not self.detect.skip_invalid:
-                raise_first_problem(checked.problems, BAD)
+                raise_first_problem(checked.problems, BAD_HINT)
             if checked.problems:
                 kinds = Counter(problem.kind for problem in checked.problems)
                 log.warning(
@@ -86,15 +89,17 @@ class SplitOpener:
                     f"{title or 'all'}: pixels in the boxes of objects that are left out are"
                     " ignored; an image with one whose box is unknown is left out"
                 )
-        images, repeated, problems = drop_repeated_images(images)
+        images, num_repeated, problems = drop_repeated_images(images)
         if not self.detect.skip_invalid:
-            raise_first_problem(problems, BAD)
-        if repeated:
-            self._note(f"{titles}: {repeated:,} entries listed more than once; each is read once")
+            raise_first_problem(problems, BAD_HINT)
+        if num_repeated:
+            self._note(
+                f"{titles}: {num_repeated:,} entries listed more than once; each is read once"
+            )
         if not images:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
         if self.task == "localize":
-            images = self._of_one_class(images, titles)
+            images = self._keep_single_class(images, titles)
         difficult = sum(each.difficult for image in images for each in image.objects)
         if difficult and self.task != "segment" and not self.detect.keep_difficult:
             self._note(
@@ -102,30 +107,32 @@ class SplitOpener:
                 " nor measured (detect.keep_difficult=true trains on them)"
             )
         if self.source.coding is not None:
-            images = self._with_known_values(images, titles)
+            images = self._check_class_maps(images, titles)
         if self.drawn:
-            self._say_shares(images, titles)
+            self._log_class_fractions(images, titles)
         return RawImageSet(images)
 
     def _note(self, note: str) -> None:
-        """Keep and log what was understood, once."""
+        """Record and log a note, once."""
         if note not in self.notes:
             self.notes.append(note)
             log.warning("%s: %s", self.source.name, note)
 
-    def _of_one_class(self, images: list[RawImage], titles: str) -> list[RawImage]:
-        """The images whose objects are all of one class: before shares are drawn, so that each has
-        some."""
-        kept = [each for each in images if len({one.label for one in each.objects}) == 1]
-        title = " ".join(filter(None, (self.source.name, titles)))
-        if not kept:
-            raise DataError(f"{title}: no image with objects of one class only")
-        if left_out := len(images) - len(kept):
-            log.warning("%s: left out %d images without objects of one class", title, left_out)
-        return kept
+    def _keep_single_class(self, images: list[RawImage], titles: str) -> list[RawImage]:
+        """Return the images whose objects are all of one class.
 
-    def _with_known_values(self, images: list[RawImage], titles: str) -> list[RawImage]:
-        """The images, after a look at their class maps; DataError where values are of no class."""
+        This comes before images are held out, so that each split has some.
+        """
+        single = [each for each in images if len({one.label for one in each.objects}) == 1]
+        title = " ".join(filter(None, (self.source.name, titles)))
+        if not single:
+            raise DataError(f"{title}: no image with objects of one class only")
+        if left_out := len(images) - len(single):
+            log.warning("%s: left out %d images without objects of one class", title, left_out)
+        return single
+
+    def _check_class_maps(self, images: list[RawImage], titles: str) -> list[RawImage]:
+        """Return the images with good class maps; DataError if values have no class."""
         where = self.source.store.where
         maps = [image.class_map for image in images if image.class_map is not None]
         scan = scan_maps(self.source, maps)
@@ -139,20 +146,23 @@ class SplitOpener:
                 first, *others = bad.values()
                 more = f" ({len(others):,} more maps likewise)" if others else ""
                 raise error(f"{first}{more}")
-        if (wrong := scan.find_error()) is not None:
-            raise DataError(f"{where}: class maps: {wrong}")
+        if (message := scan.find_error()) is not None:
+            raise DataError(f"{where}: class maps: {message}")
         lines = [*scan.lines(), *scan.warnings()]
         self.notes += lines
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
-        called, bad = self.source.store.display_path, scan.unknown | scan.unreadable | scan.lossy
-        kept = [each for each in images if called(str(each.class_map)) not in bad]
-        if not kept:
+        display_path, bad = (
+            self.source.store.display_path,
+            scan.unknown | scan.unreadable | scan.lossy,
+        )
+        good = [each for each in images if display_path(str(each.class_map)) not in bad]
+        if not good:
             raise DataError(f"{where}: no good class maps; {next(iter(bad.values()))}")
-        return kept
+        return good
 
-    def _say_shares(self, images: Sequence[RawImage], titles: str) -> None:
-        """What share of the pixels each class has in maps drawn from outlines."""
+    def _log_class_fractions(self, images: Sequence[RawImage], titles: str) -> None:
+        """Log the fraction of pixels of each class in maps drawn from outlines."""
         classes, background = add_background(self.source.classes)
         shift = len(classes) - len(self.source.classes)
         targets = (
@@ -165,20 +175,20 @@ class SplitOpener:
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
 
-    def _unlisted(self, part: RawImageSet) -> RawImageSet:
-        """The part without images that are in quarantine."""
-        known = [image for image in part.images if image.path is not None]
-        files = self.source.store.take([str(image.path) for image in known])
-        kept = set(self.quarantine.keep(files, np.arange(len(known))).tolist())
-        out = {id(image) for row, image in enumerate(known) if row not in kept}
-        images = [image for image in part.images if id(image) not in out]
-        return replace(part, images=images)
+    def _drop_quarantined(self, image_set: RawImageSet) -> RawImageSet:
+        """Return the image set without images that are in quarantine."""
+        with_file = [image for image in image_set.images if image.path is not None]
+        files = self.source.store.take([str(image.path) for image in with_file])
+        kept_rows = set(self.quarantine.keep(files, np.arange(len(with_file))).tolist())
+        dropped = {id(image) for row, image in enumerate(with_file) if row not in kept_rows}
+        images = [image for image in image_set.images if id(image) not in dropped]
+        return replace(image_set, images=images)
 
     def split(self, images: Sequence[RawImage], description: str) -> DetectionSplit:
-        """The images as a split."""
+        """Return the images as a split."""
         paths = [image.path for image in images if image.path is not None]
-        maps = [image.class_map for image in images if image.class_map is not None]
-        map_files = self.source.store.take(maps) if maps else None
+        map_paths = [image.class_map for image in images if image.class_map is not None]
+        map_files = self.source.store.take(map_paths) if map_paths else None
         coding = self.source.coding
         classes, ids = self.source.classes, self.source.original_ids or self.source.category_ids
         background = 0
@@ -203,12 +213,12 @@ class SplitOpener:
 
 
 def to_target(image: RawImage, *, masks: bool) -> Target:
-    """What is known of a checked image."""
+    """Return the annotations of a checked image as a target."""
     objects = image.objects
     boxes = np.array([each.box for each in objects], np.float32).reshape(-1, 4)
     sides = boxes[:, 2:] - boxes[:, :2]
     areas = sides[:, 0] * sides[:, 1]
-    stated = [each.area for each in objects]
+    stated_areas = [each.area for each in objects]
     outlines: list[Segmentation] = [
         each.segmentation for each in objects if each.segmentation is not None
     ]
@@ -218,7 +228,10 @@ def to_target(image: RawImage, *, masks: bool) -> Target:
         crowd=np.array([each.crowd for each in objects], np.bool_),
         difficult=np.array([each.difficult for each in objects], np.bool_),
         areas=np.array(
-            [own if given is None else given for given, own in zip(stated, areas, strict=True)],
+            [
+                area if given is None else given
+                for given, area in zip(stated_areas, areas, strict=True)
+            ],
             np.float32,
         ),
         masks=tuple(outlines) if masks else None,

@@ -1,4 +1,4 @@
-"""Training batches with boxes, masks or class maps, read ahead by threads."""
+"""`DetectStream`: training batches with boxes, masks or class maps, prefetched by threads."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import copy_to_device, single_threaded_pool
 
-AHEAD = 3  # batches read ahead of the one in use, fewer where they take more than AHEAD_BYTES
-AHEAD_BYTES = 1 << 30
+BATCHES_AHEAD = 3  # prefetched, fewer if they exceed BYTES_AHEAD
+BYTES_AHEAD = 1 << 30
 STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68
 STREAM_CUT = 69  # and 70
 STREAM_OBJECT, CROP_TRIES = 1024, 10  # the first of two for each try
-COPIES = 1 << 32  # keeps the draws of an epoch's repeats of one image apart
+COPY_STRIDE = 1 << 32  # separates the random draws of repeats of one image
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Image `row` as the model will see it: pixels (H, W, 3) uint8, its objects or class map."""
+    """Image `row` as the model gets it: pixels (H, W, 3) uint8, its objects or class map."""
 
     row: int
     pixels: Pixels
@@ -58,19 +58,19 @@ class Sample:
 
 
 class DetectStream:
-    """An endless stream of full training batches; batch k is the same whenever asked for.
+    """An endless stream of full training batches; batch k is the same whenever it is requested.
 
-    For detection, `images` is a list of (3, H, W) float32 of sizes that differ, normalised and on
+    For detection, `images` is a list of (3, H, W) float32 of various sizes, normalized and on
     the device, and `targets` a list of dicts: boxes (M, 4) float32 in px of that image, labels
     (M,) int64 from 1 on (0 is torchvision's background), area (M,), iscrowd (M,) int64, all 0,
     image_id () int64, the row, and masks (M, H, W) uint8 for task "instances". For task "segment",
-    images are (B, 3, S, S) and targets (B, S, S) int64 with 255 = counts for nothing.
+    images are (B, 3, S, S) and targets (B, S, S) int64 with 255 = not counted.
 
-    Crowds, and difficult objects unless `detect.keep_difficult`, are no training examples. `ids`
-    are rows of `split`. Threads (`data.workers`) never change a result. Another image, chosen by
-    (seed, epoch, row), takes the place of one that cannot be read; where more than the share
+    Crowds, and difficult objects unless `detect.keep_difficult`, are not trained on. `ids` are rows
+    of `split`. The number of threads (`data.workers`) never changes a result. An image that cannot
+    be read is replaced by another, chosen by (seed, epoch, row); if more than the fraction
     `data.max_unreadable` cannot, a DataError is raised when the batch is due. Of each batch of
-    `batch_size` images those at `places` are given; None = all.
+    `batch_size` images, those at `places` are returned; None = all.
     """
 
     def __init__(
@@ -88,21 +88,21 @@ class DetectStream:
         self.split, self.detect, self.seed, self.device = split, detect, seed, device
         self.places = np.arange(batch_size) if places is None else places
         self.task, self.workers = task, data.workers or cores()
-        self.preprocessor = plane_preprocessor(preprocessor)
+        self.preprocessor = per_channel_preprocessor(preprocessor)
         self.timings = Timings(device)
         self.timings.decoding.threads = self.workers
         self.ledger = BadSamples(split.description, len(split), data.max_unreadable)
-        learnt = [learnable(target, detect) for target in split.targets]
-        keep = task == "segment" or (detect.keep_empty and task != "localize")
-        self.rows = np.array([row for row, each in enumerate(learnt) if keep or len(each)])
+        trainable = [trainable_objects(target, detect) for target in split.targets]
+        keep_empty = task == "segment" or (detect.keep_empty and task != "localize")
+        self.rows = np.array([row for row, each in enumerate(trainable) if keep_empty or len(each)])
         if not len(self.rows):
-            raise DataError(f"{split.description}: {_nothing_learnt(split.targets)}")
-        self.targets = {row: learnt[row] for row in self.rows.tolist()}
-        kept = list(self.targets.values())
-        tall = np.array([each.height > each.width for each in kept])
+            raise DataError(f"{split.description}: {_explain_no_objects(split.targets)}")
+        self.targets = {row: trainable[row] for row in self.rows.tolist()}
+        targets = list(self.targets.values())
+        tall = np.array([each.height > each.width for each in targets])
         grouped = detect.group_aspect and task != "segment"
         self.sampler = Sampler(
-            repeat_factors(kept, len(split.classes), detect.repeat_threshold),
+            repeat_factors(targets, len(split.classes), detect.repeat_threshold),
             tall if grouped else np.zeros_like(tall),
             batch_size,
             seed,
@@ -110,31 +110,31 @@ class DetectStream:
 
     @property
     def examples(self) -> int:
-        """Images in one epoch, repeats of rare classes counted."""
+        """Number of images in one epoch, with repeats of rare classes."""
         return self.sampler.examples
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Rows of images found unreadable so far; others take their place."""
+        """Rows of images found unreadable so far, which others replace."""
         return self.ledger.found
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Batches start_step, start_step + 1, ... without end, whatever the `total` of the run."""
+        """Yield batches start_step, start_step + 1, ... without end, regardless of `total`."""
         pool = single_threaded_pool(self.workers, "detect")
-        waiting: deque[tuple[list[Future[Sample]], int]] = deque()
+        queue: deque[tuple[list[Future[Sample]], int]] = deque()
         step = start_step
         try:
             while True:
-                while len(waiting) < AHEAD:
+                while len(queue) < BATCHES_AHEAD:
                     draws = self.sampler.draw(step)
                     places = self.places.tolist()
-                    size = sum(self._bytes(int(draws.rows[place])) for place in places)
-                    if waiting and size + sum(held for _, held in waiting) > AHEAD_BYTES:
+                    size = sum(self._estimate_bytes(int(draws.rows[place])) for place in places)
+                    if queue and size + sum(queued for _, queued in queue) > BYTES_AHEAD:
                         break
                     tasks = [pool.submit(self._sample, draws, place) for place in places]
-                    waiting.append((tasks, size))
+                    queue.append((tasks, size))
                     step += 1
-                tasks, _ = waiting.popleft()
+                tasks, _ = queue.popleft()
                 samples = [each.result() for each in tasks]
                 with self.timings.to_device:
                     batch = self._batch(samples)
@@ -142,26 +142,26 @@ class DetectStream:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _bytes(self, drawn: int) -> int:
-        """About how much a sample of the image `drawn` takes at most: its pixels and masks."""
-        target = self.targets[int(self.rows[drawn])]
-        most = self.detect.scale[1]
-        shorter = max(self.detect.train_sizes) * most
-        longer = self.detect.max_size * most
+    def _estimate_bytes(self, index: int) -> int:
+        """Return about the maximum size of a sample of image `index`: its pixels and masks."""
+        target = self.targets[int(self.rows[index])]
+        max_scale = self.detect.scale[1]
+        shorter = max(self.detect.train_sizes) * max_scale
+        longer = self.detect.max_size * max_scale
         height, width = fit_size(target.width, target.height, shorter, longer)
         if self.task == "segment":
             return 4 * self.detect.crop**2
         return height * width * (3 + (len(target) if self.task == "instances" else 0))
 
     def _sample(self, draws: Draws, place: int) -> Sample:
-        first, epoch = int(draws.rows[place]), int(draws.epochs[place])
-        for tried in order.rows_to_try(len(self.rows), self.seed, epoch, first):
-            row = int(self.rows[tried])
+        first_index, epoch = int(draws.rows[place]), int(draws.epochs[place])
+        for index in order.rows_to_try(len(self.rows), self.seed, epoch, first_index):
+            row = int(self.rows[index])
             if row in self.ledger:
                 continue
             try:
                 with self.timings.decoding.working():
-                    return self._read(row, epoch, row + COPIES * int(draws.copies[place]))
+                    return self._read(row, epoch, row + COPY_STRIDE * int(draws.copies[place]))
             except DataError as error:
                 if isinstance(error, UnknownValueError) and not self.detect.skip_invalid:
                     raise
@@ -169,29 +169,29 @@ class DetectStream:
         raise self.ledger.exhausted()
 
     def _read(self, row: int, epoch: int, key: int) -> Sample:
-        """Image `row`, changed at random by (seed, epoch, key)."""
+        """Read image `row`, transformed at random by (seed, epoch, key)."""
 
-        def luck(stream: int) -> float:
+        def uniform(stream: int) -> float:
             return float(order.uniform(self.seed, epoch, key, stream))
 
         target = self.targets[row]
-        sizes, (least, most) = self.detect.train_sizes, self.detect.scale
-        factor = least + (most - least) * luck(STREAM_SCALE)
-        shorter = sizes[int(luck(STREAM_SIZE) * len(sizes))] * factor
+        sizes, (min_scale, max_scale) = self.detect.train_sizes, self.detect.scale
+        factor = min_scale + (max_scale - min_scale) * uniform(STREAM_SCALE)
+        shorter = sizes[int(uniform(STREAM_SIZE) * len(sizes))] * factor
         transform = ResizeFlip(
             fit_size(target.width, target.height, shorter, self.detect.max_size * factor),
-            flip=self.detect.flip and luck(order.STREAM_FLIP) < 0.5,
-            flip_vertical=self.detect.flip_vertical and luck(STREAM_FLIP_VERTICAL) < 0.5,
+            flip=self.detect.flip and uniform(order.STREAM_FLIP) < 0.5,
+            flip_vertical=self.detect.flip_vertical and uniform(STREAM_FLIP_VERTICAL) < 0.5,
         )
         image = transform_image(self.split.read_at(row, transform.size), transform)
         boxes = transform_boxes(target.boxes, (target.height, target.width), transform)
         if self.task == "localize" and self.detect.train_crop is not None:
-            draws = [luck(STREAM_OBJECT + number) for number in range(2 * CROP_TRIES)]
+            draws = [uniform(STREAM_OBJECT + number) for number in range(2 * CROP_TRIES)]
             positions = list(zip(draws[::2], draws[1::2], strict=True))
-            inside, boxes, kept = crop_object(
+            square, boxes, rows = crop_object(
                 boxes, transform.size, self.detect.train_crop, positions
             )
-            return Sample(row, image[inside], boxes, target.labels[kept], None, None)
+            return Sample(row, image[square], boxes, target.labels[rows], None, None)
         if self.task != "segment":
             masks = transform_masks(target, transform) if self.task == "instances" else None
             return Sample(row, image, boxes, target.labels, masks, None)
@@ -200,7 +200,7 @@ class DetectStream:
             classes = transform_class_map(target.semantic.read(), transform)
         fill = [round(255 * mean) for mean in self.preprocessor.spec.mean]
         fill = fill[::-1] if self.preprocessor.spec.channel_order == "bgr" else fill
-        position = luck(STREAM_CUT), luck(STREAM_CUT + 1)
+        position = uniform(STREAM_CUT), uniform(STREAM_CUT + 1)
         image, classes = crop_square(image, classes, self.detect.crop, position, fill)
         return Sample(row, image, boxes, target.labels, None, classes)
 
@@ -209,44 +209,44 @@ class DetectStream:
         ids = torch.tensor([sample.row for sample in samples])
         if self.task == "segment":
             maps = np.stack([sample.classes for sample in samples if sample.classes is not None])
-            return Batch(torch.stack(images), self._put(maps).long(), ids)
+            return Batch(torch.stack(images), self._to_device(maps).long(), ids)
         return Batch(images, [self._target(sample) for sample in samples], ids)
 
     def _image(self, pixels: Pixels) -> Tensor:
-        return self.preprocessor.normalize(self._put(pixels).permute(2, 0, 1)[None])[0]
+        return self.preprocessor.normalize(self._to_device(pixels).permute(2, 0, 1)[None])[0]
 
     def _target(self, sample: Sample) -> dict[str, Any]:
         sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
         target = {
-            "boxes": self._put(sample.boxes),
-            "labels": self._put(sample.labels + 1),
-            "area": self._put(sides[:, 0] * sides[:, 1]),
+            "boxes": self._to_device(sample.boxes),
+            "labels": self._to_device(sample.labels + 1),
+            "area": self._to_device(sides[:, 0] * sides[:, 1]),
             "iscrowd": torch.zeros(len(sample.labels), dtype=torch.int64, device=self.device),
-            "image_id": self._put(np.array(sample.row)),
+            "image_id": self._to_device(np.array(sample.row)),
         }
         if sample.masks is not None:
-            target["masks"] = self._put(sample.masks)
+            target["masks"] = self._to_device(sample.masks)
         return target
 
-    def _put(self, values: np.ndarray[Any, Any]) -> Tensor:
+    def _to_device(self, values: np.ndarray[Any, Any]) -> Tensor:
         return copy_to_device(values, self.device)
 
 
-def learnable(target: Target, detect: DetectSpec) -> Target:
-    """The objects of a image that training learns from."""
-    out = target.crowd if detect.keep_difficult else target.crowd | target.difficult
-    return target.take(~out)
+def trainable_objects(target: Target, detect: DetectSpec) -> Target:
+    """Return the target with the objects that are trained on."""
+    excluded = target.crowd if detect.keep_difficult else target.crowd | target.difficult
+    return target.take(~excluded)
 
 
-def plane_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
-    """The preprocessing with one mean a plane, since images of any size reach a detector."""
+def per_channel_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
+    """Return the preprocessing with one mean per channel, since images have various sizes."""
     if preprocessor.mean_image is None:
         return preprocessor
     return Preprocessor(replace(preprocessor.spec, mean_image=False))
 
 
-def _nothing_learnt(targets: Sequence[Target]) -> str:
-    """Why no image has an object to learn from."""
+def _explain_no_objects(targets: Sequence[Target]) -> str:
+    """Return why no image has an object to train on."""
     crowds, objects = (
         int(sum(each.crowd.sum() for each in targets)),
         sum(len(each) for each in targets),
