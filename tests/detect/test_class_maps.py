@@ -134,7 +134,7 @@ def test_a_value_in_a_map_that_was_not_looked_at_ends_the_run(tmp_path, monkeypa
 
     write_set(tmp_path, Image.fromarray)
     save_map(tmp_path / "masks/p2.png", Image.fromarray(TRUTH * 9))
-    monkeypatch.setattr("resnets.detect.class_maps.source.SCANNED", 2)
+    monkeypatch.setattr("resnets.detect.class_maps.source.NUM_SCANNED", 2)
     monkeypatch.setattr("resnets.detect.class_maps.source.scan_maps.__defaults__", (2,))
     with pytest.raises(UnknownValueError):
         next(stream(tmp_path, task="segment", batch_size=4, train_sizes=(32,), crop=32).batches())

@@ -219,6 +219,6 @@ def test_batches_of_many_masks_are_not_read_ahead(tmp_path, monkeypatch):
 
     write_coco(tmp_path, "train", [(80, 60)] * 6)
     plain = list(islice(stream(tmp_path).batches(), 4))
-    monkeypatch.setattr(module, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(module, "BYTES_AHEAD", 1)
     for one, other in zip(plain, stream(tmp_path).batches(), strict=False):
         same(one, other)
