@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import tyro
 
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
-from resnets.utils.printable import echo
+
+log = logging.getLogger("resnets.serve")
 
 
 def command(
@@ -103,13 +105,10 @@ def command(
     loading = LoadOptions(model, classes)
     sources = [Source.parse(text) for text in models]
     sock = server.bind(host, port)
-    if token is None and not server.is_loopback(host):
-        echo(
-            f"resnets serve: listening on {host} without authentication; see --token-env",
-            error=True,
-        )
     metrics = Metrics()
     log_to_stderr()
+    if token is None and not server.is_loopback(host):
+        log.warning("listening on %s without authentication; see --token-env", host)
     registry = Registry(
         sources,
         limits,

@@ -181,13 +181,14 @@ class StderrHandler(logging.Handler):
 
 
 def log_to_stderr() -> None:
-    """Log to stderr as JSON, with errors of uvicorn, but nothing of other libraries, which quote
-    client data."""
+    """Log to stderr as JSON, with warnings of the package and errors of uvicorn, but nothing of
+    other libraries, which quote client data."""
     handler = StderrHandler()
     handler.setFormatter(JsonLines())
-    for name, level in (("resnets.serve", logging.INFO), ("uvicorn", logging.ERROR)):
+    for name, level in (("resnets", logging.WARNING), ("uvicorn", logging.ERROR)):
         logging.getLogger(name).handlers = [handler]
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("resnets.serve").setLevel(logging.INFO)
     for name in ("python_multipart", "PIL", "py.warnings"):
         logging.getLogger(name).handlers = [logging.NullHandler()]
     logging.captureWarnings(True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from collections.abc import Sequence
@@ -127,22 +126,27 @@ def find_result(where: Path) -> dict[str, Any]:
     """result.json of the run that `where` is or belongs to; empty if there is none."""
     for run in (where, where.parent.parent):
         if (run / RESULT).is_file():
-            result = _checked(read_json(run / RESULT, "result", remedy=REMEDY), run / RESULT)
+            result = read_json(run / RESULT, "result", remedy=REMEDY)
+            _check_metrics(result, run / RESULT)
             return result if where == run or result.get("checkpoint") == where.name else {}
     return {}
 
 
-def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`result` with valid metrics; ConfigError if the file is damaged or was edited."""
-    for part in (part for part in SPLITS if part in result):
-        figures = result[part]
-        known = isinstance(figures, dict) and figures.keys() >= {"top1_error", "examples"}
-        if not known or not all(
-            isinstance(figures.get(name, 0), int | float) and math.isfinite(figures.get(name, 0))
-            for name in ("top1_error", "top5_error", "examples")
+def _check_metrics(result: dict[str, Any], path: Path) -> None:
+    """ConfigError if the metrics of a split are damaged or were edited."""
+    limits = {"top1_error": 100, "top5_error": 100, "examples": 1 << 62}
+    for split in (split for split in SPLITS if split in result):
+        metrics = result[split]
+        if (
+            not isinstance(metrics, dict)
+            or not metrics.keys() >= {"top1_error", "examples", "protocol"}
+            or not isinstance(metrics["protocol"], str)
+            or not all(
+                isinstance(metrics.get(name, 0), int | float) and 0 <= metrics.get(name, 0) <= limit
+                for name, limit in limits.items()
+            )
         ):
-            raise ConfigError(f"{path}: {part}: are not the metrics of a split; {REMEDY}")
-    return result
+            raise ConfigError(f"{path}: {split}: are not the metrics of a split; {REMEDY}")
 
 
 def card(

@@ -1,4 +1,4 @@
-"""Sets, and runs of bulk prediction over them, for its tests."""
+"""Data sets and runs for the tests of bulk prediction."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ DIGITS = digit_files(12)  # 48 images of the digits 0 to 3
 
 
 def save_digits(folder: Path) -> list[str]:
-    """The digits as PNGs in folders of some nesting; their paths, sorted."""
+    """Save the digits as PNGs in nested folders; returns their sorted paths."""
     paths = []
     for number, (data, digit) in enumerate(DIGITS):
         below = ("", "deep/down/", "deep/")[number % 3]
@@ -32,7 +32,7 @@ def save_digits(folder: Path) -> list[str]:
 
 
 def save_list(folder: Path, count: int) -> Path:
-    """A CSV of `count` lines, the digits in `folder` over and over."""
+    """Save a CSV of `count` lines that name the digits in `folder` repeatedly."""
     paths = save_digits(folder / "digits")
     file = folder / "list.csv"
     lines = (f"digits/{paths[row % len(paths)]},{row}\n" for row in range(count))
@@ -41,10 +41,10 @@ def save_list(folder: Path, count: int) -> Path:
 
 
 def predict_here(model: Path, data: Path | str, out: Path, **options) -> Run:
-    """The whole prediction by one worker in this process; the run as it was begun."""
-    wanted = BulkOptions(str(model), str(data), out, **{"backend": "torch", **options})
+    """Predict all shards by one worker in this process; returns the run."""
+    bulk_options = BulkOptions(str(model), str(data), out, **{"backend": "torch", **options})
     with lock_output(out):
-        run = prepare_run(wanted, print)
+        run = prepare_run(bulk_options, print)
         worker = ShardWorker(run.job)
         for shard in run.missing:
             assert isinstance(worker.process_shard(shard, lambda count: None), ShardDone)
@@ -53,7 +53,7 @@ def predict_here(model: Path, data: Path | str, out: Path, **options) -> Run:
 
 
 def rows(out: Path) -> list[dict]:
-    """All rows of the shards, in order."""
+    """Read the rows of all shards, in order."""
     found: list[dict] = []
     for part in sorted(out.glob("part-*")):
         if part.suffix == ".parquet":
@@ -65,7 +65,7 @@ def rows(out: Path) -> list[dict]:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """All files of a finished run, but the manifest, which has its paths."""
+    """All files of a finished run except the manifest, which contains paths of the run."""
     return {
         path.name: path.read_bytes() for path in out.rglob("*") if path.name != "_manifest.json"
     }
@@ -77,20 +77,20 @@ def command(model: Path, data: Path | str, out: Path, *more: str) -> list[str]:
 
 
 def start(*words: Path | str) -> subprocess.Popen:
-    """`command` begun, with a group of processes of its own."""
+    """Start `command` in a process group of its own."""
     return subprocess.Popen(
         command(*words), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
 def wait_for_shards(process: subprocess.Popen, out: Path, count: int) -> None:
-    """Until `out` has so many shards or the process has ended."""
+    """Wait until `out` has `count` shards or the process has ended."""
     while process.poll() is None and len(list(out.glob("part-*"))) < count:
         time.sleep(0.01)
 
 
 def children(pid: int) -> list[int]:
-    """The processes that come from `pid`, nearest first."""
+    """Descendants of the process `pid`, children first."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -106,7 +106,7 @@ def children(pid: int) -> list[int]:
 
 
 def kill(process: subprocess.Popen, *, group: bool) -> None:
-    """SIGKILL the first process, or all of them."""
+    """SIGKILL the first process, or its whole group."""
     if group:
         os.killpg(process.pid, signal.SIGKILL)
     else:

@@ -1,13 +1,13 @@
-"""A run that is killed at random times, again and again, until it is done; and runs that race.
+"""Kill a training run at random times until it has finished; let two runs race for one folder.
 
     python tests/helpers/chaos.py [--processes 2] [--kills 100] [--steps 40] [--seed 1]
 
-compares its weights and rows with those of a run that nothing befell, and prints what it did.
-Each attempt is forked from a process that has imported everything (see forked.py).
+compares the weights and rows of a killed and resumed run with those of an uninterrupted one. Each
+attempt is forked from a process that has imported everything (see forked.py).
 
     python tests/helpers/chaos.py --race 50 [--seed 1]
 
-lets two processes race for one folder so often (see race.py) and prints how many were mixed.
+lets two processes race for one folder 50 times (see race.py).
 """
 
 from __future__ import annotations
@@ -34,81 +34,83 @@ TRAIN = [
 ]
 
 
-def train(kills: int, processes: int, steps: int = 40) -> list[str]:
-    """Words of a run that is long enough for so many kills: each leaves it a dozen steps on."""
+def train_arguments(kills: int, processes: int, steps: int = 40) -> list[str]:
+    """Arguments of a run that outlasts `kills` kills, each of which costs about a dozen steps."""
     return [*TRAIN, "--iterations", str(steps * kills), "--devices", str(processes)]
 
 
-def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     return forked.Popen(
-        [sys.executable, "-m", "resnets", *words],
+        [sys.executable, "-m", "resnets", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
-def workers(process: subprocess.Popen[bytes], processes: int) -> list[int]:
+def training_pids(process: subprocess.Popen[bytes], processes: int) -> list[int]:
     """The processes that train: `process` itself, or the children of the launcher."""
     if processes == 1:
         return [process.pid]
     return forked.children(process.pid)
 
 
-def last_written(folder: Path) -> float:
-    path = folder / "checkpoints" / "last.safetensors"
+def checkpoint_time(run: Path) -> float:
+    path = run / "checkpoints" / "last.safetensors"
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def chaos(
-    folder: Path, train: Sequence[str], processes: int, wanted: int, seed: int
+def train_with_kills(
+    folder: Path, arguments: Sequence[str], processes: int, max_kills: int, seed: int
 ) -> tuple[int, Path]:
-    """Kill the run of `train` up to `wanted` times, then let it end; the count and its folder.
+    """Kill a run up to `max_kills` times and resume it until it ends.
 
-    What is killed is any of the processes (the others follow), or all with their launcher. A kill
-    comes up to two seconds after the first checkpoint of an attempt, so every attempt gets further;
-    now and then it comes at any time, also while programs start.
+    Kills one of the processes (the others then end too), or all with their launcher. Most kills
+    come up to 0.5 s after the first checkpoint of an attempt, so that every attempt advances; 15%
+    come at any time within 2 s, also while programs start. Returns the number of kills and the
+    run's folder.
     """
-    luck, kills, what = random.Random(seed), 0, Counter[str]()
-    out = folder / "chaos"
-    words = [*train, "--out", str(out), "--go-on"]
+    rng, kills = random.Random(seed), Counter[str]()
+    run = folder / "chaos"
+    command = [*arguments, "--out", str(run), "--resume-if-exists"]
     while True:
-        before, process = last_written(out), start(words)
-        if kills < wanted:
-            early = luck.random() < 0.15
-            while not early and process.poll() is None and last_written(out) <= before:
+        before, process = checkpoint_time(run), start(command)
+        if kills.total() < max_kills:
+            at_any_time = rng.random() < 0.15
+            while not at_any_time and process.poll() is None and checkpoint_time(run) <= before:
                 time.sleep(0.01)
-            time.sleep(luck.uniform(0, 2 if early else 0.5))
-        if kills < wanted and process.poll() is None:
-            whom, mine = luck.choice(("one", "all")), workers(process, processes)
-            if whom == "one" and mine:
-                os.kill(luck.choice(mine), signal.SIGKILL)
+            time.sleep(rng.uniform(0, 2 if at_any_time else 0.5))
+        if kills.total() < max_kills and process.poll() is None:
+            target, pids = rng.choice(("one", "all")), training_pids(process, processes)
+            if target == "one" and pids:
+                os.kill(rng.choice(pids), signal.SIGKILL)
             else:
                 process.kill()
-                for pid in mine if processes > 1 else []:
+                for pid in pids if processes > 1 else []:
                     os.kill(pid, signal.SIGKILL)
-            kills, what[whom] = kills + 1, what[whom] + 1
+            kills[target] += 1
         error = process.communicate()[1].decode()
         if process.returncode == 0:
-            print(f"{kills} kills of {processes} process(es) ({dict(what)})", flush=True)
-            return kills, out
+            print(f"{kills.total()} kills of {processes} process(es) ({dict(kills)})", flush=True)
+            return kills.total(), run
         assert "Traceback" not in error, error
 
 
-def races(folder: Path, wanted: int, seed: int) -> list[str]:
-    """Two processes race `wanted` times, with another delay each time; what was wrong."""
-    from race import MODES, race, references
+def run_races(folder: Path, count: int, seed: int) -> list[str]:
+    """Let two processes race `count` times, with random delays; returns what was wrong."""
+    from race import MODES, race, train_references
 
-    luck, wrong, what = random.Random(seed), list[str](), Counter[str]()
-    whole = references(folder)
-    for number in range(wanted):
+    rng, problems, modes = random.Random(seed), list[str](), Counter[str]()
+    references = train_references(folder)
+    for number in range(count):
         mode = MODES[number % len(MODES)]
-        found = race(folder / str(number), whole, mode, (0.0, luck.choice((0.0, 0.01, 0.1, 0.5))))
-        what[mode] += 1
-        wrong += found
+        delays = (0.0, rng.choice((0.0, 0.01, 0.1, 0.5)))
+        found = race(folder / str(number), references, mode, delays)
+        modes[mode] += 1
+        problems += found
         print(f"{number + 1} races ({mode}): {found or 'not mixed'}", flush=True)
-    print(f"{wanted} races ({dict(what)}), {len(wrong)} of them wrong or mixed", flush=True)
-    return wrong
+    print(f"{count} races ({dict(modes)}), {len(problems)} problems", flush=True)
+    return problems
 
 
 def main() -> None:
@@ -117,22 +119,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=40, help="of training for each kill")
+    parser.add_argument("--steps", type=int, default=40, help="training steps per kill")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--race", type=int, default=0)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if given.race:
-            sys.exit(bool(races(Path(folder), given.race, given.seed)))
-        whole = Path(folder) / "whole"
-        words = train(given.kills, given.processes, given.steps)
-        first = start([*words, "--out", str(whole)])
-        error = first.communicate()[1].decode()  # a pipe that nobody reads would stop it
-        assert first.returncode == 0, error
-        kills, out = chaos(Path(folder), words, given.processes, given.kills, given.seed)
-        found = difference(whole, out)
+    parser.add_argument("--race", type=int, default=0, help="number of races, instead of kills")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.race:
+            sys.exit(bool(run_races(folder, options.race, options.seed)))
+        arguments = train_arguments(options.kills, options.processes, options.steps)
+        reference = start([*arguments, "--out", str(folder / "reference")])
+        error = reference.communicate()[1].decode()  # a full pipe would block the run
+        assert reference.returncode == 0, error
+        kills, run = train_with_kills(
+            folder, arguments, options.processes, options.kills, options.seed
+        )
+        found = difference(folder / "reference", run)
         print(found or f"weights and rows bitwise equal after {kills} kills")
-        sys.exit(bool(found) or kills < given.kills)
+        sys.exit(bool(found) or kills < options.kills)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Two processes that race for one folder, and whether what they wrote is mixed.
+"""Two processes that race for one folder, and a check that their files are not mixed.
 
-"out": two runs into one --out. "names": two runs without --out. "resume": two resume one run.
+Modes: "out", two runs into one --out; "names", two runs without --out; "resume", two processes that
+resume one run.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ TRAIN = [
 ]
 
 
-def command(folder: Path, words: Sequence[str], start: Any, delay: float, answer: Any) -> None:
-    """Run one command in `folder` when all are ready; sends its exit code and what it said."""
+def run_command(
+    folder: Path, arguments: Sequence[str], barrier: Any, delay: float, pipe: Any
+) -> None:
+    """Run one command in `folder` when all are ready; sends its exit code and stderr."""
     import torch
 
     from resnets.cli.main import main
@@ -39,87 +42,89 @@ def command(folder: Path, words: Sequence[str], start: Any, delay: float, answer
     os.chdir(folder)
     torch.set_num_threads(1)
     sys.stdout = io.StringIO()
-    sys.stderr = said = io.StringIO()
-    start.wait()
+    sys.stderr = stderr = io.StringIO()
+    barrier.wait()
     time.sleep(delay)
-    answer.send((main(words), said.getvalue()))
+    pipe.send((main(arguments), stderr.getvalue()))
 
 
-def at_once(
+def run_together(
     folder: Path, commands: Sequence[Sequence[str]], delays: Sequence[float]
 ) -> list[tuple[int, str]]:
     """The exit code and stderr of each of several commands that start together in `folder`."""
-    start, pipes, children = FORKS.Barrier(len(commands)), [], []
-    for words, delay in zip(commands, delays, strict=True):
-        ours, theirs = FORKS.Pipe(duplex=False)
-        child = FORKS.Process(target=command, args=(folder, list(words), start, delay, theirs))
-        child.start()
-        theirs.close()
-        pipes.append(ours)
-        children.append(child)
-    answers = [pipe.recv() for pipe in pipes]
-    for child in children:
-        child.join()
-    return answers
+    barrier, pipes, processes = FORKS.Barrier(len(commands)), [], []
+    for arguments, delay in zip(commands, delays, strict=True):
+        reader, writer = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(
+            target=run_command, args=(folder, list(arguments), barrier, delay, writer)
+        )
+        process.start()
+        writer.close()
+        pipes.append(reader)
+        processes.append(process)
+    results = [pipe.recv() for pipe in pipes]
+    for process in processes:
+        process.join()
+    return results
 
 
-def references(folder: Path) -> list[Path]:
-    """The runs of seed 0 and 1 that nothing disturbs."""
-    runs = [folder / "whole-0", folder / "whole-1"]
+def train_references(folder: Path) -> list[Path]:
+    """Uninterrupted runs of seeds 0 and 1."""
+    runs = [folder / "reference-0", folder / "reference-1"]
     for seed, run in enumerate(runs):
-        ((code, said),) = at_once(folder, [[*TRAIN, "--seed", str(seed), "--out", str(run)]], [0.0])
-        assert code == 0, said
+        arguments = [*TRAIN, "--seed", str(seed), "--out", str(run)]
+        ((code, stderr),) = run_together(folder, [arguments], [0.0])
+        assert code == 0, stderr
     return runs
 
 
-def race(folder: Path, whole: Sequence[Path], mode: str, delays: Sequence[float]) -> list[str]:
-    """Let two processes race in the new `folder`; what is wrong with the outcome."""
+def race(folder: Path, references: Sequence[Path], mode: str, delays: Sequence[float]) -> list[str]:
+    """Let two processes race in the new `folder`; returns what is wrong with the outcome."""
     folder.mkdir()
     if mode == "resume":
-        shutil.copytree(whole[0], folder / "run")
+        shutil.copytree(references[0], folder / "run")
         for name in ("checkpoints/last.safetensors", "result.json", "report.html"):
             (folder / "run" / name).unlink()
         commands = [["train", "--resume", "run", "--device", "cpu"]] * 2
     else:
         out = ["--out", "run"] if mode == "out" else []
         commands = [[*TRAIN, "--seed", str(seed), *out] for seed in (0, 1)]
-    answers = at_once(folder, commands, delays)
-    codes = sorted(code for code, _ in answers)
-    wrong = []
+    results = run_together(folder, commands, delays)
+    codes = sorted(code for code, _ in results)
+    problems = []
     allowed = {"out": ([0, 2],), "names": ([0, 0],), "resume": ([0, 2], [0, 0])}[mode]
     if codes not in allowed:
-        wrong.append(f"{mode}: exit codes {codes}: {[said[-300:] for _, said in answers]}")
-    for code, said in answers:
-        if code == 2 and not any(text in said for text in ("is writing into", "contains a run")):
-            wrong.append(f"{mode}: {said[-300:]}")
+        problems.append(f"{mode}: exit codes {codes}: {[err[-300:] for _, err in results]}")
+    for code, stderr in results:
+        if code == 2 and not any(text in stderr for text in ("is writing into", "contains a run")):
+            problems.append(f"{mode}: {stderr[-300:]}")
     if mode == "names":
         runs = sorted((folder / "runs").iterdir())
         if [run.name for run in runs] != ["digits-1", "digits-2"]:
-            wrong.append(f"names: folders {[run.name for run in runs]}")
-        seeds = [_seed(run) for run in runs]
+            problems.append(f"names: folders {[run.name for run in runs]}")
+        seeds = [read_seed(run) for run in runs]
         if sorted(seeds) != [0, 1]:
-            wrong.append(f"names: seeds {seeds}")
+            problems.append(f"names: seeds {seeds}")
     else:
         runs = [folder / "run"]
-    wrong += [f"{mode}: {text}" for run in runs if (text := _mixed(run, whole))]
-    return wrong
+    problems += [f"{mode}: {text}" for run in runs if (text := find_difference(run, references))]
+    return problems
 
 
-def _seed(run: Path) -> int:
+def read_seed(run: Path) -> int:
     for line in (run / "recipe.toml").read_text().splitlines():
         if line.startswith("seed = "):
             return int(line.removeprefix("seed = "))
     raise AssertionError(f"{run}: no seed")
 
 
-def _mixed(run: Path, whole: Sequence[Path]) -> str:
-    """How a run differs from the undisturbed one of its seed."""
-    alone = whole[_seed(run)]
-    ours, theirs = (
-        [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()]
-        for each in (run, alone)
+def find_difference(run: Path, references: Sequence[Path]) -> str:
+    """How a run differs from the reference of its seed; "" where it does not."""
+    reference = references[read_seed(run)]
+    steps, expected = (
+        [(row["kind"], row["step"]) for row in map(json.loads, text.splitlines())]
+        for text in ((each / "metrics.jsonl").read_text() for each in (run, reference))
     )
-    steps, others = ([(row["kind"], row["step"]) for row in rows] for rows in (ours, theirs))
-    if steps != others:
+    if steps != expected:
         return f"mixed rows: {steps}"
-    return difference(alone, run)
+    return difference(reference, run)

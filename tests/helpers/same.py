@@ -1,4 +1,4 @@
-"""Whether two runs ended alike, to the bit."""
+"""Bitwise comparison of two finished runs."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ COMPARED = ("kind", "step", "loss", "top1_error", "top5_error", "lr")
 
 
 def difference(one: Path, other: Path) -> str:
-    """What differs between the last checkpoints and the rows of two runs; "" where nothing does."""
+    """What differs between the last checkpoints and rows of two runs; "" if nothing does."""
     first, second = (read_checkpoint(run / "checkpoints" / LAST).tensors for run in (one, other))
     if first.keys() != second.keys():
         return f"tensors: {sorted(first.keys() ^ second.keys())}"
-    unlike = [name for name in first if not torch.equal(first[name], second[name])]
-    if unlike:
-        return f"{len(unlike)} of {len(first)} tensors, among them {unlike[:3]}"
+    unequal = [name for name in first if not torch.equal(first[name], second[name])]
+    if unequal:
+        return f"{len(unequal)} of {len(first)} tensors, among them {unequal[:3]}"
     for before, after in zip(_rows(one), _rows(other), strict=True):
         if before != after:
             return f"rows: {before} and {after}"

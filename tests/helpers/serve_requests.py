@@ -1,4 +1,4 @@
-"""Requests to the server that are wrong in some way, by a seeded generator."""
+"""Malformed requests to the server, drawn from a random generator."""
 
 import base64
 import io
@@ -11,7 +11,6 @@ from serving import encoded_image
 
 FORMS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-
 PATHS = (
     "/predict", "/explain", "/predict?model=net", "/predict?model=%00", "/predict?top_k=-1",
     "/explain?class=%F0%9F%90%88", "/predict?model=../../../etc/passwd", "/admin/reload", "/models",
@@ -21,15 +20,12 @@ PATHS = (
     "/predict?threshold=nan&top_k=1e9", "/metrics", "/healthz", "/docs", "/", "/explain?class=ant",
 )  # fmt: skip
 
-
 METHODS = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "P\x00ST", "")
-
 
 TYPES = (
     "image/png", "application/octet-stream", "application/json", "multipart/form-data; boundary=b",
     "multipart/form-data; boundary=", "multipart/form-data", "text/plain", "\xff\xfe", "a" * 9000,
 )  # fmt: skip
-
 
 HEADERS = (
     "x" * 70_000, f"x: {'y' * 70_000}", "a: b\r\n c", ": x", "expect: 100-continue", "host: evil",
@@ -37,20 +33,19 @@ HEADERS = (
     "content-length: 5", "x-forwarded-host: evil", "authorization: Bearer \xff", "a: \0",
 )  # fmt: skip
 
-
 BOUNDARY = b'--b\r\ncontent-disposition: form-data; name="a"; filename="../../x"\r\n'
 
 
 def odd_images() -> list[bytes]:
-    """What decoders stumble over: other modes, moving ones, bombs, pieces."""
+    """Images in unusual modes, animations, decompression bombs and truncated files."""
     still = Image.open(io.BytesIO(encoded_image()))
-    turned = still.rotate(90)
-    found = []
+    rotated = still.rotate(90)
+    images = []
 
     def add(image: Image.Image, form: str, **options) -> None:
         out = io.BytesIO()
         image.save(out, form, **options)
-        found.append(out.getvalue())
+        images.append(out.getvalue())
 
     add(still.convert("CMYK"), "JPEG")
     add(still.convert("CMYK"), "TIFF")
@@ -61,16 +56,15 @@ def odd_images() -> list[bytes]:
     add(still.convert("F"), "TIFF")
     add(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG")
     for form in ("GIF", "WEBP", "PNG", "TIFF"):
-        add(still, form, save_all=True, append_images=[turned, still] * 3)
+        add(still, form, save_all=True, append_images=[rotated, still] * 3)
     add(Image.new("1", (20_000, 20_000)), "PNG")  # 50 kB that become 400 MB
     add(Image.new("L", (9_000, 9_000)), "TIFF", compression="tiff_deflate")
     add(Image.new("RGB", (1, 1)), "PNG")
     add(Image.new("RGB", (3_000, 1)), "PNG")
-    return [*found, encoded_image(form="JPEG")[:200], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"]
+    return [*images, encoded_image(form="JPEG")[:200], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"]
 
 
 IMAGES = [*(encoded_image(form=form, seed=n) for n, form in enumerate(FORMS)), *odd_images()]
-
 
 TEXTS = (
     "file:///etc/passwd", "/etc/passwd", "../../etc/passwd", "http://127.0.0.1:1/x.png", "\0", "",
@@ -78,71 +72,74 @@ TEXTS = (
 )  # fmt: skip
 
 
-def any_json(chance: random.Random, text: str) -> object:
-    """The right shape with an image or another text, or a wrong shape."""
-    said = text if chance.random() < 0.5 else chance.choice(TEXTS)
-    return chance.choice(
+def random_json(rng: random.Random, text: str) -> object:
+    """JSON of the documented form with `text` or one of TEXTS as an image, or of another form."""
+    several, single = rng.choice((("images", "image"), ("pictures", "picture")))  # now, 0.1
+    item = text if rng.random() < 0.5 else rng.choice(TEXTS)
+    return rng.choice(
         (
-            *({"images": [said]}, {"image": said}, {"images": [said] * chance.randrange(99)}),
-            *([said], said, 1, 1e400, None, True, {}, [], {"images": {}}, {"image": [said]}),
-            *({"images": 3}, {"images": None}, {"images": [None]}, {"images": [[said]]}),
-            *({"images": [said], "path": "/etc/passwd"}, {"url": said}, {"images": [said, 1]}),
+            *({several: [item]}, {single: item}, {several: [item] * rng.randrange(99)}),
+            *([item], item, 1, 1e400, None, True, {}, [], {several: {}}, {single: [item]}),
+            *({several: 3}, {several: None}, {several: [None]}, {several: [[item]]}),
+            *({several: [item], "path": "/etc/passwd"}, {"url": item}, {several: [item, 1]}),
+            *({"images": [item], "pictures": [item]}, {several: [item], "top_k": [1e400]}),
         )
     )
 
 
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, cut off or repeated."""
-    piece = bytearray(data)
-    for _ in range(chance.randrange(6)):
-        kind, place = chance.randrange(3), chance.randrange(len(piece) + 1)
-        if kind == 0 and place < len(piece):
-            piece[place] = chance.randrange(256)
+def damage(data: bytes, rng: random.Random) -> bytes:
+    """Change, delete or insert up to five runs of bytes."""
+    damaged = bytearray(data)
+    for _ in range(rng.randrange(6)):
+        kind, offset = rng.randrange(3), rng.randrange(len(damaged) + 1)
+        if kind == 0 and offset < len(damaged):
+            damaged[offset] = rng.randrange(256)
         elif kind == 1:
-            del piece[place : place + chance.randrange(1, 50)]
+            del damaged[offset : offset + rng.randrange(1, 50)]
         else:
-            piece[place:place] = chance.randbytes(chance.randrange(30))
-    return bytes(piece)
+            damaged[offset:offset] = rng.randbytes(rng.randrange(30))
+    return bytes(damaged)
 
 
-def body_of(chance: random.Random) -> tuple[str, bytes]:
-    """A body and the type it should have."""
-    data = damaged(chance.choice(IMAGES), chance)
-    kind = chance.randrange(5)
+def random_body(rng: random.Random) -> tuple[str, bytes]:
+    """The content type of a random body, and the body."""
+    data = damage(rng.choice(IMAGES), rng)
+    kind = rng.randrange(5)
     if kind == 0:
-        return TYPES[0], chance.randbytes(chance.randrange(300))
+        return TYPES[0], rng.randbytes(rng.randrange(300))
     if kind == 1:
-        said = json.dumps(any_json(chance, base64.b64encode(data).decode())).encode()
-        return TYPES[2], said if chance.random() < 0.5 else damaged(said, chance)
+        text = json.dumps(random_json(rng, base64.b64encode(data).decode())).encode()
+        return TYPES[2], text if rng.random() < 0.5 else damage(text, rng)
     if kind == 2:
-        parts = (BOUNDARY + b"\r\n" + data + b"\r\n") * chance.choice((1, 1, 1, 2, 99))
-        return TYPES[3], damaged(parts + b"--b--\r\n", chance)
+        parts = (BOUNDARY + b"\r\n" + data + b"\r\n") * rng.choice((1, 1, 1, 2, 99))
+        return TYPES[3], damage(parts + b"--b--\r\n", rng)
     return TYPES[1], data
 
 
-def often(chance: random.Random, usual: str, odd: tuple[str, ...]) -> str:
-    return usual if chance.random() < 0.7 else chance.choice(odd)
+def usually(rng: random.Random, usual: str, odd: tuple[str, ...]) -> str:
+    """`usual` with probability 0.7, else one of `odd`."""
+    return usual if rng.random() < 0.7 else rng.choice(odd)
 
 
-def request_of(chance: random.Random) -> bytes:
-    """One request, wrong in some way more often than not."""
-    kind, body = body_of(chance)
+def random_request(rng: random.Random) -> bytes:
+    """One request, most of which are malformed."""
+    kind, body = random_body(rng)
     lines = [
-        f"{often(chance, 'POST', METHODS)} {often(chance, '/predict', PATHS)}"
-        f" HTTP/{often(chance, '1.1', ('1.1', '1.0', '9'))}",
+        f"{usually(rng, 'POST', METHODS)} {usually(rng, '/predict', PATHS)}"
+        f" HTTP/{usually(rng, '1.1', ('1.1', '1.0', '9'))}",
         "host: localhost",
         "connection: close",
     ]
     length: object = len(body)
-    if chance.random() < 0.1:
-        length = chance.choice((-1, len(body) + 9, 0, 10**30, "x", ""))
-    if chance.random() < 0.1:
+    if rng.random() < 0.1:
+        length = rng.choice((-1, len(body) + 9, 0, 10**30, "x", ""))
+    if rng.random() < 0.1:
         lines.append("transfer-encoding: chunked")
-        body = damaged(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), chance)
+        body = damage(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), rng)
     else:
         lines.append(f"content-length: {length}")
-    lines.append(f"content-type: {often(chance, kind, TYPES)}")
-    if chance.random() < 0.1:
-        lines.append(chance.choice(HEADERS))
+    lines.append(f"content-type: {usually(rng, kind, TYPES)}")
+    if rng.random() < 0.1:
+        lines.append(rng.choice(HEADERS))
     message = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
-    return damaged(message, chance) if chance.random() < 0.2 else message
+    return damage(message, rng) if rng.random() < 0.2 else message

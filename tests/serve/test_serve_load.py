@@ -1,5 +1,7 @@
 """The server under load: batching, shedding, stalled and disconnected clients, reload, shutdown."""
 
+import io
+import json
 import signal
 import socket
 import subprocess
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import forked
 import httpx
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from serving import Running, encoded_image, running, save_classifier
 from small_nets import RESIDUAL, small_net
 
@@ -190,6 +194,9 @@ def test_reload_exchanges_the_model_and_drops_nothing(tmp_path: Path):
 
 
 def test_the_command_serves_and_sigterm_answers_what_was_accepted(net: str):
+    """Each line of its log is JSON, also a warning of the decoders."""
+    gray = np.arange(0, 2048, dtype=np.uint16).reshape(32, 64)
+    Image.fromarray(gray).save(sixteen_bits := io.BytesIO(), "PNG")
     command = [sys.executable, "-m", "resnets", "serve", f"net={net}", "--port", "0"]
     command += ["--backend", "torch", "--device", "cpu", "--max-delay-ms", "900"]
     process = forked.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -204,7 +211,9 @@ def test_the_command_serves_and_sigterm_answers_what_was_accepted(net: str):
                 assert httpx.get(f"{url}readyz", timeout=60).status_code == 200
                 break
             time.sleep(0.05)
+        assert httpx.post(f"{url}predict", content=sixteen_bits.getvalue()).status_code == 200
         process.send_signal(signal.SIGHUP)
+        lines = [first]
         head = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
         head += f"connection: close\r\nexpect: 100-continue\r\ncontent-length: {len(body)}\r\n\r\n"
         with ExitStack() as stack:
@@ -218,11 +227,13 @@ def test_the_command_serves_and_sigterm_answers_what_was_accepted(net: str):
                 each.sendall(body[:100])
             process.send_signal(signal.SIGTERM)
             while '"event": "stopping"' not in (line := process.stderr.readline()):
-                assert line, "ended without a word"
+                assert line, lines
+                lines.append(line)
             for each in clients:  # ... and gets the rest of it after
                 each.sendall(body[100:])
                 assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
-        told = process.communicate(timeout=60)[1]
-        assert process.returncode == 0, told
+        lines += process.communicate(timeout=60)[1].splitlines()
+        assert process.returncode == 0, lines
+        assert "warning" in [json.loads(line)["level"] for line in lines]
     finally:
         process.kill()

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from race import MODES, race, references
+from race import MODES, race, train_references
 
 from resnets.cli.main import main
 from resnets.config import BusyError, ConfigError, lock_folder, lock_path
@@ -22,7 +22,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return references(tmp_path_factory.mktemp("whole"))
+    return train_references(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("mode", MODES)

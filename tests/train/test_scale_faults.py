@@ -147,12 +147,11 @@ def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
     [(1, 3), pytest.param(1, 20, marks=SLOW), pytest.param(2, 20, marks=SLOW)],
 )
 def test_chaos(tmp_path, processes, kills):
-    """Killed at random times until it is done; `python tests/helpers/chaos.py` does it 100
-    times."""
+    """Kills at random times; `python tests/helpers/chaos.py` does it 100 times."""
     whole = tmp_path / "whole"
-    words = chaos.train(kills, processes)
+    words = chaos.train_arguments(kills, processes)
     code, _, err = finish(*words, "--out", str(whole))
     assert code == 0, err
-    done, out = chaos.chaos(tmp_path, words, processes, kills, seed=5)
+    done, out = chaos.train_with_kills(tmp_path, words, processes, kills, seed=5)
     assert done == kills
     assert_same(whole, out)

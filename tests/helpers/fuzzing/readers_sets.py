@@ -1,4 +1,4 @@
-"""Sets of labelled images in every form that is stored: archives, tables, arrays, packs."""
+"""Data sets in every stored form: archives, tables, arrays and packs of images, signals, text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 from digit_sets import WNIDS, digit_files
 
 from fuzzing.readers import HOME, Reader
-from resnets.config import DataSpec
+from resnets.config import DataSpec, SignalSpec
 from resnets.data.dataset.pack import HEADER, MAGIC, VERSION, open_pack
 from resnets.data.dataset.quarantine import HEAD, Quarantine, read_quarantine
 from resnets.data.decode.decode import Crop, center_box
@@ -27,6 +27,8 @@ from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source
 from resnets.data.splits.open import open_data
 from resnets.data.tables.ground_truth_file import read_labels
+from resnets.sequence.signals import open_signals
+from resnets.sequence.text import open_text
 
 CLASSES = ("ant", "bee")
 VIEW = Crop(8, 3, center_box(8, 8))
@@ -333,6 +335,37 @@ def ground_truth(root: Path) -> object:
     return read_labels(file, NAMES)
 
 
+def write_signals(folder: Path) -> None:
+    values = np.sin(np.arange(24 * 12, dtype=np.float32)).reshape(24, 12).round(3)
+    labels = np.array([CLASSES[row % 2] for row in range(24)])
+    rows = [",".join([*map(str, row), label]) for row, label in zip(values, labels, strict=True)]
+    steps = [f"{a},{b},{CLASSES[row // 12]}" for row, (a, b, *_) in enumerate(values)]
+    for name, lines in (("signals", rows), ("recording", ["x,y,label", *steps])):
+        (folder / name).mkdir()
+        (folder / name / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    (folder / "arrays").mkdir()
+    np.savez(folder / "arrays" / "signals.npz", x=values, y=labels)
+
+
+def signals(root: Path) -> object:
+    (path,) = root.iterdir()
+    spec = SignalSpec(window=4 if path.name == "recording.csv" else 0)
+    data = DataSpec(source=str(path), val_fraction=0.25, test_fraction=0.25)
+    return open_signals(data, spec).parts["train"].take(np.array([0]), np.array([0]))
+
+
+def write_texts(folder: Path) -> None:
+    (folder / "text").mkdir()
+    (folder / "text" / "text.txt").write_text(
+        "Shall I compare thee to a summer's day? \u00e9\n" * 9
+    )
+
+
+def text(root: Path) -> object:
+    data = DataSpec(source=str(root / "text.txt"), val_fraction=0.25, test_fraction=0.25)
+    return open_text(data, 16).parts["train"].take(np.array([0]), np.array([3]))
+
+
 READERS = (
     Reader("archives", write_archives, (source, splits), share=90),
     Reader("webdataset", write_webdataset, (source, streamed), share=30),
@@ -346,4 +379,6 @@ READERS = (
     Reader("packed sets", write_packs, (packed,), share=40),
     Reader("quarantine lists", write_lists, (quarantine,), share=15),
     Reader("imagenet ground truth", write_ground_truth, (ground_truth,), share=30),
+    Reader("signals", write_signals, (signals,), share=40),
+    Reader("texts", write_texts, (text,), share=10),
 )
