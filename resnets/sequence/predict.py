@@ -13,7 +13,7 @@ from resnets.data.errors import DataError
 from resnets.models.block_config import eval_mode
 from resnets.models.transformer.network import Transformer
 from resnets.sequence.load import SignalNetwork
-from resnets.sequence.signals import Floats, as_signals, cut_windows, read_csv
+from resnets.sequence.signals import Floats, as_signals, cut_windows, read_csv, read_npz
 from resnets.sequence.text import encode
 from resnets.utils.errors import reading
 
@@ -83,10 +83,12 @@ def predict_signals(model: SignalNetwork, path: Path) -> list[SignalPrediction]:
 
 def _read_signals(model: SignalNetwork, path: Path) -> Floats:
     spec = model.recipe.signal
-    if path.suffix in (".npy", ".npz"):
-        with reading(path, DataError, "as NumPy arrays"):
-            array = np.load(path, allow_pickle=False)
-            return as_signals(array if path.suffix == ".npy" else array["x"], str(path))
+    if path.suffix == ".npz":
+        return as_signals(read_npz(str(path), ("x",))[0], str(path))
+    if path.suffix == ".npy":
+        with reading(path, DataError, "as a NumPy array"):  # a map is not longer than the file
+            array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        return as_signals(array, str(path))
     columns = model.spec.in_channels if spec.window else model.spec.input_size
     values, _ = read_csv(str(path), spec, columns=columns)
     return cut_windows(values[0].T, spec) if spec.window else values

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+import math
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +56,11 @@ def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
     if data.source == CBF:
         values, names = cylinder_bell_funnel(CBF_SIGNALS)
     elif data.source.endswith(".npz"):
-        values, names = _read_npz(data.source)
+        array, labels = read_npz(data.source, ("x", "y"))
+        values = as_signals(array, data.source)
+        if labels.shape != (len(values),):
+            raise DataError(f"{data.source}: y has shape {labels.shape}, not ({len(values)},)")
+        names = [str(label) for label in labels.tolist()]
     elif data.source.endswith(".csv"):
         values, names = read_csv(data.source, spec)
     else:
@@ -136,6 +143,8 @@ def read_csv(
         raise DataError(f"{source}: is empty")
     header = rows[0] if _parse_number(rows[0][0]) is None else None
     body = rows if header is None else rows[1:]
+    if not body:
+        raise DataError(f"{source}: has a header and no rows")
     width = len(body[0])
     label: int | None = width - 1
     if width == columns:
@@ -156,31 +165,46 @@ def read_csv(
             raise DataError(f"{source}: row {number}: {bad!r:.40} is not a finite number")
         values.append(numbers)
         names.append("" if label is None else row[label].strip())
-    array = np.array(values, np.float32)
-    return (array[None] if spec.window else array[:, None]), names
+    array = as_signals(np.array(values), source)
+    return (array[None, :, 0] if spec.window else array), names
 
 
-def _read_npz(source: str) -> tuple[Floats, list[str]]:
-    with (
-        reading(source, DataError, "as NumPy arrays"),
-        np.load(source, allow_pickle=False) as found,
-    ):
-        if not {"x", "y"} <= set(found.files):
-            raise DataError(f"{source}: has arrays {', '.join(found.files)}; x and y are needed")
-        values, labels = found["x"], found["y"]
-    values = as_signals(values, source)
-    if labels.shape != (len(values),):
-        raise DataError(f"{source}: y has shape {labels.shape}, not ({len(values)},)")
-    return values, [str(label) for label in labels.tolist()]
+def read_npz(source: str, names: Sequence[str]) -> list[NDArray[np.generic]]:
+    """Read the arrays `names` of an .npz file; DataError if one is missing or damaged.
+
+    Shapes are compared with the sizes of the members before memory is allocated.
+    """
+    with reading(source, DataError, "as NumPy arrays"), zipfile.ZipFile(source) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        if not {f"{name}.npy" for name in names} <= members.keys():
+            stored = ", ".join(name.removesuffix(".npy") for name in members)
+            raise DataError(f"{source}: has arrays {stored}; {' and '.join(names)} are needed")
+        for name in names:
+            member = members[f"{name}.npy"]
+            with archive.open(member) as file:
+                first_version = np.lib.format.read_magic(file) == (1, 0)
+                shape, _, dtype = (
+                    np.lib.format.read_array_header_1_0(file)
+                    if first_version
+                    else np.lib.format.read_array_header_2_0(file)
+                )
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise DataError(f"{source}: {name} is shorter than its shape {shape}")
+        with np.load(source, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
 
 
 def as_signals(values: NDArray[np.generic], source: str) -> Floats:
-    """Convert an array (N, L) or (N, C, L) to (N, C, L) float32; DataError if it is not finite."""
-    if values.ndim not in (2, 3) or values.dtype.kind not in "fiu":
+    """Convert an array (N, L) or (N, C, L) to (N, C, L) float32.
+
+    DataError if it is empty or not finite in float32.
+    """
+    if values.ndim not in (2, 3) or values.dtype.kind not in "fiu" or not values.size:
         raise DataError(f"{source}: {values.dtype} {values.shape}; numbers (N, L) or (N, C, L)")
-    array = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        array = np.asarray(values, np.float32)
     if not np.isfinite(array).all():
-        raise DataError(f"{source}: has values that are not finite")
+        raise DataError(f"{source}: has values that are not finite (in float32)")
     return array if array.ndim == 3 else array[:, None]
 
 

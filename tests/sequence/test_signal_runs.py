@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import zipfile
 
 import numpy as np
 import pytest
@@ -201,6 +202,9 @@ def test_windows_of_a_recording_have_one_label_and_lie_in_one_split(tmp_path):
         ("1,2,a\n3,4,a\n", SignalSpec(), "class"),
         ("1,2,a\n3,4,b\n", SignalSpec(label="kind"), "kind"),
         ("", SignalSpec(), "empty"),
+        ("x,y,label\n", SignalSpec(), "header"),
+        ("a\nb\n", SignalSpec(), "numbers"),
+        ("1,2,a\n1,1e39,b\n", SignalSpec(), "finite"),
         ("1,2,a\n3,4,b\n", SignalSpec(window=2), "no training"),
     ],
 )
@@ -228,6 +232,15 @@ def test_npz_files_need_x_and_y_of_one_length(tmp_path):
     np.savez(path, signals=values)
     with pytest.raises(DataError, match="x and y"):
         open_signals(data, SignalSpec())
+    for name in "xy":
+        np.savez(path, **{"x": values, "y": np.array(names)} | {name: np.zeros(0)})
+        with zipfile.ZipFile(path) as file:
+            content = {each: file.read(each) for each in file.namelist()}
+        with zipfile.ZipFile(path, "w") as file:  # a member that is no array
+            for member, stored in content.items():
+                file.writestr(member, b"text" if member == f"{name}.npy" else stored)
+        with pytest.raises(DataError, match="magic"):
+            open_signals(data, SignalSpec())
 
 
 def test_changed_signals_are_not_resumed(tmp_path):

@@ -351,7 +351,7 @@ def signals(root: Path) -> object:
     (path,) = root.iterdir()
     spec = SignalSpec(window=4 if path.name == "recording.csv" else 0)
     data = DataSpec(source=str(path), val_fraction=0.25, test_fraction=0.25)
-    return open_signals(data, spec).parts["train"].take(np.array([0]), np.array([0]))
+    return open_signals(data, spec).splits["train"].get_batch(np.array([0]), np.array([0]))
 
 
 def write_texts(folder: Path) -> None:
@@ -363,7 +363,7 @@ def write_texts(folder: Path) -> None:
 
 def text(root: Path) -> object:
     data = DataSpec(source=str(root / "text.txt"), val_fraction=0.25, test_fraction=0.25)
-    return open_text(data, 16).parts["train"].take(np.array([0]), np.array([3]))
+    return open_text(data, 16).splits["train"].get_batch(np.array([0]), np.array([3]))
 
 
 READERS = (
