@@ -63,7 +63,7 @@ audit: setup
 	$(BIN)/pip freeze --exclude-editable > .venv/frozen.txt
 	$(BIN)/pip-audit --requirement .venv/frozen.txt --no-deps --disable-pip
 
-# Comparisons that fit a laptop: about half an hour on two cores. The others say what they need.
+# Benchmarks that run on a laptop: about half an hour on two cores. The other scripts say what they need.
 bench: setup
 	$(BIN)/python benchmarks/ceilings.py
 	$(BIN)/python benchmarks/train_step.py

@@ -1,10 +1,11 @@
-"""CPU time a picture of each random change, on whole batches as training makes them.
+"""CPU time per image of each augmentation, on whole batches as training makes them.
 
     python benchmarks/augment.py [--size 224] [--batch 128] [--rounds 5]
 
-One thread; CPU time, not wall time, so that other work on the machine counts little. The base is
-flip and normalisation; each line below adds one change to it. The last lines are what others do to
-one PIL picture in a loader's worker (timm's and torchvision's policies), conversion included.
+One thread; CPU time, not wall time, so that other work on the machine matters little. The first
+line is flip and normalization; each line below it is the cost of one more augmentation. The last
+lines are policies of timm and torchvision on one PIL image, as in a worker of a DataLoader, with
+the conversion to an array.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jpeg_files import random_image
 from PIL import Image
+from timing import min_seconds
 from torchvision.transforms import v2
 
 from resnets.config import AugmentSpec, DataSpec, Preprocess
@@ -25,25 +28,14 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.utils import environment
 
 BASE = AugmentSpec(flip=True)
-CHANGES = {
+AUGMENTATIONS = {
     "pca_color": {"pca_color": 0.1},
     "policy rand": {"policy": "rand"},
     "policy trivial": {"policy": "trivial"},
-    "erase 0.25": {"erase": 0.25},
+    "random_erase 0.25": {"random_erase": 0.25},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
 }
-
-
-def spent(work: Callable[[], object], rounds: int) -> float:
-    """Least CPU seconds of one call."""
-    work()
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
 
 
 def main() -> None:
@@ -51,44 +43,42 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     environment.tune_malloc()
-    side, count, rounds = given.size, given.batch, given.rounds
-    noise = np.random.default_rng(0).integers(0, 256, (count, side // 16, side // 16, 3), np.uint8)
-    pictures = [Image.fromarray(each).resize((side, side)) for each in noise]
-    images = torch.from_numpy(np.stack([np.asarray(each) for each in pictures]))
-    split = TensorSplit(images, torch.zeros(count, dtype=torch.int64), ("one",), "noise")
-    preprocessor = Preprocessor(Preprocess(size=side, resize=side))
+    size, count = args.size, args.batch
+    images = [random_image(size, size, seed) for seed in range(count)]
+    pixels = torch.from_numpy(np.stack([np.asarray(each) for each in images]))
+    split = TensorSplit(pixels, torch.zeros(count, dtype=torch.int64), ("one",), "noise")
+    preprocessor = Preprocessor(Preprocess(size=size, resize=size))
 
-    def stream(change: dict, grow_from: int | None = None) -> Callable[[], object]:
-        spec = DataSpec(size=side, augment=replace(BASE, **change), grow_from=grow_from)
+    def microseconds(function: Callable[[], object]) -> float:
+        return 1e6 / count * min_seconds(function, args.rounds, time.process_time)
+
+    def make_batch(fields: dict, grow_from: int | None = None) -> Callable[[], object]:
+        spec = DataSpec(size=size, augment=replace(BASE, **fields), grow_from=grow_from)
         device = torch.device("cpu")
         batches = TrainStream(split, spec, preprocessor, count, 0, device).batches(0, 1 << 30)
         return lambda: next(batches)
 
-    base = spent(stream({}), rounds) / count
-    print(f"{'flip, normalize':28s} {base * 1e6:8.1f} us/picture")
-    for name, change in CHANGES.items():
-        more = spent(stream(change), rounds) / count - base
-        print(f"+ {name:26s} {more * 1e6:8.1f}")
-    small = side * 3 // 4
-    more = spent(stream({}, small), rounds) / count - base
-    print(f"+ {f'resized to {small} px':26s} {more * 1e6:8.1f}")
-    for name, policy in others(side).items():
-        seconds = spent(
-            lambda policy=policy: [np.asarray(policy(each)) for each in pictures], rounds
-        )
-        print(f"{name:28s} {seconds / count * 1e6:8.1f}")
+    base = microseconds(make_batch({}))
+    print(f"{'flip, normalize':28s} {base:8.1f} us/image")
+    for name, fields in AUGMENTATIONS.items():
+        print(f"+ {name:26s} {microseconds(make_batch(fields)) - base:8.1f}")
+    small = size * 3 // 4
+    print(f"+ {f'resized to {small} px':26s} {microseconds(make_batch({}, small)) - base:8.1f}")
+    for name, policy in library_policies(size).items():
+        cost = microseconds(lambda policy=policy: [np.asarray(policy(each)) for each in images])
+        print(f"{name:28s} {cost:8.1f}")
 
 
-def others(side: int) -> dict[str, Callable[[Image.Image], Image.Image]]:
+def library_policies(size: int) -> dict[str, Callable[[Image.Image], Image.Image]]:
     policies = {"torchvision trivial, PIL": v2.TrivialAugmentWide()}
     try:
         from timm.data.auto_augment import rand_augment_transform
     except ImportError:
         return policies
-    hparams = {"translate_const": int(0.45 * side), "img_mean": (124, 116, 104)}
+    hparams = {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)}
     rand = rand_augment_transform("rand-m7-mstd0.5-inc1", hparams)
     return {"timm rand-m7-mstd0.5-inc1, PIL": rand} | policies
 

@@ -1,9 +1,9 @@
-"""What a checkpoint costs the loop: ResNet-50 with momentum and averaged weights.
+"""How long a checkpoint blocks the training loop: ResNet-50 with momentum and averaged weights.
 
     python benchmarks/checkpoint.py [FOLDER]
 
-A save stops the loop while tensors are copied; the file is written beside it. Compared with a save
-that is waited for, which is also what the last one of a run costs.
+A save blocks the loop while tensors are copied; a thread writes the file. Compared with a save that
+waits for the file, as the last one of a run does.
 """
 
 import dataclasses
@@ -26,34 +26,34 @@ SAVES = 6
 
 def main(folder: str | None) -> None:
     torch.manual_seed(0)
-    plan = dataclasses.replace(recipe("imagenet-90", None), ema_decay=0.99)
-    net = create_model("resnet50").to(memory_format=torch.channels_last).train()
-    state = new_state(net, plan, 1000)
+    run_recipe = dataclasses.replace(recipe("imagenet-90", None), ema_decay=0.99)
+    model = create_model("resnet50").to(memory_format=torch.channels_last).train()
+    state = new_state(model, run_recipe, 1000)
     images, labels = torch.randn(8, 3, 64, 64), torch.randint(0, 1000, (8,))
 
     def step() -> None:
-        cross_entropy(net(images), labels).backward()
+        cross_entropy(model(images), labels).backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.ema.update_parameters(net)
+        state.ema.update_parameters(model)
         state.step += 1
 
     step()
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        saver = Saver(Path(out), plan, {"classes": [], "preprocess": {}}, None)
-        for waited in (True, False):
+        saver = Saver(Path(out), run_recipe, {"classes": [], "preprocess": {}}, None)
+        for wait in (True, False):
             stalls = []
             for _ in range(SAVES):
                 step()
                 start = time.perf_counter()
-                saver.save_last(state, final=waited)
+                saver.save_last(state, final=wait)
                 stalls.append(1000 * (time.perf_counter() - start))
                 saver.wait()
             middle, worst = statistics.median(stalls), max(stalls)
-            how = "waited for" if waited else "beside the loop"
-            print(f"{how:>15}: the loop stands still for {middle:,.0f} ms (most: {worst:,.0f})")
+            name = "waits for file" if wait else "in the background"
+            print(f"{name:>17}: blocks the loop for {middle:,.0f} ms (at most {worst:,.0f})")
         size = (Path(out) / "checkpoints" / "last.safetensors").stat().st_size
-        print(f"{size / 1e6:,.0f} MB a file, {torch.get_num_threads()} threads")
+        print(f"{size / 1e6:,.0f} MB per file, {torch.get_num_threads()} threads")
         saver.close()
 
 

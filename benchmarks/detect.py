@@ -1,40 +1,46 @@
-"""Images a second of detection, training and inference: ours against torchvision's Faster R-CNN.
+"""Images per second of detection, training and inference: resnets and torchvision's Faster R-CNN.
 
-Contenders take turns (one interleaved run), each in its own process. All see the same pictures,
-boxes and number of proposals; ours has torchvision's anchors, pyramid and heads on our ResNet-50.
-Prints medians, spread and ratios to the first.
+Contenders take turns, each in a process of its own. All get the same images, boxes and number of
+proposals; the detector of resnets has torchvision's anchors, pyramid and heads on its own ResNet.
+Prints medians, and ratios to the first contender in each round.
 
-    python benchmarks/detect.py [--size 320] [--batch 2] [--rounds 5] [--net resnet50] [--clock cpu]
+    python benchmarks/detect.py [--size 320] [--batch 2] [--rounds 5] [--model resnet50]
+        [--clock cpu]
 
---clock cpu counts processor time in place of seconds, for a machine that others use too.
+--clock cpu measures processor time instead of wall time, for a machine with other jobs.
 
 torchvision       fasterrcnn_resnet50_fpn, float32, NCHW, as its reference script trains it
 torchvision-bf16  the same with channels_last and bfloat16 autocast
-ours-float32      the product's step in float32
-ours              the product's step with its defaults: bfloat16 where the machine has it
+resnets-float32   the training step and inference of this package in float32
+resnets           the same with its defaults: bfloat16 where the processor computes it
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import (
+    answer_requests,
+    format_spread,
+    ratios,
+    start_contenders,
+    stop_contenders,
+    take_turns,
+)
 from torch import Tensor, nn
 
-CONTENDERS = ("torchvision", "torchvision-bf16", "ours-float32", "ours")
+CONTENDERS = ("torchvision", "torchvision-bf16", "resnets-float32", "resnets")
 CLASSES, OBJECTS = 20, 8
 
 
-def pictures(size: int, batch: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Random pictures with random boxes: speed depends on how many there are, not on what."""
+def random_batch(size: int, batch: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Return random images (C, H, W) with random boxes; speed depends only on their number."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, size, size * 4 // 3, generator=generator) for _ in range(batch)]
     targets = []
@@ -46,18 +52,20 @@ def pictures(size: int, batch: int) -> tuple[list[Tensor], list[dict[str, Tensor
     return images, targets
 
 
-def peer(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], Any]]:
+def torchvision_steps(
+    model_name: str, size: int, batch: int, bf16: bool
+) -> dict[str, Callable[[], Any]]:
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     backbone = resnet_fpn_backbone(
-        backbone_name=net, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+        backbone_name=model_name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
     )
     model = FasterRCNN(backbone, CLASSES + 1, min_size=size, max_size=2 * size)
     if bf16:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
-    images, targets = pictures(size, batch)
+    images, targets = random_batch(size, batch)
 
     def train() -> None:
         model.train()
@@ -76,7 +84,9 @@ def peer(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     return {"training": train, "inference": infer}
 
 
-def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], Any]]:
+def package_steps(
+    model_name: str, size: int, batch: int, bf16: bool
+) -> dict[str, Callable[[], Any]]:
     from resnets.config import DetectSpec, OptimSpec, Recipe
     from resnets.data.batch import Batch
     from resnets.detect.models.build import assemble
@@ -94,94 +104,75 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     bf16 = bf16 and pick_precision("auto", torch.device("cpu")) == "bfloat16"
     recipe = Recipe(
         task="detect",
-        model=catalog.spec(net),
+        model=catalog.spec(model_name),
         detect=DetectSpec(),
         optim=OptimSpec(lr=1e-4),
         batch_size=batch,
     )
     model = assemble(build(recipe.model), recipe, CLASSES).to(memory_format=torch.channels_last)
     state = new_state(model, recipe, 1000)
-    images, targets = pictures(size, batch)
+    images, targets = random_batch(size, batch)
     normalized = [(image - 0.45) / 0.22 for image in images]
     forward = DataParallelModel(model, ProcessGroup())
-    given = Batch(normalized, targets, torch.arange(batch))
+    inputs = Batch(normalized, targets, torch.arange(batch))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-    finder = DetectionInference([model])
+    inference = DetectionInference([model])
 
     step = TrainStep(state, forward, model_losses, autocast, recipe)
-
-    def train() -> None:
-        step(given)
 
     def infer() -> None:
         model.eval()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            finder(normalized)
+            inference(normalized)
 
-    return {"training": train, "inference": infer}
+    return {"training": lambda: step(inputs), "inference": infer}
 
 
-def serve(contender: str, net: str, size: int, batch: int, clock: str) -> None:
-    """Child process: for each line "WHAT COUNT" read, do it and answer the seconds."""
+def make_contender(name: str, args: argparse.Namespace) -> Callable[[str], float]:
+    """Return a function that runs "WHAT COUNT" (training or inference) and returns the seconds."""
     torch.manual_seed(0)
-    make = peer if contender.startswith("torchvision") else ours
-    bf16 = contender in ("torchvision-bf16", "ours")
-    steps = make(net, size, batch, bf16)
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    for line in sys.stdin:
-        what, count = line.split()
-        start = now()
+    make = torchvision_steps if name.startswith("torchvision") else package_steps
+    steps = make(args.model, args.size, args.batch, name in ("torchvision-bf16", "resnets"))
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+
+    def measure(request: str) -> float:
+        what, count = request.split()
+        start = clock()
         for _ in range(int(count)):
             steps[what]()
-        print(json.dumps(now() - start), flush=True)
+        return clock() - start
+
+    return measure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", default="resnet50")
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--model", default="resnet50", help="backbone")
+    parser.add_argument("--size", type=int, default=320, help="shorter side of the images, px")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2, help="in each round")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        serve(args.serve, args.net, args.size, args.batch, args.clock)
+    if args.contender:
+        answer_requests(lambda: make_contender(args.contender, args))
         return
-    base = [sys.executable, __file__, "--net", args.net, "--size", str(args.size)]
-    base += ["--batch", str(args.batch), "--clock", args.clock, "--serve"]
-    children = {
-        name: subprocess.Popen(
-            [*base, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        for name in CONTENDERS
-    }
+    command = [__file__, "--model", args.model, "--size", str(args.size)]
+    command += ["--batch", str(args.batch), "--clock", args.clock, "--contender"]
+    contenders = start_contenders({name: [*command, name] for name in CONTENDERS})
     print(
-        f"{args.net}-fpn, batch {args.batch}, {args.size}x{args.size * 4 // 3} px, torch "
-        f"{torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads each, "
-        f"{args.clock} time"
+        f"{args.model}-fpn, batch size {args.batch}, {args.size} x {args.size * 4 // 3} px, torch"
+        f" {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads each,"
+        f" {args.clock} time"
     )
     for what in ("training", "inference"):
-        seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-        for turn in range(args.rounds + 1):
-            for name, child in children.items():
-                assert child.stdin is not None
-                assert child.stdout is not None
-                child.stdin.write(f"{what} {args.steps}\n")
-                answer = json.loads(child.stdout.readline())
-                if turn:  # the first turn warms up
-                    seconds[name].append(answer)
-        for name in CONTENDERS:
-            rates = [args.steps * args.batch / each for each in seconds[name]]
-            ratios = [a / b for a, b in zip(seconds[CONTENDERS[0]], seconds[name], strict=True)]
-            print(
-                f"{what:<10}{name:<18}{statistics.median(rates):7.2f} images/s  ratio "
-                f"{statistics.median(ratios):5.2f}  (min {min(ratios):.2f}, max {max(ratios):.2f})",
-                flush=True,
-            )
-    for child in children.values():
-        child.communicate()
+        seconds = take_turns(contenders, f"{what} {args.steps}", args.rounds)
+        for name, each in seconds.items():
+            rate = args.steps * args.batch / statistics.median(each)
+            ratio = format_spread(ratios(seconds[CONTENDERS[0]], each))
+            print(f"{what:<10}{name:<18}{rate:7.2f} images/s  ratio {ratio}", flush=True)
+    stop_contenders(contenders)
 
 
 if __name__ == "__main__":

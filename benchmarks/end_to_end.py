@@ -1,17 +1,16 @@
-"""The contenders of `inference.py --part end-to-end`: from JPEG files to classes.
+"""Contenders of `inference.py --part end-to-end`: from JPEG files to classes.
 
-Each step is a whole pass from a cold pipeline to the last answer; only `raw ...` have their input
-ready. All compute the same net (random weights) with all cores.
+Each step is a complete pass from a cold pipeline to the last answer; the inputs of `raw ...` are
+ready. All compute the same model (random weights) with all cores.
 
-script                     what a tutorial has: ImageFolder, DataLoader with a worker a core,
-                           Resize, CenterCrop, ToTensor, Normalize, torchvision's net, float32,
-                           `model(x)`
-script, bf16               the same under bfloat16 autocast, channels last
-raw decode                 ours: files to uint8 pictures, a thread a core, no net
-raw openvino int8          torchvision's net by NNCF; batch 32 of ready float32 tensors
+script                     the usual script: ImageFolder, DataLoader with a worker per core, Resize,
+                           CenterCrop, ToTensor, Normalize, torchvision's model, float32, `model(x)`
+script, bf16               the same with bfloat16 autocast and channels_last
+raw decode                 resnets: files to uint8 images, a thread per core, no model
+raw openvino int8          torchvision's model by NNCF; batches of 32 float32 tensors in memory
 raw openvino int8, streams the same with OpenVINO's throughput hint, batches of 8
-ours: ready pictures       an int8 artifact of ours, uint8 pictures in memory
-ours: files                what `resnets predict` does with that artifact
+resnets: decoded images    an int8 artifact of resnets, uint8 images in memory
+resnets: files             what `resnets predict` does with that artifact
 """
 
 from __future__ import annotations
@@ -21,34 +20,31 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-from inference_peers import Step, openvino_model, our_artifact, threads
+from inference_contenders import Step, open_own_artifact, openvino_model, threads
 
 NAMES = (
     "script", "script, bf16", "raw decode", "raw openvino int8", "raw openvino int8, streams",
-    "ours: ready pictures", "ours: files",
+    "resnets: decoded images", "resnets: files",
 )  # fmt: skip
-FEW, MANY = 160, 1024  # pictures of a pass: of the scripts, which are slow; of the others
+SCRIPT_IMAGES, IMAGES = 160, 1024  # of a pass: of the scripts, which are slow; of the others
 BATCH = 32
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """Pictures like ImageNet's: 500 x 375, 105 KB (see input_pipeline.py)."""
-    from input_pipeline import write_pictures
+def make_contender(
+    name: str, model_name: str, size: int, images: Path, folder: Path
+) -> tuple[Step, int]:
+    """Return a function that makes one pass, and the number of images of a pass.
 
-    write_pictures(folder / "pictures", count, enlarge=True)
-    return folder / "pictures"
-
-
-def contender(name: str, net: str, size: int, pictures: Path, folder: Path) -> tuple[Step, int]:
-    """One pass, and how many pictures it answers."""
+    images: a folder of class folders. folder: for exported models.
+    """
     if name.startswith("script"):
-        return _script(net, size, pictures, bf16=name.endswith("bf16")), FEW
+        return _script(model_name, size, images, bf16=name.endswith("bf16")), SCRIPT_IMAGES
     if name.startswith("raw openvino"):
-        return _raw_openvino(net, size, folder, streams=name.endswith("streams")), MANY
-    return _ours(name, net, size, pictures, folder), MANY
+        return _raw_openvino(model_name, size, folder, streams=name.endswith("streams")), IMAGES
+    return _package(name, model_name, size, images, folder), IMAGES
 
 
-def _script(net: str, size: int, pictures: Path, bf16: bool) -> Step:
+def _script(model_name: str, size: int, images: Path, bf16: bool) -> Step:
     import torch
     import torchvision
     from torch.utils.data import DataLoader, Subset
@@ -58,25 +54,25 @@ def _script(net: str, size: int, pictures: Path, bf16: bool) -> Step:
         T.Resize(size * 256 // 224), T.CenterCrop(size), T.ToTensor(),
         T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ])  # fmt: skip
-    found = torchvision.datasets.ImageFolder(str(pictures), transform)
-    few = Subset(found, list(islice(cycle(range(len(found))), FEW)))
-    model = torchvision.models.get_model(net).eval()
+    dataset = torchvision.datasets.ImageFolder(str(images), transform)
+    subset = Subset(dataset, list(islice(cycle(range(len(dataset))), SCRIPT_IMAGES)))
+    model = torchvision.models.get_model(model_name).eval()
     model = model.to(memory_format=torch.channels_last) if bf16 else model
 
     def step() -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            for images, _ in DataLoader(few, BATCH, num_workers=threads()):
+            for batch, _ in DataLoader(subset, BATCH, num_workers=threads()):
                 if bf16:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                model(images).argmax(1).tolist()
+                    batch = batch.contiguous(memory_format=torch.channels_last)
+                model(batch).argmax(1).tolist()
 
     return step
 
 
-def _raw_openvino(net: str, size: int, folder: Path, streams: bool) -> Step:
+def _raw_openvino(model_name: str, size: int, folder: Path, streams: bool) -> Step:
     import openvino as ov
 
-    model = openvino_model("int8", net, size, folder)
+    model = openvino_model("int8", model_name, size, folder)
     batch = 8 if streams else BATCH
     model.reshape([batch, 3, size, size])
     hints = {
@@ -88,42 +84,42 @@ def _raw_openvino(net: str, size: int, folder: Path, streams: bool) -> Step:
     images = np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32)
 
     def step() -> None:
-        for _ in range(MANY // batch):
+        for _ in range(IMAGES // batch):
             queue.start_async({0: images})
         queue.wait_all()
 
     return step
 
 
-def _ours(name: str, net: str, size: int, pictures: Path, folder: Path) -> Step:
+def _package(name: str, model_name: str, size: int, images: Path, folder: Path) -> Step:
     from resnets.evaluate.predict import find_images, predict
 
-    engine = our_artifact("openvino", "int8", net, size, folder)
-    paths = list(islice(cycle(find_images([pictures])), MANY))
-    if name == "ours: files":
+    engine = open_own_artifact("openvino", "int8", model_name, size, folder)
+    paths = list(islice(cycle(find_images([images])), IMAGES))
+    if name == "resnets: files":
         return lambda: sum(1 for _ in predict(engine, paths, top_k=1, workers=threads()))
     read = engine.preprocess.to_tensor
     if name == "raw decode":
         pool = ThreadPoolExecutor(threads())
         return lambda: sum(1 for _ in pool.map(read, paths))
-    ready = np.stack([read(path).permute(1, 2, 0).numpy() for path in paths[: engine.batch * 4]])
+    decoded = np.stack([read(path).permute(1, 2, 0).numpy() for path in paths[: engine.batch * 4]])
 
     def step() -> None:
-        for _ in range(MANY // len(ready)):
-            engine.probabilities(ready)
+        for _ in range(IMAGES // len(decoded)):
+            engine.probabilities(decoded)
 
     return step
 
 
 def limits(rates: dict[str, list[float]]) -> dict[str, list[float]]:
-    """What `ours: files` is held against, round by round."""
-    ready, decode = rates["ours: ready pictures"], rates["raw decode"]
+    """Return the rates to compare `resnets: files` with, in each round."""
+    inference, decode = rates["resnets: decoded images"], rates["raw decode"]
     return {
         "the script": rates["script"],
-        "the slower of raw decode and our raw inference": [*map(min, ready, decode)],
+        "the slower of raw decode and inference alone": [*map(min, inference, decode)],
         "raw openvino int8": rates["raw openvino int8"],
         "raw openvino int8, streams": rates["raw openvino int8, streams"],
         "both on the same cores, 1 / (1/decode + 1/inference)": [
-            1 / (1 / a + 1 / b) for a, b in zip(ready, decode, strict=True)
+            1 / (1 / a + 1 / b) for a, b in zip(inference, decode, strict=True)
         ],
     }

@@ -1,35 +1,40 @@
-"""Images a second of whole training steps, data included: ours against what people write by hand.
+"""Images per second of whole training steps, data included: resnets and scripts written by hand.
 
-Contenders take turns (one interleaved run), each in its own process, since the allocator and the
-thread pools belong to a process. Prints medians, spread and ratios.
+Contenders take turns, each in a process of its own. Prints medians, and ratios to the first
+contender in each round.
 
-    python benchmarks/train_step.py [--net cifar-resnet20|resnet18|...] [--rounds 7] [--steps 8]
+    python benchmarks/train_step.py [--model cifar-resnet20|resnet18|...] [--rounds 7] [--steps 8]
 
-straightforward   fp32, NCHW, eager, DataLoader with two workers, PIL pictures through torchvision
-                  transforms; the net is torchvision's for ImageNet nets, and for CIFAR nets
-                  torchvision's BasicBlock in the usual three-stage arrangement (option A)
+straightforward   float32, NCHW, eager, DataLoader with two workers, PIL images through torchvision
+                  transforms; the model is torchvision's, and for CIFAR models torchvision's
+                  BasicBlock in the usual three-stage arrangement (option A)
 tuned             the same script with channels_last and bfloat16 autocast
-allocator         that with glibc's thresholds raised, too: what flags can reach
-ours              the product's own stream, step and settings
+allocator         tuned, with the thresholds of glibc's allocator raised: what settings can reach
+resnets           the training step of this package with its data pipeline and its defaults
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
+from timing import (
+    answer_requests,
+    format_spread,
+    ratios,
+    start_contenders,
+    stop_contenders,
+    take_turns,
+)
 from torch import nn
 from torch.nn import functional as F
+from training import random_images
 
-CONTENDERS = ("straightforward", "tuned", "allocator", "ours")
+CONTENDERS = ("straightforward", "tuned", "allocator", "resnets")
 KEEP_PAGES = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
@@ -48,7 +53,7 @@ class OptionA(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.pad))
 
 
-def peer_net(name: str) -> nn.Module:
+def torchvision_model(name: str) -> nn.Module:
     import torchvision
     from torchvision.models.resnet import BasicBlock
 
@@ -70,20 +75,13 @@ def peer_net(name: str) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def pictures(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random pictures: the step's speed does not depend on what they show."""
-    rng = np.random.default_rng(0)
-    count = 10_000 if size <= 64 else 512
-    images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return images, rng.integers(0, 10, count)
-
-
-def peer_step(net_name: str, size: int, batch: int, tuned: bool) -> Callable[[], None]:
+def script_step(name: str, size: int, batch: int, tuned: bool) -> Callable[[], None]:
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms as T
 
-    images, labels = pictures(size)
+    split = random_images(image_count(size), size)
+    images, labels = split.images.numpy(), split.labels.tolist()
     transform = T.Compose(
         [
             T.RandomCrop(size, padding=4),
@@ -93,33 +91,33 @@ def peer_step(net_name: str, size: int, batch: int, tuned: bool) -> Callable[[],
         ]
     )
 
-    class Pictures(Dataset):
+    class Images(Dataset):
         def __len__(self) -> int:
             return len(images)
 
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            return transform(Image.fromarray(images[index])), int(labels[index])
+            return transform(Image.fromarray(images[index])), labels[index]
 
     loader = DataLoader(
-        Pictures(), batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+        Images(), batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
     )
 
     def endless() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
             yield from loader
 
-    stream = endless()
-    net = peer_net(net_name)
+    batches = endless()
+    model = torchvision_model(name)
     if tuned:
-        net = net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
-        x, y = next(stream)
+        x, y = next(batches)
         if tuned:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
-            loss = F.cross_entropy(net(x), y)
+            loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -127,107 +125,68 @@ def peer_step(net_name: str, size: int, batch: int, tuned: bool) -> Callable[[],
     return step
 
 
-def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
-    from resnets.config import AugmentSpec, DataSpec, OptimSpec, Recipe
-    from resnets.data.dataset.labeled_images import TensorSplit
-    from resnets.data.loading.loader import TrainStream
-    from resnets.data.transforms.preprocess import fit_preprocess
-    from resnets.models import build, catalog
-    from resnets.models.norm import use_cpu_kernels
-    from resnets.train.data_parallel import DataParallelModel
-    from resnets.train.loss import classification_loss
-    from resnets.train.state import new_state
-    from resnets.train.step import TrainStep
-    from resnets.utils import environment
-    from resnets.utils.precision import pick_precision
+def package_step(name: str, size: int, batch: int) -> Callable[[], None]:
+    from training import Training
 
-    environment.tune_malloc()
-    images, labels = pictures(size)
-    split = TensorSplit(
-        torch.from_numpy(images),
-        torch.from_numpy(labels),
-        tuple("abcdefghij"),
-        "random pictures",
-    )
+    from resnets.config import AugmentSpec, DataSpec, Recipe
+    from resnets.models import catalog
+
     recipe = Recipe(
-        model=catalog.spec(net_name, num_classes=10),
+        model=catalog.spec(name, num_classes=10),
         data=DataSpec(augment=AugmentSpec(crop="pad", flip=True)),
-        optim=OptimSpec(),
         batch_size=batch,
     )
-    net = build(recipe.model).to(memory_format=torch.channels_last)
-    use_cpu_kernels(net)
-    preprocessor = fit_preprocess(split, recipe.data, 3)
-    cpu = torch.device("cpu")
-    stream = TrainStream(split, recipe.data, preprocessor, batch, 0, cpu).batches()
-    state = new_state(net, recipe, 1000)
-    precision = pick_precision("auto", cpu)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-    loss_fn, forward = classification_loss(), DataParallelModel(net)
-    step = TrainStep(state, forward, loss_fn, autocast, recipe)
-    return lambda: step(next(stream))
+    return Training(torch.device("cpu"), recipe, random_images(image_count(size), size)).step
 
 
-def serve(contender: str, net: str, size: int, batch: int) -> None:
-    """Child process: for each number read, run so many steps and answer the seconds."""
+def image_count(size: int) -> int:
+    return 10_000 if size <= 64 else 512
+
+
+def make_contender(name: str, model: str, size: int, batch: int) -> Callable[[str], float]:
+    """Return a function that runs "COUNT" steps and returns the seconds."""
     torch.manual_seed(0)
-    if contender == "ours":
-        step = our_step(net, size, batch)
+    if name == "resnets":
+        step = package_step(model, size, batch)
     else:
-        step = peer_step(net, size, batch, tuned=contender != "straightforward")
-    for line in sys.stdin:
-        count, start = int(line), time.perf_counter()
-        for _ in range(count):
+        step = script_step(model, size, batch, tuned=name != "straightforward")
+
+    def measure(count: str) -> float:
+        start = time.perf_counter()
+        for _ in range(int(count)):
             step()
-        print(json.dumps(time.perf_counter() - start), flush=True)
+        return time.perf_counter() - start
+
+    return measure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", default="cifar-resnet20")
-    parser.add_argument("--batch", type=int)
+    parser.add_argument("--model", default="cifar-resnet20")
+    parser.add_argument("--batch", type=int, help="default: 128 for CIFAR models, else 16")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=8, help="in each round")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    small = args.net.startswith("cifar-")
+    small = args.model.startswith("cifar-")
     size, batch = (32, args.batch or 128) if small else (224, args.batch or 16)
-    if args.serve:
-        serve(args.serve, args.net, size, batch)
+    if args.contender:
+        answer_requests(lambda: make_contender(args.contender, args.model, size, batch))
         return
-    base = [sys.executable, __file__, "--net", args.net, "--batch", str(batch), "--serve"]
-    children = {
-        name: subprocess.Popen(
-            [*base, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=os.environ | (KEEP_PAGES if name == "allocator" else {}),
-        )
-        for name in CONTENDERS
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for turn in range(args.rounds + 1):
-        for name, child in children.items():
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(f"{args.steps}\n")
-            answer = json.loads(child.stdout.readline())
-            if turn:  # the first turn warms up
-                seconds[name].append(answer)
-    for child in children.values():
-        child.communicate()
-    print(
-        f"{args.net}, batch {batch}, {size} px, torch {torch.__version__}, {os.cpu_count()} cores"
+    command = [__file__, "--model", args.model, "--batch", str(batch), "--contender"]
+    contenders = start_contenders(
+        {name: [*command, name] for name in CONTENDERS}, {"allocator": KEEP_PAGES}
     )
-    for name in CONTENDERS:
-        rates = [args.steps * batch / each for each in seconds[name]]
-        ratios = [a / b for a, b in zip(seconds["straightforward"], seconds[name], strict=True)]
-        print(
-            f"{name:<16}{statistics.median(rates):9,.0f} images/s  ratio "
-            f"{statistics.median(ratios):5.2f}  (min {min(ratios):.2f}, max {max(ratios):.2f})"
-        )
+    seconds = take_turns(contenders, args.steps, args.rounds)
+    stop_contenders(contenders)
+    print(
+        f"{args.model}, batch size {batch}, {size} px, torch {torch.__version__},"
+        f" {os.cpu_count()} cores"
+    )
+    for name, each in seconds.items():
+        rate = args.steps * batch / statistics.median(each)
+        ratio = format_spread(ratios(seconds[CONTENDERS[0]], each))
+        print(f"{name:<16}{rate:9,.0f} images/s  ratio {ratio}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Add the network of a run to the models that ship with the package, as resnets:DATA/NET.
+"""Add the network of a run to the models that ship with the package, as resnets:DATA/MODEL.
 
     python benchmarks/zoo.py RUN digits/cifar-resnet20 --data digits \
         --command "resnets train digits" --license MIT --note "..."
 
-Weights of convolutions and linear layers are rounded to float16, the rounded network is measured
-anew on the run's test images, and its folder (weights, config.json, model card) is written to
-resnets/weights/zoo/DATA/NET, with its SHA-256 and figures in the index. With --url the folder goes
-to --out instead, to be uploaded to that URL.
+Weights of convolutions and linear layers are rounded to float16, the rounded model is evaluated on
+the test images of the run, and its folder (weights, config.json, model card) is written to
+resnets/weights/zoo/DATA/MODEL, with SHA-256 and metrics in the index. With --url the folder is
+written to --out instead, to be uploaded to that URL.
 """
 
 import argparse
@@ -31,12 +31,14 @@ LIMIT = 8 << 20  # bytes of a model in the package
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
-    parser.add_argument("name", help="DATA/NET")
-    parser.add_argument("--data", required=True, help="where the run's data are")
-    parser.add_argument("--command", required=True, help="what trained it")
+    parser.add_argument("name", help="DATA/MODEL")
+    parser.add_argument("--data", required=True, help="data set of the run")
+    parser.add_argument("--command", required=True, help="command that trained it")
     parser.add_argument("--license", required=True, help="of the weights, as named on the Hub")
     parser.add_argument("--note", action="append", default=[], help="paragraph for the card")
-    parser.add_argument("--url", help="folder that larger files are downloaded from")
+    parser.add_argument(
+        "--url", help="URL of the folder, for files that are too large for the package"
+    )
     parser.add_argument("--out", type=Path, default=zoo.FOLDER)
     args = parser.parse_args()
     entry = add(
@@ -64,20 +66,24 @@ def add(
     out: Path = zoo.FOLDER,
     index: Path = zoo.FOLDER,
 ) -> zoo.ZooEntry:
-    """Write the model's folder below `out`, and its entry into the index in the folder `index`."""
-    net = round_weights(resnets.load(run))
-    net.origin = f"resnets:{name}"
-    measured = resnets.evaluate(net, data, precision="float32", quiet=True)
+    """Write the folder of the model below `out`, and its entry in the index in folder `index`."""
+    model = round_weights(resnets.load(run))
+    model.origin = f"resnets:{name}"
+    measured = resnets.evaluate(model, data, precision="float32", quiet=True)
     assert isinstance(measured, Measurement)
-    net = net.to(memory_format=torch.contiguous_format)  # as files are loaded, for equal outputs
-    figures = measured.evaluation
-    assert net.recipe is not None
+    model = model.to(
+        memory_format=torch.contiguous_format
+    )  # as files are loaded, for equal outputs
+    evaluation = measured.evaluation
+    assert model.recipe is not None
     source = name.partition("/")[0]  # not a path of the machine that trained it
-    net.recipe = dataclasses.replace(
-        net.recipe, data=dataclasses.replace(net.recipe.data, source=source), checkpoint_url=None
+    model.recipe = dataclasses.replace(
+        model.recipe,
+        data=dataclasses.replace(model.recipe.data, source=source),
+        checkpoint_url=None,
     )
-    result = {"data": source, "test": figures.to_json()}
-    said = [
+    result = {"data": source, "test": evaluation.to_json()}
+    card_notes = [
         f"Trained with `{command}` (resnets {resnets.__version__}).\n"
         "Weights of convolutions and linear layers are stored as float16; the results are those of "
         "the stored\nweights.",
@@ -85,7 +91,15 @@ def add(
     ]
     folder = out / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    publish(net, result, str(folder), license=license, dtype=DTYPE, notes=said, place=net.origin)
+    publish(
+        model,
+        result,
+        str(folder),
+        license=license,
+        dtype=DTYPE,
+        notes=card_notes,
+        place=model.origin,
+    )
     digests = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
@@ -98,9 +112,9 @@ def add(
         name=name,
         sha256=digests,
         url=url,
-        top1_error=figures.top1_error,
-        examples=figures.examples,
-        protocol=figures.protocol,
+        top1_error=evaluation.top1_error,
+        examples=evaluation.examples,
+        protocol=evaluation.protocol,
         data=source,
         command=command,
         license=license,
@@ -113,13 +127,13 @@ def add(
     return entry
 
 
-def round_weights(net: ImageClassifier) -> ImageClassifier:
-    """`net` with the values that are stored."""
+def round_weights(model: ImageClassifier) -> ImageClassifier:
+    """Round the weights of `model` to the values that are stored."""
     with torch.no_grad():
-        for parameter in net.parameters():
+        for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.copy_(parameter.to(DTYPE))
-    return net
+    return model
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The sections of benchmarks/gpu.py, one a file; each makes `Case`s from a `Setting`."""
+"""The sections of benchmarks/gpu.py, one per file; each makes `Case`s from a `Setting`."""

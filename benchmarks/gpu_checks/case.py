@@ -1,8 +1,7 @@
-"""What a section is made of, and where it runs."""
+"""Cases of benchmarks/gpu.py, and the device, folders and limits that they run with."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +9,19 @@ from pathlib import Path
 
 import torch
 
+from resnets import recipes
+from resnets.config import Recipe, replace_fields
+
 Row = dict[str, str | float | None]
 
 
-class LeftOut(Exception):  # noqa: N818  (a state, not an error)
-    """A case that is of no use here, with the reason: no data, no CUDA, no such library."""
+class Skipped(Exception):  # noqa: N818  (not an error)
+    """A case that cannot run here: without the data, CUDA or a library."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement. seconds: about what it takes on one H200; none starts with less left."""
+    """One measurement. seconds: estimate for one H200; it does not start with less time left."""
 
     name: str
     seconds: float
@@ -30,40 +32,40 @@ class Case:
 class Setting:
     """Where and how the cases run.
 
-    data: folder with cifar10.tar.xz and others; out: folder for what the commands write. ends:
-    time.monotonic() when the limit is reached. tiny: the smallest sizes, to test the script.
+    data: folder with cifar10.tar.xz and others. out: folder for the output of commands. deadline:
+    time.monotonic() when the limit is reached. tiny: smallest sizes, to test the script.
     """
 
     device: torch.device
     data: Path
     out: Path
-    ends: float
+    deadline: float
     tiny: bool
 
     @property
     def cuda(self) -> bool:
-        """Whether there is a GPU; else the CPU stands in for it."""
+        """Whether the cases run on a GPU."""
         return self.device.type == "cuda"
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the limit."""
-        return self.ends - time.monotonic()
+        return self.deadline - time.monotonic()
 
     def require_cuda(self) -> None:
-        """Raise LeftOut on a CPU."""
+        """Raise Skipped on a CPU."""
         if not self.cuda:
-            raise LeftOut("needs a CUDA device")
+            raise Skipped("needs a CUDA device")
 
     def file(self, name: str) -> Path:
-        """A file of the data folder; raises LeftOut where it is not there."""
+        """Return a file of the data folder; raises Skipped if it is missing."""
         path = self.data / name
         if not path.exists():
-            raise LeftOut(f"{path} is not there")
+            raise Skipped(f"{path} is missing")
         return path
 
     def synchronize(self) -> None:
-        """Wait until the device has done what was asked of it."""
+        """Wait until the device has finished all work."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
 
@@ -71,7 +73,7 @@ class Setting:
 def time_rounds(
     setting: Setting, steps: dict[str, Callable[[], object]], rounds: int, count: int, warm_up: int
 ) -> dict[str, list[float]]:
-    """Seconds a step of each contender in each round of `count` steps; contenders take turns."""
+    """Return seconds per step, by contender and round of `count` steps; contenders take turns."""
     for step in steps.values():
         for _ in range(warm_up):
             step()
@@ -87,20 +89,14 @@ def time_rounds(
     return seconds
 
 
-def spread(values: list[float], digits: int = 3) -> str:
-    """Median, minimum and maximum as "1.52 (1.50 to 1.61)"."""
-    middle, low, high = (
-        f"{each:.{digits}g}" for each in (median(values), min(values), max(values))
-    )
-    return f"{middle} ({low} to {high})"
-
-
-def median(values: list[float]) -> float:
-    """The median."""
-    return statistics.median(values)
+def cifar_recipe(setting: Setting, model: str, fields: dict[str, str] | None = None) -> Recipe:
+    """Return the paper's recipe for a CIFAR model, of tiny size if `setting.tiny`."""
+    recipe = recipes.recipe("cifar10-paper", model)
+    tiny = {"model.depths": "[1,1,1]", "batch_size": "16"} if setting.tiny else {}
+    return replace_fields(recipe, {"model.num_classes": "10"} | tiny | (fields or {}))
 
 
 def rounded(value: float, digits: int = 4) -> float:
-    """To `digits` significant digits, whole numbers above them."""
+    """Round to `digits` significant digits; an int if it is whole and at least 10."""
     short = float(f"{value:.{digits}g}")
     return int(short) if short == int(short) and abs(short) >= 10 else short

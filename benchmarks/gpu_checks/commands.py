@@ -1,4 +1,4 @@
-"""Commands of the product on the device, as a user gives them."""
+"""Commands of the package on the device, as users run them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpu_checks.case import Case, LeftOut, Row, Setting, rounded
+from gpu_checks.case import Case, Row, Setting, Skipped, rounded
 from resnets.cli.main import main
 
 SMALL = ("--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=32")
 SCRATCH = ("--set", "weights=none", "--set", "batch_size=4")
-DIGITS, PHOTOS, CELLS = "digits", "scratch", "detect-small"  # runs that other commands need
+DIGITS, PHOTOS, CELLS = "digits", "scratch", "detect-small"  # runs that other commands use
 
 
 @dataclass(frozen=True)
 class Command:
     """A command line; "{out}" is the folder of outputs, "{data}" that of data sets.
 
-    iterations: of `resnets train`, which writes to {out}/NAME. needs: runs that must be there,
-    which are trained where they are not. modules: of packages that it needs. seconds: see `Case`.
+    iterations: of `resnets train`, which writes to {out}/NAME. needs: runs that it uses, which are
+    trained first if missing. modules: optional modules that it imports. seconds: see `Case`.
     """
 
     name: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     iterations: int = 0
     needs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
@@ -37,10 +37,14 @@ class Command:
 
 
 def train(
-    name: str, *words: str, iterations: int = 60, modules: tuple[str, ...] = (), seconds: float = 8
+    name: str,
+    *arguments: str,
+    iterations: int = 60,
+    modules: tuple[str, ...] = (),
+    seconds: float = 8,
 ) -> Command:
-    """`resnets train` into {out}/NAME."""
-    return Command(name, ("train", *words), iterations, modules=modules, seconds=seconds)
+    """Return the command `resnets train` with --out {out}/NAME."""
+    return Command(name, ("train", *arguments), iterations, modules=modules, seconds=seconds)
 
 
 COCO = ("faster_coco_eval", "pycocotools")
@@ -151,32 +155,33 @@ COMMANDS = (
 
 
 def cases(setting: Setting) -> list[Case]:
-    """The commands, and whether the first two runs, of one recipe, agree."""
+    """Return a case for each command, and one that compares the first two runs of one recipe."""
     commands = COMMANDS[:3] if setting.tiny else COMMANDS
-    found = [Case(each.name, each.seconds, partial(_run, setting, each)) for each in commands]
-    return [*found[:2], Case("the same run twice", 15, partial(_same, setting)), *found[2:]]
+    cases = [Case(each.name, each.seconds, partial(_run, setting, each)) for each in commands]
+    comparison = Case("the same run twice", 15, partial(_compare_runs, setting))
+    return [*cases[:2], comparison, *cases[2:]]
 
 
-def _folder(setting: Setting) -> Path:
+def _output_folder(setting: Setting) -> Path:
     folder = setting.out / "commands"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _require(setting: Setting, name: str) -> Path:
-    """The folder of the finished run NAME, which is trained first where it is not there."""
-    folder = _folder(setting) / name
+    """Return the folder of run NAME, which is trained first if it is missing."""
+    folder = _output_folder(setting) / name
     if not (folder / "result.json").is_file():
         command = next(each for each in COMMANDS if each.name == name)
         if status := _call(setting, command)[0]:
-            raise RuntimeError(f"the run {name!r} that it needs ended with exit code {status}")
+            raise RuntimeError(f"the required run {name!r} ended with exit code {status}")
     return folder
 
 
 def _run(setting: Setting, command: Command) -> list[Row]:
-    """Run one command; its status and, if it failed, its last line."""
+    """Run one command; returns its exit code and, if it failed, its last line."""
     if missing := [module for module in command.modules if find_spec(module) is None]:
-        raise LeftOut(f"{missing[0]} is not installed")
+        raise Skipped(f"{missing[0]} is not installed")
     for name in command.needs:
         _require(setting, name)
     start = time.perf_counter()
@@ -193,28 +198,28 @@ def _run(setting: Setting, command: Command) -> list[Row]:
 
 
 def _call(setting: Setting, command: Command) -> tuple[int, list[str]]:
-    """Exit code and lines of a command, which runs in this process."""
-    folder = _folder(setting)
-    words = [word.format(out=folder, data=setting.data) for word in command.words]
-    for word in words:
-        if word.endswith(".tar") and not Path(word).exists():
-            raise LeftOut(f"{word} is not there")
+    """Run a command in this process; returns its exit code and output lines."""
+    folder = _output_folder(setting)
+    arguments = [each.format(out=folder, data=setting.data) for each in command.arguments]
+    for each in arguments:
+        if each.endswith(".tar") and not Path(each).exists():
+            raise Skipped(f"{each} is missing")
     if command.iterations:
         shutil.rmtree(folder / command.name, ignore_errors=True)
         iterations = 4 if setting.tiny else command.iterations
-        words += ["--out", str(folder / command.name), "--iterations", str(iterations)]
-    elif "--out" in words:
-        out = Path(words[words.index("--out") + 1])
+        arguments += ["--out", str(folder / command.name), "--iterations", str(iterations)]
+    elif "--out" in arguments:
+        out = Path(arguments[arguments.index("--out") + 1])
         shutil.rmtree(out, ignore_errors=True)
         out.unlink(missing_ok=True)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = main([*words, "--device", str(setting.device)])
-    return status, said.getvalue().strip().splitlines()
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        status = main([*arguments, "--device", str(setting.device)])
+    return status, output.getvalue().strip().splitlines()
 
 
-def _same(setting: Setting) -> list[Row]:
-    """Whether two runs of one recipe ended with the same test loss."""
+def _compare_runs(setting: Setting) -> list[Row]:
+    """Compare the test losses of two runs of one recipe."""
     folders = [_require(setting, name) for name in (DIGITS, "digits again")]
     losses = [json.loads((each / "result.json").read_text())["test"]["loss"] for each in folders]
     verdict = "the same loss" if losses[0] == losses[1] else f"losses differ: {losses}"

@@ -1,4 +1,4 @@
-"""Operators, networks, batches and steps on the device against float64 or one another."""
+"""Operators, models, batches and steps on the device, compared with float64 or each other."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from gpu_checks.case import Case, Row, Setting, rounded
-from gpu_checks.training import (
+from training import (
     EAGER,
     GRAPH,
     GRAPH_OF_BLOCKS,
     Training,
-    cifar_recipe,
     random_images,
 )
+
+from gpu_checks.case import Case, Row, Setting, cifar_recipe, rounded
 from resnets.config import LossSpec, replace_fields
 from resnets.data import TrainStream, fit_preprocess
 from resnets.data.batch import Batch
@@ -34,15 +33,15 @@ from resnets.train.state import new_state
 from resnets.train.step import TrainStep
 from resnets.utils.precision import autocast, pick_precision
 
-# The recipe's precisions, and the largest relative errors (root mean square) that they may have: of
-# an operator, of a network's logits. A relu that flips makes a gradient's 1e-4 and more.
-MODES = {
+# Precisions, and the largest accepted relative errors (root mean square) of an operator and of the
+# logits of a model. A ReLU whose sign flips changes a gradient by 1e-4 or more.
+PRECISIONS = {
     "float32": (1e-5, 1e-4),
     "tf32": (5e-3, 5e-2),
     "float16": (5e-3, 5e-2),
     "bfloat16": (2e-2, 0.2),
 }
-NETS = {
+MODELS = {
     "cifar-resnet20": (32, 16),
     "cifar-plain20": (32, 16),
     "cifar-preact-resnet20": (32, 16),
@@ -54,21 +53,21 @@ STEPS = 20
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Operators first: a wrong one explains what follows."""
-    modes = [mode for mode in MODES if setting.cuda or mode in ("float32", "bfloat16")]
-    names = ["cifar-resnet20"] if setting.tiny else list(NETS)
+    """Return the cases, operators first: a wrong one explains errors of the others."""
+    modes = [mode for mode in PRECISIONS if setting.cuda or mode in ("float32", "bfloat16")]
+    names = ["cifar-resnet20"] if setting.tiny else list(MODELS)
     optimizers = ("sgd",) if setting.tiny else ("sgd", "adamw", "lamb")
-    ways = (GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,)
+    step_modes = (GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,)
     return [
         *[Case(f"operators, {mode}", 5, partial(_operators, setting, mode)) for mode in modes],
-        *[Case(name, 10, partial(_network, setting, name, modes)) for name in names],
+        *[Case(name, 10, partial(_compare_model, setting, name, modes)) for name in names],
         Case("batches", 5, partial(_batches, setting)),
         *[Case(f"steps, {kind}", 6, partial(_steps, setting, kind)) for kind in optimizers],
-        *[Case(f"{way} and TrainStep", 12, partial(_graph, setting, way)) for way in ways],
+        *[Case(f"{each} and TrainStep", 12, partial(_graph, setting, each)) for each in step_modes],
     ]
 
 
-def _row(what: str, mode: str, output: float, gradient: float | None, limit: float) -> Row:
+def _make_row(what: str, mode: str, output: float, gradient: float | None, limit: float) -> Row:
     return {
         "what": what,
         "precision": mode,
@@ -81,18 +80,18 @@ def _row(what: str, mode: str, output: float, gradient: float | None, limit: flo
 
 @contextmanager
 def _precision(setting: Setting, mode: str) -> Iterator[None]:
-    """The context of passes in a precision of the recipe, as the product makes it."""
+    """Context manager of forward passes in a precision, as in training."""
     with autocast(setting.device, pick_precision(mode, setting.device)):
         yield
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative_error(found: Tensor, expected: Tensor) -> float:
     difference = found.detach().double().cpu() - expected.detach().double().cpu()
     return (difference.norm() / expected.detach().double().norm().cpu()).item()
 
 
 def _modules() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Operators of the networks, with the shape of an input."""
+    """Return operators of the models, with the shape of an input."""
     channels = 16
     ghost = nn.Sequential(BatchNormAct2d(channels))
     convert_batch_norms(ghost, 4, sync=False)
@@ -113,7 +112,7 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 
 
 def _functions() -> dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]]:
-    """Operators without parameters."""
+    """Return operators without parameters, with the shape of an input."""
 
     def loss(**fields: str) -> Callable[[Tensor], Tensor]:
         spec = LossSpec(**fields)
@@ -139,24 +138,24 @@ def _functions() -> dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]
 
 
 def _operators(setting: Setting, mode: str) -> list[Row]:
-    """Each operator's output and gradients of its input and weights, in training mode."""
+    """Compare outputs of operators and gradients of inputs and weights, in training mode."""
     torch.manual_seed(0)
-    rows, limit = [], MODES[mode][0]
+    rows, limit = [], PRECISIONS[mode][0]
     for name, (call, shape) in {**_modules(), **_functions()}.items():
         reference = call
         if isinstance(call, nn.Module):
             reference, call = copy.deepcopy(call).double(), copy.deepcopy(call).to(setting.device)
         x = torch.randn(shape)
-        expected, gradient = _passes(reference, x.double())
+        expected, gradient = _forward_backward(reference, x.double())
         with _precision(setting, mode):
-            found, found_gradient = _passes(call, x.to(setting.device))
-        error = _relative(found, expected)
-        rows.append(_row(name, mode, error, _relative(found_gradient, gradient), limit))
+            found, found_gradient = _forward_backward(call, x.to(setting.device))
+        error = _relative_error(found, expected)
+        rows.append(_make_row(name, mode, error, _relative_error(found_gradient, gradient), limit))
     return rows
 
 
-def _passes(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The output for `x`, and all gradients as one vector on the CPU."""
+def _forward_backward(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the output for `x`, and all gradients as one vector on the CPU."""
     x = x.clone().requires_grad_()
     if x.ndim == 4 and x.is_cuda:
         x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
@@ -167,36 +166,36 @@ def _passes(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor
     return out, torch.cat([each.grad.double().cpu().reshape(-1) for each in leaves])
 
 
-def _network(setting: Setting, name: str, modes: list[str]) -> list[Row]:
-    """Logits and the gradient of all weights of one batch, in each precision."""
-    size, count = NETS[name]
+def _compare_model(setting: Setting, name: str, modes: list[str]) -> list[Row]:
+    """Compare logits and the gradient of all weights for one batch, in each precision."""
+    size, count = MODELS[name]
     torch.manual_seed(0)
-    net = build(catalog.spec(name, input_size=size, num_classes=10, dropout=0.0)).train()
+    model = build(catalog.spec(name, input_size=size, num_classes=10, dropout=0.0)).train()
     x, y = torch.randn(count, 3, size, size), torch.randint(0, 10, (count,))
-    reference = copy.deepcopy(net).double()
+    reference = copy.deepcopy(model).double()
     expected = reference(x.double())
     F.cross_entropy(expected, y).backward()
-    net = net.to(setting.device).to(memory_format=torch.channels_last)
+    model = model.to(setting.device).to(memory_format=torch.channels_last)
     x, y = x.to(setting.device).to(memory_format=torch.channels_last), y.to(setting.device)
     rows = []
     for mode in modes:
-        net.zero_grad()
+        model.zero_grad()
         with _precision(setting, mode):
-            logits = net(x)
+            logits = model(x)
             F.cross_entropy(logits.float(), y).backward()
-        error = _relative(logits, expected)
-        gradients = _relative(_gradient(net), _gradient(reference))
-        rows.append(_row(name, mode, error, gradients, MODES[mode][1]))
+        error = _relative_error(logits, expected)
+        gradients = _relative_error(_gradient(model), _gradient(reference))
+        rows.append(_make_row(name, mode, error, gradients, PRECISIONS[mode][1]))
     return rows
 
 
 def _gradient(model: nn.Module) -> Tensor:
-    """All gradients as one vector on the CPU."""
+    """Return all gradients as one vector on the CPU."""
     return torch.cat([each.grad.double().cpu().reshape(-1) for each in model.parameters()])
 
 
 def _batches(setting: Setting) -> list[Row]:
-    """Training and test batches on the device equal those on a CPU to the bit."""
+    """Compare training and test batches on the device and on the CPU bit by bit."""
     split, recipe = random_images(200, 32), cifar_recipe(setting, "cifar-resnet20")
     preprocessor = fit_preprocess(split, recipe.data, 3)
     found: list[list[Tensor]] = []
@@ -206,11 +205,13 @@ def _batches(setting: Setting) -> list[Row]:
         batches += eval_batches(split, preprocessor, 64, device)
         found.append([each.images.cpu() for each in batches])
     different = sum(not torch.equal(*pair) for pair in zip(*found, strict=True))
-    return [_row(f"batches ({different} of {len(found[0])} differ)", "float32", different, None, 0)]
+    return [
+        _make_row(f"batches ({different} of {len(found[0])} differ)", "float32", different, None, 0)
+    ]
 
 
 def _steps(setting: Setting, kind: str) -> list[Row]:
-    """Weights after three steps, in float32, against float64: how far they moved, relatively."""
+    """Compare the change of all weights in three steps in float32 and float64."""
     fields = {"optim.kind": kind, "optim.lr": "0.01", "precision": "float32"}
     recipe = replace_fields(cifar_recipe(setting, "cifar-resnet20"), fields)
     split = random_images(200, 32)
@@ -235,17 +236,21 @@ def _steps(setting: Setting, kind: str) -> list[Row]:
                 TrainStep(state, DataParallelModel(model), loss_fn, off, recipe)(here)
         after = torch.cat([each.detach().double().cpu().reshape(-1) for each in model.parameters()])
         moved.append(after - before)
-    return [_row(f"three steps, {kind}", "float32", _relative(moved[1], moved[0]), None, 0.05)]
+    return [
+        _make_row(
+            f"three steps, {kind}", "float32", _relative_error(moved[1], moved[0]), None, 0.05
+        )
+    ]
 
 
-def _graph(setting: Setting, way: str) -> list[Row]:
-    """Mean loss over the first steps as graphs against `TrainStep`'s, and the averaged weights."""
+def _graph(setting: Setting, step_mode: str) -> list[Row]:
+    """Compare mean loss and averaged weights after the first steps, with and without a graph."""
     fields = {"precision": "float32", "ema_decay": "0.9", "optim.lr": "0.01"}
     recipe = cifar_recipe(setting, "cifar-resnet20", fields)
     split = random_images(200, 32)
     losses, weights, steps = [], [], 4 if setting.tiny else STEPS
-    for each in (EAGER, way):
-        training = Training(setting, recipe, split, each, steps)
+    for each in (EAGER, step_mode):
+        training = Training(setting.device, recipe, split, each, steps)
         for _ in range(steps):
             training.step()
         losses.append(training.state.interval.means()["loss"])
@@ -253,6 +258,12 @@ def _graph(setting: Setting, way: str) -> list[Row]:
         weights.append(torch.cat([each.detach().cpu().reshape(-1) for each in averaged]))
     loss = abs(losses[1] - losses[0]) / losses[0]
     return [
-        _row(f"{way}: mean loss of {steps} steps", "float32", loss, None, 1e-2),
-        _row(f"{way}: averaged weights", "float32", _relative(weights[1], weights[0]), None, 1e-2),
+        _make_row(f"{step_mode}: mean loss of {steps} steps", "float32", loss, None, 1e-2),
+        _make_row(
+            f"{step_mode}: averaged weights",
+            "float32",
+            _relative_error(weights[1], weights[0]),
+            None,
+            1e-2,
+        ),
     ]

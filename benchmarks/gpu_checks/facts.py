@@ -1,4 +1,4 @@
-"""What the machine is: versions, device, driver, memory, compiler."""
+"""The machine: versions, device, driver, memory, compiler."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gpu_checks.case import Case, Row, Setting
 
 
 def hardware(device: torch.device) -> str:
-    """The machine in a few words, for the table."""
+    """Describe the machine in a few words, for the tables."""
     if device.type != "cuda":
         return f"CPU ({platform.machine()}), torch {torch.__version__}"
-    found = torch.cuda.get_device_properties(device)
-    return f"one {found.name}, {found.total_memory / 2**30:.0f} GiB, torch {torch.__version__}"
+    gpu = torch.cuda.get_device_properties(device)
+    return f"one {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, torch {torch.__version__}"
 
 
 def cases(setting: Setting) -> list[Case]:
-    """One case: a fact a row."""
+    """Return one case, with a row for each fact."""
     return [Case("machine", 2, lambda: _facts(setting))]
 
 
@@ -34,12 +34,12 @@ def _facts(setting: Setting) -> list[Row]:
         "timm": _version("timm"),
     }
     if setting.cuda:
-        found = torch.cuda.get_device_properties(setting.device)
+        gpu = torch.cuda.get_device_properties(setting.device)
         facts |= {
-            "GPU": found.name,
-            "compute capability": f"{found.major}.{found.minor}",
-            "multiprocessors": str(found.multi_processor_count),
-            "memory": f"{found.total_memory / 2**30:.1f} GiB",
+            "GPU": gpu.name,
+            "compute capability": f"{gpu.major}.{gpu.minor}",
+            "multiprocessors": str(gpu.multi_processor_count),
+            "memory": f"{gpu.total_memory / 2**30:.1f} GiB",
             "CUDA": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
             "bfloat16": str(torch.cuda.is_bf16_supported(including_emulation=False)),
@@ -58,9 +58,9 @@ def _version(package: str) -> str:
 
 
 def _query(fields: str) -> str:
-    words = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 else "unknown"

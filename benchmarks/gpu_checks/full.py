@@ -1,4 +1,4 @@
-"""Recipes at full length on CIFAR-10: seconds and test error."""
+"""Complete recipes on CIFAR-10: seconds and test error."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from gpu_checks.case import Case, Row, Setting, rounded
-from gpu_checks.training import (
+from training import (
     GRAPH,
     GRAPH_OF_BLOCKS,
     Training,
-    cifar_recipe,
     random_images,
     with_seed,
 )
+
+from gpu_checks.case import Case, Row, Setting, cifar_recipe, rounded
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
 from resnets.data import open_data
 from resnets.data.dataset.labeled_images import Split
 
 CIFAR10 = "cifar10.tar.xz"
-CHECKED_EVERY = 1000  # steps after which a run is stopped that would not end within the limit
+CHECK_INTERVAL = 1000  # steps after which a run is stopped if it would exceed the limit
 RESIDUAL, PLAIN = "cifar-resnet", "cifar-plain"
 
 
 def first(setting: Setting) -> list[Case]:
-    """The most valuable: five seeds of cifar-resnet20, at once."""
+    """Return the most valuable case: five seeds of cifar-resnet20 at once."""
     return [
         _case(setting, "resnet20, five seeds", [(f"{RESIDUAL}20", seed) for seed in range(5)], 150)
     ]
 
 
 def others(setting: Setting) -> list[Case]:
-    """The paper's Table 6, plain networks, and the fast recipe."""
+    """Return the cases of Table 6 of the paper, plain networks, and the fast recipe."""
     if setting.tiny:
         return []
     return [
@@ -52,27 +52,29 @@ def others(setting: Setting) -> list[Case]:
 
 def _case(setting: Setting, name: str, runs: list[tuple[str, int]], seconds: float) -> Case:
     def run() -> list[Row]:
-        members = [(with_seed(cifar_recipe(setting, net), seed), net, seed) for net, seed in runs]
+        members = [
+            (with_seed(cifar_recipe(setting, model), seed), model, seed) for model, seed in runs
+        ]
         return _train(setting, members[:1] if setting.tiny else members)
 
     return Case(name, seconds, run)
 
 
 def _fast(setting: Setting) -> list[Row]:
-    """The fast recipe with a network four times as wide, for 94%."""
+    """Train the fast recipe with a model four times as wide, for 94% accuracy."""
     fields = {"model.widths": "[64,128,256]", "model.stem_width": "64"}
     recipe = replace_fields(recipes.recipe("cifar10-fast"), fields)
     return _train(setting, [(recipe, "cifar10-fast, 4x wide", 0)])
 
 
 def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row]:
-    """Train all `members` at once, each on its own stream."""
+    """Train all `members` (recipe, model, seed) at once, each on its own CUDA stream."""
     train, test = _splits(setting)
-    way = GRAPH_OF_BLOCKS if setting.cuda else GRAPH
+    mode = GRAPH_OF_BLOCKS if setting.cuda else GRAPH
     total = 4 if setting.tiny else members[0][0].steps(members[0][0].duration, len(train))
     last_epoch = min(total, -(-len(train) // members[0][0].batch_size))
-    began = time.perf_counter()
-    runs = [Training(setting, recipe, train, way, total) for recipe, _, _ in members]
+    created = time.perf_counter()
+    runs = [Training(setting.device, recipe, train, mode, total) for recipe, _, _ in members]
     setting.synchronize()
     start = time.perf_counter()
     for done in range(total):
@@ -81,34 +83,34 @@ def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row
                 if done == total - last_epoch:
                     run.state.interval.reset()
                 run.step()
-        if done % CHECKED_EVERY == CHECKED_EVERY - 1:
+        if done % CHECK_INTERVAL == CHECK_INTERVAL - 1:
             setting.synchronize()
             _check_time(setting, time.perf_counter() - start, done + 1, total)
     setting.synchronize()
     seconds = time.perf_counter() - start
     return [
         {
-            "network": net,
+            "model": model,
             "seed": seed,
             "steps": total,
             "at once": len(runs),
             "seconds of all": rounded(seconds, 3),
-            "start-up, s": rounded(start - began, 3),
+            "start-up, s": rounded(start - created, 3),
             "training error, %": rounded(run.state.interval.means()["top1_error"], 3),
             "test error, %": rounded(run.test_error(test), 3),
         }
-        for run, (_, net, seed) in zip(runs, members, strict=True)
+        for run, (_, model, seed) in zip(runs, members, strict=True)
     ]
 
 
 def _check_time(setting: Setting, seconds: float, done: int, total: int) -> None:
     needed = seconds / done * (total - done)
-    if needed > setting.left:
-        raise TimeoutError(f"needs {needed:.0f} s more, {setting.left:.0f} s are left")
+    if needed > setting.seconds_left:
+        raise TimeoutError(f"needs another {needed:.0f} s; {setting.seconds_left:.0f} s are left")
 
 
 def _splits(setting: Setting) -> tuple[Split, Split]:
-    """Training and test images of CIFAR-10."""
+    """Return training and test images of CIFAR-10."""
     if setting.tiny:
         return random_images(64, 32), random_images(64, 32)
     return _read(setting.file(CIFAR10))

@@ -1,66 +1,72 @@
-"""Milliseconds a step of CIFAR networks, data included: each way to step, and several at once."""
+"""Milliseconds per step of CIFAR models, data included: by mode, and several runs at once."""
 
 from __future__ import annotations
 
 from functools import partial
+from statistics import median
 
-from gpu_checks.case import Case, Row, Setting, median, rounded, spread, time_rounds
-from gpu_checks.training import (
+from timing import format_spread
+from training import (
     COMPILED,
     EAGER,
     GRAPH,
     GRAPH_OF_BLOCKS,
-    WAYS,
+    MODES,
     Training,
-    cifar_recipe,
     random_images,
     with_seed,
 )
 
-TOTAL = 100_000  # steps of the schedule; only the first few hundred are taken
+from gpu_checks.case import Case, Row, Setting, cifar_recipe, rounded, time_rounds
+
+TOTAL = 100_000  # steps of the schedule; only the first few hundred are run
 SECONDS = {EAGER: 10, COMPILED: 60, GRAPH: 10, GRAPH_OF_BLOCKS: 40}  # with compilation
 AVERAGED = {"ema_decay": "0.998"}
 
 
 def cases(setting: Setting) -> list[Case]:
-    """cifar-resnet20 in every way, then with averaged weights, then deeper networks."""
-    net = "cifar-resnet20"
-    ways = [way for way in WAYS if setting.cuda or way not in (COMPILED, GRAPH_OF_BLOCKS)]
+    """cifar-resnet20 in each mode, then with averaged weights, then deeper models."""
+    model = "cifar-resnet20"
+    modes = [mode for mode in MODES if setting.cuda or mode not in (COMPILED, GRAPH_OF_BLOCKS)]
     each = [
-        Case(f"{net}, {way}", SECONDS[way], partial(_row, setting, net, way, None, ""))
-        for way in ways
+        Case(f"{model}, {mode}", SECONDS[mode], partial(_row, setting, model, mode, None, ""))
+        for mode in modes
     ]
     each += [
-        Case(f"{net}, {way}, averaged", 8, partial(_row, setting, net, way, AVERAGED, "averaged"))
-        for way in (EAGER, GRAPH)
+        Case(
+            f"{model}, {mode}, averaged",
+            8,
+            partial(_row, setting, model, mode, AVERAGED, "averaged"),
+        )
+        for mode in (EAGER, GRAPH)
     ]
     if not setting.tiny:
         each += [
-            Case(f"{deep}, {way}", 25, partial(_row, setting, deep, way, HELD_OFF, ""))
+            Case(f"{deep}, {mode}", 25, partial(_row, setting, deep, mode, NO_HOLD, ""))
             for deep in ("cifar-resnet56", "cifar-resnet110")
-            for way in (EAGER, GRAPH, GRAPH_OF_BLOCKS)
+            for mode in (EAGER, GRAPH, GRAPH_OF_BLOCKS)
         ]
     return each
 
 
-HELD_OFF = {"schedule.hold_until_error": "none"}  # the warm-up of 110 layers reads each loss
+NO_HOLD = {"schedule.hold_until_error": "none"}  # the warm-up of 110 layers reads each loss
 
 
 def _row(
-    setting: Setting, net: str, way: str, fields: dict[str, str] | None, weights: str
+    setting: Setting, model: str, mode: str, fields: dict[str, str] | None, weights: str
 ) -> list[Row]:
-    recipe = cifar_recipe(setting, net, fields)
+    recipe = cifar_recipe(setting, model, fields)
     split = random_images(200 if setting.tiny else 50_000, 32)
-    training = Training(setting, recipe, split, way, TOTAL)
+    training = Training(setting.device, recipe, split, mode, TOTAL)
     rounds, count, warm_up = (1, 1, 1) if setting.tiny else (5, 100, 20)
-    seconds = time_rounds(setting, {way: training.step}, rounds, count, warm_up)[way]
+    seconds = time_rounds(setting, {mode: training.step}, rounds, count, warm_up)[mode]
     step = median(seconds)
     return [
         {
-            "network": net,
-            "way": way,
+            "network": model,
+            "mode": mode,
             "weights": weights,
-            "ms per step": spread([1000 * value for value in seconds]),
+            "ms per step": format_spread([1000 * value for value in seconds], ".3g"),
             "images/s": rounded(recipe.batch_size / step),
             "64,000 steps in": f"{64_000 * step:.0f} s",
         }
@@ -68,21 +74,24 @@ def _row(
 
 
 def seeds_at_once(setting: Setting) -> list[Case]:
-    """Several runs of cifar-resnet20 in one process, each on a CUDA stream of its own."""
+    """Several runs of cifar-resnet20 in one process, each on its own CUDA stream."""
     counts = (1, 2) if setting.tiny else (1, 2, 4, 8)
     return [
-        Case(f"{way}, {count} at once", 10 + 4 * count, partial(_at_once, setting, way, count))
-        for way in ((GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,))
+        Case(f"{mode}, {count} at once", 10 + 4 * count, partial(_at_once, setting, mode, count))
+        for mode in ((GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,))
         for count in counts
     ]
 
 
-def _at_once(setting: Setting, way: str, count: int) -> list[Row]:
+def _at_once(setting: Setting, mode: str, count: int) -> list[Row]:
     recipe = cifar_recipe(setting, "cifar-resnet20")
     split = random_images(200 if setting.tiny else 50_000, 32)
-    runs = [Training(setting, with_seed(recipe, seed), split, way, TOTAL) for seed in range(count)]
+    runs = [
+        Training(setting.device, with_seed(recipe, seed), split, mode, TOTAL)
+        for seed in range(count)
+    ]
 
-    setting.synchronize()  # what the runs hold was made on another stream than theirs
+    setting.synchronize()  # tensors of the runs were made on another stream than theirs
 
     def step() -> None:
         for run in runs:
@@ -90,10 +99,10 @@ def _at_once(setting: Setting, way: str, count: int) -> list[Row]:
                 run.step()
 
     rounds, steps, warm_up = (1, 1, 1) if setting.tiny else (3, 100, 10)
-    seconds = median(time_rounds(setting, {way: step}, rounds, steps, warm_up)[way])
+    seconds = median(time_rounds(setting, {mode: step}, rounds, steps, warm_up)[mode])
     return [
         {
-            "way": way,
+            "mode": mode,
             "runs at once": count,
             "ms per step of all": rounded(1000 * seconds),
             "ms per step and run": rounded(1000 * seconds / count),

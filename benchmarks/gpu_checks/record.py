@@ -1,4 +1,4 @@
-"""Results as lines of a JSON file, appended as they come, and as tables of docs/results/."""
+"""Results: lines of a JSON file, which are appended one by one, and tables of docs/results/."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class Record:
 
     A line has `section`, `case`, `commit`, `hardware`, `date`, `command`, `seconds`, and `rows` (a
     list of {column: value}) or `error`. A case is done if a line of this commit and hardware has
-    its rows.
+    rows of it.
     """
 
     def __init__(self, path: Path, hardware: str) -> None:
         self.path, self.hardware, self.commit = path, hardware, commit()
         self._lines = read(path)
 
-    def done(self, section: str, case: str) -> bool:
-        """Whether this commit has rows of the case from this hardware."""
-        mine = (section, case, self.commit, self.hardware)
+    def is_done(self, section: str, case: str) -> bool:
+        """Whether this commit has rows of the case on this hardware."""
+        current = (section, case, self.commit, self.hardware)
         keys = ("section", "case", "commit", "hardware")
         return any(
-            "rows" in line and tuple(line[key] for key in keys) == mine for line in self._lines
+            "rows" in line and tuple(line[key] for key in keys) == current for line in self._lines
         )
 
     def add(
         self, section: str, case: str, seconds: float, rows: list[Row] | None, error: str | None
     ) -> None:
-        """Append one case, and make sure that it is on the disk."""
+        """Append one case and flush it to the disk."""
         line: dict[str, Any] = {
             "section": section,
             "case": case,
@@ -59,7 +59,7 @@ class Record:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; one that was cut short is ignored."""
+    """Read the lines of a file of results; incomplete lines are ignored."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -70,10 +70,18 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def commit() -> str:
-    """The commit, with "-changed" if files differ from it; without git a hash of the package."""
+    """Return the commit, with "-changed" if files differ; without git a hash of the package."""
     try:
-        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=-changed", "--exclude=*"]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        command = [
+            "git",
+            "-C",
+            str(ROOT),
+            "describe",
+            "--always",
+            "--dirty=-changed",
+            "--exclude=*",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         digest = hashlib.sha256()
@@ -83,9 +91,9 @@ def commit() -> str:
 
 
 def publish(path: Path) -> list[Path]:
-    """Write docs/results/gpu-SECTION.json of each section in the file; the newest line counts.
+    """Write docs/results/gpu-SECTION.json for each section, from the newest line of each case.
 
-    A failed case is a row that says so, unless an older line has its rows.
+    A failed case is a row with its error, unless an older line has rows of it.
     """
     sys.path.insert(0, str(ROOT / "docs"))
     import result_tables

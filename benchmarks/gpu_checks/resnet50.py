@@ -1,17 +1,17 @@
-"""ResNet-50 at 224 px beside torchvision's reference script and timm, in turns, in one process."""
+"""ResNet-50 at 224 px: torchvision's reference script, timm and resnets in turns, one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
+from timing import format_spread, ratios
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from gpu_checks.case import Case, LeftOut, Row, Setting, median, rounded, spread, time_rounds
-from gpu_checks.training import (
+from training import (
     COMPILED,
     EAGER,
     GRAPH,
@@ -19,6 +19,8 @@ from gpu_checks.training import (
     Training,
     random_images,
 )
+
+from gpu_checks.case import Case, Row, Setting, Skipped, rounded, time_rounds
 from resnets import recipes
 from resnets.config import replace_fields
 
@@ -27,9 +29,9 @@ Step = Callable[[], Any]
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Training and prediction; all contenders of a case take turns, the reference among them.
+    """Training and prediction; the contenders of a case take turns, the reference in each case.
 
-    First those that run at once; compilation takes a minute or more for each network.
+    Compiled ones are last: compilation takes a minute or more per model.
     """
     return [
         Case("training", 70, partial(_training, setting, compiled=False)),
@@ -40,12 +42,12 @@ def cases(setting: Setting) -> list[Case]:
 
 
 def _sizes(setting: Setting) -> tuple[int, int]:
-    """Batch size and pixels."""
+    """Return batch size and image size in px."""
     return (4, 32) if setting.tiny else (256, 224)
 
 
 def _training(setting: Setting, compiled: bool) -> list[Row]:
-    """Steps on images that lie on the device: what the networks and the loops cost."""
+    """Compare training steps on images that are on the device already."""
     batch, size = _sizes(setting)
     x = torch.randn(batch, 3, size, size, device=setting.device)
     y = torch.randint(0, 1000, (batch,), device=setting.device)
@@ -53,10 +55,10 @@ def _training(setting: Setting, compiled: bool) -> list[Row]:
         REFERENCE: lambda: _torchvision_step(setting, x, y, torch.contiguous_format),
         "the same, channels_last": lambda: _torchvision_step(setting, x, y, torch.channels_last),
         "timm, AMP, channels_last, compiled": lambda: _timm_step(setting, x, y),
-        f"resnets, {EAGER}": lambda: _own_step(setting, EAGER),
-        f"resnets, {COMPILED}": lambda: _own_step(setting, COMPILED),
-        f"resnets, {GRAPH}": lambda: _own_step(setting, GRAPH),
-        f"resnets, {GRAPH_OF_BLOCKS}": lambda: _own_step(setting, GRAPH_OF_BLOCKS),
+        f"resnets, {EAGER}": lambda: _package_step(setting, EAGER),
+        f"resnets, {COMPILED}": lambda: _package_step(setting, COMPILED),
+        f"resnets, {GRAPH}": lambda: _package_step(setting, GRAPH),
+        f"resnets, {GRAPH_OF_BLOCKS}": lambda: _package_step(setting, GRAPH_OF_BLOCKS),
     }
     chosen = {
         name: make
@@ -67,27 +69,27 @@ def _training(setting: Setting, compiled: bool) -> list[Row]:
 
 
 def _prediction(setting: Setting, compiled: bool) -> list[Row]:
-    """Batches of images on the device, bfloat16, in eval mode."""
+    """Compare inference on batches on the device, in bfloat16."""
     batch, size = _sizes(setting)
     x = torch.randn(batch, 3, size, size, device=setting.device)
     x = x.to(memory_format=torch.channels_last)
 
-    def torchvision_net() -> nn.Module:
+    def torchvision_model() -> nn.Module:
         import torchvision
 
         return torchvision.models.resnet50()
 
-    def own_net() -> nn.Module:
+    def package_model() -> nn.Module:
         from resnets.models import build, catalog
 
         return build(catalog.spec("resnet50", input_size=size))
 
-    nets = {"torchvision": torchvision_net, "timm": _timm_net, "resnets": own_net}
+    models = {"torchvision": torchvision_model, "timm": _timm_model, "resnets": package_model}
     makers = {
-        f"{name}, {way}": partial(_predict, setting, net, x, way)
-        for way in (EAGER, COMPILED)
-        for name, net in nets.items()
-        if way == (COMPILED if compiled else EAGER) or (name, way) == ("torchvision", EAGER)
+        f"{name}, {mode}": partial(_predict, setting, make_model, x, mode)
+        for mode in (EAGER, COMPILED)
+        for name, make_model in models.items()
+        if mode == (COMPILED if compiled else EAGER) or (name, mode) == ("torchvision", EAGER)
     }
     return _compare(setting, "prediction", makers, batch)
 
@@ -95,19 +97,19 @@ def _prediction(setting: Setting, compiled: bool) -> list[Row]:
 def _compare(
     setting: Setting, what: str, makers: dict[str, Callable[[], Step]], batch: int
 ) -> list[Row]:
-    """Images/s of the contenders in turn, and ratios to the first in each round.
+    """Measure images/s of the contenders, and ratios to the first in each round.
 
-    One that cannot be made or does not run is left out, with the reason.
+    A contender that fails is left out; its row has the reason.
     """
     steps, failed = {}, {}
     for name, make in makers.items():
         if not setting.cuda and COMPILED in name:
-            continue  # half a minute of compilation on a CPU, for nothing
+            continue  # compilation for a CPU takes half a minute and tests nothing
         try:
             steps[name] = make()
             for _ in range(1 if setting.tiny else 5):
                 steps[name]()
-        except LeftOut as reason:
+        except Skipped as reason:
             failed[name] = str(reason)
         except Exception as error:
             steps.pop(name, None)
@@ -117,33 +119,32 @@ def _compare(
     first = next(iter(seconds.values()))
     rows: list[Row] = []
     for name, each in seconds.items():
-        ratios = [mine / its for mine, its in zip(first, each, strict=True)]
-        rate = rounded(batch / median(each))
-        rows.append({"what": what, "contender": name, "images/s": rate, "ratio": spread(ratios)})
+        rate, ratio = rounded(batch / median(each)), format_spread(ratios(first, each), ".3g")
+        rows.append({"what": what, "contender": name, "images/s": rate, "ratio": ratio})
     return rows + [
-        {"what": what, "contender": name, "images/s": None, "ratio": why}
-        for name, why in failed.items()
+        {"what": what, "contender": name, "images/s": None, "ratio": reason}
+        for name, reason in failed.items()
     ]
 
 
 def _torchvision_step(
     setting: Setting, x: Tensor, y: Tensor, memory_format: torch.memory_format
 ) -> Step:
-    """A step of references/classification/train.py with --amp: fp16 autocast and GradScaler.
+    """Return a step of references/classification/train.py with --amp: fp16 autocast, GradScaler.
 
-    Its `metric_logger.update(loss=loss.item())` is part of each step there, and here.
+    Each step there reads the loss: `metric_logger.update(loss=loss.item())`.
     """
     import torchvision
 
     half = torch.float16 if setting.cuda else torch.bfloat16
-    net = torchvision.models.resnet50().to(setting.device, memory_format=memory_format).train()
+    model = torchvision.models.resnet50().to(setting.device, memory_format=memory_format).train()
     x = x.to(memory_format=memory_format)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.cuda)
 
     def step() -> None:
         with torch.autocast(setting.device.type, half):
-            loss = F.cross_entropy(net(x), y)
+            loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -153,20 +154,20 @@ def _torchvision_step(
     return step
 
 
-def _timm_net() -> nn.Module:
+def _timm_model() -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise LeftOut("timm is not installed") from None
+        raise Skipped("timm is not installed") from None
     return timm.create_model("resnet50")
 
 
 def _timm_step(setting: Setting, x: Tensor, y: Tensor) -> Step:
-    """A step as timm's train.py with --amp --amp-dtype bfloat16 --channels-last --torchcompile."""
-    net = _timm_net().to(setting.device, memory_format=torch.channels_last).train()
-    x, compiled = x.to(memory_format=torch.channels_last), torch.compile(net)
+    """Step of timm's train.py --amp --amp-dtype bfloat16 --channels-last --torchcompile."""
+    model = _timm_model().to(setting.device, memory_format=torch.channels_last).train()
+    x, compiled = x.to(memory_format=torch.channels_last), torch.compile(model)
     optimizer = torch.optim.SGD(
-        net.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
+        model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
 
     def step() -> None:
@@ -179,8 +180,8 @@ def _timm_step(setting: Setting, x: Tensor, y: Tensor) -> Step:
     return step
 
 
-def _own_step(setting: Setting, way: str) -> Step:
-    """The product's step, which also makes the batch: gather, flip and normalization."""
+def _package_step(setting: Setting, mode: str) -> Step:
+    """Return a step of resnets, which also makes the batch: gather, flip and normalization."""
     batch, size = _sizes(setting)
     recipe = replace_fields(
         recipes.recipe("imagenet-90"),
@@ -194,15 +195,15 @@ def _own_step(setting: Setting, way: str) -> Step:
         },
     )
     split = random_images(4 * batch, size, recipe.model.num_classes)
-    return Training(setting, recipe, split, way, 100_000).step
+    return Training(setting.device, recipe, split, mode).step
 
 
-def _predict(setting: Setting, make: Callable[[], nn.Module], x: Tensor, way: str) -> Step:
-    net = make().to(setting.device, memory_format=torch.channels_last).eval()
-    net = torch.compile(net, dynamic=False) if way == COMPILED else net
+def _predict(setting: Setting, make_model: Callable[[], nn.Module], x: Tensor, mode: str) -> Step:
+    model = make_model().to(setting.device, memory_format=torch.channels_last).eval()
+    model = torch.compile(model, dynamic=False) if mode == COMPILED else model
 
     def step() -> None:
         with torch.inference_mode(), torch.autocast(setting.device.type, torch.bfloat16):
-            net(x)
+            model(x)
 
     return step

@@ -1,4 +1,4 @@
-"""What makes the host wait for the device in a training step: torch names each line."""
+"""Lines of a training step that make the host wait for the device, from torch's warnings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from functools import partial
 
 import torch
+from training import EAGER, GRAPH, Training, random_images
 
-from gpu_checks.case import Case, Row, Setting, rounded
-from gpu_checks.training import EAGER, GRAPH, Training, cifar_recipe, random_images
+from gpu_checks.case import Case, Row, Setting, cifar_recipe, rounded
 
 STEPS = 4
 SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
@@ -24,35 +24,35 @@ SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def cases(setting: Setting) -> list[Case]:
-    """A case for each way to train."""
+    """Return a case for each recipe and mode."""
     return [
-        Case(name, 4, partial(_waits, setting, name, way, fields))
-        for name, (way, fields) in SETTINGS.items()
+        Case(name, 4, partial(_count_waits, setting, name, mode, fields))
+        for name, (mode, fields) in SETTINGS.items()
     ]
 
 
-def _waits(setting: Setting, name: str, way: str, fields: dict[str, str]) -> list[Row]:
+def _count_waits(setting: Setting, name: str, mode: str, fields: dict[str, str]) -> list[Row]:
     setting.require_cuda()
     recipe = cifar_recipe(setting, "cifar-resnet20", fields)
-    training = Training(setting, recipe, random_images(2000, 32), way, 100)
+    training = Training(setting.device, recipe, random_images(2000, 32), mode, 100)
     for _ in range(3):
         training.step()
     setting.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as seen:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(STEPS):
                 training.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    places = Counter(_place(each) for each in seen if "synchroniz" in str(each.message))
-    where = "; ".join(f"{place} ({count / STEPS:g})" for place, count in places.most_common())
-    waits = rounded(sum(places.values()) / STEPS)
-    return [{"training": name, "step": way, "waits per step": waits, "where": where or "nowhere"}]
+    lines = Counter(_line(each) for each in caught if "synchroniz" in str(each.message))
+    where = "; ".join(f"{line} ({count / STEPS:g})" for line, count in lines.most_common())
+    waits = rounded(sum(lines.values()) / STEPS)
+    return [{"training": name, "mode": mode, "waits per step": waits, "where": where or "nowhere"}]
 
 
-def _place(warning: warnings.WarningMessage) -> str:
+def _line(warning: warnings.WarningMessage) -> str:
     name = warning.filename
     for part in ("/resnets/", "/site-packages/"):
         if part in name:

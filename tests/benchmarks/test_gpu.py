@@ -12,7 +12,7 @@ from paths import ROOT
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
 
-def words(folder, *more):
+def arguments(folder, *more):
     options = ["--device", "cpu", "--tiny", "--results", folder / "gpu.jsonl", "--out", folder]
     return [*map(str, options), "--data", str(folder), "--limit", "5000", *more]
 
@@ -23,7 +23,7 @@ def lines(folder):
 
 @pytest.fixture
 def checks(monkeypatch):
-    """The module of `gpu_checks` of a name."""
+    """Import a module of benchmarks/ or docs/ by name."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     return lambda name: importlib.import_module(name)
@@ -31,7 +31,7 @@ def checks(monkeypatch):
 
 def test_sections_are_recorded_once_and_are_right(tmp_path, checks, monkeypatch, capsys):
     for sections in ("facts,correct,first", "first,facts"):
-        monkeypatch.setattr(sys, "argv", ["gpu.py", *words(tmp_path, "--only", sections)])
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments(tmp_path, "--only", sections)])
         assert checks("gpu").main() == 0
     found = lines(tmp_path)
     assert [line["section"] for line in found if line["section"] != "correct"] == ["facts", "first"]
@@ -43,7 +43,7 @@ def test_sections_are_recorded_once_and_are_right(tmp_path, checks, monkeypatch,
 @pytest.mark.slow
 def test_all_sections_run(tmp_path):
     done = subprocess.run(
-        [sys.executable, SCRIPT, *words(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, SCRIPT, *arguments(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = lines(tmp_path)
@@ -54,16 +54,16 @@ def test_all_sections_run(tmp_path):
 def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
     gpu, case, record = (checks(name) for name in ("gpu", "gpu_checks.case", "gpu_checks.record"))
     setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
-    kept = record.Record(tmp_path / "gpu.jsonl", "a machine")
+    results = record.Record(tmp_path / "gpu.jsonl", "a machine")
 
     def fails():
         raise RuntimeError("no\nkernel")
 
-    def left_out():
-        raise case.LeftOut("no data")
+    def skipped():
+        raise case.Skipped("no data")
 
-    for name, work in (("a", fails), ("b", left_out), ("c", lambda: [{"ms": 1.5}])):
-        assert gpu.run(setting, kept, "s", case.Case(name, 1, work))
+    for name, work in (("a", fails), ("b", skipped), ("c", lambda: [{"ms": 1.5}])):
+        assert gpu.run_case(setting, results, "s", case.Case(name, 1, work))
     found = lines(tmp_path)
     assert [(line["case"], line.get("rows")) for line in found] == [
         ("a", None),
@@ -73,7 +73,7 @@ def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
     with (tmp_path / "gpu.jsonl").open("a") as file:
         file.write('{"section": "s", "ca')  # the machine went away
     again = record.Record(tmp_path / "gpu.jsonl", "a machine")
-    assert (again.done("s", "a"), again.done("s", "c")) == (False, True)
+    assert (again.is_done("s", "a"), again.is_done("s", "c")) == (False, True)
 
 
 def gpu_device():
@@ -86,10 +86,10 @@ def test_results_become_tables(tmp_path, checks, monkeypatch):
     record, tables = checks("gpu_checks.record"), checks("result_tables")
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
     monkeypatch.setattr(tables, "pages", list)
-    kept = record.Record(tmp_path / "gpu.jsonl", "a machine")
-    kept.add("ladder", "a", 1.0, None, "out of memory")
-    kept.add("ladder", "a", 1.0, [{"way": "eager", "ms": 1.5}], None)
-    kept.add("ladder", "b", 1.0, None, "no kernel")
+    results = record.Record(tmp_path / "gpu.jsonl", "a machine")
+    results.add("ladder", "a", 1.0, None, "out of memory")
+    results.add("ladder", "a", 1.0, [{"way": "eager", "ms": 1.5}], None)
+    results.add("ladder", "b", 1.0, None, "no kernel")
     assert record.publish(tmp_path / "gpu.jsonl") == [tmp_path / "gpu-ladder.json"]
     result = tables.load("gpu-ladder")
     assert result.columns == ["way", "ms"]

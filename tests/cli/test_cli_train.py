@@ -12,7 +12,7 @@ from resnets.cli.main import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes that differ in colour, 30 images each, of varied size."""
+    """Two classes that differ in color, 30 images each, of varied size."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name, plane in (("red", 0), ("blue", 2)):
@@ -54,7 +54,7 @@ def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
 
 
 def test_the_papers_imagenet_recipe_runs_on_photographs(shared_data, tmp_path):
-    """Scale jitter, PCA colour, mean image and plateau rule on Imagenette, a few steps."""
+    """Scale jitter, PCA color, mean image and plateau rule on Imagenette, a few steps."""
     out = tmp_path / "run"
     words = ("train", "imagenet-paper", "--data", shared_data / "imagenette160.tar")
     small = ["--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=8"]

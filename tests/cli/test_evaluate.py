@@ -32,7 +32,7 @@ def paint(path: Path, color: tuple[int, int, int], seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """20 training and 8 test images of each of three colours; one red test image is green."""
+    """20 training and 8 test images of each of three colors; one red test image is green."""
     root = tmp_path_factory.mktemp("colors")
     for number, (name, color) in enumerate(COLORS.items()):
         for k in range(28):
@@ -44,7 +44,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(data: Path, tmp_path_factory) -> Path:
-    """A run folder with a net that tells the colours apart."""
+    """A run folder with a net that tells the colors apart."""
     spec = DataSpec(source=str(data), size=12)
     splits = open_data(spec)
     model = catalog.spec("cifar-resnet8", num_classes=3, input_size=12)

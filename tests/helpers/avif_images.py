@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def avif(width: int, height: int, frames: int = 1) -> bytes:
-    """One colour: a few kB for any size."""
+    """One color: a few kB for any size."""
     out = io.BytesIO()
     image = Image.new("RGB", (width, height), (90, 120, 30))
     more = {"save_all": True, "append_images": [image] * (frames - 1)} if frames > 1 else {}

@@ -76,7 +76,7 @@ class Browser:
         raise AssertionError(f"never true: {script}; status: {self.run('document.body.innerText')}")
 
     def look(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Window size and colour scheme."""
+        """Window size and color scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,

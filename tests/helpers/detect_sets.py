@@ -1,4 +1,4 @@
-"""Small annotated sets, written by tests: coloured rectangles on noise."""
+"""Small annotated sets, written by tests: colored rectangles on noise."""
 
 import json
 import zlib

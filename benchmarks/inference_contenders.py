@@ -1,4 +1,4 @@
-"""What `inference.py` compares: one step of each contender on pictures that are in memory."""
+"""Contenders of `inference.py` on images in memory: a function that computes one batch."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from typing import Any
 
 import numpy as np
 
-PEERS = (
+LIBRARIES = (
     "eager", "timm", "channels_last", "bf16", "compiled", "onnxruntime float32", "onnxruntime int8",
     "openvino float32", "openvino bfloat16", "openvino int8", "openvino bfloat16, parts",
     "openvino int8, parts",
 )  # fmt: skip
-OURS = (
-    "ours: torch", "ours: torch bfloat16", "ours: onnx float32", "ours: onnx int8",
-    "ours: openvino float32", "ours: openvino bfloat16", "ours: openvino int8",
+PACKAGE = (
+    "resnets: torch", "resnets: torch bfloat16", "resnets: onnx float32", "resnets: onnx int8",
+    "resnets: openvino float32", "resnets: openvino bfloat16", "resnets: openvino int8",
 )  # fmt: skip
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-CALIBRATION, PART = 16, 4
+CALIBRATION = 16  # images
+PART = 4  # images of a request
 
 Step = Callable[[], Any]
 
 
-def torch_peer(name: str, net: str, size: int, batch: int) -> Step:
+def torch_contender(name: str, model_name: str, size: int, batch: int) -> Step:
     import torch
     import torchvision
 
     if name == "timm":
         import timm
 
-        model = timm.create_model(net).eval()
+        model = timm.create_model(model_name).eval()
     else:
-        model = torchvision.models.get_model(net).eval()
+        model = torchvision.models.get_model(model_name).eval()
     images = torch.randn(batch, 3, size, size)
     if name not in ("eager", "timm"):
         model = model.to(memory_format=torch.channels_last)
@@ -52,15 +53,16 @@ def torch_peer(name: str, net: str, size: int, batch: int) -> Step:
     return step
 
 
-def exported_peer(net: str, size: int, folder: Path) -> Path:
+def exported_model(model_name: str, size: int, folder: Path) -> Path:
+    """Export torchvision's model as ONNX on the first call; returns its path."""
     import torch
     import torchvision
 
-    path = folder / "peer.onnx"
+    path = folder / "torchvision.onnx"
     if not path.exists():
         example = torch.randn(2, 3, size, size)
         shapes = ({0: torch.export.Dim("batch", min=1)},)
-        model = torchvision.models.get_model(net).eval()
+        model = torchvision.models.get_model(model_name).eval()
         torch.onnx.export(
             model, (example,), path, input_names=["x"], dynamic_shapes=shapes, external_data=False,
             verbose=False,
@@ -68,29 +70,33 @@ def exported_peer(net: str, size: int, folder: Path) -> Path:
     return path
 
 
-def onnx_peer(precision: str, net: str, size: int, batch: int, folder: Path) -> Step:
+def onnx_contender(precision: str, model_name: str, size: int, batch: int, folder: Path) -> Step:
     import onnxruntime as ort
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    path = exported_peer(net, size, folder)
+    path = exported_model(model_name, size, folder)
     if precision == "int8":
         rng = np.random.default_rng(0)
 
         class Reader:
-            left = CALIBRATION
+            remaining = CALIBRATION
 
             def get_next(self) -> dict[str, np.ndarray] | None:
-                self.left -= 1
+                self.remaining -= 1
                 shape = (1, 3, size, size)
-                return {"x": rng.normal(size=shape).astype(np.float32)} if self.left >= 0 else None
+                return (
+                    {"x": rng.normal(size=shape).astype(np.float32)}
+                    if self.remaining >= 0
+                    else None
+                )
 
-        made = folder / "peer-int8.onnx"
-        if not made.exists():
+        quantized = folder / "torchvision-int8.onnx"
+        if not quantized.exists():
             quantize_static(
-                path, made, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                path, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
-        path = made
+        path = quantized
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads()
     session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
@@ -98,37 +104,37 @@ def onnx_peer(precision: str, net: str, size: int, batch: int, folder: Path) -> 
     return lambda: session.run(None, images)
 
 
-def openvino_model(precision: str, net: str, size: int, folder: Path) -> Any:
-    """torchvision's net as an openvino.Model."""
+def openvino_model(precision: str, model_name: str, size: int, folder: Path) -> Any:
+    """Return torchvision's model as an openvino.Model; int8 by NNCF."""
     import openvino as ov
     import torch
     import torchvision
 
-    made = folder / "peer-int8.xml"
-    if precision == "int8" and made.exists():
-        model = ov.Core().read_model(made)
-    else:
-        own = torchvision.models.get_model(net).eval()
-        model = ov.convert_model(own, example_input=torch.randn(1, 3, size, size))
-    if precision == "int8" and not made.exists():
+    quantized = folder / "torchvision-int8.xml"
+    if precision == "int8" and quantized.exists():
+        return ov.Core().read_model(quantized)
+    torch_model = torchvision.models.get_model(model_name).eval()
+    model = ov.convert_model(torch_model, example_input=torch.randn(1, 3, size, size))
+    if precision == "int8":
         import nncf
 
         rng = np.random.default_rng(0)
-        pictures = [
-            rng.normal(size=(1, 3, size, size)).astype(np.float32) for _ in range(CALIBRATION)
-        ]
-        model = nncf.quantize(model, nncf.Dataset(pictures), subset_size=CALIBRATION)
-        ov.save_model(model, made)
+        images = [rng.normal(size=(1, 3, size, size)) for _ in range(CALIBRATION)]
+        dataset = nncf.Dataset([each.astype(np.float32) for each in images])
+        model = nncf.quantize(model, dataset, subset_size=CALIBRATION)
+        ov.save_model(model, quantized)
     return model
 
 
-def openvino_peer(precision: str, net: str, size: int, batch: int, folder: Path) -> Step:
+def openvino_contender(
+    precision: str, model_name: str, size: int, batch: int, folder: Path
+) -> Step:
     import openvino as ov
 
     precision, _, parts = precision.partition(", ")
     if parts and batch < 2 * PART:
-        raise ValueError(f"a batch of {batch} has no parts")
-    model = openvino_model(precision, net, size, folder)
+        raise ValueError(f"a batch of {batch} is too small for parts")
+    model = openvino_model(precision, model_name, size, folder)
     images = np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32)
     model.reshape([PART if parts else batch, 3, size, size])
     hints = {
@@ -150,47 +156,47 @@ def openvino_peer(precision: str, net: str, size: int, batch: int, folder: Path)
     return step
 
 
-def ours(name: str, net: str, size: int, batch: int, folder: Path) -> Step:
+def package_contender(name: str, model_name: str, size: int, batch: int, folder: Path) -> Step:
     from resnets.runtime.torch import TorchEngine
 
-    what = name.removeprefix("ours: ")
-    if what == "torch":
-        engine: Any = TorchEngine(our_net(net, size), "cpu")
+    kind, _, precision = name.removeprefix("resnets: ").partition(" ")
+    if precision:
+        engine: Any = open_own_artifact(kind, precision, model_name, size, folder)
     else:
-        engine = our_artifact(*what.split(), net, size, folder)
-    pictures = noise(batch, size)
-    return lambda: engine.logits(pictures)
+        engine = TorchEngine(package_model(model_name, size), "cpu")
+    images = random_pixels(batch, size)
+    return lambda: engine.logits(images)
 
 
-def noise(count: int, size: int) -> np.ndarray:
+def random_pixels(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def our_net(net: str, size: int) -> Any:
+def package_model(model_name: str, size: int) -> Any:
     import resnets
     from resnets.config import Preprocess
     from resnets.data import Preprocessor
 
-    model = resnets.create_model(net).eval()
+    model = resnets.create_model(model_name).eval()
     model.preprocess = Preprocessor(Preprocess(size=size, resize=size * 256 // 224))
     model.classes = tuple(map(str, range(model.spec.num_classes)))
     return model
 
 
-def our_artifact(kind: Any, precision: Any, net: str, size: int, folder: Path) -> Any:
-    """The engine of an artifact, written when it is first asked for."""
+def open_own_artifact(kind: Any, precision: Any, model_name: str, size: int, folder: Path) -> Any:
+    """Open an artifact of `resnets export`, which is written on the first call."""
     from resnets.export.write import write_artifact
     from resnets.runtime.artifact import ArtifactMetadata
     from resnets.runtime.open import open_artifact
 
-    path = folder / f"ours-{precision}{SUFFIXES[kind]}"
+    path = folder / f"resnets-{precision}{SUFFIXES[kind]}"
     if not path.exists():
-        model = our_net(net, size)
+        model = package_model(model_name, size)
         write_artifact(
             model,
             ArtifactMetadata.from_model(model, kind, precision),
             path,
-            noise(CALIBRATION, size),
+            random_pixels(CALIBRATION, size),
         )
     return open_artifact(path)
 
@@ -199,12 +205,13 @@ def threads() -> int:
     return int(os.environ["OMP_NUM_THREADS"])
 
 
-def contender(name: str, net: str, size: int, batch: int, folder: Path) -> Step:
-    if name.startswith("ours"):
-        return ours(name, net, size, batch, folder)
+def make_contender(name: str, model_name: str, size: int, batch: int, folder: Path) -> Step:
+    """Return a function that computes one batch."""
+    if name.startswith("resnets"):
+        return package_contender(name, model_name, size, batch, folder)
     runtime, _, precision = name.partition(" ")
     if runtime == "onnxruntime":
-        return onnx_peer(precision, net, size, batch, folder)
+        return onnx_contender(precision, model_name, size, batch, folder)
     if runtime == "openvino":
-        return openvino_peer(precision, net, size, batch, folder)
-    return torch_peer(name, net, size, batch)
+        return openvino_contender(precision, model_name, size, batch, folder)
+    return torch_contender(name, model_name, size, batch)
