@@ -28,7 +28,7 @@ def same_random_numbers() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real pictures beside the project; tests that need it skip where it is missing."""
+    """Folder of real images beside the project; tests that need it skip where it is missing."""
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED}")
     return SHARED

@@ -86,11 +86,11 @@ def test_mean_is_subtracted_where_pixels_were_and_padding_is_zero(images: torch.
 
 def test_without_augmentation_training_sees_what_evaluation_sees(images: torch.Tensor) -> None:
     mean = torch.rand(3, 12, 12)
-    for spec, picture in (
+    for spec, image in (
         (PLAIN, None),
         (replace(PLAIN, mean_image=True, channel_order="bgr"), mean),
     ):
-        preprocessor = Preprocessor(spec, picture)
+        preprocessor = Preprocessor(spec, image)
         batch = augmented(AugmentSpec(), preprocessor, images, np.zeros(20, int), np.arange(20))
         assert_close(batch, preprocessor.normalize(images.permute(0, 3, 1, 2)), rtol=0, atol=0)
 
@@ -135,9 +135,9 @@ def photograph(width: int, height: int) -> Image.Image:
     ("side", "down", "across"), [(32, 0, 0.999), (51, 0.3, 0.6), (80, 0.999, 0)]
 )
 def test_scale_jitter_is_resize_then_crop(shape, side: int, down: float, across: float) -> None:
-    picture = photograph(*shape)
-    ours = render(picture.copy(), Crop(32, 3, jitter_box(32, side, down, across)))
-    scaled = reference.resize(picture, side)
+    image = photograph(*shape)
+    ours = render(image.copy(), Crop(32, 3, jitter_box(32, side, down, across)))
+    scaled = reference.resize(image, side)
     top, left = int((scaled.height - 31) * down), int((scaled.width - 31) * across)
     wanted = np.asarray(reference.crop(scaled, top, left, 32, 32)).astype(int)
     difference = np.abs(ours - wanted)  # Pillow keeps boxes as float32, so exact halves may turn

@@ -22,9 +22,7 @@ from resnets.data.sources.builtin import fetch_fashion_mnist
 WHOLE = DataSpec(val_fraction=0, test_fraction=0)
 
 
-def write_pictures(
-    folder: Path, count: int, size: tuple[int, int] = (8, 8), start: int = 0
-) -> None:
+def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), start: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
         pixels = np.random.default_rng([number, *size]).integers(0, 256, (*size, 3), np.uint8)
@@ -35,7 +33,7 @@ def write_pictures(
 def tree(tmp_path: Path) -> Path:
     """root/{ant,bee,cow} with 10, 10 and 20 images."""
     for number, (name, count) in enumerate((("bee", 10), ("ant", 10), ("cow", 20))):
-        write_pictures(tmp_path / "root" / name, count, start=100 * number)
+        write_images(tmp_path / "root" / name, count, start=100 * number)
     return tmp_path / "root"
 
 
@@ -44,7 +42,7 @@ def parted(tmp_path: Path) -> Path:
     """root/{train,val,test}/{ant,bee}."""
     for number, (part, count) in enumerate((("train", 8), ("val", 3), ("test", 2))):
         for name in ("bee", "ant"):
-            write_pictures(tmp_path / "set" / part / name, count, start=100 * number)
+            write_images(tmp_path / "set" / part / name, count, start=100 * number)
     return tmp_path / "set"
 
 
@@ -67,8 +65,8 @@ def test_digits_are_split_by_class_and_seed() -> None:
     again, other = open_data(DataSpec()), open_data(DataSpec(split_seed=1))
     assert torch.equal(again.train.images, splits.train.images)
     assert not torch.equal(other.train.labels, splits.train.labels)
-    pictures = torch.cat([each.images.flatten(1) for each in (splits.train, splits.val, test)])
-    assert len(torch.unique(pictures, dim=0)) == 1797  # nothing doubled, nothing lost
+    images = torch.cat([each.images.flatten(1) for each in (splits.train, splits.val, test)])
+    assert len(torch.unique(images, dim=0)) == 1797  # nothing doubled, nothing lost
 
 
 def test_digits_are_the_originals_upsampled() -> None:
@@ -192,7 +190,7 @@ def test_other_names_of_val(parted: Path, name: str) -> None:
     assert open_data(DataSpec(source=str(parted))).val.description == f"set {name}, 6 images"
 
 
-def test_test_pictures_are_not_decoded_before_test(
+def test_test_images_are_not_decoded_before_test(
     parted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (parted / "test" / "ant" / "200.png").write_bytes(b"broken")
@@ -207,7 +205,7 @@ def test_test_pictures_are_not_decoded_before_test(
 
 
 def test_memory_rule(tree: Path) -> None:
-    write_pictures(tree / "ant", 1, size=(9, 12), start=99)
+    write_images(tree / "ant", 1, size=(9, 12), start=99)
     spec = replace(WHOLE, source=str(tree))
     jitter = AugmentSpec(crop="scale-jitter", scale=(8, 16))
     assert isinstance(open_data(spec).train, FileSplit)
@@ -221,21 +219,21 @@ def test_memory_rule(tree: Path) -> None:
 
 
 def test_an_odd_size_that_probing_misses_leaves_files(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "a", 60)
-    write_pictures(tmp_path / "b", 60)
-    write_pictures(tmp_path / "b", 1, size=(8, 9), start=2)
+    write_images(tmp_path / "a", 60)
+    write_images(tmp_path / "b", 60)
+    write_images(tmp_path / "b", 1, size=(8, 9), start=2)
     assert isinstance(open_data(replace(WHOLE, source=str(tmp_path))).train, FileSplit)
 
 
 def test_gray_files_stay_gray(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_pictures(tmp_path / name, 2)
+        write_images(tmp_path / name, 2)
         for path in (tmp_path / name).iterdir():
             Image.open(path).convert("L").save(path)
     spec = replace(WHOLE, source=str(tmp_path))
     assert open_data(spec).train.images.shape == (4, 8, 8, 1)
     assert open_data(replace(spec, in_memory="never")).train.channels == 1
-    write_pictures(tmp_path / "a", 1)
+    write_images(tmp_path / "a", 1)
     assert open_data(spec).train.channels == 3
     assert open_data(replace(spec, in_memory="never")).train.channels == 3
 
@@ -348,9 +346,9 @@ def test_bad_folders_say_what_is_wrong(tree: Path, tmp_path: Path) -> None:
     refused(tmp_path / "none", "none: no such folder or file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "empty: no images found")
-    write_pictures(tmp_path / "flat", 3)
+    write_images(tmp_path / "flat", 3)
     refused(tmp_path / "flat", "flat: its 3 images .* are in no class folders")
-    write_pictures(tmp_path / "one" / "cat", 3)
+    write_images(tmp_path / "one" / "cat", 3)
     refused(tmp_path / "one", r"one class only \(cat\)")
     (tree / "dog").mkdir()
     (tree / "dog" / "readme.md").write_text("soon")
@@ -361,11 +359,11 @@ def test_bad_folders_say_what_is_wrong(tree: Path, tmp_path: Path) -> None:
 
 def test_bad_parts_say_what_is_wrong(parted: Path) -> None:
     spec = DataSpec(source=str(parted))
-    write_pictures(parted / "val" / "cow", 1)
+    write_images(parted / "val" / "cow", 1)
     with pytest.raises(DataError, match="val/cow"):
         open_data(spec)
     shutil.rmtree(parted / "val" / "cow")
-    write_pictures(parted / "more" / "ant", 1)
+    write_images(parted / "more" / "ant", 1)
     with pytest.raises(DataError, match="more/.*train/"):
         open_data(spec)
     shutil.rmtree(parted / "more")
@@ -417,7 +415,7 @@ def test_tars_that_were_joined_are_refused(tree: Path, tmp_path: Path, mode: str
     assert len(list_tar(tmp_path / "padded.tar").paths) > 0
 
 
-def test_a_truncated_picture_is_named(tree: Path) -> None:
+def test_a_truncated_image_is_named(tree: Path) -> None:
     path = tree / "cow" / "210.png"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"cow/210\.png"):

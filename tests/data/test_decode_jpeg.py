@@ -111,7 +111,7 @@ def test_photographs(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures(photo, orientation: int) -> None:
+def test_turned_images(photo, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photo, exif=exif, quality=95)
@@ -123,7 +123,7 @@ def test_turned_pictures(photo, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (8, 8), (16, 1), (1, 300), (33, 17)])
-def test_tiny_pictures(shape: tuple[int, int]) -> None:
+def test_tiny_images(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for options in KINDS.values():
         data = encoded(Image.fromarray(pixels), **options)
@@ -148,7 +148,7 @@ def test_a_missing_end_is_noticed_wherever_the_view_is(photo, kind: str) -> None
                 decode(data[:length], view, "cut.jpg")
 
 
-def test_what_follows_the_picture_does_not_matter(photo) -> None:
+def test_what_follows_the_image_does_not_matter(photo) -> None:
     for options in KINDS.values():
         data = encoded(photo, **options)
         for tail in (b"\0" * 50, b"trailer of a camera", data):
@@ -161,10 +161,10 @@ def test_damage_is_an_error_or_what_pillow_makes_of_it(photo) -> None:
     """Bits flipped anywhere: nothing crashes, and where libjpeg warns Pillow's word counts."""
     rng = np.random.default_rng(1)
     errors = 0
-    pictures = [encoded(photo.resize((96, 80)), **options) for options in KINDS.values()]
+    images = [encoded(photo.resize((96, 80)), **options) for options in KINDS.values()]
     view = view_of((20, 10, 70, 60))
     for number in range(600):
-        data = bytearray(pictures[number % len(pictures)])
+        data = bytearray(images[number % len(images)])
         frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
         for place in rng.integers(2, len(data), 3):
             if not frame <= place < frame + 9:  # other sizes would take their time

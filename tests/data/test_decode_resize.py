@@ -24,7 +24,7 @@ BOXES = (
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[NDArray[np.uint8]]:
+def images() -> list[NDArray[np.uint8]]:
     """Noise, hard edges and a smooth image, each 150 x 200 in colour and in grey."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (150, 200, 3))
@@ -44,9 +44,9 @@ def by_pillow(pixels: NDArray[np.uint8], box: tuple, size: int, filter: str) -> 
 @pytest.mark.skipif(resize.kernel() is None, reason="no compiler here")
 @pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [9, 16, 32, 224])
-def test_kernel_agrees_with_pillow(pictures, size: int, filter: str) -> None:
+def test_kernel_agrees_with_pillow(images, size: int, filter: str) -> None:
     differences = []
-    for pixels in pictures:
+    for pixels in images:
         for box in BOXES:
             ours = resize_box(pixels, box, size, filter)
             if ours is None:  # what is left to Pillow; see the test below
@@ -60,7 +60,7 @@ def test_kernel_agrees_with_pillow(pictures, size: int, filter: str) -> None:
 
 
 @pytest.mark.parametrize("planes", [1, 3])
-def test_a_flat_picture_stays_flat(planes: int) -> None:
+def test_a_flat_image_stays_flat(planes: int) -> None:
     """No bias, whatever the level and the number of pixels that make one."""
     for level in (0, 1, 127, 128, 254, 255):
         pixels = np.full((90, 120, planes), level, np.uint8)
@@ -71,8 +71,8 @@ def test_a_flat_picture_stays_flat(planes: int) -> None:
                     assert (out == level).all(), (level, box, filter, size)
 
 
-def test_rows_of_a_larger_array_are_enough(pictures) -> None:
-    large = pictures[0]
+def test_rows_of_a_larger_array_are_enough(images) -> None:
+    large = images[0]
     part = large[20:120, 30:130]  # rows lie apart
     ours = resize_box(part, (0, 0, 100, 100), 40)
     alone = resize_box(part.copy(), (0, 0, 100, 100), 40)
@@ -82,10 +82,10 @@ def test_rows_of_a_larger_array_are_enough(pictures) -> None:
 @pytest.mark.parametrize("box", [WHOLE, (0.5, 0.5, 199.5, 149.5), (40, 40, 41, 41), (0, 0, 3, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [1, 2, 30])
-def test_arrays_and_images_give_the_same(pictures, box, channels: int, size: int) -> None:
+def test_arrays_and_images_give_the_same(images, box, channels: int, size: int) -> None:
     """Whatever the kernel leaves to Pillow: far smaller, narrow, other planes."""
     view = Crop(size, channels, lambda *_: box)
-    for pixels in (pictures[0], pictures[3]):
+    for pixels in (images[0], images[3]):
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         wanted = by_pillow(pixels, box, size, "bilinear")
         if channels == 1 and pixels.shape[2] == 3:
@@ -95,9 +95,9 @@ def test_arrays_and_images_give_the_same(pictures, box, channels: int, size: int
             assert np.abs(ours.astype(int) - wanted).max() <= 2
 
 
-def test_without_a_compiler(pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler(images, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resize, "kernel", lambda: None)
-    for pixels in pictures:
+    for pixels in images:
         for box in BOXES:
             view = Crop(32, pixels.shape[2], lambda *_, box=box: box)
             out = render_pixels(pixels, view)

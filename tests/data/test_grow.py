@@ -67,7 +67,7 @@ def test_the_end_is_full_size_whatever_the_step(step: int, share: float) -> None
 
 
 @pytest.mark.parametrize("normalize", ["per-pixel-mean", "channel"])
-def test_pictures_in_memory_are_cropped_then_resized(normalize: str) -> None:
+def test_images_in_memory_are_cropped_then_resized(normalize: str) -> None:
     train = stream(replace(GROWN, normalize=normalize))
     for step, size in ((0, 8), (50, 12), (90, 16)):
         full = next(train.batches(step))

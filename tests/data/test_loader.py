@@ -79,7 +79,7 @@ def test_batch_k_is_the_same_whenever_and_however_it_is_read(photos: str, case: 
     assert len({len(batch) for batch in whole}) == 1
 
 
-def test_an_epoch_holds_each_picture_once_with_its_label(photos: str) -> None:
+def test_an_epoch_holds_each_image_once_with_its_label(photos: str) -> None:
     spec = DataSpec(source=photos, size=32, val_fraction=0, test_fraction=0, augment=RESIZED)
     train = stream(spec, batch_size=4)
     batches = list(islice(train.batches(), 15))  # 60 = two epochs of 30; batch 7 straddles both
@@ -87,11 +87,11 @@ def test_an_epoch_holds_each_picture_once_with_its_label(photos: str) -> None:
     assert sorted(ids[:30]) == sorted(ids[30:]) == list(range(30))
     targets = torch.cat([batch.targets for batch in batches])
     assert torch.equal(targets, train.split.labels[ids])
-    pictures = {id_: [] for id_ in range(30)}
+    images = {id_: [] for id_ in range(30)}
     for batch in batches:
         for id_, image in zip(batch.ids.tolist(), batch.images, strict=True):
-            pictures[id_].append(image)
-    assert not any(torch.equal(one, two) for one, two in pictures.values())
+            images[id_].append(image)
+    assert not any(torch.equal(one, two) for one, two in images.values())
 
 
 def test_files_and_memory_give_the_same_batches(photos: str) -> None:
@@ -117,7 +117,7 @@ def test_memory_format_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("in_memory", ["always", "never"])
-def test_evaluation_sees_each_picture_once_as_prediction_does(photos: str, in_memory: str) -> None:
+def test_evaluation_sees_each_image_once_as_prediction_does(photos: str, in_memory: str) -> None:
     spec = DataSpec(source=photos, size=32, resize=40, in_memory=in_memory)
     splits = open_data(spec)
     preprocessor = fit_preprocess(splits.train, spec, 3)
@@ -131,7 +131,7 @@ def test_evaluation_sees_each_picture_once_as_prediction_does(photos: str, in_me
     assert_close(torch.cat([batch.images for batch in batches]), wanted, rtol=0, atol=0)
 
 
-def test_a_broken_picture_is_named_when_its_batch_is_due(photos: str, tmp_path: Path) -> None:
+def test_a_broken_image_is_named_when_its_batch_is_due(photos: str, tmp_path: Path) -> None:
     root = shutil.copytree(photos, tmp_path / "broken")
     whole = DataSpec(source=str(root), size=32, val_fraction=0, test_fraction=0, augment=RESIZED)
     train = stream(replace(whole, max_unreadable=0))

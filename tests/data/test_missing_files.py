@@ -68,7 +68,7 @@ def test_two_uploads_in_one_folder_are_named() -> None:
 def hub_clone(root: Path, shards: tuple[int, ...], stated: int, total: int = 3) -> Path:
     """What `git clone` of a set of the Hub leaves, with some of its training files."""
     datasets = pytest.importorskip("datasets")
-    pictures = digit_files(12)
+    images = digit_files(12)
     features = datasets.Features(
         image=datasets.Image(), label=datasets.ClassLabel(names=["0", "1", "2", "3"])
     )
@@ -77,8 +77,8 @@ def hub_clone(root: Path, shards: tuple[int, ...], stated: int, total: int = 3) 
     splits["test-00000-of-00001"] = (32, 48)
     for name, (start, end) in splits.items():
         columns = {
-            "image": [{"bytes": data, "path": None} for data, _ in pictures[start:end]],
-            "label": [label for _, label in pictures[start:end]],
+            "image": [{"bytes": data, "path": None} for data, _ in images[start:end]],
+            "label": [label for _, label in images[start:end]],
         }
         table = datasets.Dataset.from_dict(columns, features)
         table.to_parquet(str(root / "data" / f"{name}.parquet"))
@@ -136,11 +136,11 @@ def shard(path: Path, samples: list[tuple[bytes, int]], first: int) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_shards_in_a_folder_for_each_split(tmp_path: Path, streaming: bool) -> None:
     """As clip-benchmark has them: both splits number their samples from 0."""
-    pictures = digit_files(12)
+    images = digit_files(12)
     for split, start, end in (("train", 0, 32), ("test", 32, 48)):
         for number in range(2):
             each = (end - start) // 2
-            rows = pictures[start + number * each : start + (number + 1) * each]
+            rows = images[start + number * each : start + (number + 1) * each]
             shard(tmp_path / "set" / split / f"{number}.tar", rows, number * each)
         (tmp_path / "set" / split / "nshards.txt").write_text("2")
     (tmp_path / "set" / "classnames.txt").write_text("nought\none\ntwo\nthree")
@@ -149,13 +149,13 @@ def test_shards_in_a_folder_for_each_split(tmp_path: Path, streaming: bool) -> N
     assert splits.classes == ("nought", "one", "two", "three")
     assert splits.summary.warnings == ()
     test = splits.test()
-    for split, rows in ((splits.train, pictures[:32]), (test, pictures[32:])):
+    for split, rows in ((splits.train, images[:32]), (test, images[32:])):
         assert split.labels.tolist() == [label for _, label in rows]
         assert [split.files.read(row) for row in range(len(split))] == [data for data, _ in rows]
     (tmp_path / "set" / "train" / "1.tar").unlink()
     (warning,) = open_data(spec).summary.warnings
     assert "nshards.txt" in warning
-    shard(tmp_path / "set" / "train" / "2.tar", pictures[16:32], 16)
+    shard(tmp_path / "set" / "train" / "2.tar", images[16:32], 16)
     (warning,) = open_data(spec).summary.warnings
     assert "1.tar" in warning
 

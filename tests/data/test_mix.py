@@ -31,7 +31,7 @@ def mixed(spec: AugmentSpec, steps: int, batch: Batch, seed: int = 0) -> list[Ba
     return [mix(spec, seed, step, batch) for step in range(steps)]
 
 
-def test_mixup_adds_pictures_by_their_share() -> None:
+def test_mixup_adds_images_by_their_share() -> None:
     batch = batch_of(10)
     before = batch.images.clone()
     for out in mixed(AugmentSpec(mixup=1.0), 20, batch):
@@ -96,7 +96,7 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
     assert shares[7] != mix(spec, 1, 7, batch_of(4)).share[0].item()
 
 
-def test_partners_are_mutual_and_never_copies_of_the_same_picture() -> None:
+def test_partners_are_mutual_and_never_copies_of_the_same_image() -> None:
     for count, repeats in ((8, 1), (12, 3), (64, 2)):
         other = partners(count, repeats)
         assert torch.equal(other[other], torch.arange(count))
@@ -106,10 +106,10 @@ def test_partners_are_mutual_and_never_copies_of_the_same_picture() -> None:
             assert torch.equal(half, other[: count // 2])
     for count, repeats in ((7, 1), (10, 3), (11, 3), (256, 3)):
         for start in range(repeats):  # copies need not begin with the batch
-            picture = (torch.arange(count) + start) // repeats
+            image = (torch.arange(count) + start) // repeats
             other = partners(count, repeats)
             assert sorted(set(other.tolist()))[-1] < count
-            assert not (picture[other] == picture).any()
+            assert not (image[other] == image).any()
 
 
 def test_a_cut_is_clipped_at_the_border() -> None:
@@ -143,7 +143,7 @@ def test_erasing_fills_rectangles_with_normal_noise() -> None:
     assert torch.equal(erased(images, 0.0), images)
 
 
-def test_erasing_a_picture_does_not_depend_on_its_batch() -> None:
+def test_erasing_an_image_does_not_depend_on_its_batch() -> None:
     images = torch.zeros(50, 3, 16, 16)
     together = erased(images, 1.0)
     erase = Erase(1.0, 3, 16, 3)

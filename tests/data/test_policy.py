@@ -43,13 +43,13 @@ ROUNDED = {"autocontrast", "color", "contrast"}
 def photograph(seed: int, channels: int = 3) -> Image.Image:
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(20, 230, (6, 6, 3), np.uint8))
-    picture = small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    return picture if channels == 3 else picture.convert("L")
+    image = small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return image if channels == 3 else image.convert("L")
 
 
-def tensor(pictures: list[Image.Image]) -> torch.Tensor:
+def tensor(images: list[Image.Image]) -> torch.Tensor:
     """(B, C, S, S) in channels_last memory."""
-    arrays = [np.array(picture).reshape(SIZE, SIZE, -1) for picture in pictures]
+    arrays = [np.array(image).reshape(SIZE, SIZE, -1) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
@@ -68,14 +68,14 @@ def apply(name: str, images: torch.Tensor, strengths, **options) -> torch.Tensor
 @pytest.mark.parametrize("name", RAND)
 def test_operations_of_rand_are_those_of_timm(name: str, channels: int, monkeypatch) -> None:
     amounts = np.array([-0.97, -0.5, -0.02, 0.31, 0.7, 0.99])
-    pictures = [photograph(seed, channels) for seed in range(len(amounts))]
+    images = [photograph(seed, channels) for seed in range(len(amounts))]
     strengths = np.broadcast_to(RAND[name](amounts, SIZE), amounts.shape)
-    ours = apply(name, tensor(pictures), strengths)
+    ours = apply(name, tensor(images), strengths)
     hparams = {"img_mean": FILL[0] if channels == 1 else FILL, "interpolation": Image.BILINEAR}
-    for place, (amount, picture) in enumerate(zip(amounts, pictures, strict=True)):
+    for place, (amount, image) in enumerate(zip(amounts, images, strict=True)):
         monkeypatch.setattr(timm, "_randomly_negate", lambda v, amount=amount: v * np.sign(amount))
         operation = timm.AugmentOp(TIMM[name], 1.0, 10 * abs(amount), hparams)
-        wanted = np.asarray(operation(picture)).reshape(SIZE, SIZE, channels)
+        wanted = np.asarray(operation(image)).reshape(SIZE, SIZE, channels)
         off = np.abs(ours[place].permute(1, 2, 0).numpy().astype(int) - wanted)
         assert off.max() <= (1 if name in ROUNDED | WARPS else 0)
 
@@ -83,19 +83,19 @@ def test_operations_of_rand_are_those_of_timm(name: str, channels: int, monkeypa
 @pytest.mark.parametrize("name", TRIVIAL)
 def test_operations_of_trivial_are_those_of_torchvision(name: str) -> None:
     bins, sign = np.array([0, 7, 16, 30, 7, 29]), np.array([1, 1, 1, 1, -1, -1])
-    pictures = [photograph(seed) for seed in range(len(bins))]
+    images = [photograph(seed) for seed in range(len(bins))]
     reference = v2.TrivialAugmentWide()
     table, signed = reference._AUGMENTATION_SPACE[TORCHVISION[name]]
     magnitudes = table(31, SIZE, SIZE)
     strengths = np.broadcast_to(TRIVIAL[name](sign * bins / 30, SIZE), bins.shape)
-    ours = apply(name, tensor(pictures), strengths, mode="nearest")
-    for place, picture in enumerate(pictures):
+    ours = apply(name, tensor(images), strengths, mode="nearest")
+    for place, image in enumerate(images):
         magnitude = 0.0 if magnitudes is None else float(magnitudes[bins[place]])
         # Our maps are timm's: to the left and up. torchvision's move to the right and down.
         turned = -1 if name in WARPS - {"rotate"} and not name.startswith("shear") else 1
         magnitude *= sign[place] * turned if signed else 1
         changed = reference._apply_image_or_video_transform(
-            picture,
+            image,
             TORCHVISION[name],
             magnitude,
             interpolation=InterpolationMode.NEAREST,
@@ -156,7 +156,7 @@ def test_trivial_draws_one_operation_of_any_strength() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rand", "trivial"])
-def test_a_changed_picture_does_not_depend_on_its_batch(kind: str) -> None:
+def test_a_changed_image_does_not_depend_on_its_batch(kind: str) -> None:
     images = tensor([photograph(seed) for seed in range(24)]).permute(0, 2, 3, 1)
     policy = Policy(AugmentSpec(policy=kind), 1, (0.5,) * 3)
     ids, epochs = np.arange(24), np.full(24, 3)

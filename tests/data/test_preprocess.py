@@ -36,14 +36,14 @@ def photo() -> Image.Image:
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
-def test_picture_is_resize_and_center_crop(photo: Image.Image) -> None:
+def test_image_is_resize_and_center_crop(photo: Image.Image) -> None:
     for spec in (STORED, replace(STORED, interpolation="bicubic", size=49)):
         mode = reference.InterpolationMode(spec.interpolation)
-        for picture in (photo, photo.rotate(90, expand=True), photo.resize((20, 31))):
+        for image in (photo, photo.rotate(90, expand=True), photo.resize((20, 31))):
             wanted = reference.pil_to_tensor(
-                reference.center_crop(reference.resize(picture, spec.resize, mode), spec.size)
+                reference.center_crop(reference.resize(image, spec.resize, mode), spec.size)
             )
-            ours = Preprocessor(spec).to_tensor(picture)
+            ours = Preprocessor(spec).to_tensor(image)
             assert ours.dtype == torch.uint8
             difference = (ours.int() - wanted.int()).abs().float()
             assert difference.max() <= 2  # the stated tolerance of ops/resize.py
@@ -81,7 +81,7 @@ def test_exif_orientation_is_honored(photo: Image.Image, tmp_path: Path, orienta
     assert_close(preprocessor.to_tensor(tagged), preprocessor.to_tensor(plain), rtol=0, atol=0)
 
 
-def test_damaged_exif_does_not_condemn_a_picture(photo: Image.Image, tmp_path: Path) -> None:
+def test_damaged_exif_does_not_condemn_an_image(photo: Image.Image, tmp_path: Path) -> None:
     preprocessor = Preprocessor(STORED)
     for suffix in ("jpg", "png"):
         photo.save(path := tmp_path / f"odd.{suffix}", exif=b"Exif\x00\x00XX garbage")
@@ -150,7 +150,7 @@ def test_reduced_decoding_keeps_the_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "middle"])
-def test_damaged_pictures_are_named(photo: Image.Image, tmp_path: Path, damage: str) -> None:
+def test_damaged_images_are_named(photo: Image.Image, tmp_path: Path, damage: str) -> None:
     for suffix in ("jpg", "png"):
         photo.save(path := tmp_path / f"bad.{suffix}")
         data = path.read_bytes()
@@ -203,7 +203,7 @@ def test_channel_statistics_are_exact(channels: int) -> None:
     assert_close(inputs.std((0, 2, 3)), torch.ones(channels), rtol=1e-4, atol=0)
 
 
-def test_per_pixel_mean_is_the_mean_picture() -> None:
+def test_per_pixel_mean_is_the_mean_image() -> None:
     images = np.random.default_rng(2).integers(0, 256, (700, 5, 5, 3), np.uint8)
     fitted = fit_preprocess(split_of(images), DataSpec(normalize="per-pixel-mean"), 3)
     wanted = torch.from_numpy((images / 255).mean(0)).permute(2, 0, 1).float()
@@ -214,7 +214,7 @@ def test_per_pixel_mean_is_the_mean_picture() -> None:
     assert_close(inputs.mean(0), torch.zeros(3, 5, 5), rtol=0, atol=1e-5)
 
 
-def test_constant_pictures_do_not_divide_by_zero() -> None:
+def test_constant_images_do_not_divide_by_zero() -> None:
     fitted = fit_preprocess(split_of(np.full((4, 3, 3, 1), 7, np.uint8)), DataSpec(), 1)
     assert torch.isfinite(fitted(np.full((3, 3), 7, np.uint8))).all()
 

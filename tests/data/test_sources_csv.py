@@ -15,7 +15,7 @@ WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[tuple[str, int]]:
+def images(tmp_path: Path) -> list[tuple[str, int]]:
     """images/00.png, ... in `tmp_path`, 5 of each of four digits, with the digit."""
     (tmp_path / "images").mkdir()
     found = []
@@ -32,23 +32,23 @@ def write(tmp_path: Path, text: str, encoding: str = "utf-8") -> DataSpec:
     return replace(WHOLE, source=str(file))
 
 
-def test_with_and_without_a_header(tmp_path: Path, pictures: list[tuple[str, int]]) -> None:
-    plain = "".join(f"{path},{NAMES[digit]}\n" for path, digit in pictures)
+def test_with_and_without_a_header(tmp_path: Path, images: list[tuple[str, int]]) -> None:
+    plain = "".join(f"{path},{NAMES[digit]}\n" for path, digit in images)
     bare = open_data(write(tmp_path, plain)).train
     assert bare.description == "set.csv, 20 images"
     assert bare.classes == tuple(sorted(NAMES))
-    wanted = [NAMES[digit] for _, digit in pictures]
+    wanted = [NAMES[digit] for _, digit in images]
     assert [bare.classes[label] for label in bare.labels] == wanted
-    for row, (path, _) in enumerate(pictures):
+    for row, (path, _) in enumerate(images):
         assert bare.files.read(row) == (tmp_path / path).read_bytes()
     for text in (
         "path,label\n" + plain,
         "\ufeffFile, Label\r\n\r\n" + plain.replace("\n", "\r\n"),
         "path,label\n" + "\n".join(sorted(plain.splitlines(), reverse=True)),
         "id,label,who,image\n" + "".join(
-            f'7,"{NAMES[digit]}","Doe, Jane",./{path}\n' for path, digit in pictures
+            f'7,"{NAMES[digit]}","Doe, Jane",./{path}\n' for path, digit in images
         ),
-        "".join(f"{tmp_path / path},{NAMES[digit]}\n" for path, digit in pictures),
+        "".join(f"{tmp_path / path},{NAMES[digit]}\n" for path, digit in images),
     ):  # fmt: skip
         again = open_data(write(tmp_path, text)).train
         assert torch.equal(again.labels, bare.labels)
@@ -58,19 +58,19 @@ def test_with_and_without_a_header(tmp_path: Path, pictures: list[tuple[str, int
 
 
 def test_numbers_are_classes_in_numerical_order(
-    tmp_path: Path, pictures: list[tuple[str, int]]
+    tmp_path: Path, images: list[tuple[str, int]]
 ) -> None:
-    rows = "".join(f"{path},{9 + digit}\n" for path, digit in pictures)
+    rows = "".join(f"{path},{9 + digit}\n" for path, digit in images)
     train = open_data(write(tmp_path, rows)).train
     assert train.classes == ("9", "10", "11", "12")
-    assert train.labels.tolist() == [digit for _, digit in pictures]
+    assert train.labels.tolist() == [digit for _, digit in images]
 
 
-def test_the_third_column_is_the_split(tmp_path: Path, pictures: list[tuple[str, int]]) -> None:
+def test_the_third_column_is_the_split(tmp_path: Path, images: list[tuple[str, int]]) -> None:
     splits = ["train", "train", "TRAIN", "valid", "test"]
     seen = dict.fromkeys(range(4), 0)
     rows = []
-    for path, digit in pictures:
+    for path, digit in images:
         rows.append(f"{path},{NAMES[digit]},{splits[seen[digit]]}\n")
         seen[digit] += 1
     spec = replace(write(tmp_path, "".join(rows)), val_fraction=0.1)
@@ -89,9 +89,9 @@ def test_the_third_column_is_the_split(tmp_path: Path, pictures: list[tuple[str,
 
 
 def test_shares_are_held_out_and_do_not_depend_on_the_order_of_lines(
-    tmp_path: Path, pictures: list[tuple[str, int]]
+    tmp_path: Path, images: list[tuple[str, int]]
 ) -> None:
-    rows = [f"{path},{digit}\n" for path, digit in pictures]
+    rows = [f"{path},{digit}\n" for path, digit in images]
     names = []
     for lines in (rows, rows[::-1]):
         spec = replace(write(tmp_path, "".join(lines)), val_fraction=0.2, test_fraction=0.2)
@@ -101,9 +101,9 @@ def test_shares_are_held_out_and_do_not_depend_on_the_order_of_lines(
     assert len(names[0]) == 7
 
 
-def test_bad_lines_are_named(tmp_path: Path, pictures: list[tuple[str, int]]) -> None:
-    good = "".join(f"{path},{digit}\n" for path, digit in pictures)
-    one, two = (path for path, _ in pictures[:2])
+def test_bad_lines_are_named(tmp_path: Path, images: list[tuple[str, int]]) -> None:
+    good = "".join(f"{path},{digit}\n" for path, digit in images)
+    one, two = (path for path, _ in images[:2])
 
     def refused(text: str, words: str, encoding: str = "latin-1") -> None:
         with pytest.raises(DataError, match=words) as caught:

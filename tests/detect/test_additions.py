@@ -86,7 +86,7 @@ def test_votes_move_a_box_to_the_weighted_mean_of_those_that_overlap_it():
     assert voted["scores"].tolist() == kept["scores"].tolist()
 
 
-def test_context_reads_the_whole_picture_beside_each_region():
+def test_context_reads_the_whole_image_beside_each_region():
     model = small_model(dataclasses.replace(C4, context=True))
     plain = small_model(C4)
     halved = ("cls_score.weight", "bbox_pred.weight")
@@ -106,7 +106,7 @@ def test_context_reads_the_whole_picture_beside_each_region():
         alone = plain.roi_heads.vectors(features, boxes, padded.image_sizes)
     width = alone.shape[1]
     torch.testing.assert_close(vectors[:, :width], alone)
-    torch.testing.assert_close(vectors[1, :width], vectors[1, width:])  # that region is the picture
+    torch.testing.assert_close(vectors[1, :width], vectors[1, width:])  # that region is the image
     assert not torch.allclose(vectors[0, :width], vectors[0, width:])
     predictor = heads.box_predictor
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_scales_are_merged_by_maxima():
         torch.testing.assert_close(merged[row], torch.maximum(each[one][row], each[other][row]))
 
 
-def test_multi_scale_boxes_are_in_pixels_of_the_given_picture():
+def test_multi_scale_boxes_are_in_pixels_of_the_given_image():
     model = shifting(0.0)
     images = [torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0))]
     (found,) = DetectionInference([model], test_sizes=(64, 128))(images)

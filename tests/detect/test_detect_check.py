@@ -100,16 +100,16 @@ def test_a_repaired_set_opens_as_its_own(broken, tmp_path):
     assert len(split) == 7
     cut = split.targets[0].boxes
     assert [70, 10, 80, 30] in cut.tolist()
-    assert split.read(6)[0].shape == (60, 80, 3)  # its size was corrected from the picture
+    assert split.read(6)[0].shape == (60, 80, 3)  # its size was corrected from the image
     assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(ConfigError, match="holds annotations already"):
         repair_annotations(str(broken), "instances", out)
 
 
-def test_pictures_are_held_against_their_annotations(tmp_path):
+def test_images_are_held_against_their_annotations(tmp_path):
     write_coco(tmp_path, "train", [(80, 60)] * 4)
     Image.new("RGB", (60, 80)).save(tmp_path / "train/train0001.png")
-    (tmp_path / "train/train0002.png").write_bytes(b"no picture")
+    (tmp_path / "train/train0002.png").write_bytes(b"no image")
     report = check_annotations(str(tmp_path), "instances")
     assert dict(report.by_kind) == {"image size": 1, "unreadable": 1}
     assert "train0001.png: is 60x80, its annotations are for 80x60" in str(report.problems[0])
@@ -133,10 +133,10 @@ def test_voc_problems(tmp_path):
     assert [entry["bbox"] for entry in document["annotations"]] == [[0, 0, 10, 20], [0, 0, 60, 20]]
 
 
-def test_pictures_in_quarantine_are_left_out(tmp_path):
+def test_images_in_quarantine_are_left_out(tmp_path):
     write_coco(tmp_path, "train", [(80, 60)] * 4)
-    (tmp_path / "train/train0002.png").write_bytes(b"no picture")
-    (tmp_path / "quarantine.txt").write_text("# list\ntrain/train0002.png\tno picture\n")
+    (tmp_path / "train/train0002.png").write_bytes(b"no image")
+    (tmp_path / "quarantine.txt").write_text("# list\ntrain/train0002.png\tno image\n")
     split = open_detection(DataSpec(source=str(tmp_path), val_fraction=0, test_fraction=0)).train
     assert [target.image_id for target in split.targets] == [1, 3, 4]
 

@@ -38,7 +38,7 @@ def test_strides_of_a_dilated_net():
     assert stage_strides(spec)["stage4"] == 8
 
 
-def test_padding_keeps_pictures_and_adds_zeros():
+def test_padding_keeps_images_and_adds_zeros():
     images = random_images()
     padded = pad(images)
     assert padded.tensors.shape == (2, 3, 96, 160)
@@ -102,7 +102,7 @@ def test_c4_runs_the_last_stage_on_regions_and_registers_it_once():
     with torch.no_grad():
         model(random_images()[:1])
     (shape,) = shapes
-    assert shape[1:] == (20, 3, 3)  # regions of 6 x 6 at stride 2, not a picture
+    assert shape[1:] == (20, 3, 3)  # regions of 6 x 6 at stride 2, not an image
     tensors = model.state_dict()
     assert len({each.data_ptr() for each in tensors.values()}) == len(tensors)
     assert not any("_net" in name for name in tensors)
@@ -221,7 +221,7 @@ def test_rcnn_looks_again_at_the_proposals_and_leaves_the_proposer_alone():
 
 
 class Batches:
-    """A stream of two batches of pictures."""
+    """A stream of two batches of images."""
 
     examples = 4
 

@@ -47,7 +47,7 @@ def test_own_validation_and_test_sets_are_respected(tmp_path):
     assert (len(splits.train), len(splits.val), len(splits.test())) == (5, 3, 2)
 
 
-def test_custom_json_beside_its_pictures(tmp_path):
+def test_custom_json_beside_its_images(tmp_path):
     write_coco(tmp_path, "train", [(40, 30)] * 20)
     text = (tmp_path / "annotations" / "instances_train.json").read_text()
     (tmp_path / "train" / "_annotations.coco.json").write_text(text)
@@ -65,7 +65,7 @@ def test_custom_json_beside_its_pictures(tmp_path):
     assert len(set.union(*names)) == 20
 
 
-def test_test_pictures_are_opened_only_when_asked_for(tmp_path):
+def test_test_images_are_opened_only_when_asked_for(tmp_path):
     write_coco(tmp_path, "train", [(40, 30)] * 4)
     write_coco(tmp_path, "test", [(40, 30)] * 2)
     (tmp_path / "annotations" / "instances_test.json").write_text("{")
@@ -121,7 +121,7 @@ def test_trainval_gives_up_a_share_and_never_trains_on_test(tmp_path):
         splits.test()
 
 
-def test_xml_beside_pictures_in_part_folders(tmp_path):
+def test_xml_beside_images_in_part_folders(tmp_path):
     for part, names in (("train", "ab"), ("valid", "c"), ("test", "d")):
         for name in names:
             write_voc(tmp_path / "new", name, (60, 40), [("x", (1, 1, 10, 20), 0)])
@@ -133,7 +133,7 @@ def test_xml_beside_pictures_in_part_folders(tmp_path):
     assert (len(splits.train), len(splits.val), len(splits.test())) == (2, 1, 1)
 
 
-def test_a_picture_of_another_size_than_annotated_is_refused(tmp_path):
+def test_an_image_of_another_size_than_annotated_is_refused(tmp_path):
     write_coco(tmp_path, "train", [(40, 30)] * 2)
     Image.new("RGB", (41, 30)).save(tmp_path / "train" / "train0001.png")
     with pytest.raises(DataError, match="train0001.png.*41x30.*40"):

@@ -58,7 +58,7 @@ def test_boxes_and_masks_follow_their_pixels(coco):
     assert 0 < flips < 24  # the first rectangle lies left of the second unless mirrored
 
 
-def test_an_epoch_shows_each_picture_once_in_batches_of_one_shape(coco):
+def test_an_epoch_shows_each_image_once_in_batches_of_one_shape(coco):
     training = stream(coco)
     batches = list(islice(training.batches(), 6))
     assert training.examples == 12
@@ -96,7 +96,7 @@ def test_rare_classes_are_repeated():
     assert np.mean([counts[15] for counts in epochs]) == pytest.approx(2.5 * 22 / 21.25, abs=0.2)
 
 
-def test_repeats_of_a_picture_are_changed_differently(tmp_path):
+def test_repeats_of_an_image_are_changed_differently(tmp_path):
     write_coco(tmp_path, "train", [(80, 60)] * 2)
     training = stream(tmp_path, repeat_threshold=0.9, train_sizes=tuple(range(40, 140)))
     training.sampler.repeats[:] = 4.0
@@ -104,7 +104,7 @@ def test_repeats_of_a_picture_are_changed_differently(tmp_path):
     assert len(shapes) > 4
 
 
-def test_empty_and_crowded_pictures(tmp_path):
+def test_empty_and_crowded_images(tmp_path):
     import json
 
     write_coco(tmp_path, "train", [(80, 60)] * 4)
@@ -126,7 +126,7 @@ def test_empty_and_crowded_pictures(tmp_path):
     assert empty["masks"].shape[0] == 0
 
 
-def test_another_picture_takes_the_place_of_an_unreadable_one(coco, caplog):
+def test_another_image_takes_the_place_of_an_unreadable_one(coco, caplog):
     path = coco / "train" / "train0002.png"
     path.write_bytes(path.read_bytes()[:99])
     training = stream(coco)
@@ -143,7 +143,7 @@ def test_another_picture_takes_the_place_of_an_unreadable_one(coco, caplog):
 
 
 def test_class_maps_follow_their_pixels(coco):
-    """Maps drawn from the picture itself agree with it after scaling, mirroring and cutting."""
+    """Maps drawn from the image itself agree with it after scaling, mirroring and cutting."""
     (coco / "semantic_train").mkdir()
     for path in (coco / "train").iterdir():
         pixels = np.asarray(Image.open(path)).astype(int)
@@ -183,10 +183,10 @@ def test_geometry_by_hand():
     ]
     assert transform_masks(target, ResizeFlip((2, 3)))[0].sum() == 2
     pixels, classes = np.ones((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
-    picture, labels = crop_square(pixels, classes, 5, (0.99, 0.99), (7, 8, 9))
+    image, labels = crop_square(pixels, classes, 5, (0.99, 0.99), (7, 8, 9))
     assert labels[0].tolist() == [255] * 5
     assert labels[1:].max() == 0
-    assert picture[0, 0].tolist() == [7, 8, 9]
+    assert image[0, 0].tolist() == [7, 8, 9]
 
 
 def test_bad_fields_are_named():

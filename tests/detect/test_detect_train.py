@@ -71,7 +71,7 @@ def coco(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_class(tmp_path_factory) -> Path:
-    """Every picture has objects of its own class only."""
+    """Every image has objects of its own class only."""
     root = tmp_path_factory.mktemp("one")
     for title, count in (("train", 6), ("val", 3)):
         document = write_coco(root, title, [(80, 64)] * count, len(title))

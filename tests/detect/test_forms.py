@@ -167,7 +167,7 @@ def test_yaml_in_its_forms(tmp_path, form):
 BAD_YAMLS = {
     "count": "train: images/train\nnc: 3\nnames: [cat, dog]\n",
     "twice": "train: images/train\nnames: [cat, cat]\n",
-    "folder": "train: pictures/nowhere\nnames: [cat, dog]\n",
+    "folder": "train: photos/nowhere\nnames: [cat, dog]\n",
     "kind": "train: 7\nnames: [cat, dog]\n",
     "names": "train: images/train\nnames: 5\n",
     "no names": "train: images/train\nnc: 2\n",

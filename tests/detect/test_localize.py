@@ -1,4 +1,4 @@
-"""Localization error (ImageNet's), held against a brute-force check on real pictures."""
+"""Localization error (ImageNet's), held against a brute-force check on real images."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from resnets.detect.metrics.meters import location_metrics
 
 @pytest.fixture(scope="module")
 def single(shared_data):
-    """The pictures of coco-tiny's training set whose objects are all of one class."""
+    """The images of coco-tiny's training set whose objects are all of one class."""
     data = DataSpec(source=str(shared_data / "coco-tiny.tar"), val_fraction=0)
     return single_class(open_detection(data).train)
 
@@ -107,7 +107,7 @@ def test_right_class_with_a_wrong_box_fails_only_where_the_box_counts():
     assert (figures.top1_error, figures.top5_error, figures.given_error) == (100, None, 0)
 
 
-def test_pictures_of_several_classes_are_left_out():
+def test_images_of_several_classes_are_left_out():
     one, two = bare_target([[0, 0, 1, 1]] * 2, [1, 1]), bare_target([[0, 0, 1, 1]] * 2, [0, 1])
     assert len(single_class(bare_split([one, two, one]))) == 2
     with pytest.raises(DataError, match="no image with objects of one class only"):

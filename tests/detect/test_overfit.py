@@ -1,4 +1,4 @@
-"""The whole path on real pictures: sixteen of COCO, learnt by heart, boxes and masks."""
+"""The whole path on real images: sixteen of COCO, learnt by heart, boxes and masks."""
 
 import json
 import tarfile
@@ -17,9 +17,9 @@ from resnets.train import run as training
 
 
 def sixteen(source: Path, root: Path) -> Path:
-    """A COCO set of the sixteen pictures of coco-tiny whose smallest object is largest.
+    """A COCO set of the sixteen images of coco-tiny whose smallest object is largest.
 
-    At 160 px, what other pictures hold is a pixel or two wide.
+    At 160 px, what other images hold is a pixel or two wide.
     """
     with tarfile.open(source) as tar:
         tar.extractall(root, filter="data")
@@ -42,8 +42,8 @@ def sixteen(source: Path, root: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_sixteen_pictures_are_learnt_by_heart(shared_data, tmp_path):
-    """Three minutes of one core: ResNet-18 from random weights, 300 steps of four pictures."""
+def test_sixteen_images_are_learnt_by_heart(shared_data, tmp_path):
+    """Three minutes of one core: ResNet-18 from random weights, 300 steps of four images."""
     root = sixteen(shared_data / "coco-tiny.tar", tmp_path)
     recipe = Recipe(
         name="overfit",

@@ -128,9 +128,9 @@ def test_outlines_move_with_their_boxes(tmp_path):
     draw(tmp_path / "set/images/p0.jpg", 0, size=(WIDTH // 2, HEIGHT // 2))
     repaired(tmp_path / "set", tmp_path / "out")
     part = find_source(str(tmp_path / "out"), "instances").load("train")
-    for picture in part.images:
-        for each in picture.objects:
-            mask = decode_mask(encode_outline(each.segmentation, (picture.height, picture.width)))
+    for image in part.images:
+        for each in image.objects:
+            mask = decode_mask(encode_outline(each.segmentation, (image.height, image.width)))
             rows, columns = np.nonzero(mask)
             around = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             assert np.abs(np.array(each.box) - around).max() <= 1.5

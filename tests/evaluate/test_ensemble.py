@@ -78,7 +78,7 @@ def test_protocol_names_every_net_in_full():
     )
 
 
-def test_pictures_in_memory_are_cut_like_files(tmp_path: Path):
+def test_images_in_memory_are_cut_like_files(tmp_path: Path):
     files = write_images(tmp_path, ((40, 32),) * 5)
     images = np.stack([np.array(load_image(files, k)) for k in range(5)])
     held = TensorSplit(torch.from_numpy(images), files.labels, CLASSES, "five")
@@ -87,7 +87,7 @@ def test_pictures_in_memory_are_cut_like_files(tmp_path: Path):
         torch.testing.assert_close(scores([net], held, views), scores([net], files, views))
 
 
-def test_each_picture_counts_once_and_bad_files_are_named(tmp_path: Path):
+def test_each_image_counts_once_and_bad_files_are_named(tmp_path: Path):
     split = write_images(tmp_path, SIZES * 10)
     (tmp_path / "11.png").write_bytes(b"")
     whole = (tmp_path / "40.png").read_bytes()
@@ -111,7 +111,7 @@ def test_each_picture_counts_once_and_bad_files_are_named(tmp_path: Path):
 def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
     split = write_images(tmp_path)
     for path in tmp_path.iterdir():
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     named = []
 
     def watch(parts):
@@ -127,7 +127,7 @@ def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
     assert len(named) == len(SIZES)
 
 
-def test_pictures_without_a_label_are_not_even_read(tmp_path: Path):
+def test_images_without_a_label_are_not_even_read(tmp_path: Path):
     split = write_images(tmp_path)
     (tmp_path / "02.png").unlink()
     truth = GroundTruth([(0,), (1, 2), (), (3,), (0,), (), (2,)])
@@ -155,13 +155,13 @@ def test_batch_is_halved_until_it_fits_and_stays_so():
     net, budget = Hungry(3 * 64), PixelBudget(CPU)
     images = torch.rand(20, 3, 8, 8)
     torch.testing.assert_close(budget.run(net, images), images.mean((2, 3)))
-    assert sum(net.sizes) == 20 * 64  # each picture once
+    assert sum(net.sizes) == 20 * 64  # each image once
     tried = budget.pixels
     budget.run(net, images)
     assert budget.pixels == tried <= 3 * 64  # found once
 
 
-def test_one_picture_that_does_not_fit_is_one_clear_line():
+def test_one_image_that_does_not_fit_is_one_clear_line():
     with pytest.raises(ValueError, match=r"out of memory with one image of 9x8 px"):
         PixelBudget(CPU).run(Hungry(64), torch.rand(4, 3, 8, 9))
 
@@ -183,7 +183,7 @@ print(json.dumps(measured_together(Path({folder!r}))))
 
 
 def measured_together(folder: Path) -> dict[str, object]:
-    """What this process finds on the painted pictures, of which it computes its share."""
+    """What this process finds on the painted images, of which it computes its share."""
     names = sorted(path.name for path in folder.iterdir())
     labels = torch.arange(len(names)) % len(CLASSES)
     split = FileSplit(FolderFiles(folder, names), labels, CLASSES, "painted")

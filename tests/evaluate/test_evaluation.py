@@ -1,4 +1,4 @@
-"""Measuring a model: modes, counting, views, protocol, JSON, and the picture of it."""
+"""Measuring a model: modes, counting, views, protocol, JSON, and the image of it."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Brightest(nn.Module):
 
 
 def batches(planes: int, sizes: tuple[int, ...], wrong: int = 0) -> list[Batch]:
-    """Pictures whose brightest plane is their class, but for the first `wrong`."""
+    """Images whose brightest plane is their class, but for the first `wrong`."""
     count = sum(sizes)
     targets = torch.arange(count) % planes
     images = torch.zeros(count, planes, 4, 4)
@@ -124,11 +124,11 @@ def test_protocol_is_one_sentence_with_views_size_precision_weights_and_data():
         size=32,
         precision="bfloat16",
         weights="best.safetensors (step 12,000, averaged weights)",
-        data="cifar10.tar.xz test, 10,000 pictures",
+        data="cifar10.tar.xz test, 10,000 images",
     )
     assert text == (
         "1 view, 32x32 px, bfloat16, best.safetensors (step 12,000, averaged weights), "
-        "cifar10.tar.xz test, 10,000 pictures"
+        "cifar10.tar.xz test, 10,000 images"
     )
 
 

@@ -1,4 +1,4 @@
-"""Grad-CAM against an independent computation with hooks, and the pictures made of it."""
+"""Grad-CAM against an independent computation with hooks, and the images made of it."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from resnets.models.catalog import spec
 def with_hooks(
     net: ImageClassifier, image: torch.Tensor, target: int, stage: str = ""
 ) -> np.ndarray:
-    """Selvaraju et al. 2017, eqs. 1 and 2, for one picture (1, C, H, W), in numpy."""
+    """Selvaraju et al. 2017, eqs. 1 and 2, for one image (1, C, H, W), in numpy."""
     kept = {}
     last = net.get_submodule(stage or net.stage_names[-1])
     handle = last.register_forward_hook(lambda *args: kept.update(maps=args[2]))
@@ -102,7 +102,7 @@ def test_heat_lies_where_the_net_looks(tmp_path: Path):
     with Image.open(tmp_path / "out.png") as image:
         page = np.asarray(image.convert("RGB")).astype(int)
     left, right = page[12 : 12 + PANEL, 12 : 12 + PANEL], page[12 : 12 + PANEL, 24 + PANEL : -12]
-    assert np.abs(left - left.mean(2, keepdims=True)).max() == 0  # the picture itself is grey
+    assert np.abs(left - left.mean(2, keepdims=True)).max() == 0  # the image itself is grey
     color = right.max(2) - right.min(2)
     row, column = np.unravel_index(color.argmax(), color.shape)
     y, x = (np.argwhere(color > 0.9 * color.max()).mean(0) / PANEL).tolist()

@@ -104,7 +104,7 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
     assert len(nearest.found) < 300  # memory does not grow with the data
 
 
-def test_a_picture_is_nearest_to_itself(tmp_path: Path):
+def test_an_image_is_nearest_to_itself(tmp_path: Path):
     net, split = small_net(RESIDUAL), write_images(tmp_path)
     vector = embed_image(net, tmp_path / "05.png", device=CPU, precision="float32")
     nearest = NearestImages(vector, 1)

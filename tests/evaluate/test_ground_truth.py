@@ -99,7 +99,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, said: str)
         read_labels(write(tmp_path / name, text), NAMES, CLASSES)
 
 
-def test_a_path_that_means_two_pictures_is_refused(tmp_path: Path):
+def test_a_path_that_means_two_images_is_refused(tmp_path: Path):
     table = write(tmp_path / "a.csv", "1.jpg,ant")
     with pytest.raises(DataError, match="1.*1.jpg.*a/1.jpg.*b/1.jpg"):
         read_labels(table, ("a/1.jpg", "b/1.jpg"), CLASSES)
@@ -135,7 +135,7 @@ def test_numbers_that_are_not_padded_have_two_orders(tmp_path: Path, name: str):
 
 def test_pixels_without_files_are_labeled_as_stored(tmp_path: Path):
     labels = ["ant"] * 6 + ["bee"] * 6
-    names = [f"picture {number}" for number in range(12)]
+    names = [f"image {number}" for number in range(12)]
     file = write(tmp_path / "a.txt", "\n".join(labels))
     truth = read_labels(file, names, CLASSES, stored_order=True)
     assert list(truth.labels) == [(0,)] * 6 + [(1,)] * 6

@@ -15,7 +15,7 @@ from resnets.evaluate.predict import find_images, predict
 
 
 class Counting:
-    """Preprocessing that reads a number from a file, as a picture of one pixel; counts them.
+    """Preprocessing that reads a number from a file, as an image of one pixel; counts them.
 
     The first file is ready only once another thread has read the second.
     """
@@ -49,11 +49,11 @@ class Parity:
 
     postprocess = Postprocess()
 
-    def logits(self, pictures: np.ndarray) -> np.ndarray:
-        assert pictures.dtype == np.uint8
-        assert pictures.shape[1:] == (1, 1, 1)
-        self.batches.append(len(pictures))
-        numbers = pictures[:, 0, 0, 0].astype(np.float32)
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (1, 1, 1)
+        self.batches.append(len(images))
+        numbers = images[:, 0, 0, 0].astype(np.float32)
         return np.stack([np.zeros_like(numbers), numbers * (2 * (numbers % 2) - 1)], 1)
 
 
@@ -105,12 +105,12 @@ def test_one_batch_more_is_held_than_computed_and_stopping_early_stops_reading(a
     assert model.preprocess.read <= most
 
 
-def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path):
+def test_folders_are_walked_in_sorted_order_and_only_for_images(tmp_path: Path):
     for name in ("b/2.JPG", "b/1.png", "a.webp", "b/notes.txt", ".hidden/3.png", "b/.4.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    (tmp_path / "c.png").mkdir()  # a folder that is called like a picture
+    (tmp_path / "c.png").mkdir()  # a folder that is called like an image
     (tmp_path / "c.png" / "5.png").touch()
     named = tmp_path / "b" / "notes.txt"
     found = find_images([named, tmp_path])
@@ -119,7 +119,7 @@ def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path
     ]  # fmt: skip
 
 
-def test_folder_without_pictures_is_named(tmp_path: Path):
+def test_folder_without_images_is_named(tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=f"{tmp_path}: no images.*1 .txt"):
         find_images([tmp_path])

@@ -1,7 +1,7 @@
-"""Ten-crop and dense evaluation against brute force: one picture, one crop, one window at a time.
+"""Ten-crop and dense evaluation against brute force: one image, one crop, one window at a time.
 
 The brute force shares nothing with the package but the net: it opens files with PIL, resizes the
-whole picture, crops by slicing, normalises in numpy, and calls the net once per view.
+whole image, crops by slicing, normalises in numpy, and calls the net once per view.
 """
 
 import math
@@ -34,7 +34,7 @@ def logits_of(
 
 
 def naive_pixels(folder: Path, number: int, side: int) -> np.ndarray:
-    """The whole picture at shorter side `side`, (H, W, 3)."""
+    """The whole image at shorter side `side`, (H, W, 3)."""
     with Image.open(folder / f"{number:02}.png") as image:
         width, height = image.size
         short = min(width, height)
@@ -79,11 +79,11 @@ def test_ten_crop_equals_brute_force(spec: ModelSpec, tmp_path: Path):
     ours = logits_of(net, split, Views("ten-crop")).softmax(1).numpy()
     with torch.no_grad():
         theirs = np.stack([naive_ten_crop(net, tmp_path, k, 32) for k in range(len(split))])
-    assert np.abs(theirs - theirs.mean(0)).max() > 0.05  # the pictures are told apart
+    assert np.abs(theirs - theirs.mean(0)).max() > 0.05  # the images are told apart
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_crops_are_those_of_the_rescaled_picture(tmp_path: Path):
+def test_crops_are_those_of_the_rescaled_image(tmp_path: Path):
     net, split = small_net(RESIDUAL), write_images(tmp_path)
     for number in range(len(split)):
         whole = naive_pixels(tmp_path, number, 37)
@@ -107,7 +107,7 @@ def class_scores(net: ImageClassifier, images: torch.Tensor) -> torch.Tensor:
 
 
 def naive_dense(net: ImageClassifier, folder: Path, number: int, sides, flip: bool) -> np.ndarray:
-    """Mean over scales (and flips) of the probabilities of the whole picture, (K,)."""
+    """Mean over scales (and flips) of the probabilities of the whole image, (K,)."""
     total = []
     for side in sides:
         with Image.open(folder / f"{number:02}.png") as image:
@@ -130,7 +130,7 @@ def naive_dense(net: ImageClassifier, folder: Path, number: int, sides, flip: bo
     [
         (RESIDUAL, 28, (28, 32, 48, 61), True),
         (RESIDUAL, 28, (40,), False),
-        (VGG, 28, (28, 40), True),  # features of one picture are 7x7, as VGG's at 224 px
+        (VGG, 28, (28, 40), True),  # features of one image are 7x7, as VGG's at 224 px
         (VGG, 18, (20, 29), False),  # ... and 4x4, which the net pools up to 7x7
     ],
 )
@@ -147,7 +147,7 @@ def test_dense_multi_scale_equals_brute_force(spec, size, sides, flip, tmp_path:
 
 
 @pytest.mark.parametrize("spec", [RESIDUAL, PREACT, VGG])
-def test_dense_at_the_training_size_of_square_pictures_is_the_net_itself(spec, tmp_path: Path):
+def test_dense_at_the_training_size_of_square_images_is_the_net_itself(spec, tmp_path: Path):
     net = small_net(spec, resize=28)
     split = write_images(tmp_path, ((28, 28), (56, 56)))
     dense = logits_of(net, split, Views("dense", (28,)))
@@ -165,7 +165,7 @@ def test_center_is_what_prediction_sees(tmp_path: Path):
     torch.testing.assert_close(flipped, both)
 
 
-def test_gray_nets_and_mean_pictures(tmp_path: Path):
+def test_gray_nets_and_mean_images(tmp_path: Path):
     split = write_images(tmp_path, ((28, 28), (60, 28)))
     net = small_net(RESIDUAL, resize=28, mean_image=True, channels=1)
     pixels = []
@@ -173,7 +173,7 @@ def test_gray_nets_and_mean_pictures(tmp_path: Path):
         with Image.open(tmp_path / f"{number:02}.png") as image:
             assert image.size == (width, 28)
             pixels.append(torch.from_numpy(np.array(image.convert("L"))).float()[None, None])
-    mean = net.preprocess.mean_image[None]  # (1, 1, 28, 28), stretched over the second picture
+    mean = net.preprocess.mean_image[None]  # (1, 1, 28, 28), stretched over the second image
     with torch.no_grad():
         theirs = torch.cat(
             [

@@ -19,13 +19,13 @@ from resnets.runtime.open import open_artifact
 from resnets.export.write import write_artifact
 
 folder, net = Path(sys.argv[1]), small_net(RESIDUAL)
-pictures = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
+images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
 engines = []
 for precision in ("int8", "float32"):
     path = folder / f"{precision}.xml"
-    write_artifact(net, ArtifactMetadata.from_model(net, "openvino", precision), path, pictures)
+    write_artifact(net, ArtifactMetadata.from_model(net, "openvino", precision), path, images)
     engines.append(open_artifact(path))
-    engines[-1].logits(pictures)
+    engines[-1].logits(images)
 while engines:  # the older one first, as where a server loads a model anew
     engines.pop(0)
     gc.collect()

@@ -86,11 +86,11 @@ def test_report_is_drawn_in_the_readers_setting(
         f"--screenshot={shot}",
         report.as_uri(),
     )
-    picture = np.asarray(Image.open(shot).convert("L"), float)
-    assert picture.shape == (height, width)
-    background = np.median(picture)
+    image = np.asarray(Image.open(shot).convert("L"), float)
+    assert image.shape == (height, width)
+    background = np.median(image)
     assert (background < 60) if setting == "dark" else (background > 200)
-    written = np.abs(picture - background) > 90
+    written = np.abs(image - background) > 90
     assert 0.01 < written.mean() < 0.5
     # Text down the whole first screen: no long blank run of lines.
     lines = np.flatnonzero(written.any(axis=1))

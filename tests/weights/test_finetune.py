@@ -19,7 +19,7 @@ from resnets.weights.errors import WeightsError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve noisy pictures of each of two colours."""
+    """Twelve noisy images of each of two colours."""
     draw = np.random.default_rng(0)
     for name, plane in (("red", 0), ("blue", 2)):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -120,8 +120,8 @@ def test_nets_of_ours_alone(tmp_path: Path, spec: ModelSpec, seen: Preprocess) -
     images = torch.randn(2, spec.in_channels, 32, 32)
     assert torch.equal(logits(again, images), logits(expected, images))
     assert again.spec == expected.spec
-    picture = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
-    assert torch.equal(again.preprocess(picture), expected.preprocess(picture))
+    image = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
+    assert torch.equal(again.preprocess(image), expected.preprocess(image))
     text = (tmp_path / "net" / "README.md").read_text()
     assert "timm" not in text.replace("to timm only in part", "")
     assert "Not stated" in text
@@ -168,9 +168,9 @@ def test_transformers_loads_a_pushed_folder(run: Path, tmp_path: Path) -> None:
     assert features.pooler_output.shape == (2, 512)
     assert tuple(theirs.config.id2label.values()) == CLASSES
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "net")
-    picture = torch.randint(0, 256, (100, 150, 3), dtype=torch.uint8).numpy()
-    seen = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"][0]
-    assert (seen - resnets.load(run).preprocess(picture)).abs().max() < 3 / 255 / 0.2
+    image = torch.randint(0, 256, (100, 150, 3), dtype=torch.uint8).numpy()
+    seen = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    assert (seen - resnets.load(run).preprocess(image)).abs().max() < 3 / 255 / 0.2
 
 
 def test_a_checkpoint_alone_has_no_figures(run: Path, tmp_path: Path) -> None:
