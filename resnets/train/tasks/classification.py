@@ -226,18 +226,24 @@ class ClassificationTask:
 
     def stream(self, device: torch.device, group: ProcessGroup) -> TrainStream:
         """Return the stream of this process's share of the training batches."""
-        size = self.recipe.data.size
-        return TrainStream(
-            self.splits.train,
-            self.recipe.data,
-            self.preprocessor if size is None else at_size(self.preprocessor, size),
+        return self._open_stream(
             self.recipe.batch_size,
-            self.recipe.seed,
             device,
             channels_last=self.recipe.channels_last,
             rank=group,
             norm_batch=self.recipe.norm_batch,
         )
+
+    def _open_stream(self, batch_size: int, device: torch.device, **options: Any) -> TrainStream:
+        data, seed = self.recipe.data, self.recipe.seed
+        train, preprocessor = self.splits.train, self._train_preprocessor
+        return TrainStream(train, data, preprocessor, batch_size, seed, device, **options)
+
+    @property
+    def _train_preprocessor(self) -> Preprocessor:
+        """The preprocessor at the size of training, which may differ from that of tests."""
+        size = self.recipe.data.size
+        return self.preprocessor if size is None else at_size(self.preprocessor, size)
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """Return the function that evaluates a model in training; None without data for it."""
@@ -310,20 +316,9 @@ class ClassificationTask:
         """Return the first training images as the network saw them; [] for a streamed set."""
         if isinstance(self.splits.train, StreamSplit):
             return []
-        recipe = self.recipe
-        size = recipe.data.size
-        preprocessor = self.preprocessor if size is None else at_size(self.preprocessor, size)
-        stream = TrainStream(
-            self.splits.train,
-            recipe.data,
-            preprocessor,
-            REPORT_IMAGES,
-            recipe.seed,
-            torch.device("cpu"),
-        )
-        batches = stream.batches()
+        batches = self._open_stream(REPORT_IMAGES, torch.device("cpu")).batches()
         try:
-            return training_images(next(batches), preprocessor, self.splits.classes)
+            return training_images(next(batches), self._train_preprocessor, self.splits.classes)
         except DataError as error:  # the run has finished, and its report needs no such images
             log.warning("report: no training images are shown: %s", error)
             return []
