@@ -96,9 +96,9 @@ def evaluate_detectors(
     if isinstance(images, Unlabeled):
         if out is None:
             raise ConfigError("--out: name a folder for the results; there is no ground truth")
-        found, errors = find_all(predictor, images.split, watch)
-        written = save_results(images, found, out)
-        return DetectionEvaluation(None, images.split, found, errors, list(written))
+        detections, errors = find_all(predictor, images.split, watch)
+        written = save_results(images, detections, out)
+        return DetectionEvaluation(None, images.split, detections, errors, list(written))
     measured = measure(predictor, images, names, watch)
     written = []
     if out is not None:
@@ -129,13 +129,13 @@ def _class_scores(
     ensemble = Ensemble(nets, views, average, device, precision)
     labels = torch.zeros(len(split), dtype=torch.int64)
     images = FileSplit(split.files, labels, split.classes, split.description)
-    found: dict[int, Tensor] = {}
+    scores: dict[int, Tensor] = {}
     scored = ensemble.scores(images, range(len(split)))
     for batch in with_progress(scored, len(split), len, description="classes", hidden=quiet):
-        shares = batch.logits.softmax(1)[:, outputs]
-        found |= dict(zip(batch.rows.tolist(), shares, strict=True))
+        probabilities = batch.logits.softmax(1)[:, outputs]
+        scores |= dict(zip(batch.rows.tolist(), probabilities, strict=True))
     protocol = ensemble.protocol([net.origin for net in nets])
-    return found, f"[{protocol}, not compared with their training images]"
+    return scores, f"[{protocol}, not compared with their training images]"
 
 
 def predict_objects(
@@ -155,7 +155,7 @@ def predict_objects(
         where = environment.device_name(predictor.device)
         echo(f"predicting in {predictor.precision} on {where}", error=True)
     unreadable = BadSamples()
-    found = with_progress(
+    predictions = with_progress(
         predict_files(predictor, paths, threshold, unreadable), len(paths), hidden=quiet
     )
-    return predictor.models[0].classes, found, unreadable
+    return predictor.models[0].classes, predictions, unreadable

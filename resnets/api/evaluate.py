@@ -80,8 +80,8 @@ def evaluate(
 ) -> Measurement | DetectionEvaluation | SequenceEvaluation:
     """Measure a model, or several as an ensemble, and return its metrics with their protocol.
 
-        found = resnets.evaluate(run, views="ten-crop")
-        found.evaluation.top1_error  # percent
+        measurement = resnets.evaluate(run, views="ten-crop")
+        measurement.evaluation.top1_error  # percent
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
@@ -125,7 +125,7 @@ def evaluate(
     with results_folder(folder):
         tasks = {read_task(each) for each in paths}
         if tasks & {"text", "signals"}:
-            _refuse(
+            _refuse_options(
                 "is for images, not for text or signals",
                 model=model,
                 classes=classes,
@@ -145,7 +145,7 @@ def evaluate(
         if tasks - {"classify"}:
             from resnets.api.detect import evaluate_detectors  # takes a second to import
 
-            _refuse(
+            _refuse_options(
                 "is for classifiers; leave it out for a detector",
                 model=model,
                 classes=classes,
@@ -154,7 +154,7 @@ def evaluate(
                 data=source,
             )
             if not classes_from:
-                _refuse(
+                _refuse_options(
                     "is for classifiers (those of --classes-from); leave it out for a detector",
                     flip=flip,
                     views=views != "center",
@@ -175,7 +175,7 @@ def evaluate(
                 precision=precision,
                 quiet=quiet,
             )
-        _refuse(
+        _refuse_options(
             "is for detectors, not for classifiers",
             refine=refine,
             image_set=image_set,
@@ -193,7 +193,7 @@ def evaluate(
             None if unknown is None else fspath(unknown),
         )
         if any(map(is_artifact, paths)):
-            _refuse(
+            _refuse_options(
                 "cannot be combined with an artifact, which has its own model and center view",
                 model=model,
                 classes=classes,
@@ -213,8 +213,8 @@ def evaluate(
         return _evaluate_models(nets, names, options, folder)
 
 
-def _refuse(why: str, **options: object) -> None:
-    """Raise ConfigError for the first option that was given."""
+def _refuse_options(why: str, **options: object) -> None:
+    """Raise ConfigError for the first option that is set."""
     for name, value in options.items():
         if value:
             raise ConfigError(f"--{name.replace('_', '-')} {why}")
@@ -240,10 +240,10 @@ def _evaluate_models(
         known = KnownScores()
 
         def watch(scored: Iterable[ScoredBatch]) -> Iterable[ScoredBatch]:
-            shown = _progress(scored, truth, group, quiet)
-            return shown if others is None else known.watch(shown)
+            scored = _progress(scored, truth, group, quiet)
+            return scored if others is None else known.watch(scored)
 
-        found = measure(
+        measurement = measure(
             ensemble,
             split,
             truth,
@@ -252,15 +252,15 @@ def _evaluate_models(
             rank=group,
         )
         if others is not None:
-            found = replace(found, unknown=measure_unknown(ensemble, known, others))
-        if not math.isfinite(found.evaluation.loss):
+            measurement = replace(measurement, unknown=measure_unknown(ensemble, known, others))
+        if not math.isfinite(measurement.evaluation.loss):
             raise ValueError(
                 f"{', '.join(names)}: the outputs are not finite on this data (loss"
-                f" {found.evaluation.loss}); the run diverged, or try precision float32"
+                f" {measurement.evaluation.loss}); the run diverged, or try precision float32"
             )
         if group.is_main and out is not None:
-            _write(found, split, out, quiet)
-    return found
+            _write_results(measurement, split, out, quiet)
+    return measurement
 
 
 def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None) -> Measurement:
@@ -274,17 +274,19 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
         echo(f"evaluating with {engine.name}", error=True)
     others = None if options.unknown is None else open_unknown(options.unknown)
     group, known = ProcessGroup(), KnownScores()
-    found = evaluate_backend(
+    measurement = evaluate_backend(
         engine,
         split,
         truth,
         lambda scored: known.watch(_progress(scored, truth, group, options.quiet)),
     )
     if others is not None:
-        found = replace(found, unknown=measure_unknown(BackendScorer(engine), known, others))
+        measurement = replace(
+            measurement, unknown=measure_unknown(BackendScorer(engine), known, others)
+        )
     if out is not None:
-        _write(found, split, out, options.quiet)
-    return found
+        _write_results(measurement, split, out, options.quiet)
+    return measurement
 
 
 def _progress(
@@ -326,18 +328,18 @@ def _protocol_names(nets: Sequence[ImageClassifier], names: Sequence[str]) -> li
     ]
 
 
-def _write(found: Measurement, split: Split, out: Path, quiet: bool) -> None:
+def _write_results(measurement: Measurement, split: Split, out: Path, quiet: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     figures, confusion, errors = (
         out / name for name in ("evaluation.json", "confusion.png", "errors.png")
     )
-    dump_json(found.to_json(), figures)
+    dump_json(measurement.to_json(), figures)
     written = [figures, confusion, errors]
-    if isinstance(found.evaluation, Evaluation):
-        save_confusion_figure(found.evaluation, confusion)
+    if isinstance(measurement.evaluation, Evaluation):
+        save_confusion_figure(measurement.evaluation, confusion)
     else:  # sets of labels have no confusion matrix
         written.remove(confusion)
-    save_error_grid(split, found.mistakes, found.evaluation.protocol, errors)
+    save_error_grid(split, measurement.mistakes, measurement.evaluation.protocol, errors)
     if not quiet:
         *others, last = map(str, written)
         echo(f"wrote {', '.join(others)} and {last}", error=True)

@@ -40,9 +40,9 @@ def data_source(data: str | PathLike[str]) -> str:
 
 
 def path_or_model(weights: Weights) -> str | ImageClassifier:
-    """Return the path of weights, or a model: the one given, or that of a `Run` of your own model.
+    """Return the path of weights, or the model if it cannot be loaded from a path alone.
 
-    A network from outside the package cannot be loaded from its path alone.
+    That is a loaded model, and that of a `Run` whose network is from outside the package.
     """
     if isinstance(weights, ImageClassifier):
         return weights

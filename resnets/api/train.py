@@ -72,7 +72,7 @@ def train(
         resume: Resume the run in `out` if there is one, else start it. Without `recipe` there must
             be one, `out` may be the URL of its checkpoints, `data` is the data set's new location
             and `epochs` or `iterations` the new length of the whole run. With `recipe`, a run that
-            exists keeps its own; differences are logged. Python objects are given again.
+            exists keeps its own; differences are logged. Python objects are passed again.
         device: auto, cpu, cuda, cuda:1, mps.
         fit_memory: Halve micro-batches until they fit into memory; the batch size stays.
         hang_after: Seconds after which an unfinished step ends the process; 0 = never.

@@ -101,12 +101,12 @@ def current_path(path: str, kind: Kind = "recipe") -> str:
     return FIELDS[kind].get(path, path)
 
 
-def with_current_names(found: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    """Return `found`, of any version, with the current names of its fields and values.
+def with_current_names(fields: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """Return `fields`, of any version, with the current names of its fields and values.
 
     If a field is there under both names, the new one is kept.
     """
-    current = _copy(found)
+    current = _copy(fields)
     for old, new in FIELDS[kind].items():
         table, key = _parent(current, old)
         if key in table and not (new.startswith(f"{old}.") and isinstance(table[key], dict)):
@@ -146,22 +146,22 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _move(table: dict[str, Any], key: str, found: dict[str, Any], path: str) -> None:
-    """Move `table[key]` to `path` in `found`, unless `path` has a value."""
+def _move(table: dict[str, Any], key: str, target: dict[str, Any], path: str) -> None:
+    """Move `table[key]` to `path` in `target`, unless `path` has a value."""
     value = table.pop(key)
     *names, name = path.split(".")
     for each in names:
-        found = found.setdefault(each, {})
-        if not isinstance(found, dict):  # the reader of the table reports that it is not one
+        target = target.setdefault(each, {})
+        if not isinstance(target, dict):  # the reader of the table reports that it is not one
             table[key] = value
             return
-    found.setdefault(name, value)
+    target.setdefault(name, value)
 
 
-def _parent(found: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+def _parent(fields: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     """Return the table that a dotted path leads to, {} if there is none, and the last name."""
     *names, key = path.split(".")
     for name in names:
-        inner = found.get(name)
-        found = inner if isinstance(inner, dict) else {}
-    return found, key
+        inner = fields.get(name)
+        fields = inner if isinstance(inner, dict) else {}
+    return fields, key

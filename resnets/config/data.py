@@ -96,9 +96,9 @@ class DataSpec:
             the sorted files.
         train_fraction: [fraction] Training images that are used, the same share of each class; each
             fraction's are among those of a larger one. `resnets study data` sets it.
-        folds: [folds] Parts of equal size that the training images are divided into, each class
-            alike, of which one is the test split (cross-validation); 0 is off. A test split of the
-            source is left aside then. `resnets folds` sets it.
+        folds: [folds] Parts of equal size that the training images are divided into, stratified
+            by class; one is the test split (cross-validation), in place of a test split of the
+            source; 0 is off. `resnets folds` sets it.
         fold: [0 to folds - 1] The fold that is the test split.
         group: Images that belong together, such as the frames of a video or the images of a
             patient, and are all trained on or all held out: "column:NAME" is a column of the table
@@ -117,7 +117,7 @@ class DataSpec:
         grow_step: [px] Step of that growth.
         workers: [threads] Threads that decode images; 0 is one per core. Never changes a result.
         ground_truth: File with the labels of a flat validation folder (ImageNet's ground truth),
-            if it is not found beside it.
+            if it is not found next to it.
         labels_from: Where the class of an image in a folder or archive comes from: "auto" detects
             class folders, split folders and tables; "folder" takes every folder at the top as a
             class; "name" takes the part of the file name before its number.

@@ -78,7 +78,7 @@ class DetectSpec:
         proposals: [boxes] Proposals kept per image, in training and at test.
         aux_loss_weight: [weight] Weight of the loss of a second FCN head on the stage before the
             last, for task "segment".
-        proposals_from: Run with the same network whose proposals are taken: a "pcr" localizer for
+        proposals_from: Run with the same network whose proposals are used: a "pcr" localizer for
             "rcnn", or for a detector with `train_part` "regions" one that was trained with
             "proposals".
         train_part: "all" trains both halves of a detector together (approximate joint training).

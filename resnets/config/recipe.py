@@ -78,8 +78,8 @@ class Recipe:
         checkpoint_url: Where checkpoints are stored in place of the run folder, under its name:
             s3://bucket/runs, gs://..., file:///...
         log_every: [it or ep] Interval between rows of the log.
-        trackers: Where the log is kept besides the run's folder and TensorBoard: "wandb" (Weights &
-            Biases), "mlflow"; their own environment variables say where.
+        trackers: Where the log is sent in addition to the run's folder and TensorBoard: "wandb"
+            (Weights & Biases), "mlflow"; configured by their environment variables.
         seed: [seed] Seed of initialization, order and augmentation.
         custom: Names of the Python objects that were passed to `resnets.train` in place of what a
             recipe can name: "model", "block", "norm", "loss". Set by the run.

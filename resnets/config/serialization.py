@@ -45,9 +45,9 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         data = with_current_names(data, "recipe")
     _refuse_unknown(kind, data, where, "")
     try:
-        found: T = _adapter(kind).validate_python(data)  # type: ignore[arg-type]
-        _refuse_infinite(dataclasses.asdict(found), where)  # type: ignore[call-overload]
-        return found
+        spec: T = _adapter(kind).validate_python(data)  # type: ignore[arg-type]
+        _refuse_infinite(dataclasses.asdict(spec), where)  # type: ignore[call-overload]
+        return spec
     except pydantic.ValidationError as error:
         first = _first_error(error)
         # pydantic also lists the alternative of a union. Empty: the message names the field.
@@ -55,9 +55,9 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         if path in DURATIONS and isinstance(first["input"], int | float):
             parse_duration(str(first["input"]), f"{where}: {path}")  # says which unit is missing
         message = first["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
-        given = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
         named = f"{where}: {path}" if path and not message.startswith(f"{path}.") else where
-        raise ConfigError(f"{named}: {message}{given}") from None
+        raise ConfigError(f"{named}: {message}{got}") from None
 
 
 def _refuse_infinite(value: Any, where: str, path: str = "") -> None:
@@ -130,7 +130,7 @@ def to_toml(recipe: Recipe) -> str:
 
 def _without(fields: dict[str, Any], paths: Collection[str], prefix: str = "") -> dict[str, Any]:
     """Return nested `fields` without those at the dotted `paths`, and without empty tables."""
-    kept: dict[str, Any] = {}
+    remaining: dict[str, Any] = {}
     for name, value in fields.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict) and path not in TABLES:
@@ -138,8 +138,8 @@ def _without(fields: dict[str, Any], paths: Collection[str], prefix: str = "") -
             if not value:
                 continue
         if path not in paths:
-            kept[name] = value
-    return kept
+            remaining[name] = value
+    return remaining
 
 
 def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:

@@ -205,7 +205,7 @@ def localize(net: str = "resnet50-pcr") -> Recipe:
     on its 200 best proposals:
     resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localize-1.
     The paper takes the class from other networks: resnets evaluate runs/localize-1 --classes-from
-    NET [NET ...]; without, it is that of a linear layer trained beside the RPN. Tested on the
+    NET [NET ...]; without, it is that of a linear layer trained with the RPN. Tested on the
     center crop; --scales 224,256,384,480,640 applies the network to the whole image at each.
 
     Not from the paper: learning rate and length, anchor sizes, how much of an object a crop must

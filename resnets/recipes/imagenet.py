@@ -52,7 +52,7 @@ def imagenet_paper(net: str = "resnet50-v1") -> Recipe:
 def imagenet_90(net: str = "resnet50") -> Recipe:
     """90 epochs of fb.resnet.torch's successor: Goyal et al. 2017, section 5.1.
 
-    Nesterov SGD, lr 0.1 for a batch of 256 (scale both alike) divided by 10 after 30, 60 and 80
+    Nesterov SGD, lr 0.1 for a batch of 256 (scale both together) divided by 10 after 30, 60 and 80
     epochs, 5 epochs of warm-up, weight decay 1e-4 but for norms and biases, random resized crops
     and flips, each block's last norm at zero. All training images are trained on and nothing is
     chosen; the test error is drawn into the curves and decides nothing.
@@ -193,7 +193,7 @@ def imagenet_rsb_a1(net: str = "resnet50") -> Recipe:
     norms and biases, binary cross-entropy with label smoothing 0.1, mixup 0.2 or cutmix 1 on every
     batch, RandAugment of magnitude 7 (deviation 0.5), 3 repeats of an image in a batch,
     stochastic depth 0.05, tested on 95% of the shorter side. Gradients are clipped to norm 1, as
-    timm's LAMB does unasked. Images are resized bilinearly, where theirs are bicubic.
+    timm's LAMB does by default. Images are resized bilinearly, where theirs are bicubic.
     Command: resnets train imagenet-rsb-a1 --data IMAGENET.
     Hardware and time: theirs took 110 hours on four V100. Expected: 19.6% top-1 for ResNet-50.
     Not run here at full length: no ImageNet; run on Imagenette for a few iterations.

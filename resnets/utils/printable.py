@@ -32,7 +32,7 @@ def printable(text: object, keep: str = "") -> str:
     A byte of a name that is not UTF-8 is written as `\\udcNN`, as in JSON.
     """
     return UNSAFE.sub(
-        lambda found: found[0] if found[0] in keep else _escape_character(found[0]), str(text)
+        lambda match: match[0] if match[0] in keep else _escape_character(match[0]), str(text)
     )
 
 

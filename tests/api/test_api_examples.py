@@ -103,11 +103,11 @@ def test_ctrl_c_in_a_script_leaves_a_checkpoint_and_says_how_to_resume(tmp_path)
     while process.poll() is None and not (rows.is_file() and rows.stat().st_size):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert said.startswith("Interrupted: stopped at step ")
-    assert f"resnets.train(out={str(out)!r}, resume=True)" in said
-    step = int(said.split("step ")[1].split(";")[0].replace(",", ""))
+    assert output.startswith("Interrupted: stopped at step ")
+    assert f"resnets.train(out={str(out)!r}, resume=True)" in output
+    step = int(output.split("step ")[1].split(";")[0].replace(",", ""))
     assert (out / "checkpoints" / "last.safetensors").is_file()
     run = resnets.train(out=out, resume=True, iterations=step + 2, device="cpu", quiet=True)
     assert run.history[-1]["step"] == step + 2

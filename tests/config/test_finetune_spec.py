@@ -121,8 +121,13 @@ def test_without_weights_nothing_is_spared(net: ImageClassifier) -> None:
     state.freeze_schedule.apply(0)
     assert all(parameter.requires_grad for parameter in net.parameters())
     assert {group["lr_scale"] for group in state.optimizer.param_groups} == {1.0}
-    kept = new_state(net, dataclasses.replace(plan, weights="there"), 4)
-    assert {group["lr_scale"] for group in kept.optimizer.param_groups} == {1.0, 0.5, 0.25, 0.125}
+    pretrained = new_state(net, dataclasses.replace(plan, weights="there"), 4)
+    assert {group["lr_scale"] for group in pretrained.optimizer.param_groups} == {
+        1.0,
+        0.5,
+        0.25,
+        0.125,
+    }
 
 
 @pytest.mark.parametrize(

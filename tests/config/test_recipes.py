@@ -39,8 +39,8 @@ def test_recipe_is_named_after_itself_and_survives_toml(name, tmp_path):
 
 def test_list_shows_all(capsys):
     assert main(["train", "--list"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [line for line in shown if line and not line.startswith(" ")] == list(RECIPES)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == list(RECIPES)
 
 
 def ingredients(made: Recipe) -> tuple:
@@ -105,7 +105,7 @@ def test_another_test_size_needs_random_crops():
 
 @pytest.fixture(scope="module")
 def photographs(shared_data, tmp_path_factory):
-    """The first pictures of each class of Imagenette: 6 to train on, 2 to test on."""
+    """The first images of each class of Imagenette: 6 to train on, 2 to test on."""
     out = tmp_path_factory.mktemp("photographs")
     seen: dict[str, int] = {}
     with tarfile.open(shared_data / "imagenette160.tar") as tar:
@@ -125,7 +125,7 @@ def photographs(shared_data, tmp_path_factory):
 
 
 def run(name, data, out, *settings):
-    """Four steps of a narrow net through the command line, at the recipe's rate for a picture."""
+    """Four steps of a narrow model through the command line, at the recipe's rate per image."""
     made = recipe(name)
     rate = f"optim.lr={made.optim.lr * 16 / made.batch_size}"
     narrow = ("model.widths=[8, 8, 16, 16]", "model.stem_width=8")

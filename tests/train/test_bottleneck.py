@@ -82,7 +82,7 @@ def test_slow_storage_is_told_from_slow_decoding_and_from_computing() -> None:
     decoded = trained(SlowFiles(0.004, computing=True), step_seconds=0.001)
     computed = trained(SlowFiles(0.0), step_seconds=0.05)
     # Sleeping and computing take at least what they were asked for, however busy the machine is,
-    # so only lower bounds are held: 64 pictures in batches of 8, 4 ms each; 8 steps of 50 ms.
+    # so only lower bounds are held: 64 images in batches of 8, 4 ms each; 8 steps of 50 ms.
     for row in (stored, decoded):
         assert row["waiting"] * row["seconds"] > 0.03  # the first batch cannot have been ready
         assert row["decode_busy"] * row["seconds"] > 0.25
@@ -135,7 +135,7 @@ def test_decoding_counts_the_threads_that_did_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({}, "decoding is the bottleneck: pack the data set (resnets data pack)"),
         ({"packed": True}, "decoding is the bottleneck: use more threads (data.workers)"),
@@ -146,10 +146,10 @@ def test_decoding_counts_the_threads_that_did_it() -> None:
         ({"waiting": 0.05, "augmenting": 0.9, "computing": 0.04}, "augmenting is the bottleneck"),
     ],
 )
-def test_the_line_of_an_epoch_names_the_bottleneck(change: dict, said: str) -> None:
+def test_the_line_of_an_epoch_names_the_bottleneck(change: dict, expected: str) -> None:
     row = {**ROW, **change}
     line = format_stages(row)
-    assert line.partition(" -> ")[2].startswith(said)
+    assert line.partition(" -> ")[2].startswith(expected)
     assert "\n" not in line
     assert "(1 decode thread 98% busy)" in format_stages({**ROW, "decode_threads": 1})
     if not change:
@@ -184,8 +184,8 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
     for row in rows:
         assert sum(row[stage] for stage in STAGES) == pytest.approx(1, abs=1e-6)
         assert row["decode_threads"] > 0  # crops of random size are cut by threads
-    said = capsys.readouterr().err.splitlines()
-    lines = [line.split()[1] for line in said if line.startswith("epoch ")]
+    output = capsys.readouterr().err.splitlines()
+    lines = [line.split()[1] for line in output if line.startswith("epoch ")]
     assert lines == ["1/3", "2/3", "3/3"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Where the time went" in page
@@ -193,7 +193,7 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"waiting": 0.4, "decode_busy": 0.95, "decode_cpu": 0.9}, "resnets data pack"),
         ({"waiting": 0.4, "decode_busy": 0.95, "decode_cpu": 0.2}, "reading"),
@@ -203,10 +203,10 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
     ],
 )
 def test_only_a_data_bottleneck_is_told_in_the_terminal(
-    changes: dict[str, float], told: str | None
+    changes: dict[str, float], expected: str | None
 ) -> None:
     found = data_bottleneck({**ROW, **changes})
-    assert (found is None) if told is None else (found is not None and told in found)
+    assert (found is None) if expected is None else (found is not None and expected in found)
 
 
 def test_stages_are_drawn_for_each_epoch() -> None:

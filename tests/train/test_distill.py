@@ -40,8 +40,8 @@ def test_the_loss_is_that_of_the_paper() -> None:
     soft = (teacher / 3).softmax(1)
     cross = -(soft * (student / 3).log_softmax(1)).sum(1).mean()
     entropy = -(soft * soft.log()).sum(1).mean()
-    wanted = 0.3 * F.cross_entropy(student, batch.targets) + 0.7 * 9 * (cross - entropy)
-    assert_close(losses.total, wanted)
+    expected = 0.3 * F.cross_entropy(student, batch.targets) + 0.7 * 9 * (cross - entropy)
+    assert_close(losses.total, expected)
     assert_close(losses.sums["distill_loss"] / 6, 9 * (cross - entropy).detach())
     losses.total.backward()
     hard = F.cross_entropy(student.detach().requires_grad_(), batch.targets)
@@ -61,8 +61,8 @@ def test_the_teacher_sees_the_same_pixels(trained: Path, order: str) -> None:
     classes = model.classes[::-1]
     teacher = Teacher(str(trained), classes, student)
     with torch.no_grad():
-        wanted = model.eval()(model.preprocess.normalize(pixels)).flip(1)
-    assert_close(teacher(student.normalize(pixels)), wanted, rtol=1e-4, atol=1e-4)
+        expected = model.eval()(model.preprocess.normalize(pixels)).flip(1)
+    assert_close(teacher(student.normalize(pixels)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_learns_from_a_run(trained: Path, tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, cap
     assert read_checkpoint(out / "checkpoints" / LAST).meta["step"] == 15
     assert read_checkpoint(out / "checkpoints" / "best.safetensors").meta["step"] == 9
     assert "best.safetensors (step 9" in result["test"]["protocol"]
-    said = capsys.readouterr().err
-    assert "step 15: eval.patience=2" in said
-    assert "40.00%" in said
+    output = capsys.readouterr().err
+    assert "step 15: eval.patience=2" in output
+    assert "40.00%" in output
 
 
 def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):

@@ -43,17 +43,17 @@ def files_limited_to(size):
 
 
 def test_disk_full_says_how_much_is_needed_and_what_is_intact(tmp_path):
-    kept = saved(tmp_path, 10, 20)
+    manager = saved(tmp_path, 10, 20)
     with files_limited_to(4_000_000), pytest.raises(CheckpointError) as raised:
-        kept.save(LAST, payload(1030, size=2_000_000), 1030)
+        manager.save(LAST, payload(1030, size=2_000_000), 1030)
     last = tmp_path / "checkpoints" / LAST
     assert str(raised.value) == (
         f"{last}: cannot write the checkpoint of step 1,030 (File too large); free 8 MiB or choose "
         f"another --out; last good checkpoint: {last} (step 20)"
     )
     assert files(tmp_path)[0] == LAST  # and nothing half written
-    assert_is(kept.latest(), 20)
-    kept.save(LAST, payload(1030, size=2_000_000), 1030)
+    assert_is(manager.latest(), 20)
+    manager.save(LAST, payload(1030, size=2_000_000), 1030)
     assert files(tmp_path) == [LAST, step_name(20)]
 
 
@@ -72,17 +72,17 @@ def test_disk_full_is_one_line_at_the_terminal(tmp_path, capsys):
     words = ["train", "digits", "--model", "cifar-resnet8", "--iterations", "3", "--device", "cpu"]
     with files_limited_to(400_000):
         assert main([*words, "--out", str(tmp_path / "run")]) == 1
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    output = capsys.readouterr().err.strip().splitlines()[-1]
     last = tmp_path / "run" / "checkpoints" / LAST
-    assert said.startswith(f"resnets train: {last}: cannot write the checkpoint of step 3 (")
-    assert said.endswith("no checkpoint written yet")
+    assert output.startswith(f"resnets train: {last}: cannot write the checkpoint of step 3 (")
+    assert output.endswith("no checkpoint written yet")
 
 
 def test_read_only_folder_keeps_what_was_there(caplog):
     nobody = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        kept = saved(out, 10, 20)
+        manager = saved(out, 10, 20)
         out.chmod(0o755)
         (out / "checkpoints").chmod(0o555)
         if nobody:  # root may write anywhere
@@ -92,7 +92,7 @@ def test_read_only_folder_keeps_what_was_there(caplog):
                 CheckpointError,
                 match="30.*checkpoint.*20",
             ):
-                kept.save(LAST, payload(30), 30)
+                manager.save(LAST, payload(30), 30)
             assert_is(CheckpointManager(out, Recipe()).latest(), 20)
         finally:
             if nobody:
@@ -128,10 +128,10 @@ def test_without_its_last_checkpoint_a_run_ends_the_same(whole, tmp_path, caplog
 
 
 def test_a_checkpoint_that_vanishes_while_training_is_written_anew(tmp_path):
-    kept = saved(tmp_path, 10, 20)
+    manager = saved(tmp_path, 10, 20)
     (tmp_path / "checkpoints" / LAST).unlink()
-    kept.save(LAST, payload(30), 30)
-    assert_is(kept.latest(), 30)
+    manager.save(LAST, payload(30), 30)
+    assert_is(manager.latest(), 30)
 
 
 def test_a_run_without_any_checkpoint_starts_again_and_says_so(whole, tmp_path, caplog):

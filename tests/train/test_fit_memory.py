@@ -86,11 +86,11 @@ class Hungry(nn.Module):
 
     def __init__(self, net: nn.Module, most: int) -> None:
         super().__init__()
-        self.net, self.most, self.asked = net, most, []
+        self.net, self.most, self.batch_sizes = net, most, []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.net(x)  # moves the norms' statistics
-        self.asked.append(len(x))
+        self.batch_sizes.append(len(x))
         if len(x) > self.most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
         return logits
@@ -116,10 +116,10 @@ def test_halving_keeps_ghost_batches_whole_and_leaves_no_trace():
     fitting = Hungry(build(recipe.model), 8)
     torch.manual_seed(1)
     assert take_step(hungry, recipe).micro_batch == 8
-    assert hungry.asked == [32, 16, 8, 8, 8, 8]
+    assert hungry.batch_sizes == [32, 16, 8, 8, 8, 8]
     torch.manual_seed(1)
     take_step(fitting, dataclasses.replace(recipe, micro_batch=8))
-    assert fitting.asked == [8, 8, 8, 8]
+    assert fitting.batch_sizes == [8, 8, 8, 8]
     for one, other in zip(hungry.state_dict().values(), fitting.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
@@ -131,14 +131,14 @@ def too_big() -> None:
 def test_after_probing_in_several_processes_the_hint_is_to_resume(monkeypatch):
     recipe = plan()
     net = Hungry(build(recipe.model), 16)
-    # Both processes fare alike.
+    # Both processes behave the same.
     monkeypatch.setattr(ProcessGroup, "any", lambda self, flag: flag)
     monkeypatch.setattr(DataParallelModel, "prepare", lambda self: None)
 
     real = TrainStep.__call__
 
     def step(self, batch):
-        assert net.asked == [32, 16, 16]  # the probe
+        assert net.batch_sizes == [32, 16, 16]  # the probe
         net.most = 8  # a later batch needs more
         real(self, batch)
 
@@ -160,6 +160,6 @@ def test_what_cannot_be_halved_and_other_errors_are_not_tried_again():
     net = Hungry(build(recipe.model), 8)
     with pytest.raises(fit_memory.OutOfMemory, match=r"\b32\b.*recompute=true"):
         take_step(net, recipe)
-    assert net.asked == [32]
+    assert net.batch_sizes == [32]
     with pytest.raises(RuntimeError, match="channels"):
         take_step(build(dataclasses.replace(recipe.model, in_channels=1)), plan())

@@ -83,9 +83,9 @@ def test_a_resumed_float16_run_is_bitwise_equal_with_the_same_skipped_steps(tmp_
         name for name in tensors[0] if not torch.equal(tensors[0][name], tensors[1][name])
     ] == []
     rows = [[row for row in read_rows(run) if row["kind"] == "train"] for run in (whole, stopped)]
-    told = [[(row["loss_scale"], row["skipped_steps"]) for row in each] for each in rows]
-    assert told[0] == told[1]
-    scale, skipped = told[0][-1]
+    logged = [[(row["loss_scale"], row["skipped_steps"]) for row in each] for each in rows]
+    assert logged[0] == logged[1]
+    scale, skipped = logged[0][-1]
     assert skipped >= 1
     assert scale == 2.0 ** (24 - skipped)
     assert tensors[0]["scaler/skipped_steps"].item() == skipped

@@ -96,8 +96,8 @@ def stuck(monkeypatch):
 
     def batches(self, start_step=0, total=None):
         yield from islice(real(self, start_step, total), 3)
-        asked = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
-        asked.start()
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
         never.wait()
 
     monkeypatch.setattr(TrainStream, "batches", batches)

@@ -1,4 +1,4 @@
-"""Runs on classes of very different sizes: what is said, weighted, sampled and measured."""
+"""Runs on classes of very different sizes: warnings, weights, sampling and metrics."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from resnets.train.tasks.classification import ClassificationTask
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise of two classes that nothing tells apart: 66 images and 6."""
+    """Noise images of two indistinguishable classes: 66 images and 6."""
     root, random = tmp_path_factory.mktemp("imbalance"), np.random.default_rng(0)
     for part, counts in {"train": (66, 6), "val": (30, 5), "test": (30, 5)}.items():
         for name, count in zip(("ok", "rust"), counts, strict=True):

@@ -95,9 +95,9 @@ def test_load_gives_the_net_with_preprocessing(done):
     net = resnets.load(out)
     assert not net.training
     assert net.classes == tuple("0123456789")
-    pictures = (load_digits().images[:200] * (255 / 16)).astype("uint8")
+    images = (load_digits().images[:200] * (255 / 16)).astype("uint8")
     with torch.no_grad():
-        logits = net(net.preprocess(list(pictures)))
+        logits = net(net.preprocess(list(images)))
     wrong = (logits.argmax(1) != torch.from_numpy(load_digits().target[:200])).float().mean()
     assert abs(100 * wrong.item() - result["test"]["top1_error"]) < 15
 
@@ -136,9 +136,9 @@ def test_divergence_names_step_checkpoint_and_cures(tmp_path):
     plan = short(40, **{"optim.lr": 1e9, "schedule.kind": "constant", "checkpoint_every": "1it"})
     with pytest.raises(Diverged, match=r"optim\.lr"):
         training.run(plan, tmp_path / "run", device="cpu", quiet=True)
-    kept = tmp_path / "run" / "checkpoints" / LAST
-    if kept.exists():
-        tensors = read_checkpoint(kept).tensors
+    last = tmp_path / "run" / "checkpoints" / LAST
+    if last.exists():
+        tensors = read_checkpoint(last).tensors
         assert all(value.isfinite().all() for value in tensors.values())
 
 
@@ -168,7 +168,7 @@ def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monkeypatch, capsys):
-    """Begun where the CPU multiplies bfloat16, gone on with where "auto" means float32."""
+    """Started where the CPU multiplies bfloat16, resumed where "auto" means float32."""
     out = tmp_path / "run"
     monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: True)
     kernel = compiler.load_library("norm") is not None
@@ -178,9 +178,9 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     monkeypatch.setattr(compiler, "load_library", lambda name: None)
     training.run(None, out, device="cpu")
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
-    said = " ".join(capsys.readouterr().err.split())
-    assert " validation, bfloat16, " in said
-    assert ("at step 2 (before: CPU kernels)" in said) == kernel
+    output = " ".join(capsys.readouterr().err.split())
+    assert " validation, bfloat16, " in output
+    assert ("at step 2 (before: CPU kernels)" in output) == kernel
 
 
 @pytest.mark.skipif(compiler.load_library("norm") is None, reason="no compiler, so no kernels")
@@ -226,7 +226,7 @@ def test_resume_keeps_the_network_of_the_checkpoint(done, tmp_path):
 
 @pytest.mark.parametrize("depth", [110, pytest.param(1202, marks=pytest.mark.slow)])
 def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path, depth):
-    """A slice of the real thing: its recipe for 1,202 layers, with few pictures, and fewer
+    """Its recipe for 1,202 layers, with few images, and fewer
     layers where time is short."""
     plan = recipe("cifar10-paper", "cifar-resnet1202")
     assert plan.recompute

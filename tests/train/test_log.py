@@ -85,9 +85,9 @@ def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
 
 
 def test_an_epoch_is_one_line():
-    """Its training rows by their steps, and the evaluations at its last step; others apart."""
-    said = []
-    lines = EpochLines(total=20, step=0, emit=said.append)
+    """Its training rows weighted by their steps, and the evaluations at its last step."""
+    lines_printed = []
+    lines = EpochLines(total=20, step=0, emit=lines_printed.append)
 
     def place(step):
         return {"step": step, "epoch": step / 10.2, "seconds_per_step": 2.0}
@@ -98,18 +98,18 @@ def test_an_epoch_is_one_line():
     val = {"kind": "val", "loss": 1.0, "top1_error": 50.0, "balanced_error": 60.0}
     lines.evaluation({**val, **place(10)})
     lines.flush(10)
-    assert said == []  # an evaluation on another split may follow
+    assert lines_printed == []  # an evaluation on another split may follow
     lines.flush(11)
-    assert said == [
+    assert lines_printed == [
         "epoch 1/2  loss 1.800, error 80.0%  val error 50.0%, balanced 60.0%  0:20 left"
     ]
     lines.evaluation({**val, "balanced_error": 50.1, **place(15)})
     lines.flush()
-    assert said[1:] == ["epoch 1.5/2  val error 50.0%  0:10 left"]
+    assert lines_printed[1:] == ["epoch 1.5/2  val error 50.0%  0:10 left"]
     lines.end({"kind": "time", **place(20)})
     lines.evaluation({"kind": "val", "AP": 12.34, "AP50": 30.0, **place(20)})
     lines.evaluation({"kind": "test", "loss": 0.5, **place(20)})
     lines.flush()
-    assert said[2:] == ["epoch 2/2  val mAP 12.3%, mAP@.5 30.0%  test loss 0.500"]
+    assert lines_printed[2:] == ["epoch 2/2  val mAP 12.3%, mAP@.5 30.0%  test loss 0.500"]
     lines.flush()
-    assert len(said) == 3
+    assert len(lines_printed) == 3

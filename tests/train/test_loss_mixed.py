@@ -1,4 +1,4 @@
-"""Losses of mixed pictures: against dense targets, and against timm's."""
+"""Losses of mixed images: against dense targets, and against timm's."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ KINDS: tuple[Kind, ...] = ("cross-entropy", "bce", "focal")
 
 
 def numbers() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, two classes of each picture (once the same), and shares of the first."""
+    """Logits, two classes of each image (once the same), and shares of the first."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(COUNT, CLASSES, generator=generator)
     targets = torch.tensor([0, 1, 2, 3, 4, 0])

@@ -76,16 +76,16 @@ def test_a_run_of_one_class_is_calibrated(tmp_path) -> None:
     found = resnets.train(
         "digits", model="cifar-resnet8", iterations=60, out=tmp_path / "run", quiet=True
     )
-    said = found.result["calibration"]
-    assert said["after"]["loss"] <= said["before"]["loss"]
+    calibration = found.result["calibration"]
+    assert calibration["after"]["loss"] <= calibration["before"]["loss"]
     assert found.model.postprocess == Postprocess(
-        temperature=said["temperature"], min_score=said["min_score"]
+        temperature=calibration["temperature"], min_score=calibration["min_score"]
     )
     again = resnets.evaluate(found, split="val", quiet=True).evaluation
-    assert again.loss == pytest.approx(said["after"]["loss"], rel=1e-3)
+    assert again.loss == pytest.approx(calibration["after"]["loss"], rel=1e-3)
     assert again.loss == pytest.approx(found.result["val"]["loss"], rel=1e-3)
     meta = json.loads(json.dumps(found.result["postprocess"]))
-    assert meta["temperature"] == said["temperature"]
+    assert meta["temperature"] == calibration["temperature"]
 
 
 def test_loss_of_sets_by_hand() -> None:
@@ -94,12 +94,12 @@ def test_loss_of_sets_by_hand() -> None:
     batch = Batch(torch.zeros(2, 1), targets, torch.arange(2))
     losses = classification_loss(LossSpec(kind="bce"))(lambda _: logits, batch)
     probabilities = logits.sigmoid()
-    wanted = -torch.where(targets > 0, probabilities, 1 - probabilities).log().mean()
-    assert losses.total.item() == pytest.approx(wanted.item(), rel=1e-6)
+    expected = -torch.where(targets > 0, probabilities, 1 - probabilities).log().mean()
+    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert losses.sums["label_errors"].item() == pytest.approx(2 / 3)  # 0 and 2 of 3 are wrong
     other = targets.flip(0)
     mixed = Batch(torch.zeros(2, 1), targets, batch.ids, other, torch.tensor([0.9, 0.5]))
-    kept = torch.stack([targets[0], targets[1] | other[1]])  # a share of 0.1 does not count
-    alone = Batch(torch.zeros(2, 1), kept, batch.ids)
+    present = torch.stack([targets[0], targets[1] | other[1]])  # a share of 0.1 does not count
+    alone = Batch(torch.zeros(2, 1), present, batch.ids)
     loss = classification_loss(LossSpec(kind="bce"))
     assert torch.equal(loss(lambda _: logits, mixed).total, loss(lambda _: logits, alone).total)

@@ -1,4 +1,4 @@
-"""A step that is not finite is found again from the last checkpoint, kept, and repeated."""
+"""A step that is not finite is found again from the last checkpoint, stored, and repeated."""
 
 import shutil
 from dataclasses import replace
@@ -29,24 +29,24 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def test_the_step_is_kept_and_repeated(diverged: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_step_is_stored_and_repeated(diverged: Path, capsys: pytest.CaptureFixture) -> None:
     first = replay(diverged, device="cpu")
     assert first.module or first.gradient or first.weight
     assert first.file == diverged / FILE
-    kept = read_checkpoint(first.file)
-    assert kept.step == first.step < 20
-    assert kept.meta["precision"] == "float32"
-    tensors = kept.tensors
+    stored = read_checkpoint(first.file)
+    assert stored.step == first.step < 20
+    assert stored.meta["precision"] == "float32"
+    tensors = stored.tensors
     assert tensors["batch/images"].shape == (8, 3, 16, 16)
     assert tensors["batch/targets"].shape == tensors["batch/ids"].shape == (8,)
     assert any(name.startswith("model/") for name in tensors)
-    again = replay(diverged, device="cpu")  # from what is kept
+    again = replay(diverged, device="cpu")  # from the stored step
     assert (str(again), again.max_outputs) == (str(first), first.max_outputs)
     assert main(["replay", str(diverged), "--device", "cpu"]) == 0
     assert f"step {first.step:,}" in capsys.readouterr().out
 
 
-def test_a_kept_step_that_is_damaged_or_of_another_run_is_one_line(
+def test_a_stored_step_that_is_damaged_or_of_another_run_is_one_line(
     diverged: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run_folder = Path(shutil.copytree(diverged, tmp_path / "run"))
@@ -64,8 +64,8 @@ def test_a_kept_step_that_is_damaged_or_of_another_run_is_one_line(
     )
     for changes in odd:
         tensors = {**good.tensors, **changes}
-        kept = {name: each for name, each in tensors.items() if each is not None}
-        save_checkpoint(file, kept, good.meta)
+        changed = {name: each for name, each in tensors.items() if each is not None}
+        save_checkpoint(file, changed, good.meta)
         with pytest.raises(CheckpointError, match=file.name):
             replay(run_folder, device="cpu")
     file.write_bytes(file.read_bytes()[:100])

@@ -22,7 +22,7 @@ TRAIN = [
     *("train", "digits", "--model", "cifar-resnet8", "--iterations", str(STEPS)),
     *("--set", "checkpoint_every=7it", "--set", "eval.every=16it", "--set", "log_every=5it"),
     *("--set", "ema_decay=0.9", "--device", "cpu"),
-    # Whatever is drawn at random, by sample or by step, and pictures that grow.
+    # All random draws, by sample and by step, and images that grow.
     *("--set", "data.augment.policy=rand", "--set", "data.augment.random_erase=0.25"),
     *("--set", "data.augment.mixup=0.2", "--set", "data.augment.cutmix=1.0"),
     *("--set", "data.augment.repeats=2", "--set", "data.balance=sqrt"),

@@ -40,24 +40,27 @@ def notes(run: Path) -> list[str]:
 
 
 def test_the_checkpoint_decides_and_each_difference_is_said() -> None:
-    kept = Recipe()
-    edited = replace(kept, batch_size=64, duration="60ep", log_every="7it", seed=3)
+    original = Recipe()
+    edited = replace(original, batch_size=64, duration="60ep", log_every="7it", seed=3)
     edited = replace(edited, optim=replace(edited.optim, lr=0.5))
-    assert differences(edited, kept)["optim.lr"] == (0.5, 0.1)
-    used, lines = merge_recipes(edited, kept)
-    assert used == replace(kept, log_every="7it")
+    assert differences(edited, original)["optim.lr"] == (0.5, 0.1)
+    used, lines = merge_recipes(edited, original)
+    assert used == replace(original, log_every="7it")
     assert [line.split()[1] for line in lines] == [
         "batch_size", "duration", "log_every", "optim.lr", "seed",
     ]  # fmt: skip
     assert "--epochs or --iterations" in lines[1]
-    assert merge_recipes(kept, kept) == (kept, [])
+    assert merge_recipes(original, original) == (original, [])
 
 
 def test_a_recipe_that_is_not_the_runs_is_said_with_go_on() -> None:
-    kept = replace(recipe(Path("set")), duration="8it")
-    (line,) = describe_differences(replace(kept, duration="12it"), kept)
+    original = replace(recipe(Path("set")), duration="8it")
+    (line,) = describe_differences(replace(original, duration="12it"), original)
     assert line.startswith("duration is '12it', but the existing run uses '8it'")
-    assert describe_differences(replace(kept, data=replace(kept.data, size=None)), kept) == []
+    assert (
+        describe_differences(replace(original, data=replace(original.data, size=None)), original)
+        == []
+    )
 
 
 def test_an_edited_recipe_is_reported_and_kept_out_of_training(run: Path) -> None:
@@ -88,9 +91,9 @@ def test_a_run_is_extended_and_says_what_the_schedule_does(
     meta = read_checkpoint(run / "checkpoints" / "last.safetensors").meta
     assert (meta["step"], meta["recipe"]["duration"]) == (16, "16it")
     # Resumed again it goes by its new length, and has nothing more to say.
-    said = notes(run)
+    before = notes(run)
     assert main(["train", "--resume", str(run), "--device", "cpu"]) == 0
-    assert notes(run) == said
+    assert notes(run) == before
 
 
 def test_a_length_that_is_past_is_refused(run: Path) -> None:
@@ -137,9 +140,9 @@ def test_some_classes_are_measured_and_few_have_no_top5(
     assert found["examples"] == 8
     shutil.rmtree(some / "digit2")
     assert main(["evaluate", str(run), "--data", str(some), "--device", "cpu"]) == 0
-    shown = capsys.readouterr().out
-    assert "1 of 3 classes" in shown
-    assert "top-5" not in shown
+    output = capsys.readouterr().out
+    assert "1 of 3 classes" in output
+    assert "top-5" not in output
     for name in ("result.json", "metrics.jsonl", "report.html", "curves.svg"):
         assert "top5" not in (run / name).read_text(), name
         assert "top-5" not in (run / name).read_text(), name

@@ -65,7 +65,7 @@ def test_what_is_saved_is_the_state_of_the_call(saver, state, tmp_path):
 
 @pytest.mark.parametrize("where", ["model", "ema", "optim"])
 def test_what_is_not_finite_is_not_saved(saver, state, tmp_path, where):
-    """As after an update that overflows, of which no loss has told yet."""
+    """As after an update that overflows, before any loss shows it."""
     step(state, 1)
     saver.save_last(state)
     state.step = 2
@@ -76,8 +76,8 @@ def test_what_is_not_finite_is_not_saved(saver, state, tmp_path, where):
     }[where]
     with torch.no_grad():
         changed[3] = float("-inf" if where == "optim" else "nan")
-    said = rf"^{where}/head.bias\S* is not finite at step 2.*{LAST} \(step 1\); .*optim\.lr"
-    with pytest.raises(Diverged, match=said):
+    message = rf"^{where}/head.bias\S* is not finite at step 2.*{LAST} \(step 1\); .*optim\.lr"
+    with pytest.raises(Diverged, match=message):
         saver.save_last(state, final=True)
     assert files(tmp_path) == [LAST]
     assert read_checkpoint(tmp_path / "checkpoints" / LAST).meta["step"] == 1

@@ -44,7 +44,7 @@ def plan(**changes: object) -> Recipe:
 
 PLANS = {
     "sync": plan(batch_size=66, sync_norm=True, **{"loss.class_weights": "auto"}),
-    # 5 units of 16: two processes get 48 and 32 pictures.
+    # 5 units of 16: two processes get 48 and 32 images.
     "ghost": plan(
         batch_size=80,
         norm_batch=16,
@@ -61,7 +61,7 @@ PLANS = {
 
 
 def spoilt(root: Path) -> Recipe:
-    """A run on pictures of which one of each part cannot be read."""
+    """A run on images of which one of each split cannot be read."""
     rng = np.random.default_rng(0)
     for name in ("dark", "bright"):
         (root / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Processes that die, hang or are asked to stop: a clear line, and nothing lost (real torchrun)."""
+"""Processes that die, hang or are stopped: a clear message, and nothing lost (real torchrun)."""
 
 import json
 import re
@@ -66,9 +66,9 @@ def test_sigterm_saves_and_fewer_processes_go_on(whole, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    said, err = process.communicate(timeout=300)
+    output, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert re.search(rf"stopped at step (9|10); saved {out / 'checkpoints' / LAST}", said)
+    assert re.search(rf"stopped at step (9|10); saved {out / 'checkpoints' / LAST}", output)
     code, _, err = finish("train", "--resume", str(out), "--device", "cpu")  # one process
     assert code == 0, err
     one, other = (read_checkpoint(run / "checkpoints" / LAST).tensors for run in (whole, out))
@@ -82,9 +82,9 @@ def test_sigterm_saves_and_fewer_processes_go_on(whole, tmp_path):
 def test_all_stop_where_one_alone_is_asked_to(whole, tmp_path):
     out = tmp_path / "run"
     words = ("--devices", "2", "--out", str(out))
-    code, said, err = finish(*TRAIN, *words, fault="term rank 1 at step 8")
+    code, output, err = finish(*TRAIN, *words, fault="term rank 1 at step 8")
     assert code == 0, err
-    assert f"stopped at step 8; saved {out / 'checkpoints' / LAST}" in said
+    assert f"stopped at step 8; saved {out / 'checkpoints' / LAST}" in output
     assert read_checkpoint(out / "checkpoints" / LAST).step == 8
     code, _, err = finish("train", "--resume", str(out), "--devices", "2", "--device", "cpu")
     assert code == 0, err
@@ -133,13 +133,13 @@ def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
     lines = [line for line in done.stderr.splitlines() if line.startswith("resnets train")]
     assert len(lines) == 1
     assert lines[0].startswith("resnets train: rank 0: nowhere")
-    for words, said in (
+    for words, message in (
         (["--devices", "0"], "at least 1"),
         (["--devices", "2", "--go-on"], "--resume-if-exists needs --out"),
     ):
         code, _, err = finish("train", "digits", *words)
         assert code == 2
-        assert said in err
+        assert message in err
 
 
 @pytest.mark.parametrize(

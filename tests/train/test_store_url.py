@@ -86,11 +86,11 @@ def test_they_are_kept_there_in_place_of_the_folder(url, tmp_path, monkeypatch, 
     assert files(out) == []
     assert there(f"{url}/run") == [LAST, step_name(20)]
     assert_is(resume_from(out, plan).latest(), 30)
-    kept = resume_from(out, plan)
-    kept.save(LAST, payload(40), 40)
-    kept.save(BEST, payload(40), 40)
+    manager = resume_from(out, plan)
+    manager.save(LAST, payload(40), 40)
+    manager.save(BEST, payload(40), 40)
     assert there(f"{url}/run") == [BEST, LAST, step_name(30)]
-    assert kept.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 40)"
+    assert manager.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 40)"
 
 
 def test_damaged_there_means_an_older_one_and_both_are_named(url, tmp_path, caplog):
@@ -109,7 +109,7 @@ def test_a_failing_moment_is_tried_again(url, tmp_path):
     Shaky.failures = 3
     saved(out, 10, 20, recipe=plan)
     assert Shaky.failures == 0
-    # Nothing older is taken only because the newest cannot be had just now.
+    # An older checkpoint is not used only because the newest cannot be read at the moment.
     Shaky.failures = 4
     with pytest.raises(CheckpointError, match="4 attempts"):
         CheckpointManager(out, plan).latest()
@@ -119,20 +119,20 @@ def test_a_failing_moment_is_tried_again(url, tmp_path):
 
 def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
-    kept = saved(out, 10, recipe=plan)
+    manager = saved(out, 10, recipe=plan)
     Shaky.failures = 8
-    kept.save(BEST, payload(20), 20)
-    kept.save(LAST, payload(20), 20)
-    told = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == 2
+    manager.save(BEST, payload(20), 20)
+    manager.save(LAST, payload(20), 20)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2
     assert "cannot write the checkpoint of step 20 (4 attempts: connection reset" in caplog.text
-    assert f"it is kept in {out / 'checkpoints' / LAST}" not in told[0].message
+    assert f"it is kept in {out / 'checkpoints' / LAST}" not in warnings[0].message
     assert "training continues" in caplog.text
     assert files(out) == [BEST, LAST]
     assert there(f"{url}/run") == [LAST]
     # A process that goes on now takes what waits, and a reader of the run its best.
     assert_is(CheckpointManager(out, plan).latest(), 20)
-    kept.save(LAST, payload(30), 30)
+    manager.save(LAST, payload(30), 30)
     assert files(out) == []
     assert there(f"{url}/run") == [BEST, LAST, step_name(10)]
     assert_is(open_checkpoint(f"{url}/run/{BEST}"), 20)
@@ -141,19 +141,19 @@ def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
 def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
     """It came to step 60 while steps 20 waited here: 60 it is, and 20 never takes its place."""
     plan, out = Recipe(checkpoint_url=url), tmp_path / "here" / "run"
-    kept = saved(out, 10, recipe=plan)
+    manager = saved(out, 10, recipe=plan)
     Shaky.failures = 8
-    kept.save(BEST, payload(20), 20)
-    kept.save(LAST, payload(20), 20)
+    manager.save(BEST, payload(20), 20)
+    manager.save(LAST, payload(20), 20)
     other = resume_from(tmp_path / "there" / "run", plan)
     other.save(BEST, payload(50), 50)
     for step in (50, 60):
         other.save(LAST, payload(step), step)
     assert files(out) == [BEST, LAST]
-    kept = resume_from(out, plan)
-    assert_is(kept.latest(), 60)
-    assert kept.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 60)"
-    kept.upload_pending(final=True)
+    manager = resume_from(out, plan)
+    assert_is(manager.latest(), 60)
+    assert manager.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 60)"
+    manager.upload_pending(final=True)
     assert files(out) == []
     assert_is(open_checkpoint(f"{url}/run/{LAST}"), 60)
     assert_is(open_checkpoint(f"{url}/run/{BEST}"), 50)
@@ -161,13 +161,13 @@ def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
 
 def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
-    kept = saved(out, 10, recipe=plan)
+    manager = saved(out, 10, recipe=plan)
     Shaky.failures = 4
     with pytest.raises(CheckpointError, match=rf"of step 20 .*it is kept in {out}.*--resume"):
-        kept.save(LAST, payload(20), 20, final=True)
+        manager.save(LAST, payload(20), 20, final=True)
     # Another process goes on from it, and sends it.
-    kept = resume_from(out, plan)
-    kept.upload_pending(final=True)
+    manager = resume_from(out, plan)
+    manager.upload_pending(final=True)
     assert files(out) == []
     assert there(f"{url}/run") == [LAST, step_name(10)]
     assert_is(CheckpointManager(out, plan).latest(), 20)
@@ -186,9 +186,9 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
     assert main(["train", "--resume", f"{url}/far", "--device", "cpu"]) == 0
     lost = f"{url}/far/{LAST}: no such checkpoint; resuming from {url}/far/{step_name(8)} instead"
     assert lost in caplog.text
-    said = capsys.readouterr().err
-    assert "runs/far: cifar-resnet8 on digits" in said
-    assert "resuming at step 8" in said
+    output = capsys.readouterr().err
+    assert "runs/far: cifar-resnet8 on digits" in output
+    assert "resuming at step 8" in output
     found = open_checkpoint(f"{url}/far/{LAST}")
     assert found.meta["step"] == whole.meta["step"] == 12
     assert found.tensors.keys() == whole.tensors.keys()
@@ -208,8 +208,8 @@ def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, ca
         Path("runs/run").mkdir(parents=True, exist_ok=True)
         Path("runs/run/recipe.toml").write_text(plan)
         assert main(resume) == 2
-        said = capsys.readouterr().err.strip()
-        assert f"--resume {url}/run: runs/run contains another run; move it away" in said
+        output = capsys.readouterr().err.strip()
+        assert f"--resume {url}/run: runs/run contains another run; move it away" in output
         assert os.listdir("runs/run") == ["recipe.toml"]
     Path("runs/run/recipe.toml").write_text(to_toml(short(f"{url}/", duration="4it")))
     assert main(resume) == 0
@@ -265,9 +265,9 @@ def test_urls_and_paths_are_told_apart(tmp_path):
     for path in (tmp_path, "runs/a", "hub:org/name", "timm:resnet50", "C:/runs", "a:b"):
         assert remote_url(path) is None
     assert local_path(f"file://{tmp_path}") == tmp_path
-    kept = saved(tmp_path / "run", 10, recipe=Recipe(checkpoint_url=f"file://{tmp_path}/far"))
+    manager = saved(tmp_path / "run", 10, recipe=Recipe(checkpoint_url=f"file://{tmp_path}/far"))
     assert os.listdir(tmp_path / "far" / "run") == [LAST]
-    assert kept.path == str(tmp_path / "far" / "run" / LAST)
+    assert manager.path == str(tmp_path / "far" / "run" / LAST)
 
 
 def test_a_missing_driver_names_the_extra(monkeypatch):

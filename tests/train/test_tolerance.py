@@ -1,4 +1,4 @@
-"""A few unreadable pictures never stop a run: who takes their place, who is told, and the limit."""
+"""A few unreadable images never stop a run: replacements, messages, and the limit."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from resnets.train.log.run_log import read_rows
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")
-COUNT = 30  # pictures a class
+COUNT = 30  # images of each class
 JITTER = AugmentSpec(crop="random-resized", flip=True)
 FILES = {"in_memory": "never", "val_fraction": 0.0, "test_fraction": 0.0}
 
@@ -93,14 +93,14 @@ def test_another_picture_takes_the_place_of_a_broken_one(tree: Path, kind: str, 
     ids = torch.cat([batch.ids for batch in batches]).numpy()
     planned = np.concatenate([order.positions(60, 3, 0, len(ids))[1]])
     epoch_of = order.positions(60, 3, 0, len(ids))[0]
-    taken = np.flatnonzero(planned == row)
-    assert len(taken) == epochs
+    replaced = np.flatnonzero(planned == row)
+    assert len(replaced) == epochs
     assert row not in ids
-    assert (ids == planned).sum() == len(ids) - len(taken)
-    wanted = [order.substitute(60, 3, int(epoch_of[place]), row, 0) for place in taken]
-    assert ids[taken].tolist() == wanted
-    assert len(set(wanted)) > 1  # another one each epoch
-    for batch in batches:  # the label is that of the picture that is there
+    assert (ids == planned).sum() == len(ids) - len(replaced)
+    expected = [order.substitute(60, 3, int(epoch_of[place]), row, 0) for place in replaced]
+    assert ids[replaced].tolist() == expected
+    assert len(set(expected)) > 1  # another one each epoch
+    for batch in batches:  # the label is that of the image that is there
         assert batch.targets.tolist() == labels_by_shade(batch.images)
         assert batch.targets.tolist() == (batch.ids >= COUNT).long().tolist()
     named = [record.message for record in caplog.records]
@@ -176,9 +176,9 @@ def test_sets_in_memory_hold_the_readable_ones(tree: Path, size: int | None, cap
     )
     split = open_data(spec).train
     assert isinstance(split, TensorSplit)
-    kept = [row for row in range(60) if row not in (0, COUNT + 17)]
-    assert torch.equal(split.images, whole.images[kept])
-    assert torch.equal(split.labels, whole.labels[kept])
+    readable = [row for row in range(60) if row not in (0, COUNT + 17)]
+    assert torch.equal(split.images, whole.images[readable])
+    assert torch.equal(split.labels, whole.labels[readable])
     assert len(caplog.records) == len(split.unreadable) == 2
     with pytest.raises(DataError, match=r"data\.max_unreadable = 0\.01"):
         open_data(replace(spec, max_unreadable=0.01))
@@ -194,7 +194,7 @@ def test_evaluation_leaves_out_what_it_cannot_read(tree: Path, in_memory: str, c
     assert test is not None
     spoilt = {f"ant/{number:02}.png" for number in (0, 1, 2, 3, 9)} & set(stored.files.paths)
     preprocessor = fit_preprocess(test, replace(spec, normalize="imagenet"), 3)
-    for _ in range(2):  # whether asked for the first time or again
+    for _ in range(2):  # for the first time and again
         batches = list(eval_batches(test, preprocessor, 4, CPU))
         count = sum(len(batch) for batch in batches)
         assert count + len(test.unreadable) == len(stored)

@@ -99,10 +99,10 @@ def test_mlflow_keeps_rows_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         found.close()
     client = MlflowClient(tracking_uri=uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "resnets"]
-    (kept,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(kept.info.run_id, "val/top1_error")
+    (run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "val/top1_error")
     assert [(each.step, each.value) for each in history] == [(1, 50.0), (2, 25.0)]
-    assert kept.data.params["batch_size"] == "128"
+    assert run.data.params["batch_size"] == "128"
 
 
 @pytest.mark.slow
@@ -114,6 +114,6 @@ def test_wandb_offline_keeps_a_run_to_sync(tmp_path: Path, monkeypatch: pytest.M
     found.write({"kind": "train", "step": 1, "epoch": 1.0, "loss": 0.5})
     assert set(found._clients) == {"wandb"}
     found.close()
-    kept = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(kept) == 1
-    assert kept[0].stat().st_size > 0
+    files = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    assert files[0].stat().st_size > 0

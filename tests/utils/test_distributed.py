@@ -46,8 +46,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    said = "LOCAL_RANK is 3, but this machine has 2 GPUs"
-    with pytest.raises(ConfigError, match=said), init_distributed("auto"):
+    message = "LOCAL_RANK is 3, but this machine has 2 GPUs"
+    with pytest.raises(ConfigError, match=message), init_distributed("auto"):
         pass
 
 

@@ -65,12 +65,12 @@ from resnets.utils.environment import single_threaded_pool
 big = torch.ones(1 << 22)
 threads = lambda: len(os.listdir("/proc/self/task"))
 big.aminmax()
-beside, plain = single_threaded_pool(2, "beside"), ThreadPoolExecutor(1)
+pool, plain = single_threaded_pool(2, "pool"), ThreadPoolExecutor(1)
 plain.submit(int).result()
 before = threads()
 for _ in range(9):
-    beside.submit(big.aminmax).result()
-assert threads() == before, "a thread beside got a team"
+    pool.submit(big.aminmax).result()
+assert threads() == before, "a thread of the pool got a team"
 seen = []
 other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
 other.start()

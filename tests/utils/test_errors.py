@@ -21,8 +21,8 @@ MESSAGES = (
 @pytest.mark.parametrize("message", MESSAGES)
 def test_messages_of_allocators_are_out_of_memory(message):
     assert is_out_of_memory(RuntimeError(message))
-    said = within_memory("the model does not fit", "use --device cpu")
-    with pytest.raises(OutOfMemory, match="the model does not fit; use --device cpu"), said:
+    context = within_memory("the model does not fit", "use --device cpu")
+    with pytest.raises(OutOfMemory, match="the model does not fit; use --device cpu"), context:
         raise RuntimeError(message)
 
 
@@ -39,6 +39,6 @@ def test_a_command_prints_one_line(error, monkeypatch, capsys):
 
     monkeypatch.setattr(importlib.import_module("resnets.cli.features"), "command", command)
     assert main(["features"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("resnets features: out of memory (")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("resnets features: out of memory (")
+    assert output.count("\n") == 1

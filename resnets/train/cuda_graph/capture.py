@@ -1,4 +1,4 @@
-"""Capturing a function as a CUDA graph, with its blocks compiled one by one."""
+"""Capture a function as a CUDA graph, and compile the blocks of a network one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_KINDS_OF_BLOCKS = 64  # of one class: each size, stride and shortcut is comp
 
 
 def capture(body: Body, device: torch.device) -> Body:
-    """A function that replays `body` as a CUDA graph on the current stream.
+    """Return a function that replays `body` as a CUDA graph on the current stream.
 
     `body` runs `WARM_UP` times before, so it must be possible to undo what it does. Raises
     RuntimeError if it does what a graph cannot hold, such as waiting for the device.
@@ -40,17 +40,17 @@ def capture(body: Body, device: torch.device) -> Body:
 
 
 def plain(body: Body, device: torch.device) -> Body:
-    """`body` itself in place of its graph, to test it where there is no CUDA device."""
+    """Return `body` itself in place of its graph, for tests without a CUDA device."""
     return body
 
 
 @contextmanager
 def compiled_blocks(model: nn.Module, enabled: bool = True) -> Iterator[list[Any]]:
-    """Context in which each block of the network's stages is compiled by itself; the compiled code.
+    """Context in which each block of the network's stages is compiled; yields the compiled code.
 
-    Blocks alike share one compiled graph, whatever the depth. Once a step is captured, compiled
-    code is not called again, and evaluation, at other batch sizes, would compile anew: afterwards
-    the blocks are as before. Keep what this returns as long as the captured graph, which runs it.
+    Equal blocks share one compiled graph. The blocks are restored at the end: once a step is
+    captured, compiled code is not called again, and evaluation, at other batch sizes, would compile
+    anew. Keep a reference to the yielded code as long as the captured graph, which runs it.
     """
     blocks: list[nn.Module] = []
     if enabled and isinstance(model, ImageClassifier):
