@@ -99,10 +99,10 @@ def test_mlflow_keeps_rows_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         found.close()
     client = MlflowClient(tracking_uri=uri)
     (experiment,) = [each for each in client.search_experiments() if each.name == "resnets"]
-    (run,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "val/top1_error")
+    (mlflow_run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(mlflow_run.info.run_id, "val/top1_error")
     assert [(each.step, each.value) for each in history] == [(1, 50.0), (2, 25.0)]
-    assert run.data.params["batch_size"] == "128"
+    assert mlflow_run.data.params["batch_size"] == "128"
 
 
 @pytest.mark.slow
