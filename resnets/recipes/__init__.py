@@ -10,7 +10,6 @@ from resnets.config import ConfigError, Recipe, aliases
 from resnets.recipes import (
     cifar,
     detection,
-    image_folder,
     imagenet,
     sequence,
     small,
@@ -32,8 +31,8 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "imagenet-fast-16": imagenet.imagenet_fast_16,
         "imagenet-fast-18": imagenet.imagenet_fast_18,
         "imagenet-fast-40": imagenet.imagenet_fast_40,
-        "scratch": image_folder.scratch,
-        "finetune": image_folder.finetune,
+        "scratch": small.scratch,
+        "finetune": small.finetune,
         "detect": detection.detect,
         "detect-paper": detection.detect_paper,
         "detect-small": detection.detect_small,

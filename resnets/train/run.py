@@ -69,18 +69,26 @@ def run(
 ) -> dict[str, Any]:
     """Train with `recipe` into the new folder `out`, or without one resume the run in `out`.
 
-    Returns the contents of result.json. With several processes (`init_distributed`) each calls this
-    with the same arguments, the main process writes, and only it needs to see `out`; their number
-    may change when a run is resumed. `hang_after`: seconds after which an unfinished step ends the
-    process; 0 = never. `fit_memory`: see `train.fit_memory`. `parts`: Python objects in place of
-    what the recipe names; a resumed run needs them again.
-
     Data and model are opened before anything is written. A resumed run continues from its last
     checkpoint (from step 0 if there is none), on one CPU bit-identical to an uninterrupted run.
-    `data`: the data set's current location. `duration` ("80ep", "6400it"): a new length of the
-    whole run. Fields that affect training come from the checkpoint's recipe; where recipe.toml was
-    edited, each difference is logged with the value in use. Differences from an uninterrupted run
-    are recorded in the checkpoint, result.json and the report.
+    Fields that affect training come from the checkpoint's recipe; where recipe.toml was edited,
+    each difference is logged with the value in use. Differences from an uninterrupted run are
+    recorded in the checkpoint, result.json and the report.
+
+    Args:
+        recipe: The recipe of a new run, or None to resume.
+        out: The run's folder; only the main process needs to see it.
+        data: The data set's current location, for a resumed run.
+        duration: New length of the whole resumed run ("80ep", "6400it").
+        device: auto, cpu, cuda, cuda:1, mps.
+        group: The processes of the run (`init_distributed`), which all call this with the same
+            arguments. Their number may change when a run is resumed.
+        hang_after: Seconds after which an unfinished step ends the process; 0 = never.
+        fit_memory: Halve micro-batches until they fit into memory (`train.fit_memory`).
+        quiet: Print nothing.
+        parts: Python objects in place of parts of the recipe; a resumed run needs them again.
+
+    Returns the contents of result.json.
 
     Raises ConfigError (also if another process is writing to `out`), DataError, CheckpointError,
     Diverged, OutOfMemory, and Interrupted when a signal asked the run to stop.
@@ -88,18 +96,17 @@ def run(
     load = OtherLoad() if group.world_size == 1 else None
     with _lock_folder(out, group, must_exist=recipe is None), _restored_threads() as threads:
         start = group.broadcast_from_main(lambda: _find_start(recipe, out, data, fit_memory))
-        checkpoint, notes = start.checkpoint, start.notes
+        checkpoint, notes = start.checkpoint, list(start.notes)
         parts.check(start.recipe)
-        if checkpoint is not None:
-            notes = [*notes, *parts.describe_changes(checkpoint.recipe)]
         task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
         if checkpoint is not None:
-            notes = [*notes, *teacher_changes(task.recipe, task.metadata, checkpoint)]
+            notes += parts.describe_changes(checkpoint.recipe)
+            notes += teacher_changes(task.recipe, task.metadata, checkpoint)
         if duration is not None and duration != start.recipe.duration:
-            notes = [*notes, _extend(task, duration, checkpoint)]
+            notes.append(_extend(task, duration, checkpoint))
         plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint, load)
         if plan.threads < threads:
-            notes = [*notes, _fewer_threads(plan.threads, threads, is_new=checkpoint is None)]
+            notes.append(_fewer_threads(plan.threads, threads, is_new=checkpoint is None))
         group.broadcast_from_main(lambda: _check_batch_norms(task, group))
         if recipe is not None or notes or data is not None:
             group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
@@ -107,7 +114,8 @@ def run(
         train_step, stream = build_step(task, plan, group, is_new=checkpoint is None)
         state = train_step.state
         total = task.recipe.steps(task.recipe.duration, stream.examples)
-        history = _extend_history(checkpoint, notes := [*notes, *task.split_report.notes])
+        notes += task.split_report.notes
+        history = _extend_history(checkpoint, notes)
         saver = make_saver(task, out, plan, history)
         if checkpoint is not None:
             saver.restore(state, checkpoint)

@@ -150,9 +150,7 @@ def bottleneck(row: Mapping[str, Any]) -> str:
             "augmenting": "augmenting is the bottleneck",
         }[slowest]
     if row["decode_busy"] < MIN_BUSY:
-        return (
-            "images arrived late although decode threads were idle: steps or epochs are very short"
-        )
+        return "data arrived late although decode threads were idle: steps or epochs are very short"
     if row["decode_cpu"] < MIN_CPU:
         return (
             f"reading is the bottleneck: busy threads used the CPU {row['decode_cpu']:.0%} of the"
