@@ -1,4 +1,4 @@
-"""Files that appear whole, and folders that one process at a time writes into."""
+"""Atomic writes, and folders that only one process at a time writes into."""
 
 import errno
 import os
@@ -132,7 +132,7 @@ def plant(place: Path, kind: str, victim: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
-def test_nothing_is_written_through_what_lies_in_the_place_of_a_lock(tmp_path, kind):
+def test_a_link_in_place_of_a_lock_is_not_written_through(tmp_path, kind):
     victim, folder = tmp_path / "victim", tmp_path / "run"
     victim.write_text("mine")
     plant(folder / LOCK, kind, victim)
@@ -173,7 +173,7 @@ def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
     assert LOCK not in str(caught.value)
 
 
-def test_a_link_to_nothing_is_no_folder(tmp_path):
+def test_a_broken_link_is_not_a_folder(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "none" / "deeper")
     with pytest.raises(ConfigError), lock_folder(tmp_path / "link"):
         pass

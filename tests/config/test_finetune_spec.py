@@ -1,9 +1,10 @@
-"""Head first, rates by depth and frozen norms; and that a resumed run does the same."""
+"""Head first, learning rates by depth, frozen norms; and that a resumed run does the same."""
 
 import dataclasses
 
 import pytest
 import torch
+from stop_run import stop_after
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,7 +66,7 @@ def test_the_rest_joins_the_head_in_the_middle_of_a_run(net: ImageClassifier) ->
     assert everything == set(net.state_dict())
 
 
-def test_head_first_leaves_the_rest_alone_in_every_family() -> None:
+def test_head_first_trains_only_the_head_in_every_family() -> None:
     for spec in (dataclasses.replace(SPEC, block="preact-basic", dropout=0.5), VGG):
         assert moved(build(spec), FinetuneSpec(head_first=1.0), 2, 2) == HEAD
 
@@ -115,7 +116,7 @@ def test_closing_norm_goes_with_the_last_stage() -> None:
     assert [rates[layer.weight] for layer in (vgg.head, vgg.fc2, vgg.fc1)] == [1, 0.5, 0.25]
 
 
-def test_without_weights_nothing_is_spared(net: ImageClassifier) -> None:
+def test_without_weights_all_layers_train(net: ImageClassifier) -> None:
     plan = Recipe(finetune=FINETUNE)
     state = new_state(net, plan, 4)
     state.freeze_schedule.apply(0)
@@ -191,19 +192,3 @@ def test_resumed_run_is_bitwise_equal(pretrained, tmp_path, monkeypatch, kind, s
     )
     assert whole.tensors.keys() == cut.tensors.keys()
     assert [n for n in whole.tensors if not torch.equal(whole.tensors[n], cut.tensors[n])] == []
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Have the signal of a shutdown arrive during step number `step`."""
-    import signal
-
-    from resnets.train.step import TrainStep
-
-    real = TrainStep.__call__
-
-    def step_and_stop(self, batch):
-        real(self, batch)
-        if self.state.step == step:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(TrainStep, "__call__", step_and_stop)

@@ -1,4 +1,4 @@
-"""Every recipe says what to expect, is whole, and trains; the published ones hold their figures."""
+"""Every recipe documents its result, is complete and trains; published figures are kept."""
 
 import dataclasses
 import itertools

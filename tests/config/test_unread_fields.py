@@ -49,7 +49,7 @@ def test_what_the_task_never_reads_is_refused_by_name(name, path, value, tmp_pat
 
 
 @pytest.mark.parametrize("path", ["weights", "data.quarantine", "distill.teacher", "data.source"])
-def test_empty_text_that_means_nothing_is_refused(path):
+def test_empty_strings_without_meaning_are_refused(path):
     with pytest.raises(ConfigError, match=f"{path}:? is empty"):
         choose_recipe("scratch", fields={path: ""})
 
@@ -129,7 +129,7 @@ def test_settings_of_a_study_are_checked(caplog):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_of_the_package_state_nothing_that_they_do_not_read(name, tmp_path, caplog):
+def test_recipes_of_the_package_set_no_unread_fields(name, tmp_path, caplog):
     recipe = RECIPES[name]()
     assert choose_recipe(recipe) == recipe
     path = tmp_path / "recipe.toml"

@@ -1,4 +1,4 @@
-"""Signals: the network of one axis, runs, resuming, prediction, files that are read or refused."""
+"""Signals: the 1-D network, runs, resuming, prediction, files that are read or refused."""
 
 import csv
 import dataclasses

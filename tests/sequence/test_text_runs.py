@@ -1,4 +1,4 @@
-"""A transformer of characters: the run, resuming, evaluation, continuing a text, bad texts."""
+"""A transformer of characters: the run, resuming, evaluation, generation, invalid texts."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def done(tmp_path_factory):
     return out, training.run(small(), out, device="cpu", quiet=True)
 
 
-def test_run_says_bits_and_what_frequencies_alone_give(done):
+def test_run_reports_bits_and_the_frequency_baseline(done):
     out, result = done
     test = result["test"]
     assert test["bits_per_character"] == pytest.approx(test["loss"] / math.log(2))

@@ -1,4 +1,4 @@
-"""Where the seconds of training go: measured stages, the line of an epoch, the report."""
+"""Where training time is spent: measured stages, the line of an epoch, the report."""
 
 import time
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ def trained(files: SlowFiles, step_seconds: float, steps: int = 8) -> dict:
     return row
 
 
-def test_slow_storage_is_told_from_slow_decoding_and_from_computing() -> None:
+def test_slow_storage_slow_decoding_and_computing_are_distinguished() -> None:
     stored = trained(SlowFiles(0.004), step_seconds=0.001)
     decoded = trained(SlowFiles(0.004, computing=True), step_seconds=0.001)
     computed = trained(SlowFiles(0.0), step_seconds=0.05)
@@ -202,9 +202,7 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
         ({"waiting": 0.4, "decode_threads": 0}, None),
     ],
 )
-def test_only_a_data_bottleneck_is_told_in_the_terminal(
-    changes: dict[str, float], expected: str | None
-) -> None:
+def test_only_a_data_bottleneck_is_printed(changes: dict[str, float], expected: str | None) -> None:
     found = data_bottleneck({**ROW, **changes})
     assert (found is None) if expected is None else (found is not None and expected in found)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, verified when read, one line for each way they can be bad."""
+"""Checkpoints: written atomically, verified when read, one line for each kind of damage."""
 
 import os
 

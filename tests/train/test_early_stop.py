@@ -1,8 +1,7 @@
-"""`eval.patience`: stops, says so, keeps the best weights, and counts on across a resume."""
-
-import signal
+"""`eval.patience`: stops with a message, keeps the best weights, counts across a resume."""
 
 import pytest
+from stop_run import stop_after
 
 from resnets.config import ConfigError, EvalSpec, Recipe, replace_fields
 from resnets.recipes import recipe
@@ -10,7 +9,6 @@ from resnets.train import loop
 from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.log.run_log import read_rows
-from resnets.train.step import TrainStep
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 
@@ -70,18 +68,11 @@ def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):
 
 @pytest.mark.parametrize("stop_at", [7, 13])  # after one evaluation in vain
 def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, monkeypatch, stop_at):
-    real = TrainStep.__call__
-
-    def step_and_stop(self, batch):
-        real(self, batch)
-        if self.state.step == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(TrainStep, "__call__", step_and_stop)
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        training.run(plan(), out, device="cpu", quiet=True)
-    monkeypatch.setattr(TrainStep, "__call__", real)
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop_at)
+        with pytest.raises(Interrupted):
+            training.run(plan(), out, device="cpu", quiet=True)
     training.run(None, out, device="cpu", quiet=True)
     assert steps(out, "val") == [3, 6, 9, 12, 15]
 

@@ -108,7 +108,7 @@ def take_step(net: nn.Module, recipe: Recipe, group: ProcessGroup = ONE) -> Trai
     return step.state
 
 
-def test_halving_keeps_ghost_batches_whole_and_leaves_no_trace():
+def test_halving_keeps_ghost_batches_whole_and_restores_the_state():
     recipe = plan(norm_batch=8)
     torch.manual_seed(0)
     hungry = Hungry(build(recipe.model), 8)

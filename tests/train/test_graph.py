@@ -94,7 +94,7 @@ def test_batches_are_those_of_the_stream_to_the_bit(fields) -> None:
         assert torch.equal(found.targets, batch.targets)
 
 
-def test_warm_up_steps_leave_no_trace() -> None:
+def test_warm_up_steps_are_undone() -> None:
     def three_steps_before(body: capture.Body, device: torch.device) -> capture.Body:
         for _ in range(3):
             body()
@@ -123,7 +123,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_a_graph_cannot_hold_is_said(name: str) -> None:
+def test_obstacles_to_a_graph_are_named(name: str) -> None:
     device = torch.device("cpu" if name == "cpu" else "cuda")
     step, stream = opened(digits(REFUSED[name]))
     assert find_obstacle(step.recipe, stream, step.model, device)
@@ -132,7 +132,7 @@ def test_what_a_graph_cannot_hold_is_said(name: str) -> None:
     assert obstacle is None or name == "cpu"
 
 
-def test_a_failed_capture_is_said_and_changes_nothing(monkeypatch) -> None:
+def test_a_failed_capture_is_reported_and_changes_nothing(monkeypatch) -> None:
     def fails(body: capture.Body, device: torch.device) -> capture.Body:
         body()
         raise RuntimeError("operation not permitted when stream is capturing")

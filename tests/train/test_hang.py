@@ -1,4 +1,4 @@
-"""Sets of which no image can be read, and signals: a run ends with one line, or at once."""
+"""Data sets without a readable image, and signals: a run ends with one line, or at once."""
 
 import os
 import signal

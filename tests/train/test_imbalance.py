@@ -49,7 +49,7 @@ def plan(folder: Path, **changes: object) -> Recipe:
         ({"loss.class_weights": "auto", "data.balance": "sqrt"}, "twice", "balanced_error"),
     ],
 )
-def test_rare_classes_are_said_and_remedies_select_by_the_balanced_error(
+def test_rare_classes_are_warned_about_and_remedies_select_by_the_balanced_error(
     folder: Path, changes: dict[str, str], warned: str, monitor: str
 ) -> None:
     task = ClassificationTask.open(plan(folder, **changes))
@@ -61,7 +61,7 @@ def test_rare_classes_are_said_and_remedies_select_by_the_balanced_error(
         assert task.class_weights.tolist() == pytest.approx([72 / (2 * 66), 72 / (2 * 6)])
 
 
-def test_a_run_that_learned_nothing_says_so(folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_learned_nothing_is_reported_as_such(folder: Path, tmp_path: Path) -> None:
     given = plan(folder, **{"data.balance": "classes", "loss.kind": "focal"})
     run = resnets.train(given, out=tmp_path / "run", device="cpu", quiet=True)
     test = run.result["test"]

@@ -1,4 +1,4 @@
-"""The main job on real digits and on a folder: results, run folder, golden losses, bad ends."""
+"""Training on real digits and on a folder: results, run folder, golden losses, errors."""
 
 import dataclasses
 import json
@@ -184,7 +184,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
 
 
 @pytest.mark.skipif(compiler.load_library("norm") is None, reason="no compiler, so no kernels")
-def test_a_run_begun_without_kernels_goes_on_without_them(tmp_path, monkeypatch):
+def test_a_run_started_without_kernels_continues_without_them(tmp_path, monkeypatch):
     """Begun where the compiler failed: kernels that are there now would change its numbers."""
     out, whole = tmp_path / "run", tmp_path / "whole"
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""One writer in a run's folder: two processes that race for it, and every command that writes."""
+"""One writer per run folder: two processes that race for it, and every command that writes."""
 
 import shutil
 
@@ -116,7 +116,7 @@ def test_a_busy_cell_of_a_study_is_not_called_failed(whole, tmp_path):
     assert not (cell / "failed.json").exists()
 
 
-def test_looking_whether_a_folder_is_held_leaves_nothing(tmp_path):
+def test_checking_whether_a_folder_is_locked_creates_no_file(tmp_path):
     out = tmp_path / "run"
     assert not is_locked(out)
     with lock_folder(out):

@@ -1,4 +1,4 @@
-"""What is read of a metrics.jsonl that a crash, a disk or a person has damaged."""
+"""Reading a metrics.jsonl that was damaged by a crash, a disk or a person; lines of epochs."""
 
 import json
 import logging

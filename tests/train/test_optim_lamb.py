@@ -1,4 +1,4 @@
-"""LAMB against timm's, groups of rates, and the state of every optimizer there and back."""
+"""LAMB against timm's, groups of rates, and saving and loading the state of every optimizer."""
 
 import copy
 

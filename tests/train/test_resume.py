@@ -104,7 +104,7 @@ def test_sigkill_then_resume_is_bitwise_equal(uninterrupted, tmp_path, step):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
-def test_asked_to_stop_saves_and_resumes(uninterrupted, tmp_path, number, code):
+def test_a_stop_signal_saves_and_the_run_resumes(uninterrupted, tmp_path, number, code):
     folder = tmp_path / "run"
     process = start(*TRAIN, "--out", str(folder), program=HELD)
     wait_for_step(folder, 10, process)

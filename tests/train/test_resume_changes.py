@@ -1,4 +1,4 @@
-"""A resumed run whose recipe was edited, whose length is new, or whose recipe.toml is damaged."""
+"""A resumed run with an edited recipe, a new length, or a damaged recipe.toml."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def notes(run: Path) -> list[str]:
     return [each["note"] for each in json.loads((run / "result.json").read_text())["history"]]
 
 
-def test_the_checkpoint_decides_and_each_difference_is_said() -> None:
+def test_the_checkpoint_decides_and_each_difference_is_reported() -> None:
     original = Recipe()
     edited = replace(original, batch_size=64, duration="60ep", log_every="7it", seed=3)
     edited = replace(edited, optim=replace(edited.optim, lr=0.5))
@@ -53,7 +53,7 @@ def test_the_checkpoint_decides_and_each_difference_is_said() -> None:
     assert merge_recipes(original, original) == (original, [])
 
 
-def test_a_recipe_that_is_not_the_runs_is_said_with_go_on() -> None:
+def test_differences_from_the_recipe_of_an_existing_run_are_reported() -> None:
     original = replace(recipe(Path("set")), duration="8it")
     (line,) = describe_differences(replace(original, duration="12it"), original)
     assert line.startswith("duration is '12it', but the existing run uses '8it'")

@@ -1,4 +1,4 @@
-"""The loop goes on while checkpoints are written, and learns of it when that fails."""
+"""The loop continues while checkpoints are written, and is informed if that fails."""
 
 import dataclasses
 import threading

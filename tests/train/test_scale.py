@@ -1,4 +1,4 @@
-"""One process and several give the same run: samples, losses, figures (real torchrun, gloo)."""
+"""One process and several give the same run: samples, losses, metrics (real torchrun, gloo)."""
 
 import dataclasses
 import json

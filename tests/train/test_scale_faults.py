@@ -79,7 +79,7 @@ def test_sigterm_saves_and_fewer_processes_go_on(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_stop_where_one_alone_is_asked_to(whole, tmp_path):
+def test_all_processes_stop_when_one_gets_a_signal(whole, tmp_path):
     out = tmp_path / "run"
     words = ("--devices", "2", "--out", str(out))
     code, output, err = finish(*TRAIN, *words, fault="term rank 1 at step 8")
@@ -122,7 +122,7 @@ def test_a_thread_that_fails_to_read_ends_all_with_one_line_each(tmp_path):
     assert "Traceback" not in err
 
 
-def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
+def test_torchrun_needs_a_folder_and_errors_are_printed_once(tmp_path):
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     words = ("-m", "resnets", "train", "digits", "--data", "nowhere", "--out", str(tmp_path))
     done = forked.run(

@@ -1,4 +1,4 @@
-"""Checkpoints behind a URL: written there, read from there, and what happens when it is away."""
+"""Checkpoints at a URL: written, read, and what happens when it is not reachable."""
 
 import json
 import os
@@ -254,12 +254,12 @@ def test_go_on_finds_a_run_that_another_machine_left(url, tmp_path, capsys):
         ("unheard://bucket/run", ConfigError, "Protocol not known: unheard"),
     ],
 )
-def test_what_is_not_there_is_said(where, error, message):
+def test_missing_checkpoints_are_reported(where, error, message):
     with pytest.raises(error, match=message):
         find_checkpoint(where)
 
 
-def test_urls_and_paths_are_told_apart(tmp_path):
+def test_urls_and_paths_are_distinguished(tmp_path):
     assert remote_url("s3://bucket/run/last.safetensors") == "s3://bucket/run/last.safetensors"
     assert remote_url(local_path("s3://bucket/run")) == "s3://bucket/run"  # a Path has lost a slash
     for path in (tmp_path, "runs/a", "hub:org/name", "timm:resnet50", "C:/runs", "a:b"):
@@ -313,7 +313,7 @@ def test_a_run_on_s3(bucket, tmp_path, capsys):
     assert CheckpointManager(out, short(bucket)).latest().meta["step"] == 8
 
 
-def test_a_missing_bucket_is_said_before_training(bucket, tmp_path):
+def test_a_missing_bucket_is_reported_before_training(bucket, tmp_path):
     plan = short("s3://resnets-no-such-bucket/runs")
     with pytest.raises(CheckpointError, match="The specified bucket does not exist"):
         training.run(plan, tmp_path / "run", device="cpu", quiet=True)

@@ -70,7 +70,7 @@ def labels_by_shade(images: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "pipe", "folder", "loop", "gone", "text"])
-def test_another_picture_takes_the_place_of_a_broken_one(tree: Path, kind: str, caplog) -> None:
+def test_an_unreadable_image_is_replaced_by_another(tree: Path, kind: str, caplog) -> None:
     spec = DataSpec(source=str(tree), size=16, augment=JITTER, **FILES)
     stream = stream_of(spec)
     path, row = tree / "ant" / "03.png", 3
@@ -109,7 +109,7 @@ def test_another_picture_takes_the_place_of_a_broken_one(tree: Path, kind: str, 
     assert list(stream.unreadable) == [row]
 
 
-def test_replacements_are_the_same_whenever_a_batch_is_asked_for(tree: Path) -> None:
+def test_replacements_are_the_same_whenever_a_batch_is_requested(tree: Path) -> None:
     for number in (2, 7, 11):
         spoil(tree / "bee" / f"{number:02}.png")
     spec = DataSpec(source=str(tree), size=16, augment=JITTER, max_unreadable=0.06, **FILES)

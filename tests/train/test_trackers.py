@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow, offline: the rows of metrics.jsonl arrive, a resumed run goes on."""
+"""Weights & Biases and MLflow, offline: rows of metrics.jsonl arrive, resumed runs continue."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Running out of memory, anywhere, ends in one line."""
+"""Running out of memory ends in one line."""
 
 import importlib
 
