@@ -84,6 +84,19 @@ def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
     assert threading.excepthook is hook
 
 
+def test_a_file_in_place_of_the_tensorboard_folder_does_not_end_a_run(tmp_path, caplog):
+    pytest.importorskip("tensorboard")
+    hook = threading.excepthook
+    (tmp_path / "tensorboard").write_text("notes")
+    log = RunLog(tmp_path, total=10, quiet=True)
+    assert threading.excepthook is hook
+    log.write({"kind": "note", "step": 1, "epoch": 0.0, "loss": 1.0})
+    log.close()
+    assert len(read_rows(tmp_path)) == 1
+    assert str(tmp_path / "tensorboard") in caplog.text
+    assert (tmp_path / "tensorboard").read_text() == "notes"
+
+
 def test_an_epoch_is_one_line():
     """Its training rows weighted by their steps, and the evaluations at its last step."""
     lines_printed = []

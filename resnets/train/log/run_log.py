@@ -138,7 +138,10 @@ class TensorBoardLog:
         self._folder = folder / "tensorboard"
         self._previous_hook = threading.excepthook
         threading.excepthook = self._excepthook
-        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+        try:
+            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+        except OSError as error:  # its folder cannot be created
+            self._disable(error)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write the metrics of one row of metrics.jsonl."""
