@@ -1,4 +1,4 @@
-"""See the package's docstring. One line of JSON for each reader, and one for each failure."""
+"""Run the fuzzer: prints one line of JSON for each reader and for each failure."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from pathlib import Path
 CASES = Path(__file__).parent / "cases"
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run the fuzzer, or one share of it."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the fuzzer, or the share of one of its processes."""
     parser = argparse.ArgumentParser(prog="fuzzing", description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="damaged files over all readers")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reader", help="this one alone")
+    parser.add_argument("--reader", help="run only this reader")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--share", type=int, help="which of the processes this is")
-    parser.add_argument("--out", type=Path, help="where inputs that fail are kept")
-    options = parser.parse_args(words)
+    parser.add_argument("--share", type=int, help="number of this process")
+    parser.add_argument("--out", type=Path, help="folder for inputs that fail")
+    options = parser.parse_args(arguments)
     if options.processes > 1 and options.share is None:
-        given = sys.argv[1:] if words is None else words
+        arguments = sys.argv[1:] if arguments is None else arguments
         running = [
-            subprocess.Popen([sys.executable, "-m", "fuzzing", *given, "--share", str(share)])
+            subprocess.Popen([sys.executable, "-m", "fuzzing", *arguments, "--share", str(share)])
             for share in range(options.processes)
         ]
         return max([process.wait() for process in running])
-    return _share(options)
+    return _run_share(options)
 
 
-def _share(options: argparse.Namespace) -> int:
+def _run_share(options: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     from fuzzing import attempts
     from fuzzing.readers import READERS, table
@@ -50,21 +50,22 @@ def _share(options: argparse.Namespace) -> int:
         if reader.name == options.reader
         or (options.reader is None and (options.count >= 2000 or not reader.slow))
     ]
-    whole = sum(reader.share for reader in chosen)
-    bad = 0
+    shares = sum(reader.share for reader in chosen)
+    failures = 0
     with tempfile.TemporaryDirectory() as scratch:
         for reader in chosen:
             seeds = reader.seeds(Path(scratch) / reader.name.replace(" ", "-"))
-            count = -(-options.count * reader.share // whole)
+            count = -(-options.count * reader.share // shares)
             numbers = range(options.share or 0, count, options.processes)
-            todo = [] if options.share else [*_undamaged(reader, seeds), *_kept(reader.name)]
-            todo += [attempts.make(reader, seeds, options.seed, each) for each in numbers]
-            bad += _report(reader.name, attempts.run(todo, {reader.name: seeds}), options.out)
-    return 1 if bad else 0
+            planned = [] if options.share else [*_valid(reader, seeds), *_kept(reader.name)]
+            planned += [attempts.make(reader, seeds, options.seed, each) for each in numbers]
+            outcomes = attempts.run(planned, {reader.name: seeds})
+            failures += _report(reader.name, outcomes, options.out)
+    return 1 if failures else 0
 
 
-def _undamaged(reader, seeds) -> list:
-    """The valid files themselves, which are to be read: else damage to them proves nothing."""
+def _valid(reader, seeds) -> list:
+    """Attempts of the valid files, which have to be read: otherwise damage proves nothing."""
     from fuzzing.attempts import Attempt
 
     targets = {name: reader.targets(tree)[0] for name, tree in seeds.items()}
@@ -75,7 +76,7 @@ def _undamaged(reader, seeds) -> list:
 
 
 def _prepare() -> None:
-    """Import what readers import on first use, say nothing, and write into no one's cache."""
+    """Import what readers import on first use; silence libraries and give them an empty cache."""
     import datasets
     import h5py  # noqa: F401
     import sklearn.datasets  # noqa: F401
@@ -99,7 +100,7 @@ def _prepare() -> None:
 
 
 class _Formatting(logging.Handler):
-    """Takes warnings as a terminal would, and prints none."""
+    """Formats warnings as a terminal handler would, without printing them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.format(record)
@@ -114,15 +115,15 @@ def _report(name: str, outcomes, out: Path | None) -> int:
         slowest, largest = max(slowest, outcome.seconds), max(largest, outcome.megabytes)
         if not outcome.good or (attempt.whole and outcome.kind != "read"):
             failures += 1
-            place = "" if out is None else str(keep(attempt, out))
+            path = "" if out is None else str(keep(attempt, out))
             row = {
                 "failure": outcome.kind,
                 "reader": name,
                 "number": attempt.number,
                 "seed": attempt.seed,
                 "target": attempt.target,
-                "said": outcome.said,
-                "kept": place,
+                "message": outcome.message,
+                "kept": path,
             }
             print(json.dumps(row), flush=True)
     row = {
@@ -137,7 +138,7 @@ def _report(name: str, outcomes, out: Path | None) -> int:
 
 
 def keep(attempt, out: Path) -> Path:
-    """The damaged file below `out`, at a path that says reader, seed and target."""
+    """Write the damaged file below `out`, at a path of reader, seed, digest and target."""
     digest = hashlib.sha256(attempt.data).hexdigest()[:12]
     path = out / attempt.reader / attempt.seed / digest / attempt.target
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def keep(attempt, out: Path) -> Path:
 
 
 def _kept(reader: str) -> list:
-    """The kept inputs of a reader."""
+    """Attempts of the kept cases of a reader."""
     from fuzzing.attempts import Attempt
 
     found = []
