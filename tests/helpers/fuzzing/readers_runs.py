@@ -234,7 +234,7 @@ def write_locks(folder: Path) -> None:
 
 
 def lock(root: Path) -> object:
-    return locks._describe(root / "lock.json")
+    return locks._describe_owner(root / "lock.json")
 
 
 BOUNDARY = b"simple"
