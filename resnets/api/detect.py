@@ -14,7 +14,7 @@ from resnets.data import FileSplit
 from resnets.data.dataset.summary import announce
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.detect.data.types import Detections, DetectionSplit
-from resnets.detect.evaluate.measure import find_all, measure
+from resnets.detect.evaluate.measure import detect_all, measure
 from resnets.detect.evaluate.splits import SplitName, choose_set, choose_split
 from resnets.detect.evaluate.unlabeled import Unlabeled, save_results
 from resnets.detect.evaluate.write import save_evaluation
@@ -96,7 +96,7 @@ def evaluate_detectors(
     if isinstance(images, Unlabeled):
         if out is None:
             raise ConfigError("--out: name a folder for the results; there is no ground truth")
-        detections, errors = find_all(predictor, images.split, watch)
+        detections, errors = detect_all(predictor, images.split, watch)
         written = save_results(images, detections, out)
         return DetectionEvaluation(None, images.split, detections, errors, list(written))
     measured = measure(predictor, images, names, watch)

@@ -1,4 +1,4 @@
-"""Boxes, masks, labels and scores drawn on images, for people to look at."""
+"""Draw boxes, masks, labels and scores on images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from resnets.utils.printable import printable
 
 Color = tuple[int, int, int]
 TagBox = tuple[float, float, float, float]
-SMALLEST = 640  # px: smaller images are enlarged, so that labels leave something to see
-TINT = 0.45  # how much of its colour a mask lays over the image
-GOLDEN_TURN = 0.618033988749895
-LEGEND = 24  # classes that the legend of a class map names at most
+MIN_SIDE = 640  # px; smaller images are enlarged, so that labels do not cover them
+TINT = 0.45  # opacity of masks
+GOLDEN_RATIO = 0.618033988749895
+MAX_LEGEND = 24  # classes in the legend of a class map
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
-    """One object to draw: box in px of the image, its tag, colour and mask (H, W) if any."""
+class DrawnObject:
+    """One object to draw: box in px of the image, its label, color and mask (H, W) if any."""
 
     box: tuple[float, float, float, float]
     tag: str
@@ -36,136 +36,140 @@ class Mark:
 
 
 def class_color(label: int) -> Color:
-    """A colour for a class, the same everywhere; neighbours differ most."""
-    hue = (0.02 + label * GOLDEN_TURN) % 1
+    """Return the color of a class, always the same; consecutive classes differ most."""
+    hue = (0.02 + label * GOLDEN_RATIO) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.80 - 0.25 * (label % 3 == 2), 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def marks(found: Detections, classes: Sequence[str], threshold: float) -> list[Mark]:
-    """What to draw of detections whose score is `threshold` or more, least certain first."""
+def drawn_objects(found: Detections, classes: Sequence[str], threshold: float) -> list[DrawnObject]:
+    """Return what to draw of detections with a score of at least `threshold`, lowest first."""
     scores = np.asarray(found["scores"])
-    chosen = []
-    for place in np.argsort(scores, kind="stable").tolist():
-        if scores[place] < threshold:
+    objects = []
+    for index in np.argsort(scores, kind="stable").tolist():
+        if scores[index] < threshold:
             continue
-        label = int(found["labels"][place])
-        left, top, right, bottom = np.asarray(found["boxes"][place], np.float64).tolist()
-        tag = f"{classes[label]} {scores[place]:.0%}"
-        mask = decode_mask(dict(found["masks"][place])) if "masks" in found else None
-        chosen.append(Mark((left, top, right, bottom), tag, class_color(label), mask))
-    return chosen
+        label = int(found["labels"][index])
+        left, top, right, bottom = np.asarray(found["boxes"][index], np.float64).tolist()
+        tag = f"{classes[label]} {scores[index]:.0%}"
+        mask = decode_mask(dict(found["masks"][index])) if "masks" in found else None
+        objects.append(DrawnObject((left, top, right, bottom), tag, class_color(label), mask))
+    return objects
 
 
-def draw(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
-    """The image (H, W, 3) with its marks; small images are enlarged."""
+def draw(pixels: Pixels, objects: Sequence[DrawnObject]) -> Image.Image:
+    """Draw objects on an image (H, W, 3); small images are enlarged."""
     height, width = pixels.shape[:2]
-    scale = max(1.0, SMALLEST / max(width, height))
-    page = _tinted(pixels, chosen)
+    scale = max(1.0, MIN_SIDE / max(width, height))
+    page = _tint_masks(pixels, objects)
     if scale > 1:
         size = (round(width * scale), round(height * scale))
         page = page.resize(size, Image.Resampling.BICUBIC)
-    thick = max(2, round(min(page.size) / 240))
+    line_width = max(2, round(min(page.size) / 240))
     pen = ImageDraw.Draw(page)
-    boxes = [tuple(value * scale for value in mark.box) for mark in chosen]
-    for mark, box in zip(chosen, boxes, strict=True):
+    boxes = [tuple(value * scale for value in mark.box) for mark in objects]
+    for mark, box in zip(objects, boxes, strict=True):
         left, top, right, bottom = box
-        pen.rectangle(_ordered(left, top, right, bottom), outline=mark.color, width=thick)
-    taken: list[TagBox] = []
-    for mark, box in reversed(list(zip(chosen, boxes, strict=True))):  # surest take their place
-        taken.append(_write_tag(page, pen, mark, (box[0], box[1], box[2], box[3]), taken))
+        pen.rectangle(_sort_corners(left, top, right, bottom), outline=mark.color, width=line_width)
+    tag_boxes: list[TagBox] = []
+    for mark, box in reversed(list(zip(objects, boxes, strict=True))):  # the highest scores first
+        tag_boxes.append(_write_tag(page, pen, mark, (box[0], box[1], box[2], box[3]), tag_boxes))
     return page
 
 
 def draw_classes(pixels: Pixels, classes: Pixels, names: Sequence[str]) -> Image.Image:
-    """The image under its class map (H, W), above the names of the classes by their share."""
+    """Draw a class map (H, W) over its image, above a legend of its classes by area."""
     present, counts = np.unique(classes[classes != IGNORE], return_counts=True)
     palette = np.zeros((256, 3), np.float64)
     for label in present.tolist():
         palette[label] = class_color(label)
-    counted = (classes != IGNORE)[..., None]
-    mixed = np.where(counted, 0.45 * pixels + 0.55 * palette[classes], pixels)
-    image = Image.fromarray(mixed.round().astype(np.uint8))
-    scale = max(1.0, SMALLEST / max(image.size))
+    is_counted = (classes != IGNORE)[..., None]
+    blended = np.where(is_counted, 0.45 * pixels + 0.55 * palette[classes], pixels)
+    image = Image.fromarray(blended.round().astype(np.uint8))
+    scale = max(1.0, MIN_SIDE / max(image.size))
     image = image.resize((round(image.width * scale), round(image.height * scale)))
     shares = counts / max(1, counts.sum())
     rows = [
-        (names[present[place]], shares[place], class_color(int(present[place])))
-        for place in np.argsort(-counts, kind="stable")[:LEGEND].tolist()
+        (names[present[index]], shares[index], class_color(int(present[index])))
+        for index in np.argsort(-counts, kind="stable")[:MAX_LEGEND].tolist()
     ]
-    return _with_legend(image, rows)
+    return _add_legend(image, rows)
 
 
 def save_drawing(page: Image.Image, path: Path) -> None:
-    """Write a PNG or JPEG, by its suffix, whole or not at all."""
+    """Write a PNG or JPEG, by its suffix, atomically."""
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     with atomic_write(path) as temporary:
         page.save(temporary, format="JPEG" if jpeg else "PNG", **({"quality": 92} if jpeg else {}))
 
 
-def _tinted(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
-    """The image with each mask as a tint inside a line of its colour."""
-    mixed = pixels.astype(np.float32)
-    for mark in chosen:
+def _tint_masks(pixels: Pixels, objects: Sequence[DrawnObject]) -> Image.Image:
+    """Return the image with each mask tinted, and its edge drawn, in its color."""
+    blended = pixels.astype(np.float32)
+    for mark in objects:
         if mark.mask is None:
             continue
         inside = mark.mask.astype(bool)
-        mixed[inside] = (1 - TINT) * mixed[inside] + TINT * np.array(mark.color, np.float32)
-        mixed[_outline(inside)] = mark.color
-    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+        blended[inside] = (1 - TINT) * blended[inside] + TINT * np.array(mark.color, np.float32)
+        blended[_mask_edge(inside)] = mark.color
+    return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
 
 
-def _outline(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Pixels of a mask (H, W) with a neighbour that is not of it."""
-    wide = np.pad(mask, 1)
-    core = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
-    return mask & ~core
+def _mask_edge(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return the pixels of a mask (H, W) with a neighbor outside."""
+    padded = np.pad(mask, 1)
+    interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~interior
 
 
 def _write_tag(
-    page: Image.Image, pen: ImageDraw.ImageDraw, mark: Mark, box: TagBox, taken: Sequence[TagBox]
+    page: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    mark: DrawnObject,
+    box: TagBox,
+    tag_boxes: Sequence[TagBox],
 ) -> TagBox:
-    """Write the tag where it covers others least: above the box, below it, or inside it."""
-    letters, tag = TextRenderer(int(np.clip(min(page.size) / 34, 11, 30))), printable(mark.tag)
-    wide, high = letters.width(tag) + 6, letters.size + 5.0
-    left, top, right, bottom = _ordered(*box)
-    places = ((left, top - high), (left, bottom), (left, top), (right - wide, bottom - high))
-    spots = [_fitted(x, y, wide, high, page.size) for x, y in places]
-    place = min(spots, key=lambda spot: sum(_shared(spot, other) for other in taken))
-    pen.rectangle(place, fill=mark.color)
+    """Write the label where it covers others least: above the box, below, or inside."""
+    text, tag = TextRenderer(int(np.clip(min(page.size) / 34, 11, 30))), printable(mark.tag)
+    width, height = text.width(tag) + 6, text.size + 5.0
+    left, top, right, bottom = _sort_corners(*box)
+    corners = ((left, top - height), (left, bottom), (left, top), (right - width, bottom - height))
+    boxes = [_fit_on_page(x, y, width, height, page.size) for x, y in corners]
+    best = min(boxes, key=lambda spot: sum(_overlap_area(spot, other) for other in tag_boxes))
+    pen.rectangle(best, fill=mark.color)
     bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 140
-    at = (place[0] + 3, place[1] + high / 2)
-    letters.draw(pen, at, tag, "black" if bright else "white", anchor="lm")
-    return place
+    anchor_point = (best[0] + 3, best[1] + height / 2)
+    text.draw(pen, anchor_point, tag, "black" if bright else "white", anchor="lm")
+    return best
 
 
-def _fitted(x: float, y: float, wide: float, high: float, page: tuple[int, int]) -> TagBox:
-    """A tag at (x, y), moved as little as it takes to lie on the page."""
-    x, y = max(0.0, min(x, page[0] - wide)), max(0.0, min(y, page[1] - high))
-    return x, y, x + wide, y + high
+def _fit_on_page(x: float, y: float, width: float, height: float, page: tuple[int, int]) -> TagBox:
+    """Return the box of a label at (x, y), moved onto the page."""
+    x, y = max(0.0, min(x, page[0] - width)), max(0.0, min(y, page[1] - height))
+    return x, y, x + width, y + height
 
 
-def _shared(one: TagBox, other: TagBox) -> float:
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, across) * max(0.0, down)
+def _overlap_area(a: TagBox, b: TagBox) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
 
 
-def _ordered(left: float, top: float, right: float, bottom: float) -> TagBox:
+def _sort_corners(left: float, top: float, right: float, bottom: float) -> TagBox:
     return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
-def _with_legend(image: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
-    letters, high, wide = TextRenderer(14), 22, 210
-    columns = max(1, image.width // wide)
+def _add_legend(image: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
+    text, row_height, column_width = TextRenderer(14), 22, 210
+    columns = max(1, image.width // column_width)
     lines = -(-len(rows) // columns)
-    page = Image.new("RGB", (image.width, image.height + lines * high + 10), "white")
+    page = Image.new("RGB", (image.width, image.height + lines * row_height + 10), "white")
     page.paste(image, (0, 0))
     pen = ImageDraw.Draw(page)
     for number, (name, share, color) in enumerate(rows):
-        x = 8 + number % columns * wide
-        y = image.height + 6 + number // columns * high
+        x = 8 + number % columns * column_width
+        y = image.height + 6 + number // columns * row_height
         pen.rectangle((x, y + 3, x + 14, y + 17), fill=color)
         message = f"{share:.0%}" if share >= 0.005 else "<1%"
-        letters.draw(pen, (x + 20, y + 10), f"{printable(name)} {message}", "#1f2933", anchor="lm")
+        text.draw(pen, (x + 20, y + 10), f"{printable(name)} {message}", "#1f2933", anchor="lm")
     return page

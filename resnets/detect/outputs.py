@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 
 from resnets.detect.data.class_maps import MapPixels
 from resnets.detect.data.types import Detections, Located, Pixels
-from resnets.detect.draw import draw, draw_classes, marks
+from resnets.detect.draw import draw, draw_classes, drawn_objects
 
 Json = dict[str, Any]
 SAME_BOX, SAME_SCORE = 0.9, 0.05  # min. IoU and max. score difference of counterparts
@@ -74,7 +74,7 @@ class ObjectsOutput:
 
     def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
         """See `Output`."""
-        return draw(pixels, marks(self.objects, classes, 0.0))
+        return draw(pixels, drawn_objects(self.objects, classes, 0.0))
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
         """See `Output`."""

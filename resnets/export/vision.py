@@ -18,7 +18,7 @@ from resnets.data.dataset.summary import announce
 from resnets.data.sources.builtin import load_photographs
 from resnets.detect.data.transforms import fit_size, resize_image
 from resnets.detect.data.types import DetectionSplit
-from resnets.detect.evaluate.measure import Measured, measure
+from resnets.detect.evaluate.measure import EvaluationResult, measure
 from resnets.detect.evaluate.splits import choose_split
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.detector import Detector
@@ -225,7 +225,8 @@ def _describe_outputs(artifact: ArtifactModel, example: InferenceInput) -> list[
 
 def _compare(expected: Predictor, actual: Predictor, evidence: _Evidence) -> dict[str, Any]:
     """Mean agreement of the outputs; VerificationError if it is too low, or of nothing."""
-    pairs = [(expected.infer(each), actual.infer(each)) for each in evidence.images]
+    outputs = expected.infer(evidence.images), actual.infer(evidence.images)
+    pairs = list(zip(*outputs, strict=True))
     objects = [one.objects for pair in pairs for one in pair]
     if all(each is not None and not len(each["scores"]) for each in objects):
         raise VerificationError(
@@ -250,7 +251,7 @@ def _compare(expected: Predictor, actual: Predictor, evidence: _Evidence) -> dic
 
 
 def _compare_metrics(
-    name: str, before: Measured, after: Measured, max_drop: float
+    name: str, before: EvaluationResult, after: EvaluationResult, max_drop: float
 ) -> dict[str, Any]:
     """Figures of the model and of the artifact `name`; VerificationError if they get worse."""
     old, new = before.metrics.percentages, after.metrics.percentages

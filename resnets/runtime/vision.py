@@ -66,18 +66,21 @@ class ArtifactModel(DetectionModel):
 
     def infer(
         self,
-        image: Tensor,
-        size: tuple[int, int],
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]],
         others: Sequence[DetectionModel] = (),
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
         scores: Tensor | None = None,
-    ) -> Output:
-        """See `DetectionModel`; the image is uint8. ConfigError for what the graph cannot do."""
+    ) -> list[Output]:
+        """See `DetectionModel`; images are uint8. ConfigError for what the graph cannot do."""
         if others or options != InferenceOptions() or scores is not None:
             raise ConfigError(
                 f"{self.origin}: an artifact is evaluated alone, at one size and without"
                 " --refine or --classes-from"
             )
+        return [self._infer_one(image, size) for image, size in zip(images, sizes, strict=True)]
+
+    def _infer_one(self, image: Tensor, size: tuple[int, int]) -> Output:
         view, corner = image, (0.0, 0.0)
         if self.kind == "localizer":
             view, corner = center_crop(image, self.spec)

@@ -151,7 +151,7 @@ class Classifier:
 
 
 class VisionModel:
-    """A detector, localizer or segmenter; processes images one by one."""
+    """A detector, localizer or segmenter."""
 
     explains = False
 
@@ -168,7 +168,7 @@ class VisionModel:
 
     def compute(self, prepared: Sequence[InferenceInput]) -> Sequence[Output]:
         """One output per image."""
-        return [self.predictor.infer(inputs) for inputs in prepared]
+        return self.predictor.infer(prepared)
 
     def describe(self, answer: Output, options: PredictOptions) -> Json:
         """Objects by score, in px of the upright image; or the fraction of each class."""

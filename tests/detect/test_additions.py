@@ -9,10 +9,10 @@ from torch import nn
 
 from resnets.config import ConfigError, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.models.inference import DetectionInference, _vote_boxes, nearest_scales
 from resnets.detect.models.layers import pad
-from resnets.detect.models.paper_inference import DetectionInference, _voted, two_scales
 from resnets.detect.models.predictor import Predictor
-from resnets.detect.models.roi_heads import candidates
+from resnets.detect.models.roi_heads import flatten_candidates
 
 LOW = dataclasses.replace(FPN, score_threshold=0.0, train_sizes=(64,), max_size=200)
 
@@ -65,7 +65,7 @@ def test_refined_regions_are_read_again_at_their_regressed_boxes():
     first = once["boxes"][once["labels"] == 1]
     assert distance(moved, first).max() < 1e-3
     again = moved + 0.1 * width[free, None] * torch.tensor([1.0, 0, 1, 0])
-    (read,) = DetectionInference([model])._read(
+    (read,) = DetectionInference([model])._score_regions(
         DetectionInference([model])._views(images), [moved], [(90, 130)]
     )
     torch.testing.assert_close(read[0][:, 1], again, atol=1e-3, rtol=0)
@@ -79,7 +79,7 @@ def test_votes_move_a_box_to_the_weighted_mean_of_those_that_overlap_it():
         "labels": torch.tensor([1, 1, 2, 1]),
     }
     kept = {name: values[:1] for name, values in pool.items()}
-    voted = _voted(kept, pool)
+    voted = _vote_boxes(kept, pool)
     assert voted["boxes"][0].tolist() == pytest.approx(
         [0.5, 0, 10.5, 10]
     )  # (0.9 * 0 + 0.3 * 2) / 1.2
@@ -121,7 +121,7 @@ def test_context_reads_the_whole_image_beside_each_region():
 
 def test_regions_are_read_at_the_two_scales_that_suit_them():
     boxes = torch.tensor([[0.0, 0, 20, 20], [0, 0, 224, 224], [0, 0, 900, 900], [0, 0, 150, 150]])
-    pairs = two_scales(boxes, (0.5, 1.0, 2.0))
+    pairs = nearest_scales(boxes, (0.5, 1.0, 2.0))
     assert pairs[0].tolist() == [1, 2]  # small regions at large scales
     assert pairs[2].tolist() == [0, 1]
     assert pairs[3].tolist() == [1, 2]  # 150 and 300 px lie nearer to 224 than 75 and 150
@@ -142,7 +142,7 @@ def test_scales_are_merged_by_maxima():
             )
             for view in views[1:]
         ]
-    pairs = two_scales(box, [view.factors[0] for view in views[1:]])
+    pairs = nearest_scales(box, [view.factors[0] for view in views[1:]])
     for row, (one, other) in enumerate(pairs.tolist()):
         torch.testing.assert_close(merged[row], torch.maximum(each[one][row], each[other][row]))
 
@@ -168,9 +168,9 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
     with torch.no_grad():
         proposals = finder._propose(views[0])
         alone = [proposals_of(each, images) for each in (one, other)]
-        read = finder._read(views, proposals, sizes)
+        read = finder._score_regions(views, proposals, sizes)
         singles = [
-            DetectionInference([each])._read(
+            DetectionInference([each])._score_regions(
                 DetectionInference([each])._views(images), proposals, sizes
             )
             for each in (one, other)
@@ -179,7 +179,7 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
         torch.testing.assert_close(joined, torch.cat(parts))
     for both, *parts in zip(read, *singles, strict=True):
         torch.testing.assert_close(both[1], (parts[0][1] + parts[1][1]) / 2)
-    assert len(candidates(*read[0], 0.0)["boxes"]) > 0
+    assert len(flatten_candidates(*read[0], 0.0)["boxes"]) > 0
 
 
 def test_an_ensemble_of_twins_finds_what_one_finds():

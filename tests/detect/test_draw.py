@@ -14,7 +14,7 @@ from PIL import Image
 from resnets.cli.main import main
 from resnets.config import DataSpec, OptimSpec, Recipe
 from resnets.detect.data.masks import decode_mask, encode_masks
-from resnets.detect.draw import class_color, draw, draw_classes, marks, save_drawing
+from resnets.detect.draw import class_color, draw, draw_classes, drawn_objects, save_drawing
 from resnets.detect.evaluate.curves import save_curves
 from resnets.detect.evaluate.error_page import save_misses, worst_misses
 from resnets.detect.evaluate.write import coco_results
@@ -27,7 +27,7 @@ GRAY = np.full((120, 160, 3), 128, np.uint8)
 
 def test_boxes_are_drawn_where_they_are_in_their_class_color():
     found = detections([[40, 30, 120, 90], [0, 0, 20, 20]], [0.8, 0.3], [1, 0])
-    page = draw(GRAY, marks(found, ("cat", "dog"), 0.5))
+    page = draw(GRAY, drawn_objects(found, ("cat", "dog"), 0.5))
     assert page.size == (640, 480)  # enlarged four times
     pixels = np.asarray(page)
     for x, y in ((160, 240), (480, 240), (320, 359)):
@@ -43,7 +43,7 @@ def test_masks_are_tinted_inside_and_outlined():
     found = detections([[55, 45, 105, 85]], [0.9], [0])
     found["masks"] = encode_masks(mask)
     large = np.kron(GRAY, np.ones((6, 6, 1), np.uint8))
-    plain, tinted = (np.asarray(draw(GRAY, some)) for some in ([], marks(found, ["x"], 0)))
+    plain, tinted = (np.asarray(draw(GRAY, some)) for some in ([], drawn_objects(found, ["x"], 0)))
     assert plain.shape == tinted.shape
     assert large.shape == (720, 960, 3)
     assert (plain == 128).all()
@@ -64,7 +64,10 @@ def test_tags_do_not_cover_each_other(monkeypatch):
 
     monkeypatch.setattr(module, "_write_tag", noted)
     boxes = [[300, 200, 420, 300], [305, 205, 425, 305]]
-    draw(np.zeros((480, 640, 3), np.uint8), marks(detections(boxes, [0.9, 0.8], [0, 1]), "ab", 0))
+    draw(
+        np.zeros((480, 640, 3), np.uint8),
+        drawn_objects(detections(boxes, [0.9, 0.8], [0, 1]), "ab", 0),
+    )
     one, other = places
     assert module._shared(one, other) == 0
     assert all(p[0] >= 0 and p[2] <= 640 and p[1] >= 0 and p[3] <= 480 for p in places)

@@ -118,7 +118,7 @@ def test_training_images_are_crops_that_differ_by_epoch(objects: Path) -> None:
 def test_the_center_square_is_tested_in_the_image_own_pixels() -> None:
     model = small_model(CROP, "localize")
     image = torch.randn(3, 64, 100, generator=torch.Generator().manual_seed(0))
-    found = model.infer(image, (128, 200)).located
+    found = model.infer(image[None], [(128, 200)])[0].located
     with torch.no_grad():
         scores, boxes, _ = model([image[:, 8:56, 26:74]])
     expected = (boxes[0] + torch.tensor([26.0, 8, 26, 8])) * 2
@@ -130,7 +130,9 @@ def test_at_several_scales_the_most_confident_box_of_a_class_is_kept() -> None:
     model = small_model(CROP, "localize")
     image = torch.randn(3, 96, 130, generator=torch.Generator().manual_seed(0))
     scales = (48, 64, 96)
-    found = model.infer(image, (96, 130), options=InferenceOptions(scales=scales)).located
+    found = model.infer(image[None], [(96, 130)], options=InferenceOptions(scales=scales))[
+        0
+    ].located
     with torch.no_grad():
         each = [model([rescale(image, side / 96)]) for side in scales]
     for label in range(3):
@@ -139,7 +141,7 @@ def test_at_several_scales_the_most_confident_box_of_a_class_is_kept() -> None:
         np.testing.assert_allclose(found["boxes"][label], expected.numpy(), rtol=1e-4, atol=1e-3)
     mean = torch.stack([view[0][0] for view in each]).mean(0)
     np.testing.assert_allclose(found["scores"], mean.numpy(), rtol=1e-4)
-    one = model.infer(image, (96, 130), options=InferenceOptions(scales=(96,))).located
+    one = model.infer(image[None], [(96, 130)], options=InferenceOptions(scales=(96,)))[0].located
     with torch.no_grad():
         np.testing.assert_allclose(one["boxes"], model([image])[1][0].numpy(), rtol=1e-4, atol=1e-3)
 
@@ -154,7 +156,7 @@ def test_rcnn_reads_the_classes_that_others_say() -> None:
         scores, _, confidence = model([image], scores=given[None])
     assert torch.equal(scores[0], given)
     assert (confidence[0] > 1).nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8]
-    found = model.infer(image, (64, 64), scores=given).located
+    found = model.infer(image[None], [(64, 64)], scores=given[None])[0].located
     np.testing.assert_allclose(found["scores"], given.numpy())
 
 

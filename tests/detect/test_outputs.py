@@ -13,8 +13,8 @@ from resnets.config import Preprocess
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.types import IGNORE, DetectionSplit, Target
-from resnets.detect.evaluate.measure import find_all, measure
-from resnets.detect.models.predictor import Predictor, predict_files
+from resnets.detect.evaluate.measure import detect_all, measure
+from resnets.detect.models.predictor import InferenceInput, Predictor, predict_files
 
 CLASSES = ("disc", "box", "star")
 SIZE = (90, 130)
@@ -77,7 +77,7 @@ def predictor(task, models=1):
 def test_an_output_is_json_an_image_and_counts(split, task):
     chosen = predictor(task)
     (first, *_), unreadable = list(chosen.inputs(split.files, BadSamples())), BadSamples()
-    output = chosen.infer(first)
+    (output,) = chosen.infer([first])
     assert output.size == SIZE
     plain = json.loads(json.dumps(output.to_json(CLASSES), allow_nan=False))
     assert (plain["height"], plain["width"]) == SIZE
@@ -102,15 +102,13 @@ def test_predict_serve_and_evaluate_find_the_same(split, task, models):
     chosen = predictor(task, models)
     paths = [split.files.root / name for name in split.files.paths]
     predicted = [each.output for each in predict_files(chosen, paths, 0.0, BadSamples())]
-    served = [
-        chosen.infer(chosen.prepare(path.read_bytes(), path.name)).above(0.0) for path in paths
-    ]
+    served = chosen.infer([chosen.prepare(path.read_bytes(), path.name) for path in paths])
     for one, other in zip(predicted, served, strict=True):
         assert one.to_json(CLASSES) == other.to_json(CLASSES)
     measured = measure(chosen, split, "weights")
     assert measured.metrics.examples == 3
     if task in ("detect", "instances"):
-        objects, errors = find_all(chosen, split)
+        objects, errors = detect_all(chosen, split)
         assert not errors
         for each, found, alone in zip(predicted, measured.found, objects, strict=True):
             for name in ("boxes", "scores", "labels"):
@@ -128,9 +126,43 @@ def test_predict_serve_and_evaluate_find_the_same(split, task, models):
 @pytest.mark.parametrize("task", ["detect", "segment", "localize"])
 def test_a_threshold_leaves_out_detections_only(split, task):
     chosen = predictor(task)
-    output = chosen.infer(next(chosen.inputs(split.files, BadSamples())))
+    (output,) = chosen.infer([next(chosen.inputs(split.files, BadSamples()))])
     kept = output.above(1.0)
     if task == "detect":
         assert len(output.objects["scores"]) > 0 == len(kept.objects["scores"])
     else:
         assert kept.to_json(CLASSES) == output.to_json(CLASSES)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_images_of_one_size_are_computed_together_and_as_alone(task, monkeypatch):
+    alone = predictor(task)
+    together = dataclasses.replace(alone, batch_pixels=2 * 64 * 96)
+    generator = np.random.default_rng(0)
+    sizes = [(64, 96), (64, 80), (64, 96), (64, 96), (64, 80)]
+    inputs = []
+    for row, size in enumerate(sizes):
+        image = torch.from_numpy(generator.integers(0, 256, (3, *size), np.uint8))
+        inputs.append(InferenceInput(row, (2 * size[0], 2 * size[1]), image))
+    expected = alone.infer(inputs)
+    model, batches = type(alone.models[0]), []
+    infer = model.infer
+
+    def record(self, images, *args):
+        batches.append(len(images))
+        return infer(self, images, *args)
+
+    monkeypatch.setattr(model, "infer", record)
+    found = list(together.outputs(iter(inputs)))
+    assert batches == [2, 1, 2]
+    assert [each for each, _ in found] == inputs
+    for (_, output), other in zip(found, expected, strict=True):
+        assert output.size == other.size
+        assert output.agreement(other) == pytest.approx(1.0, abs=1e-3)
+        if task != "segment":
+            np.testing.assert_allclose(
+                output.objects["scores"], other.objects["scores"], rtol=1e-3, atol=1e-5
+            )
+            np.testing.assert_allclose(
+                output.objects["boxes"], other.objects["boxes"], rtol=1e-3, atol=1e-2
+            )

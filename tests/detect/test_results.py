@@ -21,7 +21,7 @@ from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
 from resnets.detect.metrics.segmentation import PixelMeter
 from resnets.detect.metrics.voc import voc_figures
-from resnets.detect.models.to_stored import _stretched, class_map
+from resnets.detect.models.segmenter import interpolate_rows, most_likely_classes
 
 CLASSES = ("red", "green", "blue")
 
@@ -201,12 +201,12 @@ def test_class_maps_of_large_images_are_made_in_bands(monkeypatch):
     import torch
 
     logits = torch.randn(5, 13, 17)
-    whole = class_map(logits, (97, 61))
-    monkeypatch.setattr("resnets.detect.models.to_stored.WHOLE", 5 * 61 * 7)
-    assert (class_map(logits, (97, 61)) == whole).mean() > 0.999
+    whole = most_likely_classes(logits, (97, 61))
+    monkeypatch.setattr("resnets.detect.models.segmenter.MAX_VALUES", 5 * 61 * 7)
+    assert (most_likely_classes(logits, (97, 61)) == whole).mean() > 0.999
     plane = torch.arange(4.0).reshape(1, 4, 1)
     expected = torch.nn.functional.interpolate(plane[None], (9, 1), mode="bilinear")[0]
-    assert torch.allclose(_stretched(plane, 0, 9, 9), expected)
+    assert torch.allclose(interpolate_rows(plane, 0, 9, 9), expected)
 
 
 def test_batches_of_many_masks_are_not_read_ahead(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from resnets.config import ConfigError, DetectSpec, Recipe
 from resnets.detect.models.build import assemble, build_model
-from resnets.detect.models.weights import find_whole, fit_whole
+from resnets.detect.models.weights import find_model_tensors, load_whole_weights
 from resnets.models import build, catalog
 from resnets.recipes.detection import split_name
 from resnets.weights.errors import WeightsError
@@ -65,7 +65,7 @@ def ours(name, task, classes=5, **spec):
 def whole(state):
     """A state dict as weights of a detector or segmenter."""
     contents = {name: stored(tensor) for name, tensor in state.items()}
-    return find_whole(Weights("reference", contents))
+    return find_model_tensors(Weights("reference", contents))
 
 
 def assert_equal_outputs(model, wanted):
@@ -87,7 +87,7 @@ def assert_equal_outputs(model, wanted):
 def test_torchvisions_detectors_give_its_outputs(kind, task):
     wanted = reference(kind)
     model = ours("resnet18-fpn", task, **FEW)
-    fit_whole(model, whole(wanted.state_dict()))
+    load_whole_weights(model, whole(wanted.state_dict()))
     assert_equal_outputs(model, wanted)
 
 
@@ -96,7 +96,7 @@ def test_torchvisions_named_detector_gives_its_outputs():
     torch.manual_seed(0)
     wanted = lively(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **AS_GIVEN))
     model = ours("resnet50-fpn", "detect", **FEW)
-    fit_whole(model, whole(wanted.state_dict()))
+    load_whole_weights(model, whole(wanted.state_dict()))
     assert_equal_outputs(model, wanted)
 
 
@@ -107,7 +107,7 @@ def test_torchvisions_segmenters_give_its_outputs(name):
     wanted = lively(make(weights=None, weights_backbone=None, num_classes=4, aux_loss=True))
     head = name.partition("_")[0]
     model = ours(f"resnet50-{head}", "segment", 4, aux_loss_weight=0.5)
-    fit_whole(model, whole(wanted.state_dict()))
+    load_whole_weights(model, whole(wanted.state_dict()))
     image = torch.randn(1, 3, 33, 49).double()
     with torch.no_grad():
         torch.testing.assert_close(model(image), wanted(image)["out"])
@@ -124,7 +124,7 @@ def test_names_from_before_torchvision_wrapped_convolutions_are_read():
     }
     assert "roi_heads.mask_head.mask_fcn1.weight" in old
     model = ours("resnet18-fpn", "instances", **FEW)
-    fit_whole(model, whole(old))
+    load_whole_weights(model, whole(old))
     assert_equal_outputs(model, wanted)
 
 
@@ -176,9 +176,9 @@ def test_a_classifiers_weights_start_a_detector(tmp_path):
 def test_what_does_not_fit_is_named():
     wanted = reference(FasterRCNN)
     with pytest.raises(WeightsError, match="reference.*resnet18-c4"):
-        fit_whole(ours("resnet18-c4", "detect"), whole(wanted.state_dict()))
+        load_whole_weights(ours("resnet18-c4", "detect"), whole(wanted.state_dict()))
     with pytest.raises(WeightsError, match="roi_heads.mask"):
-        fit_whole(ours("resnet18-fpn", "instances"), whole(wanted.state_dict()))
+        load_whole_weights(ours("resnet18-fpn", "instances"), whole(wanted.state_dict()))
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ def check(which: str, kind: str, suffix: str, folder: Path) -> Path:
     expected, actual = (open_predictor([str(each)], "cpu", "float32") for each in (weights, out))
     for size in ((300, 200), (120, 333), (40, 40)):
         data = jpeg(*size)
-        one, other = (each.infer(each.prepare(data, "image")) for each in (expected, actual))
+        models = expected, actual
+        one, other = (each.infer([each.prepare(data, "image")])[0] for each in models)
         assert one.size == other.size == size[::-1]
         assert one.agreement(other) >= 0.98
     return out

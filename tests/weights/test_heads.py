@@ -15,7 +15,7 @@ import resnets
 from resnets.config import ConfigError, DataSpec, ModelSpec, OptimSpec, Preprocess, Recipe
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.detect.models.build import build_model
-from resnets.detect.models.weights import find_whole, fit_whole
+from resnets.detect.models.weights import find_model_tensors, load_whole_weights
 from resnets.models import build, catalog
 from resnets.train import run as training
 from resnets.weights.heads import imagenet_classes, read_classes, same_classes
@@ -148,14 +148,14 @@ def test_weights_for_small_images_do_not_train_on_large_ones(
 
 def whole(model: torch.nn.Module, classes: tuple[str, ...]) -> Weights:
     contents = {f"module.{name}": stored(value) for name, value in model.state_dict().items()}
-    return find_whole(Weights("reference", contents, classes=classes))
+    return find_model_tensors(Weights("reference", contents, classes=classes))
 
 
 @pytest.mark.parametrize("task", ["detect", "instances"])
 def test_a_detectors_last_layers_follow_the_names(task: str) -> None:
     theirs = small_model(FPN, task, classes=3)
     model = small_model(FPN, task, classes=3)
-    fit_whole(model, whole(theirs, ("a", "b", "c")), ("c", "a", "b"))
+    load_whole_weights(model, whole(theirs, ("a", "b", "c")), ("c", "a", "b"))
     predictor, expected = model.roi_heads.box_predictor, theirs.roi_heads.box_predictor
     assert torch.equal(predictor.cls_score.weight, expected.cls_score.weight[[0, 3, 1, 2]])
     boxes = expected.bbox_pred.bias.view(4, 4)[[0, 3, 1, 2]].flatten()
@@ -171,7 +171,7 @@ def test_a_detector_of_as_many_other_classes_gets_new_last_layers(
     caplog.set_level(logging.INFO, "resnets")
     theirs, model = small_model(FPN, "detect", classes=3), small_model(FPN, "detect", classes=3)
     drawn = model.roi_heads.box_predictor.cls_score.weight.clone()
-    fit_whole(model, whole(theirs, ()), ("x", "y", "z"))
+    load_whole_weights(model, whole(theirs, ()), ("x", "y", "z"))
     assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, drawn)
     assert "new layers for other classes" in caplog.text
     assert torch.equal(model.net.stem.conv.weight, theirs.net.stem.conv.weight)
@@ -181,7 +181,7 @@ def test_torchvisions_unused_numbers_are_no_classes() -> None:
     """COCO's lists have a background and gaps; a net of the others keeps their rows."""
     theirs, model = small_model(FPN, "detect", classes=4), small_model(FPN, "detect", classes=3)
     names = ("__background__", "a", "N/A", "b", "c")
-    fit_whole(model, whole(theirs, names), ("a", "b", "c"))
+    load_whole_weights(model, whole(theirs, names), ("a", "b", "c"))
     expected = theirs.roi_heads.box_predictor.cls_score.weight[[0, 1, 3, 4]]
     assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, expected)
 

@@ -1,4 +1,4 @@
-"""Precision over recall as one image, of all classes and of each."""
+"""Precision-recall curves in one figure, of the mean over classes and of each class."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from resnets.detect.draw import class_color
 from resnets.detect.metrics.coco import CocoFigures
 from resnets.evaluate.figures.fonts import escape_label, figure_fonts
 
-INK, SOFT, GRAY = "#1f2933", "#616e7c", "#cbd2d9"
+INK, MUTED, GRAY = "#1f2933", "#616e7c", "#cbd2d9"
 RECALL = np.linspace(0, 1, 101)
 OVERLAPS = ((0, "0.50", "#2f6fb0"), (5, "0.75", "#c8553d"), (8, "0.90", "#7b8794"))
-NAMED = 10  # classes up to which each curve has its own color and name
-LETTERS = 12  # of the protocol's 9 pt that an inch holds
+MAX_NAMED = 10  # classes up to which each curve has its own color and name
+LETTERS_PER_INCH = 12  # of the protocol at 9 pt
 
 
 def save_curves(
     figures: CocoFigures, classes: Sequence[str], protocol: str, path: Path, kind: str = "boxes"
 ) -> None:
-    """Write a PNG or SVG, by its suffix: means over classes left, each class at overlap .5 right.
+    """Write a PNG or SVG, by its suffix: means over classes left, each class at IoU .5 right.
 
-    Of more than ten classes the five best and five worst are named.
+    Of more than ten classes, the five best and five worst are named.
     """
     with figure_fonts((*classes, protocol)), atomic_write(path) as temporary:
         figure = _figure(figures, classes, protocol, kind)
@@ -38,15 +38,15 @@ def save_curves(
 
 def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: str) -> Figure:
     figure = Figure(figsize=(13, 5.4), dpi=130, layout="constrained")
-    lines = [escape_label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS))]
+    lines = [escape_label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS_PER_INCH))]
     ap, ap50 = figures.numbers["AP"], figures.numbers["AP50"]
-    head = f"{kind}: mAP@[.5,.95] {_shown(ap)}, mAP@.5 {_shown(ap50)}"
-    figure.suptitle("\n".join((head, *lines)), fontsize=10, color=INK, x=0.01, ha="left")
+    title = f"{kind}: mAP@[.5,.95] {_format_score(ap)}, mAP@.5 {_format_score(ap50)}"
+    figure.suptitle("\n".join((title, *lines)), fontsize=10, color=INK, x=0.01, ha="left")
     left, right = figure.subplots(1, 2, sharey=True)
-    for place, overlap, color in OVERLAPS:
-        curve = _mean(figures.precision[place])
-        message = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
-        left.plot(RECALL, curve, color=color, linewidth=2, label=message)
+    for index, overlap, color in OVERLAPS:
+        curve = _mean(figures.precision[index])
+        label = f"overlap {overlap}: {_format_score(float(np.nanmean(curve)))}"
+        left.plot(RECALL, curve, color=color, linewidth=2, label=label)
     _frame(left, "Mean over classes", "precision")
     left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
     _classes(right, figures, classes)
@@ -55,19 +55,23 @@ def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: s
 
 
 def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
-    known = [(share, row) for row, share in enumerate(figures.class_ap50) if share is not None]
-    known.sort(reverse=True)
-    named = known if len(known) <= NAMED else [*known[: NAMED // 2], *known[-(NAMED // 2) :]]
-    shown = {row for _, row in named}
-    for _, row in known:
-        if row not in shown:
+    scored = [(score, row) for row, score in enumerate(figures.class_ap50) if score is not None]
+    scored.sort(reverse=True)
+    labeled = (
+        scored
+        if len(scored) <= MAX_NAMED
+        else [*scored[: MAX_NAMED // 2], *scored[-(MAX_NAMED // 2) :]]
+    )
+    labeled_rows = {row for _, row in labeled}
+    for _, row in scored:
+        if row not in labeled_rows:
             axes.plot(RECALL, figures.precision[0, :, row], color=GRAY, linewidth=0.8)
-    for share, row in named:
+    for score, row in labeled:
         color = tuple(0.85 * value / 255 for value in class_color(row))
-        name = escape_label(f"{classes[row]}: {_shown(share)}")
+        name = escape_label(f"{classes[row]}: {_format_score(score)}")
         curve = figures.precision[0, :, row]
         axes.plot(RECALL, curve, color=color, linewidth=1.6, label=name)
-    if named:
+    if labeled:
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
@@ -80,15 +84,15 @@ def _frame(axes: Axes, title: str, ylabel: str | None) -> None:
         axes.set_ylabel(ylabel, color=INK)
     axes.grid(color="#e4e7eb", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=SOFT, length=0)
+    axes.tick_params(colors=MUTED, length=0)
 
 
 def _mean(precision: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over classes (101,) of precision (101, K), of those that have objects."""
+    """Return the mean (101,) of precision (101, K) over classes that have objects."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no class has objects
         return np.nan_to_num(np.nanmean(precision, axis=1))
 
 
-def _shown(share: float | None) -> str:
+def _format_score(share: float | None) -> str:
     return "-" if share is None else f"{share:.3f}"

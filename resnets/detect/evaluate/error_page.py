@@ -1,4 +1,4 @@
-"""The worst misses on one page: what was found that is not there, and what was not found."""
+"""The worst misses on one page: wrong detections, and objects that were not detected."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from resnets.evaluate.figures.image_grid import (
     save_image_grid,
 )
 
-OVERLAP, NEAR = 0.5, 0.1  # a box is right from 0.5 on, and has to do with an object from 0.1 on
+OVERLAP, MIN_OVERLAP = (
+    0.5,
+    0.1,
+)  # a box is right from 0.5 on, and has to do with an object from 0.1 on
 TILE = 200  # px of a tile's side
-EACH = 12  # of either kind on the page
-PER_PICTURE = 2
+MAX_MISSES = 12  # of either kind on the page
+MAX_PER_IMAGE = 2
 CONTEXT = 2.2  # how much larger than its boxes the part of the image that is shown is
 
 
@@ -32,8 +35,8 @@ CONTEXT = 2.2  # how much larger than its boxes the part of the image that is sh
 class Miss:
     """One error in image `row`.
 
-    found: box (4,) that is wrong; missed: box (4,) that it should have been, or that nothing found.
-    said: what happened, in two short lines. weight: how bad it is, among those of its kind.
+    found: box (4,) of a wrong detection. missed: box (4,) of the object that it should be, or that
+    was not detected. message: what happened, in two short lines. weight: severity among its kind.
     """
 
     row: int
@@ -43,90 +46,90 @@ class Miss:
     weight: float
 
 
-def worst_misses(split: DetectionSplit, found: Sequence[Detections]) -> list[Miss]:
-    """The surest wrong detections and the largest objects that nothing found, up to 12 of each.
+def worst_misses(split: DetectionSplit, detections_of: Sequence[Detections]) -> list[Miss]:
+    """Return the wrong detections of highest score and the largest missed objects, up to 12 each.
 
-    A detection is evaluated as VOC does it, against objects of its class at an overlap of 0.5; what
-    it is wrong about follows from the object it overlaps most. Crowds and difficult objects count
-    for nothing. At most two of one kind come from one image.
+    Detections are matched as in VOC, with objects of their class at an IoU of 0.5; the kind of
+    error follows from the object with the largest overlap. Crowds and difficult objects are
+    ignored. At most two of one kind are from the same image.
     """
     wrong: list[Miss] = []
     missed: list[Miss] = []
-    for row, (target, each) in enumerate(zip(split.targets, found, strict=True)):
-        these, those = _judge(row, target, each, split.classes)
-        wrong += these
-        missed += those
-    return [*_chosen(wrong), *_chosen(missed)]
+    for row, (target, detections) in enumerate(zip(split.targets, detections_of, strict=True)):
+        new_wrong, new_missed = _find_misses(row, target, detections, split.classes)
+        wrong += new_wrong
+        missed += new_missed
+    return [*_choose_worst(wrong), *_choose_worst(missed)]
 
 
 def save_misses(split: DetectionSplit, misses: Sequence[Miss], protocol: str, path: Path) -> None:
-    """Write the PNG: each miss in its surroundings, what is there green, what was found red."""
+    """Write the PNG: each miss with its surroundings, objects in green, detections in red."""
     title = f"The {len(misses)} worst misses" if misses else "No misses"
     tiles = [_tile(split, miss) for miss in misses]
     save_image_grid(title, protocol, tiles, TILE, path)
 
 
-def _judge(
-    row: int, target: Target, found: Detections, classes: Sequence[str]
+def _find_misses(
+    row: int, target: Target, detections: Detections, classes: Sequence[str]
 ) -> tuple[list[Miss], list[Miss]]:
-    """Wrong detections and missed objects of one image."""
-    boxes, labels = np.asarray(found["boxes"], np.float32), np.asarray(found["labels"])
-    scores = np.asarray(found["scores"])
+    """Return the wrong detections and missed objects of one image."""
+    boxes, labels = np.asarray(detections["boxes"], np.float32), np.asarray(detections["labels"])
+    scores = np.asarray(detections["scores"])
     ignored = target.crowd | target.difficult
-    shared = box_iou(boxes, target.boxes)
-    taken = np.zeros(len(target), np.bool_)
+    overlaps = box_iou(boxes, target.boxes)
+    is_found = np.zeros(len(target), np.bool_)
     wrong = []
-    for place in np.argsort(-scores, kind="stable").tolist():
-        same = np.where(target.labels == labels[place], shared[place], -1.0)
+    for index in np.argsort(-scores, kind="stable").tolist():
+        same = np.where(target.labels == labels[index], overlaps[index], -1.0)
         best = int(same.argmax()) if len(target) else -1
-        if best >= 0 and same[best] >= OVERLAP and (ignored[best] or not taken[best]):
-            taken[best] = True
+        if best >= 0 and same[best] >= OVERLAP and (ignored[best] or not is_found[best]):
+            is_found[best] = True
             continue
-        message, near = _explain(shared[place], same, target, classes)
+        message, near = _explain(overlaps[index], same, target, classes)
         if near is not None and ignored[near]:
             continue
-        there = None if near is None else target.boxes[near]
-        head = f"{classes[int(labels[place])]} {scores[place]:.0%}"
-        wrong.append(Miss(row, boxes[place], there, (head, message), float(scores[place])))
+        true_box = None if near is None else target.boxes[near]
+        title = f"{classes[int(labels[index])]} {scores[index]:.0%}"
+        wrong.append(Miss(row, boxes[index], true_box, (title, message), float(scores[index])))
     missed = []
-    for place in np.flatnonzero(~taken & ~ignored).tolist():
-        share = float(target.areas[place]) / (target.width * target.height)
-        lines = (f"missed {classes[int(target.labels[place])]}", f"{share:.1%} of the image")
-        missed.append(Miss(row, None, target.boxes[place], lines, share))
+    for index in np.flatnonzero(~is_found & ~ignored).tolist():
+        share = float(target.areas[index]) / (target.width * target.height)
+        lines = (f"missed {classes[int(target.labels[index])]}", f"{share:.1%} of the image")
+        missed.append(Miss(row, None, target.boxes[index], lines, share))
     return wrong, missed
 
 
 def _explain(
-    shared: Floats, same: Floats, target: Target, classes: Sequence[str]
+    overlaps: Floats, class_overlaps: Floats, target: Target, classes: Sequence[str]
 ) -> tuple[str, int | None]:
-    """Why a detection is wrong, and the object that it has to do with."""
-    if not len(target) or shared.max() < NEAR:
+    """Return why a detection is wrong, and the object that it overlaps."""
+    if not len(target) or overlaps.max() < MIN_OVERLAP:
         return "nothing of the kind there", None
-    if same.max() >= OVERLAP:
-        return "found twice", int(same.argmax())
-    if same.max() >= NEAR:
-        return f"box off, overlap {same.max():.2f}", int(same.argmax())
-    near = int(shared.argmax())
+    if class_overlaps.max() >= OVERLAP:
+        return "found twice", int(class_overlaps.argmax())
+    if class_overlaps.max() >= MIN_OVERLAP:
+        return f"box off, overlap {class_overlaps.max():.2f}", int(class_overlaps.argmax())
+    near = int(overlaps.argmax())
     return f"is {classes[int(target.labels[near])]}", near
 
 
-def _chosen(misses: Sequence[Miss]) -> list[Miss]:
-    """The worst first, few of each image."""
-    kept: list[Miss] = []
-    of: Counter[int] = Counter()
+def _choose_worst(misses: Sequence[Miss]) -> list[Miss]:
+    """Return the worst, few of each image."""
+    chosen: list[Miss] = []
+    count_of_image: Counter[int] = Counter()
     for miss in sorted(misses, key=lambda miss: -miss.weight):
-        if of[miss.row] < PER_PICTURE and len(kept) < EACH:
-            of[miss.row] += 1
-            kept.append(miss)
-    return kept
+        if count_of_image[miss.row] < MAX_PER_IMAGE and len(chosen) < MAX_MISSES:
+            count_of_image[miss.row] += 1
+            chosen.append(miss)
+    return chosen
 
 
 def _tile(split: DetectionSplit, miss: Miss) -> Tile:
-    """The miss in its surroundings, what it is, and its file."""
-    happened, why = miss.message
+    """Return a tile with the miss in its surroundings, a description and its file."""
+    what, why = miss.message
     color = GREEN if miss.found is None else RED
     lines = (
-        Caption(happened, color, strong=True),
+        Caption(what, color, strong=True),
         Caption(why),
         file_caption(split.files.name(miss.row)),
     )
@@ -134,7 +137,7 @@ def _tile(split: DetectionSplit, miss: Miss) -> Tile:
 
 
 def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
-    """The part of the image around the miss, square, with its boxes."""
+    """Crop a square of the image around the miss, with its boxes."""
     boxes = np.stack([box for box in (miss.found, miss.missed) if box is not None])
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     height, width = pixels.shape[:2]
@@ -146,7 +149,7 @@ def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
     top = min(max(top, 0.0), height - side) if height >= side else (height - side) / 2
     scale = TILE / side
     tile = Image.new("RGB", (TILE, TILE), "#eef1f4")
-    inside = Image.fromarray(pixels).crop(
+    crop = Image.fromarray(pixels).crop(
         (
             max(0, round(left)),
             max(0, round(top)),
@@ -154,11 +157,11 @@ def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
             min(height, round(top + side)),
         )
     )
-    inside = inside.resize(
-        (max(1, round(inside.width * scale)), max(1, round(inside.height * scale))),
+    crop = crop.resize(
+        (max(1, round(crop.width * scale)), max(1, round(crop.height * scale))),
         Image.Resampling.BICUBIC,
     )
-    tile.paste(inside, (round(max(0.0, -left) * scale), round(max(0.0, -top) * scale)))
+    tile.paste(crop, (round(max(0.0, -left) * scale), round(max(0.0, -top) * scale)))
     pen = ImageDraw.Draw(tile)
     for box, color in ((miss.missed, "#3ddc5b"), (miss.found, "#ff4b33")):
         if box is not None:

@@ -1,4 +1,4 @@
-"""Running a model over a split: what it finds in each image, and its metrics."""
+"""Run a model over a split: detections in each image, and metrics."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Watch = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """Metrics, what they came from, and what was left out.
+class EvaluationResult:
+    """Metrics, the detections they come from, and images left out.
 
-    split: the images that could be read. found: the objects found in each; empty for segmenters and
+    split: the readable images. found: the objects detected in each; empty for segmenters and
     localizers. errors: what is wrong with each of the other images.
     """
 
@@ -31,24 +31,21 @@ class Measured:
     errors: list[str]
 
 
-def find_all(
+def detect_all(
     predictor: Predictor, split: DetectionSplit, watch: Watch = lambda inputs, _: inputs
 ) -> tuple[list[Detections], list[str]]:
-    """The objects in every image of `split`, and what is wrong with those that cannot be read.
-
-    Nothing is found in those.
-    """
+    """Return the objects in every image of `split`, and errors of unreadable ones (no objects)."""
     for model in predictor.models:
         model.eval()
     unreadable = BadSamples(split.description, len(split))
-    none = np.zeros(0, np.float32)
-    nothing = Detections(boxes=none.reshape(0, 4), scores=none, labels=np.zeros(0, np.int64))
-    found = [nothing] * len(split)
-    for inputs in watch(predictor.inputs(split.files, unreadable), len(split)):
-        objects = predictor.infer(inputs).objects
-        assert objects is not None
-        found[inputs.row] = objects
-    return found, unreadable.messages
+    empty = np.zeros(0, np.float32)
+    nothing = Detections(boxes=empty.reshape(0, 4), scores=empty, labels=np.zeros(0, np.int64))
+    detections = [nothing] * len(split)
+    inputs = watch(predictor.inputs(split.files, unreadable), len(split))
+    for each, output in predictor.outputs(inputs):
+        assert output.objects is not None
+        detections[each.row] = output.objects
+    return detections, unreadable.messages
 
 
 def measure(
@@ -57,11 +54,11 @@ def measure(
     weights: str,
     watch: Watch = lambda inputs, _: inputs,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
-) -> Measured:
-    """Metrics of `predictor` on `split`; `watch(inputs, total)` may show progress.
+) -> EvaluationResult:
+    """Return metrics of `predictor` on `split`; `watch(inputs, total)` may show progress.
 
     Each process runs on its share of the images, and computes the metrics of all. Images that
-    cannot be read are left out, and the protocol counts them. DataError where none is left.
+    cannot be read are left out, and the protocol counts them. DataError if none is left.
     """
     modes = {module: module.training for model in predictor.models for module in model.modules()}
     for model in predictor.models:
@@ -75,26 +72,31 @@ def measure(
 
 def _measure(
     predictor: Predictor, split: DetectionSplit, weights: str, watch: Watch, group: ProcessGroup
-) -> Measured:
+) -> EvaluationResult:
     rows = group.shard(list(range(len(split))))
-    part = split if group.world_size == 1 else split.take(np.array(rows, np.int64))
+    share = split if group.world_size == 1 else split.take(np.array(rows, np.int64))
     unreadable = BadSamples(split.description, len(split))
     meter = predictor.meter(split)
-    read: list[int] = []
-    for inputs in watch(predictor.inputs(part.files, unreadable), len(part)):
-        read.append(rows[inputs.row])
-        meter.add(read[-1], predictor.infer(inputs))
+    rows_read: list[int] = []
+    inputs = watch(predictor.inputs(share.files, unreadable), len(share))
+    for each, output in predictor.outputs(inputs):
+        rows_read.append(rows[each.row])
+        meter.add(rows_read[-1], output)
     meter.gather(group)
-    read, errors = sorted(group.all_gather(read)), group.all_gather(unreadable.messages)
-    if not read:
+    rows_read, errors = sorted(group.all_gather(rows_read)), group.all_gather(unreadable.messages)
+    if not rows_read:
         raise DataError(f"{split.description}: no image that can be read")
     if errors:
-        split = split.take(np.array(read))
-    metrics = meter.metrics(split, read, _protocol(predictor, split, weights, len(errors)))
-    return Measured(metrics, split, [meter.found[row] for row in read if meter.found], errors)
+        split = split.take(np.array(rows_read))
+    metrics = meter.metrics(split, rows_read, _protocol(predictor, split, weights, len(errors)))
+    return EvaluationResult(
+        metrics, split, [meter.found[row] for row in rows_read if meter.found], errors
+    )
 
 
-def _protocol(predictor: Predictor, split: DetectionSplit, weights: str, left_out: int) -> str:
+def _protocol(
+    predictor: Predictor, split: DetectionSplit, weights: str, num_unreadable: int
+) -> str:
     options = predictor.options
     parts = [f"shorter side {predictor.shorter} px, longer at most {predictor.longer}"]
     scales, first = ", ".join(map(str, options.scales)), predictor.models[0]
@@ -106,5 +108,5 @@ def _protocol(predictor: Predictor, split: DetectionSplit, weights: str, left_ou
         parts = [f"center crop of {first.spec.train_crop} px", *parts]
     parts += ["boxes refined"] if options.refine else []
     parts += [predictor.precision, weights, split.description]
-    parts += [f"{left_out} unreadable left out"] if left_out else []
+    parts += [f"{num_unreadable} unreadable left out"] if num_unreadable else []
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The annotated images to measure a detector on, its classes in the order of the model's."""
+"""The annotated images to evaluate a detector on, with classes in the order of the model's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnets.detect.evaluate.unlabeled import Unlabeled, open_unlabeled
 from resnets.detect.loading.sources import DetectionSplits, open_detection, open_set
 from resnets.detect.metrics.localization import single_class
 
-SHOWN = 5  # class names in a message
+MAX_SHOWN = 5  # class names in a message
 log = logging.getLogger("resnets")
 SplitName = Literal["test", "val", "train"]
 
@@ -30,26 +30,28 @@ def choose_split(
     name: SplitName,
     known: Fingerprint | None = None,
 ) -> DetectionSplit:
-    """The split called `name` of `source`, or of the data that a model of `recipe` was trained on.
+    """Return the split called `name` of `source`, or of the data that a model was trained on.
 
-    Image sets, shares and seeds are the recipe's for its own data; "test" of another source is its
-    test set, or all of it where it has no sets. Bad annotations are left out only where the recipe
-    says so. known: what the run remembers of its images; none that it trained on is in a held-out
-    split. DataError where there is no such split, or where it has classes that are not `classes`.
+    Image sets, fractions and seeds are the recipe's for its own data. "test" of another source is
+    its test set, or all of it if it has no sets. Bad annotations are left out only if the recipe
+    says so. known: the run's record of its images; none that it trained on is in a held-out split.
+    DataError if there is no such split, or it has classes that are not in `classes`.
     """
-    data, detect, foreign = _specs(recipe, source, name)
-    whole = foreign and name == "test"
-    splits = open_detection(data, detect, recipe.detection_task, known, other=foreign, whole=whole)
+    data, detect, is_other_data = _data_specs(recipe, source, name)
+    is_whole = is_other_data and name == "test"
+    splits = open_detection(
+        data, detect, recipe.detection_task, known, other=is_other_data, whole=is_whole
+    )
     if splits.changes:
         log.warning("%s: changed since the run was trained: %s", splits.name, splits.changes)
-    other = whole and not splits.recognized
-    split = _named(splits, name) or (splits.train if other else None)
+    unrecognized = is_whole and not splits.recognized
+    split = _get_split(splits, name) or (splits.train if unrecognized else None)
     if split is None:
         raise DataError(f"{splits.name}: has no {name} split; choose another --split")
     if recipe.task == "localize":
         split = single_class(split)
     split = reorder(split, classes)
-    return split if known is not None or name == "train" else _uncompared(split)
+    return split if known is not None or name == "train" else _mark_not_compared(split)
 
 
 def choose_set(
@@ -59,22 +61,22 @@ def choose_set(
     title: str,
     known: Fingerprint | None = None,
 ) -> DetectionSplit | Unlabeled:
-    """The image set `title` of `source`, or of a model's own data, with ground truth or without.
+    """Return the image set `title` of `source`, or of a model's own data, annotated or not.
 
-    DataError where there is none of that name, or its classes are none of `classes`.
+    DataError if there is none of that name, or none of its classes is in `classes`.
     """
-    data, detect, _ = _specs(recipe, source, "test")
+    data, detect, _ = _data_specs(recipe, source, "test")
     split = open_set(data, detect, recipe.detection_task, title, known)
     if split is not None:
         split = reorder(single_class(split) if recipe.task == "localize" else split, classes)
-        return split if known is not None else _uncompared(split)
+        return split if known is not None else _mark_not_compared(split)
     if recipe.task not in ("detect", "instances"):
         raise DataError(f"{data.source}: no image set {title} with ground truth")
     return open_unlabeled(data.source, title, classes)
 
 
-def _uncompared(split: DetectionSplit) -> DetectionSplit:
-    """The split with the note, which is logged too, that the run keeps no record of its images."""
+def _mark_not_compared(split: DetectionSplit) -> DetectionSplit:
+    """Note in the description, and log, that images were not compared with the training images."""
     description = f"{split.description}, not compared with training images"
     log.warning(
         "%s: there is no record of those, so some of these images may have been trained on",
@@ -83,12 +85,12 @@ def _uncompared(split: DetectionSplit) -> DetectionSplit:
     return dataclasses.replace(split, description=description)
 
 
-def _specs(
+def _data_specs(
     recipe: Recipe, source: str | None, name: SplitName
 ) -> tuple[DataSpec, DetectSpec, bool]:
-    """How to open the data to measure on, and whether it is other data than the model's own."""
+    """Return how to open the data, and whether it differs from the model's own data."""
     data, detect = recipe.data, recipe.detect
-    if source is None or _resolved(source) == _resolved(data.source):
+    if source is None or _resolve(source) == _resolve(data.source):
         return data, detect, False
     data = dataclasses.replace(data, source=source, quarantine=None)
     if name != "test":  # else all of it is, unless it is the run's own set
@@ -97,55 +99,55 @@ def _specs(
 
 
 def reorder(split: DetectionSplit, classes: Sequence[str]) -> DetectionSplit:
-    """The split with labels that are indices into `classes`, matched by name.
+    """Return the split with labels that are indices into `classes`, matched by name.
 
-    It may have some of them only: its description then says "3 of 80 classes". DataError where it
-    has objects of others, or class maps with others.
+    It may have only some of them: its description then says "3 of 80 classes". DataError if it has
+    objects, or class maps, of others.
     """
     if split.classes == tuple(classes):
         return split
-    where = {name: number for number, name in enumerate(classes)}
-    outputs = [where.get(name, -1) for name in split.classes]
-    _refuse_others(split, outputs, classes)
-    lookup = np.array(outputs, np.int64)
-    labels = [IGNORE if output < 0 else output for output in outputs]
+    index_of = {name: number for number, name in enumerate(classes)}
+    output_of = [index_of.get(name, -1) for name in split.classes]
+    _check_classes(split, output_of, classes)
+    lookup = np.array(output_of, np.int64)
+    labels = [IGNORE if output < 0 else output for output in output_of]
 
-    def moved(target: Target) -> Target:
+    def relabel(target: Target) -> Target:
         semantic = target.semantic
         semantic = None if semantic is None else semantic.relabel(labels)
         return dataclasses.replace(target, labels=lookup[target.labels], semantic=semantic)
 
-    number_of = dict(zip(outputs, split.category_ids, strict=True))
-    shared = sum(output >= 0 for output in outputs)
-    note = f", {shared} of {len(classes)} classes" if shared < len(classes) else ""
+    id_of = dict(zip(output_of, split.category_ids, strict=True))
+    num_shared = sum(output >= 0 for output in output_of)
+    note = f", {num_shared} of {len(classes)} classes" if num_shared < len(classes) else ""
     return dataclasses.replace(
         split,
-        targets=[moved(target) for target in split.targets],
+        targets=[relabel(target) for target in split.targets],
         classes=tuple(classes),
-        category_ids=tuple(number_of.get(number) for number in range(len(classes))),
+        category_ids=tuple(id_of.get(number) for number in range(len(classes))),
         description=split.description + note,
     )
 
 
-def _refuse_others(split: DetectionSplit, outputs: Sequence[int], classes: Sequence[str]) -> None:
-    """DataError where the split has, or may have, what no output is of."""
-    others = {label for label, output in enumerate(outputs) if output < 0}
-    maps = any(target.semantic is not None for target in split.targets)
-    used = others if maps else {n for t in split.targets for n in t.labels.tolist()} & others
-    if used or not any(output >= 0 for output in outputs):
-        names = [split.classes[label] for label in sorted(used or others)]
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+def _check_classes(split: DetectionSplit, output_of: Sequence[int], classes: Sequence[str]) -> None:
+    """Raise DataError if the split has, or may have, classes without an output."""
+    unknown = {label for label, output in enumerate(output_of) if output < 0}
+    has_maps = any(target.semantic is not None for target in split.targets)
+    found = unknown if has_maps else {n for t in split.targets for n in t.labels.tolist()} & unknown
+    if found or not any(output >= 0 for output in output_of):
+        names = [split.classes[label] for label in sorted(found or unknown)]
+        more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
         raise DataError(
-            f"{split.description}: the model does not know {', '.join(names[:SHOWN])}{more};"
-            f" its {len(classes)} classes are {', '.join(classes[:SHOWN])} ..."
+            f"{split.description}: the model does not know {', '.join(names[:MAX_SHOWN])}{more};"
+            f" its {len(classes)} classes are {', '.join(classes[:MAX_SHOWN])} ..."
         )
 
 
-def _named(splits: DetectionSplits, name: SplitName) -> DetectionSplit | None:
+def _get_split(splits: DetectionSplits, name: SplitName) -> DetectionSplit | None:
     if name == "test":
         return splits.test()
     return splits.val if name == "val" else splits.train
 
 
-def _resolved(source: str) -> Path:
+def _resolve(source: str) -> Path:
     return Path(source).expanduser().resolve()

@@ -1,7 +1,7 @@
-"""Images without ground truth, and results for them in the form that test servers take.
+"""Images without annotations, and result files for test servers.
 
-COCO's server takes one JSON of the ids that `image_info_<set>.json` states; VOC's a text file for
-each class, `comp4_det_<set>_<class>.txt`.
+COCO's server takes one JSON with the ids of `image_info_<set>.json`; VOC's a text file for each
+class, `comp4_det_<set>_<class>.txt`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIST_FOLDER = "ImageSets/Main"
 
 @dataclass(frozen=True, eq=False)
 class Unlabeled:
-    """A set without ground truth: its targets hold no objects. voc: its server is VOC's."""
+    """A set without annotations: its targets have no objects. voc: whether its server is VOC's."""
 
     split: DetectionSplit
     title: str
@@ -42,28 +42,28 @@ class Unlabeled:
 
     @property
     def summary(self) -> DataSummary:
-        """What was understood of it."""
+        """Summary of the set."""
         return summarize_images(self.title, len(self.split), LeftOut())
 
 
 def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:
-    """The images of the set `title`: of an image_info_<title>.json, a list of VOC's, or a folder.
+    """Open the images of the set `title`: image_info_<title>.json, a list of VOC's, or a folder.
 
-    Categories are matched to `classes` by name. DataError where there is no such set, or images of
-    it are missing.
+    Categories are matched to `classes` by name. DataError if there is no such set, or images of it
+    are missing.
     """
     store = open_store(where)
     for path in store.find_files("", ".json"):
         stem = PurePosixPath(path).stem
         if title in (stem, stem.removeprefix("image_info_"), stem.removeprefix("instances_")):
-            return _of_json(store, path, title, classes)
+            return _open_json(store, path, title, classes)
     lists = find_lists(store, LIST_FOLDER)
     if title in lists:
-        entries = [ImageReference((_image_of(stem),), "", "JPEGImages") for stem in lists[title]]
+        entries = [ImageReference((_image_path(stem),), "", "JPEGImages") for stem in lists[title]]
         ids = [PurePosixPath(stem).name for stem in lists[title]]
-        return Unlabeled(_split(store, entries, ids, title, classes, None), title, True)
-    every = filter(is_in_image_folder, ImageIndex.of(store).paths)
-    images = [path for path in every if title in PurePosixPath(path).parts[:-1]]
+        return Unlabeled(_match_images(store, entries, ids, title, classes, None), title, True)
+    image_paths = filter(is_in_image_folder, ImageIndex.of(store).paths)
+    images = [path for path in image_paths if title in PurePosixPath(path).parts[:-1]]
     if not images:
         raise DataError(
             f"{where}: no image set {title}: neither annotations, image_info_{title}.json, a list"
@@ -72,11 +72,11 @@ def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:
     ids = [posixpath.splitext(PurePosixPath(path).name)[0] for path in images]
     if len(set(ids)) < len(ids):
         ids = [posixpath.splitext(path)[0] for path in images]
-    return Unlabeled(_known(store, images, ids, title, classes, None), title, False)
+    return Unlabeled(_make_split(store, images, ids, title, classes, None), title, False)
 
 
 def save_results(unlabeled: Unlabeled, found: Sequence[Detections], out: Path) -> list[Path]:
-    """Write what was found in the form of the set's server into `out`; returns the files."""
+    """Write detections in the format of the set's server into `out`; returns the files."""
     out.mkdir(parents=True, exist_ok=True)
     split = unlabeled.split
     ids = [target.image_id for target in split.targets]
@@ -84,31 +84,31 @@ def save_results(unlabeled: Unlabeled, found: Sequence[Detections], out: Path) -
         path = out / "detections.json"
         dump_json(coco_results(ids, found, split.category_ids), path, indent=None)
         return [path]
-    written = []
+    paths = []
     for label, name in enumerate(split.classes):
-        path = out / f"comp4_det_{unlabeled.title.rpartition(':')[2]}_{_safe(name)}.txt"
+        path = out / f"comp4_det_{unlabeled.title.rpartition(':')[2]}_{_safe_name(name)}.txt"
         lines = [
             line
             for image_id, each in zip(ids, found, strict=True)
-            for line in _lines(image_id, each, label)
+            for line in _voc_lines(image_id, each, label)
         ]
         with atomic_write(path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
-def _lines(image_id: int | str, found: Detections, label: int) -> list[str]:
-    """VOC's: image, score and corners; pixels count from 1 and the last one belongs to the box."""
+def _voc_lines(image_id: int | str, found: Detections, label: int) -> list[str]:
+    """Return VOC's lines: image, score and corners, counted from 1 with the last pixel included."""
     lines = []
-    for place in np.flatnonzero(np.asarray(found["labels"]) == label).tolist():
-        left, top, right, bottom = np.asarray(found["boxes"], np.float64)[place].tolist()
+    for index in np.flatnonzero(np.asarray(found["labels"]) == label).tolist():
+        left, top, right, bottom = np.asarray(found["boxes"], np.float64)[index].tolist()
         box = f"{left + 1:.2f} {top + 1:.2f} {right:.2f} {bottom:.2f}"
-        lines.append(f"{image_id} {float(found['scores'][place]):.6f} {box}\n")
+        lines.append(f"{image_id} {float(found['scores'][index]):.6f} {box}\n")
     return lines
 
 
-def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unlabeled:
+def _open_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unlabeled:
     where = store.display_path(path)
     document = parse_json(store.read(path), where)
     parts = [
@@ -130,11 +130,13 @@ def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unl
     numbers: dict[str, Any] = {
         read_name(e.get("name")): to_result_id(e.get("id")) for e in categories
     }
-    split = _split(store, entries, [to_result_id(each) for each in ids], title, classes, numbers)
+    split = _match_images(
+        store, entries, [to_result_id(each) for each in ids], title, classes, numbers
+    )
     return Unlabeled(split, title, False)
 
 
-def _split(
+def _match_images(
     store: Store,
     entries: Sequence[ImageReference],
     ids: Sequence[int | str],
@@ -150,10 +152,10 @@ def _split(
             " a result file needs all"
         )
     paths = [match.path for match in matches if match.path is not None]
-    return _known(store, paths, ids, title, classes, numbers)
+    return _make_split(store, paths, ids, title, classes, numbers)
 
 
-def _known(
+def _make_split(
     store: Store,
     paths: Sequence[str],
     ids: Sequence[int | str],
@@ -165,21 +167,21 @@ def _known(
         category_ids: tuple[Any, ...] = tuple(range(1, len(classes) + 1))
     else:
         category_ids = tuple(numbers.get(name) for name in classes)
-    shared = sum(number is not None for number in category_ids)
-    if not shared:
-        listed = ", ".join(list(numbers or {})[:5])
-        raise ConfigError(f"{store.where}: {title}: the model knows none of its classes ({listed})")
-    note = "" if shared == len(classes) else f", {shared} of {len(classes)} classes"
+    num_shared = sum(number is not None for number in category_ids)
+    if not num_shared:
+        names = ", ".join(list(numbers or {})[:5])
+        raise ConfigError(f"{store.where}: {title}: the model knows none of its classes ({names})")
+    note = "" if num_shared == len(classes) else f", {num_shared} of {len(classes)} classes"
     return DetectionSplit(
         files=store.take(list(paths)),
-        targets=[_bare(image_id) for image_id in ids],
+        targets=[_empty_target(image_id) for image_id in ids],
         classes=tuple(classes),
         description=f"{store.name} {title}, {len(paths):,} images without ground truth{note}",
         category_ids=category_ids,
     )
 
 
-def _bare(image_id: int | str) -> Target:
+def _empty_target(image_id: int | str) -> Target:
     none = np.zeros(0, np.float32)
     return Target(
         boxes=none.reshape(0, 4),
@@ -195,9 +197,9 @@ def _bare(image_id: int | str) -> Target:
     )
 
 
-def _image_of(stem: str) -> str:
+def _image_path(stem: str) -> str:
     return stem.replace("Annotations/", "JPEGImages/")
 
 
-def _safe(name: str) -> str:
+def _safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)

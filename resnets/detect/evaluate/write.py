@@ -1,4 +1,4 @@
-"""The files that an evaluation and a prediction leave behind."""
+"""The files that an evaluation or a prediction writes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def save_evaluation(
     """Write the metrics into `out` and return the files, evaluation.json first.
 
     With detections also detections.json (COCO's result format), precision.png, mask_precision.png
-    where there are masks, and misses.png, the worst ones.
+    if there are masks, and misses.png.
     """
     out.mkdir(parents=True, exist_ok=True)
-    written = [out / "evaluation.json"]
-    dump_json(metrics.to_json(), written[0])
+    paths = [out / "evaluation.json"]
+    dump_json(metrics.to_json(), paths[0])
     for kind, figures in (("", metrics.boxes), ("mask_", metrics.masks)):
         if figures is not None:
-            written.append(out / f"{kind}precision.png")
+            paths.append(out / f"{kind}precision.png")
             title = "masks" if kind else "boxes"
-            save_curves(figures, metrics.classes, metrics.protocol, written[-1], title)
+            save_curves(figures, metrics.classes, metrics.protocol, paths[-1], title)
     if metrics.boxes is not None:
-        written.append(out / "misses.png")
-        save_misses(split, worst_misses(split, found), metrics.protocol, written[-1])
-        written.append(out / "detections.json")
+        paths.append(out / "misses.png")
+        save_misses(split, worst_misses(split, found), metrics.protocol, paths[-1])
+        paths.append(out / "detections.json")
         ids = [target.image_id for target in split.targets]
-        dump_json(coco_results(ids, found, split.category_ids), written[-1], indent=None)
-    return written
+        dump_json(coco_results(ids, found, split.category_ids), paths[-1], indent=None)
+    return paths
 
 
 def coco_document(
@@ -46,7 +46,7 @@ def coco_document(
     found: Sequence[Detections],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """COCO JSON of what was found in images of `sizes` (H, W); annotations carry a score.
+    """Return detections in images of `sizes` (H, W) as COCO JSON; annotations have a score.
 
     Images and categories are numbered from 1.
     """
@@ -70,27 +70,30 @@ def coco_results(
     found: Sequence[Detections],
     category_ids: Sequence[int | str | None],
 ) -> list[dict[str, Any]]:
-    """One entry an object: image_id, category_id, bbox (left, top, width, height), score.
+    """Return one entry per object: image_id, category_id, bbox (x, y, width, height), score.
 
-    Objects of classes that the data does not have (None) are left out. Those with masks have a
-    segmentation too, as compressed run lengths.
+    Objects of classes that the data does not have (None) are left out. Those with masks also have a
+    segmentation as compressed run lengths.
     """
     entries = []
-    for image_id, each in zip(image_ids, found, strict=True):
-        boxes, labels = np.asarray(each["boxes"], np.float64), np.asarray(each["labels"])
-        for place, score in enumerate(np.asarray(each["scores"], np.float64).tolist()):
-            category = category_ids[int(labels[place])]
+    for image_id, detections in zip(image_ids, found, strict=True):
+        boxes, labels = (
+            np.asarray(detections["boxes"], np.float64),
+            np.asarray(detections["labels"]),
+        )
+        for index, score in enumerate(np.asarray(detections["scores"], np.float64).tolist()):
+            category = category_ids[int(labels[index])]
             if category is None:
                 continue
-            left, top, right, bottom = (round(value, 2) for value in boxes[place].tolist())
+            left, top, right, bottom = (round(value, 2) for value in boxes[index].tolist())
             entry: dict[str, Any] = {
                 "image_id": image_id,
                 "category_id": category,
                 "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
                 "score": round(score, 5),
             }
-            if "masks" in each:
-                run = each["masks"][place]
+            if "masks" in detections:
+                run = detections["masks"][index]
                 counts = run["counts"]
                 text = counts.decode("ascii") if isinstance(counts, bytes) else counts
                 entry["segmentation"] = {"size": [int(v) for v in run["size"]], "counts": text}

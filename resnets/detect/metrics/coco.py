@@ -1,6 +1,6 @@
 """COCO's mean average precision and recall, by faster-coco-eval.
 
-Its figures are those of pycocotools, which the tests compare them with.
+The figures equal those of pycocotools; the tests compare them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Kind = Literal["bbox", "segm"]
 
 @dataclass(frozen=True, eq=False)
 class CocoFigures:
-    """COCO's figures, shares in 0..1; None where no object is of that size or class.
+    """COCO's metrics in 0..1; None if there is no object of that size or class.
 
     numbers: the twelve by name. class_ap, class_ap50: average precision of each class.
     precision: (10, 101, K) at IoU .5, .55, ... .95 and recall 0, .01, ... 1; NaN = no objects.
@@ -40,22 +40,24 @@ class CocoFigures:
 
 def coco_figures(
     split: DetectionSplit,
-    found: Sequence[Detections],
+    detections: Sequence[Detections],
     kind: Kind = "bbox",
 ) -> CocoFigures:
-    """Figures of `found`, one entry for each image of `split`, by boxes or by masks.
+    """Return metrics of `detections`, one entry per image of `split`, by boxes or by masks.
 
-    Crowds count as COCO does it; VOC's difficult objects are treated as crowds.
+    Crowds count as in COCO; VOC's difficult objects are treated as crowds.
     """
-    assert len(found) == len(split)
+    assert len(detections) == len(split)
     coco, evaluator = _interface()
-    message = io.StringIO()
-    with contextlib.redirect_stdout(message):  # it prints
-        truth = coco()
-        truth.dataset = _truth(split, kind)
-        truth.createIndex()
-        results = [entry for row, each in enumerate(found) for entry in _entries(row, each, kind)]
-        evaluation = evaluator(truth, _results(coco, truth, results, kind), kind)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):  # the library prints
+        ground_truth = coco()
+        ground_truth.dataset = _truth(split, kind)
+        ground_truth.createIndex()
+        results = [
+            entry for row, each in enumerate(detections) for entry in _entries(row, each, kind)
+        ]
+        evaluation = evaluator(ground_truth, _results(coco, ground_truth, results, kind), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -70,12 +72,12 @@ def coco_figures(
 
 
 def require_coco() -> None:
-    """ConfigError where no library for COCO's figures is installed."""
+    """Raise ConfigError if no library for COCO's metrics is installed."""
     _interface()
 
 
 def _interface() -> tuple[Any, Any]:
-    """Classes of the library for annotations and for their evaluation."""
+    """Return the library's classes for annotations and their evaluation."""
     try:
         module = importlib.import_module("faster_coco_eval")
     except ImportError as error:
@@ -84,7 +86,7 @@ def _interface() -> tuple[Any, Any]:
 
 
 def _truth(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
-    """The split as a COCO document; images are numbered by row, categories by label."""
+    """Return the split as a COCO document; images are numbered by row, categories by label."""
     annotations = [
         entry | {"image_id": row}
         for row, target in enumerate(split.targets)
@@ -106,43 +108,46 @@ def _truth(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
 def _objects(target: Target, kind: Kind) -> list[dict[str, Any]]:
     ignored = target.crowd | target.difficult
     entries = []
-    for place in range(len(target)):
+    for index in range(len(target)):
         entry: dict[str, Any] = {
-            "category_id": int(target.labels[place]),
-            "bbox": _as_xywh(target.boxes[place]),
-            "area": float(target.areas[place]),
-            "iscrowd": int(ignored[place]),
+            "category_id": int(target.labels[index]),
+            "bbox": _as_xywh(target.boxes[index]),
+            "area": float(target.areas[index]),
+            "iscrowd": int(ignored[index]),
         }
         if kind == "segm":
             assert target.masks is not None
             entry["segmentation"] = encode_outline(
-                target.masks[place], (target.height, target.width)
+                target.masks[index], (target.height, target.width)
             )
         entries.append(entry)
     return entries
 
 
-def _entries(row: int, found: Detections, kind: Kind) -> list[dict[str, Any]]:
-    boxes, scores = np.asarray(found["boxes"], np.float64), np.asarray(found["scores"], np.float64)
-    labels = np.asarray(found["labels"])
+def _entries(row: int, detections: Detections, kind: Kind) -> list[dict[str, Any]]:
+    boxes, scores = (
+        np.asarray(detections["boxes"], np.float64),
+        np.asarray(detections["scores"], np.float64),
+    )
+    labels = np.asarray(detections["labels"])
     entries: list[dict[str, Any]] = [
         {
             "image_id": row,
-            "category_id": int(labels[place]),
-            "bbox": _as_xywh(boxes[place]),
-            "score": float(scores[place]),
+            "category_id": int(labels[index]),
+            "bbox": _as_xywh(boxes[index]),
+            "score": float(scores[index]),
         }
-        for place in range(len(scores))
+        for index in range(len(scores))
     ]
     if kind == "segm":
-        for entry, run in zip(entries, found["masks"], strict=True):
-            del entry["bbox"]  # libraries would take the mask for the box's rectangle
+        for entry, run in zip(entries, detections["masks"], strict=True):
+            del entry["bbox"]  # or libraries would use the box as the mask
             entry["segmentation"] = run
     return entries
 
 
 def _results(coco: Any, truth: Any, entries: list[dict[str, Any]], kind: Kind) -> Any:
-    """The library's own reading of results; it takes no empty list."""
+    """Load results by the library, which does not accept an empty list."""
     if entries:
         return truth.loadRes(entries)
     empty = coco()

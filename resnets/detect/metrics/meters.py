@@ -1,4 +1,4 @@
-"""Metrics of a model on a split, with their protocol, and how they are added up over images."""
+"""Metrics of a model on a split, with their protocol, and meters that accumulate them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resnets.detect.metrics.voc import VocFigures, voc_figures
 from resnets.detect.outputs import LocationOutput, ObjectsOutput, PixelsOutput
 from resnets.utils.distributed import ProcessGroup
 
-DECIDES = ("mask_AP", "AP", "mean_iou")  # the first that a task has chooses the best checkpoint
+MONITORED = ("mask_AP", "AP", "mean_iou")  # the first that a task has selects checkpoints
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class DetectionMetrics:
 
     @property
     def headline(self) -> dict[str, float | None]:
-        """The figures that a log shows; of masks where the model draws some."""
+        """The metrics shown in logs; of masks if the model predicts them."""
         if self.semantic is not None:
             pixels = self.semantic
             return {"mean_iou": pixels.mean_iou, "pixel_accuracy": pixels.pixel_accuracy}
@@ -55,63 +55,64 @@ class DetectionMetrics:
 
     @property
     def monitored(self) -> str:
-        """The figure that chooses the best checkpoint."""
+        """The metric that selects the best checkpoint."""
         if self.located is not None:
             return "top1_error"
-        return next(name for name in DECIDES if name in self.headline)
+        return next(name for name in MONITORED if name in self.headline)
 
     @property
     def percentages(self) -> dict[str, float]:
-        """What a log shows, in percent, and `error`: 100 less the figure that is to grow."""
+        """The metrics of logs in percent, and `error`: 100 less the one that is maximized."""
         if self.located is not None:
-            named = {name: value for name, value in self.headline.items() if value is not None}
-            return {**named, "error": named[self.monitored]}
+            errors = {name: value for name, value in self.headline.items() if value is not None}
+            return {**errors, "error": errors[self.monitored]}
         percent = {name: 100 * (value or 0.0) for name, value in self.headline.items()}
         return {**percent, "error": 100 - percent[self.monitored]}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        found: dict[str, Any] = {"examples": self.examples, "protocol": self.protocol}
+        values: dict[str, Any] = {"examples": self.examples, "protocol": self.protocol}
         per_class: list[dict[str, Any]] = [{"class": name} for name in self.classes]
         for name, coco in (("boxes", self.boxes), ("masks", self.masks)):
             if coco is not None:
-                found[name] = coco.numbers
+                values[name] = coco.numbers
                 for row, ap, ap50 in zip(per_class, coco.class_ap, coco.class_ap50, strict=True):
                     row[name] = {"AP": ap, "AP50": ap50}
         if self.voc is not None:
-            found["voc"] = {"map": self.voc.map, "map11": self.voc.map11}
+            values["voc"] = {"map": self.voc.map, "map11": self.voc.map11}
             for row, area, ap11 in zip(per_class, self.voc.area, self.voc.ap11, strict=True):
                 row["voc"] = {"ap": area, "ap11": ap11}
         if self.located is not None:
             figures = {k: v for k, v in asdict(self.located).items() if v is not None}
-            return found | {"localization": figures}
+            return values | {"localization": figures}
         if self.semantic is not None:
-            found["semantic"] = self.headline
+            values["semantic"] = self.headline
             for row, iou in zip(per_class, self.semantic.class_iou, strict=True):
                 row["iou"] = iou
-        return found | {"per_class": per_class}
+        return values | {"per_class": per_class}
 
 
 class Meter(Protocol):
-    """Adds up the metrics of a model's outputs on a split.
+    """Accumulates the metrics of a model's outputs on a split.
 
-    found: the objects of each image that was added, by row; empty if the model finds none.
+    found: the objects of each added image, by row; empty if the model finds none.
     """
 
     found: dict[int, Detections]
 
     def add(self, row: int, output: Any) -> None:
-        """Count the output for image `row` of the split."""
+        """Add the output for image `row` of the split."""
         ...
 
     def gather(self, group: ProcessGroup) -> None:
-        """Add what the other processes have counted."""
+        """Add the outputs of the other processes."""
         ...
 
     def metrics(
         self, split: DetectionSplit, rows: Sequence[int], protocol: str
     ) -> DetectionMetrics:
-        """Metrics of `split`, the images `rows` of the split that the meter was made for."""
+        """Return the metrics of `split`: the images `rows` of the split that the meter was made"
+        " for."""
         ...
 
 
@@ -161,7 +162,7 @@ class LocationMeter:
 
 
 class SegmentationMeter:
-    """Intersection over union per class; maps are as large as images, so none is kept."""
+    """Intersection over union per class; maps are as large as images, so none is stored."""
 
     def __init__(self, split: DetectionSplit) -> None:
         self.found: dict[int, Detections] = {}
@@ -188,7 +189,7 @@ class SegmentationMeter:
 def object_metrics(
     split: DetectionSplit, found: Sequence[Detections], protocol: str, *, masks: bool = False
 ) -> DetectionMetrics:
-    """Metrics of boxes, and of masks if any; `found` has an entry for each image."""
+    """Return metrics of boxes, and of masks if any; `found` has an entry for each image."""
     return DetectionMetrics(
         classes=split.classes,
         examples=len(split),
@@ -202,11 +203,11 @@ def object_metrics(
 def location_metrics(
     split: DetectionSplit, located: Sequence[Located], protocol: str
 ) -> DetectionMetrics:
-    """Metrics of one box per class on images of one class (`localization.single_class`)."""
+    """Return metrics of one box per class on images of one class (`localization.single_class`)."""
     figures = localization_figures(split, located)
     return DetectionMetrics(split.classes, len(split), protocol, located=figures)
 
 
 def pixel_metrics(split: DetectionSplit, meter: PixelMeter, protocol: str) -> DetectionMetrics:
-    """Metrics of the pixels of all images of the split, as `meter` has counted them."""
+    """Return metrics of the pixels of all images of the split, accumulated in `meter`."""
     return DetectionMetrics(split.classes, len(split), protocol, semantic=meter.figures())

@@ -16,7 +16,7 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class VocFigures:
-    """Average precision in 0..1 at one overlap; None where a class has no object to find.
+    """Average precision in 0..1 at one IoU; None if a class has no object to find.
 
     ap11: mean of the best precisions at recall 0, .1, ... 1 (2007). area: area under the curve of
     precisions made monotone (2010 on). map11, map: their means over classes.
@@ -29,47 +29,49 @@ class VocFigures:
 
 
 def voc_figures(
-    split: DetectionSplit, found: Sequence[Detections], overlap: float = 0.5
+    split: DetectionSplit, detections: Sequence[Detections], overlap: float = 0.5
 ) -> VocFigures:
-    """VOC's figures of `found`, one entry for each image; difficult objects and crowds count
-    for nothing, found or not."""
-    assert len(found) == len(split)
-    curves = [_curve(split, found, label, overlap) for label in range(len(split.classes))]
+    """Return VOC's metrics of `detections`, one entry per image.
+
+    Difficult objects and crowds are ignored, whether detected or not.
+    """
+    assert len(detections) == len(split)
+    curves = [_curve(split, detections, label, overlap) for label in range(len(split.classes))]
     ap11 = tuple(None if curve is None else eleven_point(*curve) for curve in curves)
     area = tuple(None if curve is None else area_under(*curve) for curve in curves)
     return VocFigures(ap11, area, _mean(ap11), _mean(area))
 
 
 def eleven_point(recall: Curve, precision: Curve) -> float:
-    """Mean over eleven recalls of the best precision from that recall on."""
+    """Return the mean over eleven recalls of the best precision at that recall or more."""
     levels = np.linspace(0, 1, 11)
     best = [precision[recall >= level - 1e-12].max(initial=0.0) for level in levels]
     return float(np.mean(best))
 
 
 def area_under(recall: Curve, precision: Curve) -> float:
-    """Area under the curve, each precision raised to the best one at the same recall or more."""
-    falling = np.maximum.accumulate(precision[::-1])[::-1]
+    """Return the area under the curve, with each precision raised to the best at more recall."""
+    monotone = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.diff(recall, prepend=0.0)
-    return float((steps * falling).sum())
+    return float((steps * monotone).sum())
 
 
 def _curve(
-    split: DetectionSplit, found: Sequence[Detections], label: int, overlap: float
+    split: DetectionSplit, detections: Sequence[Detections], label: int, overlap: float
 ) -> tuple[Curve, Curve] | None:
-    """Recall and precision after each detection of a class, most certain first."""
+    """Return recall and precision after each detection of a class, by descending score."""
     objects, hits, scores = 0, [], []
-    for target, each in zip(split.targets, found, strict=True):
-        wanted, mine = target.labels == label, np.asarray(each["labels"]) == label
-        ignored = (target.crowd | target.difficult)[wanted]
+    for target, each in zip(split.targets, detections, strict=True):
+        of_class, detected = target.labels == label, np.asarray(each["labels"]) == label
+        ignored = (target.crowd | target.difficult)[of_class]
         objects += int((~ignored).sum())
-        if not mine.any():
+        if not detected.any():
             continue
-        score = np.asarray(each["scores"], np.float64)[mine]
-        order = np.argsort(-score, kind="stable")
-        boxes = np.asarray(each["boxes"])[mine][order]
-        hits.append(_judge(boxes, target.boxes[wanted], ignored, overlap))
-        scores.append(score[order])
+        class_scores = np.asarray(each["scores"], np.float64)[detected]
+        order = np.argsort(-class_scores, kind="stable")
+        boxes = np.asarray(each["boxes"])[detected][order]
+        hits.append(_judge(boxes, target.boxes[of_class], ignored, overlap))
+        scores.append(class_scores[order])
     if not objects:
         return None
     if not hits:
@@ -83,19 +85,19 @@ def _curve(
 
 
 def _judge(boxes: Floats, truth: Floats, ignored: Flags, overlap: float) -> NDArray[np.int64]:
-    """1 right, 0 wrong, -1 not counted, for boxes (N, 4) of one image, most certain first."""
+    """Return 1 = right, 0 = wrong, -1 = ignored for boxes (N, 4) of one image, best first."""
     result = np.zeros(len(boxes), np.int64)
     if not len(truth):
         return result
-    shared = box_iou(boxes, truth)
-    taken = np.zeros(len(truth), np.bool_)
-    for row, best in enumerate(shared.argmax(1)):
-        if shared[row, best] < overlap:
+    overlaps = box_iou(boxes, truth)
+    is_matched = np.zeros(len(truth), np.bool_)
+    for row, best in enumerate(overlaps.argmax(1)):
+        if overlaps[row, best] < overlap:
             continue
         if ignored[best]:
             result[row] = -1
-        elif not taken[best]:
-            result[row], taken[best] = 1, True
+        elif not is_matched[best]:
+            result[row], is_matched[best] = 1, True
     return result
 
 

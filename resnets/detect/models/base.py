@@ -1,4 +1,4 @@
-"""`DetectionModel`: what detectors, segmenters and localizers have in common."""
+"""`DetectionModel`: the interface of detectors, segmenters and localizers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ModelKind = Literal["detector", "localizer", "segmenter"]
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """The paper's additions at test (appendices B and C), as `DetectSpec` has them.
+    """The paper's additions at test time (appendices B and C); see `DetectSpec`.
 
     refine is for detectors, scales for detectors and localizers.
     """
@@ -28,7 +28,7 @@ class InferenceOptions:
     scales: tuple[int, ...] = ()
 
     def check(self, kind: ModelKind) -> None:
-        """ConfigError if a model of this kind cannot be tested so."""
+        """Raise ConfigError if a model of this kind does not support the options."""
         if self.refine and kind != "detector":
             raise ConfigError("detect.refine (--refine): only for tasks detect and instances")
         if self.scales and kind == "segmenter":
@@ -38,7 +38,7 @@ class InferenceOptions:
 
 
 class DetectionModel(nn.Module):
-    """A network with a head for one task, how it is used, and where it came from.
+    """A network with a head for one task, with its metadata.
 
     preprocess, classes, recipe, fingerprint (`data.splits.image_record.Fingerprint` of the images
     of its run) and origin are set by `load`.
@@ -59,21 +59,21 @@ class DetectionModel(nn.Module):
 
     def infer(
         self,
-        image: Tensor,
-        size: tuple[int, int],
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]],
         others: Sequence[Self] = (),
         options: InferenceOptions = InferenceOptions(),
         scores: Tensor | None = None,
-    ) -> Output:
-        """What is in a normalized image (C, h, w), in pixels of the stored image of `size` (H, W).
+    ) -> Sequence[Output]:
+        """Return the outputs of a batch, in pixels of the stored images of `sizes` (H, W).
 
-        others: models of the same kind to average with (an ensemble). scores: probabilities (K,) of
-        the classes from elsewhere, for localizers.
+        images: (B, C, h, w), normalized. others: models of the same kind to average with (an
+        ensemble). scores: for localizers, probabilities (B, K) of the classes from other models.
         """
         raise NotImplementedError
 
     def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
-        """What `to_output` reads, as tensors by name, of one normalized image: for `export`.
+        """Return the tensors that `to_output` reads, by name, of one normalized image (for export).
 
         image: (1, C, H, W), padded with zeros to multiples of `divisor`. size: int64 (2,), height
         and width without the padding.
@@ -84,9 +84,10 @@ class DetectionModel(nn.Module):
     def to_output(
         found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
     ) -> Output:
-        """The output of an image of `shape` (h, w), in pixels of the stored image of `size`."""
+        """Return the output of an image of `shape` (h, w), in pixels of the stored `size` (H,"
+        " W)."""
         raise NotImplementedError
 
     def meter(self, split: DetectionSplit, others: Sequence[Self] = ()) -> Meter:
-        """What adds up the metrics of its outputs on `split`."""
+        """Return the meter for the metrics of its outputs on `split`."""
         raise NotImplementedError

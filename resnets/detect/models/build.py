@@ -1,4 +1,4 @@
-"""From a recipe, a run or a checkpoint to a detector, localizer or segmenter."""
+"""Build or load a detector, localizer or segmenter from a recipe, a run or a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from resnets.detect.models.detector import Detector
 from resnets.detect.models.layers import pad
 from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
-from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
+from resnets.detect.models.weights import (
+    adapt_recipe,
+    find_model_tensors,
+    load_whole_weights,
+    read_published,
+)
 from resnets.models import ImageClassifier, build
 from resnets.models.norm import recompute_statistics
 from resnets.weights.checkpoint.find import open_checkpoint
@@ -46,46 +51,46 @@ KINDS: dict[str, ModelKind] = {
 def build_model(
     recipe: Recipe, num_classes: int, classes: Sequence[str] | None = None
 ) -> tuple[Model, Preprocessor]:
-    """The model of `recipe` for `num_classes`, in training mode, and its preprocessing.
+    """Return the model of `recipe` for `num_classes`, in training mode, and its preprocessing.
 
-    classes: their names, by which the last layers of whole models' weights are kept; see
-    `fit_whole`.
+    classes: their names, by which class layers of complete models are kept; see
+    `load_whole_weights`.
 
     Random weights come from torch's global generator. `recipe.weights` are a network's, as
-    `resnets.create_model` takes them, or those of a whole detector or segmenter: a file of
+    `resnets.create_model` takes them, or those of a complete detector or segmenter: a file of
     torchvision's, detectron2's or ours, or "torchvision:COCO_V1" and the like. They bring their
-    preprocessing. WeightsError where they do not fit.
+    preprocessing. WeightsError if they do not fit.
     """
     check_recipe(recipe)
     if recipe.weights is None:
         return assemble(build(recipe.model), recipe, num_classes), Preprocessor(Preprocess())
-    weights = _read(recipe.weights, recipe)
-    whole = weights.format is None
-    check_initial_weights(recipe, whole=whole)
-    if whole:
-        recipe, preprocessor = follow(recipe, weights)
+    weights = _read_weights(recipe.weights, recipe)
+    is_whole_model = weights.format is None
+    check_initial_weights(recipe, whole=is_whole_model)
+    if is_whole_model:
+        recipe, preprocessor = adapt_recipe(recipe, weights)
         model = assemble(build(recipe.model), recipe, num_classes)
-        fit_whole(model, weights, classes, recipe.weights_head)
+        load_whole_weights(model, weights, classes, recipe.weights_head)
         return model, preprocessor
     net = net_from(weights, recipe.model)
     return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
 
 
-def _read(source: str, recipe: Recipe) -> Weights:
-    """Weights of a whole model as they are, or those of a network, recognised."""
+def _read_weights(source: str, recipe: Recipe) -> Weights:
+    """Read weights of a complete model as they are, or those of a network, recognized."""
     published = read_published(source, recipe)
     if published is not None:
         return published
     if is_library(source):
         return read_weights(source, recipe.model)
     if not Path(split_part(source)[0]).expanduser().exists() and remote_url(source) is None:
-        return read_weights(source, recipe.model)  # says what is wrong
-    found = find_whole(read_path(source))
+        return read_weights(source, recipe.model)  # raises an error
+    found = find_model_tensors(read_path(source))
     return found if found.tensors else recognize(found, recipe.model)
 
 
 def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
-    """`net` with the head that the recipe's task needs; its own head is given up."""
+    """Return `net` with the head of the recipe's task; its own head is removed."""
     net.recompute = recipe.recompute
     spec = recipe.detect
     if recipe.task == "segment":
@@ -101,7 +106,7 @@ def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """ConfigError where the recipe's task, head and network do not go together."""
+    """Raise ConfigError if the recipe's task, head and network are incompatible."""
     heads, head = HEADS[recipe.task], recipe.detect.head
     if head not in heads:
         raise ConfigError(
@@ -111,7 +116,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(
             f"model.in_channels: {recipe.model.in_channels}; task {recipe.task!r} reads three"
         )
-    if recipe.compile == "on" and recipe.task != "segment":  # ever new sizes, ever new graphs
+    if recipe.compile == "on" and recipe.task != "segment":  # each size would compile a new graph
         raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
     options = InferenceOptions(recipe.detect.refine, recipe.detect.test_sizes)
     options.check(KINDS[recipe.task])
@@ -123,7 +128,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_alternation(recipe: Recipe) -> None:
-    """ConfigError where the fields of alternating training do not go together."""
+    """Raise ConfigError if the fields of alternating training are incompatible."""
     spec = recipe.detect
     detects = recipe.task in ("detect", "instances")
     if not detects and (spec.train_part != "all" or spec.freeze_shared):
@@ -136,9 +141,9 @@ def _check_alternation(recipe: Recipe) -> None:
 
 
 def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
-    """ConfigError where a step of alternating training would start from layers that are random.
+    """Raise ConfigError if a step of alternating training would start from random layers.
 
-    whole: `recipe.weights` are those of a detector. It is for new runs.
+    whole: whether `recipe.weights` are those of a detector. For new runs only.
     """
     spec = recipe.detect
     if spec.freeze_shared and recipe.weights is None:
@@ -151,27 +156,27 @@ def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
 
 
 def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) -> None:
-    """Make the batch norms' statistics plain averages over one epoch of the training images.
+    """Set the batch norms' statistics to plain averages over one epoch of the training images.
 
     These are of the detection set, in batches padded to one size. The paper's (appendix A) are of
     the classifier on the ImageNet training set: `resnets recompute-norm` computes those.
     """
     batches = -(-stream.examples // recipe.batch_size)
-    recompute_statistics(net, _images(stream, batches))
+    recompute_statistics(net, _training_images(stream, batches))
 
 
-def _images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
+def _training_images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
     for batch in itertools.islice(stream.batches(), batches):
         images = batch.images
         yield images if isinstance(images, Tensor) else pad(images).tensors
 
 
 def load(where: str | Path) -> Model:
-    """The model of a run folder or checkpoint, in eval mode, float32, on the CPU.
+    """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
-    As `resnets.load` does for classifiers: the best weights on validation, averaged ones where the
-    run kept them. It carries `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises
-    CheckpointError, and ConfigError for a classifier.
+    As `resnets.load` for classifiers: the best weights on validation, averaged ones if the run kept
+    them. It has `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises CheckpointError, and
+    ConfigError for a classifier.
     """
     checkpoint = open_checkpoint(where)
     recipe, path = checkpoint.recipe, checkpoint.path

@@ -1,50 +1,53 @@
-"""`Detector`: Faster R-CNN and Mask R-CNN on the stages of a net."""
+"""`Detector`: Faster R-CNN and Mask R-CNN on the stages of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from resnets.config import ConfigError, DetectSpec
-from resnets.detect.data.types import DetectionSplit
+from resnets.detect.data.masks import encode_masks
+from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.metrics.meters import ObjectMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
+from resnets.detect.models.inference import DetectionInference
 from resnets.detect.models.layers import (
     Pyramid,
     Tail,
-    behead,
     pad,
     proposal_network,
     region_pooler,
+    remove_head,
     stage_channels,
     stage_strides,
 )
-from resnets.detect.models.paper_inference import DetectionInference
 from resnets.detect.models.roi_heads import RegionHeads
-from resnets.detect.models.to_stored import detections
 from resnets.detect.outputs import ObjectsOutput
 from resnets.models import ImageClassifier
 
 MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
+MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to the object (He et al. 2017)
 
 
 class Detector(DetectionModel):
-    """Faster R-CNN (Ren et al. 2015) on `net`; with `masks` Mask R-CNN (He et al. 2017).
+    """Faster R-CNN (Ren et al. 2015) on `net`; with `masks`, Mask R-CNN (He et al. 2017).
 
-    head "c4": all stages of the network but the last serve proposals and regions, the last one and
-    what follows it run on each region (the paper's appendix A; VGG: fc6 and fc7). "fpn": a
+    head "c4": all stages of the network but the last are shared by proposals and regions; the last
+    and what follows it run on each region (the paper's appendix A; VGG: fc6 and fc7). "fpn": a
     pyramid on the stages, two linear layers on each region. Both halves are trained together
-    (approximate joint training: proposals are taken as constants), or one of them
-    (`spec.train_part`), as in the four steps of 2015; what does not train requires no gradient.
+    (approximate joint training: proposals are constants), or one of them (`spec.train_part`), as
+    in the four steps of 2015; the other requires no gradient.
 
-    The network loses its classification head. Images may have any size. proposer: another detector,
-    which stays as it is and whose proposals are taken in place of those of `rpn`.
+    The network loses its classification head. Images may have any size. proposer: a frozen
+    detector whose proposals replace those of `rpn`.
     """
 
     kind = "detector"
@@ -59,27 +62,29 @@ class Detector(DetectionModel):
     ) -> None:
         if spec.head not in ("c4", "fpn"):
             raise ConfigError(f"detect.head: {spec.head!r} finds no boxes; use fpn or c4")
-        behead(net, stages_only=spec.head == "fpn")
+        remove_head(net, stages_only=spec.head == "fpn")
         super().__init__(net, spec, num_classes)
         self.pyramid = Pyramid(net.spec, spec) if spec.head == "fpn" else None
         if self.pyramid is None:
-            channels, strides, levels = *_shared(net), 1
+            channels, strides, levels = *_shared_map(net), 1
         else:
             channels, strides = spec.pyramid_width, self.pyramid.strides
             levels = len(strides) + 1
         self.rpn = proposal_network(spec, channels, levels)
-        self.roi_heads = _region_heads(net, spec, channels, strides, num_classes)
+        self.roi_heads = _build_region_heads(net, spec, channels, strides, num_classes)
         if masks:
             _add_mask_head(self.roi_heads, net, spec, channels, strides, num_classes)
         self.proposer = None if proposer is None else proposer.requires_grad_(False)
-        self._fixed = tuple(_fixed_parts(self))  # a tuple: no submodules, which they are already
-        for part in self._fixed:
+        self._frozen = tuple(
+            _frozen_modules(self)
+        )  # a tuple: no submodules, which they are already
+        for part in self._frozen:
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Detector:
-        """Training mode for all but what stays as it is."""
+        """Set the training mode of all modules that are not frozen."""
         super().train(mode)
-        for part in self._fixed:
+        for part in self._frozen:
             part.eval()
         if self.proposer is not None:
             self.proposer.eval()
@@ -87,11 +92,11 @@ class Detector(DetectionModel):
 
     @property
     def masks(self) -> bool:
-        """Whether it draws a mask in each box."""
+        """Whether it predicts masks."""
         return self.roi_heads.has_mask()
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps by name that proposals and regions are read from, of images (B, C, H, W)."""
+        """Return the maps that proposals and regions are read from, of images (B, C, H, W)."""
         if self.pyramid is not None:
             return self.pyramid(self.net.stages(images))
         names = self.net.stage_names
@@ -101,7 +106,7 @@ class Detector(DetectionModel):
         return {"0": x}
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> list[Tensor]:
-        """Boxes (R, 4) of each padded image, best first, in its pixels."""
+        """Return boxes (R, 4) of each padded image, best first, in its pixels."""
         if self.proposer is not None:
             return self.proposer.propose(images, self.proposer.features(images.tensors))
         return self.rpn(images, features)[0]
@@ -109,53 +114,56 @@ class Detector(DetectionModel):
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> Any:
-        """Losses by name in training, else for each image boxes, scores and labels (and masks).
+        """Return losses by name in training, else boxes, scores, labels (and masks) per image.
 
         images: (C, H, W) float32, normalized. targets, in training: dicts of boxes (M, 4), labels
         (M,) from 1 and, for Mask R-CNN, masks (M, H, W). Boxes are in pixels of these images;
-        masks come out as (D, 1, 28, 28) shares to be pasted into their boxes.
+        masks are (D, 1, 28, 28) probabilities, to be pasted into their boxes.
         """
         padded = pad(images)
         features = self.features(padded.tensors)
         if not self.training:
             return self.roi_heads(features, self.propose(padded, features), padded.image_sizes)[0]
         if self.spec.train_part == "all":
-            proposals, of_proposals = self.rpn(padded, features, targets)
+            proposals, proposal_losses = self.rpn(padded, features, targets)
         elif self.spec.train_part == "proposals":
             return self.rpn(padded, features, targets)[1]
         else:
-            proposals, of_proposals = self._fixed_proposals(padded, features, targets), {}
-        _, of_regions = self.roi_heads(features, proposals, padded.image_sizes, targets)
-        return of_proposals | of_regions
+            proposals, proposal_losses = self._propose_frozen(padded, features, targets), {}
+        _, region_losses = self.roi_heads(features, proposals, padded.image_sizes, targets)
+        return proposal_losses | region_losses
 
     @torch.no_grad()
-    def _fixed_proposals(
+    def _propose_frozen(
         self,
         images: ImageList,
         features: dict[str, Tensor],
         targets: list[dict[str, Tensor]] | None,
     ) -> list[Tensor]:
-        """Boxes to learn regions from, of an RPN that does not train."""
+        """Return boxes to train regions on, from an RPN that is not trained."""
         proposer = self.proposer or self
         if proposer is not self:
             features = proposer.features(images.tensors)
-        proposer.rpn.train()  # proposes as many boxes as are learnt from; it wants the targets then
+        proposer.rpn.train()  # in training mode it proposes as many boxes as are trained on
         boxes: list[Tensor] = proposer.rpn(images, features, targets)[0]
         proposer.rpn.eval()
         return boxes
 
     def infer(
         self,
-        image: Tensor,
-        size: tuple[int, int],
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]],
         others: Sequence[Detector] = (),
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
         scores: Tensor | None = None,
-    ) -> ObjectsOutput:
+    ) -> list[ObjectsOutput]:
         """See `DetectionModel`."""
-        finder = DetectionInference((self, *others), options.refine, options.scales)
-        (found,) = finder([image])
-        return self.to_output(found, image.shape[-2:], size)
+        inference = DetectionInference((self, *others), options.refine, options.scales)
+        found = _copy_to_host(inference(list(images)))
+        return [
+            self.to_output(each, images.shape[-2:], size)
+            for each, size in zip(found, sizes, strict=True)
+        ]
 
     def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
         """See `DetectionModel`: boxes (D, 4), scores (D,), labels (D,) from 1, and masks."""
@@ -171,31 +179,31 @@ class Detector(DetectionModel):
         found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
     ) -> ObjectsOutput:
         """See `DetectionModel`."""
-        return ObjectsOutput(size, detections(found, shape, size))
+        return ObjectsOutput(size, _to_detections(found, shape, size))
 
     def meter(self, split: DetectionSplit, others: Sequence[Detector] = ()) -> ObjectMeter:
         """See `DetectionModel`."""
         return ObjectMeter(masks=any(each.masks for each in (self, *others)))
 
 
-def _fixed_parts(model: Detector) -> Iterator[nn.Module]:
-    """What does not train, by `train_part` and `freeze_shared`."""
+def _frozen_modules(model: Detector) -> Iterator[nn.Module]:
+    """Yield the modules that are not trained, by `train_part` and `freeze_shared`."""
     net, spec = model.net, model.spec
     names = net.stage_names if net.spec.is_vgg or spec.head == "fpn" else net.stage_names[:-1]
-    shared = [net.get_submodule(name) for name in names]
+    shared_modules = [net.get_submodule(name) for name in names]
     if model.pyramid is not None:
-        shared.append(model.pyramid)
+        shared_modules.append(model.pyramid)
     if spec.freeze_shared:
-        yield from shared
+        yield from shared_modules
     if spec.train_part == "regions":
         yield model.rpn
     elif spec.train_part == "proposals":
         yield model.roi_heads
-        yield from (part for part in net.children() if part not in shared)
+        yield from (part for part in net.children() if part not in shared_modules)
 
 
-def _shared(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:
-    """Channels and stride of the map that a C4 detector shares."""
+def _shared_map(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:
+    """Return channels and stride of the map that a C4 detector shares."""
     channels, strides = stage_channels(net.spec), stage_strides(net.spec)
     if len(channels) < 2:
         raise ConfigError(f"detect.head: c4 needs two stages or more; {net.spec.name} has one")
@@ -205,14 +213,14 @@ def _shared(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:
     return channels[names[-2]], (strides[names[-2]],)
 
 
-def _region_heads(
+def _build_region_heads(
     net: ImageClassifier,
     spec: DetectSpec,
     channels: int,
     strides: tuple[int, ...],
     num_classes: int,
 ) -> RegionHeads:
-    """Pooling, vector and prediction of each region."""
+    """Return the pooling, head and predictor of regions."""
     size = _roi_size(net, spec)
     if spec.head == "c4":
         head: nn.Module = Tail(net)
@@ -238,7 +246,7 @@ def _roi_size(net: ImageClassifier, spec: DetectSpec) -> int:
 
 
 def _tail_width(net: ImageClassifier) -> int:
-    """Length of the vector that `Tail` makes of a region."""
+    """Return the length of the vector that `Tail` computes for a region."""
     if net.spec.is_vgg:
         return net.fc2.out_features  # type: ignore[union-attr, return-value]
     return net.spec.widths[-1] * net.spec.expansion
@@ -252,7 +260,7 @@ def _add_mask_head(
     strides: tuple[int, ...],
     num_classes: int,
 ) -> None:
-    """Mask R-CNN's third branch (He et al. 2017, Fig. 4): left on the last stage, right on FPN."""
+    """Add Mask R-CNN's mask branch (He et al. 2017, Fig. 4): left for C4, right for FPN."""
     if spec.head == "c4":
         if net.spec.is_vgg:
             raise ConfigError("task 'instances': VGG's fc6 and fc7 keep no map to draw masks from")
@@ -263,3 +271,52 @@ def _add_mask_head(
     heads.mask_roi_pool = region_pooler("align", strides, MASK_SIZE)
     heads.mask_head = MaskRCNNHeads(channels, [MASK_WIDTH] * MASK_DEPTH, 1)
     heads.mask_predictor = MaskRCNNPredictor(MASK_WIDTH, MASK_WIDTH, num_classes + 1)
+
+
+def _copy_to_host(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Copy the detections of a batch at once, since the host waits for the device at each copy.
+
+    Labels pass through float32, which is exact for such small integers.
+    """
+    counts = [len(each["scores"]) for each in found]
+    columns = [(each["boxes"], each["scores"][:, None], each["labels"][:, None]) for each in found]
+    rows = torch.cat([torch.cat([c.float() for c in each], 1) for each in columns]).cpu()  # (D, 6)
+    host = [
+        {"boxes": each[:, :4], "scores": each[:, 4], "labels": each[:, 5].long()}
+        for each in rows.split(counts)
+    ]
+    if "masks" in found[0]:
+        masks = torch.cat([each["masks"].float() for each in found]).cpu().split(counts)
+        host = [{**each, "masks": mask} for each, mask in zip(host, masks, strict=True)]
+    return host
+
+
+def _to_detections(
+    found: Mapping[str, Tensor], shape: Sequence[int], stored: tuple[int, int]
+) -> Detections:
+    """Convert detections in an image of `shape` (h, w) to the stored image of `stored` (H, W).
+
+    found: on the CPU, boxes (D, 4), scores (D,), labels (D,) from 1 and, for Mask R-CNN, masks
+    (D, 1, 28, 28), probabilities within each box.
+    """
+    scale = torch.tensor([stored[1] / shape[1], stored[0] / shape[0]] * 2)
+    boxes = found["boxes"].float() * scale
+    detections = Detections(
+        boxes=boxes.numpy(),
+        scores=found["scores"].float().clone().numpy(),
+        labels=found["labels"].numpy().astype(np.int64) - 1,
+    )
+    if "masks" in found:
+        detections["masks"] = _encode_masks(found["masks"].float(), boxes, stored)
+    return detections
+
+
+def _encode_masks(
+    masks: Tensor, boxes: Tensor, stored: tuple[int, int]
+) -> Sequence[dict[str, object]]:
+    """Paste and encode masks one by one: a hundred of a large image would take gigabytes."""
+    runs: list[dict[str, object]] = []
+    for mask, box in zip(masks, boxes, strict=True):
+        pasted = paste_masks_in_image(mask[None], box[None], stored)[:, 0] > MASK_THRESHOLD
+        runs += encode_masks(pasted.numpy())
+    return runs

@@ -1,7 +1,7 @@
-"""Operators that stand for data-dependent steps of detectors while `torch.export` traces them.
+"""Custom operators for data-dependent steps of detectors while `torch.export` traces them.
 
-Their outputs have fixed shapes, so that the traced program has no sizes that depend on values.
-`export/onnx_ops.py` translates them to ONNX. Detectors call them only while they are exported.
+Their outputs have fixed shapes, so that the traced program has no data-dependent sizes.
+`export/onnx_ops.py` translates them to ONNX. Detectors call them only during export.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ MIN_SIDE = 1e-3  # px; smaller boxes are dropped, as torchvision's RPN does
 def suppress_padded(
     boxes: Tensor, scores: Tensor, overlap: float, threshold: float, most: int
 ) -> Tensor:
-    """Indices (most,) of the best boxes (G, N, 4) by scores (G, N), flattened, best first.
+    """Return indices (most,) of the best boxes (G, N, 4) by scores (G, N), flattened.
 
     A box that overlaps a better one of its group by more than `overlap` (IoU), or whose score is
-    not above `threshold`, is left out. Where fewer are left, the rest are G * N.
+    not above `threshold`, is left out. If fewer are left, the rest are G * N.
     """
     rows = torch.where(scores.flatten() > threshold)[0]
     groups = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
-    kept = rows[
+    chosen = rows[
         batched_nms(
             boxes.flatten(0, 1)[rows], scores.flatten()[rows], groups.flatten()[rows], overlap
         )
     ][:most]
-    return torch.cat((kept, kept.new_full((most - len(kept),), scores.numel())))
+    return torch.cat((chosen, chosen.new_full((most - len(chosen),), scores.numel())))
 
 
 @suppress_padded.register_fake
@@ -45,17 +45,17 @@ def best_boxes(
     scores: Tensor,
     overlap: float,
     threshold: float,
-    most: int,
+    max_boxes: int,
     min_side: float = MIN_SIDE,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `most` best boxes (most, 4) after suppression, their scores and groups.
+    """Return the best boxes (max_boxes, 4) after suppression, their scores and groups.
 
     boxes: (G, N, 4), scores: (G, N) in 0..1; boxes with a side below `min_side` px are left out.
-    Where fewer are left, the last are empty and have score -1.
+    If fewer are left, the last are empty and have score -1.
     """
     sides = boxes[..., 2:] - boxes[..., :2]
     scores = torch.where((sides >= min_side).all(-1), scores, -1.0)
-    rows = suppress_padded(boxes, scores, overlap, threshold, most)
+    rows = suppress_padded(boxes, scores, overlap, threshold, max_boxes)
     return (
         F.pad(boxes.reshape(-1, 4), (0, 0, 0, 1))[rows],
         F.pad(scores.reshape(-1), (0, 1), value=-1.0)[rows],

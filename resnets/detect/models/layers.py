@@ -1,4 +1,4 @@
-"""Layers of detectors beside the network: padding, pyramid, proposal head, region vectors."""
+"""Layers of detectors besides the network: padding, pyramid, proposals, region pooling."""
 
 from __future__ import annotations
 
@@ -26,38 +26,40 @@ from resnets.detect.models.export_ops import best_boxes, pool_regions
 from resnets.models import ImageClassifier
 
 DIVISOR = 32  # images of a batch are padded to multiples of this, as torchvision does
-CANONICAL = (224, 4)  # a region of 224 px is read at stride 2**4 (Lin et al. 2017, eq. 1)
+CANONICAL = (224, 4)  # a region of 224 px is pooled at stride 2**4 (Lin et al. 2017, eq. 1)
 C4_CANDIDATES = (12_000, 6_000)  # boxes before suppression in training, at test (Ren et al. 2015)
 
 
 def pad(images: Sequence[Tensor]) -> ImageList:
-    """Images (C, H, W) of any sizes as one batch, padded with zeros at right and bottom."""
+    """Pad images (C, H, W) of any sizes with zeros at right and bottom into one batch."""
     assert images
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // DIVISOR) * DIVISOR for side in zip(*sizes, strict=True))
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     batch = batch.contiguous(memory_format=torch.channels_last)
-    for place, image in zip(batch, images, strict=True):
-        place[:, : image.shape[-2], : image.shape[-1]] = image
+    for slot, image in zip(batch, images, strict=True):
+        slot[:, : image.shape[-2], : image.shape[-1]] = image
     return ImageList(batch, sizes)
 
 
 def clip_boxes(boxes: Tensor, size: Sequence[Any]) -> Tensor:
-    """Boxes (..., 4) within an image of `size` (H, W); tensors while a model is exported."""
+    """Clip boxes (..., 4) to an image of `size` (H, W); tensors during export."""
     if not isinstance(size[0], Tensor):
         return clip_boxes_to_image(boxes, (size[0], size[1]))
     limits = torch.stack([size[1], size[0]] * 2)
     return torch.minimum(boxes.clamp(min=0), limits.to(boxes.dtype))
 
 
-def rescale(image: Tensor, factor: float) -> Tensor:
-    """The image (C, H, W) at `factor` times its size, bilinear and antialiased."""
-    height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
-    return F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+def rescale(images: Tensor, factor: float) -> Tensor:
+    """Resize images (..., C, H, W) by `factor`, bilinear and antialiased."""
+    size = tuple(max(1, round(side * factor)) for side in images.shape[-2:])
+    batch = images.reshape(-1, *images.shape[-3:])
+    scaled = F.interpolate(batch, size=size, mode="bilinear", antialias=True)
+    return scaled.reshape(*images.shape[:-2], *size)
 
 
-def behead(net: ImageClassifier, *, stages_only: bool) -> None:
-    """Give up the network's classification head; with `stages_only` all that follows its stages."""
+def remove_head(net: ImageClassifier, *, stages_only: bool) -> None:
+    """Remove the network's classification head; with `stages_only`, all that follows its stages."""
     net.head = nn.Identity()  # type: ignore[assignment]
     if stages_only and net.spec.is_vgg:
         net.fc1, net.fc2 = nn.Identity(), nn.Identity()
@@ -66,12 +68,12 @@ def behead(net: ImageClassifier, *, stages_only: bool) -> None:
 
 
 def to_float32(x: Tensor) -> Tensor:
-    """`x` in float32 at least: boxes and logits do not fit bfloat16's eight bits."""
+    """Cast half precision to float32: boxes and logits do not fit bfloat16's eight bits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def stage_strides(spec: ModelSpec) -> dict[str, int]:
-    """Stride of each named stage of the network `spec`, in pixels of its input."""
+    """Return the stride of each named stage of the network `spec`, in pixels of its input."""
     if spec.is_vgg:
         return {f"stage{index + 1}": 2 ** (index + 1) for index in range(len(spec.depths))}
     stride = 1 if spec.stem == "cifar" else 4
@@ -84,14 +86,14 @@ def stage_strides(spec: ModelSpec) -> dict[str, int]:
 
 
 def stage_channels(spec: ModelSpec) -> dict[str, int]:
-    """Channels of each stage of blocks of the network `spec`."""
+    """Return the channels of each stage of blocks of the network `spec`."""
     return {f"stage{i + 1}": width * spec.expansion for i, width in enumerate(spec.widths)}
 
 
 class Pyramid(nn.Module):
-    """Feature pyramid on the stages of a network (Lin et al. 2017), with one more level by pooling.
+    """Feature pyramid on the stages of a network (Lin et al. 2017), with one more pooled level.
 
-    `levels` names its inputs; `strides` has the stride of each output, the pooled one last.
+    `levels` names its inputs; `strides` has the stride of each output except the pooled one.
     """
 
     def __init__(self, net: ModelSpec, spec: DetectSpec) -> None:
@@ -114,21 +116,21 @@ class Pyramid(nn.Module):
         )
 
     def forward(self, stages: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Maps (B, width, H / stride, W / stride) called "0", "1", ... and "pool"."""
+        """Return maps (B, width, H / stride, W / stride) called "0", "1", ... and "pool"."""
         return self.fpn(OrderedDict((str(i), stages[name]) for i, name in enumerate(self.levels)))
 
 
 class ProposalHead(RPNHead):
-    """torchvision's head, with outputs in float32 at any precision."""
+    """torchvision's head, with float32 outputs at any precision."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Objectness (B, A, H, W) and offsets (B, 4A, H, W) of each map."""
+        """Return objectness (B, A, H, W) and offsets (B, 4A, H, W) of each map."""
         logits, offsets = super().forward(x)
         return [to_float32(each) for each in logits], [to_float32(each) for each in offsets]
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN; exported, always as many boxes, the last of them empty."""
+    """torchvision's RPN; when exported, it returns a fixed number of boxes, the last ones empty."""
 
     def forward(
         self,
@@ -136,7 +138,7 @@ class ProposalNetwork(RegionProposalNetwork):
         features: dict[str, Tensor],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Boxes of each image, best first, and the losses in training."""
+        """Return boxes of each image, best first, and the losses in training."""
         if not torch.compiler.is_exporting():
             return super().forward(images, features, targets)
         maps = list(features.values())
@@ -151,27 +153,31 @@ class ProposalNetwork(RegionProposalNetwork):
     def _best_of_map(
         self, images: ImageList, logits: Tensor, offsets: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
-        """Boxes (P, 4) and scores (P,) of a map's anchors (1, A, H, W), of one image."""
-        kinds, (height, width) = logits.shape[1], logits.shape[-2:]
-        top = self.pre_nms_top_n()
-        # Anchors are numbered by row, column and kind. There may be fewer than `top`.
-        in_order = logits[0].permute(1, 2, 0).reshape(-1)
-        best, rows = F.pad(in_order, (0, top), value=-torch.inf).topk(top)
-        moves = offsets[0].unflatten(0, (kinds, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-        cells = torch.div(rows, kinds, rounding_mode="floor")
-        line = torch.div(cells, width, rounding_mode="floor")
-        down = line * (images.tensors.shape[-2] // height)
-        across = (cells - line * width) * (images.tensors.shape[-1] // width)
-        shapes = self.anchor_generator.cell_anchors[level][rows % kinds]
-        anchors = shapes + torch.stack([across, down, across, down], 1)
-        moved = self.box_coder.decode_single(F.pad(moves, (0, 0, 0, top))[rows], anchors)
-        boxes = clip_boxes(moved, images.image_sizes[0])[None]
-        found = best_boxes(boxes, best.sigmoid()[None], self.nms_thresh, 0.0, self.post_nms_top_n())
-        return found[0], found[1]
+        """Return boxes (P, 4) and scores (P,) of a map's anchors (1, A, H, W), of one image."""
+        num_anchors, (height, width) = logits.shape[1], logits.shape[-2:]
+        num_candidates = self.pre_nms_top_n()
+        # Anchors are ordered by row, column and kind; padded, since there may be too few.
+        flat_logits = logits[0].permute(1, 2, 0).reshape(-1)
+        best, rows = F.pad(flat_logits, (0, num_candidates), value=-torch.inf).topk(num_candidates)
+        flat_offsets = offsets[0].unflatten(0, (num_anchors, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+        cells = torch.div(rows, num_anchors, rounding_mode="floor")
+        rows_of_cell = torch.div(cells, width, rounding_mode="floor")
+        y = rows_of_cell * (images.tensors.shape[-2] // height)
+        x = (cells - rows_of_cell * width) * (images.tensors.shape[-1] // width)
+        shapes = self.anchor_generator.cell_anchors[level][rows % num_anchors]
+        anchors = shapes + torch.stack([x, y, x, y], 1)
+        decoded = self.box_coder.decode_single(
+            F.pad(flat_offsets, (0, 0, 0, num_candidates))[rows], anchors
+        )
+        boxes = clip_boxes(decoded, images.image_sizes[0])[None]
+        best_found = best_boxes(
+            boxes, best.sigmoid()[None], self.nms_thresh, 0.0, self.post_nms_top_n()
+        )
+        return best_found[0], best_found[1]
 
 
 def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProposalNetwork:
-    """An RPN (Ren et al. 2015) over `levels` maps of `channels`."""
+    """Return an RPN (Ren et al. 2015) on `levels` maps of `channels`."""
     if spec.head == "c4":
         sizes: tuple[tuple[int, ...], ...] = (spec.anchor_sizes,)
         candidates = C4_CANDIDATES
@@ -198,7 +204,7 @@ def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProp
 
 
 class MaxPooler(nn.Module):
-    """RoI pooling by maxima (Girshick 2015) from the one map of a C4 detector."""
+    """RoI max pooling (Girshick 2015) from the single map of a C4 detector."""
 
     def __init__(self, size: int, stride: int) -> None:
         super().__init__()
@@ -207,18 +213,18 @@ class MaxPooler(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: list[Tensor], _sizes: list[tuple[int, int]]
     ) -> Tensor:
-        """(R, C, size, size) for the R boxes of all images, in pixels."""
+        """Return (R, C, size, size) for the R boxes of all images, in pixels."""
         (feature,) = features.values()
         return self.pool(to_float32(feature), boxes).to(feature.dtype)
 
 
 class RegionAlign(MultiScaleRoIAlign):
-    """torchvision's RoIAlign of several maps, which can be exported."""
+    """torchvision's RoIAlign on several maps, which can be exported."""
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """(R, C, size, size) for the R boxes of all images, in pixels."""
+        """Return (R, C, size, size) for the R boxes of all images, in pixels."""
         if not torch.compiler.is_exporting():
             return super().forward(x, boxes, image_shapes)
         maps = [x[name] for name in self.featmap_names]
@@ -229,13 +235,13 @@ class RegionAlign(MultiScaleRoIAlign):
 
 
 def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
-    """What cuts regions of `size` x `size` from maps at `strides`, each from the one that suits."""
+    """Return the module that pools regions to `size` x `size` from maps of `strides`."""
     if kind == "pool":
         assert len(strides) == 1
         return MaxPooler(size, strides[0])
     names = [str(index) for index in range(len(strides))]
     pooler = RegionAlign(names, size, 2)
-    # Said outright: torchvision guesses strides from sizes, which fails on small padded images.
+    # Set explicitly: torchvision infers strides from sizes, which fails on small padded images.
     pooler.scales = [1 / stride for stride in strides]
     low, high = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
     pooler.map_levels = LevelMapper(low, high, *CANONICAL)
@@ -246,8 +252,8 @@ class Tail(nn.Module):
     """The part of the network that a C4 detector runs on each region (paper, appendix A).
 
     The last stage and what `net.classify` does before the head: pooling, or VGG's fc6 and fc7.
-    With `pooled` off, maps (R, C, H, W). The network is a module of the detector and only referred
-    to here (in a tuple), so that no tensor is registered twice.
+    Without `pooled`, maps (R, C, H, W). The network is a module of the detector and only
+    referenced here (in a tuple), so that no tensor is registered twice.
     """
 
     def __init__(self, net: ImageClassifier, pooled: bool = True) -> None:

@@ -1,9 +1,10 @@
-"""`Predictor`: from an image to a model's output, for predict, evaluate and serve alike."""
+"""`Predictor`: from an image to a model's output, for predict, evaluate and serve."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +28,17 @@ from resnets.utils.cpu_count import cores
 from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import within_memory
 from resnets.utils.precision import autocast
+from resnets.utils.printable import format_count
+
+WINDOW = 32  # images among which those of one size are computed together
+BATCH_PIXELS = 1 << 22  # px in a batch, about four images of 800 x 1,333 px
 
 
 @dataclass(frozen=True, eq=False)
 class InferenceInput:
     """An image resized for a model.
 
-    row: its number among those that are read. stored: (H, W) px of the upright stored image.
+    row: its index among the files that are read. stored: (H, W) px of the upright stored image.
     image: (3, h, w) uint8.
     """
 
@@ -46,8 +51,9 @@ class InferenceInput:
 class Predictor:
     """A model, or an ensemble of one kind, with its preprocessing.
 
-    shorter, longer: [px] the shorter side of its inputs, and the most that the longer may have.
-    class_scores: for localizers, probabilities (K,) of the classes from elsewhere, by row.
+    shorter, longer: [px] shorter side of its inputs, and maximum of the longer side.
+    class_scores: for localizers, probabilities (K,) of the classes from other models, by row.
+    batch_pixels: [px] maximum of a batch of several images; 0 = one by one.
     """
 
     models: tuple[DetectionModel, ...]
@@ -58,6 +64,7 @@ class Predictor:
     precision: str
     options: InferenceOptions = InferenceOptions()  # noqa: RUF009 (frozen)
     class_scores: Mapping[int, Tensor] | None = None
+    batch_pixels: int = 0
 
     @classmethod
     def of(
@@ -69,7 +76,7 @@ class Predictor:
         refine: bool | None = None,
         scales: tuple[int, ...] | None = None,
     ) -> Predictor:
-        """As the recipe of the first of `models` tests, with `refine` and `scales` where given.
+        """Return the predictor of `models`, with options of the first one's recipe unless given.
 
         ConfigError: models of different kinds, or options that their kind does not have.
         """
@@ -90,10 +97,15 @@ class Predictor:
         home = spec.train_sizes[-1]
         shorter = max(options.scales, default=home)
         longer = round(spec.max_size * max(1.0, shorter / home))
-        return cls(tuple(models), preprocessor, shorter, longer, device, precision, options)
+        # On a CPU a batch takes memory and no less time.
+        batch_pixels = 0 if device.type == "cpu" else BATCH_PIXELS
+        return cls(
+            *(tuple(models), preprocessor, shorter, longer, device, precision, options),
+            batch_pixels=batch_pixels,
+        )
 
     def prepare(self, data: bytes | memoryview, name: str, row: int = 0) -> InferenceInput:
-        """An encoded image, upright and resized; DataError names one that cannot be read."""
+        """Decode an image, upright and resized; DataError names one that cannot be read."""
         pixels, stored = decode_fitted(
             data,
             name,
@@ -104,7 +116,7 @@ class Predictor:
     def inputs(
         self, files: Files, unreadable: BadSamples, workers: int = 0
     ) -> Iterator[InferenceInput]:
-        """Every image of `files` once, in order; those that cannot be read are noted and left out.
+        """Yield every image of `files` once, in order; unreadable ones are recorded and left out.
 
         Some are decoded ahead by `workers` threads, 0 = one per core.
         """
@@ -131,41 +143,67 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def infer(self, inputs: InferenceInput) -> Output:
-        """What the model finds, or the ensemble on average; models are in eval mode."""
+    def outputs(self, inputs: Iterable[InferenceInput]) -> Iterator[tuple[InferenceInput, Output]]:
+        """Yield each of `inputs` with its output, in order, some of them computed together."""
+        inputs = iter(inputs)
+        while window := list(itertools.islice(inputs, WINDOW if self.batch_pixels else 1)):
+            yield from zip(window, self.infer(window), strict=True)
+
+    def infer(self, inputs: Sequence[InferenceInput]) -> list[Output]:
+        """Return the outputs of `inputs`, or of the ensemble on average; models are in eval mode.
+
+        Images of one size form batches of up to `batch_pixels`. Others do not: the padding of a
+        batch changes what is detected near the edges, and an output may not depend on other images.
+        """
+        rows_by_size: dict[Sequence[int], list[int]] = defaultdict(list)
+        for row, each in enumerate(inputs):
+            rows_by_size[each.image.shape[-2:]].append(row)
+        outputs: dict[int, Output] = {}
+        for (height, width), rows in rows_by_size.items():
+            count = max(1, self.batch_pixels // (height * width))
+            for start in range(0, len(rows), count):
+                batch = rows[start : start + count]
+                found = self._infer_batch([inputs[row] for row in batch])
+                outputs |= dict(zip(batch, found, strict=True))
+        return [outputs[row] for row in range(len(inputs))]
+
+    def _infer_batch(self, inputs: Sequence[InferenceInput]) -> Sequence[Output]:
+        """Return the outputs of images of one size."""
         first, *others = self.models
-        height, width = inputs.image.shape[-2:]
+        height, width = inputs[0].image.shape[-2:]
         with (
             within_memory(
-                f"an image of {width}x{height} px on {self.device}",
+                f"{format_count(len(inputs), 'image')} of {width}x{height} px on {self.device}",
                 "use smaller sizes of test images, a smaller model, or --device cpu",
             ),
             torch.no_grad(),
             autocast(self.device, self.precision),
         ):
-            image = copy_to_device(inputs.image, self.device)
+            images = copy_to_device(torch.stack([each.image for each in inputs]), self.device)
             if not first.normalizes:
-                image = self.preprocessor.normalize(image[None])[0]
+                images = self.preprocessor.normalize(images)
             scores = None
             if self.class_scores is not None:
-                scores = copy_to_device(self.class_scores[inputs.row], self.device)
-            return first.infer(image, inputs.stored, others, self.options, scores)
+                scores = torch.stack([self.class_scores[each.row] for each in inputs])
+                scores = copy_to_device(scores, self.device)
+            sizes = [each.stored for each in inputs]
+            return first.infer(images, sizes, others, self.options, scores)
 
     def meter(self, split: DetectionSplit) -> Meter:
-        """What adds up the metrics of outputs on `split`."""
+        """Return the meter of outputs on `split`."""
         first, *others = self.models
         return first.meter(split, others)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in the image at `path`."""
+    """The output for the image at `path`."""
 
     path: Path
     output: Output
 
     def draw(self, classes: Sequence[str]) -> Image.Image:
-        """The image, read again, with what was found in it."""
+        """Draw the output on the image, which is read again."""
         return self.output.draw(decode_whole(read_file(self.path), str(self.path)), classes)
 
     def without_pixels(self) -> Prediction:
@@ -176,10 +214,10 @@ class Prediction:
 def predict_files(
     predictor: Predictor, paths: Sequence[Path], threshold: float, unreadable: BadSamples
 ) -> Iterator[Prediction]:
-    """A prediction for each of `paths` that can be read; the others are noted in `unreadable`.
+    """Yield a prediction for each readable image of `paths`; record others in `unreadable`.
 
     Detections whose score is below `threshold` are left out.
     """
     files = FolderFiles(Path(), [str(path) for path in paths])
-    for inputs in predictor.inputs(files, unreadable):
-        yield Prediction(paths[inputs.row], predictor.infer(inputs).above(threshold))
+    for inputs, output in predictor.outputs(predictor.inputs(files, unreadable)):
+        yield Prediction(paths[inputs.row], output.above(threshold))

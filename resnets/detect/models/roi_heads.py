@@ -1,4 +1,4 @@
-"""The second half of a detector: what each proposed region holds, and where exactly."""
+"""`RegionHeads`: classes and boxes of proposed regions, the second half of a detector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvisi
 
 
 class RegionHeads(RoIHeads):
-    """torchvision's RoI heads, cut so that a region's vector, its score and the choice are apart.
+    """torchvision's RoI heads, split into vectors, scores and selection of regions.
 
     With `context`, the vector of the whole image is appended to that of each of its regions
     (paper, appendix B). Scores and offsets are float32 at any precision.
@@ -48,35 +48,37 @@ class RegionHeads(RoIHeads):
         self.context = spec.context
 
     def vectors(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes) -> Tensor:
-        """(R, D) of the R boxes (pixels) of all images; with context (R, 2D)."""
+        """Return (R, D) of the R boxes (px) of all images; with context (R, 2D)."""
         vectors = self.box_head(self.box_roi_pool(features, boxes, sizes))
         if not self.context:
             return vectors
-        whole = [
+        image_boxes = [
             torch.tensor([[0.0, 0.0, width, height]], device=vectors.device)
             for height, width in sizes
         ]
-        scenes = self.box_head(self.box_roi_pool(features, whole, sizes))  # (B, D)
+        image_vectors = self.box_head(self.box_roi_pool(features, image_boxes, sizes))  # (B, D)
         counts = torch.tensor([len(each) for each in boxes], device=vectors.device)
-        return torch.cat((vectors, scenes.repeat_interleave(counts, 0)), 1)
+        return torch.cat((vectors, image_vectors.repeat_interleave(counts, 0)), 1)
 
     def predict(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1), background first, and box offsets (R, 4 (K + 1))."""
+        """Return class logits (R, K + 1), background first, and box offsets (R, 4 (K + 1))."""
         logits, offsets = self.box_predictor(vectors)
         return to_float32(logits), to_float32(offsets)
 
     def read(
         self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes
     ) -> list[tuple[Tensor, Tensor]]:
-        """For each image its regions' boxes (R, K + 1, 4), clipped, and probabilities (R, K + 1).
+        """Return clipped boxes (R, K + 1, 4) and probabilities (R, K + 1) of each image.
 
         Column 0 is the background.
         """
         logits, offsets = self.predict(self.vectors(features, boxes, sizes))
-        moved = self.box_coder.decode(offsets, boxes)
+        decoded = self.box_coder.decode(offsets, boxes)
         counts = [len(each) for each in boxes]
-        parts = zip(moved.split(counts), F.softmax(logits, -1).split(counts), sizes, strict=True)
-        return [(clip_boxes(b, size), scores) for b, scores, size in parts]
+        per_image = zip(
+            decoded.split(counts), F.softmax(logits, -1).split(counts), sizes, strict=True
+        )
+        return [(clip_boxes(b, size), scores) for b, scores, size in per_image]
 
     def forward(
         self,
@@ -85,11 +87,14 @@ class RegionHeads(RoIHeads):
         image_shapes: Sizes,
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections of each image and no losses; in training no detections and the losses."""
+        """Return detections of each image and no losses; in training no detections and the"
+        " losses."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         found = [
-            select(boxes, scores, self.score_thresh, self.nms_thresh, self.detections_per_img)
+            select_detections(
+                boxes, scores, self.score_thresh, self.nms_thresh, self.detections_per_img
+            )
             for boxes, scores in self.read(features, proposals, image_shapes)
         ]
         return self.add_masks(features, found, image_shapes), {}
@@ -97,7 +102,7 @@ class RegionHeads(RoIHeads):
     def add_masks(
         self, features: dict[str, Tensor], found: list[dict[str, Tensor]], sizes: Sizes
     ) -> list[dict[str, Tensor]]:
-        """`found` with "masks" (D, 1, M, M) in 0..1, to be pasted into the boxes (Mask R-CNN)."""
+        """Add "masks" (D, 1, M, M) in 0..1 to `found`, to be pasted into the boxes (Mask R-CNN)."""
         if self.has_mask():
             logits = self._mask_logits(features, [each["boxes"] for each in found], sizes)
             masks = maskrcnn_inference(logits, [each["labels"] for each in found])
@@ -120,8 +125,8 @@ class RegionHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         boxes, matched, labels, offsets = self.select_training_samples(proposals, targets)
         logits, predicted = self.predict(self.vectors(features, boxes, sizes))
-        of_class, of_box = fastrcnn_loss(logits, predicted, labels, offsets)
-        losses = {"loss_classifier": of_class, "loss_box_reg": of_box}
+        class_loss, box_loss = fastrcnn_loss(logits, predicted, labels, offsets)
+        losses = {"loss_classifier": class_loss, "loss_box_reg": box_loss}
         if self.has_mask():
             assert targets is not None
             positive = [torch.where(each > 0)[0] for each in labels]
@@ -136,37 +141,41 @@ class RegionHeads(RoIHeads):
         return losses
 
 
-def select(
-    boxes: Tensor, scores: Tensor, threshold: float, overlap: float, most: int
+def select_detections(
+    boxes: Tensor, scores: Tensor, threshold: float, overlap: float, max_detections: int
 ) -> dict[str, Tensor]:
-    """The best boxes of one image: (R, K + 1, 4) and (R, K + 1) -> boxes, scores, labels.
+    """Return the best boxes of an image from (R, K + 1, 4) and (R, K + 1): boxes, scores, labels.
 
-    Every class of every region is a candidate of its own; suppression is within a class.
+    Every class of every region is a separate candidate; suppression is within a class.
     """
     if torch.compiler.is_exporting():
-        by_class, shares = boxes[:, 1:].transpose(0, 1), scores[:, 1:].T
-        found, best, labels = best_boxes(by_class, shares, overlap, threshold, most, MIN_SIDE)
-        return {"boxes": found, "scores": best, "labels": labels + 1}
-    return suppress(candidates(boxes, scores, threshold), overlap, most)
+        by_class, class_scores = boxes[:, 1:].transpose(0, 1), scores[:, 1:].T
+        best_of, best_scores, labels = best_boxes(
+            by_class, class_scores, overlap, threshold, max_detections, MIN_SIDE
+        )
+        return {"boxes": best_of, "scores": best_scores, "labels": labels + 1}
+    return suppress_overlaps(flatten_candidates(boxes, scores, threshold), overlap, max_detections)
 
 
-def candidates(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Tensor]:
-    """Regions by classes (R, K + 1, ...) as one list of boxes (N, 4), scores and labels above 0."""
+def flatten_candidates(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Tensor]:
+    """Flatten regions by classes (R, K + 1, ...) into boxes (N, 4), scores and labels from 1."""
     labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-    flat = {
+    candidates = {
         "boxes": boxes[:, 1:].reshape(-1, 4),
         "scores": scores[:, 1:].reshape(-1),
         "labels": labels[:, 1:].reshape(-1),
     }
-    flat = _take(flat, torch.where(flat["scores"] > threshold)[0])
-    return _take(flat, box_ops.remove_small_boxes(flat["boxes"], MIN_SIDE))
+    candidates = _take(candidates, torch.where(candidates["scores"] > threshold)[0])
+    return _take(candidates, box_ops.remove_small_boxes(candidates["boxes"], MIN_SIDE))
 
 
-def suppress(found: dict[str, Tensor], overlap: float, most: int) -> dict[str, Tensor]:
-    """The `most` best of `found`, without those that overlap a better one of their class."""
-    kept = batched_nms(found["boxes"], found["scores"], found["labels"], overlap)
-    return _take(found, kept[:most])
+def suppress_overlaps(
+    candidates: dict[str, Tensor], overlap: float, max_detections: int
+) -> dict[str, Tensor]:
+    """Return the best candidates, without those that overlap a better one of their class."""
+    kept = batched_nms(candidates["boxes"], candidates["scores"], candidates["labels"], overlap)
+    return _take(candidates, kept[:max_detections])
 
 
-def _take(found: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
-    return {name: values[rows] for name, values in found.items()}
+def _take(values_by_name: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
+    return {name: values[rows] for name, values in values_by_name.items()}

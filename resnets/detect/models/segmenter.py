@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,20 +13,21 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from resnets.config import ConfigError, DetectSpec
-from resnets.detect.data.types import IGNORE, DetectionSplit
+from resnets.detect.data.types import IGNORE, DetectionSplit, Pixels
 from resnets.detect.metrics.meters import SegmentationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
-from resnets.detect.models.layers import behead, stage_channels, to_float32
-from resnets.detect.models.to_stored import class_map
+from resnets.detect.models.layers import remove_head, stage_channels, to_float32
 from resnets.detect.outputs import PixelsOutput
 from resnets.models import ImageClassifier
 
+MAX_VALUES = 1 << 27  # of all classes that are interpolated at once
+
 
 class Segmenter(DetectionModel):
-    """A network whose last stages dilate (`ModelSpec.dilate`) and a head on its last stage.
+    """A network with dilated last stages (`ModelSpec.dilate`) and a head on the last stage.
 
     head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.aux_loss_weight`, a
-    second FCN head on the stage before helps training. Scores are enlarged to the image's size.
+    second FCN head on the previous stage has a loss too. Scores are interpolated to the image size.
     """
 
     divisor: ClassVar[int] = 1
@@ -33,18 +35,18 @@ class Segmenter(DetectionModel):
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         if spec.head not in ("fcn", "deeplabv3"):
             raise ConfigError(f"detect.head: {spec.head!r} labels no pixels; use fcn or deeplabv3")
-        behead(net, stages_only=True)
+        remove_head(net, stages_only=True)
         super().__init__(net, spec, num_classes)
         channels = list(stage_channels(net.spec).values())
-        make = FCNHead if spec.head == "fcn" else DeepLabHead
-        self.classifier = make(channels[-1], num_classes)
-        helped = spec.aux_loss_weight > 0 and len(channels) > 1
-        self.aux_classifier = FCNHead(channels[-2], num_classes) if helped else None
+        head_class = FCNHead if spec.head == "fcn" else DeepLabHead
+        self.classifier = head_class(channels[-1], num_classes)
+        has_auxiliary = spec.aux_loss_weight > 0 and len(channels) > 1
+        self.aux_classifier = FCNHead(channels[-2], num_classes) if has_auxiliary else None
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
-        """Scores (B, K, H, W) of images (B, C, H, W); with `targets` the losses by name.
+        """Return scores (B, K, H, W) of images (B, C, H, W); with `targets`, the losses by name.
 
-        targets: (B, H, W) int64; 255 counts for nothing.
+        targets: (B, H, W) int64; 255 = not counted.
         """
         size = images.shape[-2:]
         stages = self.net.stages(images)
@@ -53,23 +55,25 @@ class Segmenter(DetectionModel):
             return scores
         losses = {"loss_pixels": _pixel_loss(scores, targets)}
         if self.aux_classifier is not None:
-            helper = self._scores(self.aux_classifier, stages[self.net.stage_names[-2]], size)
-            losses["loss_auxiliary"] = self.spec.aux_loss_weight * _pixel_loss(helper, targets)
+            auxiliary = self._scores(self.aux_classifier, stages[self.net.stage_names[-2]], size)
+            losses["loss_auxiliary"] = self.spec.aux_loss_weight * _pixel_loss(auxiliary, targets)
         return losses
 
     def infer(
         self,
-        image: Tensor,
-        size: tuple[int, int],
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]],
         others: Sequence[Segmenter] = (),
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
         scores: Tensor | None = None,
-    ) -> PixelsOutput:
+    ) -> list[PixelsOutput]:
         """See `DetectionModel`; probabilities of an ensemble are averaged."""
         with torch.no_grad():
-            each = [model(image[None])[0].softmax(0) for model in (self, *others)]
-        found = {"probabilities": torch.stack(each).mean(0)}
-        return self.to_output(found, image.shape[-2:], size)
+            probabilities = [model(images).softmax(1) for model in (self, *others)]
+        return [
+            self.to_output({"probabilities": each}, images.shape[-2:], size)
+            for each, size in zip(torch.stack(probabilities).mean(0), sizes, strict=True)
+        ]
 
     def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
         """See `DetectionModel`: probabilities (K, H, W)."""
@@ -80,7 +84,7 @@ class Segmenter(DetectionModel):
         found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
     ) -> PixelsOutput:
         """See `DetectionModel`."""
-        return PixelsOutput.of(class_map(found["probabilities"], size))
+        return PixelsOutput.of(most_likely_classes(found["probabilities"], size))
 
     def meter(self, split: DetectionSplit, others: Sequence[Segmenter] = ()) -> SegmentationMeter:
         """See `DetectionModel`."""
@@ -91,6 +95,33 @@ class Segmenter(DetectionModel):
 
 
 def _pixel_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over pixels that count; 0 where none does."""
-    counted = targets.ne(IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum") / counted
+    """Return the mean cross-entropy over pixels that are counted; 0 if there are none."""
+    num_counted = targets.ne(IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum") / num_counted
+
+
+def most_likely_classes(logits: Tensor, stored: tuple[int, int]) -> Pixels:
+    """Return the most likely class (H, W) uint8 of each stored pixel, from logits (K, h, w)."""
+    if logits.shape[0] * stored[0] * stored[1] <= MAX_VALUES:
+        large = F.interpolate(logits[None].float(), stored, mode="bilinear", align_corners=False)
+        return large[0].argmax(0).to(torch.uint8).cpu().numpy()
+    height, width = stored
+    shape = (logits.shape[1], width)
+    widened = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0]
+    classes = np.empty(stored, np.uint8)
+    rows = max(1, MAX_VALUES // (logits.shape[0] * width))
+    for start in range(0, height, rows):
+        band = interpolate_rows(widened, start, min(start + rows, height), height)
+        classes[start : start + rows] = band.argmax(0).to(torch.uint8).cpu().numpy()
+    return classes
+
+
+def interpolate_rows(planes: Tensor, start: int, stop: int, height: int) -> Tensor:
+    """Interpolate planes (K, h, W) to `height` rows, bilinear: rows start..stop, (K, rows, W)."""
+    source_height = planes.shape[1]
+    rows = torch.arange(start, stop, device=planes.device, dtype=torch.float32)
+    position = ((rows + 0.5) * (source_height / height) - 0.5).clamp(min=0)
+    above = position.floor().long().clamp(max=source_height - 1)
+    below = (above + 1).clamp(max=source_height - 1)
+    weight = (position - above)[None, :, None]
+    return torch.lerp(planes[:, above], planes[:, below], weight)

@@ -1,4 +1,4 @@
-"""Weights of whole detectors and segmenters: torchvision's, detectron2's and our own."""
+"""Weights of complete detectors and segmenters: torchvision's, detectron2's and our own."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from resnets.weights.readers.configs.input_convention import assumed_input, stat
 
 log = logging.getLogger("resnets")
 
-# The first convolution of a network in a whole model: torchvision's, detectron2's, and ours.
-BODY = re.compile(
+# The first convolution of the network in a complete model: torchvision's, detectron2's, ours.
+FIRST_CONVOLUTION = re.compile(
     r"(.*\.)?(backbone\.body\.conv1|backbone\.conv1|backbone\.(bottom_up\.)?stem\.conv1"
     r"|net\.stem\.conv)\.weight"
 )
-# Layers that only whole models have, and all that belongs to one.
-WHOLE = re.compile(
+# Layers that only complete models have, and all layers of one.
+WHOLE_MODEL_LAYERS = re.compile(
     r"(rpn|roi_heads|proposal_generator|(aux_)?classifier\.\d|backbone\.fpn|pyramid|predictor"
     r"|proposer|objectness|offsets)\."
 )
-PARTS = re.compile(WHOLE.pattern + r"|(backbone|net|classifier)\.")
-# Layers as wide as there are classes; they are replaced where the number differs.
-OF_CLASSES = re.compile(
+MODEL_LAYERS = re.compile(WHOLE_MODEL_LAYERS.pattern + r"|(backbone|net|classifier)\.")
+# Layers with a row per class, which are replaced if the number differs.
+CLASS_LAYERS = re.compile(
     r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.|roi_heads\.mask_predictor\.mask_fcn_logits\."
     r"|(aux_)?classifier\.4\.|(classifier|objectness|offsets)\.(weight|bias)|predictor\."
 )
@@ -49,7 +49,7 @@ OLD_NAMES = (
     (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
 )
 OLD_MASK = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)")
-UNUSED = "N/A"
+UNUSED_CLASS = "N/A"
 # torchvision's builders of published detectors and segmenters, for each task and head.
 PUBLISHED = {
     ("detect", "fpn"): "fasterrcnn_{}_fpn",
@@ -60,9 +60,9 @@ PUBLISHED = {
 
 
 def read_published(source: str, recipe: Recipe) -> Weights | None:
-    """torchvision's detector or segmenter that "torchvision:COCO_..." names for this recipe.
+    """Read torchvision's detector or segmenter that "torchvision:COCO_..." names for this recipe.
 
-    None where `source` names something else. ConfigError where torchvision has none like it.
+    None if `source` names something else. ConfigError if torchvision has none like it.
     """
     library, _, tag = source.partition(":")
     if library != "torchvision" or not tag.startswith("COCO"):
@@ -81,147 +81,170 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
         known = ", ".join(choices.__members__)
         raise ConfigError(f"weights: torchvision has no {tag!r} for {name}; known: {known}")
     entry = choices[tag]
-    found = find_whole(read_path(str(torchvision_file(entry.url))))
+    found = find_model_tensors(read_path(str(torchvision_file(entry.url))))
     # torchvision builds its published detectors with norms that add nothing to the variance.
     fields = {} if recipe.task == "segment" else {"norm_eps": 0.0}
     classes = tuple(entry.meta["categories"])
     return dataclasses.replace(found, source=source, fields=fields, classes=classes)
 
 
-def find_whole(weights: Weights) -> Weights:
-    """`weights` with the tensors of the detector or segmenter in them, if there is one.
+def find_model_tensors(weights: Weights) -> Weights:
+    """Return `weights` with the tensors of the detector or segmenter in them, if there is one.
 
-    Prefixes before its names are taken off; what is not the model's is left out, and logged.
-    WeightsError where several models would serve.
+    Prefixes of its names are removed; tensors of anything else are left out, and logged.
+    WeightsError if there are several models.
     """
     part = "" if weights.part is None else f"{weights.part}."
     names = [name for name in weights.contents if name.startswith(part)]
-    prefixes = dict.fromkeys(found[1] or "" for name in names if (found := BODY.fullmatch(name)))
-    prefixes.pop("proposer.", None)  # of our models, beside the model's own
-    whole = [prefix for prefix in prefixes if any(map(WHOLE.match, _without(names, prefix)))]
-    if not whole:
+    prefixes = dict.fromkeys(
+        match[1] or "" for name in names if (match := FIRST_CONVOLUTION.fullmatch(name))
+    )
+    prefixes.pop("proposer.", None)  # of our models, which have a network of their own too
+    complete = [
+        prefix
+        for prefix in prefixes
+        if any(map(WHOLE_MODEL_LAYERS.match, _strip_prefix(names, prefix)))
+    ]
+    if not complete:
         return weights
-    prefix = choose_copy(whole, whole[0], weights.source, log.info)
-    kept = {
+    prefix = choose_copy(complete, complete[0], weights.source, log.info)
+    chosen = {
         name.removeprefix(prefix): stored
         for name, stored in weights.contents.items()
-        if name.startswith(prefix) and PARTS.match(name.removeprefix(prefix))
+        if name.startswith(prefix) and MODEL_LAYERS.match(name.removeprefix(prefix))
     }
-    left = len(weights.contents) - len(kept)
-    if left and weights.recipe is None:
-        log.info("%s: left out %d tensors that are not the model's", weights.source, left)
+    num_left_out = len(weights.contents) - len(chosen)
+    if num_left_out and weights.recipe is None:
+        log.info("%s: left out %d tensors that are not the model's", weights.source, num_left_out)
     with naming(weights.source):
-        tensors = {name: stored.read() for name, stored in kept.items()}
+        tensors = {name: stored.read() for name, stored in chosen.items()}
     return dataclasses.replace(weights, tensors=tensors)
 
 
-def _without(names: list[str], prefix: str) -> list[str]:
+def _strip_prefix(names: list[str], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
-def follow(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
-    """The recipe with what names do not show of the network that whole `weights` are of."""
+def adapt_recipe(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
+    """Return the recipe with what names do not tell about the network of `weights`."""
     if weights.recipe is not None:  # ours
         theirs = weights.recipe
         spec = dataclasses.replace(theirs.model, num_classes=recipe.model.num_classes)
         assert weights.preprocess is not None
         return dataclasses.replace(recipe, model=spec), weights.preprocess
-    if _from_detectron2(weights.tensors):
-        spec, said = recipe.model, stated_input(weights.contents, weights.source, weights.part)
-        if said is None:
-            said = assumed_input(weights.source)
+    if _is_detectron2(weights.tensors):
+        spec, convention = (
+            recipe.model,
+            stated_input(weights.contents, weights.source, weights.part),
+        )
+        if convention is None:
+            convention = assumed_input(weights.source)
         if spec.expansion > 1:
-            spec = dataclasses.replace(spec, stride_in=said.stride_in)
-        return dataclasses.replace(recipe, model=spec), Preprocessor(said.preprocess)
+            spec = dataclasses.replace(spec, stride_in=convention.stride_in)
+        return dataclasses.replace(recipe, model=spec), Preprocessor(convention.preprocess)
     spec = dataclasses.replace(recipe.model, **weights.fields)
     return dataclasses.replace(recipe, model=spec), Preprocessor(Preprocess())
 
 
-def fit_whole(
+def load_whole_weights(
     model: nn.Module,
     weights: Weights,
     classes: Sequence[str] | None = None,
     policy: HeadPolicy = "names",
 ) -> None:
-    """Copy `weights` (of `find_whole`) into a detector or segmenter.
+    """Copy `weights` (of `find_model_tensors`) into a detector or segmenter.
 
-    classes, policy: as of `heads.head_rows`: layers of classes are kept by the names of these, in
-    their order; where they are others, the layers stay as they are drawn. Without `classes`, they
-    are kept where there are as many. WeightsError names tensors that have no place, are missing, or
-    have another shape.
+    classes, policy: as of `heads.head_rows`: class layers are kept by the names of these, in their
+    order; if the classes differ, the layers stay random. Without `classes`, they are kept if their
+    number is equal. WeightsError names tensors that are unknown, missing, or of another shape.
     """
     net, spec = model.net, model.spec
     assert isinstance(net, ImageClassifier)
     assert isinstance(spec, DetectSpec)
     tensors = dict(weights.tensors)
     if any(name.startswith("net.") for name in tensors):
-        found = tensors
-    elif _from_detectron2(tensors):
-        found = _detectron2(tensors, net, spec)
+        converted = tensors
+    elif _is_detectron2(tensors):
+        converted = _convert_detectron2(tensors, net, spec)
     else:
-        found = _torchvision(tensors, net)
-    own = model.state_dict()
+        converted = _convert_torchvision(tensors, net)
+    state = model.state_dict()
     if getattr(model, "proposer", None) is None:  # of step 2 of alternating training
-        found = {name: each for name, each in found.items() if not name.startswith("proposer.")}
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-    found = counters | found
-    of_classes = [name for name in own if OF_CLASSES.match(name) and name in found]
-    replaced: Sequence[str] = [name for name in of_classes if found[name].shape != own[name].shape]
-    if classes is not None and of_classes:
-        replaced = _fit_classes(found, of_classes, weights, classes, policy)
+        converted = {
+            name: each for name, each in converted.items() if not name.startswith("proposer.")
+        }
+    counters = {name: state[name] for name in state if name.endswith("num_batches_tracked")}
+    converted = counters | converted
+    class_layers = [name for name in state if CLASS_LAYERS.match(name) and name in converted]
+    replaced: Sequence[str] = [
+        name for name in class_layers if converted[name].shape != state[name].shape
+    ]
+    if classes is not None and class_layers:
+        replaced = _match_classes(converted, class_layers, weights, classes, policy)
     if replaced:
         message = shorten(sorted(replaced))
         log.info("%s: new layers for other classes: %s", weights.source, message)
-        found |= {name: own[name] for name in replaced}
-    unknown, missing = sorted(found.keys() - own.keys()), sorted(own.keys() - found.keys())
-    wrong = [name for name in own if name in found and found[name].shape != own[name].shape]
-    for names, what in ((unknown, "no place for"), (missing, "missing"), (wrong, "another shape")):
+        converted |= {name: state[name] for name in replaced}
+    unknown, missing = (
+        sorted(converted.keys() - state.keys()),
+        sorted(state.keys() - converted.keys()),
+    )
+    misshapen = [
+        name for name in state if name in converted and converted[name].shape != state[name].shape
+    ]
+    for names, problem in (
+        (unknown, "no place for"),
+        (missing, "missing"),
+        (misshapen, "another shape"),
+    ):
         if names:
             raise WeightsError(
                 f"{weights.source}: does not fit {net.spec.name}-{spec.head}: {len(names)} tensors "
-                f"{what} ({shorten(names)})"
+                f"{problem} ({shorten(names)})"
             )
-    check_values(found, weights.source)
-    warn_of_values(found, weights.source, "detectron2")  # detectors' norms are frozen
-    model.load_state_dict(found)
+    check_values(converted, weights.source)
+    warn_of_values(converted, weights.source, "detectron2")  # detectors' norms are frozen
+    model.load_state_dict(converted)
 
 
-def _fit_classes(
+def _match_classes(
     found: Tensors,
     of_classes: Sequence[str],
     weights: Weights,
     classes: Sequence[str],
     policy: HeadPolicy,
 ) -> Sequence[str]:
-    """Bring rows into the order of `classes`; the names of layers that are to be new instead."""
-    decides = min(of_classes, key=lambda name: found[name].shape[0])
-    first = 1 if _has_background(decides) else 0
-    count = found[decides].shape[0] - first
+    """Reorder rows to `classes`; return the names of layers that have to be new instead."""
+    narrowest = min(of_classes, key=lambda name: found[name].shape[0])
+    num_background = 1 if _has_background(narrowest) else 0
+    count = found[narrowest].shape[0] - num_background
     theirs = list(weights.classes)
-    if len(theirs) == count + first and first:  # torchvision names the background too
+    if (
+        len(theirs) == count + num_background and num_background
+    ):  # torchvision names the background too
         theirs = theirs[1:]
     # Numbers that COCO left unused, in torchvision's lists.
-    places = [place for place, name in enumerate(theirs) if name != UNUSED]
-    named = [theirs[place] for place in places]
-    if places and len(named) < count and len(theirs) == count:
-        chosen = head_rows(weights.source, named, len(named), classes, policy)
-        rows = None if chosen is None else torch.tensor(places)[chosen]
+    indices = [index for index, name in enumerate(theirs) if name != UNUSED_CLASS]
+    used_names = [theirs[index] for index in indices]
+    if indices and len(used_names) < count and len(theirs) == count:
+        chosen = head_rows(weights.source, used_names, len(used_names), classes, policy)
+        rows = None if chosen is None else torch.tensor(indices)[chosen]
     else:
         rows = head_rows(weights.source, theirs, count, classes, policy)
     if rows is None:
         return of_classes
     for name in of_classes:
-        found[name] = _with_rows(name, found[name], rows, count)
+        found[name] = _select_rows(name, found[name], rows, count)
     return ()
 
 
 def _has_background(name: str) -> bool:
-    """Whether a layer's first row is the background's, beside those of the classes."""
+    """Return whether the first row of a layer is that of the background."""
     return "cls_score" in name or "bbox_pred" in name or "mask_fcn_logits" in name
 
 
-def _with_rows(name: str, tensor: Tensor, rows: Tensor, count: int) -> Tensor:
-    """A layer of `count` classes, or of anchors times classes, with those of `rows` alone."""
+def _select_rows(name: str, tensor: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Select the `rows` of a layer of `count` classes, or of anchors times classes."""
     if _has_background(name):
         rows, count = torch.cat((torch.tensor([0]), rows + 1)), count + 1
     values = 4 if "bbox_pred" in name or name.startswith("offsets") else 1
@@ -229,18 +252,20 @@ def _with_rows(name: str, tensor: Tensor, rows: Tensor, count: int) -> Tensor:
     return split[:, rows].flatten(0, 2)
 
 
-def _from_detectron2(tensors: Mapping[str, Tensor]) -> bool:
+def _is_detectron2(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("proposal_generator.") for name in tensors)
 
 
-def _body(net: ImageClassifier, format: str, place: Callable[[str], str]) -> dict[str, str]:
-    """Their name -> ours for the network without its head; `place` adds the prefix."""
-    theirs = name_map(format, _Named(net)).foreign_names  # type: ignore[arg-type]
-    return {place(name): f"net.{own}" for own, name in theirs.items() if name is not None}
+def _network_names(
+    net: ImageClassifier, format: str, prefixed: Callable[[str], str]
+) -> dict[str, str]:
+    """Return their name -> ours for the network without its head; `prefixed` adds the prefix."""
+    theirs = name_map(format, _NetworkNames(net)).foreign_names  # type: ignore[arg-type]
+    return {prefixed(name): f"net.{own}" for own, name in theirs.items() if name is not None}
 
 
-class _Named:
-    """A network as name maps see it; they only need its spec and the names of its tensors."""
+class _NetworkNames:
+    """The spec and tensor names of a network, which is all that name maps need."""
 
     def __init__(self, net: ImageClassifier) -> None:
         self.spec, self._net = net.spec, net
@@ -249,43 +274,43 @@ class _Named:
         return {name: None for name in self._net.state_dict() if not name.startswith("head.")}
 
 
-def _torchvision(tensors: Tensors, net: ImageClassifier) -> Tensors:
-    """torchvision's detection and segmentation models."""
+def _convert_torchvision(tensors: Tensors, net: ImageClassifier) -> Tensors:
+    """Convert torchvision's detection and segmentation models."""
     detects = any(name.startswith("backbone.body.") for name in tensors)
-    before = "backbone.body." if detects else "backbone."
-    names = _body(net, "torchvision", lambda name: before + name)
-    found = {}
+    prefix = "backbone.body." if detects else "backbone."
+    names = _network_names(net, "torchvision", lambda name: prefix + name)
+    converted = {}
     for name, tensor in tensors.items():
         for pattern, new in OLD_NAMES:
             name = pattern.sub(new, name)
         name = OLD_MASK.sub(lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}", name)
-        own = names.get(name, name)
-        found[own.replace("backbone.fpn.", "pyramid.fpn.")] = tensor
-    return found
+        own_name = names.get(name, name)
+        converted[own_name.replace("backbone.fpn.", "pyramid.fpn.")] = tensor
+    return converted
 
 
-def _detectron2(tensors: Tensors, net: ImageClassifier, spec: DetectSpec) -> Tensors:
-    """detectron2's Faster and Mask R-CNN, FPN and C4 (its model zoo's names)."""
+def _convert_detectron2(tensors: Tensors, net: ImageClassifier, spec: DetectSpec) -> Tensors:
+    """Convert detectron2's Faster and Mask R-CNN, FPN and C4 (names of its model zoo)."""
 
-    def place(name: str) -> str:
+    def prefixed(name: str) -> str:
         if spec.head == "fpn":
             return f"backbone.bottom_up.{name}"
         return f"roi_heads.{name}" if name.startswith("res5") else f"backbone.{name}"
 
-    names = _body(net, "detectron2", place)
+    names = _network_names(net, "detectron2", prefixed)
     first = len(net.spec.depths) - 2 if spec.head == "fpn" else 0
-    found = {}
+    converted = {}
     for name, tensor in tensors.items():
         if name in names:
-            found[names[name]] = tensor
+            converted[names[name]] = tensor
         elif not name.startswith(("pixel_", "anchor")) and "anchor_generator" not in name:
-            own = _detectron2_head(name, first)
-            found[own] = _as_torchvision(own, tensor, spec)
-    return found
+            own_name = _convert_head_name(name, first)
+            converted[own_name] = _reorder_rows(own_name, tensor, spec)
+    return converted
 
 
-def _detectron2_head(name: str, first: int) -> str:
-    """Our name of a tensor that is not the network's; `first` is the number of its finest level."""
+def _convert_head_name(name: str, first: int) -> str:
+    """Return our name of a tensor outside the network; `first` is the index of its finest level."""
     match = re.fullmatch(r"backbone\.fpn_(lateral|output)(\d)\.(\w+)", name)
     if match:
         kind = "inner" if match[1] == "lateral" else "layer"
@@ -306,8 +331,8 @@ def _detectron2_head(name: str, first: int) -> str:
     return name
 
 
-def _as_torchvision(name: str, tensor: Tensor, spec: DetectSpec) -> Tensor:
-    """Background first, which detectron2 has last or not at all; anchors by ratio, then by size."""
+def _reorder_rows(name: str, tensor: Tensor, spec: DetectSpec) -> Tensor:
+    """Put the background first (detectron2: last or none), and anchors by ratio, then by size."""
     if ".cls_score." in name:
         return tensor.roll(1, 0)
     if ".bbox_pred." in name and name.startswith("roi_heads"):

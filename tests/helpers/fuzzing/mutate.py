@@ -76,7 +76,7 @@ def cut(data: bytes, draw: random.Random) -> bytes:
     return data[: _place(data, draw)]
 
 
-def behead(data: bytes, draw: random.Random) -> bytes:
+def remove_head(data: bytes, draw: random.Random) -> bytes:
     return data[draw.randrange(1, 65) :]
 
 
@@ -138,4 +138,4 @@ BLIND: tuple[Change, ...] = (
     *(flip_bits, flip_bits, set_bytes, cut, cut, drop_block, repeat_block, fill_block, swap_blocks),
     *(integer, integer, integer, number, number),
 )
-BLIND = (*BLIND, *BLIND, behead, small)
+BLIND = (*BLIND, *BLIND, remove_head, small)
