@@ -1,4 +1,4 @@
-"""`DetectionInference`: detectors at test time, plain or with the paper's additions (appendix B)."""
+"""`DetectionInference`: detectors at test time, with or without the additions of appendix B."""
 
 from __future__ import annotations
 
