@@ -65,13 +65,13 @@ def test_every_kind_of_problem_is_found_and_named(broken):
         "train0001.png, annotation 1: its box (70, 10, 100, 30) passes the edge of 80x60",
         "annotation 2: its box (10, 10, 10, 30) has no area",
         "annotation 3: its bbox [NaN, 1, 5, 5] is not four numbers",
-        "annotation 4: category 4 is none of the 3 known",
+        "annotation 4: category 4 is not one of the 3 known",
         "annotation 5: image_id 99: no such image in the file",
         "annotation 6: its outline is for (height, width) [10, 10], not [60, 80]",
         "annotation 7: its outline has a polygon of fewer than three corners",
         "annotation 9: id occurs twice",
         "gone.png: its image is missing",
-        "train0008.png: gives its image as 0x60, a size that none has",
+        "train0008.png: gives its image as 0x60, an invalid size",
     ):
         assert said in text, said
 

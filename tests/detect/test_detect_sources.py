@@ -158,7 +158,7 @@ def test_class_maps_with_a_list_of_values(tmp_path):
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ("[]", "no COCO JSON; it needs lists called images"),
+        ("[]", "not COCO JSON; it needs lists called images"),
         ('{"images": [3], "annotations": [], "categories": []}', r"images\[0\]: is no object"),
         ('{"images": [], "annotations": [], "categories": []}', "categories: is empty"),
         ('{"images": [], "annotations": [], "categories": [{"id": "a"}]}', "lacks a whole number"),

@@ -35,11 +35,11 @@ def parse_json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except RecursionError:
-        raise DataError(f"{where}: no JSON (nested too deeply); restore it") from None
+        raise DataError(f"{where}: invalid JSON (nested too deeply); restore it") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: no JSON ({error.reason}); save it as UTF-8") from error
+        raise DataError(f"{where}: invalid JSON ({error.reason}); save it as UTF-8") from error
     except ValueError as error:
-        raise DataError(f"{where}: no JSON ({_one_line(error)}); restore it") from error
+        raise DataError(f"{where}: invalid JSON ({_one_line(error)}); restore it") from error
 
 
 def parse_xml(data: bytes, where: str) -> ElementTree.Element:
@@ -49,11 +49,11 @@ def parse_xml(data: bytes, where: str) -> ElementTree.Element:
     unknown encoding, with entity declarations, or nested deeper than MAX_XML_DEPTH.
     """
     if len(data) > MAX_XML_BYTES:
-        raise DataError(f"{where}: is no XML of annotations ({len(data):,} bytes)")
+        raise DataError(f"{where}: is too large for XML annotations ({len(data):,} bytes)")
     try:
         return _parse_xml(_decode_xml(data))
     except (expat.ExpatError, ValueError) as error:
-        raise DataError(f"{where}: is no XML ({_one_line(error)})") from error
+        raise DataError(f"{where}: invalid XML ({_one_line(error)})") from error
 
 
 def decode_text(data: bytes, where: str) -> str:

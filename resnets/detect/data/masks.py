@@ -123,7 +123,7 @@ def _check_polygon(points: Any, height: int, width: int, tolerance: float) -> No
         raise MaskError("has a polygon of fewer than three corners, or half a corner")
     corners = np.asarray(points)
     if corners.dtype.kind not in "iuf" or corners.ndim != 1 or not np.isfinite(corners).all():
-        raise MaskError("has a corner that is no finite number")
+        raise MaskError("has a corner that is not a finite number")
     x, y = corners[::2], corners[1::2]
     overhang = max(-x.min(), -y.min(), x.max() - width, y.max() - height)
     if overhang > tolerance:
@@ -157,7 +157,7 @@ def _decompress_runs(counts: str | bytes) -> list[int]:
     for letter in letters:
         bits = letter - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise MaskError("has compressed runs with a letter that COCO does not use")
+            raise MaskError("has compressed runs with an invalid character")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

@@ -21,14 +21,11 @@ from resnets.evaluate.figures.image_grid import (
     save_image_grid,
 )
 
-OVERLAP, MIN_OVERLAP = (
-    0.5,
-    0.1,
-)  # a box is right from 0.5 on, and has to do with an object from 0.1 on
+OVERLAP, MIN_OVERLAP = 0.5, 0.1  # IoU of a correct box, and of one related to an object
 TILE = 200  # px of a tile's side
-MAX_MISSES = 12  # of either kind on the page
+MAX_MISSES = 12  # of each kind on the page
 MAX_PER_IMAGE = 2
-CONTEXT = 2.2  # how much larger than its boxes the part of the image that is shown is
+CONTEXT = 2.2  # side of the shown square in sides of the boxes
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ def load_yaml(data: bytes, where: str) -> Any:
         return yaml.load(data.removeprefix(b"\xef\xbb\xbf"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         message = " ".join(str(error).split())[:200]
-        raise DataError(f"{where}: is no YAML that is read here ({message})") from error
+        raise DataError(f"{where}: invalid or unsupported YAML ({message})") from error
 
 
 def read_class_names(store: Store, path: str) -> list[str]:

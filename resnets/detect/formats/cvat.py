@@ -187,7 +187,7 @@ def _parse_mask(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
     sides = [_read_attribute(shape, key) for key in ("left", "top", "width", "height")]
     valid = all(side.is_integer() and 0 <= side <= 1 << 16 for side in sides)
     if not valid or sides[2] * sides[3] > MAX_PIXELS:
-        raise ValueError("has a side that is no whole number of pixels")
+        raise ValueError("has a side that is not a whole number of pixels")
     left, top, width, height = map(int, sides)
     lengths = [read_number(each) for each in (shape.get("rle") or "").split(",")]
     valid = all(each.is_integer() and each >= 0 for each in lengths)

@@ -88,7 +88,7 @@ def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bo
         store, [parse(p) for title in training or parts for p in parts[title]]
     )
     if not classes:
-        raise DataError(f"{store.where}: its labelme files have no shape that encloses anything")
+        raise DataError(f"{store.where}: its labelme files have no shape with an area")
     label_of = {each: label for label, each in enumerate(classes)}
 
     def load(title: str) -> RawImageSet:
@@ -289,7 +289,7 @@ def _parse_mask(shape: Shape, size: tuple[int, int]) -> Geometry:
     with naming("a mask"), open_image(data) as image:
         mask = np.asarray(image.convert("L")) > 0
     if not np.isfinite(corners).all() or np.abs(corners).max() > 1 << 20:
-        raise ValueError("lies nowhere")
+        raise ValueError("has corners out of range")
     left, top = map(round, corners[0].tolist())
     outline = encode_placed_mask(mask, left, top, *size)
     return placed_mask_box(mask, left, top), outline, float(mask.sum()) or None
@@ -336,7 +336,7 @@ def _read_document(store: Store, path: str) -> dict[str, Any]:
     document = parse_json(store.read(path), where)
     shapes = document.get("shapes") if isinstance(document, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(each, dict) for each in shapes):
-        raise DataError(f"{where}: no labelme file; it needs a list called shapes")
+        raise DataError(f"{where}: not a labelme file; it needs a list called shapes")
     document.pop("imageData", None)  # megabytes each
     return document
 

@@ -72,7 +72,7 @@ def set_stored_sizes(
             width, height = stored.upright
             image = replace(image, width=width, height=height, has_size=False)
         images.append(image)
-    message = f"{num_unstated:,} images without a size in their annotations; taken from the files"
+    message = f"{num_unstated:,} images without a size in their annotations; read from the files"
     return replace(
         image_set, images=images, notes=(*image_set.notes, *([message] if num_unstated else ()))
     )
@@ -168,7 +168,7 @@ def _find_all_crowd(images: Iterable[RawImage]) -> list[Problem]:
     if not objects or not all(each.crowd for _, each in objects):
         return []
     message = (
-        f"all {len(objects):,} objects are crowds (iscrowd 1), of which nothing is learnt; write"
+        f"all {len(objects):,} objects are crowds (iscrowd 1), which are not trained on; write"
         " iscrowd 0 where each is one object"
     )
     return [Problem(objects[0][0].where, "", ALL_CROWD, message)]
@@ -187,7 +187,10 @@ def flag_normalized_boxes(image_set: RawImageSet) -> RawImageSet:
             any_finite = any_finite or all(map(math.isfinite, each.box))
     if not any_finite:
         return image_set
-    flaw = Flaw("no pixels", "all boxes lie within one pixel; write them in pixels, not in shares")
+    flaw = Flaw(
+        "no pixels",
+        "all boxes lie within one pixel; write them in pixels, not as fractions of the sides",
+    )
     images = [
         replace(
             image,
@@ -209,7 +212,7 @@ def find_name_warnings(classes: Sequence[str]) -> list[str]:
     for key in [key for key in groups if f"{key}s" in groups]:
         groups[f"{key}s"] += groups.pop(key)
     warnings = [
-        "classes whose names differ by case or a plural's s only, each taken as one of its own:"
+        "classes whose names differ by case or a plural's s only, each read as a class of its own:"
         f" {', '.join(sorted(names))}"
         for names in groups.values()
         if len(names) > 1
@@ -274,7 +277,7 @@ def find_image_problems(image: RawImage, frame: Frame | None = None) -> Iterator
         yield Problem(image.file, "", "unreadable", image.unreadable)
         return
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        message = f"gives its image as {width}x{height}, a size that none has"
+        message = f"gives its image as {width}x{height}, an invalid size"
         yield Problem(image.where, item, "image size", message)
         return
     if image.stored is not None:
@@ -323,7 +326,9 @@ def find_object_problems(
         if flaw.kind == FORM:
             return
     if each.label < 0:
-        yield problem("category", f"category {each.category} is none of the {len(classes)} known")
+        yield problem(
+            "category", f"category {each.category} is not one of the {len(classes)} known"
+        )
     if any(flaw.kind == "no number" for flaw in each.flaws):
         return
     if not all(map(math.isfinite, each.box)):

@@ -293,7 +293,7 @@ def _read_rows(store: Store, path: str) -> list[Row]:
         if read_name(lines[0][image]).lower() == JOINED_COLUMN:
             joined = re.fullmatch(r"(.+)_(\w+)", name)
             if joined is None:
-                raise DataError(f"{where}: line {number}: {name!r} is no image and class")
+                raise DataError(f"{where}: line {number}: {name!r} is not IMAGE_CLASS")
             name, kind = joined[1], joined[2]
         found.append((name, kind, text))
     return found

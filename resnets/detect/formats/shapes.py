@@ -72,7 +72,7 @@ def encode_placed_mask(mask: NDArray[Any], left: int, top: int, height: int, wid
     """
     high, wide = mask.shape
     if height * width > MAX_PIXELS:
-        raise ValueError(f"is for an image of {width}x{height}, which none is")
+        raise ValueError(f"is for an image of {width}x{height}, larger than any image")
     if left < 0 or top < 0 or top + high > height or left + wide > width:
         raise ValueError(f"of {wide}x{high} px at ({left}, {top}) passes the edge")
     placed = np.zeros((height, width), np.bool_)

@@ -94,7 +94,7 @@ def describe_renamed_folders(matches: Iterable[Match]) -> list[str]:
         if match.path is not None and match.stated_folder
     )
     return [
-        f"{count:,} images stated in {stated}/, which is not there, are taken from {folder}/"
+        f"{count:,} images stated in {stated}/, which does not exist, are read from {folder}/"
         for (stated, folder), count in pairs.items()
     ]
 

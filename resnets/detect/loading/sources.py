@@ -289,7 +289,7 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
         raise DataError(
             f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
             " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel;"
-            " detect.class_map_folder names a folder that is called otherwise"
+            " detect.class_map_folder names a folder with another name"
         )
     if where in VOC_NAMES:
         return open_voc(store, find_voc(store), name, all_classes=True)

@@ -252,8 +252,8 @@ def _explain_no_objects(targets: Sequence[Target]) -> str:
         sum(len(each) for each in targets),
     )
     if not crowds:
-        return "no image with an object to learn from"
+        return "no image with an object to train on"
     return (
-        f"no image with an object to learn from: {crowds:,} of {objects:,} objects are crowds"
-        " (iscrowd 1), which are not learnt"
+        f"no image with an object to train on: {crowds:,} of {objects:,} objects are crowds"
+        " (iscrowd 1), which are not trained on"
     )

@@ -81,7 +81,7 @@ def _interface() -> tuple[Any, Any]:
     try:
         module = importlib.import_module("faster_coco_eval")
     except ImportError as error:
-        raise ConfigError("COCO's figures need a library: pip install 'resnets[detect]'") from error
+        raise ConfigError("COCO metrics need a library: pip install 'resnets[detect]'") from error
     return module.COCO, module.COCOeval_faster
 
 

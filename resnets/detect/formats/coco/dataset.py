@@ -125,11 +125,11 @@ def _read_document(store: Store, path: str) -> dict[str, Any]:
     document = parse_json(store.read(path), where)
     lists = isinstance(document, dict) and all(isinstance(document.get(k), list) for k in KEYS)
     if not lists:
-        raise DataError(f"{where}: no COCO JSON; it needs lists called {', '.join(KEYS)}")
+        raise DataError(f"{where}: not COCO JSON; it needs lists called {', '.join(KEYS)}")
     for key in KEYS:
         for number, entry in enumerate(document[key]):
             if not isinstance(entry, dict):
-                raise DataError(f"{where}: {key}[{number}]: is no object of COCO's form")
+                raise DataError(f"{where}: {key}[{number}]: is not a COCO object")
             if "segments_info" in entry:
                 raise DataError(
                     f"{where}: COCO's panoptic annotations, whose segments are pixels of PNG files,"
@@ -157,7 +157,7 @@ def _read_categories(document: dict[str, Any], where: str) -> tuple[dict[int, st
     for number in [number for number in entries if _is_root(number, entries)]:
         if not any(read_id(each.get("category_id")) == number for each in document["annotations"]):
             name = read_name(entries.pop(number).get("name"))
-            notes.append(f"category {number} ({name}) only groups the others; it is no class")
+            notes.append(f"category {number} ({name}) only groups the others; it is not a class")
     names = {number: read_name(entry.get("name")) for number, entry in entries.items()}
     for name, count in Counter(names.values()).items():
         if count > 1:
@@ -193,7 +193,7 @@ def _read_image_set(
     names, notes = _check_categories(document, categories, where)
     images = document["images"] = _drop_copies(document["images"])
     if copies := num_listed - len(images):
-        notes.append(f"{where}: {copies:,} images are listed twice, alike; read once")
+        notes.append(f"{where}: {copies:,} images are listed twice; read once")
     label_of = {number: label for label, number in enumerate(sorted(categories))}
     ids = [read_id(entry.get("id")) for entry in document["images"]]
     counts = Counter(ids)
@@ -273,9 +273,7 @@ def _read_image_set(
             " read: upright boxes of their sides are used for the rotated ones"
         )
     if num_backward and not form:
-        notes.append(
-            f"{where}: {num_backward:,} boxes of negative width or height were turned round"
-        )
+        notes.append(f"{where}: {num_backward:,} boxes of negative width or height were flipped")
     return RawImageSet(records, problems, orphans, len(document["annotations"]), notes)
 
 

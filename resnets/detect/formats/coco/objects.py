@@ -131,7 +131,7 @@ def repeated_id_flaw(entry: dict[str, Any], first: dict[str, Any]) -> Flaw:
     """Return the flaw of the second of two objects with one id."""
     keys = ("image_id", "category_id", "bbox", "segmentation")
     if all(entry.get(key) == first.get(key) for key in keys):
-        return Flaw("duplicate", "occurs twice, all values alike")
+        return Flaw("duplicate", "occurs twice with equal values")
     return Flaw(ID_TWICE, "id occurs twice")
 
 

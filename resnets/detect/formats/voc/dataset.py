@@ -157,7 +157,7 @@ def _read_image_set(
     matched = [replace(each, objects=tuple(add_form_flaw(each.objects, form))) for each in matched]
     notes = []
     if num_swapped and not form:
-        notes.append(f"{title}: {num_swapped:,} boxes had their corners swapped; turned round")
+        notes.append(f"{title}: {num_swapped:,} boxes had their corners swapped; reordered")
     if corners:
         zeros = sum(0 in each[:2] for each in corners)
         image_sets = sum(

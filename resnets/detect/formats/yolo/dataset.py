@@ -182,7 +182,7 @@ class _LayoutReader:
         for key, value in pairs:
             number = read_number(key)
             if not (number.is_integer() and 0 <= number < MAX_CLASS) or not read_name(value):
-                raise DataError(f"{where}: names: {key}: {value!r} is no number with a name")
+                raise DataError(f"{where}: names: {key}: {value!r} is not a number with a name")
             names[int(number)] = read_name(value)
         for other in self._name_files():
             for number, name in enumerate(read_class_names(self.store, other)):
@@ -235,7 +235,7 @@ class _LayoutReader:
                 return None
             return [image for part in parts if part is not None for image in part]
         if not isinstance(stated, str):
-            raise DataError(f"{self.store.display_path(path)}: {key}: {stated!r} is no path")
+            raise DataError(f"{self.store.display_path(path)}: {key}: {stated!r} is not a path")
         base = root if isinstance(root, str) else None
         if stated.lower().endswith(".txt"):
             list_file = self._resolve_path(stated, base, path, set(self.store.rows))

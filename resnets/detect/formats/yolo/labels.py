@@ -28,7 +28,7 @@ MIN_LINES, MIN_LINES_WITH_VISIBILITY = (
 NEARLY_ALL = 0.98
 SLACK = 0.15  # of a box's sides, by which points may lie outside
 EDGE = 0.01  # share of an image's sides by which boxes may pass its edge
-MAX_NORMALIZED = 2.0  # a number from which on shares cannot be meant
+MAX_NORMALIZED = 2.0  # larger values cannot be normalized coordinates
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def read_image_set(
         )
     if unlabeled:
         notes.append(
-            f"{name}: {len(unlabeled):,} images without a label file, such as {unlabeled[0]}; taken"
+            f"{name}: {len(unlabeled):,} images without a label file, such as {unlabeled[0]}; read"
             " as images without objects"
         )
     for path in files.orphans.get(title, ()):
@@ -155,8 +155,8 @@ def _flag_ambiguous(
     flaws: dict[tuple[str, int], Flaw] = {}
     if any(not 0 <= value <= 1 for value in lines.six_values.values()):
         message = (
-            "has 6 values, and in some such lines the sixth is no confidence (0..1); boxes that are"
-            " turned or have a track are not read"
+            "has 6 values, and in some such lines the sixth is not a confidence (0..1); boxes that"
+            " are turned or have a track are not read"
         )
         flaws |= dict.fromkeys(lines.six_values, Flaw(FORM, message))
     pairs = list(lines.seven_values.values())
@@ -256,7 +256,9 @@ class _LineParser:
             flaws.append(Flaw("no number", message))
         finite = values[np.isfinite(values)]
         if not flaws and len(finite) and np.abs(finite).max() > MAX_NORMALIZED:
-            message = f"its value {np.abs(finite).max():g} is no share of the image's sides (0..1)"
+            message = (
+                f"its value {np.abs(finite).max():g} is not normalized by the image's sides (0..1)"
+            )
             flaws.append(Flaw("not normalized", message))
         return RawObject(
             item=f"line {number}",
