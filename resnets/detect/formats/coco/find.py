@@ -12,13 +12,8 @@ from resnets.detect.images.references import is_in_drawing_folder
 from resnets.detect.images.store import Store
 
 KEYS = ("images", "annotations", "categories")
-LOCATION_KEYS = (
-    "bbox",
-    "segmentation",
-    "keypoints",
-    "caption",
-    "segments_info",
-)  # every entry of an object has one
+# Every entry of an object has one.
+LOCATION_KEYS = ("bbox", "segmentation", "keypoints", "caption", "segments_info")
 IMAGE_LABELS = (
     "its annotations hold an image and a class alone, without boxes: labels of whole images, as of"
     " iNaturalist"

@@ -21,10 +21,8 @@ from resnets.detect.formats.yolo.files import LabelFiles, label_paths
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import Store
 
-MIN_LINES, MIN_LINES_WITH_VISIBILITY = (
-    10,
-    3,
-)  # lines that tell, of points of two and of three values
+MIN_LINES = 10  # that can tell key points of two values
+MIN_LINES_VISIBLE = 3  # that can tell key points with a visibility
 NEARLY_ALL = 0.98
 SLACK = 0.15  # of a box's sides, by which points may lie outside
 EDGE = 0.01  # share of an image's sides by which boxes may pass its edge
@@ -282,7 +280,7 @@ def explain_key_points(lines: Iterable[NDArray[np.float64]]) -> str:
     objects are in the lower right.
     """
     values = list(lines)
-    if len(values) < MIN_LINES_WITH_VISIBILITY or len({len(line) for line in values}) > 1:
+    if len(values) < MIN_LINES_VISIBLE or len({len(line) for line in values}) > 1:
         return ""
     rows = np.stack(values)
     are_poses = len(rows) >= MIN_LINES and not _are_parallelograms(rows) and _are_in_boxes(rows, 2)
