@@ -45,8 +45,8 @@ def proposals_of(model, images):
 def test_without_additions_a_finder_is_the_detector(spec):
     model = small_model(dataclasses.replace(spec, score_threshold=0.1))
     with torch.no_grad():
-        wanted = model(random_images())
-    for found, each in zip(DetectionInference([model])(random_images()), wanted, strict=True):
+        expected = model(random_images())
+    for found, each in zip(DetectionInference([model])(random_images()), expected, strict=True):
         assert len(each["boxes"]) > 0
         for name, values in each.items():
             torch.testing.assert_close(found[name], values)
@@ -110,13 +110,13 @@ def test_context_reads_the_whole_image_beside_each_region():
     assert not torch.allclose(vectors[0, :width], vectors[0, width:])
     predictor = heads.box_predictor
     with torch.no_grad():
-        wanted = plain.roi_heads.predict(alone)
+        expected = plain.roi_heads.predict(alone)
         with_scene = heads.predict(vectors)
         nn.init.zeros_(predictor.cls_score.weight[:, width:])
         nn.init.zeros_(predictor.bbox_pred.weight[:, width:])
         without = heads.predict(vectors)
-    assert not torch.allclose(with_scene[0], wanted[0])
-    torch.testing.assert_close(without[0], wanted[0])
+    assert not torch.allclose(with_scene[0], expected[0])
+    torch.testing.assert_close(without[0], expected[0])
 
 
 def test_regions_are_read_at_the_two_scales_that_suit_them():

@@ -99,8 +99,8 @@ def test_proposals_alone_are_neither_evaluated_nor_used(steps: list[Detector]) -
 def test_losses_reach_what_trains_and_nothing_else(
     spec: DetectSpec, net: object, part: str, frozen: bool
 ) -> None:
-    told = dataclasses.replace(spec, train_part=part, freeze_shared=frozen)  # type: ignore[arg-type]
-    model = small_model(told, net=net).train()  # type: ignore[arg-type]
+    changed = dataclasses.replace(spec, train_part=part, freeze_shared=frozen)  # type: ignore[arg-type]
+    model = small_model(changed, net=net).train()  # type: ignore[arg-type]
     losses = model(random_images(), targets())
     assert set(losses) == (
         {"loss_objectness", "loss_rpn_box_reg"}

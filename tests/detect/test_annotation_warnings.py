@@ -176,10 +176,10 @@ def test_files_of_forms_that_are_not_read_are_named(tmp_path, form):
 
 
 def test_classes_are_named_and_those_that_number_objects_warned_about():
-    (said,) = find_name_warnings(("cat-1", "cat-2", "dog-1", "dog-2"))
-    assert "4 of 4 classes" in said
-    (said,) = find_name_warnings(("cat", "Cat", "cats", "dog"))
-    assert "Cat, cat, cats" in said
+    (warning,) = find_name_warnings(("cat-1", "cat-2", "dog-1", "dog-2"))
+    assert "4 of 4 classes" in warning
+    (warning,) = find_name_warnings(("cat", "Cat", "cats", "dog"))
+    assert "Cat, cat, cats" in warning
     assert not find_name_warnings(("class_1", "class_2", "class_3"))
     assert not find_name_warnings(("A320", "A330", "bus"))
 

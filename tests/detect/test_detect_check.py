@@ -61,7 +61,7 @@ def test_every_kind_of_problem_is_found_and_named(broken):
     lines = [str(problem) for problem in report.problems]
     assert all("instances_train.json" in line and "\n" not in line for line in lines)
     text = "\n".join(lines)
-    for said in (
+    for problem in (
         "train0001.png, annotation 1: its box (70, 10, 100, 30) passes the edge of 80x60",
         "annotation 2: its box (10, 10, 10, 30) has no area",
         "annotation 3: its bbox [NaN, 1, 5, 5] is not four numbers",
@@ -73,7 +73,7 @@ def test_every_kind_of_problem_is_found_and_named(broken):
         "gone.png: its image is missing",
         "train0008.png: gives its image as 0x60, an invalid size",
     ):
-        assert said in text, said
+        assert problem in text, problem
 
 
 def test_training_refuses_with_one_line_and_can_be_told_to_skip(broken, caplog):

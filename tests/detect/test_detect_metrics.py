@@ -183,21 +183,21 @@ def test_difficult_objects_count_for_nothing_found_or_not():
 
 def test_mean_iou_agrees_with_brute_force():
     rng = np.random.default_rng(0)
-    truth, said = rng.integers(0, 4, (2, 6, 20, 30))
+    truth, predicted = rng.integers(0, 4, (2, 6, 20, 30))
     truth = np.where(rng.random(truth.shape) < 0.1, 255, truth)
     meter = PixelMeter(5)
-    for one, other in zip(said, truth, strict=True):
+    for one, other in zip(predicted, truth, strict=True):
         meter.add(one.astype(np.uint8), other.astype(np.uint8))
     figures = meter.figures()
     counted = truth != 255
     expected = []
     for label in range(4):
-        both = ((truth == label) & (said == label)).sum()
-        either = (((truth == label) | (said == label)) & counted).sum()
+        both = ((truth == label) & (predicted == label)).sum()
+        either = (((truth == label) | (predicted == label)) & counted).sum()
         expected.append(both / either)
     assert figures.class_iou == (*(pytest.approx(share) for share in expected), None)
     assert figures.mean_iou == pytest.approx(np.mean(expected))
-    assert figures.pixel_accuracy == pytest.approx((truth == said)[counted].mean())
+    assert figures.pixel_accuracy == pytest.approx((truth == predicted)[counted].mean())
 
 
 def test_the_truth_scores_one_on_real_class_maps(shared_data):

@@ -161,8 +161,8 @@ def test_segmenters_label_every_pixel_and_leave_out_what_counts_for_nothing():
     half = maps.clone()
     half[:, 25:] = 255
     scores = model(images)
-    wanted = nn.functional.cross_entropy(scores[:, :, :25], maps[:, :25])
-    torch.testing.assert_close(model(images, half)["loss_pixels"], wanted)
+    expected = nn.functional.cross_entropy(scores[:, :, :25], maps[:, :25])
+    torch.testing.assert_close(model(images, half)["loss_pixels"], expected)
 
 
 def test_localizers_give_each_class_a_share_and_a_box():
@@ -254,15 +254,15 @@ def test_names_say_net_and_head():
 
 
 @pytest.mark.parametrize(
-    ("task", "spec", "said"),
+    ("task", "spec", "message"),
     [
         ("segment", FPN, "detect.head: 'fpn' is not for task 'segment'; use fcn or deeplabv3"),
         ("detect", SEGMENT, "detect.head: 'fcn' is not for task 'detect'; use fpn or c4"),
         ("localize", dataclasses.replace(PCR, head="rcnn"), "detect.proposals_from"),
     ],
 )
-def test_heads_and_tasks_have_to_fit(task, spec, said):
-    with pytest.raises(ConfigError, match=said):
+def test_heads_and_tasks_have_to_fit(task, spec, message):
+    with pytest.raises(ConfigError, match=message):
         check_recipe(Recipe(task=task, model=NET, detect=spec))
 
 

@@ -135,12 +135,12 @@ def test_the_best_checkpoint_loads_as_a_detector(detection, coco):
 def test_lines_say_what_detection_measures(coco, tmp_path, capsys):
     short = plan(coco, duration="2it")
     training.run(short, tmp_path / "run", device="cpu")
-    said = " ".join(capsys.readouterr().err.split())  # lines are wrapped
-    assert "small-residual-fpn on" in said
-    assert "4 training images, 2 validation" in said
-    assert "epoch 1/1 loss " in said
-    assert "val mAP " in said
-    assert "mAP@.5 " in said
+    output = " ".join(capsys.readouterr().err.split())  # lines are wrapped
+    assert "small-residual-fpn on" in output
+    assert "4 training images, 2 validation" in output
+    assert "epoch 1/1 loss " in output
+    assert "val mAP " in output
+    assert "mAP@.5 " in output
 
 
 def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monkeypatch):
@@ -179,7 +179,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
     net = build(NET)
     save_file(net.state_dict(), weights)
     spec = dataclasses.replace(C4, recompute_norm=True)
-    told = plan(
+    settings = plan(
         coco,
         spec,
         weights=str(weights),
@@ -187,8 +187,8 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
         ema_decay=0.0,
         duration="2it",
     )
-    training.run(told, tmp_path / "run", device="cpu", quiet=True)
-    work = DetectionTask.open(told)
+    training.run(settings, tmp_path / "run", device="cpu", quiet=True)
+    work = DetectionTask.open(settings)
     work.setup(torch.device("cpu"))
     start = work.model.net.state_dict()
     end = load(tmp_path / "run").net.state_dict()
@@ -206,12 +206,12 @@ def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     assert result["test"]["error"] == result["test"]["top1_error"]
     net = dataclasses.replace(NET, input_size=32)
     second = dataclasses.replace(PCR, head="rcnn", proposals_from=str(first))
-    told = plan(one_class, second, "localize", model=net)
+    settings = plan(one_class, second, "localize", model=net)
     out = tmp_path / "rcnn"
-    wide = dataclasses.replace(told, model=dataclasses.replace(net, widths=(8, 12, 16, 24)))
+    wide = dataclasses.replace(settings, model=dataclasses.replace(net, widths=(8, 12, 16, 24)))
     with pytest.raises(ConfigError, match="other anchors"):
         training.run(wide, out, device="cpu", quiet=True)
-    result = training.run(told, out, device="cpu", quiet=True)
+    result = training.run(settings, out, device="cpu", quiet=True)
     assert "given_error" in result["test"]
     shutil.move(first, tmp_path / "elsewhere")  # the checkpoint holds all that it needs
     twin, before = load(out).proposer.state_dict(), load(tmp_path / "elsewhere").state_dict()
@@ -257,10 +257,10 @@ def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tm
 )
 def test_recipes_describe_models_that_can_be_built(name):
     for net in ("resnet18", "resnet50-v1", "preact-resnet18"):
-        told = recipe(name, net)
-        check_recipe(told)
+        chosen = recipe(name, net)
+        check_recipe(chosen)
         with torch.device("meta"):
-            assemble(build(told.model), told, 4)
+            assemble(build(chosen.model), chosen, 4)
     assert "Command:" in (RECIPES[name].__doc__ or "")
     if name in ("detect", "detect-paper"):
         assert recipe(name, "vgg16").detect.head == "c4"

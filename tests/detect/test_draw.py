@@ -94,13 +94,13 @@ def test_the_kinds_of_misses():
     )
     found["boxes"][2] = [60, 60, 90, 72]  # overlap 0.4
     misses = worst_misses(bare_split([target]), [found])
-    said = [miss.message for miss in misses]
-    assert said == [
+    messages = [miss.message for miss in misses]
+    assert messages == [
         ("class 0 80%", "found twice"),
         ("class 1 70%", "box off, overlap 0.40"),
         ("missed class 1", "9.0% of the image"),
         ("missed class 2", "4.0% of the image"),
-    ]  # two of a kind from one picture at most
+    ]  # two of a kind from one image at most
     difficult = dataclasses.replace(target, difficult=np.ones(3, bool))
     left = worst_misses(bare_split([difficult]), [found])
     assert [miss.message[0] for miss in left] == ["class 1 50%"]
@@ -184,8 +184,8 @@ def test_evaluate_writes_figures_curves_misses_and_results(masks_run, tmp_path, 
     words = ["evaluate", str(masks_run), "--device", "cpu", "--out", str(out)]
     assert main(words) == 0
     text = capsys.readouterr().out
-    for said in ("box mAP@[.5,.95]", "mask mAP@.5, @.75", "VOC mAP (area, 11-point)", "green"):
-        assert said in text
+    for part in ("box mAP@[.5,.95]", "mask mAP@.5, @.75", "VOC mAP (area, 11-point)", "green"):
+        assert part in text
     names = {path.name for path in out.iterdir()}
     pictures = {"precision.png", "mask_precision.png", "misses.png"}
     assert names == {"evaluation.json", "detections.json", *pictures}
@@ -226,7 +226,7 @@ def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_pa
     assert "the model does not know violet" in capsys.readouterr().err
 
 
-def test_an_unreadable_picture_is_left_out_and_named(masks_run, place, tmp_path, capsys):
+def test_an_unreadable_image_is_left_out_and_named(masks_run, place, tmp_path, capsys):
     import shutil
 
     shutil.copytree(place / "set", tmp_path / "set")

@@ -216,9 +216,9 @@ def test_empty_missing_repeated_and_orphan_label_files_are_counted(tmp_path):
     write(tmp_path / "labels/train/p0.txt", "")
     (tmp_path / "labels/train/p1.txt").unlink()
     _, part = part_of(tmp_path)
-    said = "\n".join(part.notes)
+    notes = "\n".join(part.notes)
     for text in ("1 images without a label file", "1 empty", "1 lines that occur", "1 lines with"):
-        assert text in said, text
+        assert text in notes, text
     assert [len(each.objects) for each in part.images] == [0, 0, 1]
     write(tmp_path / "labels/train/gone.txt", "0 0.5 0.5 0.25 0.5\n")
     assert dict(check_annotations(str(tmp_path), "instances").by_kind) == {"no image": 1}

@@ -80,9 +80,9 @@ def test_the_training_lists_of_single_classes_are_one_set(tmp_path: Path) -> Non
 
 def test_other_numbers_are_no_halves(coco: Path) -> None:
     for name in ("val3", "train1"):
-        told = dataclasses.replace(DET, val_set=name)
+        detect = dataclasses.replace(DET, val_set=name)
         with pytest.raises(ConfigError, match=name):
-            open_detection(DataSpec(source=str(coco)), told)
+            open_detection(DataSpec(source=str(coco)), detect)
 
 
 def test_rare_classes_are_in_both_halves() -> None:

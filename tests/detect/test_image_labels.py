@@ -37,9 +37,9 @@ def test_labels_of_whole_images(folders, tmp_path, capsys, monkeypatch):
         with pytest.raises(DataError, match=r"train2019\.json"):
             find_source(str(tmp_path / "set"), task)
     assert main(["data", "check", "set"]) == (0 if folders else 1)
-    said = capsys.readouterr().out
-    assert "train2019.json" in said
-    assert "bad annotations" not in said
+    output = capsys.readouterr().out
+    assert "train2019.json" in output
+    assert "bad annotations" not in output
 
 
 def test_boxes_are_still_boxes(tmp_path):

@@ -165,11 +165,11 @@ def test_classes_from_other_networks_are_evaluated(
 ) -> None:
     words = ["evaluate", str(run), "--json", "--scales", "64,96", "--device", "cpu"]
     assert main([*words, "--classes-from", *map(str, classifiers), "--flip"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert "dense at shorter sides 64, 96 px" in said["protocol"]
-    assert "2 models" in said["protocol"]
+    report = json.loads(capsys.readouterr().out)
+    assert "dense at shorter sides 64, 96 px" in report["protocol"]
+    assert "2 models" in report["protocol"]
     own = resnets.evaluate(run, scales=(64, 96), quiet=True).metrics.located
-    theirs = said["localization"]
+    theirs = report["localization"]
     assert theirs["given_error"] == own.given_error  # boxes do not depend on them
     nets = [resnets.load(path) for path in classifiers]
     split = open_detection(

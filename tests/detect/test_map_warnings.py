@@ -158,8 +158,8 @@ def warned(root):
 
 def test_a_first_class_that_may_be_no_class_is_warned_about(tmp_path):
     maps = [Image.fromarray(truth(number)) for number in range(3)]
-    (said,) = warned(write_set(tmp_path / "off", maps, "road\ncar\ntree\n"))
-    assert "0 is road, and 7" in said
+    (warning,) = warned(write_set(tmp_path / "off", maps, "road\ncar\ntree\n"))
+    assert "0 is road, and 7" in warning
     assert not warned(write_set(tmp_path / "right", maps, "Background\ncar\ntree\n"))
 
 
@@ -168,7 +168,7 @@ def test_values_that_smooth_resizing_left_are_warned_about(tmp_path):
     large = [np.kron(truth(n) * 2, np.ones((3, 3), np.uint8)) for n in range(3)]
     maps = [Image.fromarray(np.roll(each, 1, (0, 1))) for each in large]
     smooth = [made.resize((40, 30), Image.Resampling.BILINEAR) for made in maps]
-    (said,) = warned(write_set(tmp_path / "smooth", smooth, names))
-    assert "1 road, 3 tree" in said
+    (warning,) = warned(write_set(tmp_path / "smooth", smooth, names))
+    assert "1 road, 3 tree" in warning
     nearest = [made.resize((40, 30), Image.Resampling.NEAREST) for made in maps]
     assert not warned(write_set(tmp_path / "nearest", nearest, names))

@@ -235,9 +235,9 @@ def test_the_command_says_where_the_list_is(tmp_path, capsys):
     Image.new("RGB", (5, 5)).save(tmp_path / "set/images/other.png")
     arguments = ["--out", str(tmp_path / "report"), "--repair", str(tmp_path / "out")]
     assert main(["data", "check", str(tmp_path / "set"), *arguments]) == 1
-    said = capsys.readouterr().out
-    assert "6 objects: 5 kept (0 of them corrected), 1 left out" in said
-    assert str(tmp_path / "out" / REPORT_FILE) in said
+    output = capsys.readouterr().out
+    assert "6 objects: 5 kept (0 of them corrected), 1 left out" in output
+    assert str(tmp_path / "out" / REPORT_FILE) in output
 
 
 def corners_for_sides(entry):

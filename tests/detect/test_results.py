@@ -145,10 +145,10 @@ def test_classes_that_the_net_does_not_know_are_refused_where_there_are_objects(
 
 def test_mean_iou_is_over_the_classes_of_the_data():
     truth = np.zeros((8, 8), np.uint8)
-    said = truth.copy()
-    said[:2] = 2  # a class that the data does not have
+    predicted = truth.copy()
+    predicted[:2] = 2  # a class that the data does not have
     meter = PixelMeter(3, present=(0, 1))
-    meter.add(said, truth)
+    meter.add(predicted, truth)
     figures = meter.figures()
     assert figures.class_iou == (0.75, None, None)
     assert figures.mean_iou == 0.75

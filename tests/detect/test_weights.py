@@ -68,10 +68,10 @@ def whole(state):
     return find_model_tensors(Weights("reference", contents))
 
 
-def assert_equal_outputs(model, wanted):
+def assert_equal_outputs(model, expected):
     images = [torch.randn(3, 96, 131).double(), torch.randn(3, 96, 96).double()]
     with torch.no_grad():
-        for found, each in zip(model(images), wanted(images), strict=True):
+        for found, each in zip(model(images), expected(images), strict=True):
             assert len(each["boxes"]) > 0
             assert torch.equal(found["labels"], each["labels"])
             for name in ("boxes", "scores"):
@@ -85,78 +85,82 @@ def assert_equal_outputs(model, wanted):
 
 @pytest.mark.parametrize(("kind", "task"), [(FasterRCNN, "detect"), (MaskRCNN, "instances")])
 def test_torchvisions_detectors_give_its_outputs(kind, task):
-    wanted = reference(kind)
+    expected = reference(kind)
     model = ours("resnet18-fpn", task, **FEW)
-    load_whole_weights(model, whole(wanted.state_dict()))
-    assert_equal_outputs(model, wanted)
+    load_whole_weights(model, whole(expected.state_dict()))
+    assert_equal_outputs(model, expected)
 
 
 @pytest.mark.slow
 def test_torchvisions_named_detector_gives_its_outputs():
     torch.manual_seed(0)
-    wanted = lively(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **AS_GIVEN))
+    expected = lively(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **AS_GIVEN))
     model = ours("resnet50-fpn", "detect", **FEW)
-    load_whole_weights(model, whole(wanted.state_dict()))
-    assert_equal_outputs(model, wanted)
+    load_whole_weights(model, whole(expected.state_dict()))
+    assert_equal_outputs(model, expected)
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
 def test_torchvisions_segmenters_give_its_outputs(name):
     torch.manual_seed(0)
     make = getattr(torchvision.models.segmentation, name)
-    wanted = lively(make(weights=None, weights_backbone=None, num_classes=4, aux_loss=True))
+    expected = lively(make(weights=None, weights_backbone=None, num_classes=4, aux_loss=True))
     head = name.partition("_")[0]
     model = ours(f"resnet50-{head}", "segment", 4, aux_loss_weight=0.5)
-    load_whole_weights(model, whole(wanted.state_dict()))
+    load_whole_weights(model, whole(expected.state_dict()))
     image = torch.randn(1, 3, 33, 49).double()
     with torch.no_grad():
-        torch.testing.assert_close(model(image), wanted(image)["out"])
+        torch.testing.assert_close(model(image), expected(image)["out"])
 
 
 def test_names_from_before_torchvision_wrapped_convolutions_are_read():
-    wanted = reference(MaskRCNN)
+    expected = reference(MaskRCNN)
     old = {
         name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
         .replace("_blocks.0.0.", "_blocks.0.")
         .replace("mask_head.0.0.", "mask_head.mask_fcn1."): tensor
-        for name, tensor in wanted.state_dict().items()
+        for name, tensor in expected.state_dict().items()
         if not name.endswith("num_batches_tracked")  # frozen norms count nothing
     }
     assert "roi_heads.mask_head.mask_fcn1.weight" in old
     model = ours("resnet18-fpn", "instances", **FEW)
     load_whole_weights(model, whole(old))
-    assert_equal_outputs(model, wanted)
+    assert_equal_outputs(model, expected)
 
 
 @pytest.mark.parametrize(("spec", "task"), [(FPN, "instances"), (C4, "detect")])
 def test_detectron2s_detectors_find_their_places(spec, task, tmp_path):
     net = dataclasses.replace(NET, block="bottleneck", stride_in="1x1")
-    wanted = small_model(dataclasses.replace(spec, score_threshold=0.1), task, net)
+    expected = small_model(dataclasses.replace(spec, score_threshold=0.1), task, net)
     path = tmp_path / "model_final.pkl"
-    path.write_bytes(pickle.dumps({"model": to_detectron2(wanted, spec.head), "__author__": "D2"}))
-    told = dataclasses.replace(net, stride_in="3x3")
+    path.write_bytes(
+        pickle.dumps({"model": to_detectron2(expected, spec.head), "__author__": "D2"})
+    )
+    model_spec = dataclasses.replace(net, stride_in="3x3")
     detect = dataclasses.replace(spec, score_threshold=0.1)
-    recipe = Recipe(task=task, model=told, detect=detect, weights=str(path))
+    recipe = Recipe(task=task, model=model_spec, detect=detect, weights=str(path))
     model, preprocessor = build_model(recipe, 3)
     assert preprocessor.spec.channel_order == "bgr"
     assert model.net.spec.stride_in == "1x1"
     with torch.no_grad():
-        for found, each in zip(model.eval()(random_images()), wanted(random_images()), strict=True):
+        for found, each in zip(
+            model.eval()(random_images()), expected(random_images()), strict=True
+        ):
             assert len(each["boxes"]) > 0
             for name, values in each.items():
                 torch.testing.assert_close(found[name], values)
 
 
 def test_a_detector_of_other_classes_gives_all_but_its_last_layers(tmp_path, caplog):
-    wanted = small_model(FPN, "instances", classes=5)
+    expected = small_model(FPN, "instances", classes=5)
     path = tmp_path / "detector.safetensors"
-    safetensors.torch.save_file(wanted.state_dict(), path)
+    safetensors.torch.save_file(expected.state_dict(), path)
     recipe = Recipe(task="instances", model=NET, detect=FPN, weights=str(path))
     with caplog.at_level(logging.INFO, "resnets"):
         model, _ = build_model(recipe, 3)
     assert "new layers for other classes" in caplog.text
     assert model.roi_heads.box_predictor.cls_score.out_features == 4
-    own, theirs = model.state_dict(), wanted.state_dict()
+    own, theirs = model.state_dict(), expected.state_dict()
     changed = [name for name in own if not torch.equal(own[name], theirs[name])]
     assert {name.split(".")[2] for name in changed} == {"cls_score", "bbox_pred", "mask_fcn_logits"}
 
@@ -174,22 +178,22 @@ def test_a_classifiers_weights_start_a_detector(tmp_path):
 
 
 def test_what_does_not_fit_is_named():
-    wanted = reference(FasterRCNN)
+    expected = reference(FasterRCNN)
     with pytest.raises(WeightsError, match="reference.*resnet18-c4"):
-        load_whole_weights(ours("resnet18-c4", "detect"), whole(wanted.state_dict()))
+        load_whole_weights(ours("resnet18-c4", "detect"), whole(expected.state_dict()))
     with pytest.raises(WeightsError, match="roi_heads.mask"):
-        load_whole_weights(ours("resnet18-fpn", "instances"), whole(wanted.state_dict()))
+        load_whole_weights(ours("resnet18-fpn", "instances"), whole(expected.state_dict()))
 
 
 @pytest.mark.slow
 def test_torchvisions_published_detectors_are_had_by_name(tmp_path, monkeypatch):
     """A file as torchvision would have fetched it: named after its hash, in torch's cache."""
     torch.manual_seed(0)
-    wanted = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+    expected = torchvision.models.detection.fasterrcnn_resnet50_fpn(
         weights=None, weights_backbone=None
     )
     buffer = io.BytesIO()
-    torch.save(wanted.state_dict(), buffer)
+    torch.save(expected.state_dict(), buffer)
     name = f"fasterrcnn-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / name).write_bytes(buffer.getvalue())
@@ -199,20 +203,20 @@ def test_torchvisions_published_detectors_are_had_by_name(tmp_path, monkeypatch)
     net, _ = split_name("resnet50-fpn", "fpn")
     model, _ = build_model(Recipe(task="detect", model=net, weights="torchvision:COCO_V1"), 3)
     assert model.net.spec.norm_eps == 0
-    weight = wanted.backbone.body.layer4[2].conv3.weight
+    weight = expected.backbone.body.layer4[2].conv3.weight
     assert torch.equal(model.net.stage4[2].conv3.weight, weight)
     assert model.roi_heads.box_predictor.cls_score.out_features == 4
 
 
 def test_torchvisions_names_are_for_what_it_has():
-    for name, tag, said in (
+    for name, tag, message in (
         ("resnet18-fpn", "COCO_V1", "no resnet18-fpn for task 'detect'"),
         ("resnet50-c4", "COCO_V1", "no resnet50-c4"),
         ("resnet50-fpn", "COCO_V9", "no 'COCO_V9' for fasterrcnn_resnet50_fpn; known: COCO_V1"),
     ):
         net, head = split_name(name, "fpn")
-        told = Recipe(
+        recipe = Recipe(
             task="detect", model=net, detect=DetectSpec(head=head), weights=f"torchvision:{tag}"
         )
-        with pytest.raises(ConfigError, match=said):
-            build_model(told, 3)
+        with pytest.raises(ConfigError, match=message):
+            build_model(recipe, 3)

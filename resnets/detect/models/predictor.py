@@ -97,11 +97,11 @@ class Predictor:
         home = spec.train_sizes[-1]
         shorter = max(options.scales, default=home)
         longer = round(spec.max_size * max(1.0, shorter / home))
-        # On a CPU a batch takes memory and no less time.
-        batch_pixels = 0 if device.type == "cpu" else BATCH_PIXELS
+        # On a CPU a batch takes memory and no less time; at several scales it takes much memory.
+        single = device.type == "cpu" or bool(options.scales)
         return cls(
             *(tuple(models), preprocessor, shorter, longer, device, precision, options),
-            batch_pixels=batch_pixels,
+            batch_pixels=0 if single else BATCH_PIXELS,
         )
 
     def prepare(self, data: bytes | memoryview, name: str, row: int = 0) -> InferenceInput:
