@@ -69,7 +69,7 @@ def test_tags_do_not_cover_each_other(monkeypatch):
         drawn_objects(detections(boxes, [0.9, 0.8], [0, 1]), "ab", 0),
     )
     one, other = places
-    assert module._shared(one, other) == 0
+    assert module._overlap_area(one, other) == 0
     assert all(p[0] >= 0 and p[2] <= 640 and p[1] >= 0 and p[3] <= 480 for p in places)
 
 
