@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -32,9 +31,3 @@ def split_setting(text: str) -> tuple[str, str]:
     if not equals:
         raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
     return path.strip(), value.strip()
-
-
-def split_names(names: str | None) -> tuple[str, ...]:
-    """Split names at commas outside of brackets."""
-    parts = re.split(r",(?![^\[]*\])", names or "")
-    return tuple(part.strip() for part in parts if part.strip())

@@ -51,14 +51,20 @@ def figure_style() -> AbstractContextManager[None]:
 
 
 def subplots(
-    rows: int, columns: int, *, panel: tuple[float, float] = PANEL, share: str | bool = False
+    count: int,
+    *,
+    max_columns: int = 2,
+    panel: tuple[float, float] = PANEL,
+    share: str | bool = False,
 ) -> tuple[Plot, list[Axes]]:
-    """A figure of rows x columns panels, each of `panel` inches, with tick labels of its own.
+    """Return a figure of `count` panels, each of `panel` inches, with tick labels of its own.
 
     share: what the panels' axes have in common: "x", "y", "both" or nothing.
     """
     from matplotlib.figure import Figure
 
+    columns = min(max_columns, count)
+    rows = -(-count // columns)
     figure = Figure(figsize=(columns * panel[0], rows * panel[1]))
     grid = figure.subplots(
         rows,
@@ -70,7 +76,15 @@ def subplots(
     panels = list(grid.flat)
     for axes in panels:
         axes.tick_params(labelleft=True, labelbottom=True, length=3)
-    return figure, panels
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels[:count]
+
+
+def add_legend(figure: Plot, axes: Axes, columns: int = 2) -> None:
+    """Put the legend of the lines of `axes` above the panels of `figure`."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
 def series_colors(count: int) -> list[str]:

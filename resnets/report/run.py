@@ -171,7 +171,7 @@ def format_metric(key: str, value: float | None) -> str:
 def plot_curves(rows: Rows) -> Plot:
     """The main metric and the loss against epochs: training dashed, held out solid (as Fig. 6)."""
     with figure_style():
-        figure, panels = subplots(1, 2)
+        figure, panels = subplots(2)
         metric = next((key for key in PLOTTED if any(key in row for row in rows)), PLOTTED[0])
         labels = {metric: METRICS[metric] + " (%)" * (metric not in PLAIN), "loss": "loss"}
         for axes, (key, label) in zip(panels, labels.items(), strict=True):
@@ -197,7 +197,7 @@ def plot_stages(rows: Rows, stages: Mapping[str, str]) -> Plot:
     starts = [0.0, *ends[:-1]]
     widths = [end - start for start, end in zip(starts, ends, strict=True)]
     with figure_style():
-        figure, (axes,) = subplots(1, 1, panel=(PANEL[0], 2.9))
+        figure, (axes,) = subplots(1, panel=(PANEL[0], 2.9))
         below = [0.0] * len(epochs)
         for (stage, title), color in zip(stages.items(), STAGE_COLORS, strict=True):
             shares = [100 * row[stage] for row in epochs]

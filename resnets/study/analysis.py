@@ -1,256 +1,223 @@
-"""What the analyses of trained models share: comparable models, images to measure on, plots.
+"""Analyses of trained models: open them and their images, measure each, write the page.
 
-All of them compute in float32, so that equal models give equal bits.
+An analysis is a module `study/analyses/NAME.py` with `ANALYSIS`, the template
+`study/NAME.html.j2`, and an entry in `cli/study/analyses.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import shlex
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-import torch
-from rich.progress import track
-from torch import Tensor, nn
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
-from resnets.config import ConfigError
-from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
-from resnets.data.dataset.summary import announce
-from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.evaluate.data.match_classes import (
-    SplitName,
-    class_number_note,
-    map_targets,
-    match_classes,
-    open_split,
-)
-from resnets.evaluate.prepare import to_device
+import resnets
+from resnets.config import ModelSpec
+from resnets.evaluate import Evaluation
 from resnets.models import ImageClassifier
-from resnets.utils.printable import Console, escape
-from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
+from resnets.report.page import Report, write_page
+from resnets.runtime.artifact import model_sha256
+from resnets.study.convergence_rule import chance_level, find_caution, join_cautions
+from resnets.study.trained_models import (
+    LabeledImages,
+    check_finite,
+    format_command,
+    get_images,
+    load_models,
+    prepare_images,
+    sample_split,
+)
+from resnets.utils import environment
+from resnets.utils.files import atomic_write
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
-T = TypeVar("T")
+R = TypeVar("R")
 
-BATCH_SIZE = 250
-PRECISION: Literal["float32"] = "float32"
-# Fields of `DataSpec` that decide which images a split holds, of `Preprocess` how they are cropped.
-SPLIT_FIELDS = ("val_fraction", "test_fraction", "split_seed", "split_rule")
-CROP_FIELDS = ("size", "resize", "channels", "interpolation")
+
+class _HasSpec(Protocol):
+    @property
+    def spec(self) -> ModelSpec: ...
+
+
+S = TypeVar("S", bound=_HasSpec)
+log = logging.getLogger(__name__)
+
+# Values of study/analysis.html.j2: `cautions` are by label, `chance_error` is in percent.
+PAGE_DEFAULTS: dict[str, Any] = {
+    "protocols": {},
+    "caution": "",
+    "cautions": {},
+    "chance_error": 90.0,
+    "commands": [],
+    "environment": {},
+    "examples": 0,
+    "training": "",
+}
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedModel:
-    """A trained model under study; `label` is its name on the page, unique there."""
+class Subject:
+    """A trained model and the images to measure it on.
+
+    intact: errors and loss of the unchanged model on `images`. training: training images, None
+    unless the analysis needs them. seed: of all random choices.
+    """
 
     label: str
     path: Path
     model: ImageClassifier
+    images: LabeledImages
+    intact: Evaluation
+    training: LabeledImages | None
+    seed: int
 
 
-@dataclass(frozen=True, eq=False)
-class LabeledImages:
-    """Labeled images as one model expects them, on its device, for repeated measurements.
+@dataclass(frozen=True)
+class Analysis(Generic[R]):
+    """An analysis that measures each of several trained models.
 
-    Targets are indices into the model's outputs, `classes`.
+    measure: takes a `Subject` and the options of the analysis. describe: returns figures, tables
+    and other values of the template for the results of all models. part: the split that `images`
+    are drawn from. training_images: number of images in `Subject.training`. check: raises
+    ConfigError for a model that cannot be measured. result: dataclass that `measure` returns; if
+    given, results are stored, and a second run into the same folder reads them.
     """
 
-    batches: tuple[Batch, ...]
-    classes: tuple[str, ...]
-    protocol: str
-    device: torch.device
+    name: str
+    measure: Callable[..., R]
+    describe: Callable[[Sequence[R]], Mapping[str, Any]]
+    part: Literal["train", "held-out"] = "held-out"
+    training_images: int = 0
+    check: Callable[[ImageClassifier], object] = lambda _: None
+    result: type[R] | None = None
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Errors and loss of `model` on these images, in eval mode."""
-        found = evaluate_model(
-            model,
-            self.batches,
-            self.classes,
-            protocol=self.protocol,
-            precision=PRECISION,
-            device=self.device,
+    def run(
+        self,
+        checkpoints: Sequence[Path],
+        *,
+        data: str | None,
+        examples: int,
+        device: str,
+        out: Path,
+        seed: int = 0,
+        loading: LoadOptions = NOTHING_SAID,
+        **options: Any,
+    ) -> Report:
+        """Measure each of `checkpoints` on `examples` images; returns the report in `out`.
+
+        data: location of the data set, if not the one in the recipes. A model is not measured again
+        if `out` has a result of the same weights, images and options. Raises ConfigError,
+        DataError, CheckpointError, and ValueError for a model whose outputs are not finite.
+        """
+        models = load_models(checkpoints, data, loading)
+        for each in models:
+            self.check(each.model)
+        first = models[0].model
+        split = sample_split(first, data, self.part, examples, seed)
+        training_split = (
+            sample_split(first, data, "train", self.training_images, seed)
+            if self.training_images
+            else None
         )
-        assert isinstance(found, Evaluation)  # `load_models` refuses sets of labels
-        return found
-
-
-def label_sets_error(where: str) -> ConfigError:
-    """The error of a study on what has sets of labels."""
-    return ConfigError(f"{where}: has sets of labels; studies measure one class per image")
-
-
-def load_models(
-    checkpoints: Sequence[Path],
-    data: str | None,
-    loading: LoadOptions = NOTHING_SAID,
-) -> list[TrainedModel]:
-    """The models of runs or checkpoints, after checking that one set of images suits them all.
-
-    `data` replaces the source named in the recipes. Raises ConfigError without checkpoints, or
-    where they were trained on different data, and CheckpointError.
-    """
-    if not checkpoints:
-        raise ConfigError("name at least one run or checkpoint")
-    models = [load_model(str(path), loading) for path in checkpoints]
-    for path, model in zip(checkpoints, models, strict=True):
-        if model.postprocess.multilabel:
-            raise label_sets_error(str(path))
-    for path, model in zip(checkpoints[1:], models[1:], strict=True):
-        difference = _difference(models[0], model, data)
-        if difference is not None:
-            raise ConfigError(
-                f"{path} and {checkpoints[0]} were trained on different data ({difference}); "
-                "study checkpoints of one data set together"
+        results, protocols, cautions = [], {}, {}
+        measured_on = "training" if self.part == "train" else self.part
+        flags = {"examples": examples, "seed": seed, **options, "data": data}
+        for number, each in enumerate(models):
+            weights = model_sha256(each.model)  # before it moves to the device
+            images = prepare_images(split, each.model, device)
+            training = (
+                prepare_images(training_split, each.model, device) if training_split else None
             )
-    names = [model.spec.name for model in models]
+            intact = images.evaluate(each.model)
+            check_finite(intact.loss, each.path)
+            subject = Subject(each.label, each.path, each.model, images, intact, training, seed)
+            path = out / "rows" / f"{number}.json"
+            results.append(self._load_or_measure(subject, path, weights, options))
+            protocols[each.label] = images.protocol
+            cautions[each.label] = find_caution(
+                each.path, intact.top1_error, len(images.classes), measured_on=measured_on
+            )
+        return self.write(
+            out,
+            results,
+            protocols=protocols,
+            caution=join_cautions(cautions),
+            cautions=cautions,
+            chance_error=chance_level(len(first.classes)),
+            commands=[format_command(self.name, *checkpoints, **flags)],
+            environment=environment.describe(images.device),
+            examples=len(split),
+            training=training_split.description if training_split else "",
+        )
+
+    def write(self, out: Path, results: Sequence[R], **values: Any) -> Report:
+        """Write the page of the results; `values` are those of study/analysis.html.j2."""
+        page = PAGE_DEFAULTS | values | {"results": results, **self.describe(results)}
+        return write_page(out, f"study/{self.name}.html.j2", **page)
+
+    def _load_or_measure(
+        self, subject: Subject, path: Path, weights: str, options: Mapping[str, Any]
+    ) -> R:
+        """Read the result from `path` if it is of the same measurement, else measure and store."""
+        if self.result is None:
+            return self.measure(subject, **options)
+        images = [subject.images, *([subject.training] if subject.training else [])]
+        key = {
+            "version": resnets.__version__,
+            "analysis": self.name,
+            "model": subject.label,
+            "weights": weights,
+            "images": [_hash_images(each) for each in images],
+            "seed": subject.seed,
+            "options": dict(options),
+        }
+        adapter: TypeAdapter[R] = TypeAdapter(self.result)
+        if (stored := _read_result(path, key, adapter)) is not None:
+            log.info("%s: %s is already measured (%s)", self.name, subject.label, path)
+            return stored
+        result = self.measure(subject, **options)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            content = {"key": key, "result": dataclasses.asdict(result)}  # type: ignore[call-overload]
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+        return result
+
+
+def find_twins(results: Sequence[S]) -> list[tuple[S, S]]:
+    """Pair each plain network's result with that of each residual network of the same blocks."""
     return [
-        TrainedModel(name if names.count(name) == 1 else f"{name} ({_title(path)})", path, model)
-        for name, path, model in zip(names, checkpoints, models, strict=True)
+        (plain, residual)
+        for plain in results
+        for residual in results
+        if not plain.spec.residual and residual.spec.residual
+        if all(
+            getattr(plain.spec, field) == getattr(residual.spec, field)
+            for field in ("block", "depths", "widths")
+        )
     ]
 
 
-def draw_split(
-    model: ImageClassifier,
-    data: str | None,
-    part: Literal["train", "held-out"],
-    count: int,
-    seed: int,
-) -> Split:
-    """`count` images drawn by `seed` from the data of `model`, or from `data`; all if fewer.
-
-    "held-out" is the validation split, or the test set where the recipe has none. Raises
-    ConfigError and DataError.
-    """
-    if count < 1:
-        raise ConfigError(f"--examples {count}: must be at least 1")
-    has_val = model.recipe is not None and model.recipe.data.val_fraction > 0
-    name: SplitName = "train" if part == "train" else "val" if has_val else "test"
-    split = open_split(model, data, name)
-    announce(split)
-    return _draw(split, count, seed)
+def _read_result(path: Path, key: Mapping[str, Any], adapter: TypeAdapter[R]) -> R | None:
+    """Return the result stored for `key`; None if the file is missing, damaged or of another."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return adapter.validate_python(stored["result"]) if stored["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
 
 
-def prepare_images(split: Split, model: ImageClassifier, device: str) -> LabeledImages:
-    """Move `model` to `device` and `split` into the form it expects; DataError on other classes."""
-    outputs = match_classes(split.classes, model.classes, split.description)
-    chosen, precision = to_device(model, device, PRECISION)
-    batches = eval_batches(split, model.preprocess, BATCH_SIZE, chosen)
-    note = class_number_note(split.classes, model.classes)
-    protocol = describe_protocol(
-        size=model.preprocess.spec.size,
-        precision=precision,
-        weights=model.origin,
-        data=", ".join(filter(None, (split.description, note))),
-    )
-    return LabeledImages(tuple(map_targets(batches, outputs)), model.classes, protocol, chosen)
-
-
-def images_of(batch: Batch) -> Tensor:
-    """The batch's images as one tensor (B, C, H, W)."""
-    assert isinstance(batch.images, Tensor)
-    return batch.images
-
-
-def units(model: ImageClassifier) -> dict[str, nn.Module]:
-    """What `model` runs one after another behind its stem, by name ("stage1.0").
-
-    Blocks or, in a VGG, convolutions with norm and relu, and pools.
-    """
-    return model.blocks() or {
-        f"{stage}.{index}": unit
-        for stage in model.stage_names
-        for index, unit in model.get_submodule(stage).named_children()
-    }
-
-
-def after_stem(model: ImageClassifier, images: Tensor) -> Tensor:
-    """The input of the first of `units`, (B, C, H, W): a VGG has no stem."""
-    return model.get_submodule("stem")(images) if "stem" in model.stage_names else images
-
-
-def progress(items: Sequence[T], description: str) -> Iterable[T]:
-    """Iterate over `items` with a progress bar on stderr where that is a terminal."""
-    console = Console(stderr=True)
-    return track(
-        items,
-        escape(description),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def check_finite(value: float, path: Path | str) -> float:
-    """`value`, or a ValueError saying that the outputs of the model at `path` are not finite."""
-    if not math.isfinite(value):
-        raise ValueError(f"{path}: the model's outputs are not finite; its run diverged")
-    return value
-
-
-def study_command(study: str, *words: object, **flags: object) -> str:
-    """The shell command that repeats a study; flags that are None are left out."""
-    given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
-    return shlex.join(
-        ["resnets", "study", study, *map(str, words), *(word for pair in given for word in pair)]
-    )
-
-
-def line_style(*, residual: bool, color: str) -> dict[str, Any]:
-    """How a model's line is drawn: plain networks dashed, residual networks solid and bolder."""
-    return {
-        "color": color,
-        "linestyle": "-" if residual else (0, (4, 2)),
-        "lw": 2.2 if residual else 1.4,
-    }
-
-
-def _draw(split: Split, count: int, seed: int) -> Split:
-    """`count` images of `split` in its own order: data sets are often stored class by class."""
-    if count >= len(split):
-        return split
-    rows = order.permutation(len(split), seed, 0)[:count].copy()
-    rows.sort()
-    labels = split.labels[torch.from_numpy(rows)]
-    description = f"{count:,} drawn (seed {seed}) from {split.description}"
-    if isinstance(split, TensorSplit):
-        images = split.images[torch.from_numpy(rows)]
-        return dataclasses.replace(split, images=images, labels=labels, description=description)
-    assert isinstance(split, FileSplit)
-    files = split.files.take(rows)
-    return dataclasses.replace(split, files=files, labels=labels, description=description)
-
-
-def _difference(first: ImageClassifier, other: ImageClassifier, data: str | None) -> str | None:
-    """Why two models cannot be measured on the same images, or None."""
-    if set(first.classes) != set(other.classes):
-        return f"{len(other.classes)} and {len(first.classes)} classes, or others by name"
-    fields = [
-        (name, *_both(name, first.preprocess.spec, other.preprocess.spec)) for name in CROP_FIELDS
-    ]
-    if first.recipe is not None and other.recipe is not None:
-        ours, theirs = first.recipe.data, other.recipe.data
-        if data is None and _location(ours.source) != _location(theirs.source):
-            return f"{theirs.source} and {ours.source}"
-        fields += [(f"data.{name}", *_both(name, ours, theirs)) for name in SPLIT_FIELDS]
-    for name, one, another in fields:
-        if one != another:
-            return f"{name} {another} and {one}"
-    return None
-
-
-def _both(name: str, ours: object, theirs: object) -> tuple[object, object]:
-    return getattr(ours, name), getattr(theirs, name)
-
-
-def _location(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
-
-
-def _title(path: Path) -> str:
-    """The run folder's name of a run or of a checkpoint inside it."""
-    inside = path.parent.name == "checkpoints"
-    return f"{path.parent.parent.name}/{path.name}" if inside else path.name
+def _hash_images(images: LabeledImages) -> str:
+    """Return the SHA-256 of the images' classes, values, rows and targets."""
+    digest = hashlib.sha256(repr(images.classes).encode())
+    for batch in images.batches:
+        for tensor in (get_images(batch), batch.ids, batch.targets):
+            assert isinstance(tensor, Tensor)
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -16,7 +16,7 @@ from resnets import recipes
 from resnets.config import flatten_fields, is_locked
 from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
-from resnets.study.depth.presets import absolute, depth_grid, shortcut_grid
+from resnets.study.depth.presets import depth_grid, resolve_data, shortcut_grid
 from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
@@ -181,7 +181,7 @@ def single_model_grid(
         study=study,
         models=(model or base.model.name,),
         seeds=(parts,),
-        data=absolute(data),
+        data=resolve_data(data),
         recipe=recipe,
         budget=budget or base.duration,
         settings=tuple(settings),

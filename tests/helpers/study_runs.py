@@ -3,7 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+from resnets.models import ImageClassifier
 from resnets.recipes import recipe
+from resnets.study.analysis import Subject
+from resnets.study.trained_models import LabeledImages
 from resnets.train import run as training
 
 
@@ -18,3 +21,8 @@ def train_on_digits(folder: Path, net: str, iterations: int = 12, **data) -> Pat
     )
     training.run(chosen, folder, device="cpu", quiet=True)
     return folder
+
+
+def make_subject(net: ImageClassifier, images: LabeledImages, seed: int = 0) -> Subject:
+    """The subject of an analysis that needs no training images."""
+    return Subject("net", Path("net"), net, images, images.evaluate(net), None, seed)

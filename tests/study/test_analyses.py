@@ -13,8 +13,8 @@ from torch import nn
 from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import build, catalog
-from resnets.study.analyses import curvature, effective, inference, shattered, similarity
-from resnets.study.analysis import LabeledImages, images_of, units
+from resnets.study.analyses import curvature, effective, inference, lesions, shattered, similarity
+from resnets.study.trained_models import LabeledImages, get_images, named_units
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 CLASSES = ("a", "b", "c")
@@ -47,7 +47,7 @@ def shown(images=IMAGES):
 
 def test_curvature_is_the_largest_eigenvalue_of_the_whole_hessian(monkeypatch):
     monkeypatch.setattr(curvature, "CHUNK", 4)
-    monkeypatch.setattr(curvature, "ITERATIONS", 300)
+    monkeypatch.setattr(curvature, "MAX_ITERATIONS", 300)
     model = net_of("cifar-resnet8", widths=(2, 2), stem_width=2, depths=(1, 1))
     images, names = shown(), [name for name, _ in model.named_parameters()]
     shapes = [each.shape for each in model.parameters()]
@@ -61,7 +61,7 @@ def test_curvature_is_the_largest_eigenvalue_of_the_whole_hessian(monkeypatch):
     flat = torch.cat([each.detach().flatten() for each in model.parameters()])
     whole = torch.autograd.functional.hessian(loss, flat)
     values = torch.linalg.eigvalsh(whole)
-    found, _ = curvature.Hessian(model, images, dict.fromkeys(names, 1.0)).top(0, "")
+    found, _ = curvature.Hessian(model, images, dict.fromkeys(names, 1.0)).top_eigenvalue(0, "")
     assert found.value == pytest.approx(values[values.abs().argmax()].item(), rel=0.02)
     assert found.residual <= curvature.TOLERANCE * abs(found.value)
     norms = curvature.filter_norms(model)
@@ -73,7 +73,7 @@ def test_curvature_is_the_largest_eigenvalue_of_the_whole_hessian(monkeypatch):
         ]
     )
     scaled = torch.linalg.eigvalsh(scales[:, None] * whole * scales)
-    found, _ = curvature.Hessian(model, images, norms).top(0, "")
+    found, _ = curvature.Hessian(model, images, norms).top_eigenvalue(0, "")
     assert found.value == pytest.approx(scaled[scaled.abs().argmax()].item(), rel=0.02)
 
 
@@ -109,7 +109,7 @@ def test_a_linear_unit_is_its_linearization_and_others_are_tangents():
         torch.testing.assert_close(effective.Linearized(linear, center)(x), linear(x))
     for model in (net_of("cifar-resnet8"), vgg()):
         for name, center in effective.mean_inputs(model, shown(big(model))).items():
-            unit = units(model)[name]
+            unit = named_units(model)[name]
             tangent = effective.Linearized(unit, center)
             x = torch.randn(2, *center.shape[1:])
             both = center.expand_as(x).contiguous()
@@ -124,7 +124,7 @@ def big(model):
 def test_mean_inputs_are_those_of_a_forward_pass():
     model = net_of("cifar-preact-resnet20", depths=(1, 1))
     found, seen = effective.mean_inputs(model, shown()), {}
-    for name, unit in units(model).items():
+    for name, unit in named_units(model).items():
         unit.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0].clone()}))
     with torch.no_grad():
         model(IMAGES)
@@ -136,7 +136,7 @@ def test_mean_inputs_are_those_of_a_forward_pass():
 def test_autocorrelation_of_known_series():
     alternating = np.array([1.0, -1.0] * 10)[:, None]
     assert shattered.autocorrelation(alternating, 2) == pytest.approx([1, -19 / 20, 18 / 20])
-    white, brown = shattered.noise(False), shattered.noise(True)
+    white, brown = (shattered.noise_autocorrelation(brownian=each) for each in (False, True))
     assert white[1] == pytest.approx(-1 / shattered.POINTS, abs=0.02)
     assert brown[1] > 0.8
     half = shattered.Curve("", (1.0, 0.75, 0.25), (0.0,) * 3).half
@@ -157,7 +157,7 @@ def test_gradients_along_a_line_are_those_at_its_inputs():
 def test_cosines_are_those_of_the_blocks(name):
     """With the gradient at a block's input found by a backward pass from there."""
     model = net_of(name)
-    found = inference.cosines(model, shown())
+    found = inference.gradient_cosines(model, shown())
     assert list(found) == ["stage1.0", "stage1.1"]
     targets = torch.arange(6) % 3
     x = model.stem(IMAGES).detach()
@@ -187,22 +187,22 @@ def test_a_linear_head_separates_what_is_separable():
 def test_all_analyses_take_all_networks(kind):
     model = vgg() if kind == "vgg" else net_of(NETS[kind][0], **NETS[kind][1])
     images = shown(big(model))
-    count = len(units(model))
+    count = len(named_units(model))
     assert similarity.gram_matrices(model, images).shape == (count, 6, 6)
     assert len(inference.pooled_outputs(model, images)) == count
-    assert inference.cosines(model, images)
-    with effective.replaced(
+    assert inference.gradient_cosines(model, images)
+    with lesions.replace_modules(
         model,
         {
-            name: effective.Linearized(units(model)[name], center)
+            name: effective.Linearized(named_units(model)[name], center)
             for name, center in effective.mean_inputs(model, images).items()
         },
     ):
         logits = images.evaluate(model)
     assert math.isfinite(logits.loss)
-    for spec in filter(None, shattered.forms_of(model).values()):
+    for spec in filter(None, shattered.list_forms(model).values()):
         start = build(spec)
-        gradient = shattered.line_gradients(start, *images_of(images.batches[0])[:2], 0)
+        gradient = shattered.line_gradients(start, *get_images(images.batches[0])[:2], 0)
         assert np.isfinite(gradient).all()
 
 
@@ -215,7 +215,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("module", [curvature, effective, inference, shattered, similarity])
 def test_page_warns_of_untrained_networks_and_answers(module, runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(curvature, "ITERATIONS", 2)
+    monkeypatch.setattr(curvature, "MAX_ITERATIONS", 2)
     report = module.ANALYSIS.run(runs, data=None, examples=24, device="cpu", out=tmp_path)
     assert "cifar-plain8: the network" in report.caution
     assert "cifar-resnet8" in report.lead
@@ -228,4 +228,4 @@ def test_page_warns_of_untrained_networks_and_answers(module, runs, tmp_path, mo
 def test_a_network_without_units_of_equal_shape_is_refused():
     model = net_of("cifar-resnet8", depths=(1,), widths=(8,))
     with pytest.raises(ConfigError, match="no blocks that could be removed"):
-        effective.removable_blocks(model, IMAGES)
+        lesions.removable_blocks(model, IMAGES)

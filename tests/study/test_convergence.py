@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from resnets.study.convergence_rule import caution, convergence
+from resnets.study.convergence_rule import compute_convergence, find_caution
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
-from resnets.study.depth.verdict import degradation
+from resnets.study.depth.verdict import judge_degradation
 from resnets.study.grid.cells import Cell, Grid, read_cell, write_grid
 
 
@@ -44,19 +44,19 @@ FALLING = (90, 85, 80, 75, 70, 65, 60, 55, 50, 40)
     ],
 )
 def test_rule(errors, epochs, classes, converged):
-    found = convergence("model", [curve(*errors, epochs=epochs)], classes)
+    found = compute_convergence("model", [curve(*errors, epochs=epochs)], classes)
     assert found is not None
     assert found.converged is converged
 
 
 def test_rule_is_of_the_mean_over_runs_and_needs_rows_of_all():
     runs = [curve(10.0), curve(24.0)]
-    found = convergence("model", runs, 10)
+    found = compute_convergence("model", runs, 10)
     assert found is not None
     assert found.error == 17.0
     assert not found.converged
-    assert convergence("model", [*runs, []], 10) is None
-    assert convergence("model", [], 10) is None
+    assert compute_convergence("model", [*runs, []], 10) is None
+    assert compute_convergence("model", [], 10) is None
 
 
 def cells(model, *runs, **where):
@@ -75,7 +75,7 @@ def test_short_study_concludes_nothing(tmp_path):
         *cells("cifar-resnet20", (80, 38.9), (80, 35.4), **short),
         *cells("cifar-resnet56", (90, 59.9), (90, 56.1), **short),
     ]
-    verdict = degradation(grid)
+    verdict = judge_degradation(grid)
     assert verdict.plain.rises is None
     assert verdict.residual.rises is None
     assert verdict.twins.falls is None
@@ -106,7 +106,7 @@ def test_deep_net_that_is_still_falling_is_said():
         *cells("cifar-plain20", LEVEL[:3] + (5,) * 7, LEVEL[:3] + (4,) * 7),
         *cells("cifar-plain56", FALLING, FALLING),
     ]
-    verdict = degradation(grid)
+    verdict = judge_degradation(grid)
     assert verdict.plain.rises is True
     assert verdict.statement.startswith("Degradation within 64,000 iterations: ")
     assert "of cifar-plain56 was still falling when its runs ended (by 12.5 points" in (
@@ -115,7 +115,7 @@ def test_deep_net_that_is_still_falling_is_said():
 
 
 def test_one_run_is_one_run():
-    verdict = degradation([*cells("cifar-plain20", (9,)), *cells("cifar-plain56", (50,))])
+    verdict = judge_degradation([*cells("cifar-plain20", (9,)), *cells("cifar-plain56", (50,))])
     assert "1 run of each" in verdict.statement
 
 
@@ -144,6 +144,6 @@ def test_caution(tmp_path, error, rows, words):
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     for where in (tmp_path, tmp_path / "checkpoints" / "last.safetensors"):
-        said = caution(where, error, 10, errors_of="held-out")
+        said = find_caution(where, error, 10, measured_on="held-out")
         assert words in said
         assert bool(said) is bool(words)

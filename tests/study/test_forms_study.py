@@ -9,7 +9,7 @@ from made_up_study import write_runs
 
 from resnets.models import build, cost
 from resnets.study import paper
-from resnets.study.depth.identity_mappings import forms_grid, named_form, read_forms
+from resnets.study.depth.identity_mappings import form_name, forms_grid, read_forms
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.summary import summarize
 from resnets.study.grid.cells import cell_recipe, read_cells
@@ -25,7 +25,7 @@ def grid():
 def error(model: str, seed: int) -> float | None:
     """The paper's errors, as far as it has them; the dropout diverges."""
     for form in (*paper.SHORTCUT_FORMS, *paper.ORDER_FORMS):
-        if model == named_form(BASES[0], form):
+        if model == form_name(BASES[0], form):
             if "dropout" in form.case:
                 return None
             return (form.errors[110] or 50.0) + 0.1 * seed
@@ -49,7 +49,7 @@ def test_every_row_of_the_tables_is_a_network_that_builds() -> None:
         assert cost.count_cost(build(spec)).parameters > 0
     assert len(specs) == len(found.models)  # no two rows are the same network
     assert not model_spec("cifar-resnet8:none").residual
-    assert named_form("cifar-resnet164", paper.ORDER_FORMS[-1]).endswith("preact-bottleneck")
+    assert form_name("cifar-resnet164", paper.ORDER_FORMS[-1]).endswith("preact-bottleneck")
 
 
 def test_other_data_have_the_papers_recipe() -> None:

@@ -6,20 +6,21 @@ import math
 
 import pytest
 import torch
-from study_runs import train_on_digits
+from study_runs import make_subject, train_on_digits
 
 from resnets.config import ConfigError
 from resnets.evaluate import evaluate_model
 from resnets.models import catalog
-from resnets.study.analysis import draw_split, prepare_images
-from resnets.study.landscape.measure import (
+from resnets.study.analyses.landscape import (
+    ANALYSIS,
     Landscape,
     Point,
-    measure_landscape,
-    moved,
+    low_loss_share,
+    measure,
     random_direction,
+    shift_weights,
 )
-from resnets.study.landscape.study import ANALYSIS, low_loss_share
+from resnets.study.trained_models import prepare_images, sample_split
 from resnets.weights.load import load
 
 
@@ -33,7 +34,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(runs):
     net = load(runs["cifar-resnet8"])
-    return net, prepare_images(draw_split(net, None, "train", 64, 0), net, "cpu")
+    return net, prepare_images(sample_split(net, None, "train", 64, 0), net, "cpu")
 
 
 def test_each_filter_of_a_direction_is_as_long_as_the_nets(shown):
@@ -52,7 +53,7 @@ def test_moving_touches_no_norm_nor_bias_and_is_undone_exactly(shown):
     net, _ = shown
     before = {name: value.clone() for name, value in net.state_dict().items()}
     ways = random_direction(net, 0), random_direction(net, 1)
-    with moved(net, ((0.3, ways[0]), (-0.7, ways[1]))):
+    with shift_weights(net, ((0.3, ways[0]), (-0.7, ways[1]))):
         for name, value in net.state_dict().items():
             expected = before[name]
             if name in ways[0]:
@@ -64,7 +65,7 @@ def test_moving_touches_no_norm_nor_bias_and_is_undone_exactly(shown):
 
 def test_center_is_the_net_and_other_points_are_the_moved_net(shown):
     net, pictures = shown
-    found = measure_landscape(net, pictures, points=3, seed=1, label="net")
+    found = measure(make_subject(net, pictures, seed=1), steps=3)
     assert [point.alpha for point in found.line] == [-1, -0.5, 0, 0.5, 1]
     assert [(point.beta, point.alpha) for point in found.plane] == [
         (beta, alpha) for beta in (-1, 0, 1) for alpha in (-1, 0, 1)

@@ -12,8 +12,13 @@ from torch.nn.functional import relu
 from resnets.config import ConfigError
 from resnets.data import Batch, DataError
 from resnets.models import build, catalog
-from resnets.study.responses.measure import LayerResponse, ModelResponses, layer_responses
-from resnets.study.responses.study import ANALYSIS, describe
+from resnets.study.analyses.responses import (
+    ANALYSIS,
+    LayerResponse,
+    ModelResponses,
+    describe,
+    layer_responses,
+)
 
 
 def digits_like(count, seed=0):

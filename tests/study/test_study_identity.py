@@ -5,23 +5,22 @@ import csv
 
 import pytest
 import torch
-from study_runs import train_on_digits
+from study_runs import make_subject, train_on_digits
 from torch.nn.functional import relu
 
 from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import build, catalog
-from resnets.study.analysis import draw_split, prepare_images
-from resnets.study.identity.deepen import compare_deepened, deepen
-from resnets.study.identity.lesion import (
-    dropped,
+from resnets.study.analyses.deepen import compare_deepened, deepen
+from resnets.study.analyses.identity import ANALYSIS, block_ratios, measure
+from resnets.study.analyses.lesions import (
     identity_blocks,
+    remove_branches,
     residual_blocks,
+    swap_blocks,
     swappable_blocks,
-    swapped,
 )
-from resnets.study.identity.measure import block_ratios, measure_identity
-from resnets.study.identity.study import ANALYSIS
+from resnets.study.trained_models import prepare_images, sample_split
 from resnets.weights.load import load
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
@@ -79,7 +78,7 @@ def test_dropping_identity_blocks_equals_taking_them_out(name):
     whole = logits(net)
     cut = copy.deepcopy(net)
     del cut.stage2[2], cut.stage2[1], cut.stage3[1]
-    with dropped(net, ["stage2.1", "stage2.2", "stage3.1"]):
+    with remove_branches(net, ["stage2.1", "stage2.2", "stage3.1"]):
         assert torch.equal(logits(net), logits(cut))
         assert not torch.equal(logits(net), whole)
     assert torch.equal(logits(net), whole)
@@ -91,7 +90,7 @@ def test_dropping_a_downsampling_block_leaves_its_shortcut():
         x = net.stage1(net.stem(images_of(10)))
         x = relu(net.stage2[0].shortcut(x))
         expected = net.classify(net.stage3(net.stage2[1](x)))
-    with dropped(net, ["stage2.0"]):
+    with remove_branches(net, ["stage2.0"]):
         assert torch.equal(logits(net), expected)
 
 
@@ -100,12 +99,12 @@ def test_swapping_equals_surgery_and_is_undone_even_after_an_error():
     whole, names = logits(net), [name for name, _ in net.named_modules()]
     turned = copy.deepcopy(net)
     turned.stage2[1], turned.stage2[2] = turned.stage2[2], turned.stage2[1]
-    with swapped(net, [("stage2.1", "stage2.2")]):
+    with swap_blocks(net, [("stage2.1", "stage2.2")]):
         assert torch.equal(logits(net), logits(turned))
         assert not torch.equal(logits(net), whole)
-    with swapped(net, [("stage1.0", "stage1.1"), ("stage1.1", "stage1.2")]):
+    with swap_blocks(net, [("stage1.0", "stage1.1"), ("stage1.1", "stage1.2")]):
         pass
-    with pytest.raises(KeyboardInterrupt), swapped(net, [("stage1.0", "stage1.1")]):
+    with pytest.raises(KeyboardInterrupt), swap_blocks(net, [("stage1.0", "stage1.1")]):
         raise KeyboardInterrupt
     assert torch.equal(logits(net), whole)
     assert [name for name, _ in net.named_modules()] == names
@@ -197,8 +196,8 @@ def test_what_cannot_be_deepened():
 
 def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     net = load(run)
-    pictures = prepare_images(draw_split(net, None, "held-out", 60, 0), net, "cpu")
-    figures = measure_identity(net, pictures, 0, "net")
+    pictures = prepare_images(sample_split(net, None, "held-out", 60, 0), net, "cpu")
+    figures = measure(make_subject(net, pictures))
     assert figures.error == pictures.evaluate(net).top1_error
     assert len(figures.blocks) == 6
     cut = copy.deepcopy(net)
@@ -208,10 +207,8 @@ def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     assert block.error_without == pictures.evaluate(cut).top1_error
     assert [lesion.blocks for lesion in figures.swaps] == [(("stage1.0", "stage1.1"),)]
     # 4 identity blocks: 1, 2 and 3 at random, and all.
-    assert [len(lesion.blocks) for lesion in figures.random_drops] == [1] * 5 + [2] * 5 + [
-        3
-    ] * 5 + [4]
-    again = measure_identity(load(run).to(memory_format=torch.channels_last), pictures, 0, "net")
+    assert [lesion.count for lesion in figures.random_drops] == [1] * 5 + [2] * 5 + [3] * 5 + [4]
+    again = measure(make_subject(load(run).to(memory_format=torch.channels_last), pictures))
     assert again == figures
 
 
@@ -240,8 +237,8 @@ def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
     run = train_on_digits(tmp_path / "run", "cifar-resnet8", 2)
     trained = load(run)
     net.classes, net.preprocess, net.recipe = trained.classes, trained.preprocess, trained.recipe
-    pictures = prepare_images(draw_split(net, None, "held-out", 20, 0), net, "cpu")
-    figures = measure_identity(net, pictures, 0, "net")
+    pictures = prepare_images(sample_split(net, None, "held-out", 20, 0), net, "cpu")
+    figures = measure(make_subject(net, pictures))
     assert figures.deepened is None
     report = ANALYSIS.write(tmp_path / "out", [figures])
     assert "none of its blocks can be an identity" in report.lead

@@ -16,11 +16,11 @@ from resnets.models import catalog
 from resnets.recipes import recipe
 from resnets.report.render import minus_signs
 from resnets.study import paper
-from resnets.study.depth.figures import ErrorCurves, curve_labels, depth_errors, error_curves
+from resnets.study.depth.figures import curve_labels, plot_depth_errors, plot_error_curves
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import PRESETS
-from resnets.study.depth.protocol import differences
-from resnets.study.depth.verdict import degradation
+from resnets.study.depth.summary import ErrorCurves, list_differences
+from resnets.study.depth.verdict import judge_degradation
 from resnets.study.grid.cells import Grid, read_cells, write_grid
 
 
@@ -75,7 +75,9 @@ def test_report_has_all_its_parts(study: Path) -> None:
     for link in page.of("a"):
         target = link["href"]
         assert target[1:] in sections if target.startswith("#") else (study / target).is_file()
-    assert minus_signs(degradation(read_cells(study)).statement.partition(". ")[2]) in page.text
+    assert (
+        minus_signs(judge_degradation(read_cells(study)).statement.partition(". ")[2]) in page.text
+    )
     for words in ("SGD", f"{ITERATIONS} iterations", "batch size 16", "padded by 1 px", "numpy"):
         assert words in page.text
     assert f"--models {','.join(NETS)} --seeds 2 --budget {ITERATIONS}it" in page.text
@@ -229,7 +231,7 @@ def curves(net: str, kind: str, depth: int, shortcut: str, end: float = 5.0) -> 
 
 def test_panels_share_axes_and_residual_lines_are_bold() -> None:
     nets = [curves("p", "plain", 56, "none", 40.0), curves("r", "residual", 56, "A")]
-    figure = error_curves(nets, "test")
+    figure = plot_error_curves(nets, "test")
     plain, residual = figure.axes
     assert plain.get_ylim() == residual.get_ylim()
     assert plain.get_xlim() == residual.get_xlim() == (0, 1000)
@@ -247,7 +249,7 @@ def test_panels_share_axes_and_residual_lines_are_bold() -> None:
 
 def test_every_seed_lies_within_the_axes_of_the_depth_figure() -> None:
     nets = [curves("p", "plain", 20, "none", 9.0), curves("q", "plain", 56, "none", 70.0)]
-    training, held_out = depth_errors(nets, "test").axes
+    training, held_out = plot_depth_errors(nets, "test").axes
     for axes, largest in ((training, 70), (held_out, 72)):
         (low, high), drawn = (
             axes.get_ylim(),
@@ -272,8 +274,8 @@ def test_differences_name_field_value_and_nets() -> None:
         recipe("cifar10-paper", "cifar-resnet20"),
         recipe("cifar10-paper", "cifar-plain20"),
     )
-    assert differences({"a": first, "b": second}) == []
+    assert list_differences({"a": first, "b": second}) == []
     other = recipe("cifar10-paper", "cifar-resnet110")
-    assert differences({"a": first, "b": other, "c": other}) == [
+    assert list_differences({"a": first, "b": other, "c": other}) == [
         "schedule.hold_until_error = 80.0 for b, c"
     ]

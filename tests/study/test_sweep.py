@@ -8,13 +8,12 @@ import pytest
 from html_elements import Elements
 from made_up_study import write_runs
 
-from resnets.cli.options import split_names
 from resnets.config import ConfigError
-from resnets.study.depth.best_of_sweep import sweep
+from resnets.study.depth.best_of_sweep import group_sweep
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
 from resnets.study.grid.cells import cell_recipe, read_cells, read_grid
-from resnets.study.grid.model_names import family, model_spec
+from resnets.study.grid.model_names import family, model_spec, split_names
 
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")
 RATES = ("0.01", "0.1", "0.3")
@@ -88,7 +87,7 @@ def test_lists_in_names_and_sweeps() -> None:
     assert grid.models == ("cifar-resnet8:depths=[1,1,1]", "cifar-resnet8:depths=[2,2,2]")
     assert [model_spec(model).num_layers for model in grid.models] == [8, 14]
     assert grid.seeds == (2, 2)
-    assert grid.swept(grid.models[1]) == ("cifar-resnet8", ("[2,2,2]",))
+    assert grid.split_swept(grid.models[1]) == ("cifar-resnet8", ("[2,2,2]",))
     with pytest.raises(ConfigError, match="FIELD=VALUE"):
         depth_grid(models=["cifar-resnet8"], sweep=["optim.lr"])
 
@@ -108,7 +107,7 @@ def test_families_are_told_apart_by_form_not_by_depth_or_option() -> None:
 def test_each_network_at_its_own_best_rate(study: Path) -> None:
     grid, cells = read_grid(study), read_cells(study)
     assert grid == swept_grid()
-    found = sweep(grid, cells, cell_recipe(grid, grid.models[0], 0))
+    found = group_sweep(grid, cells, cell_recipe(grid, grid.models[0], 0))
     best = {each.name: each.best for each in found.networks}
     assert best == dict(zip(NETS, ("0.1", "0.01", "0.1", "0.3"), strict=True))
     assert [each.name for each in found.edges] == ["cifar-plain14", "cifar-resnet14"]
@@ -131,9 +130,9 @@ def test_no_run_chooses_its_own_rate() -> None:
         for seed, value in enumerate(values)
         for cell in [_missing(f"cifar-plain8:optim.lr={rate}", seed)]
     ]
-    (network,) = sweep(grid, cells, None).networks
+    (network,) = group_sweep(grid, cells, None).networks
     assert network.best == "0.01"
-    chosen = [cell.rows[0]["top1_error"] for cell in network.chosen_by_others()]
+    chosen = [cell.rows[0]["top1_error"] for cell in network.cross_validated()]
     assert chosen == [5.0, 5.0, 4.0]
 
 

@@ -8,7 +8,7 @@ import pytest
 from resnets.config import ConfigError
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
-from resnets.study.depth.verdict import degradation
+from resnets.study.depth.verdict import judge_degradation
 from resnets.study.grid.budget import survey
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, write_grid
 from resnets.study.grid.model_names import family, network_spec
@@ -85,7 +85,7 @@ def test_verdict_is_in_bits_and_within_the_iterations():
     ]
     for cell in cells:  # of a vocabulary of two, as the catalog has it
         cell.rows[-1][BITS.key] /= 6
-    verdict = degradation(cells)
+    verdict = judge_degradation(cells)
     assert verdict.plain.rises is True
     assert verdict.plain.points == pytest.approx(2.2 / 6)
     assert verdict.residual.rises is False
@@ -96,7 +96,7 @@ def test_verdict_is_in_bits_and_within_the_iterations():
 
 def test_a_network_that_knows_frequencies_only_is_no_evidence():
     cells = [*runs("plain-transformer4", 0.9, 0.91), *runs("plain-transformer16", 0.95, 0.96)]
-    assert degradation(cells).plain.rises is None
+    assert judge_degradation(cells).plain.rises is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from study_runs import train_on_digits
 
 from resnets.config import ConfigError
 from resnets.report.index import INDEX, update_index, write_index
-from resnets.study.responses.study import ANALYSIS
+from resnets.study.analyses.responses import ANALYSIS
 
 
 def test_results_of_the_same_measurement_are_not_measured_again(tmp_path, caplog):

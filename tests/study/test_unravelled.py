@@ -12,17 +12,15 @@ from torch import nn
 from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import build, catalog
-from resnets.study.unravelled.measure import (
-    Damage,
-    PathLength,
-    Unravelled,
-    exchanged,
-    path_gradients,
+from resnets.models.resnet import BasicBlock
+from resnets.study.analyses.lesions import (
+    Lesion,
+    recalibrate_norms,
     removable_blocks,
-    removed,
-    statistics_anew,
+    remove_blocks,
+    swap_blocks,
 )
-from resnets.study.unravelled.study import ANALYSIS
+from resnets.study.analyses.unravelled import ANALYSIS, PathLength, Unravelled, path_gradients
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -43,25 +41,25 @@ def test_a_network_without_a_block_is_the_shallower_network(name):
     state = {k.replace("stage2.2.", "stage2.1."): v for k, v in state.items()}
     shallow.load_state_dict(state)
     before = model(IMAGES)
-    with removed(model, ["stage2.1"]):
+    with remove_blocks(model, ["stage2.1"]):
         assert torch.equal(model(IMAGES), shallow(IMAGES))
     assert torch.equal(model(IMAGES), before)
 
 
-def test_exchanged_blocks_come_back():
+def test_swapped_blocks_come_back():
     model = net_of("cifar-plain20")
     before, first = model(IMAGES), model.get_submodule("stage1.1")
-    with exchanged(model, ["stage1.1", "stage1.2", "stage1.2", "stage1.0"]):
-        assert model.get_submodule("stage1.0") is first  # two exchanges moved it there
+    with swap_blocks(model, [("stage1.1", "stage1.2"), ("stage1.2", "stage1.0")]):
+        assert model.get_submodule("stage1.0") is first  # two swaps moved it there
         assert not torch.equal(model(IMAGES), before)
     assert torch.equal(model(IMAGES), before)
 
 
-def test_statistics_anew_are_those_of_the_images_and_go_again():
+def test_recalibrated_statistics_are_those_of_the_images_and_are_restored():
     model = net_of("cifar-plain8")
     norm = model.get_submodule("stem.norm")
     saved = norm.running_mean.clone()
-    with statistics_anew(model, [IMAGES[:4], IMAGES[4:]]):
+    with recalibrate_norms(model, [IMAGES[:4], IMAGES[4:]]):
         expected = model.stem.conv(IMAGES).mean((0, 2, 3))
         torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-5)
         assert not model.training
@@ -100,12 +98,36 @@ def test_gradients_of_all_paths_add_up_to_the_gradient():
     assert lengths[2].gradient == pytest.approx(norms[True, True], rel=1e-4)
 
 
+class WithoutRelu(BasicBlock):
+    """A block with nothing behind the addition."""
+
+    def forward(self, x):
+        branch, shortcut = self.paths(x)
+        return branch + shortcut
+
+
+def test_a_path_passes_what_follows_the_addition_of_a_block_from_outside():
+    """All shortcuts and no branch: the whole network without branches, whose relu is missing."""
+    spec = catalog.spec("cifar-resnet8", num_classes=5, depths=(1, 1), widths=(8, 16), stem_width=8)
+    torch.manual_seed(0)
+    model = build(spec, block=WithoutRelu).eval()
+    targets = torch.arange(8) % 5
+    lengths = path_gradients(model, Batch(IMAGES, targets, torch.arange(8)), random.Random(0))
+    stem = model.stem(IMAGES).detach().requires_grad_()
+    x = stem * 1
+    for block in model.blocks().values():
+        branch, shortcut = block.paths(x)
+        x = branch.detach() + shortcut
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model.classify(x), targets), [stem])
+    assert lengths[0].gradient == pytest.approx(gradient.norm().item(), rel=1e-5)
+
+
 def test_page_of_a_plain_and_a_residual_network(tmp_path):
     def made(label, residual, rise):
-        single = tuple(Damage("removed", (f"stage1.{n}",), 5.0 + rise, 6.0) for n in range(3))
-        several = (Damage("swapped", ("stage1.0", "stage1.1"), 50.0, 40.0),)
+        single = tuple(Lesion(((f"stage1.{n}",),), 5.0 + rise, 6.0) for n in range(3))
+        swaps = (Lesion((("stage1.0", "stage1.1"),), 50.0, 40.0),)
         paths = (PathLength(0, 0.25, 0.1), PathLength(1, 0.5, 1.0), PathLength(2, 0.25, 0.5))
-        return Unravelled(label, residual, 3, 5.0, 5.5, single, several, paths * residual)
+        return Unravelled(label, residual, 3, 5.0, 5.5, single, (), swaps, paths * residual)
 
     report = ANALYSIS.write(
         tmp_path / "out",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.cli.options import Settings, split_names
+from resnets.cli.options import Settings
 from resnets.cli.study.analyses import (
     Curvature,
     Effective,
@@ -83,8 +83,10 @@ class GridStudy(ABC):
 
     def options(self) -> dict[str, Any]:
         """Return the options of every grid, as arguments of `depth_grid` and `shortcut_grid`."""
+        from resnets.study.grid.model_names import split_names
+
         return {
-            "models": split_names(self.models),
+            "models": split_names(self.models or ""),
             "data": self.data,
             "seeds": _parse_seeds(self.seeds),
             "budget": self.budget,

@@ -6,11 +6,11 @@ import dataclasses
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from resnets.cli.options import load_options, split_names
+from resnets.cli.options import load_options
 from resnets.utils.files import page_folder
 from resnets.utils.printable import echo
 
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from resnets.report.page import Report
 
 Checkpoints = Annotated[tuple[Path, ...], tyro.conf.Positional]
-OWN_FOLDER = "resnets.study.{}.study"
 LOADING = ("model", "classes")  # options that say how weights are read
 
 
 @dataclass(frozen=True)
 class TrainedStudy:
-    """A study of trained models; `module`, with its name for {}, holds its `ANALYSIS`.
+    """A study of trained models, `ANALYSIS` of the module of `study/analyses` with its name.
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
@@ -36,8 +35,6 @@ class TrainedStudy:
         out: Folder to write, or to resume; default runs/study-NAME-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-
-    module: ClassVar[str] = "resnets.study.analyses.{}"
 
     checkpoints: Checkpoints
     model: str | None = None
@@ -55,7 +52,7 @@ class TrainedStudy:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         options = {key: value for key, value in given.items() if key not in LOADING}
         with page_folder(self.out, f"study-{name}") as out:
-            analysis = importlib.import_module(self.module.format(name)).ANALYSIS
+            analysis = importlib.import_module(f"resnets.study.analyses.{name}").ANALYSIS
             report = analysis.run(**options | {"out": out}, loading=loading)
         return show(report)
 
@@ -64,7 +61,6 @@ class TrainedStudy:
 class Responses(TrainedStudy):
     """Fig. 7: how strongly each layer of trained models responds."""
 
-    module: ClassVar[str] = OWN_FOLDER
     examples: int = 2000
 
 
@@ -76,7 +72,6 @@ class Identity(TrainedStudy):
         checkpoints: Run or checkpoint of a residual network.
     """
 
-    module: ClassVar[str] = OWN_FOLDER
     checkpoints: Annotated[tuple[Path], tyro.conf.Positional]
     examples: int = 2000
 
@@ -89,7 +84,6 @@ class Landscape(TrainedStudy):
         steps: Points on each side of the plane, odd.
     """
 
-    module: ClassVar[str] = OWN_FOLDER
     steps: int = 21
 
 
@@ -97,7 +91,6 @@ class Landscape(TrainedStudy):
 class Unravelled(TrainedStudy):
     """Blocks removed and reordered, in residual and plain models; gradients by path length."""
 
-    module: ClassVar[str] = OWN_FOLDER
     examples: int = 1000
 
 
@@ -156,6 +149,7 @@ class Gradients:
     def run(self) -> int:
         """Run the study; returns the exit code."""
         from resnets.study.gradients.study import gradients_study
+        from resnets.study.grid.model_names import split_names
 
         with page_folder(self.out, "study-gradients") as out:
             report = gradients_study(

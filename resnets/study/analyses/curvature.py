@@ -14,21 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure as Plot
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
-from resnets.report.figures import figure_style, series_colors, subplots
+from resnets.report.figures import add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import LabeledImages, images_of, line_style, progress
-from resnets.study.landscape.measure import moved, random_direction
-from resnets.study.trained import Analysis, Subject, twins
+from resnets.study.analyses.landscape import random_direction, shift_weights
+from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.trained_models import LabeledImages, get_images, line_style, progress
 
-ITERATIONS, TOLERANCE = 20, 0.01  # of the power iteration; the residual relative to the eigenvalue
+MAX_ITERATIONS, TOLERANCE = 20, 0.01  # of the power iteration; residual over eigenvalue
 CHUNK = 32  # images whose graph is in memory at a time
-REACH, SIDE = 0.01, 5  # of the line along the eigenvector, and points on each side
+REACH, SIDE = 0.01, 5  # distance along the eigenvector, and points on each side
 
 Vector = dict[str, Tensor]
 
@@ -48,7 +49,7 @@ class Curvature:
 
     raw: of all parameters. scaled: of convolutions and linear layers, each filter in units of its
     norm. random: the same along one random filter-normalized direction of unit length. line:
-    distance, loss along the scaled eigenvector, loss along the random direction.
+    (distance, loss along the scaled eigenvector, loss along the random direction) of each point.
     """
 
     label: str
@@ -61,7 +62,10 @@ class Curvature:
 
 
 class Hessian:
-    """The Hessian of the mean loss of `images`, of `names` of the parameters times `scales`."""
+    """The Hessian of the mean loss of `images` for the parameters named in `scales`.
+
+    scales: units of each parameter's elements, a number or a tensor of its shape.
+    """
 
     def __init__(
         self, model: ImageClassifier, images: LabeledImages, scales: Mapping[str, Tensor | float]
@@ -70,7 +74,7 @@ class Hessian:
         self.parameters = {name: each for name, each in model.named_parameters() if name in scales}
 
     def times(self, vector: Vector) -> Vector:
-        """Its product with a vector: the gradient of <gradient, vector>; in eval mode."""
+        """Return the product with a vector, the gradient of <gradient, vector>; in eval mode."""
         total = {name: torch.zeros_like(each) for name, each in vector.items()}
         scaled = [vector[name] * self.scales[name] for name in self.parameters]
         count = sum(len(batch) for batch in self.images.batches)
@@ -80,7 +84,7 @@ class Hessian:
                     part = batch.part(start, start + CHUNK)
                     assert isinstance(part.targets, Tensor)
                     loss = nn.functional.cross_entropy(
-                        self.model(images_of(part)), part.targets, reduction="sum"
+                        self.model(get_images(part)), part.targets, reduction="sum"
                     )
                     values = list(self.parameters.values())
                     first = torch.autograd.grad(loss / count, values, create_graph=True)
@@ -89,48 +93,50 @@ class Hessian:
                         total[name] += each * self.scales[name]
         return total
 
-    def top(self, seed: int, label: str) -> tuple[Eigenvalue, Vector]:
-        """The eigenvalue of largest magnitude and its vector, by power iteration."""
+    def top_eigenvalue(self, seed: int, label: str) -> tuple[Eigenvalue, Vector]:
+        """Find the eigenvalue of largest magnitude and its vector, by power iteration."""
         generator = torch.Generator().manual_seed(seed)
-        vector = _unit(
+        vector = _normalize(
             {
                 name: torch.randn(each.shape, generator=generator).to(each)
                 for name, each in self.parameters.items()
             }
         )
-        found = Eigenvalue(0.0, math.inf, 0)
-        for number in progress(range(1, ITERATIONS + 1), label):
+        eigenvalue = Eigenvalue(0.0, math.inf, 0)
+        for number in progress(range(1, MAX_ITERATIONS + 1), label):
             product = self.times(vector)
             value = _dot(vector, product)
-            rest = {name: product[name] - value * vector[name] for name in vector}
-            found = Eigenvalue(value, math.sqrt(_dot(rest, rest)), number)
-            if found.residual <= TOLERANCE * abs(value):
+            residual = {name: product[name] - value * vector[name] for name in vector}
+            eigenvalue = Eigenvalue(value, math.sqrt(_dot(residual, residual)), number)
+            if eigenvalue.residual <= TOLERANCE * abs(value):
                 break
-            vector = _unit(product)
-        return found, vector
+            vector = _normalize(product)
+        return eigenvalue, vector
 
 
 def filter_norms(model: nn.Module) -> Vector:
-    """The L2 norm of each filter, in the shape of its weight: the units of the landscape."""
-    found = {}
+    """Return the L2 norm of each filter, in the shape of its weight: the landscape's units."""
+    norms = {}
     for name, each in model.named_parameters():
         if each.ndim > 1:
             dims = tuple(range(1, each.ndim))
             norm = torch.linalg.vector_norm(each.detach(), dim=dims, keepdim=True)
-            found[name] = norm.expand_as(each)
-    return found
+            norms[name] = norm.expand_as(each)
+    return norms
 
 
 def measure(subject: Subject) -> Curvature:
-    """Eigenvalues, and the loss along the eigenvector, of one model."""
+    """Measure the eigenvalues, and the loss along the eigenvector, of one model."""
     model, images, label = subject.model, subject.images, subject.label
     ones = dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)
-    raw, _ = Hessian(model, images, ones).top(subject.seed, f"{label}, Hessian")
+    raw, _ = Hessian(model, images, ones).top_eigenvalue(subject.seed, f"{label}, Hessian")
     norms = filter_norms(model)
     hessian = Hessian(model, images, norms)
-    scaled, vector = hessian.top(subject.seed, f"{label}, scaled Hessian")
+    scaled, vector = hessian.top_eigenvalue(subject.seed, f"{label}, scaled Hessian")
     direction = random_direction(model, subject.seed)
-    flat = _unit({name: each / norms[name].clamp_min(1e-12) for name, each in direction.items()})
+    flat = _normalize(
+        {name: each / norms[name].clamp_min(1e-12) for name, each in direction.items()}
+    )
     length = math.sqrt(sum(each.square().sum().item() for each in direction.values()))
     steep = {name: each * norms[name] for name, each in vector.items()}
     steep_length = math.sqrt(_dot(steep, steep))
@@ -139,8 +145,8 @@ def measure(subject: Subject) -> Curvature:
     for step in range(-SIDE, SIDE + 1):
         distance = REACH * step / SIDE
         losses = []
-        for way in (steep, direction):
-            with moved(model, ((distance, way),)):
+        for each in (steep, direction):
+            with shift_weights(model, ((distance, each),)):
                 losses.append(images.evaluate(model).loss)
         line.append((distance, losses[0], losses[1]))
     random = _dot(flat, hessian.times(flat))
@@ -148,7 +154,7 @@ def measure(subject: Subject) -> Curvature:
 
 
 def describe(results: Sequence[Curvature]) -> dict[str, Any]:
-    """Eigenvalues of all models, and the loss along their eigenvectors."""
+    """Return the values of the page: eigenvalues, and the loss along the eigenvectors."""
     columns = (
         *("model", "loss", "top eigenvalue", "residual", "iterations"),
         *("scaled top eigenvalue", "residual, scaled", "iterations, scaled"),
@@ -171,26 +177,25 @@ def describe(results: Sequence[Curvature]) -> dict[str, Any]:
     return {
         "figures": [Figure("curvature", _plot(results), Numbers(names, lines))],
         "tables": [Table("eigenvalues", columns, rows)],
-        "twins": twins(results),
+        "twins": find_twins(results),
         "worst": worst,
         "tolerance": TOLERANCE,
-        "limit": ITERATIONS,
+        "limit": MAX_ITERATIONS,
     }
 
 
-def _plot(results: Sequence[Curvature]) -> Any:
+def _plot(results: Sequence[Curvature]) -> Plot:
     with figure_style():
-        figure, panels = subplots(1, 2, share="both")
+        figure, panels = subplots(2, share="both")
         for each, color in zip(results, series_colors(len(results)), strict=True):
-            look = line_style(residual=each.spec.residual, color=color)
+            style = line_style(residual=each.spec.residual, color=color)
             distances = [point[0] for point in each.line]
             for axes, column in zip(panels, (1, 2), strict=True):
                 losses = [max(1e-4, point[column]) for point in each.line]
-                axes.plot(distances, losses, label=escape_label(each.label), **look)
+                axes.plot(distances, losses, label=escape_label(each.label), **style)
         for axes, title in zip(panels, ("Along the eigenvector", "Random direction"), strict=True):
             axes.set(title=title, xlabel="distance", ylabel="cross-entropy (nats)", yscale="log")
-        handles, words = panels[0].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside upper left", ncols=2)
+        add_legend(figure, panels[0])
     return figure
 
 
@@ -198,7 +203,7 @@ def _dot(one: Vector, other: Vector) -> float:
     return sum((one[name] * other[name]).sum().item() for name in one)
 
 
-def _unit(vector: Vector) -> Vector:
+def _normalize(vector: Vector) -> Vector:
     norm = max(math.sqrt(_dot(vector, vector)), 1e-30)
     return {name: each / norm for name, each in vector.items()}
 

@@ -1,48 +1,60 @@
 """Effective depth: how many units of a trained network have to stay as they are.
 
 A unit is replaced by its linearization, its first-order Taylor expansion around its mean input, or
-by the identity (Veit et al. 2016), those first whose replacement raises the training loss least.
-That trained networks hold nonlinear units that they do not need: Mehmeti-Goepel and Disselhoff,
+by the identity (Veit et al. 2016), first those whose replacement raises the training loss least.
+Trained networks have nonlinear units that they do not need: Mehmeti-Goepel and Disselhoff,
 "Nonlinear Advantage: Trained Networks Might Not Be As Complex as You Think", ICML 2023.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure as Plot
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
+from resnets.evaluate import Evaluation
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
-from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
-from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import (
-    LabeledImages,
-    after_stem,
-    images_of,
-    line_style,
-    progress,
-    units,
+from resnets.report.figures import (
+    add_legend,
+    figure_style,
+    integer_ticks,
+    series_colors,
+    subplots,
 )
-from resnets.study.trained import Analysis, Subject, twins
-from resnets.study.unravelled.measure import removable_blocks, spread, statistics_anew
+from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analyses.lesions import (
+    recalibrate_norms,
+    removable_blocks,
+    replace_modules,
+    spread_counts,
+)
+from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.trained_models import (
+    LabeledImages,
+    get_images,
+    iter_units,
+    line_style,
+    named_units,
+    progress,
+)
 
-TRAINING_IMAGES = 100  # that rank the units, and that norms take their statistics from anew
+TRAINING_IMAGES = 100  # that rank the units, and on which statistics of norms are recomputed
 MAX_COUNTS = 8  # numbers of units replaced at once
 TOLERANCE = 2.0  # points of error that may be lost
 LINEAR, IDENTITY = "linear", "identity"
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """Error in percent with these units replaced, the cheapest first."""
+class Replacement:
+    """Error in percent with the units called `names` replaced, the cheapest first."""
 
     names: tuple[str, ...]
     error: float
@@ -62,10 +74,10 @@ class EffectiveDepth:
     error: float
     candidates: dict[str, int]
     losses: dict[str, dict[str, float]]
-    replaced: dict[str, tuple[Replaced, ...]]
+    replaced: dict[str, tuple[Replacement, ...]]
 
     def needed(self, kind: str) -> int:
-        """The fewest units that stayed as they are at a loss of at most `TOLERANCE` points."""
+        """Return the number of units that have to stay for at most `TOLERANCE` points of error."""
         within = [
             len(each.names) for each in self.replaced[kind] if each.error <= self.error + TOLERANCE
         ]
@@ -80,96 +92,87 @@ class Linearized(nn.Module):
         self.unit, self.center = unit, center
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the shape that the unit gives."""
+        """(B, C, H, W) -> the output shape of the unit."""
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its first jvp
+            warnings.simplefilter("ignore", FutureWarning)  # from torch's first jvp
             center = self.center.expand_as(x).contiguous()
-            value, change = torch.func.jvp(self.unit, (center,), (x.clone() - center,))[:2]
-            out: Tensor = value + change
+            value, derivative = torch.func.jvp(self.unit, (center,), (x.clone() - center,))[:2]
+            out: Tensor = value + derivative
         return out
 
 
 def mean_inputs(model: ImageClassifier, images: LabeledImages) -> dict[str, Tensor]:
-    """The mean over images of the input of each unit, (1, C, H, W), by name."""
+    """Return the mean over images of the input of each unit, (1, C, H, W), by name."""
     sums: dict[str, Tensor] = {}
     count = 0
     with eval_mode(model), torch.no_grad():
         for batch in images.batches:
-            x = after_stem(model, images_of(batch))
-            for name, unit in units(model).items():
+            for name, _, x, _ in iter_units(model, get_images(batch)):
                 sums[name] = sums.get(name, 0) + x.sum(0, keepdim=True)
-                x = unit(x)
             count += len(batch)
     return {name: total / count for name, total in sums.items()}
 
 
-@contextmanager
-def replaced(model: ImageClassifier, parts: dict[str, nn.Module]) -> Iterator[None]:
-    """Context in which the units called so are these modules."""
-    saved = {name: model.get_submodule(name) for name in parts}
-    try:
-        for name, part in parts.items():
-            model.set_submodule(name, part)
-        yield
-    finally:
-        for name, unit in saved.items():
-            model.set_submodule(name, unit)
-
-
 def measure(subject: Subject) -> EffectiveDepth:
-    """Errors of one model with more and more of its units replaced."""
+    """Measure the errors of one model with more and more of its units replaced."""
     assert subject.training is not None
     model, images, training = subject.model.eval(), subject.images, subject.training
-    inputs = [images_of(batch) for batch in training.batches]
-    chain = units(model)
+    inputs = [get_images(batch) for batch in training.batches]
+    units = named_units(model)
     centers = mean_inputs(model, training)
-    same = removable_blocks(model, inputs[0])
-    kinds: dict[str, dict[str, nn.Module]] = {
-        LINEAR: {name: Linearized(unit, centers[name]) for name, unit in chain.items()},
-        IDENTITY: {name: nn.Identity() for name in same},
+    candidates: dict[str, dict[str, nn.Module]] = {
+        LINEAR: {name: Linearized(unit, centers[name]) for name, unit in units.items()},
+        IDENTITY: {name: nn.Identity() for name in removable_blocks(model, inputs[0])},
     }
+
+    def evaluate(kind: str, names: Sequence[str], data: LabeledImages) -> Evaluation:
+        """Evaluate the model on `data` with these units replaced."""
+        with replace_modules(model, {name: candidates[kind][name] for name in names}):
+            if kind != IDENTITY:
+                return data.evaluate(model)
+            with recalibrate_norms(model, inputs):
+                return data.evaluate(model)
+
     losses: dict[str, dict[str, float]] = {}
-    errors: dict[str, tuple[Replaced, ...]] = {}
-    for kind, parts in kinds.items():
-
-        def changed(names: Sequence[str], data: LabeledImages, kind: str = kind) -> Any:
-            """The evaluation of `data` with these units replaced."""
-            with replaced(model, {name: kinds[kind][name] for name in names}):
-                anew = statistics_anew(model, inputs) if kind == IDENTITY else nullcontext()
-                with anew:
-                    return data.evaluate(model)
-
+    errors: dict[str, tuple[Replacement, ...]] = {}
+    for kind, modules in candidates.items():
         losses[kind] = {
-            name: changed([name], training).loss
-            for name in progress(list(parts), f"{subject.label}, one unit {kind}")
+            name: evaluate(kind, [name], training).loss
+            for name in progress(list(modules), f"{subject.label}, one unit {kind}")
         }
-        ranked = sorted(parts, key=losses[kind].__getitem__)
+        ranked = sorted(modules, key=losses[kind].__getitem__)
+        counts = spread_counts(len(ranked), MAX_COUNTS)
         errors[kind] = tuple(
-            Replaced(tuple(ranked[:count]), changed(ranked[:count], images).top1_error)
-            for count in progress(spread(len(ranked), MAX_COUNTS), f"{subject.label}, {kind}")
+            Replacement(tuple(ranked[:count]), evaluate(kind, ranked[:count], images).top1_error)
+            for count in progress(counts, f"{subject.label}, {kind}")
         )
-    counts = {kind: len(parts) for kind, parts in kinds.items()}
     return EffectiveDepth(
-        subject.label, model.spec, len(chain), subject.intact.top1_error, counts, losses, errors
+        subject.label,
+        model.spec,
+        len(units),
+        subject.intact.top1_error,
+        {kind: len(modules) for kind, modules in candidates.items()},
+        losses,
+        errors,
     )
 
 
 def describe(results: Sequence[EffectiveDepth]) -> dict[str, Any]:
-    """Errors by number of units replaced, and the depth that is left."""
+    """Return the values of the page: errors by units replaced, and the depth that is needed."""
     columns = ("model", "kind", "replaced", "error", "units")
     rows = tuple(
         (each.label, kind, len(one.names), one.error, " ".join(one.names))
         for each in results
-        for kind, found in each.replaced.items()
-        for one in found
+        for kind, replacements in each.replaced.items()
+        for one in replacements
     )
     alone = tuple(
         (each.label, kind, name, loss)
         for each in results
-        for kind, found in each.losses.items()
-        for name, loss in found.items()
+        for kind, losses in each.losses.items()
+        for name, loss in losses.items()
     )
-    table = tuple(
+    depths = tuple(
         (each.label, each.units, each.error, each.needed(LINEAR), each.needed(IDENTITY))
         for each in results
     )
@@ -177,10 +180,10 @@ def describe(results: Sequence[EffectiveDepth]) -> dict[str, Any]:
     return {
         "figures": [Figure("effective", _plot(results), Numbers(columns, rows))],
         "tables": [
-            Table("depth", names, table),
+            Table("depth", names, depths),
             Table("alone", ("model", "kind", "unit", "training loss"), alone),
         ],
-        "twins": twins(results),
+        "twins": find_twins(results),
         "linear": LINEAR,
         "identity": IDENTITY,
         "tolerance": TOLERANCE,
@@ -188,22 +191,21 @@ def describe(results: Sequence[EffectiveDepth]) -> dict[str, Any]:
     }
 
 
-def _plot(results: Sequence[EffectiveDepth]) -> Any:
+def _plot(results: Sequence[EffectiveDepth]) -> Plot:
     titles = {LINEAR: "Units made linear", IDENTITY: "Units removed"}
     with figure_style():
-        figure, panels = subplots(1, 2, share="y")
+        figure, panels = subplots(2, share="y")
         for axes, kind in zip(panels, titles, strict=True):
             for each, color in zip(results, series_colors(len(results)), strict=True):
-                look = line_style(residual=each.spec.residual, color=color)
+                style = line_style(residual=each.spec.residual, color=color)
                 counts = [0, *(len(one.names) for one in each.replaced[kind])]
                 errors = [each.error, *(one.error for one in each.replaced[kind])]
-                name = escape_label(each.label)
-                axes.plot(counts, errors, marker="o", ms=3, label=name, **look)
+                label = escape_label(each.label)
+                axes.plot(counts, errors, marker="o", ms=3, label=label, **style)
             axes.set(title=titles[kind], xlabel="units replaced, cheapest first")
             axes.set(ylabel="error (%)", ylim=(0, 100))
             integer_ticks(axes)
-        handles, words = panels[0].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside upper left", ncols=2)
+        add_legend(figure, panels[0])
     return figure
 
 

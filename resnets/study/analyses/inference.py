@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure as Plot
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -28,20 +29,28 @@ from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode, get_block_attr
-from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
-from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import (
-    LabeledImages,
-    after_stem,
-    images_of,
-    line_style,
-    progress,
-    units,
+from resnets.report.figures import (
+    SOFT,
+    add_legend,
+    figure_style,
+    integer_ticks,
+    series_colors,
+    subplots,
 )
-from resnets.study.trained import Analysis, Subject, twins
+from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.trained_models import (
+    LabeledImages,
+    apply_stem,
+    get_images,
+    iter_units,
+    line_style,
+    named_units,
+    progress,
+)
 
-TRAINING_IMAGES = 500  # that the linear heads are fitted to
-STEPS = 500  # of L-BFGS at most
+TRAINING_IMAGES = 500  # to fit the linear heads
+MAX_STEPS = 500  # of L-BFGS
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ class Unit:
     """One unit of a model.
 
     head: error in percent of a linear head on its output. cosine: mean over images of the cosine
-    of what it adds to its input with the negative gradient of the loss there, and `cosine_error`
-    its standard error; None where it changes the shape.
+    between what it adds to its input and the negative gradient of the loss there; cosine_error: its
+    standard error. Both are None if the unit changes the shape.
     """
 
     name: str
@@ -61,7 +70,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Inference:
-    """The units of one model, first to last; `error` in percent is its own."""
+    """The units of one model, first to last, and the model's own error in percent."""
 
     label: str
     spec: ModelSpec
@@ -71,71 +80,72 @@ class Inference:
     @property
     def late(self) -> list[float]:
         """Cosines of the last half of the units that have one."""
-        found = [each.cosine for each in self.units if each.cosine is not None]
-        return found[len(found) // 2 :]
+        cosines = [each.cosine for each in self.units if each.cosine is not None]
+        return cosines[len(cosines) // 2 :]
 
     @property
     def steady(self) -> float:
-        """Share of the units whose head errs at most as much as that of the unit before."""
+        """Fraction of the units whose head has at most the error of the unit before."""
         errors = [each.head for each in self.units]
         pairs = list(pairwise(errors))
         return sum(after <= before for before, after in pairs) / max(1, len(pairs))
 
 
 def pooled_outputs(model: ImageClassifier, images: LabeledImages) -> dict[str, np.ndarray]:
-    """Output of each unit averaged over positions, (N, C), by name."""
-    parts: dict[str, list[Tensor]] = {}
+    """Return the output of each unit averaged over positions, (N, C), by name."""
+    outputs: dict[str, list[Tensor]] = {}
     with eval_mode(model), torch.inference_mode():
         for batch in images.batches:
-            x = after_stem(model, images_of(batch))
-            for name, unit in units(model).items():
-                x = unit(x)
-                parts.setdefault(name, []).append(x.mean((2, 3)).cpu())
-    return {name: torch.cat(each).numpy() for name, each in parts.items()}
+            for name, _, _, out in iter_units(model, get_images(batch)):
+                outputs.setdefault(name, []).append(out.mean((2, 3)).cpu())
+    return {name: torch.cat(each).numpy() for name, each in outputs.items()}
 
 
-def targets_of(images: LabeledImages) -> np.ndarray:
-    """The classes of all images, (N,)."""
-    found = [batch.targets for batch in images.batches]
-    assert all(isinstance(each, Tensor) for each in found)
-    return torch.cat(found).cpu().numpy()  # type: ignore[arg-type]
+def get_targets(images: LabeledImages) -> np.ndarray:
+    """Return the classes of all images, (N,)."""
+    targets = [batch.targets for batch in images.batches]
+    assert all(isinstance(each, Tensor) for each in targets)
+    return torch.cat(targets).cpu().numpy()  # type: ignore[arg-type]
 
 
 def head_error(
-    features: np.ndarray, targets: np.ndarray, others: np.ndarray, theirs: np.ndarray
+    features: np.ndarray,
+    targets: np.ndarray,
+    test_features: np.ndarray,
+    test_targets: np.ndarray,
 ) -> float:
-    """Error in percent on `others` (N, C) of a linear classifier fitted to `features` (M, C)."""
-    head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=STEPS))
+    """Fit a linear classifier to `features` (M, C); return its test error in percent."""
+    head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_STEPS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         head.fit(features, targets)
-    return 100 * float((head.predict(others) != theirs).mean())
+    return 100 * float((head.predict(test_features) != test_targets).mean())
 
 
-def cosines(model: ImageClassifier, images: LabeledImages) -> dict[str, np.ndarray]:
-    """By unit, the cosine of what it adds with the negative gradient of the loss, per image.
+def gradient_cosines(model: ImageClassifier, images: LabeledImages) -> dict[str, np.ndarray]:
+    """Return, by unit, each image's cosine of its addition with the negative gradient of the loss.
 
-    What a residual block adds to its input x is F(x), what another unit of equal shapes adds is its
-    output less x. Images whose gradient or addition is zero are left out.
+    A residual block adds F(x) to its input x, another unit of equal shapes its output minus x.
+    Images whose gradient or addition is zero are left out.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    cosines: dict[str, list[np.ndarray]] = {}
     with eval_mode(model), torch.enable_grad():
         for batch in images.batches:
-            for name, addition, gradient in _additions(model, images_of(batch), batch.targets):
-                both = addition.flatten(1), -gradient.flatten(1)
-                norms = both[0].norm(dim=1) * both[1].norm(dim=1)
-                cosine = (both[0] * both[1]).sum(1) / norms
-                found.setdefault(name, []).append(cosine[norms > 0].cpu().numpy())
-    return {name: np.concatenate(each) for name, each in found.items()}
+            for name, addition, gradient in _additions(model, get_images(batch), batch.targets):
+                added, descent = addition.flatten(1), -gradient.flatten(1)
+                norms = added.norm(dim=1) * descent.norm(dim=1)
+                cosine = (added * descent).sum(1) / norms
+                cosines.setdefault(name, []).append(cosine[norms > 0].cpu().numpy())
+    return {name: np.concatenate(each) for name, each in cosines.items()}
 
 
 def _additions(
     model: ImageClassifier, images: Tensor, targets: Any
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, addition and loss gradient at the input, (B, C, H, W), of units of equal shapes."""
-    x = after_stem(model, images).detach().requires_grad_()
+    """Yield name, addition and gradient at the input, (B, C, H, W), of units of equal shapes."""
+    x = apply_stem(model, images).detach().requires_grad_()
     names, inputs, additions = [], [], []
-    for name, unit in units(model).items():
+    for name, unit in named_units(model).items():
         before, x = x, unit(x)
         if before.shape != x.shape:
             continue
@@ -151,31 +161,31 @@ def _additions(
 
 
 def measure(subject: Subject) -> Inference:
-    """The heads and cosines of one model."""
+    """Measure the heads and cosines of one model."""
     assert subject.training is not None
     model, images, training = subject.model, subject.images, subject.training
-    fitted, tested = pooled_outputs(model, training), pooled_outputs(model, images)
-    given, expected = targets_of(training), targets_of(images)
-    angles = cosines(model, images)
-    found = []
-    for name in progress(list(units(model)), f"{subject.label}, linear heads"):
-        error = head_error(fitted[name], given, tested[name], expected)
-        each = angles.get(name, np.zeros(0))
+    features, test_features = pooled_outputs(model, training), pooled_outputs(model, images)
+    targets, test_targets = get_targets(training), get_targets(images)
+    cosines = gradient_cosines(model, images)
+    units = []
+    for name in progress(list(features), f"{subject.label}, linear heads"):
+        error = head_error(features[name], targets, test_features[name], test_targets)
+        each = cosines.get(name, np.zeros(0))
         mean = float(each.mean()) if len(each) else None
-        spread = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
-        found.append(Unit(name, error, mean, spread))
-    return Inference(subject.label, model.spec, subject.intact.top1_error, tuple(found))
+        deviation = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
+        units.append(Unit(name, error, mean, deviation))
+    return Inference(subject.label, model.spec, subject.intact.top1_error, tuple(units))
 
 
 def describe(results: Sequence[Inference]) -> dict[str, Any]:
-    """Heads and cosines of all models."""
+    """Return the values of the page: heads and cosines of all models."""
     columns = ("model", "block", "name", "error of a linear head (%)", "cosine", "cosine_error")
     rows = tuple(
         (each.label, number, unit.name, unit.head, unit.cosine, unit.cosine_error)
         for each in results
         for number, unit in enumerate(each.units, 1)
     )
-    table = tuple(
+    heads = tuple(
         (
             *(each.label, each.error, each.units[0].head, each.units[len(each.units) // 2].head),
             *(each.units[-1].head, 100 * each.steady),
@@ -190,31 +200,30 @@ def describe(results: Sequence[Inference]) -> dict[str, Any]:
     errors = [u.cosine_error for each in results for u in each.units if u.cosine_error is not None]
     return {
         "figures": [Figure("inference", _plot(results), Numbers(columns, rows))],
-        "tables": [Table("heads", names, table)],
+        "tables": [Table("heads", names, heads)],
         "late": {each.label: statistics.fmean(each.late) for each in results if each.late},
-        "twins": twins(results),
+        "twins": find_twins(results),
         "cosine_error": max(errors, default=0.0),
     }
 
 
-def _plot(results: Sequence[Inference]) -> Any:
+def _plot(results: Sequence[Inference]) -> Plot:
     with figure_style():
-        figure, (heads, angles) = subplots(1, 2)
+        figure, (heads, cosines) = subplots(2)
         for each, color in zip(results, series_colors(len(results)), strict=True):
-            look = line_style(residual=each.spec.residual, color=color)
-            places = range(1, len(each.units) + 1)
-            name = escape_label(each.label)
-            heads.plot(places, [unit.head for unit in each.units], label=name, **look)
-            shown = [math.nan if u.cosine is None else u.cosine for u in each.units]
-            angles.plot(places, shown, marker="o", ms=3, **look)
+            style = line_style(residual=each.spec.residual, color=color)
+            positions = range(1, len(each.units) + 1)
+            label = escape_label(each.label)
+            heads.plot(positions, [unit.head for unit in each.units], label=label, **style)
+            values = [math.nan if u.cosine is None else u.cosine for u in each.units]
+            cosines.plot(positions, values, marker="o", ms=3, **style)
         heads.set(title="A linear head after each block", ylabel="error (%)", ylim=(0, 100))
-        angles.set(title="F(x) and the negative gradient", ylabel="cosine")
-        angles.axhline(0, lw=0.8, color="#586174")
-        for axes in (heads, angles):
+        cosines.set(title="F(x) and the negative gradient", ylabel="cosine")
+        cosines.axhline(0, lw=0.8, color=SOFT)
+        for axes in (heads, cosines):
             axes.set_xlabel("block, first to last")
             integer_ticks(axes)
-        handles, words = heads.get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside upper left", ncols=2)
+        add_legend(figure, heads)
     return figure
 
 

@@ -1,8 +1,8 @@
 """Shattered gradients: how fast the gradient changes along a line of inputs.
 
 Balduzzi, Frean, Leary, Lewis, Ma and McWilliams, "The Shattered Gradients Problem: If resnets are
-the answer, then what is the question?", ICML 2017. They look at networks at their start; here the
-network is also measured as trained.
+the answer, then what is the question?", ICML 2017. They measure networks at initialization; here
+the trained network is measured, too.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure as Plot
 from torch import Tensor
 
 from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier, build
 from resnets.models.norm import recompute_statistics
-from resnets.report.figures import SOFT, figure_style, series_colors, subplots
+from resnets.report.figures import SOFT, add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import images_of, line_style, progress
-from resnets.study.trained import Analysis, Subject, twins
+from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.trained_models import get_images, line_style, progress
 
 LINES, POINTS, LAGS = 6, 48, 24  # lines between two images, points on each, distances shown
 BETA = 0.1  # of the paper's scaled branches
@@ -35,8 +36,7 @@ FORMS = (START, UNNORMED, SCALED, TRAINED)
 
 @dataclass(frozen=True)
 class Curve:
-    """Autocorrelation of the gradient at distances of 0, 1, ... steps: mean over lines, and its
-    standard error."""
+    """Autocorrelation of the gradient at 0, 1, ... steps: mean over lines, and standard error."""
 
     form: str
     mean: tuple[float, ...]
@@ -44,7 +44,7 @@ class Curve:
 
     @property
     def half(self) -> float:
-        """Distance at which the mean falls to 1/2, in percent of the line; linear in between."""
+        """Distance at which the mean falls to 1/2, in percent of the line, by interpolation."""
         for lag, (before, after) in enumerate(zip(self.mean, self.mean[1:], strict=False)):
             if after < 0.5:
                 return 100 * (lag + (before - 0.5) / (before - after)) / (POINTS - 1)
@@ -59,15 +59,15 @@ class Shattering:
     spec: ModelSpec
     curves: tuple[Curve, ...]
 
-    def curve(self, form: str) -> Curve | None:
-        """The curve of `form`, None where the model has no such form."""
+    def get_curve(self, form: str) -> Curve | None:
+        """Return the curve of `form`; None if the model has no such form."""
         return next((each for each in self.curves if each.form == form), None)
 
 
 def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
-    """Autocorrelation of vectors (N, D) at 0 .. lags steps, with the mean of the series removed.
+    """Return the autocorrelation of vectors (N, D) at 0 .. lags steps, (lags + 1,).
 
-    sum over i of <c[i], c[i + k]> / sum over i of <c[i], c[i]>, c the series less its mean.
+    sum over i of <c[i], c[i + k]> / sum over i of <c[i], c[i]>, with c the series minus its mean.
     """
     centered = series - series.mean(0)
     power = (centered**2).sum()
@@ -77,7 +77,7 @@ def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
 
 
 def line_gradients(model: ImageClassifier, first: Tensor, last: Tensor, output: int) -> np.ndarray:
-    """Gradient (POINTS, C * H * W) of one logit with respect to inputs from `first` to `last`."""
+    """Return the gradient (POINTS, C * H * W) of one logit at inputs from `first` to `last`."""
     model.eval()
     shares = torch.linspace(0, 1, POINTS, device=first.device).view(-1, 1, 1, 1)
     inputs = (first + shares * (last - first)).requires_grad_()
@@ -85,24 +85,24 @@ def line_gradients(model: ImageClassifier, first: Tensor, last: Tensor, output: 
     return gradient.flatten(1).double().cpu().numpy()
 
 
-def forms_of(model: ImageClassifier) -> dict[str, ModelSpec | None]:
-    """Forms of the model that are measured; None stands for the trained model itself."""
+def list_forms(model: ImageClassifier) -> dict[str, ModelSpec | None]:
+    """Return the forms of the model to measure; None stands for the trained model itself."""
     spec = model.spec
-    found: dict[str, ModelSpec | None] = {START: spec}
+    forms: dict[str, ModelSpec | None] = {START: spec}
     if spec.norm == "batch" and "norm" not in model.custom and not spec.is_vgg:
-        found[UNNORMED] = dataclasses.replace(spec, norm="none")
+        forms[UNNORMED] = dataclasses.replace(spec, norm="none")
     if spec.residual and spec.branch_scale == 1 and "block" not in model.custom:
-        found[SCALED] = dataclasses.replace(spec, branch_scale=BETA)
-    return {form: found[form] for form in FORMS if form in found} | {TRAINED: None}
+        forms[SCALED] = dataclasses.replace(spec, branch_scale=BETA)
+    return {form: forms[form] for form in FORMS if form in forms} | {TRAINED: None}
 
 
 def measure(subject: Subject) -> Shattering:
-    """The autocorrelation in each form of one model."""
-    images = torch.cat([images_of(batch) for batch in subject.images.batches])
+    """Measure the autocorrelation in each form of one model."""
+    images = torch.cat([get_images(batch) for batch in subject.images.batches])
     count = len(images)
     pairs = [(2 * k % count, (2 * k + 1) % count) for k in range(LINES)]
     curves = []
-    forms = forms_of(subject.model)
+    forms = list_forms(subject.model)
     for form in progress(list(forms), subject.label):
         model = subject.model
         if (spec := forms[form]) is not None:
@@ -124,16 +124,16 @@ def measure(subject: Subject) -> Shattering:
     return Shattering(subject.label, subject.model.spec, tuple(curves))
 
 
-def noise(brown: bool) -> list[float]:
-    """Mean autocorrelation of 400 white noises, or of their sums (Brownian), as long as a line."""
-    draws = np.random.default_rng(0).standard_normal((400, POINTS, 1))
-    walks = draws.cumsum(1) if brown else draws
-    found: list[float] = np.mean([autocorrelation(each, LAGS) for each in walks], 0).tolist()
-    return found
+def noise_autocorrelation(*, brownian: bool) -> list[float]:
+    """Return the mean autocorrelation of 400 series of white noise, or of their running sums."""
+    white = np.random.default_rng(0).standard_normal((400, POINTS, 1))
+    series = white.cumsum(1) if brownian else white
+    mean: list[float] = np.mean([autocorrelation(each, LAGS) for each in series], 0).tolist()
+    return mean
 
 
 def describe(results: Sequence[Shattering]) -> dict[str, Any]:
-    """The autocorrelations of all models, by form."""
+    """Return the values of the page: autocorrelations of all models, by form."""
     rows = tuple(
         (each.label, curve.form, lag, 100 * lag / (POINTS - 1), mean, error)
         for each in results
@@ -141,15 +141,15 @@ def describe(results: Sequence[Shattering]) -> dict[str, Any]:
         for lag, (mean, error) in enumerate(zip(curve.mean, curve.error, strict=True))
     )
     columns = ("model", "form", "steps", "distance (% of the line)", "autocorrelation", "error")
-    forms = [form for form in FORMS if any(each.curve(form) for each in results)]
+    forms = [form for form in FORMS if any(each.get_curve(form) for each in results)]
     halves = tuple(
-        (each.label, *(curve.half if (curve := each.curve(form)) else None for form in forms))
+        (each.label, *(curve.half if (curve := each.get_curve(form)) else None for form in forms))
         for each in results
     )
     return {
         "figures": [Figure("autocorrelation", _plot(results, forms), Numbers(columns, rows))],
         "tables": [Table("half", ("model", *forms), halves)],
-        "twins": twins(results),
+        "twins": find_twins(results),
         "start": START,
         "scaled": SCALED,
         "trained": TRAINED,
@@ -162,29 +162,29 @@ def describe(results: Sequence[Shattering]) -> dict[str, Any]:
     }
 
 
-def _plot(results: Sequence[Shattering], forms: Sequence[str]) -> Any:
+def _plot(results: Sequence[Shattering], forms: Sequence[str]) -> Plot:
     colors = dict(zip([each.label for each in results], series_colors(len(results)), strict=True))
     distance = [100 * lag / (POINTS - 1) for lag in range(LAGS + 1)]
-    noises = (("white noise", ":", noise(False)), ("Brownian noise", "-.", noise(True)))
+    noises = (
+        ("white noise", ":", noise_autocorrelation(brownian=False)),
+        ("Brownian noise", "-.", noise_autocorrelation(brownian=True)),
+    )
     with figure_style():
-        figure, panels = subplots(-(-len(forms) // 2), 2, share="both")
-        for axes in panels[len(forms) :]:
-            axes.set_visible(False)
-        for axes, form in zip(panels, forms, strict=False):
-            for name, style, values in noises:
-                axes.plot(distance, values, style, color=SOFT, lw=1.2, label=name)
+        figure, panels = subplots(len(forms), share="both")
+        for axes, form in zip(panels, forms, strict=True):
+            for name, linestyle, values in noises:
+                axes.plot(distance, values, linestyle, color=SOFT, lw=1.2, label=name)
             for each in results:
-                if (curve := each.curve(form)) is None:
+                if (curve := each.get_curve(form)) is None:
                     continue
-                look = line_style(residual=each.spec.residual, color=colors[each.label])
-                axes.plot(distance, curve.mean, label=escape_label(each.label), **look)
+                style = line_style(residual=each.spec.residual, color=colors[each.label])
+                axes.plot(distance, curve.mean, label=escape_label(each.label), **style)
                 low = [m - e for m, e in zip(curve.mean, curve.error, strict=True)]
                 high = [m + e for m, e in zip(curve.mean, curve.error, strict=True)]
-                axes.fill_between(distance, low, high, color=look["color"], alpha=0.15, lw=0)
+                axes.fill_between(distance, low, high, color=style["color"], alpha=0.15, lw=0)
             axes.set(title=form.capitalize(), ylim=(-0.5, 1.02), ylabel="autocorrelation")
             axes.set_xlabel("distance (% of the line)")
-        handles, words = panels[forms.index(TRAINED)].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside upper left", ncols=2)
+        add_legend(figure, panels[forms.index(TRAINED)])
     return figure
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from matplotlib import colormaps
+from matplotlib.figure import Figure as Plot
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -23,18 +24,18 @@ from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
 from resnets.report.figures import figure_style, integer_ticks, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import LabeledImages, after_stem, images_of, units
-from resnets.study.trained import Analysis, Subject
+from resnets.study.analysis import Analysis, Subject
+from resnets.study.trained_models import LabeledImages, get_images, iter_units, named_units
 
-ALIKE = 0.9  # CKA from which on two blocks are called alike
-PLANE = (3.6, 3.6)  # inches of a panel
-COLORS, SHOWN = "magma", (0.0, 0.25, 0.5, 0.75, 1.0)  # of the legend
-MOST = 400  # images: a block's Gram matrix has their square
+SIMILAR = 0.9  # CKA from which on two blocks are called similar
+PANEL = (3.6, 3.6)  # inches
+COLORS, LEGEND_VALUES = "magma", (0.0, 0.25, 0.5, 0.75, 1.0)
+MAX_IMAGES = 400  # a block's Gram matrix has their square
 
 
 @dataclass(frozen=True, eq=False)
 class Grams:
-    """The inner products of all pairs of images after each unit of one model, (U, N, N)."""
+    """Inner products of all pairs of images after each unit of one model: grams is (U, N, N)."""
 
     label: str
     spec: ModelSpec
@@ -51,20 +52,20 @@ class Similarity:
     cka: tuple[tuple[float, ...], ...]
 
     @property
-    def alike(self) -> float:
-        """Share of the pairs of different units that are alike, in percent; of one model."""
+    def similar(self) -> float:
+        """Percentage of the pairs of different units of one model that are similar."""
         rows = [[value for j, value in enumerate(row) if i != j] for i, row in enumerate(self.cka)]
         values = [value for row in rows for value in row]
-        return 100 * sum(value >= ALIKE for value in values) / max(1, len(values))
+        return 100 * sum(value >= SIMILAR for value in values) / max(1, len(values))
 
     @property
-    def run(self) -> int:
-        """The most units one after another of which all pairs are alike; of one model."""
+    def longest_run(self) -> int:
+        """Length of the longest run of units of one model of which all pairs are similar."""
         count, longest = len(self.cka), 1
         for first in range(count):
             last = first
             while last + 1 < count and all(
-                self.cka[last + 1][unit] >= ALIKE for unit in range(first, last + 1)
+                self.cka[last + 1][unit] >= SIMILAR for unit in range(first, last + 1)
             ):
                 last += 1
             longest = max(longest, last - first + 1)
@@ -72,7 +73,7 @@ class Similarity:
 
     @property
     def offset(self) -> float:
-        """Mean distance in relative depth (0 to 1) of each unit and the most similar other one."""
+        """Mean distance in relative depth (0 to 1) from each unit to the most similar other one."""
         height, width = len(self.cka), len(self.cka[0])
         return (
             sum(
@@ -84,21 +85,19 @@ class Similarity:
 
 
 def gram_matrices(model: ImageClassifier, images: LabeledImages) -> Tensor:
-    """Inner products (U, N, N) of the flattened outputs of each unit, float64."""
-    x = torch.cat([images_of(batch) for batch in images.batches])[:MOST]
-    found = []
+    """Return the inner products (U, N, N) of the flattened outputs of each unit, float64."""
+    x = torch.cat([get_images(batch) for batch in images.batches])[:MAX_IMAGES]
+    grams = []
     with eval_mode(model), torch.inference_mode():
-        parts = [after_stem(model, part) for part in x.split(50)]
-        for unit in units(model).values():
-            parts = [unit(part) for part in parts]
-            flat = torch.cat(parts).flatten(1)
-            flat = flat - flat.mean(0)  # changes nothing but rounding
-            found.append((flat @ flat.T).double().cpu())
-    return torch.stack(found)
+        for parts in zip(*(iter_units(model, part) for part in x.split(50)), strict=True):
+            flat = torch.cat([out for _, _, _, out in parts]).flatten(1)
+            flat = flat - flat.mean(0)  # CKA is invariant to it; reduces rounding
+            grams.append((flat @ flat.T).double().cpu())
+    return torch.stack(grams)
 
 
 def cka(one: Tensor, other: Tensor) -> Tensor:
-    """Linear CKA (U, V) of each of the Gram matrices (U, N, N) with each of (V, N, N).
+    """Return the linear CKA (U, V) of each of the Gram matrices (U, N, N) with each of (V, N, N).
 
     HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the unbiased estimate of HSIC: without it, more
     features than images make all representations look alike. Raises ValueError for N < 4.
@@ -114,7 +113,7 @@ def cka(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _hsic(one: Tensor, other: Tensor) -> Tensor:
-    """The unbiased estimates of HSIC (U, V), times N (N - 3), from (U, N, N) and (V, N, N)."""
+    """Return the unbiased HSIC (U, V), times N (N - 3), of matrices (U, N, N) and (V, N, N)."""
     count = one.shape[1]
     k, m = (each - torch.diag_embed(each.diagonal(dim1=1, dim2=2)) for each in (one, other))
     trace = k.flatten(1) @ m.flatten(1).T
@@ -123,19 +122,19 @@ def _hsic(one: Tensor, other: Tensor) -> Tensor:
 
 
 def measure(subject: Subject) -> Grams:
-    """The Gram matrices of one model."""
+    """Compute the Gram matrices of one model."""
     model = subject.model
     grams = gram_matrices(model, subject.images)
-    return Grams(subject.label, model.spec, tuple(units(model)), grams)
+    return Grams(subject.label, model.spec, tuple(named_units(model)), grams)
 
 
 def compare(one: Grams, other: Grams) -> Similarity:
-    """The CKA of the units of two models, or of one with itself."""
+    """Compute the CKA of the units of two models, or of one with itself."""
     return Similarity(one, other, tuple(map(tuple, cka(one.grams, other.grams).tolist())))
 
 
 def describe(results: Sequence[Grams]) -> dict[str, Any]:
-    """CKA within each model, and between each model and the next."""
+    """Return the values of the page: CKA within each model, and with the next one."""
     within = [compare(each, each) for each in results]
     between = [compare(one, other) for one, other in pairwise(results)]
     rows = tuple(
@@ -148,11 +147,13 @@ def describe(results: Sequence[Grams]) -> dict[str, Any]:
     figures = [Figure("within", _plot(within), Numbers(columns, rows))]
     if between:
         figures.append(Figure("between", _plot(between)))
+    deviations = [_sampling_deviation(pair) for pair in within]
     table = tuple(
-        (pair.one.label, len(pair.cka), pair.alike, pair.run, _sampling(pair)) for pair in within
+        (pair.one.label, len(pair.cka), pair.similar, pair.longest_run, deviation)
+        for pair, deviation in zip(within, deviations, strict=True)
     )
     names = (
-        *("model", "blocks", "pairs alike (%)", "longest run of blocks alike"),
+        *("model", "blocks", "similar pairs (%)", "longest run of similar blocks"),
         "difference between halves of the images",
     )
     return {
@@ -160,14 +161,14 @@ def describe(results: Sequence[Grams]) -> dict[str, Any]:
         "tables": [Table("similarity", names, table)],
         "within": within,
         "between": between,
-        "alike": ALIKE,
-        "sampling": max(_sampling(pair) for pair in within),
-        "images": min(MOST, results[0].grams.shape[1]),
+        "similar": SIMILAR,
+        "sampling": max(deviations),
+        "images": min(MAX_IMAGES, results[0].grams.shape[1]),
     }
 
 
-def _sampling(pair: Similarity) -> float:
-    """Mean absolute difference of CKA within a model between the two halves of the images."""
+def _sampling_deviation(pair: Similarity) -> float:
+    """Return the mean absolute difference of a model's CKA between two halves of the images."""
     half = pair.one.grams.shape[1] // 2
     if half < 4:
         return float("nan")
@@ -176,13 +177,10 @@ def _sampling(pair: Similarity) -> float:
     return (first - second).abs().mean().item()
 
 
-def _plot(pairs: Sequence[Similarity]) -> Any:
-    columns = min(2, len(pairs))
+def _plot(pairs: Sequence[Similarity]) -> Plot:
     with figure_style():
-        figure, panels = subplots(-(-len(pairs) // columns), columns, panel=PLANE)
-        for axes in panels[len(pairs) :]:
-            axes.set_visible(False)
-        for axes, pair in zip(panels, pairs, strict=False):
+        figure, panels = subplots(len(pairs), panel=PANEL)
+        for axes, pair in zip(panels, pairs, strict=True):
             height, width = len(pair.cka), len(pair.cka[0])
             extent = (0.5, width + 0.5, 0.5, height + 0.5)
             axes.imshow(
@@ -193,8 +191,10 @@ def _plot(pairs: Sequence[Similarity]) -> Any:
             axes.set(xlabel=escape_label(f"block of {pair.other.label}"))
             axes.set(ylabel=escape_label(f"block of {pair.one.label}"))
             integer_ticks(axes)
-        scale = [Patch(color=colormaps[COLORS](value), label=f"{value:g}") for value in SHOWN]
-        figure.legend(handles=scale, loc="outside upper left", ncols=len(SHOWN))
+        scale = [
+            Patch(color=colormaps[COLORS](value), label=f"{value:g}") for value in LEGEND_VALUES
+        ]
+        figure.legend(handles=scale, loc="outside upper left", ncols=len(LEGEND_VALUES))
     return figure
 
 

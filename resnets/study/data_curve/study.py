@@ -11,7 +11,7 @@ from pathlib import Path
 from resnets.config import ConfigError
 from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import Row
-from resnets.study.convergence_rule import reached_by
+from resnets.study.convergence_rule import measure_convergence
 from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop
@@ -113,7 +113,7 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
     tested = next(cell.result["test"]["examples"] for cell in cells if cell.result is not None)
     law: PowerLaw | None = None
     expected: list[Extrapolation] = []
-    reached = reached_by([cell for cell in cells if cell.seed == measured[-1][2]])
+    reached = measure_convergence([cell for cell in cells if cell.seed == measured[-1][2]])
     short = "" if reached is None or reached.converged else reached.text
     if len(points) >= ENOUGH and not short:
         law, expected = extrapolate(images, errors, tested)

@@ -1,9 +1,9 @@
 """A grid with swept fields: each network at the value that trains it best.
 
-"Degradation" could be a learning rate that does not suit the depth. So a swept grid is judged at
-the best value of each network, by the mean of its last training errors. For the verdict, the value
-of each seed is the one that the *other* seeds choose, so that the choice cannot flatter a network
-with its own luck; figures show the value that all seeds choose together.
+Degradation could come from a learning rate that does not suit the depth. So a swept grid is judged
+at the best value of each network, by the mean of its last training errors. For the verdict, the
+value of each seed is the best one of the *other* seeds, so that the choice is not biased by the
+seed's own errors; figures show the best value over all seeds.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from resnets.config import Recipe
 from resnets.report.figures import CARD, INK, SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
-from resnets.study.depth.verdict import Verdict, degradation
+from resnets.study.depth.verdict import Verdict, judge_degradation
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.metric import ERROR
 
 CELL = (0.62, 0.42)  # inches of a cell of the heat map
-MAX_COLUMNS = 2
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweptNetwork:
     """One network of a swept grid: its cells by value, in the order of the sweep.
 
-    name: without the swept fields. best: the value with the lowest mean of the last training
-    errors, of those whose runs have all finished; None without any.
+    name: without the swept fields.
     """
 
     name: str
@@ -43,131 +41,138 @@ class Swept:
 
     @property
     def errors(self) -> dict[str, float | None]:
-        """Value -> mean last training error in percent; None where a run has not finished."""
-        return {value: _mean(cells) for value, cells in self.cells.items()}
+        """Value -> mean last training error in percent; None if a run has not finished."""
+        return {value: _mean_error(cells) for value, cells in self.cells.items()}
 
     @property
     def best(self) -> str | None:
-        """See the class."""
+        """The value with the lowest mean error, of those whose runs have all finished, or None."""
         known = {value: error for value, error in self.errors.items() if error is not None}
         return min(known, key=lambda value: known[value], default=None)
 
     @property
+    def first_cell(self) -> Cell:
+        """A cell of the network, for what all of them share."""
+        return next(iter(self.cells.values()))[0]
+
+    @property
     def at_edge(self) -> bool:
-        """Whether the best value is the first or the last: a better one may lie outside."""
+        """Whether the best value is the first or the last one, so a better one may lie outside."""
         return self.best in (next(iter(self.cells)), list(self.cells)[-1])
 
-    def at(self, value: str | None) -> list[Cell]:
-        """The cells of a value, under the network's name."""
-        return [_renamed(cell, self.name) for cell in self.cells.get(value or "", ())]
+    def cells_at(self, value: str | None) -> list[Cell]:
+        """Return the cells of a value, under the network's name."""
+        return [_rename(cell, self.name) for cell in self.cells.get(value or "", ())]
 
-    def chosen_by_others(self) -> list[Cell]:
-        """The cell of each seed at the value that is best for the other seeds."""
+    def cross_validated(self) -> list[Cell]:
+        """Return the cell of each seed at the value that is best for the other seeds."""
         complete = {value: self.cells[value] for value, e in self.errors.items() if e is not None}
-        chosen = []
+        cells_of_seeds = []
         for seed in sorted({cell.seed for cells in complete.values() for cell in cells}):
             means = {
-                value: _mean([cell for cell in cells if len(cells) == 1 or cell.seed != seed])
+                value: _mean_error([cell for cell in cells if len(cells) == 1 or cell.seed != seed])
                 for value, cells in complete.items()
             }
             known = {value: mean for value, mean in means.items() if mean is not None}
             value = min(known, key=lambda each: known[each])
-            chosen += [_renamed(cell, self.name) for cell in complete[value] if cell.seed == seed]
-        return chosen
+            cells_of_seeds += [
+                _rename(cell, self.name) for cell in complete[value] if cell.seed == seed
+            ]
+        return cells_of_seeds
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A swept grid: its networks, the swept fields, and the value that all of them are held to.
+    """A swept grid: its networks, the swept fields, and one value to compare all of them at.
 
     fixed: the recipe's own value if it was swept, otherwise the middle one.
     """
 
     fields: str
     fixed: str
-    networks: tuple[Swept, ...]
+    networks: tuple[SweptNetwork, ...]
 
     @property
     def best(self) -> list[Cell]:
         """All cells of each network at its best value."""
-        return [cell for each in self.networks for cell in each.at(each.best)]
+        return [cell for each in self.networks for cell in each.cells_at(each.best)]
 
     @property
     def verdict(self) -> Verdict:
         """The verdict at the best value of each network."""
-        return degradation([cell for each in self.networks for cell in each.chosen_by_others()])
+        return judge_degradation(
+            [cell for each in self.networks for cell in each.cross_validated()]
+        )
 
     @property
     def verdict_fixed(self) -> Verdict:
         """The verdict at one value for all."""
-        return degradation([cell for each in self.networks for cell in each.at(self.fixed)])
+        return judge_degradation(
+            [cell for each in self.networks for cell in each.cells_at(self.fixed)]
+        )
 
     @property
-    def edges(self) -> list[Swept]:
+    def edges(self) -> list[SweptNetwork]:
         """The networks whose best value is the first or the last one swept."""
         return [each for each in self.networks if each.best is not None and each.at_edge]
 
 
-def sweep(grid: Grid, cells: Sequence[Cell], recipe: Recipe | None) -> Sweep:
-    """The networks of a swept grid, shallow before deep within each family."""
-    found: dict[str, dict[str, list[Cell]]] = {}
+def group_sweep(grid: Grid, cells: Sequence[Cell], recipe: Recipe | None) -> Sweep:
+    """Group the cells of a swept grid by network, shallow before deep within each family."""
+    by_network: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
-        base, point = grid.swept(cell.model)
-        found.setdefault(base, {}).setdefault(", ".join(point), []).append(cell)
+        base, point = grid.split_swept(cell.model)
+        by_network.setdefault(base, {}).setdefault(", ".join(point), []).append(cell)
     networks = [
-        Swept(name, {value: tuple(each) for value, each in values.items()})
-        for name, values in found.items()
+        SweptNetwork(name, {value: tuple(each) for value, each in values.items()})
+        for name, values in by_network.items()
     ]
-    networks.sort(key=lambda each: _order(next(iter(each.cells.values()))[0]))
+    networks.sort(key=lambda each: _sort_key(each.first_cell))
     values = list(networks[0].cells)
     paths = [axis.partition("=")[0] for axis in grid.sweep]
-    own = "" if recipe is None else ", ".join(_value(recipe, path) for path in paths)
-    same = [value for value in values if _number(value) == _number(own)]
+    own = "" if recipe is None else ", ".join(_format_field(recipe, path) for path in paths)
+    same = [value for value in values if _parse_number(value) == _parse_number(own)]
     fixed = same[0] if same else values[len(values) // 2]
     return Sweep(" and ".join(paths), fixed, tuple(networks))
 
 
-def sweep_figure(found: Sweep) -> Figure:
-    """Last training error by network and value, a panel for each family."""
-    families: dict[str, list[Swept]] = {}
-    for each in found.networks:
-        families.setdefault(next(iter(each.cells.values()))[0].family, []).append(each)
-    columns = min(MAX_COLUMNS, len(families))
-    rows = -(-len(families) // columns)
-    values = list(found.networks[0].cells)
+def plot_sweep(sweep: Sweep) -> Figure:
+    """Plot the last training error by network and value, a panel for each family."""
+    families: dict[str, list[SweptNetwork]] = {}
+    for each in sweep.networks:
+        families.setdefault(each.first_cell.family, []).append(each)
+    values = list(sweep.networks[0].cells)
     deepest = max(map(len, families.values()))
     panel = (1.9 + CELL[0] * len(values), 1.5 + CELL[1] * deepest)
     with figure_style():
-        figure, panels = subplots(rows, columns, panel=(max(3.2, panel[0]), panel[1]))
-        for axes, (name, networks) in zip(panels, families.items(), strict=False):
+        figure, panels = subplots(len(families), panel=(max(3.2, panel[0]), panel[1]))
+        for axes, (name, networks) in zip(panels, families.items(), strict=True):
             _draw_family(axes, networks, values)
-            depth = next(iter(networks[0].cells.values()))[0].metric.depth.split()[-1]
-            axes.set(title=f"{name[:1].upper()}{name[1:]}", xlabel=found.fields, ylabel=depth)
-        for axes in panels[len(families) :]:
-            axes.set_visible(False)
-    columns_csv = ("model", "layers", found.fields, "seeds", "training error mean", "status")
+            depth = networks[0].first_cell.metric.depth.split()[-1]
+            axes.set(title=f"{name[:1].upper()}{name[1:]}", xlabel=sweep.fields, ylabel=depth)
+    columns = ("model", "layers", sweep.fields, "seeds", "training error mean", "status")
     numbers = tuple(
         (
             each.name,
             cells[0].depth,
             value,
             len(cells),
-            _mean(cells),
+            _mean_error(cells),
             ", ".join(sorted({cell.status for cell in cells})),
         )
-        for each in found.networks
+        for each in sweep.networks
         for value, cells in each.cells.items()
     )
-    return Figure("sweep", figure, Numbers(columns_csv, numbers))
+    return Figure("sweep", figure, Numbers(columns, numbers))
 
 
-def _draw_family(axes: Axes, networks: Sequence[Swept], values: Sequence[str]) -> None:
-    """One heat map: rows from shallow to deep, the best value of each row framed."""
-    grid = np.array(
-        [[_or_nan(each.errors.get(value)) for value in values] for each in networks], dtype=float
+def _draw_family(axes: Axes, networks: Sequence[SweptNetwork], values: Sequence[str]) -> None:
+    """Draw one heat map: rows from shallow to deep, the best value of each row framed."""
+    grid = np.array(  # None, of runs that have not finished, becomes NaN
+        [[each.errors.get(value) for value in values] for each in networks], dtype=float
     )
     colors = LinearSegmentedColormap.from_list("errors", [CARD, SERIES[0], SERIES[3]])
-    top = 100.0 if next(iter(networks[0].cells.values()))[0].metric is ERROR else np.nanmax(grid)
+    top = 100.0 if networks[0].first_cell.metric is ERROR else np.nanmax(grid)
     axes.imshow(grid, cmap=colors, vmin=0, vmax=top, aspect="auto")
     for row, each in enumerate(networks):
         for column, value in enumerate(values):
@@ -182,71 +187,67 @@ def _draw_family(axes: Axes, networks: Sequence[Swept], values: Sequence[str]) -
                 frame.set_edgecolor(INK)
                 axes.add_patch(frame)
     axes.set_xticks(range(len(values)), values)
-    depths = [next(iter(each.cells.values()))[0].depth for each in networks]
+    depths = [each.first_cell.depth for each in networks]
     axes.set_yticks(range(len(networks)), [str(depth) for depth in depths])
     axes.grid(visible=False)
 
 
-def sweep_table(found: Sweep) -> Table:
-    """Each network at its best value and at the fixed one."""
+def sweep_table(sweep: Sweep) -> Table:
+    """Tabulate each network at its best value and at the fixed one."""
     rows: list[Row] = []
-    for each in found.networks:
-        best = [_last(cell) for cell in each.at(each.best)]
-        chosen = [_last(cell) for cell in each.chosen_by_others()]
+    for each in sweep.networks:
+        best = [_last_error(cell) for cell in each.cells_at(each.best)]
+        cross_validated = [_last_error(cell) for cell in each.cross_validated()]
         rows.append(
             (
-                *(each.name, next(iter(each.cells.values()))[0].depth, each.best),
+                *(each.name, each.first_cell.depth, each.best),
                 statistics.fmean(best) if best else None,
                 statistics.stdev(best) if len(best) > 1 else None,
-                statistics.fmean(chosen) if chosen else None,
-                each.errors.get(found.fixed),
+                statistics.fmean(cross_validated) if cross_validated else None,
+                each.errors.get(sweep.fixed),
                 "yes" if each.best is not None and each.at_edge else "no",
             )
         )
     columns = (
-        *("Model", "Layers", f"Best {found.fields}", "Training error there"),
-        *("Standard deviation", "Chosen by other seeds", f"Training error at {found.fixed}"),
+        *("Model", "Layers", f"Best {sweep.fields}", "Training error there"),
+        *("Standard deviation", "Chosen by other seeds", f"Training error at {sweep.fixed}"),
         "Best at the edge",
     )
     return Table("sweep-best", columns, tuple(rows))
 
 
-def _mean(cells: Sequence[Cell]) -> float | None:
-    """Mean last training error of cells that have all finished."""
+def _mean_error(cells: Sequence[Cell]) -> float | None:
+    """Return the mean last training error of cells; None unless all have finished."""
     rows = [(cell, cell.last("train")) for cell in cells if cell.status == "done"]
     if not cells or len(rows) < len(cells) or any(row is None for _, row in rows):
         return None
     return statistics.fmean(cell.metric.of(row) for cell, row in rows if row is not None)
 
 
-def _last(cell: Cell) -> float:
+def _last_error(cell: Cell) -> float:
     row = cell.last("train")
     assert row is not None  # of a value whose runs have all finished
     return cell.metric.of(row)
 
 
-def _renamed(cell: Cell, model: str) -> Cell:
+def _rename(cell: Cell, model: str) -> Cell:
     return dataclasses.replace(cell, model=model)
 
 
-def _order(cell: Cell) -> tuple[bool, bool, str, int, str]:
+def _sort_key(cell: Cell) -> tuple[bool, bool, str, int, str]:
     own = cell.family not in ("plain", "residual")
     return cell.kind != "plain", own, cell.family, cell.depth, cell.model
 
 
-def _value(recipe: Recipe, path: str) -> str:
+def _format_field(recipe: Recipe, path: str) -> str:
     node: object = recipe
     for part in (path if "." in path else f"model.{path}").split("."):
         node = getattr(node, part)
     return str(node)
 
 
-def _number(text: str) -> float | str:
+def _parse_number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
         return text
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -1,17 +1,18 @@
-"""The two figures of the depth study: error curves, and final errors against depth."""
+"""Figures of a grid: error curves, final errors against depth, and norms of residual streams."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Plot
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from resnets.models.transformer.network import Transformer
 from resnets.report.figures import (
     PANEL,
     SERIES,
@@ -21,42 +22,23 @@ from resnets.report.figures import (
     series_colors,
     subplots,
 )
-from resnets.study.metric import ERROR, Metric
+from resnets.report.page import Figure, Numbers
+from resnets.report.render import Row
+from resnets.sequence.load import load
+from resnets.sequence.text import open_text
+from resnets.study.depth.summary import ErrorCurves, ModelSummary, run_folder
 
-MAX_COLUMNS = 3  # panels beside each other
+MAX_COLUMNS = 3  # panels in a row
 WARM_UP = 0.1  # fraction of a run ignored in scaling the error axis: every model starts near chance
 MARKERS = ("o", "o", "D", "^", "v", "P")
 LABEL_SIZE = 9.5  # points, of the names at the lines' ends
-
-
-@dataclass(frozen=True)
-class ErrorCurves:
-    """Errors of one model over its seeds, in what `metric` says. kind: its family, as "residual".
-
-    `train` and `held_out` map a step to the errors of the finished seeds at that step;
-    `unfinished` has the (step, training error) points of each seed that did not finish.
-    """
-
-    name: str
-    kind: str
-    depth: int
-    shortcut: str
-    train: Mapping[int, Sequence[float]]
-    held_out: Mapping[int, Sequence[float]]
-    unfinished: Sequence[Sequence[tuple[int, float]]] = field(default=())
-    metric: Metric = ERROR
-
-    @property
-    def size(self) -> str:
-        """The depth in words, such as "20 layers"."""
-        unit = self.metric.depth.split()[-1]
-        return f"{self.depth} {unit.removesuffix('s') if self.depth == 1 else unit}"
+NORM_WINDOWS = 16  # of the training text, for norms of streams
 
 
 def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
-    """A short label for each model: its depth, with the shortcut option or the name if needed.
+    """Return a short label for each model: its depth, with shortcut option or name if needed.
 
-    The same label in both panels means the same color, so plain and residual twins share theirs.
+    Models of one label have one color in all panels, so plain and residual twins share theirs.
     """
     candidates = (
         {model.name: model.size for model in models},
@@ -72,14 +54,14 @@ def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
     return {model.name: model.name for model in models}
 
 
-def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
-    """Error against iterations, as in Fig. 6: a panel for each family, plain and residual first.
+def plot_error_curves(models: Sequence[ErrorCurves], held_out: str) -> Plot:
+    """Plot error against iterations (Fig. 6): a panel for each family, plain and residual first.
 
     Dashed: training; solid: `held_out` ("test" or "validation"). Residual networks have thicker
     lines (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are
     means over seeds, bands their range, a cross the end of a run that did not finish.
     """
-    kinds = families(models)
+    kinds = list_families(models)
     ordered = sorted(models, key=lambda model: (model.depth, model.shortcut))
     labels = curve_labels(ordered)
     names = list(dict.fromkeys(labels[model.name] for model in ordered))
@@ -88,11 +70,8 @@ def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
     last = max((step for model in models for step in _steps(model)), default=1)
     gap = 1.25 * LABEL_SIZE / (72 * 0.7 * PANEL[1]) * top  # a line of text on the error axis, about
     with figure_style():
-        columns = min(MAX_COLUMNS, len(kinds))
-        figure, panels = subplots(-(-len(kinds) // columns), columns, share="both")
-        for axes in panels[len(kinds) :]:
-            axes.set_visible(False)
-        for axes, kind in zip(panels, kinds, strict=False):
+        figure, panels = subplots(len(kinds), max_columns=MAX_COLUMNS, share="both")
+        for axes, kind in zip(panels, kinds, strict=True):
             ends = []
             for model in (model for model in ordered if model.kind == kind):
                 color = colors[labels[model.name]]
@@ -109,15 +88,15 @@ def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
     return figure
 
 
-def families(models: Sequence[ErrorCurves]) -> list[str]:
-    """The families of the models in the order of their panels."""
+def list_families(models: Sequence[ErrorCurves]) -> list[str]:
+    """Return the families of the models in the order of their panels."""
     names = list(dict.fromkeys(model.kind for model in models))
     first = [name for name in ("plain", "residual") if name in names]
     return [*first, *(name for name in names if name not in first)]
 
 
-def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
-    """Final error against depth, training and `held_out`: dots are seeds, lines join the means.
+def plot_depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Plot:
+    """Plot final error against depth, training and `held_out`: dots are seeds, lines join means.
 
     Depths are evenly spaced, as 20, 32, 44, 56, 110 and 1202 fit no scale.
     """
@@ -133,43 +112,93 @@ def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
             ),
         )
     ]
-    kinds = families(models)
-    colors = [SERIES[0], SERIES[4], *(SERIES[place] for place in (2, 1, 3, 5))]
+    kinds = list_families(models)
+    colors = [SERIES[0], SERIES[4], *(SERIES[index] for index in (2, 1, 3, 5))]
     if kinds[:1] != ["plain"]:
         colors = colors[1:]
     plain = {model.kind for model in models if model.shortcut == "none"}
     styles = {
-        kind: (colors[place % len(colors)], "s" if kind in plain else MARKERS[place % len(MARKERS)],
+        kind: (colors[index % len(colors)], "s" if kind in plain else MARKERS[index % len(MARKERS)],
                1.4 if kind in plain else 2.4)
-        for place, kind in enumerate(kinds)
+        for index, kind in enumerate(kinds)
     }  # fmt: skip
     with figure_style():
-        figure, panels = subplots(1, 2, share="both")
+        figure, panels = subplots(2, share="both")
         for axes, (title, points) in zip(panels, last, strict=True):
             for kind, (color, marker, width) in styles.items():
-                mine = sorted(
+                errors_by_depth = sorted(
                     ((model.depth, np.asarray(errors)) for model, errors in points
                      if model.kind == kind),
                     key=lambda point: point[0],
                 )  # fmt: skip
-                for depth, errors in mine:
-                    positions = np.full(len(errors), depths.index(depth))
-                    axes.plot(positions, errors, marker, color=color, alpha=0.45, ms=5, mew=0)
-                means = [errors.mean() for _, errors in mine]
-                axes.plot([depths.index(depth) for depth, _ in mine], means, color=color, lw=width)
+                for depth, errors in errors_by_depth:
+                    position = np.full(len(errors), depths.index(depth))
+                    axes.plot(position, errors, marker, color=color, alpha=0.45, ms=5, mew=0)
+                means = [errors.mean() for _, errors in errors_by_depth]
+                positions = [depths.index(depth) for depth, _ in errors_by_depth]
+                axes.plot(positions, means, color=color, lw=width)
                 axes.plot([], [], marker=marker, color=color, lw=width, label=kind)
             axes.set_xticks(range(len(depths)), [f"{depth:,}" for depth in depths])
             axes.set(title=title, xlabel=metric.depth, ylabel=metric.axis)
             axes.margins(x=0.08)
         panels[0].set_ylim(bottom=0)  # of both, now that both are drawn
-        handles, words = panels[0].get_legend_handles_labels()
-        ncols = len(words) if len(words) < 4 else 2
-        figure.legend(handles, words, loc="outside upper right", ncols=ncols)
+        handles, labels = panels[0].get_legend_handles_labels()
+        ncols = len(labels) if len(labels) < 4 else 2
+        figure.legend(handles, labels, loc="outside upper right", ncols=ncols)
     return figure
 
 
+def stream_norms(model: Transformer, windows: torch.Tensor) -> list[float]:
+    """Return the RMS of the stream at the embedding and after each block, over `windows` (B, T).
+
+    Several streams are summed, and attention residuals read, as the head does.
+    """
+    with torch.inference_mode():
+        states = [model.collapse(state) for state in model.states(windows)]
+    return [float(state.square().mean().sqrt()) for state in states[::2]]  # two sublayers a block
+
+
+def plot_stream_norms(models: Sequence[ModelSummary]) -> Figure | None:
+    """Plot norms of streams against relative depth, a panel for each family; None without runs.
+
+    Norms are those of the first finished seed of each model.
+    """
+    norms: dict[str, list[float]] = {}
+    rows: list[Row] = []
+    for model in models:
+        for cell in model.done[:1]:
+            network = load(cell.folder)
+            assert isinstance(network, Transformer)
+            part = open_text(network.recipe.data, network.spec.context).splits["train"]
+            indices = np.arange(min(NORM_WINDOWS, len(part)))
+            windows, _ = part.get_batch(indices, np.zeros_like(indices))
+            norms[model.name] = stream_norms(network, windows)
+            rows += [
+                (model.name, model.depth, block, norm, run_folder(cell))
+                for block, norm in enumerate(norms[model.name])
+            ]
+    if not norms:
+        return None
+    curves = [model.curves() for model in models if model.name in norms]
+    kinds = list_families(curves)
+    depths = sorted({each.depth for each in curves})
+    colors = dict(zip(depths, series_colors(len(depths)), strict=True))
+    with figure_style():
+        figure, panels = subplots(len(kinds), max_columns=len(kinds), share="both")
+        for axes, kind in zip(panels, kinds, strict=True):
+            for curve in (each for each in curves if each.kind == kind):
+                values = norms[curve.name]
+                depth = np.linspace(0, 1, len(values))
+                axes.plot(depth, values, "o-", ms=3, color=colors[curve.depth], label=curve.size)
+            axes.set(title=f"{kind[:1].upper()}{kind[1:]}", xlabel="relative depth")
+            axes.set(ylabel="RMS of the stream", yscale="log")
+            axes.legend()
+    columns = ("model", "blocks", "block", "root mean square", "run folder")
+    return Figure("stream-norms", figure, Numbers(columns, tuple(rows)))
+
+
 def _plot_model(axes: Axes, model: ErrorCurves, color: str, *, bold: bool) -> float | None:
-    """Plot one model's lines; returns the last value of its solid line (or dashed one)."""
+    """Plot one model's lines; returns the last value of its solid line, or of its dashed one."""
     end = None
     for errors, style, width in (
         (model.train, (0, (4, 2)), 1.5 if bold else 0.9),
@@ -194,7 +223,7 @@ def _plot_model(axes: Axes, model: ErrorCurves, color: str, *, bold: bool) -> fl
 
 
 def _error_limit(models: Sequence[ErrorCurves]) -> float:
-    """Top of the error axis: the largest mean error after the first tenth of the run."""
+    """Return the top of the error axis: the largest mean error after the first tenth of a run."""
     largest = 0.0
     for model in models:
         for errors in (model.train, model.held_out):
@@ -228,7 +257,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], top: float, 
         )
 
 
-def _line_legend(figure: Figure, held_out: str, unfinished: bool) -> None:
+def _line_legend(figure: Plot, held_out: str, unfinished: bool) -> None:
     handles = [
         Line2D([], [], color=SOFT, lw=1.2, linestyle=(0, (4, 2)), label="training"),
         Line2D([], [], color=SOFT, lw=1.8, label=held_out),

@@ -1,4 +1,4 @@
-"""`resnets study forms`: Tables 1 to 3 of He et al., "Identity Mappings" (ECCV 2016), beside ours.
+"""`resnets study forms`: Tables 1 to 3 of He et al., "Identity Mappings" (ECCV 2016), and ours.
 
 Table 1 changes the shortcut, Table 2 the order of the layers, both in one network; Table 3 compares
 the original and the pre-activation network at several depths.
@@ -14,7 +14,7 @@ from itertools import combinations
 from matplotlib.axes import Axes
 
 from resnets.diagrams.draw import block_diagram
-from resnets.report.figures import INK, SERIES, SOFT, figure_style, subplots
+from resnets.report.figures import INK, SERIES, SOFT, add_legend, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
 from resnets.study import paper
@@ -46,19 +46,19 @@ def forms_grid(
     recipe: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
-    """The grid of Tables 1 and 2 for the first of `models`, and of Table 3 for all of them.
+    """Return the grid of Tables 1 and 2 for the first of `models`, and of Table 3 for all of them.
 
-    On the embedded digits, with narrow networks, 200 iterations and two seeds, unless told
-    otherwise; on other data by the defaults of `depth_grid`. Raises ConfigError.
+    The default is narrow networks on the embedded digits, 200 iterations and two seeds; on other
+    data, the defaults of `depth_grid`. Raises ConfigError.
     """
     models = tuple(models) or MODELS
-    named = [named_form(models[0], form) for form in (*paper.SHORTCUT_FORMS, *paper.ORDER_FORMS)]
-    named += [name for model in models for name in (model, named_form(model, PREACT))]
+    names = [form_name(models[0], form) for form in (*paper.SHORTCUT_FORMS, *paper.ORDER_FORMS)]
+    names += [name for model in models for name in (model, form_name(model, PREACT))]
     if (data or DIGITS) == DIGITS:
         budget, seeds = budget or BUDGET, seeds or SEEDS
         settings = (*SETTINGS, *settings)
     grid = depth_grid(
-        models=tuple(dict.fromkeys(named)),
+        models=tuple(dict.fromkeys(names)),
         data=data,
         seeds=seeds,
         budget=budget,
@@ -68,14 +68,14 @@ def forms_grid(
     return dataclasses.replace(grid, study="forms")
 
 
-def named_form(model: str, form: paper.PaperForm) -> str:
-    """The name of `model` in a form of the paper's tables."""
+def form_name(model: str, form: paper.PaperForm) -> str:
+    """Return the name of `model` in a form of the paper's tables."""
     kind = "bottleneck" if model_spec(model).is_bottleneck else "basic"
     return f"{model}:{form.form.replace('*', kind)}" if form.form else model
 
 
 def base_models(grid: Grid) -> list[str]:
-    """The models that a grid of forms was asked for."""
+    """Return the models that a grid of forms was requested for."""
     return [model for model in grid.models if ":" not in model]
 
 
@@ -113,34 +113,40 @@ class Forms:
 
     @property
     def agreement(self) -> dict[str, tuple[int, int]]:
-        """Pairs of rows that our training errors order as the paper's test errors do, of how many.
+        """By table: pairs of rows ordered by our training errors as by the paper's test errors.
 
-        By table. A network that diverged is worse than one that did not. Rows that the paper does
-        not tell apart, both failed, do not count.
+        The second number is that of all pairs. A network that diverged is worse than one that did
+        not. Pairs of rows that both failed in the paper do not count.
         """
-        return {"Table 1": _agreement(self.shortcuts), "Table 2": _agreement(self.orders)}
+        return {
+            "Table 1": _count_agreement(self.shortcuts),
+            "Table 2": _count_agreement(self.orders),
+        }
 
 
 def read_forms(grid: Grid, models: Sequence[ModelSummary]) -> Forms:
-    """The rows of the three tables, from the models of a grid of forms."""
-    found = {model.name: model for model in models}
+    """Build the rows of the three tables from the models of a grid of forms."""
+    by_name = {model.name: model for model in models}
     bases = base_models(grid)
 
-    def row(model: str, form: paper.PaperForm) -> FormRow:
-        return FormRow(form, found.get(named_form(model, form)))
+    def make_row(model: str, form: paper.PaperForm) -> FormRow:
+        return FormRow(form, by_name.get(form_name(model, form)))
 
     return Forms(
-        tuple(row(bases[0], form) for form in paper.SHORTCUT_FORMS),
-        tuple(row(bases[0], form) for form in paper.ORDER_FORMS),
+        tuple(make_row(bases[0], form) for form in paper.SHORTCUT_FORMS),
+        tuple(make_row(bases[0], form) for form in paper.ORDER_FORMS),
         {
-            model_spec(base).num_layers: (row(base, paper.ORDER_FORMS[0]), row(base, PREACT))
+            model_spec(base).num_layers: (
+                make_row(base, paper.ORDER_FORMS[0]),
+                make_row(base, PREACT),
+            )
             for base in bases
         },
     )
 
 
 def forms_tables(forms: Forms, held_out: str) -> list[Table]:
-    """Tables 1 to 3 with our errors beside the paper's."""
+    """Return Tables 1 to 3 with our errors next to the paper's."""
     tables = []
     for name, rows in (("shortcuts", forms.shortcuts), ("orders", forms.orders)):
         layers = sorted({depth for row in rows for depth in row.form.errors})
@@ -148,13 +154,13 @@ def forms_tables(forms: Forms, held_out: str) -> list[Table]:
             *("Case", "Training error", f"{held_out.capitalize()} error"),
             *(f"Paper, {depth} layers" for depth in layers),
         )
-        shown: list[Row] = []
+        table_rows: list[Row] = []
         for row in rows:
-            texts = [_text(row.model, kind) for kind in ("train", held_out)]
+            texts = [_format_errors(row.model, kind) for kind in ("train", held_out)]
             texts = ["failed", "failed"] if row.failed else texts
-            reported = (_reported(row.form, depth) for depth in layers)
-            shown.append((row.form.case, *texts, *reported))
-        tables.append(Table(f"forms-{name}", columns, tuple(shown)))
+            reported = (_paper_error(row.form, depth) for depth in layers)
+            table_rows.append((row.form.case, *texts, *reported))
+        tables.append(Table(f"forms-{name}", columns, tuple(table_rows)))
     paper_rows: list[Row] = [
         (f"{layers}, paper ({data})", None, None, *errors)
         for (data, layers), errors in paper.PREACTIVATION.items()
@@ -162,8 +168,8 @@ def forms_tables(forms: Forms, held_out: str) -> list[Table]:
     ours: list[Row] = [
         (
             f"{depth}, here",
-            *(_text(row.model, "train") for row in pair),
-            *(_text(row.model, held_out) for row in pair),
+            *(_format_errors(row.model, "train") for row in pair),
+            *(_format_errors(row.model, held_out) for row in pair),
         )
         for depth, pair in forms.depths.items()
     ]
@@ -174,21 +180,20 @@ def forms_tables(forms: Forms, held_out: str) -> list[Table]:
     return [*tables, Table("forms-depths", columns, (*ours, *paper_rows))]
 
 
-def forms_figures(forms: Forms) -> list[Figure]:
-    """Errors of each row beside the paper's, and the blocks of Table 2 from their modules."""
+def plot_forms(forms: Forms) -> list[Figure]:
+    """Plot the errors of each row next to the paper's, and draw the blocks of Table 2."""
     with figure_style():
-        figure, panels = subplots(1, 2, panel=(5.6, 4.4))
+        figure, panels = subplots(2, panel=(5.6, 4.4))
         for axes, title, rows in (
             (panels[0], "Table 1: shortcuts", forms.shortcuts),
             (panels[1], "Table 2: order of layers", forms.orders),
         ):
             _draw_rows(axes, rows)
             axes.set(title=title, xlabel="error (%)")
-        handles, words = panels[0].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside upper left", ncols=3)
+        add_legend(figure, panels[0], columns=3)
     columns = ("table", "case", "training error", "test error", "paper, 110 layers")
     numbers = tuple(
-        (table, row.form.case, row.train, row.error, _reported(row.form, 110))
+        (table, row.form.case, row.train, row.error, _paper_error(row.form, 110))
         for table, rows in (("1", forms.shortcuts), ("2", forms.orders))
         for row in rows
     )
@@ -202,40 +207,44 @@ def forms_figures(forms: Forms) -> list[Figure]:
 
 
 def _draw_rows(axes: Axes, rows: Sequence[FormRow]) -> None:
-    """Bars of our training error, dots of our test error, diamonds of the paper's test error."""
-    places = range(len(rows))
+    """Draw our training error as bars, our test error as dots, the paper's as diamonds."""
+    positions = range(len(rows))
     axes.barh(
-        places, [row.train or 0.0 for row in rows], color=SERIES[4], alpha=0.55, height=0.62,
+        positions, [row.train or 0.0 for row in rows], color=SERIES[4], alpha=0.55, height=0.62,
         label="training error here",
     )  # fmt: skip
-    tested = [(place, row.error) for place, row in zip(places, rows, strict=True) if row.error]
+    tested = [
+        (position, row.error) for position, row in zip(positions, rows, strict=True) if row.error
+    ]
     axes.plot(
-        [error for _, error in tested], [place for place, _ in tested], "o", color=INK, ms=5,
+        [error for _, error in tested], [position for position, _ in tested], "o", color=INK, ms=5,
         label="test error here",
     )  # fmt: skip
-    for place, row in zip(places, rows, strict=True):
+    for position, row in zip(positions, rows, strict=True):
         if row.failed:
-            axes.text(1, place, "here: failed", va="center", fontsize=9, color=SERIES[4])
-    known = [(place, row.form.errors[110]) for place, row in zip(places, rows, strict=True)]
+            axes.text(1, position, "here: failed", va="center", fontsize=9, color=SERIES[4])
+    known = [
+        (position, row.form.errors[110]) for position, row in zip(positions, rows, strict=True)
+    ]
     axes.plot(
         [error for _, error in known if error is not None],
-        [place for place, error in known if error is not None],
+        [position for position, error in known if error is not None],
         "D", color=SERIES[1], ms=6, mfc="none", mew=1.6, label="paper, 110 layers, CIFAR-10",
     )  # fmt: skip
     top = max([100.0 if row.train and row.train > 60 else 60.0 for row in rows])
-    for place, error in known:
+    for position, error in known:
         if error is None:
-            axes.text(top * 0.98, place, "paper: fail", ha="right", va="center", fontsize=9,
+            axes.text(top * 0.98, position, "paper: fail", ha="right", va="center", fontsize=9,
                       color=SERIES[1])  # fmt: skip
     cases = [row.form.case.replace(" -", " \N{MINUS SIGN}") for row in rows]
-    axes.set_yticks(list(places), cases)
+    axes.set_yticks(list(positions), cases)
     axes.set_xlim(0, top)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.axvline(FAILED, color=SOFT, lw=0.8, ls=":")
 
 
-def _agreement(rows: Sequence[FormRow]) -> tuple[int, int]:
+def _count_agreement(rows: Sequence[FormRow]) -> tuple[int, int]:
     same = count = 0
     for one, other in combinations(rows, 2):
         first, second = (_rank(row.form.errors[110]) for row in (one, other))
@@ -251,12 +260,12 @@ def _rank(error: float | None) -> float:
     return float("inf") if error is None else error
 
 
-def _text(model: ModelSummary | None, kind: str) -> str | None:
+def _format_errors(model: ModelSummary | None, kind: str) -> str | None:
     split = {"validation": "val"}.get(kind, kind)
     return None if model is None else model.errors(split, "last").text
 
 
-def _reported(form: paper.PaperForm, layers: int) -> str | float | None:
+def _paper_error(form: paper.PaperForm, layers: int) -> str | float | None:
     if layers not in form.errors:
         return None
     error = form.errors[layers]

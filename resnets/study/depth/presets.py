@@ -1,10 +1,9 @@
-"""The grids of the depth and shortcut studies: presets, changed presets, or custom ones."""
+"""The grids of the depth and shortcut studies: presets, modified presets, or custom ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from resnets import recipes
 from resnets.config import ConfigError
 from resnets.models.catalog import is_transformer
 from resnets.study.grid.cells import Grid
-from resnets.study.grid.model_names import model_spec
+from resnets.study.grid.model_names import model_spec, split_names
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110)
 SEEDS = 3
@@ -44,17 +43,17 @@ def quick() -> Grid:
     )
 
 
-def rates() -> Grid:
+def learning_rates() -> Grid:
     """Embedded digits: is degradation a learning rate that does not suit the depth?
 
     Command: resnets study depth --preset sweep. Time and result: docs/study/depth.md.
     """
     swept = "optim.lr=0.01,0.03,0.1,0.3"
     models = ("cifar-plain20", "cifar-plain44", "cifar-resnet20", "cifar-resnet44")
-    named, seeds = _swept(models, (2,) * len(models), (swept,))
+    names, seeds = _expand_sweep(models, (2,) * len(models), (swept,))
     base = quick()
     settings = (*base.settings, "model.widths=[8,16,32]", "model.stem_width=8")
-    return dataclasses.replace(base, models=named, seeds=seeds, settings=settings, sweep=(swept,))
+    return dataclasses.replace(base, models=names, seeds=seeds, settings=settings, sweep=(swept,))
 
 
 def paper_cifar10() -> Grid:
@@ -111,7 +110,7 @@ def text() -> Grid:
 PRESETS: Mapping[str, Callable[[], Grid]] = MappingProxyType(
     {
         "quick": quick,
-        "sweep": rates,
+        "sweep": learning_rates,
         "text": text,
         "paper-cifar10": paper_cifar10,
         "paper-imagenet": paper_imagenet,
@@ -131,7 +130,7 @@ def depth_grid(
     sweep: Sequence[str] = (),
     blocks: Sequence[str] = (),
 ) -> Grid:
-    """The grid of a depth study; each argument given replaces that part of the preset.
+    """Return the grid of a depth study; each argument replaces the preset's value.
 
     seeds: runs of each model, or one number per model. sweep: fields as FIELD=VALUE,VALUE,...; each
     model is trained with each value of each field. blocks: names of blocks from outside the
@@ -140,13 +139,13 @@ def depth_grid(
     images), the budget is the recipe's own, and there are three seeds. Raises ConfigError.
     """
     if preset is not None:
-        grid = _preset(preset)
+        grid = _load_preset(preset)
         counts = dict(zip(grid.models, grid.seeds, strict=True))
         models = tuple(models) or grid.models
         data, recipe, budget = data or grid.data, recipe or grid.recipe, budget or grid.budget
         settings, sweep = (*grid.settings, *settings), sweep or grid.sweep
-        models = tuple(dict.fromkeys(grid.swept(model)[0] for model in models))
-        counts |= {grid.swept(model)[0]: count for model, count in counts.items()}
+        models = tuple(dict.fromkeys(grid.split_swept(model)[0] for model in models))
+        counts |= {grid.split_swept(model)[0]: count for model, count in counts.items()}
     else:
         if not models:
             raise ConfigError(
@@ -160,11 +159,11 @@ def depth_grid(
         seeds = [counts.get(model, 1) for model in models]
     elif isinstance(seeds, int):
         seeds = [seeds] * len(models)
-    named, counted = _swept(models, seeds, sweep)
+    names, counts_by_name = _expand_sweep(models, seeds, sweep)
     return Grid(
-        models=named,
-        seeds=counted,
-        data=absolute(data or DIGITS),
+        models=names,
+        seeds=counts_by_name,
+        data=resolve_data(data or DIGITS),
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),
@@ -173,28 +172,22 @@ def depth_grid(
     )
 
 
-def _swept(
+def _expand_sweep(
     models: Sequence[str], seeds: Sequence[int], sweep: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Each model with each value of the swept fields, and the number of seeds of each."""
-    named = list(models)
-    if len(seeds) != len(named):
-        return tuple(named), tuple(seeds)  # which a grid refuses
+    """Return each model with each value of the swept fields, and the number of seeds of each."""
+    names = list(models)
+    if len(seeds) != len(names):
+        return tuple(names), tuple(seeds)  # which a grid refuses
     counts = list(seeds)
     for axis in sweep:
         path, _, values = axis.partition("=")
-        listed = split_outside_brackets(values)
+        listed = split_names(values)
         if len(listed) < 2:
             raise ConfigError(f"--sweep {axis}: write it as FIELD=VALUE,VALUE,...")
         counts = [count for count in counts for _ in listed]
-        named = [f"{model}:{path}={value}" for model in named for value in listed]
-    return tuple(named), tuple(counts)
-
-
-def split_outside_brackets(text: str) -> list[str]:
-    """The parts of `text` between commas, but for those inside brackets."""
-    parts = re.split(r",(?![^\[]*\])", text)
-    return [part.strip() for part in parts if part.strip()]
+        names = [f"{model}:{path}={value}" for model in names for value in listed]
+    return tuple(names), tuple(counts)
 
 
 def shortcut_grid(
@@ -206,14 +199,14 @@ def shortcut_grid(
     recipe: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
-    """The grid that compares shortcut options, as Table 3 does: each model with A, B and C.
+    """Return the grid that compares shortcut options (Table 3): each model with A, B and C.
 
-    A model given as NAME:OPTION, and a plain one, is taken as it is.
+    A model given as NAME:OPTION, and a plain one, is not changed.
     """
     options = [
-        named
+        name
         for model in models
-        for named in (
+        for name in (
             (f"{model}:A", f"{model}:B", f"{model}:C")
             if ":" not in model and model_spec(model).residual
             else (model,)
@@ -225,7 +218,7 @@ def shortcut_grid(
     return dataclasses.replace(grid, study="shortcuts")
 
 
-def _preset(name: str) -> Grid:
+def _load_preset(name: str) -> Grid:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1)
         hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(PRESETS)}"
@@ -239,6 +232,6 @@ def _default_recipe(model: str, data: str) -> str:
     return "cifar10-paper" if model_spec(model).stem == "cifar" else "imagenet-paper"
 
 
-def absolute(data: str) -> str:
-    """A path made absolute, so that the study can be resumed from anywhere; names are kept."""
+def resolve_data(data: str) -> str:
+    """Make a path absolute, so that the study can be resumed from anywhere; keep other names."""
     return str(Path(data).resolve()) if Path(data).exists() else data

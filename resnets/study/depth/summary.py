@@ -1,23 +1,33 @@
-"""A grid's cells grouped by model: errors over seeds, and the curves to plot."""
+"""A grid's runs summarized: errors of each model over seeds, curves, recipes, environments."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from resnets.study.depth.figures import ErrorCurves
+from resnets.config import Recipe, flat_fields, parse_duration, to_dict
+from resnets.config.aliases import read_json
 from resnets.study.grid.cells import Cell
+from resnets.study.metric import ERROR, Metric
 
 HeldOut = Literal["test", "val"]
 Which = Literal["last", "best"]
+ENVIRONMENT = "environment.json"
+CELL_FIELDS = (
+    "name",
+    "model",
+    "seed",
+    "custom",
+)  # of a recipe, in which the cells of a grid differ
 SPLIT_NAMES = {"test": "test", "val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors, or what else the metric is, of rows of metrics.jsonl: cells with a row each."""
+    """Errors (or other values of the metric) in rows of metrics.jsonl, one row of each cell."""
 
     rows: tuple[tuple[Cell, dict[str, Any]], ...]
 
@@ -50,8 +60,32 @@ class Errors:
 
 
 @dataclass(frozen=True)
+class ErrorCurves:
+    """Errors of one model over its seeds, in units of `metric`.
+
+    kind: family, such as "residual". train, held_out: step -> errors of the finished seeds at that
+    step. unfinished: (step, training error) points of each seed that did not finish.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    shortcut: str
+    train: Mapping[int, Sequence[float]]
+    held_out: Mapping[int, Sequence[float]]
+    unfinished: Sequence[Sequence[tuple[int, float]]] = field(default=())
+    metric: Metric = ERROR
+
+    @property
+    def size(self) -> str:
+        """The depth with its unit, such as "20 layers"."""
+        unit = self.metric.depth.split()[-1]
+        return f"{self.depth} {unit.removesuffix('s') if self.depth == 1 else unit}"
+
+
+@dataclass(frozen=True)
 class ModelSummary:
-    """One model of a grid over its seeds. Only finished cells (`done`) count in `errors`."""
+    """One model of a grid over its seeds; `errors` are those of finished cells."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -64,7 +98,7 @@ class ModelSummary:
 
     @property
     def family(self) -> str:
-        """The form of the model in words."""
+        """The family of the model, such as "pre-activation"."""
         return self.cells[0].family
 
     @property
@@ -78,12 +112,12 @@ class ModelSummary:
         return tuple(cell for cell in self.cells if cell.status == "done")
 
     def errors(self, kind: str, which: Which) -> Errors:
-        """Errors of the finished cells in their last or their best row of `kind`."""
-        picked = [(cell, getattr(cell, which)(kind)) for cell in self.done]
-        return Errors(tuple((cell, row) for cell, row in picked if row is not None))
+        """Return the errors of the finished cells in their last or best row of `kind`."""
+        rows = [(cell, getattr(cell, which)(kind)) for cell in self.done]
+        return Errors(tuple((cell, row) for cell, row in rows if row is not None))
 
     def curves(self) -> ErrorCurves:
-        """The curves to plot of this model."""
+        """Return the error curves of this model."""
         return ErrorCurves(
             name=self.name,
             metric=self.cells[0].metric,
@@ -100,7 +134,7 @@ class ModelSummary:
         )
 
     def _by_step(self, kind: str) -> dict[int, list[float]]:
-        """Step -> errors over finished seeds, for the steps that all of them logged."""
+        """Return step -> errors over finished seeds, for the steps that all of them logged."""
         series = [
             {row["step"]: cell.metric.of(row) for row in cell.rows if row["kind"] == kind}
             for cell in self.done
@@ -110,7 +144,7 @@ class ModelSummary:
 
 
 def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
-    """The models of a grid: plain before residual, family by family, shallow before deep."""
+    """Group the cells of a grid by model: plain before residual, by family and depth."""
     held_out: HeldOut = "test" if any(cell.last("test") for cell in cells) else "val"
     ordered = sorted(
         cells,
@@ -126,5 +160,55 @@ def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
 
 
 def run_folder(cell: Cell) -> str:
-    """The cell's run folder, relative to the study's."""
+    """Return the cell's run folder, relative to the study's."""
     return f"cells/{cell.folder.name}"
+
+
+def format_duration(text: str) -> str:
+    """Format a duration such as "64000it" as "64,000 iterations"."""
+    amount, unit = parse_duration(text, "duration")
+    count = f"{amount:,.0f}" if amount == round(amount) else f"{amount:g}"
+    return f"{count} {'iteration' if unit == 'it' else 'epoch'}{'' if amount == 1 else 's'}"
+
+
+def list_differences(recipes: Mapping[str, Recipe]) -> list[str]:
+    """List how recipes (by name) differ from the first, other than in model and seed.
+
+    Each line has a field, its value, and the names of the recipes that have it.
+    """
+    flat = {name: _flatten_fields(recipe) for name, recipe in recipes.items()}
+    if not flat:
+        return []
+    first = next(iter(flat.values()))
+    found: dict[str, list[str]] = {}
+    for name, fields in flat.items():
+        for path in sorted(first.keys() | fields.keys()):
+            if first.get(path) != fields.get(path):
+                found.setdefault(f"{path} = {fields.get(path, 'none')}", []).append(name)
+    return [f"{field} for {', '.join(names)}" for field, names in found.items()]
+
+
+def merge_environments(folders: Sequence[Path]) -> dict[str, Any]:
+    """Merge environment.json of several runs into one mapping; values that differ are listed."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        path = folder / ENVIRONMENT
+        if not path.is_file():
+            continue
+        for key, value in read_json(path, "environment").items():
+            texts = found.setdefault(key.replace("_", " "), [])
+            if _format_value(value) not in texts:
+                texts.append(_format_value(value))
+    return {key: " | ".join(values) for key, values in found.items()}
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _flatten_fields(recipe: Recipe) -> dict[str, Any]:
+    """Return path -> value of the fields that the cells of a grid share."""
+    fields = {name: value for name, value in to_dict(recipe).items() if name not in CELL_FIELDS}
+    return dict(flat_fields(fields))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-from resnets.study.convergence_rule import Convergence, reached_by
+from resnets.study.convergence_rule import Convergence, measure_convergence
 from resnets.study.grid.cells import Cell
 from resnets.study.metric import BITS, ERROR, Metric
 
@@ -29,15 +29,14 @@ LEVEL = 0.05
 class Difference:
     """Final training error (or `metric`) of `second` minus that of `first`.
 
-    first_errors, second_errors: of each finished run. reached: how far the training of each of the
-    two came.
+    first_errors, second_errors: of each finished run. convergences: of the two models.
     """
 
     first: Cell
     second: Cell
     first_errors: tuple[float, ...]
     second_errors: tuple[float, ...]
-    reached: tuple[Convergence, Convergence]
+    convergences: tuple[Convergence, Convergence]
 
     @property
     def metric(self) -> Metric:
@@ -46,13 +45,13 @@ class Difference:
 
     @property
     def better(self) -> Convergence:
-        """The model that trains better: the comparison is valid where it has converged."""
-        return min(self.reached, key=lambda each: each.error)
+        """The model that trains better; the comparison is valid if it has converged."""
+        return min(self.convergences, key=lambda each: each.error)
 
     @property
     def worse(self) -> Convergence:
-        """The other one."""
-        return max(self.reached, key=lambda each: each.error)
+        """The model that trains worse."""
+        return max(self.convergences, key=lambda each: each.error)
 
     @property
     def points(self) -> float:
@@ -62,15 +61,15 @@ class Difference:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Welch's 90% interval over seeds; None with fewer than two finished runs of either."""
-        return _welch(self.first_errors, self.second_errors)
+        return _welch_interval(self.first_errors, self.second_errors)
 
     @property
     def rises(self) -> bool | None:
-        """True: `second` trains worse. False: it does not, or by less than the metric's margin.
+        """True if `second` trains worse; False if it does not, or by less than the metric's margin.
 
-        None: undecided, because of the spread between seeds or because the runs were too short. A
+        None if undecided, because of the spread between seeds or because the runs were too short. A
         rise below the margin does not count, however significant: 0.1 points between two models
-        that both fit their data is not what the paper means.
+        that both fit their data are not degradation in the paper's sense.
         """
         if self.interval is None or not self.better.converged:
             return None
@@ -81,7 +80,7 @@ class Difference:
     def falls(self) -> bool | None:
         """True: `second` trains better; `rises` with the two exchanged."""
         mirrored = Difference(
-            self.second, self.first, self.second_errors, self.first_errors, self.reached[::-1]
+            self.second, self.first, self.second_errors, self.first_errors, self.convergences[::-1]
         )
         return mirrored.rises
 
@@ -126,41 +125,44 @@ class Verdict:
     others: Mapping[str, Difference]
 
 
-def degradation(cells: Sequence[Cell]) -> Verdict:
-    """Judge the finished cells of a grid by the last "train" row of each."""
-    runs = {kind: _runs(cells, kind) for kind in ("plain", "residual")}
-    plain, residual = (_depths_apart(runs[kind]) for kind in ("plain", "residual"))
-    twins = _twins(runs["plain"], runs["residual"])
-    others = _others(cells, {found.first.family for found in (plain, residual) if found})
+def judge_degradation(cells: Sequence[Cell]) -> Verdict:
+    """Compare the finished cells of a grid by the last "train" row of each."""
+    runs = {kind: _select_runs(cells, kind) for kind in ("plain", "residual")}
+    plain, residual = (_compare_depths(runs[kind]) for kind in ("plain", "residual"))
+    twins = _compare_twins(runs["plain"], runs["residual"])
+    others = _compare_others(cells, {found.first.family for found in (plain, residual) if found})
     sentences = [
-        _headline(plain, residual),
-        _sentence("plain", plain),
-        _sentence("residual", residual),
+        _write_headline(plain, residual),
+        _describe_difference("plain", plain),
+        _describe_difference("residual", residual),
     ]
     if twins is not None:
         size = f"{twins.first.depth} {twins.metric.depth.split()[-1]}"
         sentences.append(f"At {size}, plain to residual: {twins.text}.")
-    sentences += [_sentence(name, found) for name, found in others.items()]
+    sentences += [_describe_difference(name, found) for name, found in others.items()]
     more = (*others.values(), twins)
-    sentences += [*_too_short(plain, residual, *more), *_open_ends(plain, residual, *more)]
-    sentences.append(_left_out(cells))
+    sentences += [
+        *_describe_short_runs(plain, residual, *more),
+        *_describe_falling(plain, residual, *more),
+    ]
+    sentences.append(_describe_unfinished(cells))
     return Verdict(" ".join(filter(None, sentences)), plain, residual, twins, others)
 
 
 Runs = dict[int, list[tuple[Cell, float]]]
 
 
-def _runs(cells: Sequence[Cell], kind: Kind) -> Runs:
-    """Depth -> finished cells with their final training error, of one family of models.
+def _select_runs(cells: Sequence[Cell], kind: Kind) -> Runs:
+    """Return depth -> finished cells with their final training error, of one family of models.
 
-    Of several families of a kind (forms, shortcut options), the one with most depths.
+    Of several families of a kind (forms, shortcut options), it is the one with most depths.
     """
-    families = _families([cell for cell in cells if cell.kind == kind])
+    families = _group_families([cell for cell in cells if cell.kind == kind])
     return max(families.values(), key=len, default={})
 
 
-def _families(cells: Sequence[Cell]) -> dict[tuple[str, str], Runs]:
-    """The runs of each family of models and shortcut option, the paper's own first."""
+def _group_families(cells: Sequence[Cell]) -> dict[tuple[str, str], Runs]:
+    """Group the runs by family of models and shortcut option, the paper's own first."""
     families: dict[tuple[str, str], Runs] = {}
     for cell in sorted(cells, key=lambda cell: cell.family not in ("plain", "residual")):
         row = cell.last("train")
@@ -170,31 +172,35 @@ def _families(cells: Sequence[Cell]) -> dict[tuple[str, str], Runs]:
     return families
 
 
-def _others(cells: Sequence[Cell], known: set[str]) -> dict[str, Difference]:
-    """Shallowest to deepest network of each family that is not among the `known` ones."""
-    found = {name: _depths_apart(runs) for (name, _), runs in _families(cells).items()}
-    return {name: each for name, each in found.items() if each is not None and name not in known}
+def _compare_others(cells: Sequence[Cell], known: set[str]) -> dict[str, Difference]:
+    """Compare the shallowest and the deepest network of each family that is not in `known`."""
+    differences = {
+        name: _compare_depths(runs) for (name, _), runs in _group_families(cells).items()
+    }
+    return {name: each for name, each in differences.items() if each and name not in known}
 
 
-def _depths_apart(runs: Runs) -> Difference | None:
-    return _difference(runs[min(runs)], runs[max(runs)]) if len(runs) > 1 else None
+def _compare_depths(runs: Runs) -> Difference | None:
+    return _make_difference(runs[min(runs)], runs[max(runs)]) if len(runs) > 1 else None
 
 
-def _twins(plain: Runs, residual: Runs) -> Difference | None:
+def _compare_twins(plain: Runs, residual: Runs) -> Difference | None:
     shared = plain.keys() & residual.keys()
-    return _difference(plain[max(shared)], residual[max(shared)]) if shared else None
+    return _make_difference(plain[max(shared)], residual[max(shared)]) if shared else None
 
 
-def _difference(first: list[tuple[Cell, float]], second: list[tuple[Cell, float]]) -> Difference:
+def _make_difference(
+    first: list[tuple[Cell, float]], second: list[tuple[Cell, float]]
+) -> Difference:
     (cells, errors), (more_cells, more_errors) = zip(*first, strict=True), zip(*second, strict=True)
-    reached, more_reached = reached_by(cells), reached_by(more_cells)
-    assert reached is not None  # every cell here has a "train" row
-    assert more_reached is not None
-    return Difference(cells[0], more_cells[0], errors, more_errors, (reached, more_reached))
+    convergences = measure_convergence(cells), measure_convergence(more_cells)
+    assert convergences[0] is not None  # every cell here has a "train" row
+    assert convergences[1] is not None
+    return Difference(cells[0], more_cells[0], errors, more_errors, convergences)
 
 
-def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """Interval of mean(second) - mean(first) for unequal variances (Welch 1947)."""
+def _welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """Return the interval of mean(second) - mean(first) for unequal variances (Welch 1947)."""
     if min(len(first), len(second)) < 2:
         return None
     difference = statistics.fmean(second) - statistics.fmean(first)
@@ -209,7 +215,7 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return difference - reach, difference + reach
 
 
-def _headline(plain: Difference | None, residual: Difference | None) -> str:
+def _write_headline(plain: Difference | None, residual: Difference | None) -> str:
     if plain is None:
         return "No answer on degradation: it requires finished plain networks of two depths."
     if not plain.better.converged:
@@ -223,7 +229,7 @@ def _headline(plain: Difference | None, residual: Difference | None) -> str:
     if not plain.rises:
         return "No degradation seen here: deeper plain networks train no worse than shallow ones."
     found = "Degradation"
-    if plain.worse.still_falling or plain.metric is BITS:  # where they would end is not known
+    if plain.worse.still_falling or plain.metric is BITS:  # their final errors are unknown
         found += f" within {plain.worse.steps:,} iterations"
     if residual is None or residual.rises is None:
         return f"{found}: deeper plain networks train worse."
@@ -232,38 +238,38 @@ def _headline(plain: Difference | None, residual: Difference | None) -> str:
     return f"{found}: deeper plain networks train worse, deeper residual networks do not."
 
 
-def _sentence(kind: str, found: Difference | None) -> str:
+def _describe_difference(kind: str, found: Difference | None) -> str:
     if found is None:
         return ""
     return f"Training {found.metric.name} of the {kind} networks: {found.text}."
 
 
-def _too_short(plain: Difference | None, *others: Difference | None) -> list[str]:
-    """The invalid comparisons that the headline does not name."""
+def _describe_short_runs(plain: Difference | None, *others: Difference | None) -> list[str]:
+    """Describe the invalid comparisons that the headline does not name."""
     named = {plain.better.model} if plain is not None else set()
     short = {each.better.model: each.better for each in others if each is not None}
     return [
-        f"Not converged: {reached.text}; no conclusion from its comparisons."
-        for model, reached in short.items()
-        if not reached.converged and model not in named
+        f"Not converged: {each.text}; no conclusion from its comparisons."
+        for model, each in short.items()
+        if not each.converged and model not in named
     ]
 
 
-def _open_ends(*found: Difference | None) -> list[str]:
-    """The models that train worse and were still improving when their runs ended."""
+def _describe_falling(*found: Difference | None) -> list[str]:
+    """Describe the models that train worse and were still improving when their runs ended."""
     falling = {
         each.worse.model: each.worse
         for each in found
         if each is not None and each.better.converged and each.worse.still_falling
     }
     return [
-        f"The training {reached.metric.name} of {model} was still falling when its runs ended (by "
-        f"{reached.fell:.{1 if reached.metric is ERROR else 2}f} {reached.metric.difference} over "
+        f"The training {each.metric.name} of {model} was still falling when its runs ended (by "
+        f"{each.fall:.{1 if each.metric is ERROR else 2}f} {each.metric.difference} over "
         "the last fifth), so the final difference is open."
-        for model, reached in falling.items()
+        for model, each in falling.items()
     ]
 
 
-def _left_out(cells: Sequence[Cell]) -> str:
+def _describe_unfinished(cells: Sequence[Cell]) -> str:
     models = sorted({cell.model for cell in cells if cell.status != "done"})
     return f"Unfinished runs are left out ({', '.join(models)})." if models else ""

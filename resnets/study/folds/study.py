@@ -18,7 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.splits.corrections import Correction, write_corrections
 from resnets.report.page import Table, write_page
 from resnets.report.thumbnail import Thumbnail
-from resnets.study.convergence_rule import reached_by
+from resnets.study.convergence_rule import measure_convergence
 from resnets.study.folds.label_errors import LabelIssue, find_label_issues
 from resnets.study.folds.predictions import Predictions, predict_folds
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
@@ -150,7 +150,7 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
     errors = [cell.result["test"]["top1_error"] for cell in cells if cell.result is not None]
     spread = statistics.stdev(errors) if len(errors) > 1 else None
     wrong = found.predicted != found.labels
-    reached = reached_by(cells)
+    reached = measure_convergence(cells)
     train = f"resnets train {grid.recipe} --data {grid.data}"
     report = write_page(
         folder,

@@ -20,8 +20,8 @@ from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, ScheduleSpe
 from resnets.data import Batch, Preprocessor, Splits, TrainStream
 from resnets.evaluate.prepare import to_device
 from resnets.models import build
-from resnets.study.analysis import PRECISION
 from resnets.study.grid.model_names import model_fields, model_spec
+from resnets.study.trained_models import PRECISION
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn, classification_loss
 from resnets.train.state import new_state

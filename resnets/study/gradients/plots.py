@@ -11,7 +11,6 @@ from matplotlib.figure import Figure as Plot
 from matplotlib.lines import Line2D
 
 from resnets.report.figures import LINE, figure_style, integer_ticks, series_colors, subplots
-from resnets.study.analysis import line_style
 from resnets.study.gradients.measure import (
     EXPLODED,
     SCHEMES,
@@ -21,6 +20,7 @@ from resnets.study.gradients.measure import (
     Trace,
 )
 from resnets.study.grid.model_names import family
+from resnets.study.trained_models import line_style
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
 PANEL = (4.3, 3.3)  # inches
@@ -34,7 +34,7 @@ def plot_layers(measured: Sequence[tuple[Trace, Measurement]]) -> Plot:
     with figure_style():
         schemes = _schemes([trace for trace, _ in measured])
         figure, panels = _panels(looks, len(schemes))
-        for axes, scheme in zip(panels, schemes, strict=False):
+        for axes, scheme in zip(panels, schemes, strict=True):
             for trace, now in measured:
                 if trace.scheme == scheme and now.state != "not finite":
                     values = [max(FLOOR, each.relative) for each in now.layers]
@@ -49,7 +49,7 @@ def plot_training(traces: Sequence[Trace], iterations: int) -> Plot:
     with figure_style():
         schemes = _schemes(traces)
         figure, panels = _panels(looks, len(schemes))
-        for axes, scheme in zip(panels, schemes, strict=False):
+        for axes, scheme in zip(panels, schemes, strict=True):
             for trace in (each for each in traces if each.scheme == scheme):
                 points = [
                     (now.step, max(FLOOR, now.layers[0].relative))
@@ -97,10 +97,7 @@ def _schemes(traces: Sequence[Trace]) -> list[Scheme]:
 
 def _panels(looks: Mapping[str, dict[str, Any]], count: int) -> tuple[Plot, list[Axes]]:
     """A panel per scheme, and the legend of the models above them."""
-    columns = min(2, count)
-    figure, panels = subplots(-(-count // columns), columns, panel=PANEL, share="both")
-    for axes in panels[count:]:
-        axes.set_visible(False)
+    figure, panels = subplots(count, panel=PANEL, share="both")
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     figure.legend(
         handles=handles,

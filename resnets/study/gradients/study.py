@@ -13,8 +13,7 @@ from resnets.data import fit_preprocess, open_data
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
-from resnets.study.analysis import label_sets_error, study_command
-from resnets.study.convergence_rule import FITTED, guessing
+from resnets.study.convergence_rule import FITTED, chance_level
 from resnets.study.gradients.measure import (
     EXPLODED,
     SCHEMES,
@@ -28,6 +27,7 @@ from resnets.study.gradients.measure import (
     trace_gradients,
 )
 from resnets.study.gradients.plots import FLOOR, depth_of, plot_layers, plot_training
+from resnets.study.trained_models import format_command, label_sets_error
 from resnets.utils import environment
 
 FIRST_TO_LAST = 10.0  # ratio of gradient norms above which the text mentions their growth
@@ -118,7 +118,9 @@ def gradients_study(
         iterations=iterations,
         seed=seed,
         recipe=to_toml(replace(recipe, model=replace(specs[0], **fitted))),
-        commands=[study_command("gradients", names, data=source, iterations=iterations, seed=seed)],
+        commands=[
+            format_command("gradients", names, data=source, iterations=iterations, seed=seed)
+        ],
         environment=environment.describe(chosen),
     )
 
@@ -223,7 +225,7 @@ def _table(traces: Sequence[Trace]) -> Table:
 def _fitted(trace: Trace) -> bool:
     """Whether the model has fitted its data; at a constant rate nothing levels off here."""
     assert trace.training_error is not None
-    return trace.training_error <= FITTED * guessing(trace.spec.num_classes)
+    return trace.training_error <= FITTED * chance_level(trace.spec.num_classes)
 
 
 def _smallest(now: Measurement) -> float:

@@ -22,10 +22,10 @@ from resnets.data.loading.loader import TrainStream
 from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
 from resnets.models.block_config import MakeBlock
-from resnets.study.analysis import label_sets_error
 from resnets.study.grid.cells import Grid, cell_recipe
 from resnets.study.grid.model_names import custom_block
 from resnets.study.grid.worker import become_worker, worker_context
+from resnets.study.trained_models import label_sets_error
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import Stream
 from resnets.train.loss import LossFn, classification_loss

@@ -114,8 +114,8 @@ class Grid:
                 "ImageNet stem, transformers); compare one family at a time"
             )
 
-    def swept(self, model: str) -> tuple[str, tuple[str, ...]]:
-        """The name of `model` without the swept fields, and its value of each of them."""
+    def split_swept(self, model: str) -> tuple[str, tuple[str, ...]]:
+        """Return the name of `model` without the swept fields, and its value of each of them."""
         paths = [axis.partition("=")[0] for axis in self.sweep]
         words = [(word, word.partition("=")[0]) for word in model.split(":")]
         values = {path: word.partition("=")[2] for word, path in words if path in paths}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Literal, get_args
 
@@ -23,6 +24,12 @@ GRID_FIELDS = {
     "model.name": "the model's name",
     "transformer.name": "the model's name",
 }
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Split names or values at commas, except for commas inside brackets."""
+    parts = re.split(r",(?![^\[]*\])", text)
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 @cache

@@ -23,7 +23,7 @@ from resnets.evaluate.data.ground_truth import read_labels
 from resnets.report.run import write_run_report
 from resnets.serve.http.limits import RequestError
 from resnets.serve.http.parse_body import parse_json, parse_multipart
-from resnets.study.depth.protocol import merge_environments
+from resnets.study.depth.summary import merge_environments
 from resnets.study.grid.cells import Grid, read_cells, write_grid
 from resnets.train.log.run_log import RunLog, read_rows
 from resnets.train.log.timing import STAGES, stage_summary

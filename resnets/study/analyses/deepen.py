@@ -1,4 +1,4 @@
-"""The paper's constructed solution (section 1): a deeper model no worse than a shallower one.
+"""The paper's solution by construction (section 1): a deeper model no worse than a shallow one.
 
 "The added layers are identity mapping, and the other layers are copied from the learned shallower
 model." A residual block is the identity as soon as its last layer's weights are zero, so here the
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier, build
-from resnets.models.block_config import get_block_attr
+from resnets.study.analyses.lesions import zero_branch
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DeepenedComparison:
 
 
 def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
-    """A copy of `model` with `extra_blocks` zero blocks added at the end of each stage.
+    """Return a copy of `model` with `extra_blocks` zero blocks at the end of each stage.
 
     The last layer of each new branch (its norm's weight and bias, or its convolution's) is zero;
     the rest of the branch is random, since it makes no difference. So F(x) = 0, and
@@ -75,8 +75,7 @@ def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
         assert isinstance(stage, nn.Sequential)
         assert isinstance(new, nn.Sequential)
         for block in list(new)[depth:]:
-            for parameter in get_block_attr(block, "last_layer").parameters():
-                nn.init.zeros_(parameter)
+            zero_branch(block)
             stage.append(block)
     return deep.to(next(model.parameters()).device).train(model.training)
 
@@ -87,7 +86,7 @@ def compare_deepened(
     """Deepen a residual `model`, and a plain network of its shape, and compare logits.
 
     images: (B, C, H, W). The plain network has random weights, since those of a residual network
-    are of no use without its shortcuts. Works on copies; raises ConfigError as `deepen` does.
+    are useless without its shortcuts. `model` is not changed; raises ConfigError as `deepen` does.
     """
     shallow = copy.deepcopy(model).eval()
     device = next(model.parameters()).device
@@ -112,12 +111,12 @@ def compare_deepened(
 
 
 def _variation(logits: Tensor) -> float:
-    """Largest range over images of any of the logits (B, K)."""
+    """Return the largest range over images of any of the logits (B, K)."""
     return (logits.amax(0) - logits.amin(0)).max().item()
 
 
 def _weighted_layers(model: ImageClassifier) -> int:
-    """Convolutions and linear layers, projections on shortcuts not counted."""
+    """Count convolutions and linear layers, but not projections on shortcuts."""
     return sum(
         isinstance(layer, nn.Conv2d | nn.Linear) and ".shortcut." not in name
         for name, layer in model.named_modules()

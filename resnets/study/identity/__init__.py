@@ -1,1 +1,0 @@
-"""How close residual blocks are to the identity."""

@@ -1,1 +1,0 @@
-"""Loss landscapes around trained networks."""

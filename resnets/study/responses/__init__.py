@@ -1,1 +1,0 @@
-"""Layer responses (paper, Fig. 7)."""

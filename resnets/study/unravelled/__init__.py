@@ -1,1 +1,0 @@
-"""The unravelled view: residual networks as many paths of many lengths."""
