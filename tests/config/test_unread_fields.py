@@ -10,7 +10,7 @@ from resnets.config import ConfigError, DataSpec, Recipe, from_toml, to_toml
 from resnets.config.unread_fields import DEFAULTS, RULES, iter_fields, unread_fields
 from resnets.data.sources.open import find_source
 from resnets.recipes import RECIPES
-from resnets.study.grid.cells import Grid, setting_warnings
+from resnets.study.grid.cells import Grid, check_settings
 
 HEADS = {"detect": "fpn", "instances": "c4", "segment": "fcn", "localize": "pcr"}
 
@@ -123,9 +123,9 @@ def test_settings_of_a_study_are_checked(caplog):
         study="depth", models=("cifar-plain8", "cifar-resnet8"), seeds=(1, 1), recipe="digits",
         data="digits", budget="2it", settings=("optim.betas=[0.9, 0.9]",),
     )  # fmt: skip
-    assert len(setting_warnings(grid)) == 1
+    assert len(check_settings(grid)) == 1
     with pytest.raises(ConfigError, match=r"detect\.flip = "):
-        setting_warnings(dataclasses.replace(grid, settings=("detect.flip=true",)))
+        check_settings(dataclasses.replace(grid, settings=("detect.flip=true",)))
 
 
 @pytest.mark.parametrize("name", RECIPES)

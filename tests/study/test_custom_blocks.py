@@ -12,10 +12,10 @@ from resnets.models import build
 from resnets.models.resnet import BasicBlock
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
-from resnets.study.grid.budget import parts_of
+from resnets.study.grid.budget import custom_parts
 from resnets.study.grid.cells import cell_recipe, write_grid
 from resnets.study.grid.grid import check_blocks_given, train_grid
-from resnets.study.grid.model_names import custom_block, family, model_spec
+from resnets.study.grid.model_names import custom_block, family_name, model_spec
 from resnets.study.grid.worker import train_cell
 from resnets.study.run import run_study
 
@@ -38,7 +38,7 @@ def test_names_of_custom_blocks() -> None:
     assert custom_block(MODEL) == "doubled"
     assert custom_block("cifar-resnet8:block=preact-basic") is None
     assert model_spec(MODEL).block == "basic"
-    assert family(model_spec(MODEL)) == "residual, doubled"
+    assert family_name(model_spec(MODEL)) == "residual, doubled"
     with pytest.raises(ConfigError, match="'doubled'"):
         depth_grid(models=[MODEL], budget="20it")
 
@@ -59,7 +59,7 @@ def test_a_cell_trains_its_own_block_and_the_page_counts_it(tmp_path: Path) -> N
     write_grid(grid(), tmp_path)
     folder = tmp_path / "cells" / "cifar-resnet8-block-doubled-seed0"
     recipe = cell_recipe(grid(), MODEL, 0)
-    train_cell(recipe, folder, "cpu", parts_of(MODEL, BLOCKS))
+    train_cell(recipe, folder, "cpu", custom_parts(MODEL, BLOCKS))
     assert from_toml(folder / "recipe.toml").custom == {"block": "my_blocks.DoubledBlock"}
     report = write_grid_page(tmp_path, BLOCKS)
     rows = (tmp_path / "numbers/models-compared.csv").read_text(encoding="utf-8").splitlines()

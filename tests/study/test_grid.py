@@ -20,8 +20,8 @@ from resnets.config import ConfigError, from_toml, lock_folder
 from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
-from resnets.study.grid import budget, slots
-from resnets.study.grid.budget import Survey, parse_budget, set_steps, survey
+from resnets.study.grid import budget, worker
+from resnets.study.grid.budget import Survey, parse_budget, set_steps, survey_grid
 from resnets.study.grid.cells import (
     Grid,
     cell_recipe,
@@ -33,8 +33,7 @@ from resnets.study.grid.cells import (
 )
 from resnets.study.grid.grid import train_grid
 from resnets.study.grid.model_names import model_spec
-from resnets.study.grid.slots import cell_bytes, choose_slots
-from resnets.study.grid.worker import train_cell
+from resnets.study.grid.worker import choose_slots, estimate_cell_bytes, train_cell
 from resnets.study.run import run_study
 from resnets.train.run import run
 
@@ -185,7 +184,7 @@ def test_parse_budget():
 def test_steps_are_timed_for_every_net(monkeypatch):
     # By this process's own seconds of the CPU, which nobody else's work makes longer.
     monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=time.process_time))
-    found = survey(changed(models=("cifar-plain8", "cifar-resnet56")), "cpu", timed=True)
+    found = survey_grid(changed(models=("cifar-plain8", "cifar-resnet56")), "cpu", timed=True)
     assert found.examples == 1269
     assert found.seconds["cifar-resnet56"] > found.seconds["cifar-plain8"] > 0
 
@@ -208,14 +207,14 @@ def test_slots_share_the_cores():
 
 @pytest.mark.parametrize(("memory", "each"), [(3.5, 2), (100, 4), (0.1, 1)])
 def test_a_gpu_trains_as_many_cells_as_its_memory_and_the_cores_allow(memory, each, monkeypatch):
-    properties = SimpleNamespace(total_memory=int(memory * cell_bytes(TINY)))
+    properties = SimpleNamespace(total_memory=int(memory * estimate_cell_bytes(TINY)))
     for name, value in (
         ("is_available", True),
         ("device_count", 2),
         ("get_device_properties", properties),
     ):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(worker, "cores", lambda: 8)
     found = choose_slots(TINY, None, "auto", cells=99)
     assert Counter(slot.device for slot in found) == {"cuda:0": each, "cuda:1": each}
 
@@ -223,7 +222,7 @@ def test_a_gpu_trains_as_many_cells_as_its_memory_and_the_cores_allow(memory, ea
 def test_the_memory_of_a_cell_grows_with_depth_and_batch():
     deep = changed(models=("cifar-resnet110",), seeds=(1,))
     large = changed(models=deep.models, seeds=(1,), settings=("batch_size=512",))
-    assert cell_bytes(TINY) < cell_bytes(deep) < cell_bytes(large)
+    assert estimate_cell_bytes(TINY) < estimate_cell_bytes(deep) < estimate_cell_bytes(large)
 
 
 def test_finished_and_failed_cells_are_left_alone(tmp_path):

@@ -13,7 +13,7 @@ from resnets.study.depth.best_of_sweep import group_sweep
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
 from resnets.study.grid.cells import cell_recipe, read_cells, read_grid
-from resnets.study.grid.model_names import family, model_spec, split_names
+from resnets.study.grid.model_names import family_name, model_spec, split_names
 
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")
 RATES = ("0.01", "0.1", "0.3")
@@ -101,7 +101,7 @@ def test_families_are_told_apart_by_form_not_by_depth_or_option() -> None:
         "cifar-resnet8:shortcut_gate=highway:gate_bias=-2": "residual, highway -2",
         "cifar-resnet8:norm=none:branch_scale=fixup": "residual, fixup, no norm",
     }
-    assert {name: family(model_spec(name)) for name in names} == names
+    assert {name: family_name(model_spec(name)) for name in names} == names
 
 
 def test_each_network_at_its_own_best_rate(study: Path) -> None:

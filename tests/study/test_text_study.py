@@ -9,9 +9,9 @@ from resnets.config import ConfigError
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
 from resnets.study.depth.verdict import judge_degradation
-from resnets.study.grid.budget import survey
+from resnets.study.grid.budget import survey_grid
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, write_grid
-from resnets.study.grid.model_names import family, network_spec
+from resnets.study.grid.model_names import family_name, network_spec
 from resnets.study.metric import BITS
 from resnets.train.run import run
 
@@ -113,7 +113,7 @@ def test_names_say_depth_form_and_fields(model, field, value):
     assert getattr(spec, field) == value
     assert spec.depth == 8
     assert spec.name == model
-    assert family(spec)
+    assert family_name(spec)
 
 
 @pytest.mark.parametrize("models", ["transformer8:B", "transformer", "plain-transformer0"])
@@ -136,6 +136,6 @@ def test_preset_and_defaults_of_transformers():
 
 
 def test_a_budget_is_resolved_from_windows_and_timed_steps():
-    found = survey(grid(models=MODELS[:1], seeds=(1,), iterations=0), "cpu", timed=True)
+    found = survey_grid(grid(models=MODELS[:1], seeds=(1,), iterations=0), "cpu", timed=True)
     assert found.examples > 5000
     assert found.seconds[MODELS[0]] > 0

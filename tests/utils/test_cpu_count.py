@@ -62,7 +62,7 @@ from resnets.utils import cpu_count
 cpu_count.ROOT, cpu_count.PROCESS = Path({root!r}), Path({process!r})
 cpu_count.limit_threads()
 import torch
-from resnets.study.grid.slots import choose_slots
+from resnets.study.grid.worker import choose_slots
 print(cpu_count.cores(), torch.get_num_threads(), len(choose_slots(None, None, "cpu", 8)))
 """
 

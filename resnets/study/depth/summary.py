@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.config import Recipe, flat_fields, parse_duration, to_dict
+from resnets.config import Recipe, flatten_fields, parse_duration, to_dict
 from resnets.config.aliases import read_json
 from resnets.study.grid.cells import Cell
 from resnets.study.metric import ERROR, Metric
@@ -211,4 +211,4 @@ def _format_value(value: Any) -> str:
 def _flatten_fields(recipe: Recipe) -> dict[str, Any]:
     """Return path -> value of the fields that the cells of a grid share."""
     fields = {name: value for name, value in to_dict(recipe).items() if name not in CELL_FIELDS}
-    return dict(flat_fields(fields))
+    return dict(flatten_fields(fields))

@@ -19,7 +19,7 @@ from resnets.study.gradients.measure import (
     Scheme,
     Trace,
 )
-from resnets.study.grid.model_names import family
+from resnets.study.grid.model_names import family_name
 from resnets.study.trained_models import line_style
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
@@ -85,7 +85,7 @@ def _looks(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
 
 def _form(trace: Trace) -> str:
     """What else than depth, norm and shortcuts tells models apart: "" for those of the paper."""
-    named = family(replace(trace.spec, norm="batch")) if trace.spec.residual else ""
+    named = family_name(replace(trace.spec, norm="batch")) if trace.spec.residual else ""
     return "" if named == "residual" else named
 
 

@@ -1,4 +1,4 @@
-"""How long each model of a grid trains: a budget in steps, epochs or minutes, resolved once."""
+"""Training length of a grid's models: a budget in steps, epochs or minutes, resolved once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resnets.models import build
 from resnets.models.block_config import MakeBlock
 from resnets.study.grid.cells import Grid, cell_recipe
 from resnets.study.grid.model_names import custom_block
-from resnets.study.grid.worker import become_worker, worker_context
+from resnets.study.grid.worker import init_worker, worker_context
 from resnets.study.trained_models import label_sets_error
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import Stream
@@ -40,18 +40,18 @@ from resnets.utils.processes import without_main_module
 
 Blocks = Mapping[str, MakeBlock]  # from outside the package, by the names of `Grid.blocks`
 
-# Fewer steps than this, or than one pass over the training set, show nothing about a model.
+# Fewer steps, or fewer than one pass over the training set, say nothing about a model.
 MIN_STEPS = 20
 # Seconds from the start of a worker to its first step, and from its last to the written report.
 CELL_OVERHEAD = 10.0
 # Fraction of a budget in minutes that is planned; the rest is for what timing does not capture.
-PLANNED = 0.9
+PLANNED_FRACTION = 0.9
 TIMED_STEPS, TIMED_SECONDS = 5, 10.0
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What resolving a budget needs.
+    """Size of the data and speed of the models, from which a budget is resolved.
 
     examples: training images. seconds: model -> seconds of one training step with its share of the
     evaluations; empty if not timed.
@@ -70,98 +70,99 @@ def parse_budget(text: str) -> tuple[float, str]:
 
 
 def resolve_budget(grid: Grid, jobs: int, device: str, threads: int, blocks: Blocks) -> Grid:
-    """`set_steps` from the size of the data and, for minutes, a few timed steps per model."""
+    """Set the grid's steps from the size of the data and, for minutes, a few timed steps."""
     timed = parse_budget(grid.budget)[1] == "min"
-    found = survey_in_subprocess(grid, device, threads, timed=timed, blocks=blocks)
-    return set_steps(grid, found, jobs)
+    survey = _survey_in_subprocess(grid, device, threads, timed=timed, blocks=blocks)
+    return set_steps(grid, survey, jobs)
 
 
-def parts_of(model: str, blocks: Blocks) -> CustomParts:
-    """The network of a model whose name asks for a block from outside the package, as a part."""
+def custom_parts(model: str, blocks: Blocks) -> CustomParts:
+    """Return the custom parts of a model whose name has a block from outside the package."""
     label = custom_block(model)
     return CustomParts() if label is None else CustomParts(partial(build, block=blocks[label]))
 
 
-def set_steps(grid: Grid, found: Survey, jobs: int) -> Grid:
-    """The grid with the number of steps its budget allows when `jobs` cells train at a time.
+def set_steps(grid: Grid, survey: Survey, jobs: int) -> Grid:
+    """Return the grid with the number of steps its budget allows with `jobs` cells at a time.
 
-    Raises ConfigError where they are too few to mean anything.
+    Raises ConfigError if they are too few for a conclusion.
     """
     amount, unit = parse_budget(grid.budget)
     recipe = cell_recipe(grid, grid.models[0], 0)
-    epoch = recipe.steps("1ep", found.examples)
+    epoch = recipe.steps("1ep", survey.examples)
     if unit == "min":
-        steps = int(_steps_within(60 * amount, grid, found, jobs))
+        steps = int(_steps_within(60 * amount, grid, survey, jobs))
     else:
-        steps = recipe.steps(grid.budget, found.examples)
-    fewest = max(MIN_STEPS, epoch)
-    if steps < fewest:
+        steps = recipe.steps(grid.budget, survey.examples)
+    min_steps = max(MIN_STEPS, epoch)
+    if steps < min_steps:
         raise ConfigError(
             f"budget: {grid.budget} is {max(0, steps)} steps for each of {sum(grid.seeds)} runs, "
-            f"too few to mean anything: one pass over the training set takes {epoch}; give "
-            f"{_min_budget(fewest, unit, epoch, grid, found, jobs)} or more"
+            f"too few for a conclusion: one pass over the training set takes {epoch}; give "
+            f"{_min_budget(min_steps, unit, epoch, grid, survey, jobs)} or more"
         )
     return dataclasses.replace(grid, iterations=steps, epoch=epoch)
 
 
-def _steps_within(seconds: float, grid: Grid, found: Survey, jobs: int) -> float:
-    """Steps per cell that all cells, `jobs` at a time, can take within `seconds`."""
-    busy = PLANNED * seconds * jobs - CELL_OVERHEAD * sum(grid.seeds)
-    return busy / _seconds_per_round(grid, found)
+def _steps_within(seconds: float, grid: Grid, survey: Survey, jobs: int) -> float:
+    """Return the steps per cell that all cells, `jobs` at a time, can take within `seconds`."""
+    busy = PLANNED_FRACTION * seconds * jobs - CELL_OVERHEAD * sum(grid.seeds)
+    return busy / _seconds_per_step(grid, survey)
 
 
-def _seconds_per_round(grid: Grid, found: Survey) -> float:
-    """Seconds of one step of every cell, one after the other."""
-    return sum(n * found.seconds[model] for model, n in zip(grid.models, grid.seeds, strict=True))
+def _seconds_per_step(grid: Grid, survey: Survey) -> float:
+    """Return the seconds of one step of every cell, one after another."""
+    return sum(n * survey.seconds[model] for model, n in zip(grid.models, grid.seeds, strict=True))
 
 
-def _min_budget(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, jobs: int) -> str:
+def _min_budget(steps: int, unit: str, epoch: int, grid: Grid, survey: Survey, jobs: int) -> str:
+    """Return the budget in `unit` that gives each run `steps` steps."""
     if unit == "it":
-        return f"{fewest}it"
+        return f"{steps}it"
     if unit == "ep":
-        return f"{-(-fewest // epoch)}ep"
-    busy = fewest * _seconds_per_round(grid, found) + CELL_OVERHEAD * sum(grid.seeds)
-    return f"{int(busy / (60 * PLANNED * jobs)) + 1}min"
+        return f"{-(-steps // epoch)}ep"
+    busy = steps * _seconds_per_step(grid, survey) + CELL_OVERHEAD * sum(grid.seeds)
+    return f"{int(busy / (60 * PLANNED_FRACTION * jobs)) + 1}min"
 
 
-def survey_in_subprocess(
+def _survey_in_subprocess(
     grid: Grid, device: str, threads: int, *, timed: bool, blocks: Blocks
 ) -> Survey:
-    """`survey` in a process of its own, which frees data, models and device memory at its end."""
+    """Run `survey_grid` in a subprocess, whose end frees data, models and device memory."""
     context = worker_context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_survey_into, args=(sender, grid, device, threads, timed, dict(blocks)), daemon=True
+        target=_send_survey, args=(sender, grid, device, threads, timed, dict(blocks)), daemon=True
     )
     with without_main_module():
         process.start()
     sender.close()
     try:
-        found = receiver.recv()
+        received = receiver.recv()
     except EOFError:
         process.join()
         raise ValueError(f"opening the data ended with exit code {process.exitcode}") from None
     finally:
         process.terminate()
-    if isinstance(found, Exception):
-        raise found
-    return found
+    if isinstance(received, Exception):
+        raise received
+    return received
 
 
-def _survey_into(
+def _send_survey(
     sender: Connection, grid: Grid, device: str, threads: int, timed: bool, blocks: Blocks
 ) -> None:
-    become_worker(threads)
+    init_worker(threads)
     try:
-        sender.send(survey(grid, device, timed=timed, blocks=blocks))
+        sender.send(survey_grid(grid, device, timed=timed, blocks=blocks))
     except (ValueError, OSError, RuntimeError) as error:
         sender.send(error)
 
 
-def survey(
+def survey_grid(
     grid: Grid, device: str, *, timed: bool, blocks: Blocks = MappingProxyType({})
 ) -> Survey:
-    """Open the grid's data and count the images; with `timed`, train each model for a few steps."""
+    """Open the grid's data and count the images; if `timed`, train each model for a few steps."""
     recipe, target = cell_recipe(grid, grid.models[0], 0), environment.pick_device(device)
     if recipe.task == "text":
         return _survey_text(grid, target, timed=timed)
@@ -200,7 +201,7 @@ def survey(
 
 
 def _survey_text(grid: Grid, device: torch.device, *, timed: bool) -> Survey:
-    """The same of a text: windows, and seconds of a step with its share of the evaluations."""
+    """Survey a text: count its windows and, if `timed`, train each model for a few steps."""
     seconds, examples = {}, 0
     for name in grid.models if timed else grid.models[:1]:
         task = open_task(cell_recipe(grid, name, 0), None, CustomParts())
@@ -218,7 +219,7 @@ def _survey_text(grid: Grid, device: torch.device, *, timed: bool) -> Survey:
 def time_step(
     model: nn.Module, loss_fn: LossFn, recipe: Recipe, stream: Stream, device: torch.device
 ) -> float:
-    """Seconds of one training step of `model`, not compiled: mean of a few after a warm-up."""
+    """Return the seconds of a training step of `model`, not compiled: a mean after a warm-up."""
     if device.type == "cpu":
         environment.tune_malloc()
     model.to(device)

@@ -34,7 +34,7 @@ from resnets.study.grid.model_names import (
     GRID_FIELDS,
     Spec,
     custom_block,
-    family,
+    family_name,
     model_fields,
     network_spec,
 )
@@ -53,22 +53,22 @@ VERSION = 2  # of study.toml
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Nets times seeds, trained by one recipe for one number of steps.
+    """Models times seeds, trained by one recipe for one number of steps.
 
-    models: names of the catalog, with what differs: NAME:OPTION for another shortcut option
+    models: names of the catalog, followed by changes: NAME:OPTION for another shortcut option
     ("resnet34:C", "resnet50:none"), NAME:FIELD=VALUE for another field of the model
-    ("cifar-resnet20:norm=none") or, with a dot, of the recipe ("cifar-resnet20:optim.lr=0.3");
-    several follow each other. sweep: fields that the study varies as FIELD=VALUE,VALUE,...;
-    `models` has a name for each value. blocks: names of blocks from outside the package, which
-    models have as NAME:block=NAME. seeds: number of seeds (0, 1, ...) of each model. settings:
-    further recipe fields as path=value. budget: as requested; `iterations` is the resulting number
-    of steps and `epoch` that of one pass over the training set, both fixed when the study starts.
-    version: 1 for studies begun before held-out shares followed each image's identity; their cells
-    keep the rules of that time.
+    ("cifar-resnet20:norm=none") or, with a dot, of the recipe ("cifar-resnet20:optim.lr=0.3"), also
+    several. sweep: fields that the study varies as FIELD=VALUE,VALUE,...; `models` has a name for
+    each value. blocks: names of blocks from outside the package, which models have as
+    NAME:block=NAME. seeds: number of seeds (0, 1, ...) of each model. settings: other recipe fields
+    as path=value. budget: as requested; `iterations` is the resulting number of steps and `epoch`
+    that of one pass over the training set, both fixed when the study starts. version: 1 for studies
+    started before held-out shares depended on each image's identity; their cells keep the old
+    rules.
 
-    Of "folds" the seeds are folds: cell k is tested on fold k (`data.fold`), all of seed 0. Of
-    "data" they are subsets: the last cell trains on all images, each before it on half of the next
-    one's.
+    In a study "folds", seeds are folds: cell k is tested on fold k (`data.fold`), with seed 0. In
+    "data" they are subsets: the last cell trains on all images, each cell before it on half of the
+    images of the next.
     """
 
     study: Literal["depth", "shortcuts", "forms", "folds", "data"] = "depth"
@@ -128,7 +128,7 @@ class Grid:
         return dataclasses.replace(self, iterations=0, epoch=0, version=VERSION)
 
     @property
-    def names(self) -> list[tuple[str, int]]:
+    def runs(self) -> list[tuple[str, int]]:
         """(model, seed) of every cell."""
         counts = zip(self.models, self.seeds, strict=True)
         return [(model, seed) for model, count in counts for seed in range(count)]
@@ -136,10 +136,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model trained from one seed, in its present state.
+    """One model trained from one seed, in its current state.
 
-    status: "done" has a result, "failed" a reason, "running" was started (running or stopped).
-    rows: metrics.jsonl; result: result.json, None unless done.
+    status: "done" has a result, "failed" an error, "running" was started (running or stopped).
+    rows: of metrics.jsonl. result: of result.json, None unless done.
     """
 
     model: str
@@ -161,7 +161,7 @@ class Cell:
 
     @property
     def metric(self) -> Metric:
-        """What the model is compared by."""
+        """The metric by which the model is compared."""
         return BITS if isinstance(network_spec(self.model), TransformerSpec) else ERROR
 
     @property
@@ -174,8 +174,8 @@ class Cell:
 
     @property
     def family(self) -> str:
-        """The model's form in words, whatever its depth: "plain", "residual", "pre-activation"."""
-        return family(network_spec(self.model))
+        """The model's family: "plain", "residual", "pre-activation" and others."""
+        return family_name(network_spec(self.model))
 
     @property
     def depth(self) -> int:
@@ -190,24 +190,24 @@ class Cell:
         return spec.residual if isinstance(spec, TransformerSpec) else spec.shortcut
 
     def last(self, kind: str) -> dict[str, Any] | None:
-        """The last row of `kind` ("train", "val", "test")."""
+        """Return the last row of `kind` ("train", "val", "test"), if any."""
         return next((row for row in reversed(self.rows) if row["kind"] == kind), None)
 
     def best(self, kind: str) -> dict[str, Any] | None:
-        """The row of `kind` with the lowest error, the first if several."""
+        """Return the row of `kind` with the lowest error, the first if several."""
         rows = [row for row in self.rows if row["kind"] == kind]
         return min(rows, key=self.metric.of, default=None)
 
 
 def folder_name(model: str, seed: int) -> str:
-    """Name of a cell's folder."""
+    """Return the name of a cell's folder."""
     return f"{re.sub(r'[^a-z0-9._-]', '-', model.lower())}-seed{seed}"
 
 
 def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
-    """The recipe of one cell; ConfigError where a setting is invalid."""
+    """Return the recipe of one cell; ConfigError if a setting is invalid."""
     recipe = recipes.recipe(grid.recipe, model.partition(":")[0])
-    spec = network_spec(model)  # raises where the name is not one
+    spec = network_spec(model)  # raises for an unknown name
     is_text = isinstance(spec, TransformerSpec)
     if is_text != (recipe.task == "text"):
         raise ConfigError(f"{model}: recipe {grid.recipe!r} is for task {recipe.task!r}")
@@ -230,25 +230,25 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
         rows = max(1, round(grid.iterations / spacing))
         changes["duration"] = f"{grid.iterations}it"
         changes["log_every"] = f"{-(-grid.iterations // rows)}it"
-    settings = dict(_split(each) for each in grid.settings)
+    settings = dict(_parse_setting(each) for each in grid.settings)
     recipe = replace_fields(replace_fields(recipe, changes), settings)
     return replace_fields(recipe, dict(model_fields(model)), where=model)
 
 
-def setting_warnings(grid: Grid) -> list[str]:
-    """Warnings about settings without effect; ConfigError where one is invalid or not read."""
-    stated = [current_path(_split(each)[0]) for each in grid.settings]
-    found: dict[str, None] = {}
+def check_settings(grid: Grid) -> list[str]:
+    """Return warnings about settings without effect; ConfigError for invalid or unread ones."""
+    paths = [current_path(_parse_setting(each)[0]) for each in grid.settings]
+    warnings: dict[str, None] = {}
     for model in grid.models:
         recipe = cell_recipe(grid, model, seed=0)
         if recipe.task != "text":
             recipe.model.check()
-        named = [*stated, *map(current_path, model_fields(model))]
-        found |= dict.fromkeys(check_explicit_fields(recipe, named, "--set"))
-    return list(found)
+        model_paths = [*paths, *map(current_path, model_fields(model))]
+        warnings |= dict.fromkeys(check_explicit_fields(recipe, model_paths, "--set"))
+    return list(warnings)
 
 
-def _split(setting: str) -> tuple[str, str]:
+def _parse_setting(setting: str) -> tuple[str, str]:
     path, equals, value = (part.strip() for part in setting.partition("="))
     if not equals:
         raise ConfigError(f"--set {setting}: write it as path=value, such as optim.lr=0.05")
@@ -265,7 +265,7 @@ def write_grid(grid: Grid, folder: Path) -> None:
 
 
 def read_grid(folder: Path) -> Grid:
-    """The grid of a study's folder; ConfigError if there is none or it cannot be read."""
+    """Read the grid of a study's folder; ConfigError if there is none or it cannot be read."""
     path = folder / STUDY
     if not path.is_file():
         raise ConfigError(f"{folder}: no study here (no {STUDY})")
@@ -276,32 +276,27 @@ def read_grid(folder: Path) -> Grid:
 
 
 def read_cells(folder: Path) -> list[Cell]:
-    """Every cell of a study's grid, missing ones included, in the order of `Grid.names`."""
-    return [read_cell(folder, model, seed) for model, seed in read_grid(folder).names]
+    """Read every cell of a study's grid, missing ones included, in the order of `Grid.runs`."""
+    return [read_cell(folder, model, seed) for model, seed in read_grid(folder).runs]
 
 
 def read_cell(folder: Path, model: str, seed: int) -> Cell:
-    """One cell of the study in `folder`."""
+    """Read one cell of the study in `folder`."""
     run = folder / CELLS / folder_name(model, seed)
     status: Literal["done", "running", "failed", "missing"] = "missing"
     error, result = None, None
     if (run / RESULT).is_file():
         status, result = "done", read_json(run / RESULT, "result", remedy=REMEDY)
     elif (run / FAILED).is_file():
-        found = read_object(run / FAILED, remedy=REMEDY).get("error")
-        status, error = "failed", str(found or "for an unknown reason")
+        reason = read_object(run / FAILED, remedy=REMEDY).get("error")
+        status, error = "failed", str(reason or "for an unknown reason")
     elif (run / RECIPE).is_file():
         status = "running"
     return Cell(model, seed, run, status, error, read_rows(run), result)
 
 
-def reread(cell: Cell) -> Cell:
-    """The cell in its present state."""
-    return read_cell(cell.folder.parents[1], cell.model, cell.seed)
-
-
-def training_order(cells: Sequence[Cell], jobs: int) -> list[Cell]:
-    """All models of seed 0 first, then those of seed 1, ...
+def sort_cells(cells: Sequence[Cell], jobs: int) -> list[Cell]:
+    """Sort cells in training order: all models of seed 0 first, then those of seed 1, ...
 
     Within a seed the deepest come first, so that several workers end together; a single worker
     starts with the shallowest, to show a result early.

@@ -1,4 +1,4 @@
-"""Train a grid: cells in worker processes, resumable at any point, failures kept apart."""
+"""Train a grid: cells in worker processes, resumable at any point; a failed cell stops no other."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from types import MappingProxyType
 from typing import Any
 
 from resnets.config import ConfigError, from_toml, to_dict
-from resnets.study.grid.budget import Blocks, parts_of, resolve_budget
+from resnets.study.grid.budget import Blocks, custom_parts, resolve_budget
 from resnets.study.grid.cells import (
     RECIPE,
     STUDY,
     Cell,
     Grid,
     cell_recipe,
+    check_settings,
+    read_cell,
     read_cells,
     read_grid,
-    reread,
-    setting_warnings,
-    training_order,
+    sort_cells,
     write_grid,
 )
 from resnets.study.grid.model_names import custom_block
 from resnets.study.grid.progress import StudyProgress
-from resnets.study.grid.slots import Slot, choose_slots
-from resnets.study.grid.worker import work, worker_context
+from resnets.study.grid.worker import Slot, choose_slots, run_worker, worker_context
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.files import LOCK
 from resnets.utils.imports import qualified_name
@@ -42,7 +41,7 @@ from resnets.weights.checkpoint.format import LAST
 log = logging.getLogger("resnets")
 
 POLL_SECONDS = 1.0
-ENDED = ("done", "failed")
+ENDED = ("done", "failed")  # of Cell.status
 
 
 def train_grid(
@@ -59,27 +58,27 @@ def train_grid(
     those from outside the package, by the names of `Grid.blocks`. Finished cells are not repeated,
     a killed cell resumes from its last checkpoint, and a failed one stays failed. The caller locks
     the folder.
-    Raises ConfigError where `folder` holds something else or a study of another grid, and
+    Raises ConfigError if `folder` contains something else or a study of another grid, and
     Interrupted after a signal, once every running cell has saved.
     """
     check_blocks_given(grid, blocks)
     if not (folder / STUDY).is_file():
-        _begin(grid, folder, choose_slots(grid, jobs, device, sum(grid.seeds)), blocks)
+        _start_study(grid, folder, choose_slots(grid, jobs, device, sum(grid.seeds)), blocks)
     stored = read_grid(folder)
     _check_same(stored, grid, folder)
     cells = read_cells(folder)
-    left = sum(cell.status not in ENDED for cell in cells)
-    if mixed := _mixed(stored, cells):
-        if left:
+    unfinished = sum(cell.status not in ENDED for cell in cells)
+    if mixed := _find_mixed_cell(stored, cells):
+        if unfinished:
             raise ConfigError(f"{mixed}; move the folder away to train it again")
         log.warning("%s", mixed)
-    if left:
-        _WorkerPool(stored, cells, choose_slots(stored, jobs, device, left), blocks).train()
+    if unfinished:
+        _WorkerPool(stored, cells, choose_slots(stored, jobs, device, unfinished), blocks).train()
     return read_cells(folder)
 
 
 def check_blocks_given(grid: Grid, blocks: Blocks) -> None:
-    """Raise ConfigError where a block of the grid is not given, or a process cannot import it."""
+    """Raise ConfigError if a block of the grid is not given, or a process cannot import it."""
     for name in grid.blocks:
         if name not in blocks:
             raise ConfigError(
@@ -98,27 +97,27 @@ def check_blocks_given(grid: Grid, blocks: Blocks) -> None:
             )
 
 
-def _begin(grid: Grid, folder: Path, slots: Sequence[Slot], blocks: Blocks) -> None:
+def _start_study(grid: Grid, folder: Path, slots: Sequence[Slot], blocks: Blocks) -> None:
     """Check the grid against recipe and data, resolve its budget, then write study.toml."""
     if any(each.name != LOCK for each in folder.iterdir()):
         raise ConfigError(f"{folder}: exists and contains no study; give another --out")
-    for warning in setting_warnings(grid):
+    for warning in check_settings(grid):
         log.warning("%s", warning)
     write_grid(resolve_budget(grid, len(slots), slots[0].device, slots[0].threads, blocks), folder)
 
 
 def _check_same(stored: Grid, requested: Grid, folder: Path) -> None:
-    """Raise ConfigError where the study in `folder` is not the requested one."""
-    if found := _difference(to_dict(stored.requested), to_dict(requested.requested)):
-        path, theirs, ours = found
+    """Raise ConfigError if the study in `folder` is not the requested one."""
+    if difference := _find_difference(to_dict(stored.requested), to_dict(requested.requested)):
+        path, theirs, ours = difference
         raise ConfigError(
             f"{folder}: contains a study with {path} = {theirs!r}, not {ours!r}; resume it as it "
             f"is (--resume {folder}) or give another --out"
         )
 
 
-def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
-    """Which cell was trained by another recipe than the grid's; None if none was."""
+def _find_mixed_cell(grid: Grid, cells: Sequence[Cell]) -> str | None:
+    """Return which cell was trained by another recipe than the grid's; None if none was."""
     for cell in cells:
         if cell.status != "done" and not (cell.folder / "checkpoints" / LAST).exists():
             continue
@@ -131,12 +130,12 @@ def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
             input_size=theirs.model.input_size,
             in_channels=theirs.model.in_channels,
         )
-        # What a custom block is, and that it is one, is not in the grid.
+        # The grid does not have the import path of a custom block.
         text = dataclasses.replace(ours.transformer, vocabulary=theirs.transformer.vocabulary)
         custom = theirs.custom if custom_block(cell.model) else ours.custom
         ours = dataclasses.replace(ours, model=fitted, transformer=text, custom=custom)
-        if found := _difference(to_dict(theirs), to_dict(ours)):
-            path, there, here = found
+        if difference := _find_difference(to_dict(theirs), to_dict(ours)):
+            path, there, here = difference
             return (
                 f"{cell.folder}: mixed grid: it was trained with {path} = {there!r}, the study has "
                 f"{here!r}"
@@ -144,15 +143,15 @@ def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
     return None
 
 
-def _difference(
+def _find_difference(
     first: dict[str, Any], second: dict[str, Any], prefix: str = ""
 ) -> tuple[str, Any, Any] | None:
-    """The first field in which two nested dicts differ: its path and both values."""
+    """Return the first field in which two nested dicts differ: its path and both values."""
     for key in first | second:
         one, other = first.get(key), second.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            if found := _difference(one, other, f"{prefix}{key}."):
-                return found
+            if difference := _find_difference(one, other, f"{prefix}{key}."):
+                return difference
         elif one != other:
             return f"{prefix}{key}", one, other
     return None
@@ -167,7 +166,7 @@ class _Worker:
     receiver: Connection
 
     def reason(self) -> str | None:
-        """The error that the process sent before it ended, if any."""
+        """Return the error that the process sent before it ended, if any."""
         with self.receiver:
             try:
                 return str(self.receiver.recv()) if self.receiver.poll() else None
@@ -184,7 +183,7 @@ class _WorkerPool:
         self.grid, self.free, self.blocks = grid, deque(slots), blocks
         self.cells = {cell.folder: cell for cell in cells}
         self.waiting = deque(
-            cell.folder for cell in training_order(cells, len(slots)) if cell.status not in ENDED
+            cell.folder for cell in sort_cells(cells, len(slots)) if cell.status not in ENDED
         )
         self.workers: dict[Path, _Worker] = {}
         self.stopping = False
@@ -214,10 +213,10 @@ class _WorkerPool:
         context = worker_context()
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
-            target=work,
+            target=run_worker,
             args=(
                 *(recipe, folder, slot.device, slot.threads, sender),
-                parts_of(cell.model, self.blocks),
+                custom_parts(cell.model, self.blocks),
             ),
             name=folder.name,
         )
@@ -231,7 +230,8 @@ class _WorkerPool:
         """Read the state of the workers, and free the slots of those that have ended."""
         for folder, worker in list(self.workers.items()):
             ended = worker.process.exitcode is not None  # before reading its files
-            self.cells[folder] = reread(self.cells[folder])
+            cell = self.cells[folder]
+            self.cells[folder] = read_cell(folder.parents[1], cell.model, cell.seed)
             if ended:
                 worker.process.join()
                 del self.workers[folder]
@@ -240,7 +240,7 @@ class _WorkerPool:
         progress.show(list(self.cells.values()), [self.cells[each] for each in self.workers])
 
     def _stop(self, progress: StudyProgress) -> None:
-        """Have the workers save and end, and start no others."""
+        """Make the workers save and end, and start no others."""
         self.stopping = True
         self.waiting.clear()
         for worker in self.workers.values():

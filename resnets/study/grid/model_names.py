@@ -1,4 +1,4 @@
-"""Names of models in a grid, with OPTION or FIELD=VALUE after colons, and what they stand for."""
+"""Names of models in a grid, with OPTION or FIELD=VALUE after colons: specs, fields, families."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def split_names(text: str) -> tuple[str, ...]:
 
 @cache
 def model_spec(model: str) -> ModelSpec:
-    """The spec of the model called NAME, with OPTION or FIELD=VALUE after colons.
+    """Return the spec of the model NAME, with OPTION or FIELD=VALUE after colons.
 
-    That is also the name of the spec. Raises ConfigError for an unknown name, option or field, and
-    for an option of a model without blocks.
+    `model` is also the name of the spec. Raises ConfigError for an unknown name, option or field,
+    and for an option of a model without blocks.
     """
     name, *words = model.split(":")
     spec = catalog.spec(name)
@@ -58,7 +58,7 @@ def model_spec(model: str) -> ModelSpec:
 
 @cache
 def network_spec(model: str) -> Spec:
-    """`model_spec`, or that of a transformer: an option is then a residual form."""
+    """Return the spec of an image classifier or transformer, whose options are residual forms."""
     name = model.partition(":")[0]
     if not catalog.is_transformer(name):
         return model_spec(model)
@@ -70,33 +70,33 @@ def network_spec(model: str) -> Spec:
 
 
 def model_fields(model: str) -> dict[str, str]:
-    """The recipe fields that the words after the colons of a model's name set, as text."""
+    """Return the recipe fields set after the colons of a model's name: path -> value as text."""
     name, *words = model.split(":")
     is_text = catalog.is_transformer(name)
     table, option = ("transformer", "residual") if is_text else ("model", "shortcut")
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for word in words:
         path, equals, value = word.partition("=")
         path, value = (path, value) if equals else (option, f'"{word}"')
         path = path if "." in path else f"{table}.{path}"
         if path == "model.block" and value not in get_args(Block):
             continue  # `custom_block`
-        if path in found:
+        if path in fields:
             raise ConfigError(f"{model}: {path} is given twice")
         if path in GRID_FIELDS and path != "model.shortcut":
             raise ConfigError(f"{model}: the grid decides {path}; use {GRID_FIELDS[path]}")
-        found[path] = value
-    return found
+        fields[path] = value
+    return fields
 
 
 def custom_block(model: str) -> str | None:
-    """The name of the block from outside the package that a model's name asks for, if any."""
+    """Return the name of the block from outside the package in a model's name, if any."""
     words = (word.partition("=") for word in model.split(":")[1:])
-    named = [value for path, _, value in words if path in ("block", "model.block")]
-    return next((value for value in named if value not in get_args(Block)), None)
+    blocks = [value for path, _, value in words if path in ("block", "model.block")]
+    return next((value for value in blocks if value not in get_args(Block)), None)
 
 
-# How a family of transformers is called.
+# Names of families of transformers.
 RESIDUAL_NAMES = {
     "none": "plain",
     "pre-norm": "residual",
@@ -107,7 +107,7 @@ RESIDUAL_NAMES = {
     "mhc": "mHC",
     "attention": "attention residuals",
 }
-# How a family of models is called by its fields, from the most telling one on.
+# Names of families of convolutional networks by the order of a block's layers.
 ORDER_NAMES = {
     "": "residual",
     "preact": "pre-activation",
@@ -117,8 +117,8 @@ ORDER_NAMES = {
 }
 
 
-def family(spec: Spec) -> str:
-    """The form of a network in words, the same for all depths and shortcut options."""
+def family_name(spec: Spec) -> str:
+    """Return the family of a network in words, the same for all depths and shortcut options."""
     if isinstance(spec, TransformerSpec):
         return RESIDUAL_NAMES[spec.residual]
     words = [ORDER_NAMES[spec.order] if spec.residual else "VGG" if spec.is_vgg else "plain"]

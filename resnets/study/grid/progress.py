@@ -14,21 +14,21 @@ from resnets.train.log.run_log import format_duration
 from resnets.utils.printable import Console
 
 # Seconds between two plain lines about the whole study.
-LINE_EVERY = 60.0
+LINE_SECONDS = 60.0
 
 
 class StudyProgress:
     """Overall progress with ETA, and the progress of each running cell.
 
-    Work is counted in steps times layers, which within one family of models is roughly
-    proportional to time. The ETA extrapolates the speed of this process, so it includes
+    Work is counted in steps times layers, which is roughly proportional to time within one family
+    of models. The ETA extrapolates the speed since this process started, so it includes
     evaluations, start-up and the load of the machine.
     """
 
     def __init__(self, grid: Grid, cells: Sequence[Cell]) -> None:
         self.grid = grid
         self.total = sum(grid.iterations * cell.depth for cell in cells)
-        self.before = sum(self._work(cell) for cell in cells)
+        self.initial_work = sum(self._count_work(cell) for cell in cells)
         self.start = self.last_line = time.monotonic()
         self.console = Console(stderr=True)
         self.tasks: dict[str, TaskID] = {}
@@ -46,9 +46,9 @@ class StudyProgress:
 
     def show(self, cells: Sequence[Cell], running: Sequence[Cell]) -> None:
         """Show the state of the study; `running` are the cells being trained now."""
-        done = sum(self._work(cell) for cell in cells)
+        done = sum(self._count_work(cell) for cell in cells)
         finished = sum(cell.status in ("done", "failed") for cell in cells)
-        status = f"{finished}/{len(cells)} runs  ETA {self._eta(done)}"
+        status = f"{finished}/{len(cells)} runs  ETA {self._format_eta(done)}"
         if self.bars is not None:
             self.bars.update(self.tasks["all"], completed=done, status=status)
             for cell in running:
@@ -57,12 +57,15 @@ class StudyProgress:
                         cell.folder.name, total=self.grid.iterations, status=""
                     )
                 self.bars.update(
-                    self.tasks[cell.folder.name], completed=_step(cell), status=_errors(cell)
+                    self.tasks[cell.folder.name],
+                    completed=_last_step(cell),
+                    status=_format_errors(cell),
                 )
-        elif time.monotonic() - self.last_line >= LINE_EVERY:
+        elif time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
             cells_text = "; ".join(
-                f"{cell.folder.name} step {_step(cell):,}/{self.grid.iterations:,} {_errors(cell)}"
+                f"{cell.folder.name} step {_last_step(cell):,}/{self.grid.iterations:,} "
+                f"{_format_errors(cell)}"
                 for cell in running
             )
             self.log(f"{done / self.total:4.0%}  {status}  {cells_text}")
@@ -70,7 +73,7 @@ class StudyProgress:
     def started(self, cell: Cell) -> None:
         """Report that a worker starts or resumes `cell`."""
         if self.bars is None:
-            resumed = f", resumed at step {_step(cell):,} or before" if cell.rows else ""
+            resumed = f", resumed at step {_last_step(cell):,} or before" if cell.rows else ""
             self.log(f"{cell.folder.name}: training{resumed}")
 
     def ended(self, cell: Cell, exit_code: int | None, reason: str | None) -> None:
@@ -79,7 +82,7 @@ class StudyProgress:
             assert self.bars is not None
             self.bars.remove_task(task)
         if cell.status == "done":
-            self.log(f"{cell.folder.name}: done, {_errors(cell)}")
+            self.log(f"{cell.folder.name}: done, {_format_errors(cell)}")
         elif cell.status == "failed":
             self.log(f"{cell.folder.name}: failed: {cell.error}")
         elif exit_code in (0, -signal.SIGTERM):
@@ -98,24 +101,24 @@ class StudyProgress:
         if self.bars is not None:
             self.bars.stop()
 
-    def _work(self, cell: Cell) -> int:
-        steps = self.grid.iterations if cell.status in ("done", "failed") else _step(cell)
+    def _count_work(self, cell: Cell) -> int:
+        steps = self.grid.iterations if cell.status in ("done", "failed") else _last_step(cell)
         return steps * cell.depth
 
-    def _eta(self, done: int) -> str:
-        if done <= self.before:
+    def _format_eta(self, done: int) -> str:
+        if done <= self.initial_work:
             return "-:--:--"
         return format_duration(
-            (time.monotonic() - self.start) * (self.total - done) / (done - self.before)
+            (time.monotonic() - self.start) * (self.total - done) / (done - self.initial_work)
         )
 
 
-def _step(cell: Cell) -> int:
+def _last_step(cell: Cell) -> int:
     return cell.rows[-1]["step"] if cell.rows else 0
 
 
-def _errors(cell: Cell) -> str:
-    """The last errors of each kind, such as "train 1.80%, test 2.10%"."""
+def _format_errors(cell: Cell) -> str:
+    """Format the last errors of each kind, such as "train 1.80%, test 2.10%"."""
     rows = {kind: cell.last(kind) for kind in ("train", "val", "test")}
     return ", ".join(
         f"{kind} {cell.metric.text(cell.metric.of(row))}" for kind, row in rows.items() if row
