@@ -42,7 +42,7 @@ def command(
     """
     from resnets import recipes
     from resnets.config import from_toml, replace_fields
-    from resnets.study.tune.search import BEST, tune
+    from resnets.study.tune import BEST, tune
 
     path = Path(recipe)
     base = from_toml(path) if path.suffix == ".toml" else recipes.recipe(recipe, model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resnets.utils.imports import lazy_exports
 
 if TYPE_CHECKING:
-    from resnets.study.data_curve.study import LearningCurve, data
+    from resnets.study.data_curve import LearningCurve, data
     from resnets.study.folds.study import Folds, folds
     from resnets.study.run import Study, depth, forms, shortcuts
 
@@ -17,6 +17,6 @@ __all__ = ["Folds", "LearningCurve", "Study", "data", "depth", "folds", "forms",
 lazy_exports(
     __name__,
     dict.fromkeys(("Study", "depth", "forms", "shortcuts"), "resnets.study.run")
-    | dict.fromkeys(("LearningCurve", "data"), "resnets.study.data_curve.study")
+    | dict.fromkeys(("LearningCurve", "data"), "resnets.study.data_curve")
     | dict.fromkeys(("Folds", "folds"), "resnets.study.folds.study"),
 )

@@ -11,7 +11,7 @@ from resnets.study.grid.cells import Grid, cell_recipe, folder_name, write_grid
 def write_runs(folder: Path, grid: Grid, error: Callable[[str, int], float | None]) -> Path:
     """Write the study `grid`, whose runs end at `error(model, seed)` percent; None: it diverged."""
     write_grid(grid, folder)
-    for model, seed in grid.names:
+    for model, seed in grid.runs:
         run = folder / "cells" / folder_name(model, seed)
         run.mkdir(parents=True)
         (run / "recipe.toml").write_text(to_toml(cell_recipe(grid, model, seed)), encoding="utf-8")

@@ -10,8 +10,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import open_data
 from resnets.report.index import OF_STUDY
-from resnets.study.data_curve.fit import extrapolate, fit_power_law
-from resnets.study.data_curve.study import data_grid, write_curve
+from resnets.study.data_curve import data_grid, extrapolate, fit_power_law, write_curve
 from resnets.study.grid.cells import Cell, cell_recipe
 
 

@@ -28,7 +28,7 @@ from resnets.study.grid.cells import (
     read_cell,
     read_cells,
     read_grid,
-    training_order,
+    sort_cells,
     write_grid,
 )
 from resnets.study.grid.grid import train_grid
@@ -192,7 +192,7 @@ def test_steps_are_timed_for_every_net(monkeypatch):
 def test_training_order_starts_with_the_deepest_net_of_the_first_seed(tmp_path):
     nets = ("cifar-plain8", "cifar-resnet20", "cifar-resnet14")
     write_grid(changed(models=nets, seeds=(2, 1, 2)), tmp_path)
-    order = [(cell.depth, cell.seed) for cell in training_order(read_cells(tmp_path), jobs=2)]
+    order = [(cell.depth, cell.seed) for cell in sort_cells(read_cells(tmp_path), jobs=2)]
     assert order == [(20, 0), (14, 0), (8, 0), (14, 1), (8, 1)]
 
 

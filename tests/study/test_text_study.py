@@ -35,7 +35,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text-study")
     made = grid()
     write_grid(made, folder)
-    for model, seed in made.names:
+    for model, seed in made.runs:
         name = f"{model.replace(':', '-')}-seed{seed}"
         run(cell_recipe(made, model, seed), folder / "cells" / name, device="cpu", quiet=True)
     return write_grid_page(folder)

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from digit_trees import recipe, write_tree
 
+import resnets.study.tune as search
 from resnets.cli.main import main
 from resnets.config import ConfigError, from_toml
-from resnets.study.tune import search
-from resnets.study.tune.range_test import RangeTest, range_test
-from resnets.study.tune.search import tune
+from resnets.study.tune import RangeTest, range_test, tune
 from resnets.utils.errors import read_object
 
 pytest.importorskip("optuna")
@@ -67,7 +66,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         return 100 * float(fields["optim.lr"]) % 100
 
     found = RangeTest((1e-3, 1e-2), (2.0, 1.0))
-    monkeypatch.setattr(search, "_error", error)
+    monkeypatch.setattr(search, "_run_trial", error)
     monkeypatch.setattr(search, "range_test", lambda *_: found)
     return tried
 
@@ -81,6 +80,9 @@ def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Pa
     assert [each.fields for each in again.trials] == [untrained[0], *untrained[2:]]
     assert os.listdir(tmp_path) == [out.name]
     assert (out / search.STORE).is_file()
+    with pytest.raises(ConfigError, match="seed 0, not 1"):
+        tune(chosen, trials=4, seed=1, out=out, device="cpu")
+    assert len(untrained) == 4
 
 
 @pytest.mark.parametrize(
@@ -106,11 +108,11 @@ def test_damaged_files_of_a_search_are_one_line(
 @pytest.mark.parametrize("text", ['{"val": 1}', '{"val": {"top1_error": NaN}}'])
 def test_a_damaged_result_of_a_trial_is_one_line(chosen, tmp_path: Path, text: str) -> None:
     fields = {"optim.lr": 0.1}
-    folder = search._folder(tmp_path, fields)
+    folder = search._trial_folder(tmp_path, fields)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(text)
     with pytest.raises(ConfigError, match=r"result\.json"):
-        search._error(tmp_path, chosen, fields, "cpu")
+        search._run_trial(tmp_path, chosen, fields, "cpu")
 
 
 def test_what_cannot_be_tuned_is_refused(chosen, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ class Data:
 
     def run(self) -> int:
         """Train the unfinished runs and write the page; returns the exit code."""
-        from resnets.study.data_curve.study import data_grid, run_data_study
+        from resnets.study.data_curve import data_grid, run_data_study
         from resnets.study.grid.cells import read_grid
 
         if self.resume is not None:

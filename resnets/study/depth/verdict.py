@@ -193,9 +193,10 @@ def _make_difference(
     first: list[tuple[Cell, float]], second: list[tuple[Cell, float]]
 ) -> Difference:
     (cells, errors), (more_cells, more_errors) = zip(*first, strict=True), zip(*second, strict=True)
-    convergences = measure_convergence(cells), measure_convergence(more_cells)
-    assert convergences[0] is not None  # every cell here has a "train" row
-    assert convergences[1] is not None
+    convergence, more_convergence = measure_convergence(cells), measure_convergence(more_cells)
+    assert convergence is not None  # every cell here has a "train" row
+    assert more_convergence is not None
+    convergences = (convergence, more_convergence)
     return Difference(cells[0], more_cells[0], errors, more_errors, convergences)
 
 

@@ -1,4 +1,4 @@
-"""Out-of-sample predictions: each image by the network of the fold that it was held out in."""
+"""Out-of-sample predictions of folds, and the label errors that they suggest."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from resnets.study.grid.cells import RECIPE, Cell
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.environment import pick_device
 from resnets.utils.files import atomic_write
+from resnets.utils.imports import require_package
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import read_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
@@ -32,8 +33,10 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of N images: paths within the source, rows of `part`, labels (N,), folds (N,), and
-    probabilities (N, K) of the `classes` by networks that did not see them.
+    """Predictions for N images by networks that were not trained on them.
+
+    paths: within the source. rows: of `part`. labels, folds: (N,). probabilities: (N, K) of the
+    `classes`.
     """
 
     paths: Sequence[str]
@@ -46,7 +49,7 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """(N,) the most probable class."""
+        """The most probable class of each image, (N,)."""
         return self.probabilities.argmax(1)
 
     def write(self, path: Path) -> None:
@@ -65,29 +68,29 @@ class Predictions:
 
 
 def predict_folds(cells: Sequence[Cell], device: str) -> Predictions:
-    """The predictions of the finished `cells` of a grid of folds, in the order of the set.
+    """Predict every image by the finished `cells` of a grid of folds, in the order of the set.
 
-    Unreadable images are left out. DataError where no cell is finished.
+    Unreadable images are left out. Raises DataError if no cell is finished.
     """
-    found = [_predict(cell, pick_device(device)) for cell in cells if cell.status == "done"]
-    if not found:
+    folds = [_predict_fold(cell, pick_device(device)) for cell in cells if cell.status == "done"]
+    if not folds:
         raise DataError("no fold is finished: none of the images is predicted")
     joined = {
-        name: np.concatenate([getattr(each, name) for each in found])
+        name: np.concatenate([getattr(each, name) for each in folds])
         for name in ("rows", "labels", "folds", "probabilities")
     }
     order = np.argsort(joined["rows"], kind="stable")
-    paths = [path for each in found for path in each.paths]
+    paths = [path for each in folds for path in each.paths]
     return Predictions(
-        [paths[place] for place in order.tolist()],
-        found[0].part,
+        [paths[index] for index in order.tolist()],
+        folds[0].part,
         **{name: values[order] for name, values in joined.items()},
-        classes=found[0].classes,
+        classes=folds[0].classes,
     )
 
 
-def _predict(cell: Cell, device: torch.device) -> Predictions:
-    """The predictions of one fold by the network that was trained without it."""
+def _predict_fold(cell: Cell, device: torch.device) -> Predictions:
+    """Predict one fold by the network that was trained without it."""
     data = replace(from_toml(cell.folder / RECIPE, stored=True).data, in_memory="never")
     checkpoint = find_checkpoint(cell.folder)
     source = corrected(find_source(data), data)
@@ -98,13 +101,13 @@ def _predict(cell: Cell, device: torch.device) -> Predictions:
         share.rows, source.classes, roles.description(TEST), data, training=False
     )
     model = load(checkpoint).to(device).eval()
-    places, scores = [], []
+    ids, scores = [], []
     with torch.inference_mode():
         for batch in eval_batches(split, model.preprocess, BATCH, device):
             assert isinstance(batch.images, torch.Tensor)
             scores.append(model(batch.images).float().softmax(1).cpu().numpy())
-            places.append(batch.ids.numpy())
-    rows = share.rows[np.concatenate(places)]
+            ids.append(batch.ids.numpy())
+    rows = share.rows[np.concatenate(ids)]
     return Predictions(
         [name_within(share.part, row, data.source) for row in rows.tolist()],
         share.part,
@@ -114,3 +117,49 @@ def _predict(cell: Cell, device: torch.device) -> Predictions:
         np.concatenate(scores),
         source.classes,
     )
+
+
+@dataclass(frozen=True)
+class LabelIssue:
+    """An image whose label is likely wrong.
+
+    row: index in the predictions. label, suggested: names of classes. score, probability: those
+    that the predictions give the label and the suggested class; the lower the score, the more
+    certain the error.
+    """
+
+    row: int
+    path: str
+    label: str
+    suggested: str
+    score: float
+    probability: float
+
+
+def find_label_issues(predictions: Predictions) -> list[LabelIssue]:
+    """Find images whose labels are likely wrong, the most certain first.
+
+    Method: confident learning (Northcutt et al. 2021) with cleanlab's "prune by noise rate", which
+    estimates the joint distribution of given and true labels from the predictions. Raises
+    ConfigError if cleanlab is not installed.
+    """
+    require_package("cleanlab", "finding label errors", "check")
+    from cleanlab.filter import find_label_issues as find
+
+    scores = predictions.probabilities.astype(np.float64)
+    scores /= scores.sum(1, keepdims=True)
+    rows: Sequence[int] = find(
+        predictions.labels, scores, return_indices_ranked_by="self_confidence", n_jobs=1
+    ).tolist()
+    return [
+        LabelIssue(
+            row,
+            predictions.paths[row],
+            predictions.classes[predictions.labels[row]],
+            predictions.classes[predicted],
+            float(scores[row, predictions.labels[row]]),
+            float(scores[row, predicted]),
+        )
+        for row in rows
+        if (predicted := int(scores[row].argmax())) != predictions.labels[row]
+    ]

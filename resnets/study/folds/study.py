@@ -1,4 +1,4 @@
-"""`resnets.folds`: cross-validation with label errors; resumable as all grids are."""
+"""`resnets.study.folds`: resumable cross-validation, with a page of likely label errors."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from resnets.data.splits.corrections import Correction, write_corrections
 from resnets.report.page import Table, write_page
 from resnets.report.thumbnail import Thumbnail
 from resnets.study.convergence_rule import measure_convergence
-from resnets.study.folds.label_errors import LabelIssue, find_label_issues
-from resnets.study.folds.predictions import Predictions, predict_folds
+from resnets.study.folds.predictions import (
+    LabelIssue,
+    Predictions,
+    find_label_issues,
+    predict_folds,
+)
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop
 
 PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
-SHOWN = 200  # label errors on the page
+MAX_ISSUES = 200  # on the page
 
 
 @dataclass(frozen=True)
 class Folds:
     """A cross-validation in `folder`.
 
-    errors: top-1 error of each finished fold, in percent. issues: likely label errors, the surest
-    first; None where cleanlab is not installed. `predictions` are of images that the network did
-    not see.
+    errors: top-1 error of each finished fold, in percent. predictions: of images that the network
+    was not trained on. issues: likely label errors, the most certain first; None if cleanlab is not
+    installed.
     """
 
     folder: Path
@@ -52,7 +56,7 @@ class Folds:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the folds' errors, in points; None of a single one."""
+        """Standard deviation of the folds' errors, in points; None for a single fold."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
 
     def _repr_html_(self) -> str:
@@ -69,7 +73,7 @@ def folds_grid(
     budget: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
-    """The grid of a cross-validation: one model, a cell for each fold. Raises ConfigError."""
+    """Return the grid of a cross-validation: one model, one cell per fold; raises ConfigError."""
     if k < 2:
         raise ConfigError(f"--k {k}: must be at least 2")
     grouped = () if group is None else (f"data.group={group}",)
@@ -106,7 +110,7 @@ def folds(
         found.mean, found.spread, found.issues[:10]
 
     Args:
-        data: Data set: a name or a path. Its training part is divided; a test part is left aside.
+        data: Data set: a name or a path. Its training split is divided; a test split is not used.
         k: Number of folds.
         group: Images that belong together, as `data.group`: "column:NAME" or "regex:PATTERN".
         model: Catalog name; default is the recipe's.
@@ -138,10 +142,10 @@ def run_folds(
 
 def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) -> Folds:
     """Predict every image by the finished folds, and write tables, lists and page into `folder`."""
-    found = predict_folds(cells, device)
-    found.write(folder / PREDICTIONS)
+    predictions = predict_folds(cells, device)
+    predictions.write(folder / PREDICTIONS)
     try:
-        issues, why = find_label_issues(found), ""
+        issues, why = find_label_issues(predictions), ""
     except ConfigError as error:
         issues, why = None, str(error)
     spec = cell_recipe(grid, grid.models[0], 0).data
@@ -149,26 +153,26 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
         _write_lists(folder, issues, spec)
     errors = [cell.result["test"]["top1_error"] for cell in cells if cell.result is not None]
     spread = statistics.stdev(errors) if len(errors) > 1 else None
-    wrong = found.predicted != found.labels
-    reached = measure_convergence(cells)
+    wrong = predictions.predicted != predictions.labels
+    convergence = measure_convergence(cells)
     train = f"resnets train {grid.recipe} --data {grid.data}"
     report = write_page(
         folder,
         "study/folds.html.j2",
-        tables=[_folds_table(cells), _class_table(found)],
+        tables=[_folds_table(cells), _class_table(predictions)],
         data=Path(grid.data).name,
         model=grid.models[0],
         k=len(cells),
         errors=errors,
         mean=statistics.fmean(errors),
         spread=spread,
-        images=len(found.labels),
+        images=len(predictions.labels),
         out_of_sample=100 * float(wrong.mean()),
         group=spec.group,
         issues=None if issues is None else len(issues),
-        shown=[(each, _thumbnail(found, each.row)) for each in (issues or [])[:SHOWN]],
+        shown=[(each, _thumbnail(predictions, each.row)) for each in (issues or [])[:MAX_ISSUES]],
         why=why,
-        short="" if reached is None or reached.converged else reached.text,
+        short="" if convergence is None or convergence.converged else convergence.text,
         corrections=CORRECTIONS,
         quarantine=QUARANTINE,
         predictions=PREDICTIONS,
@@ -176,17 +180,17 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
         train_without=f"{train} --set data.quarantine={folder / QUARANTINE}",
         missing=[cell.folder.name for cell in cells if cell.status != "done"],
     )
-    return Folds(folder, cells, errors, found, issues, report.lead, report.path)
+    return Folds(folder, cells, errors, predictions, issues, report.lead, report.path)
 
 
 def _write_lists(folder: Path, issues: Sequence[LabelIssue], spec: DataSpec) -> None:
-    """corrections.csv, and quarantine.txt with what the set's own list has already."""
+    """Write corrections.csv, and quarantine.txt with the entries of the set's own list."""
     write_corrections(
         folder / CORRECTIONS,
         (Correction(each.path, each.label, each.suggested) for each in issues),
     )
-    before = Quarantine.of(spec)
-    entries = dict.fromkeys(before.paths, f"listed before, in {before.file}")
+    existing = Quarantine.of(spec)
+    entries = dict.fromkeys(existing.paths, f"listed before, in {existing.file}")
     for each in issues:
         entries[each.path] = f"label-error: {each.label} is perhaps {each.suggested}"
     write_quarantine(folder / QUARANTINE, sorted(entries.items()))
@@ -200,24 +204,24 @@ def _folds_table(cells: Sequence[Cell]) -> Table:
     return Table("folds", ("fold", "state", "images", "error %"), tuple(rows))
 
 
-def _class_table(found: Predictions) -> Table:
-    wrong = found.predicted != found.labels
+def _class_table(predictions: Predictions) -> Table:
+    wrong = predictions.predicted != predictions.labels
     rows = []
-    for label, name in enumerate(found.classes):
-        own = found.labels == label
-        error = 100 * float(wrong[own].mean()) if own.any() else None
-        rows.append((name, int(own.sum()), error))
+    for label, name in enumerate(predictions.classes):
+        selected = predictions.labels == label
+        error = 100 * float(wrong[selected].mean()) if selected.any() else None
+        rows.append((name, int(selected.sum()), error))
     rows.sort(key=lambda row: -(row[2] or 0))
     return Table("classes", ("class", "images", "error %"), tuple(rows))
 
 
-def _thumbnail(found: Predictions, row: int) -> Thumbnail:
-    """Of an image by its place in the predictions; empty where it is no image of gray or RGB."""
-    part, place = found.part, int(found.rows[row])
+def _thumbnail(predictions: Predictions, row: int) -> Thumbnail:
+    """Return the thumbnail of an image by its row; empty if it cannot be decoded to gray or RGB."""
+    part, index = predictions.part, int(predictions.rows[row])
     try:
         if part.files is None:
-            pixels = part.images[place]  # type: ignore[attr-defined]  # of an ArrayPart
+            pixels = part.images[index]  # type: ignore[attr-defined]  # of an ArrayPart
             return Thumbnail.of(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        return Thumbnail.of(decode_whole(part.files.read(place), part.files.name(place)))
+        return Thumbnail.of(decode_whole(part.files.read(index), part.files.name(index)))
     except DataError:
         return Thumbnail()

@@ -1,15 +1,18 @@
-"""`resnets.study.tune`: a range test, then a small seeded search with Optuna, resumable."""
+"""`resnets tune`: a learning-rate range test, then a seeded, resumable search with Optuna."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from resnets.config import (
     ConfigError,
@@ -20,10 +23,11 @@ from resnets.config import (
     replace_fields,
     to_toml,
 )
-from resnets.report.page import Figure, Numbers, Table, write_page
-from resnets.study.tune.range_test import RangeTest, range_test
+from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
+from resnets.train.optim.schedule import Schedule
+from resnets.train.replay import open_training
 from resnets.train.results import RESULT
 from resnets.train.run import run as run_training
 from resnets.utils.errors import read_object, reading
@@ -31,15 +35,19 @@ from resnets.utils.files import page_folder
 from resnets.utils.imports import require_package
 
 BASE, BEST, RANGE, STORE, TRIALS = "base.toml", "recipe.toml", "range.json", "trials.db", "trials"
+SEED = "seed"  # attribute of the search in STORE
 WORST = 100.0  # percent; the error of a trial that diverged
-DECAYS = (1e-5, 1e-2)
-AROUND = (1 / 8, 4.0)  # factors of the range test's rate within which rates are drawn
-MAGNITUDES = ("recipe", "3", "5", "7", "9")  # of data.augment.policy "rand"; "recipe" leaves it
+WEIGHT_DECAYS = (1e-5, 1e-2)
+LR_FACTORS = (1 / 8, 4.0)  # of the range test's rate, between which rates are drawn
+MAGNITUDES = ("recipe", "3", "5", "7", "9")  # of data.augment.policy "rand"; "recipe": unchanged
+MIN_LR, MAX_LR, LR_STEPS = 1e-5, 10.0, 100  # of the range test
+SMOOTHING = 0.9  # of the running mean of the loss
+DIVERGED = 4.0  # times the lowest loss, at which the range test ends
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the search: the fields that it sets, and its validation error in percent."""
+    """One run of the search: the fields that it sets, and its validation error in percent."""
 
     number: int
     fields: Mapping[str, Any]
@@ -49,7 +57,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A search in `folder`; `recipe` is the base with the fields of the best trial."""
+    """A search in `folder`; `recipe` is the tuned one, with the fields of the best trial."""
 
     folder: Path
     recipe: Recipe
@@ -72,18 +80,18 @@ def tune(
 
     A learning-rate range test (Smith 2017) gives the rate to search around; trials are then drawn
     by Optuna's TPE (Bergstra et al. 2011), each from (seed, number) and the trials before it, so a
-    search that was stopped goes on as it would have. Test images are not read.
+    resumed search equals an uninterrupted one. Test images are not read.
 
     Args:
-        recipe: What is tuned; it keeps its own duration in the recipe that is written.
-        trials: Runs in all, finished ones included.
+        recipe: Recipe to tune; the recipe that is written keeps its duration.
+        trials: Number of runs, finished ones included.
         budget: Length of each, such as "3ep".
         seed: Seed of the search; the recipe has its own.
         out: Folder, new or of the same search; default runs/tune-N.
         device: auto, cpu, cuda, cuda:1, mps.
 
-    Raises ConfigError where Optuna is not installed, there are no validation images, or the folder
-    is of another search.
+    Raises ConfigError if Optuna is not installed, there are no validation images, or the folder has
+    a search of another recipe, budget or seed.
     """
     require_package("optuna", "tuning", "tune")
     if trials < 1:
@@ -95,20 +103,73 @@ def tune(
     )
     with page_folder(None if out is None else Path(out), "tune") as folder:
         _check_same(folder, to_toml(trial_recipe))
-        found = _range_test(folder, trial_recipe, device)
-        done = _search(folder, trial_recipe, found, trials, seed, device)
-        best = min(done, key=lambda each: (each.error, each.number))
+        rates = _load_or_run_range_test(folder, trial_recipe, device)
+        finished = _search(folder, trial_recipe, rates, trials, seed, device)
+        best = min(finished, key=lambda each: (each.error, each.number))
         if best.error >= WORST:
             raise ConfigError("all trials diverged or had no validation images; see their folders")
         tuned = replace_fields(recipe, dict(best.fields))
         with atomic_write(folder / BEST) as temporary:
             temporary.write_text(to_toml(tuned), encoding="utf-8")
-        page = _write(folder, recipe, found, done, best, budget)
-        return Tuned(folder, tuned, best, tuple(done), page.lead, page.path)
+        page = _write_report(folder, recipe, rates, finished, best, budget)
+        return Tuned(folder, tuned, best, tuple(finished), page.lead, page.path)
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """Learning rate and smoothed loss of each step; ConfigError if there are none."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rates or len(self.rates) != len(self.losses):
+            raise ConfigError("the range test has no step of finite loss")
+        if (
+            not all(0 < rate < math.inf for rate in self.rates)
+            or not np.isfinite(self.losses).all()
+        ):
+            raise ConfigError("the range test has invalid rates or losses")
+
+    @property
+    def suggested(self) -> float:
+        """A tenth of the rate at which the loss was lowest (Howard and Gugger 2020)."""
+        return self.rates[int(np.argmin(self.losses))] / 10
+
+
+class RisingRate(Schedule):
+    """The rate rises from `MIN_LR` to `MAX_LR` by the same factor in each step."""
+
+    def lr(self, step: int) -> float:
+        """Return the rate of a step."""
+        return float(MIN_LR * (MAX_LR / MIN_LR) ** (step / (LR_STEPS - 1)))
+
+
+def range_test(recipe: Recipe, device: str) -> RangeTest:
+    """Train the recipe's model for up to 100 steps of rising rate (Smith 2017)."""
+    opened = open_training(recipe, None, device)
+    state, recipe = opened.step.state, opened.step.recipe
+    state.schedule = RisingRate(recipe.schedule, recipe.optim.lr, LR_STEPS)
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    for step, batch in enumerate(opened.stream.batches(0, None)):
+        state.interval.reset()
+        opened.step(batch)
+        loss = state.interval.means()["loss"]
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smooth = mean / (1 - SMOOTHING ** (step + 1))
+        if not math.isfinite(smooth) or (losses and smooth > DIVERGED * min(losses)):
+            break
+        rates.append(state.schedule.lr(step))
+        losses.append(smooth)
+        if step + 1 == LR_STEPS:
+            break
+    return RangeTest(tuple(rates), tuple(losses))
 
 
 def _check_same(folder: Path, text: str) -> None:
-    """Keep what is tuned; ConfigError where the folder has another search."""
+    """Store the recipe of the trials; ConfigError if the folder has a search of another one."""
     if not (folder / BASE).is_file():
         with atomic_write(folder / BASE) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -118,20 +179,20 @@ def _check_same(folder: Path, text: str) -> None:
         )
 
 
-def _range_test(folder: Path, recipe: Recipe, device: str) -> RangeTest:
+def _load_or_run_range_test(folder: Path, recipe: Recipe, device: str) -> RangeTest:
     if (folder / RANGE).is_file():
         stored = read_object(folder / RANGE)
         with reading(folder / RANGE, remedy="delete it"):
             return RangeTest(tuple(stored["rates"]), tuple(stored["losses"]))
-    found = range_test(recipe, device)
-    dump_json({"rates": found.rates, "losses": found.losses}, folder / RANGE)
-    return found
+    rates = range_test(recipe, device)
+    dump_json({"rates": rates.rates, "losses": rates.losses}, folder / RANGE)
+    return rates
 
 
 def _search(
-    folder: Path, recipe: Recipe, found: RangeTest, trials: int, seed: int, device: str
+    folder: Path, recipe: Recipe, rates: RangeTest, trials: int, seed: int, device: str
 ) -> list[Trial]:
-    """All trials, those done before included."""
+    """Run the missing trials; returns all."""
     import optuna
     from optuna.trial import TrialState
     from sqlalchemy import URL
@@ -139,40 +200,48 @@ def _search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     store = (folder / STORE).resolve()
 
-    def storing() -> AbstractContextManager[None]:
+    def accessing_store() -> AbstractContextManager[None]:
         return reading(folder / STORE, what="as a search", remedy="give another --out")
 
-    with storing():
+    with accessing_store():
         url = URL.create("sqlite", database=str(store)).render_as_string()  # a "?" is quoted
         study = optuna.create_study(storage=url, study_name="tune", load_if_exists=True)
         for each in study.get_trials(states=(TrialState.RUNNING,)):
             study.tell(each.number, state=TrialState.FAIL)  # was stopped; the same is drawn again
+        stored_seed = study.user_attrs.get(SEED)
+        if stored_seed is None:
+            study.set_user_attr(SEED, seed)
+    if stored_seed not in (None, seed):
+        raise ConfigError(
+            f"{folder}: has a search of seed {stored_seed}, not {seed}; "
+            f"give --seed {stored_seed} or another --out"
+        )
     while True:
-        with storing():
+        with accessing_store():
             finished = study.get_trials(states=(TrialState.COMPLETE,))
             if len(finished) >= trials:
                 break
             study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(finished))
             trial = study.ask()
-            fields = _fields(trial, recipe, found)
-        error = _error(folder, recipe, fields, device)
-        with storing():
+            fields = _suggest_fields(trial, recipe, rates)
+        error = _run_trial(folder, recipe, fields, device)
+        with accessing_store():
             study.tell(trial, error)
-    with storing():
+    with accessing_store():
         return [
-            Trial(place, fields, float(each.value), _folder(folder, fields))
-            for place, each in enumerate(finished)
+            Trial(number, fields, float(each.value), _trial_folder(folder, fields))
+            for number, each in enumerate(finished)
             if each.value is not None
-            for fields in [_fields(optuna.trial.FixedTrial(each.params), recipe, found)]
+            for fields in [_suggest_fields(optuna.trial.FixedTrial(each.params), recipe, rates)]
         ]
 
 
-def _fields(trial: Any, recipe: Recipe, found: RangeTest) -> dict[str, Any]:
-    """The fields of a point of the search."""
-    low, high = (factor * found.suggested for factor in AROUND)
+def _suggest_fields(trial: Any, recipe: Recipe, rates: RangeTest) -> dict[str, Any]:
+    """Draw the fields of a trial."""
+    low, high = (factor * rates.suggested for factor in LR_FACTORS)
     fields: dict[str, Any] = {
         "optim.lr": trial.suggest_float("lr", low, high, log=True),
-        "optim.weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
+        "optim.weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
     }
     if not recipe.data.has_stacks:
         magnitude = trial.suggest_categorical("augment", MAGNITUDES)
@@ -182,15 +251,15 @@ def _fields(trial: Any, recipe: Recipe, found: RangeTest) -> dict[str, Any]:
     return fields
 
 
-def _folder(folder: Path, fields: Mapping[str, Any]) -> Path:
-    """The folder of a trial, which is found again by its fields."""
+def _trial_folder(folder: Path, fields: Mapping[str, Any]) -> Path:
+    """Return the folder of a trial, named by a hash of its fields."""
     text = json.dumps(fields, sort_keys=True)
     return folder / TRIALS / hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _error(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: str) -> float:
-    """Train a trial, resuming it where it was stopped: its validation error in percent."""
-    run = _folder(folder, fields)
+def _run_trial(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: str) -> float:
+    """Train a trial, or resume it; returns its validation error in percent."""
+    run = _trial_folder(folder, fields)
     if (run / RESULT).is_file():
         result = read_object(run / RESULT)
     else:
@@ -208,47 +277,47 @@ def _error(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: str)
     return error
 
 
-def _write(
+def _write_report(
     folder: Path,
     recipe: Recipe,
-    found: RangeTest,
+    rates: RangeTest,
     trials: list[Trial],
     best: Trial,
     budget: str,
-) -> Any:
-    """The page of the search."""
+) -> Report:
+    """Write the page of the search."""
     names = list(dict.fromkeys(name for each in trials for name in each.fields))
     rows = [
-        (each.number, each.error, *(_shown(each.fields.get(name)) for name in names))
+        (each.number, each.error, *(_format_value(each.fields.get(name)) for name in names))
         for each in sorted(trials, key=lambda each: (each.error, each.number))
     ]
     return write_page(
         folder,
         "study/tune.html.j2",
-        figures=[_range_figure(found)],
+        figures=[_plot_range_test(rates)],
         tables=[Table("trials", ("trial", "val error %", *names), tuple(rows))],
         name=recipe.name,
         data=Path(recipe.data.source).name,
         best=best,
-        fields={name: _shown(value) for name, value in best.fields.items()},
-        suggested=found.suggested,
+        fields={name: _format_value(value) for name, value in best.fields.items()},
+        suggested=rates.suggested,
         trials=len(trials),
         budget=budget,
         command=f"resnets train {folder / BEST}",
     )
 
 
-def _shown(value: Any) -> str | None:
+def _format_value(value: Any) -> str | None:
     return f"{value:.3g}" if isinstance(value, float) else value
 
 
-def _range_figure(found: RangeTest) -> Figure:
+def _plot_range_test(test: RangeTest) -> Figure:
     from matplotlib.figure import Figure as Plot
 
     plot = Plot(figsize=(6, 3.2))
     axes = plot.subplots()
-    axes.plot(found.rates, found.losses)
-    axes.axvline(found.suggested, linestyle="--")
+    axes.plot(test.rates, test.losses)
+    axes.axvline(test.suggested, linestyle="--")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-    numbers = Numbers(("lr", "loss"), tuple(zip(found.rates, found.losses, strict=True)))
+    numbers = Numbers(("lr", "loss"), tuple(zip(test.rates, test.losses, strict=True)))
     return Figure("range-test", plot, numbers)

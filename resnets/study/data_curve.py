@@ -1,4 +1,7 @@
-"""`resnets.study.data`: would more images help? A model trained on halves of halves of them."""
+"""`resnets.study.data`: the error by number of training images, and its extrapolation.
+
+The law is error = floor + scale n^-exponent (Hestness et al. 2017).
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,85 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resnets.config import ConfigError
 from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
-from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop
 
-ENOUGH = 3  # points for a law
+MIN_POINTS = 3  # for a law
+RESAMPLES = 200
+EXPONENTS = np.linspace(0.05, 2.0, 80)  # candidates; floor and scale follow from each
 COLUMNS = ("training images", "test error %", "90% interval", "how")
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """error(n) = floor + scale n^-exponent, in percent of n training images."""
+
+    floor: float
+    scale: float
+    exponent: float
+
+    def __call__(self, images: float) -> float:
+        """Return the error in percent at `images` training images."""
+        return float(self.floor + self.scale * images**-self.exponent)
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """Error in percent that the law predicts for `images`, with its 90% interval."""
+
+    images: int
+    error: float
+    low: float
+    high: float
+
+
+def fit_power_law(images: Sequence[int], errors: Sequence[float]) -> PowerLaw:
+    """Fit the law to three or more points by least squares, with floor and scale at least 0."""
+    assert len(images) >= MIN_POINTS
+    counts, targets = np.array(images, float), np.array(errors, float)
+    fits = [_fit_exponent(counts, targets, exponent) for exponent in EXPONENTS]
+    return min(fits, key=lambda each: each[0])[1]
+
+
+def _fit_exponent(
+    counts: NDArray[np.float64], errors: NDArray[np.float64], exponent: float
+) -> tuple[float, PowerLaw]:
+    """Return the residual and the law of least squares for one exponent."""
+    from scipy.optimize import nnls
+
+    columns = np.stack([np.ones_like(counts), counts**-exponent], 1)
+    (floor, scale), residual = nnls(columns, errors)
+    return residual, PowerLaw(float(floor), float(scale), float(exponent))
+
+
+def extrapolate(
+    images: Sequence[int], errors: Sequence[float], tested: int, factors: Sequence[int] = (2, 4)
+) -> tuple[PowerLaw, list[Extrapolation]]:
+    """Fit the law, and extrapolate it to `factors` times the largest number of images.
+
+    The interval is that of laws fitted to errors resampled from the binomial distribution of
+    `tested` test images: it covers the sampling of the test images, but neither the variation of
+    training nor a departure from the law.
+    """
+    law, rng = fit_power_law(images, errors), np.random.default_rng(0)
+    shares = np.array(errors) / 100
+    laws = [
+        fit_power_law(images, (100 * rng.binomial(tested, shares) / tested).tolist())
+        for _ in range(RESAMPLES)
+    ]
+    extrapolations = []
+    for factor in factors:
+        count = factor * max(images)
+        low, high = np.quantile([each(count) for each in laws], (0.05, 0.95))
+        extrapolations.append(Extrapolation(count, law(count), float(low), float(high)))
+    return law, extrapolations
 
 
 @dataclass(frozen=True)
@@ -50,9 +122,9 @@ def data_grid(
     budget: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
-    """The grid of a learning curve: one model, a cell for each subset. Raises ConfigError."""
-    if subsets < ENOUGH:
-        raise ConfigError(f"subsets: {subsets} must be at least {ENOUGH}")
+    """Return the grid of a learning curve: one model, one cell per subset; raises ConfigError."""
+    if subsets < MIN_POINTS:
+        raise ConfigError(f"subsets: {subsets} must be at least {MIN_POINTS}")
     return single_model_grid(
         "data", data, subsets, model=model, recipe=recipe, budget=budget, settings=settings
     )
@@ -70,11 +142,11 @@ def data(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> LearningCurve:
-    """Train on halves of halves of the images, and extrapolate: would more images help?
+    """Train on 1/8, 1/4, 1/2 and all of the images, and extrapolate: would more images help?
 
     Args:
         data: Data set: a name or a path.
-        subsets: Number of subsets, the whole included: 4 are 1/8, 1/4, 1/2 and all.
+        subsets: Number of subsets; each is half of the next, the last one is the whole set.
         model: Catalog name; default is the recipe's.
         recipe: Recipe of all runs; default "scratch", for digits "digits".
         budget: Length of each run in steps ("2000it") or passes over all images ("30ep"), the same
@@ -100,7 +172,7 @@ def run_data_study(
 
 
 def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurve:
-    """Fit the finished cells, and write the page. ConfigError where none has a test error."""
+    """Fit the finished cells, and write the page. ConfigError if none has a test error."""
     measured = sorted(
         (cell.result["splits"]["images"]["train"], cell.result["test"]["top1_error"], cell.seed)
         for cell in cells
@@ -113,9 +185,9 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
     tested = next(cell.result["test"]["examples"] for cell in cells if cell.result is not None)
     law: PowerLaw | None = None
     expected: list[Extrapolation] = []
-    reached = measure_convergence([cell for cell in cells if cell.seed == measured[-1][2]])
-    short = "" if reached is None or reached.converged else reached.text
-    if len(points) >= ENOUGH and not short:
+    convergence = measure_convergence([cell for cell in cells if cell.seed == measured[-1][2]])
+    short = "" if convergence is None or convergence.converged else convergence.text
+    if len(points) >= MIN_POINTS and not short:
         law, expected = extrapolate(images, errors, tested)
     rows: list[Row] = [(count, error, None, "measured") for count, error in points]
     rows += [
@@ -125,7 +197,7 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
     page = write_page(
         folder,
         "study/data.html.j2",
-        figures=[_figure(images, errors, law, expected)],
+        figures=[_plot_curve(images, errors, law, expected)],
         tables=[Table("points", COLUMNS, tuple(rows))],
         data=Path(grid.data).name,
         model=grid.models[0],
@@ -142,13 +214,12 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
     return LearningCurve(folder, cells, images, errors, law, expected, page.lead, page.path)
 
 
-def _figure(
+def _plot_curve(
     images: Sequence[int],
     errors: Sequence[float],
     law: PowerLaw | None,
     expected: Sequence[Extrapolation],
 ) -> Figure:
-    import numpy as np
     from matplotlib.figure import Figure as Plot
 
     plot = Plot(figsize=(6, 3.4))

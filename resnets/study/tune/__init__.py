@@ -1,1 +1,0 @@
-"""Search of a recipe's learning rate, weight decay and augmentation on validation images."""
