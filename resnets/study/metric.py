@@ -1,4 +1,4 @@
-"""What the networks of a grid are compared by, and the words for it."""
+"""Metrics by which the networks of a grid are compared: keys, units, labels, thresholds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of rows of metrics.jsonl, lower is better.
+    """A metric of rows of metrics.jsonl; lower is better.
 
-    key: of the rows. name, unit: as in "error 1.5%". difference: unit of differences. axis: label
-    of a plot. depth: what the depth of a network counts. margin: a rise of less is too small to be
-    called degradation. fitted, learned, level: see `convergence_rule`. rule: that rule in words.
+    key: in the rows. name, unit: as in "error 1.5%". difference: unit of differences. axis: label
+    of an axis. depth: unit of a network's depth. margin: smaller rises are not degradation. fitted,
+    learned, level: see `convergence_rule`. rule: that rule in words.
     """
 
     key: str
@@ -29,11 +29,11 @@ class Metric:
     rule: str
 
     def of(self, row: Mapping[str, Any]) -> float:
-        """The metric of a row."""
+        """Return the metric of a row."""
         return float(row[self.key])
 
     def text(self, value: float, digits: int = 2) -> str:
-        """A value with its unit, such as "1.50%"."""
+        """Format a value with its unit, such as "1.50%"."""
         return f"{value:.{digits}f}{self.unit}"
 
 
@@ -55,8 +55,8 @@ ERROR = Metric(
     f"1 point in the last fifth of at least {LEVEL_EPOCHS:g} epochs, and an error of at "
     "most half of that of guessing).",
 )
-# The least loss of a text is not known. What can be asked is that the better network predicts more
-# than the frequencies of characters: 4.5 bits in English, 0.76 of guessing one of 62 alike.
+# The lowest possible loss of a text is unknown. The rule requires that the better network predicts
+# more than the frequencies of characters: 4.5 bits in English, 0.76 of guessing among 62 characters.
 BITS = Metric(
     key="bits_per_character",
     name="loss",

@@ -1,8 +1,8 @@
 """The numbers reported in the paper, each with its table or section; errors in percent.
 
 He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016; at the end those of
-the same authors' "Identity Mappings in Deep Residual Networks", ECCV 2016. Code takes them from
-here only; where a docstring or page repeats one, tests/study/test_paper.py compares it.
+the same authors' "Identity Mappings in Deep Residual Networks", ECCV 2016. All code reads them from
+here; tests/study/test_paper.py compares docstrings and pages that repeat one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Dataset = Literal["cifar10", "imagenet"]
 class PaperError:
     """Reported errors of one model in percent; `spread` is the standard deviation over `runs`.
 
-    `top1` is None where the paper has a curve and no number; `remark` then describes it.
+    `top1` is None if the paper has only a curve, which `remark` then describes.
     """
 
     source: str
@@ -44,7 +44,7 @@ class PaperError:
         return f"{self.best:.2f} ({self.top1:.2f} ± {self.spread:.2f})"
 
 
-# Section 4.2. The plain networks are curves in Fig. 6 left; of plain-110 the text gives the bound.
+# Section 4.2. Plain networks are curves in Fig. 6 left; for plain-110 the text has a bound.
 CIFAR10 = {
     "cifar-resnet20": PaperError("Table 6", 8.75),
     "cifar-resnet32": PaperError("Table 6", 7.51),
@@ -105,7 +105,7 @@ COSTS = {
 }
 
 
-# Fields by which two models are the same; classes and input size follow the data.
+# Fields that identify a model; classes and input size depend on the data.
 ARCHITECTURE = (
     "block",
     "depths",
@@ -131,20 +131,20 @@ PROTOCOL: dict[Dataset, str] = {
 }
 
 
-def dataset(source: str) -> Dataset | None:
-    """The paper's data set that `DataSpec.source` names; None for any other data."""
+def find_dataset(source: str) -> Dataset | None:
+    """Return the paper's data set that `DataSpec.source` names; None for other data."""
     name = re.sub(r"[-_ ]", "", PurePath(source).name.lower()).split(".")[0]
     if name in ("cifar10", "cifar10batchespy", "cifar10batchesbin"):
         return "cifar10"
     return "imagenet" if name in ("imagenet", "imagenet1k", "ilsvrc2012") else None
 
 
-def reported(spec: ModelSpec, source: str) -> PaperError | None:
-    """The paper's errors of the model `spec` on `source`; None if it reports none.
+def find_error(spec: ModelSpec, source: str) -> PaperError | None:
+    """Return the paper's errors of the model `spec` on `source`; None if it reports none.
 
     A model is recognized by its architecture, not by its name.
     """
-    data = dataset(source)
+    data = find_dataset(source)
     for name, error in ERRORS[data].items() if data else ():
         if all(getattr(spec, part) == getattr(catalog.spec(name), part) for part in ARCHITECTURE):
             return error

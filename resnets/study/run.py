@@ -1,4 +1,4 @@
-"""`resnets.study.depth`, `.shortcuts` and `.forms`: train a grid of models, write its report."""
+"""`resnets.study.depth`, `.shortcuts` and `.forms`: train a grid of models and write its report."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def depth(
     """
     grid = depth_grid(
         preset,
-        models=_names(models),
+        models=_to_tuple(models),
         data=data,
-        seeds=_counts(seeds),
+        seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
-        settings=_settings(fields),
-        sweep=[f"{path}={','.join(map(_text, values))}" for path, values in sweep.items()],
+        settings=_to_settings(fields),
+        sweep=[f"{path}={','.join(map(_format_value, values))}" for path, values in sweep.items()],
         blocks=tuple(blocks),
     )
     return run_study(grid, out, jobs=jobs, device=device, blocks=blocks)
@@ -109,12 +109,12 @@ def shortcuts(
     The arguments are those of `depth`.
     """
     grid = shortcut_grid(
-        models=_names(models),
+        models=_to_tuple(models),
         data=data,
-        seeds=_counts(seeds),
+        seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
-        settings=_settings(fields),
+        settings=_to_settings(fields),
     )
     return run_study(grid, out, jobs=jobs, device=device)
 
@@ -137,12 +137,12 @@ def forms(
     and as pre-activation network (Table 3). The other arguments are those of `depth`.
     """
     grid = forms_grid(
-        models=_names(models),
+        models=_to_tuple(models),
         data=data,
-        seeds=_counts(seeds),
+        seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
-        settings=_settings(fields),
+        settings=_to_settings(fields),
     )
     return run_study(grid, out, jobs=jobs, device=device)
 
@@ -155,10 +155,10 @@ def run_study(
     device: str,
     blocks: Blocks = MappingProxyType({}),
 ) -> Study:
-    """Train what is left of the grid in `out`, and write its report in any case."""
+    """Train the unfinished cells of the grid in `out`, and write its report."""
     with grid_folder(grid, out) as folder:
-        again = f"study {grid.study} --resume {folder}"
-        cells = train_or_stop(grid, folder, jobs, device, again, blocks)
+        resume = f"study {grid.study} --resume {folder}"
+        cells = train_or_stop(grid, folder, jobs, device, resume, blocks)
         page = write_grid_page(folder, blocks)
     return Study(folder, cells, page.lead, page.path)
 
@@ -173,8 +173,11 @@ def single_model_grid(
     budget: str | None,
     settings: Sequence[str],
 ) -> Grid:
-    """The grid of one model on `parts` parts of `data`; the recipe is "scratch", for digits
-    "digits", unless given, and model and budget are the recipe's. Raises ConfigError."""
+    """Return the grid of one model on `parts` parts of `data`.
+
+    The default recipe is "scratch", for digits "digits"; model and budget are the recipe's by
+    default. Raises ConfigError.
+    """
     recipe = recipe or ("digits" if data == "digits" else "scratch")
     base = recipes.recipe(recipe, model)
     return Grid(
@@ -189,9 +192,11 @@ def single_model_grid(
 
 
 def grid_folder(grid: Grid, out: str | PathLike[str] | None) -> AbstractContextManager[Path]:
-    """The locked folder of a grid: `out`, else that of the same grid that was stopped, else a new
-    one under runs/."""
-    return page_folder(_unfinished(grid) if out is None else Path(out), f"study-{grid.study}")
+    """Lock and return the folder of a grid.
+
+    It is `out`, else that of a stopped study of the same grid, else a new one in runs/.
+    """
+    return page_folder(_find_unfinished(grid) if out is None else Path(out), f"study-{grid.study}")
 
 
 def train_or_stop(
@@ -202,7 +207,7 @@ def train_or_stop(
     resume: str,
     blocks: Blocks = MappingProxyType({}),
 ) -> list[Cell]:
-    """`train_grid`; where it is stopped, Interrupted says by which command it is resumed."""
+    """Run `train_grid`; if it is stopped, Interrupted names the command that resumes it."""
     try:
         return train_grid(grid, folder, jobs=jobs, device=device, blocks=blocks)
     except Interrupted as stop:
@@ -213,37 +218,38 @@ def train_or_stop(
         ) from None
 
 
-def _unfinished(grid: Grid) -> Path | None:
-    """The latest study of the same grid under runs/ that was stopped or killed.
+def _find_unfinished(grid: Grid) -> Path | None:
+    """Return the latest stopped or killed study of the same grid in runs/, if any.
 
-    One that another process is training does not count.
+    Studies that another process is training are left out.
     """
-    plans = RUNS.glob(f"study-{grid.study}-*/{STUDY}")
-    for plan in sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_locked(plan.parent):
+    paths = RUNS.glob(f"study-{grid.study}-*/{STUDY}")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        folder = path.parent
+        if is_locked(folder):
             continue
-        if read_grid(plan.parent).requested == grid and any(
-            cell.status in ("running", "missing") for cell in read_cells(plan.parent)
+        if read_grid(folder).requested == grid and any(
+            cell.status in ("running", "missing") for cell in read_cells(folder)
         ):
-            return plan.parent
+            return folder
     return None
 
 
-def _names(models: str | Sequence[str] | None) -> tuple[str, ...]:
+def _to_tuple(models: str | Sequence[str] | None) -> tuple[str, ...]:
     return (models,) if isinstance(models, str) else tuple(models or ())
 
 
-def _counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
+def _to_counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
     return seeds if seeds is None or isinstance(seeds, int) else list(seeds)
 
 
-def _settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Recipe fields as a grid keeps them: path=value."""
-    return tuple(f"{name}={_text(value)}" for name, value in flatten_fields(fields))
+def _to_settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return recipe fields as path=value, as in `Grid.settings`."""
+    return tuple(f"{name}={_format_value(value)}" for name, value in flatten_fields(fields))
 
 
-def _text(value: Any) -> str:
-    """A field's value as a grid keeps it."""
+def _format_value(value: Any) -> str:
+    """Format a field's value, as in `Grid.settings`."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value)

@@ -19,7 +19,7 @@ from resnets.study.gradients.measure import (
     layer_gradients,
     trace_gradients,
 )
-from resnets.study.gradients.study import comparisons, gradients_study, write_gradients
+from resnets.study.gradients.study import gradients_study, list_comparisons, write_gradients
 from resnets.train.loss import classification_loss
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
@@ -173,7 +173,7 @@ def test_degradation_that_remains_is_reported_and_no_other(report_of):
     shallow = trace_of("cifar-plain20", 10.0, "healthy", "healthy")
     deep = trace_of("cifar-plain56", 60.0, "healthy", "healthy")
     residual = trace_of("cifar-resnet56", 12.0, "healthy", "healthy")
-    found = comparisons([shallow, deep, residual])
+    found = list_comparisons([shallow, deep, residual])
     assert [each.peer.spec.name for each in found] == ["cifar-resnet56", "cifar-plain20"]
     assert all(each.converged and each.worse and not each.vanishing for each in found)
     assert "train worse in 2 of 2" in report_of(shallow, deep, residual).lead
@@ -185,18 +185,18 @@ def test_degradation_that_remains_is_reported_and_no_other(report_of):
             ("cifar-resnet56", 81.0),
         )
     ]
-    assert not any(each.converged for each in comparisons(short))
+    assert not any(each.converged for each in list_comparisons(short))
     assert "train worse" not in report_of(*short).lead
     assert "not converged (lowest training error 70.0%)" in report_of(*short).lead
     good = trace_of("cifar-plain56", 9.0, "healthy", "healthy")
     assert "No degradation is seen" in report_of(shallow, good, residual).lead
-    assert comparisons([residual]) == []
+    assert list_comparisons([residual]) == []
 
 
 def test_a_vanished_gradient_is_not_called_healthy(report_of):
     shallow = trace_of("cifar-plain20", 10.0, "healthy", "healthy")
     deep = trace_of("cifar-plain56", 60.0, "healthy", "vanishing")
-    (found,) = comparisons([shallow, deep])
+    (found,) = list_comparisons([shallow, deep])
     assert found.vanishing == 1
     report = report_of(shallow, deep)
     assert report.lead.startswith("Even with batch norm and He initialization a gradient vanishes")

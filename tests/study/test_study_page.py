@@ -204,17 +204,17 @@ def test_the_papers_numbers_stand_beside_its_own_data_only(
     ],
 )
 def test_the_papers_data_is_known_by_name(source: str, data: str | None) -> None:
-    assert paper.dataset(source) == data
+    assert paper.find_dataset(source) == data
 
 
 def test_the_papers_nets_are_known_by_their_build() -> None:
     renamed = dataclasses.replace(catalog.spec("cifar-resnet20"), name="mine", input_size=28)
-    found = paper.reported(renamed, "cifar10")
+    found = paper.find_error(renamed, "cifar10")
     assert found is not None
     assert found.top1 == 8.75
-    assert paper.reported(catalog.spec("cifar-resnet20", shortcut="B"), "cifar10") is None
-    assert paper.reported(catalog.spec("resnet50"), "imagenet") is None  # v1.5 is not the paper's
-    assert paper.reported(catalog.spec("resnet34-c"), "imagenet") == paper.IMAGENET["resnet34-c"]
+    assert paper.find_error(catalog.spec("cifar-resnet20", shortcut="B"), "cifar10") is None
+    assert paper.find_error(catalog.spec("resnet50"), "imagenet") is None  # v1.5 is not the paper's
+    assert paper.find_error(catalog.spec("resnet34-c"), "imagenet") == paper.IMAGENET["resnet34-c"]
 
 
 def test_every_net_with_a_number_of_the_paper_is_in_the_catalog() -> None:

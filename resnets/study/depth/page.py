@@ -147,14 +147,14 @@ def _read_recipes(models: Sequence[ModelSummary]) -> dict[str, Recipe]:
 
 
 def _paper_data(recipe: Recipe | None) -> paper.Dataset | None:
-    return paper.dataset(recipe.data.source) if recipe else None
+    return paper.find_dataset(recipe.data.source) if recipe else None
 
 
 def _find_paper_error(model: ModelSummary, recipe: Recipe | None) -> paper.PaperError | None:
     spec = model.cells[0].spec
     if recipe is None or isinstance(spec, TransformerSpec):
         return None
-    return paper.reported(spec, recipe.data.source)
+    return paper.find_error(spec, recipe.data.source)
 
 
 def _list_protocols(models: Sequence[ModelSummary]) -> list[str]:

@@ -1,7 +1,7 @@
 """Gradient norms by layer, with and without batch norm, with He and naive initialization.
 
-The paper (section 4.1) argues that vanishing gradients are not the reason why deep plain networks
-train worse: batch norm keeps forward signals from vanishing and backward ones healthy.
+The paper (section 4.1) argues that vanishing gradients are not why deep plain networks train worse:
+with batch norm, forward signals do not vanish and backward ones have healthy norms.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from resnets.train.loss import LossFn, classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
 
-MEASUREMENTS = 20  # per run, about
+MEASUREMENTS = 20  # per run, approximately
+MANY_BLOCKS = 300  # from which on activations are recomputed
 # At the paper's learning rate of 0.1, a layer whose gradient norm is VANISHED times its weight's
 # needs 100,000 equal steps to change by 1%; one at EXPLODED is overwritten by a single step.
-MANY_BLOCKS = 300  # of which not all activations are kept
 VANISHED, EXPLODED = 1e-6, 10.0
 
 State = Literal["vanishing", "exploding", "healthy", "not finite"]
@@ -38,7 +38,7 @@ State = Literal["vanishing", "exploding", "healthy", "not finite"]
 
 @dataclass(frozen=True)
 class Scheme:
-    """What keeps signals from vanishing: `norm` and `init` of the `ModelSpec`."""
+    """Norm and initialization of a network, as in `ModelSpec`."""
 
     norm: Literal["batch", "group+ws", "none"]
     init: Literal["he", "naive"]
@@ -72,9 +72,9 @@ class LayerGradient:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Loss of the batch and gradients by layer that update number `step` (from 0) uses.
+    """Loss of the batch and gradients by layer, used by update number `step` (from 0).
 
-    `layers` are the convolutions in order, then the classifier.
+    layers: the convolutions in order, then the classifier.
     """
 
     step: int
@@ -88,22 +88,27 @@ class Measurement:
         return first / last if last else math.nan
 
     @property
+    def smallest(self) -> float:
+        """The smallest relative gradient norm of any layer."""
+        return min(layer.relative for layer in self.layers)
+
+    @property
     def state(self) -> State:
         """Whether any layer's gradient is too small or too large to train its weights."""
         if not all(map(math.isfinite, (self.loss, *(layer.gradient for layer in self.layers)))):
             return "not finite"
-        shares = [layer.relative for layer in self.layers]
-        if min(shares) < VANISHED:
+        if self.smallest < VANISHED:
             return "vanishing"
-        return "exploding" if max(shares) > EXPLODED else "healthy"
+        largest = max(layer.relative for layer in self.layers)
+        return "exploding" if largest > EXPLODED else "healthy"
 
 
 @dataclass(frozen=True)
 class Trace:
     """One short run of `spec`.
 
-    training_error: mean over its last tenth, in percent; None where it ended early, because the
-    loss was no longer finite or no layer had a gradient (the last measurement).
+    training_error: mean over its last tenth, in percent; None if it ended early, because the loss
+    was not finite or no layer had a gradient (the last measurement).
     """
 
     spec: ModelSpec
@@ -116,8 +121,13 @@ class Trace:
         return Scheme(self.spec.norm, self.spec.init)
 
     @property
-    def judged(self) -> tuple[Measurement, ...]:
-        """The measurements that say whether gradients vanish.
+    def depth(self) -> int:
+        """Number of blocks, by which models of a family are ordered."""
+        return sum(self.spec.depths)
+
+    @property
+    def after_zero_init(self) -> tuple[Measurement, ...]:
+        """The measurements that show whether gradients vanish.
 
         Branches that start at zero (ReZero, SkipInit, Fixup) pass no gradient to their layers in
         the first step, by design.
@@ -129,11 +139,10 @@ class Trace:
 def layer_gradients(
     model: nn.Module, loss_fn: LossFn, batch: Batch
 ) -> tuple[float, tuple[LayerGradient, ...]]:
-    """Loss of `batch` and its gradients for the weights of the convolutions and the classifier.
+    """Return the loss of `batch` and its gradients for the convolutions and the classifier.
 
-    Projections on shortcuts are left out: they are parallel to the layers, not among them.
-    Computed in training mode on a copy, so that `model` and its batch norm statistics do not
-    change.
+    Projections on shortcuts are left out, since they are parallel to the layers. Computed in
+    training mode on a copy, so that `model` and its batch norm statistics do not change.
     """
     twin = copy.deepcopy(model).train()
     weights = {
@@ -142,17 +151,17 @@ def layer_gradients(
         if isinstance(layer, nn.Conv2d | nn.Linear) and ".shortcut." not in name
     }
     loss = loss_fn(twin, batch).total
-    found = torch.autograd.grad(loss, list(weights.values()))
+    gradients = torch.autograd.grad(loss, list(weights.values()))
     return loss.item(), tuple(
         LayerGradient(name, gradient.norm().item(), weight.detach().norm().item())
-        for (name, weight), gradient in zip(weights.items(), found, strict=True)
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
     )
 
 
 def trace_gradients(
     recipe: Recipe, splits: Splits, preprocessor: Preprocessor, device: torch.device
 ) -> Trace:
-    """Train by `recipe` from random weights, in float32, and measure the gradients along the way.
+    """Train by `recipe` from random weights, in float32, and measure gradients during training.
 
     A measured gradient is the one that the step's update uses: same batch, same weights.
     """
@@ -168,23 +177,23 @@ def trace_gradients(
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)
     train_step = TrainStep(state, DataParallelModel(model), loss_fn, float32, recipe)
-    measured: list[Measurement] = []
+    measurements: list[Measurement] = []
     for batch in islice(stream.batches(0, total), total):
         if state.step % every == 0 or state.step == total - 1:
             now = Measurement(state.step, *layer_gradients(model, loss_fn, batch))
-            measured.append(now)
+            measurements.append(now)
             if now.state == "not finite" or not any(each.gradient for each in now.layers):
-                return Trace(recipe.model, tuple(measured), None)
+                return Trace(recipe.model, tuple(measurements), None)
         if state.step == tail:
             state.interval.reset()
         train_step(batch)
-    return Trace(recipe.model, tuple(measured), state.interval.means()["top1_error"])
+    return Trace(recipe.model, tuple(measurements), state.interval.means()["top1_error"])
 
 
 def model_specs(names: Sequence[str]) -> list[ModelSpec]:
-    """The models called `names`, which must be distinct, of the residual family and of one stem.
+    """Return the specs of `names`: NAME, NAME:OPTION or NAME:FIELD=VALUE with fields of the model.
 
-    Names are those of a study: NAME, NAME:OPTION, NAME:FIELD=VALUE with fields of the model.
+    Raises ConfigError for repeated names, VGGs, and models of different stems.
     """
     if not names:
         raise ConfigError("name at least one model, such as cifar-plain56,cifar-resnet56")
@@ -207,8 +216,8 @@ def model_specs(names: Sequence[str]) -> list[ModelSpec]:
     return specs
 
 
-def schemes_of(spec: ModelSpec) -> tuple[Scheme, ...]:
-    """`SCHEMES`, or the network's own alone if its name or its branches decide it."""
+def choose_schemes(spec: ModelSpec) -> tuple[Scheme, ...]:
+    """Return `SCHEMES`, or only the network's own if its name or its branches set it."""
     fields = model_fields(spec.name)
     if "model.norm" in fields or "model.init" in fields or spec.norm != "batch":
         return (Scheme(spec.norm, spec.init),)
@@ -216,7 +225,7 @@ def schemes_of(spec: ModelSpec) -> tuple[Scheme, ...]:
 
 
 def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Recipe:
-    """The paper's optimizer and batch size at its first learning rate (section 4.2), constant."""
+    """Return a recipe of the paper's optimizer and batch size at a constant rate (section 4.2)."""
     size = None if spec.stem == "cifar" else spec.input_size
     return Recipe(
         name="gradients",
@@ -228,3 +237,9 @@ def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Re
         recompute=sum(spec.depths) >= MANY_BLOCKS,
         seed=seed,
     )
+
+
+def list_schemes(traces: Sequence[Trace]) -> list[Scheme]:
+    """Return the schemes of the traces, in the order of `SCHEMES`; others follow."""
+    used = [trace.scheme for trace in traces]
+    return [scheme for scheme in dict.fromkeys((*SCHEMES, *used)) if scheme in used]

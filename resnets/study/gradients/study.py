@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Plot
+from matplotlib.lines import Line2D
 
 from resnets.config import ConfigError, to_toml
 from resnets.data import fit_preprocess, open_data
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
+from resnets.report.figures import LINE, figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.study.convergence_rule import FITTED, chance_level
 from resnets.study.gradients.measure import (
@@ -21,16 +26,20 @@ from resnets.study.gradients.measure import (
     Measurement,
     Scheme,
     Trace,
+    choose_schemes,
+    list_schemes,
     model_specs,
-    schemes_of,
     short_recipe,
     trace_gradients,
 )
-from resnets.study.gradients.plots import FLOOR, depth_of, plot_layers, plot_training
-from resnets.study.trained_models import format_command, label_sets_error
+from resnets.study.grid.model_names import family_name
+from resnets.study.trained_models import format_command, label_sets_error, line_style
 from resnets.utils import environment
 
 FIRST_TO_LAST = 10.0  # ratio of gradient norms above which the text mentions their growth
+FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
+PANEL = (4.3, 3.3)  # inches
+LONG_NAME = 32  # characters, from which on the legend has one column
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SchemeResult:
-    """The traces of one scheme, and those of them in which a gradient vanishes or breaks off."""
+    """The traces of one scheme."""
 
     scheme: Scheme
     traces: tuple[Trace, ...]
@@ -69,7 +78,11 @@ class SchemeResult:
     def failed(self) -> list[Trace]:
         """Traces whose gradient vanished, or was not finite, at any time."""
         states = ("vanishing", "not finite")
-        return [trace for trace in self.traces if any(now.state in states for now in trace.judged)]
+        return [
+            trace
+            for trace in self.traces
+            if any(now.state in states for now in trace.after_zero_init)
+        ]
 
     @property
     def exploded(self) -> bool:
@@ -80,10 +93,10 @@ class SchemeResult:
 def gradients_study(
     models: Sequence[str], *, data: str | None, iterations: int, seed: int, device: str, out: Path
 ) -> Report:
-    """Train each of `models` by each of `SCHEMES` for `iterations` steps; returns `out`'s report.
+    """Train each of `models` by each of `SCHEMES` for `iterations` steps; returns the report.
 
-    A model that is named with a norm or initialization (NAME:norm=none) is trained with that alone.
-    `data` is the embedded digits where None. Raises ConfigError (unknown or repeated models, VGGs,
+    A model named with a norm or initialization (NAME:norm=none) is trained only with that. The
+    default of `data` is the embedded digits. Raises ConfigError (unknown or repeated models, VGGs,
     fewer than 10 iterations) and DataError.
     """
     if iterations < 10:
@@ -105,7 +118,7 @@ def gradients_study(
     chosen = environment.pick_device(device)
     traces = []
     for spec in specs:
-        for scheme in schemes_of(spec):
+        for scheme in choose_schemes(spec):
             model = replace(spec, norm=scheme.norm, init=scheme.init, **fitted)
             deep = short_recipe(spec, source, iterations, seed).recompute
             changed = replace(recipe, model=model, recompute=deep)
@@ -126,7 +139,7 @@ def gradients_study(
 
 
 def write_gradients(out: Path, traces: Sequence[Trace], **values: Any) -> Report:
-    """Write the page on `traces`: which schemes lose the signal, and what that leaves open."""
+    """Write the page of `traces`; `values` are those of study/gradients.html.j2."""
     errors = [trace.training_error for trace in traces if trace.training_error is not None]
     return write_page(
         out,
@@ -137,41 +150,39 @@ def write_gradients(out: Path, traces: Sequence[Trace], **values: Any) -> Report
             _training_figure(traces, values["iterations"]),
         ],
         tables=[_table(traces)],
-        schemes=scheme_results(traces),
-        comparisons=comparisons(traces),
+        schemes=group_by_scheme(traces),
+        comparisons=list_comparisons(traces),
         lowest_error=min(errors, default=None),
         steps=max(trace.measurements[-1].step for trace in traces) + 1,
-        vanished=_power(VANISHED),
+        vanished=_format_power(VANISHED),
         exploded=EXPLODED,
-        floor=_power(FLOOR),
+        floor=_format_power(FLOOR),
         first_to_last=FIRST_TO_LAST,
         **values,
     )
 
 
-def scheme_results(traces: Sequence[Trace]) -> list[SchemeResult]:
-    """The traces by scheme, in the order of `SCHEMES`; others follow, and those without are out."""
-    used = [trace.scheme for trace in traces]
-    schemes = [scheme for scheme in dict.fromkeys((*SCHEMES, *used)) if scheme in used]
+def group_by_scheme(traces: Sequence[Trace]) -> list[SchemeResult]:
+    """Group the traces by scheme, in the order of `list_schemes`."""
     return [
         SchemeResult(scheme, tuple(trace for trace in traces if trace.scheme == scheme))
-        for scheme in schemes
+        for scheme in list_schemes(traces)
     ]
 
 
-def comparisons(traces: Sequence[Trace]) -> list[Comparison]:
-    """Each plain network with batch norm and He initialization with its peers.
+def list_comparisons(traces: Sequence[Trace]) -> list[Comparison]:
+    """Compare each plain network with batch norm and He initialization with its peers.
 
-    They are its residual twin and the shallowest plain model.
+    Its peers are its residual twin and the shallowest plain model.
     """
     best = [t for t in traces if t.scheme == SCHEMES[0] and t.training_error is not None]
-    plain = sorted((t for t in best if not t.spec.residual), key=depth_of)
-    found = []
+    plain = sorted((t for t in best if not t.spec.residual), key=lambda trace: trace.depth)
+    comparisons = []
     for trace in plain:
         peers = [t for t in best if t.spec.residual and t.spec.depths == trace.spec.depths]
-        peers += [plain[0]] if depth_of(plain[0]) < depth_of(trace) else []
-        found += [Comparison(trace, peer) for peer in peers]
-    return found
+        peers += [plain[0]] if plain[0].depth < trace.depth else []
+        comparisons += [Comparison(trace, peer) for peer in peers]
+    return comparisons
 
 
 def _layers_figure(name: str, traces: Sequence[Trace], index: int) -> Figure:
@@ -188,7 +199,7 @@ def _layers_figure(name: str, traces: Sequence[Trace], index: int) -> Figure:
         for trace, now in measured
         for number, each in enumerate(now.layers, 1)
     )
-    return Figure(f"gradients-{name}", plot_layers(measured), Numbers(columns, rows))
+    return Figure(f"gradients-{name}", _plot_layers(measured), Numbers(columns, rows))
 
 
 def _training_figure(traces: Sequence[Trace], iterations: int) -> Figure:
@@ -199,12 +210,12 @@ def _training_figure(traces: Sequence[Trace], iterations: int) -> Figure:
     rows = tuple(
         (
             *(trace.spec.name, trace.scheme.norm, trace.scheme.init, now.step),
-            *map(_finite, (now.loss, now.layers[0].relative, _smallest(now), now.ratio)),
+            *map(_none_if_infinite, (now.loss, now.layers[0].relative, now.smallest, now.ratio)),
         )
         for trace in traces
         for now in trace.measurements
     )
-    plot = plot_training(traces, iterations)
+    plot = _plot_training(traces, iterations)
     return Figure("gradients-training", plot, Numbers(columns, rows))
 
 
@@ -216,28 +227,102 @@ def _table(traces: Sequence[Trace]) -> Table:
     rows = []
     for trace in traces:
         start, end = trace.measurements[0], trace.measurements[-1]
-        ratios = map(_finite, (start.ratio, end.ratio, _smallest(end)))
+        ratios = map(_none_if_infinite, (start.ratio, end.ratio, end.smallest))
         row = (trace.spec.name, str(trace.scheme), *ratios)
         rows.append((*row, end.state, end.step, trace.training_error))
     return Table("gradient-states", columns, tuple(rows))
 
 
 def _fitted(trace: Trace) -> bool:
-    """Whether the model has fitted its data; at a constant rate nothing levels off here."""
+    """Return whether the model has fitted its data; with a constant rate no error levels off."""
     assert trace.training_error is not None
     return trace.training_error <= FITTED * chance_level(trace.spec.num_classes)
 
 
-def _smallest(now: Measurement) -> float:
-    return min(each.relative for each in now.layers)
-
-
-def _power(value: float) -> str:
-    """A power of ten as it is printed, such as 10⁻⁶."""
+def _format_power(value: float) -> str:
+    """Format a power of ten, such as 10⁻⁶."""
     exponent = f"{round(math.log10(value))}"
     return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _finite(value: float) -> float | None:
-    """None, a gap, where the value is not finite."""
+def _none_if_infinite(value: float) -> float | None:
+    """Return the value, or None (a gap in tables) if it is not finite."""
     return value if math.isfinite(value) else None
+
+
+def _plot_layers(measured: Sequence[tuple[Trace, Measurement]]) -> Plot:
+    """Plot gradient norm over weight norm by layer, each trace at one measurement."""
+    deepest = max(len(now.layers) for _, now in measured)
+    styles = _line_styles([trace for trace, _ in measured])
+    with figure_style():
+        schemes = list_schemes([trace for trace, _ in measured])
+        figure, panels = _panels(styles, len(schemes))
+        for axes, scheme in zip(panels, schemes, strict=True):
+            for trace, now in measured:
+                if trace.scheme == scheme and now.state != "not finite":
+                    values = [max(FLOOR, each.relative) for each in now.layers]
+                    axes.plot(range(1, len(values) + 1), values, **styles[trace.spec.name])
+            _format_axes(axes, str(scheme), "layer, first to last", deepest)
+    return figure
+
+
+def _plot_training(traces: Sequence[Trace], iterations: int) -> Plot:
+    """Plot the first layer's gradient norm over weight norm against the step."""
+    styles = _line_styles(traces)
+    with figure_style():
+        schemes = list_schemes(traces)
+        figure, panels = _panels(styles, len(schemes))
+        for axes, scheme in zip(panels, schemes, strict=True):
+            for trace in (each for each in traces if each.scheme == scheme):
+                points = [
+                    (now.step, max(FLOOR, now.layers[0].relative))
+                    for now in trace.measurements
+                    if now.state != "not finite"
+                ]
+                if not points:
+                    continue
+                style = styles[trace.spec.name]
+                axes.plot(*zip(*points, strict=True), **style)
+                if trace.training_error is None:
+                    axes.plot(*points[-1], "x", color=style["color"], ms=7, mew=1.8, clip_on=False)
+            _format_axes(axes, str(scheme), "step (× ended early)", iterations)
+    return figure
+
+
+def _line_styles(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
+    """Return each model's line style: one color per depth and form, plain networks dashed."""
+    kinds = sorted({(trace.depth, _form_name(trace)) for trace in traces})
+    colors = dict(zip(kinds, series_colors(len(kinds)), strict=True))
+    return {
+        trace.spec.name: line_style(
+            residual=trace.spec.residual, color=colors[trace.depth, _form_name(trace)]
+        )
+        for trace in traces
+    }
+
+
+def _form_name(trace: Trace) -> str:
+    """Return the family of a model regardless of its norm; "" for plain and original networks."""
+    name = family_name(replace(trace.spec, norm="batch")) if trace.spec.residual else ""
+    return "" if name == "residual" else name
+
+
+def _panels(styles: Mapping[str, dict[str, Any]], count: int) -> tuple[Plot, list[Axes]]:
+    """Return a figure with a panel per scheme, and the legend of the models above them."""
+    figure, panels = subplots(count, panel=PANEL, share="both")
+    handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=1 if max(map(len, styles)) > LONG_NAME else min(2, len(handles)),
+    )
+    return figure, panels
+
+
+def _format_axes(axes: Axes, title: str, xlabel: str, last: int) -> None:
+    axes.set(title=title, xlabel=xlabel, ylabel="gradient / weight", xlim=(0, last + 1))
+    axes.set(yscale="log", ylim=(FLOOR / 3, CEILING))
+    axes.minorticks_off()
+    integer_ticks(axes)
+    for low, high in ((FLOOR / 3, VANISHED), (EXPLODED, CEILING)):
+        axes.axhspan(low, high, color=LINE, alpha=0.45, lw=0, zorder=0)

@@ -136,7 +136,7 @@ def write_studies(folder: Path) -> None:
         epoch=4,
     )
     write_grid(grid, root)
-    for number, (net, seed) in enumerate(grid.names):
+    for number, (net, seed) in enumerate(grid.runs):
         cell = root / "cells" / f"{net}-seed{seed}"
         _run(cell)
         if number == 2:
