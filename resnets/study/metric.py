@@ -55,8 +55,8 @@ ERROR = Metric(
     f"1 point in the last fifth of at least {LEVEL_EPOCHS:g} epochs, and an error of at "
     "most half of that of guessing).",
 )
-# The lowest possible loss of a text is unknown. The rule requires that the better network predicts
-# more than the frequencies of characters: 4.5 bits in English, 0.76 of guessing among 62 characters.
+# The lowest possible loss of a text is unknown. The rule requires that the better network
+# predicts more than the frequencies of characters: 4.5 bits in English, 0.76 of guessing among 62.
 BITS = Metric(
     key="bits_per_character",
     name="loss",
