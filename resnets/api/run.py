@@ -13,7 +13,7 @@ from torch import nn
 from resnets.config import ConfigError, Recipe, from_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
-from resnets.report.index import REPORT
+from resnets.report.page import REPORT
 from resnets.report.run import run_summary
 from resnets.train.log.run_log import read_rows
 from resnets.train.results import RESULT

@@ -141,9 +141,9 @@ def _print_recipes() -> None:
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:
     from resnets.data.dataset.summary import wrapped
-    from resnets.report.run import SHORT, SPLITS, format_metric, metrics_of
+    from resnets.report.run import SHORT, SPLITS, format_metric, list_metrics
 
-    metrics = {name: SHORT.get(name, title) for name, title in metrics_of(result).items()}
+    metrics = {name: SHORT.get(name, title) for name, title in list_metrics(result).items()}
     splits = {name: result[name] for name in SPLITS if name in result}
     intervals = any("top1_interval" in each for each in splits.values())
     if intervals:

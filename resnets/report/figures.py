@@ -1,17 +1,19 @@
-"""How figures of reports are drawn and put into pages.
+"""Figures and images of reports: style, panels, colors, and their markup in pages.
 
 Figures are drawn in the light colors of `THEME`; in a page these become CSS variables, so that a
 figure follows the reader's light or dark setting. A figure of several panels is drawn once: a page
-shows each panel through a window of its own, side by side on a desktop and stacked on a phone.
+shows each panel in an SVG of its own, side by side on a desktop and stacked on a phone.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Plot
     from matplotlib.transforms import Bbox
+    from numpy.typing import NDArray
 
 # CSS variable -> (light, dark). Series run from shallow to deep along a perceptually even ramp
 # (after matplotlib's plasma), so they stay in order under every color blindness and in gray;
@@ -38,13 +41,14 @@ THEME = {
 INK, SOFT, LINE, CARD = (THEME[name][0] for name in ("ink", "soft", "line", "card"))
 SERIES = tuple(light for name, (light, _) in THEME.items() if name.startswith("series"))
 
-PANEL = (4.3, 3.9)  # inches of one panel: two fit beside each other on a desktop, one on a phone
+PANEL = (4.3, 3.9)  # inches of a panel: two fit side by side on a desktop, one on a phone
 PX_PER_POINT = 4 / 3
-MARGIN = 3  # points around a panel's window
+MARGIN = 3  # points around a panel
+THUMBNAIL_SIDE = 160  # px of the longer side
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """Settings of matplotlib shared by all reports; make figures and their axes inside it."""
+    """Context with the matplotlib style of all reports, in which to create figures and axes."""
     from matplotlib import style
 
     return style.context(Path(__file__).with_name("resnets.mplstyle"))
@@ -88,7 +92,7 @@ def add_legend(figure: Plot, axes: Axes, columns: int = 2) -> None:
 
 
 def series_colors(count: int) -> list[str]:
-    """`count` colors from shallow to deep, spread over the palette; beyond six they repeat."""
+    """Return `count` colors from shallow to deep, spread over the palette; from seven on cyclic."""
     last = len(SERIES) - 1
     if count > len(SERIES):
         return [SERIES[index % len(SERIES)] for index in range(count)]
@@ -96,14 +100,14 @@ def series_colors(count: int) -> list[str]:
 
 
 def integer_ticks(axes: Axes) -> None:
-    """Ticks of the x axis at integers only: layers, blocks and steps have no halves."""
+    """Put ticks of the x axis at integers only, for layers, blocks and steps."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
 def to_svg(plot: Plot, name: str) -> str:
-    """The figure as SVG with real text; the same figure gives the same bytes."""
+    """Return the figure as SVG with text elements; equal figures give equal bytes."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -113,41 +117,62 @@ def to_svg(plot: Plot, name: str) -> str:
 
 
 def inline_plot(plot: Plot, svg: str, name: str) -> Markup:
-    """The markup of a figure in a page: its legend, if it has one, then a window on each panel.
+    """Return the markup of a figure in a page: its legends, then each panel in an SVG of its own.
 
-    The drawing is in the first window; the others refer to it. `svg` is `to_svg(plot, name)`.
+    The first SVG has the drawing; the others refer to it. `svg` is `to_svg(plot, name)`.
     """
-    drawing = _themed(_embedded(svg, name))
-    attributes, body = _split(drawing)
-    scale = _width(attributes) / plot.get_figwidth()  # points an inch
-    key, panels = _windows(plot)
+    drawing = _apply_theme(_make_embeddable(svg, name))
+    attributes, body = _split_svg(drawing)
+    scale = _view_width(attributes) / plot.get_figwidth()  # points per inch
+    legends, panels = _bounding_boxes(plot)
     markup: list[str] = []
-    for window in [*key, *panels]:
-        left, right = (window.x0 * scale - MARGIN, window.x1 * scale + MARGIN)
+    for bounds in [*legends, *panels]:
+        left, right = (bounds.x0 * scale - MARGIN, bounds.x1 * scale + MARGIN)
         height = plot.get_figheight()
-        top, bottom = (height - window.y1) * scale - MARGIN, (height - window.y0) * scale + MARGIN
+        top, bottom = (height - bounds.y1) * scale - MARGIN, (height - bounds.y0) * scale + MARGIN
         box = f"{left:.1f} {top:.1f} {right - left:.1f} {bottom - top:.1f}"
         width = f"{(right - left) * PX_PER_POINT:.0f}px"
         content = f'<use href="#{name}-figure_1"/>' if markup else body
         markup.append(f'<svg class="plot" viewBox="{box}" style="--width: {width}">{content}</svg>')
     return Markup(
-        "".join(f'<div class="key">{each}</div>' for each in markup[: len(key)])
-        + f'<div class="panels">{"".join(markup[len(key) :])}</div>'
+        "".join(f'<div class="key">{each}</div>' for each in markup[: len(legends)])
+        + f'<div class="panels">{"".join(markup[len(legends) :])}</div>'
     )
 
 
 def inline_drawing(svg: str, name: str) -> Markup:
-    """The markup of a drawing, given as SVG in pixels, in a page."""
-    attributes, body = _split(_embedded(svg, name))
+    """Return the markup in a page of a drawing given as SVG in pixels."""
+    attributes, body = _split_svg(_make_embeddable(svg, name))
     attributes = re.sub(r'\s(role|class|width|height|aria-label)="[^"]*"', "", attributes)
-    width = _width(attributes)
+    width = _view_width(attributes)
     return Markup(f'<svg{attributes} class="drawing" style="--width: {width:.0f}px">{body}</svg>')
 
 
-def _windows(plot: Plot) -> tuple[list[Bbox], list[Bbox]]:
-    """The boxes of the figure's legends and of its visible panels, in inches from bottom left.
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image in a page: its data URI (empty if there is none), width and height."""
 
-    Panels in one row of the grid have one height, so that they stand level in a page.
+    source: str = ""
+    width: int = 0
+    height: int = 0
+
+    @classmethod
+    def of(cls, pixels: NDArray[Any]) -> Thumbnail:
+        """Return the thumbnail of an image (H, W, 3), or (H, W) gray, uint8."""
+        from PIL import Image
+
+        image = Image.fromarray(pixels)
+        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=80)
+        text = base64.b64encode(data.getvalue()).decode()
+        return cls(f"data:image/jpeg;base64,{text}", *image.size)
+
+
+def _bounding_boxes(plot: Plot) -> tuple[list[Bbox], list[Bbox]]:
+    """Return the boxes of the figure's legends and visible panels, in inches from bottom left.
+
+    Panels of one row have one height, so that they are aligned in a page.
     """
     from matplotlib.transforms import Bbox
 
@@ -159,19 +184,19 @@ def _windows(plot: Plot) -> tuple[list[Bbox], list[Bbox]]:
     legends = [inches(legend.get_window_extent()) for legend in plot.legends]
     rows: dict[int, list[Bbox]] = {}
     for axes in plot.axes:
-        place, box = axes.get_subplotspec(), axes.get_tightbbox() if axes.get_visible() else None
+        spec, box = axes.get_subplotspec(), axes.get_tightbbox() if axes.get_visible() else None
         if box is not None:
-            rows.setdefault(place.rowspan.start if place else 0, []).append(inches(box))
-    level = [
+            rows.setdefault(spec.rowspan.start if spec else 0, []).append(inches(box))
+    panels = [
         Bbox.from_extents(box.x0, min(b.y0 for b in row), box.x1, max(b.y1 for b in row))
         for row in rows.values()
         for box in row
     ]
-    return legends, level
+    return legends, panels
 
 
-def _embedded(svg: str, name: str) -> str:
-    """An SVG document made fit to stand in a page with others: ids of its own, no namespaces."""
+def _make_embeddable(svg: str, name: str) -> str:
+    """Prefix the ids of an SVG document by `name`, and remove metadata and namespaces."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
@@ -179,7 +204,7 @@ def _embedded(svg: str, name: str) -> str:
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
 
 
-def _themed(svg: str) -> str:
+def _apply_theme(svg: str) -> str:
     """Replace the theme's light colors and the font by CSS variables.
 
     Black and white count as ink and card.
@@ -196,14 +221,14 @@ def _themed(svg: str) -> str:
     return re.sub(r"font: ([^\"';]*?px) [^\";]+", r"font: \1 var(--sans)", svg)
 
 
-def _split(svg: str) -> tuple[str, str]:
-    """The attributes of the outer element, and what follows its start tag but the end tag."""
+def _split_svg(svg: str) -> tuple[str, str]:
+    """Return the attributes and the content of the outer element."""
     _, attributes, body = re.split(r"<svg([^>]*)>", svg, maxsplit=1)
     return attributes, body.rstrip().removesuffix("</svg>")
 
 
-def _width(attributes: str) -> float:
-    """Width of the drawing in its own units."""
+def _view_width(attributes: str) -> float:
+    """Return the width of the drawing in its own units."""
     match = re.search(r'viewBox="[-\d.]+ [-\d.]+ ([\d.]+)', attributes)
     assert match is not None
     return float(match[1])

@@ -1,30 +1,34 @@
-"""Pages: one self-contained HTML file, rendered from a template that extends base.html.j2.
+"""Pages: one self-contained HTML file from a template that extends base.html.j2, and their index.
 
-The text of a page is in its template; Python hands over values, figures and tables. Beside
-report.html stand figures/NAME.svg and .png, and numbers/NAME.csv with what each figure and table
-shows. A drawing that is SVG text already has no .png.
+The text of a page is in its template; Python passes values, figures and tables. The folder of
+report.html also gets figures/NAME.svg and .png, and numbers/NAME.csv with the data of each figure
+and table. A drawing that is already SVG text has no .png.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from markupsafe import Markup
 
+from resnets.config import ConfigError
 from resnets.report.figures import inline_drawing, inline_plot, to_svg
-from resnets.report.index import REPORT, update_index
-from resnets.report.render import Row, lead_of, render
+from resnets.report.render import Row, extract_lead, render
 from resnets.utils.csv_files import write_csv
-from resnets.utils.files import atomic_write
+from resnets.utils.files import RUNS, atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
+REPORT, INDEX = "report.html", "studies.html"
+OF_STUDY = '<meta name="generator" content="resnets study">'  # in study/base.html.j2
 PNG_DPI = 200
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -47,8 +51,7 @@ class Numbers:
 class Table:
     """A table of a page. `name` (lower case, digits, hyphens) is that of its CSV file.
 
-    None is shown as a dash. `numbers` goes into the CSV file where the page shows prettier text
-    than the raw values.
+    None is shown as a dash. numbers: content of the CSV file, if not the cells of the page.
     """
 
     name: str
@@ -77,7 +80,7 @@ class Figure:
 
     @cached_property
     def markup(self) -> Markup:
-        """The figure as it stands in a page."""
+        """The figure's HTML in a page."""
         if isinstance(self.plot, str):
             return inline_drawing(self.svg, self.name)
         return inline_plot(self.plot, self.svg, self.name)
@@ -112,16 +115,16 @@ def write_page(
 ) -> Report:
     """Render `template` into report.html in `folder` (created if missing), with its files.
 
-    The template gets `values`, and the figures and tables by name. report.html is replaced whole
-    or not at all, after all that stands beside it.
+    The template gets `values`, and the figures and tables by name. report.html is written
+    atomically, after its other files.
     """
-    shown: list[Figure | Table] = [*figures, *tables]
-    names = [each.name for each in shown]
-    assert len(set(names)) == len(names), f"names are used twice: {names}"
-    assert all(NAME.fullmatch(name) for name in names), f"unfit for files and ids: {names}"
+    parts: list[Figure | Table] = [*figures, *tables]
+    names = [each.name for each in parts]
+    assert len(set(names)) == len(names), f"duplicate names: {names}"
+    assert all(NAME.fullmatch(name) for name in names), f"invalid in files and ids: {names}"
     for subfolder in ("figures", "numbers"):
         (folder / subfolder).mkdir(parents=True, exist_ok=True)
-    for each in shown:
+    for each in parts:
         each.write(folder)
     page = render(
         template,
@@ -133,4 +136,58 @@ def write_page(
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     update_index(folder)
-    return Report(path, lead_of(page), values.get("caution", ""))
+    return Report(path, extract_lead(page), values.get("caution", ""))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study in the index; `date` is that of its page."""
+
+    folder: str
+    link: str
+    title: str
+    lead: str
+    caution: str
+    date: str
+
+
+def write_index(folder: Path) -> Path:
+    """Write studies.html, which links the pages of all studies in `folder`; returns its path.
+
+    Raises ConfigError if `folder` has no study.
+    """
+    pages = sorted(folder.glob(f"*/{REPORT}"), key=lambda path: -path.stat().st_mtime)
+    texts = {path: path.read_text(encoding="utf-8") for path in pages}
+    studies = [_read_entry(path, text) for path, text in texts.items() if OF_STUDY in text]
+    if not studies:
+        raise ConfigError(f"{folder}: no folder of a study with a {REPORT} in it")
+    values = {"studies": studies, "others": len(texts) - len(studies)}
+    page = render("study/index.html.j2", folder=folder.name or str(folder), **values)
+    with atomic_write(folder / INDEX) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / INDEX
+
+
+def update_index(study: Path) -> None:
+    """Write the index into the parent of a study's folder, if it is runs/ or already has one.
+
+    Nothing is written into the parent of a folder that the user has chosen.
+    """
+    if study.parent == RUNS or (study.parent / INDEX).is_file():
+        write_index(study.parent)
+
+
+def _read_entry(path: Path, text: str) -> Entry:
+    def find(pattern: str) -> str:
+        match = re.search(pattern, text, re.DOTALL)
+        return Markup(match[1]).striptags() if match else ""
+
+    day = datetime.datetime.fromtimestamp(path.stat().st_mtime).date().isoformat()
+    return Entry(
+        folder=path.parent.name,
+        link=quote(f"{path.parent.name}/{REPORT}"),
+        title=find(r"<title>(.*?)</title>"),
+        lead=extract_lead(text),
+        caution=find(r"<b>No conclusion\.</b>(.*?)</p>"),
+        date=day,
+    )

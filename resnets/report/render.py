@@ -1,4 +1,4 @@
-"""Rendering of templates: how a page shows numbers, and what can be read from a page again."""
+"""Rendering of templates: filters for numbers and sections, and the lead of a rendered page."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Row = tuple[Cell, ...]
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template of report/templates, escaped where its name ends in .html.j2."""
+    """Render a template of report/templates, with escaping if its name ends in .html.j2."""
     return valid_text(_environment().get_template(template).render(**values))
 
 
-def lead_of(page: str) -> str:
-    """The paragraphs of a page's lead as plain lines."""
+def extract_lead(page: str) -> str:
+    """Return the paragraphs of a page's lead as plain lines."""
     match = re.search(r'<div class="lead">(.*?)</div>', page, re.DOTALL)
     paragraphs = match[1].split("</p>") if match else []
     return "\n".join(filter(None, (Markup(each).striptags() for each in paragraphs)))
@@ -46,7 +46,7 @@ def _environment() -> jinja2.Environment:
         "cell": format_cell,
         "minus": minus_signs,
         "numeric": is_numeric,
-        "sections": _sections,
+        "sections": _list_sections,
     }
     environment.filters |= filters
     environment.globals |= {"theme": THEME, "plural": plural}
@@ -54,12 +54,12 @@ def _environment() -> jinja2.Environment:
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """The count with its noun, such as "1 run" and "1,200 runs"."""
+    """Return a count with its noun, such as "1 run" and "1,200 runs"."""
     return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def format_cell(value: Cell) -> str:
-    """A value as a table shows it: a dash for None, two decimals, more where they are all zero."""
+    """Format a value for a table: a dash for None, two decimals, or more if both are zero."""
     if value is None:
         return "–"
     if isinstance(value, bool | str):
@@ -71,12 +71,12 @@ def format_cell(value: Cell) -> str:
 
 
 def minus_signs(text: str) -> str:
-    """`text` with minus signs before numbers, in place of hyphens."""
+    """Replace hyphens before numbers by minus signs."""
     return re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
 
 
 def is_numeric(rows: Sequence[Row], column: int) -> bool:
-    """Whether most of a column's cells are numbers, or text that starts with one: align right."""
+    """Return whether most of a column's cells are numbers, or text that starts with one."""
     cells = [row[column] for row in rows if row[column] is not None]
     numbers = [
         cell for cell in cells if not isinstance(cell, str) or re.match(r"[-−+±<>]?\s?\d", cell)
@@ -88,7 +88,7 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _sections(body: str) -> list[tuple[str, Markup]]:
-    """Anchor and title of each section in the body of a page, for its table of contents."""
-    found = re.findall(r'<section id="([^"]+)">\s*<h2>(.*?)</h2>', body, re.DOTALL)
-    return [(anchor, Markup(title)) for anchor, title in found]
+def _list_sections(body: str) -> list[tuple[str, Markup]]:
+    """Return anchor and title of each section in a page's body, for its table of contents."""
+    sections = re.findall(r'<section id="([^"]+)">\s*<h2>(.*?)</h2>', body, re.DOTALL)
+    return [(anchor, Markup(title)) for anchor, title in sections]

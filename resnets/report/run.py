@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from markupsafe import Markup
 
 from resnets.config import Recipe
 from resnets.config.aliases import read_json
-from resnets.report.advice import advise
 from resnets.report.figures import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
-from resnets.report.index import REPORT
+from resnets.report.page import REPORT
 from resnets.report.render import render
 from resnets.report.run_details import RunDetails
 from resnets.utils.files import atomic_write
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CURVES = "curves.svg"
 SPLITS = ("test", "val", "train")
-# Metrics of a split that a report shows, in percent but for those of `PLAIN`, and their titles.
+# Metrics of a split in a report and their titles; in percent, except for those of `PLAIN`.
 METRICS = {
     "bits_per_character": "bits per character",
     "frequency_bits": "frequency baseline",
@@ -48,7 +48,7 @@ METRICS = {
     "loss": "loss",
 }
 PLAIN = {"loss": ".4f", "bits_per_character": ".3f", "frequency_bits": ".3f"}  # and their formats
-# Shorter titles for a terminal, which has no room for the loss beside the errors.
+# Shorter titles for a terminal, which does not show the loss.
 SHORT = {
     "top1_error": "error",
     "balanced_error": "balanced",
@@ -63,10 +63,19 @@ PLOTTED = (
     "AP50",
     "mean_iou",
     "bits_per_character",
-)  # beside the loss: the first that a run has
+)  # next to the loss: the first that a run has
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked
 STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])
+
+# Thresholds of `advise`.
+MIN_EVALUATIONS = 5
+LATE = 0.25  # fraction of the run that is its end
+FALLING = 0.05  # relative decrease of the validation error in it that suggests longer training
+RISING = 1.05  # last validation loss over the lowest that is overfitting
+GAP = 2.0  # validation error over training error that is overfitting ...
+POINTS = 5.0  # ... if they also differ by this many points
+FEW_IMAGES = 20_000  # training images below which pretrained weights are suggested
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 
@@ -97,7 +106,7 @@ def write_run_report(
     with atomic_write(folder / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
     splits = {name: result[name] for name in SPLITS if result.get(name)}
-    metrics = metrics_of(result)
+    metrics = list_metrics(result)
     measured = next((name for name in SPLITS if name in splits and name != "train"), None)
     page = render(
         "run.html.j2",
@@ -118,7 +127,7 @@ def write_run_report(
         environment=read_json(folder / "environment.json", "environment"),
         measured=measured,
         details=details,
-        advice=advise(recipe, rows, _images(result)) if details else (),
+        advice=advise(recipe, rows, _count_images(result)) if details else (),
         data=recipe.data.source,
         custom=bool(recipe.custom) or recipe.data.source.startswith(PREFIX),
         recipe_file=shlex.quote(str(folder / "recipe.toml")),
@@ -129,18 +138,63 @@ def write_run_report(
         temporary.write_text(page, encoding="utf-8")
 
 
-def _images(result: Mapping[str, Any]) -> int:
-    """Training images of a run."""
+@dataclass(frozen=True)
+class Advice:
+    """A suggestion for the next run: `kind` names its text in the template, `values` fill it."""
+
+    kind: Literal["falling", "overfitting", "pretrained"]
+    values: Mapping[str, Any]
+
+
+def advise(recipe: Recipe, rows: Rows, images: int) -> list[Advice]:
+    """Return what the curves of a classifier suggest; `images` is the number of training images.
+
+    Only validation errors are used: without a validation split, or with few evaluations, the only
+    advice is to start from pretrained weights.
+    """
+    val = [row for row in rows if row.get("kind") == "val" and "top1_error" in row]
+    train = [row for row in rows if row.get("kind") == "train" and "top1_error" in row]
+    advice: list[Advice] = []
+    if len(val) >= MIN_EVALUATIONS and train:
+        end = val[-1]["step"]
+        late = [row["top1_error"] for row in val if row["step"] > (1 - LATE) * end]
+        early = [row["top1_error"] for row in val if row["step"] <= (1 - LATE) * end]
+        if early and late and min(late) < (1 - FALLING) * min(early):
+            values = {"before": min(early), "after": min(late), "duration": recipe.duration}
+            advice.append(Advice("falling", values))
+        elif _overfits(val, train):
+            lowest = min(val, key=lambda row: row["loss"])
+            values = {
+                "train": train[-1]["top1_error"],
+                "val": val[-1]["top1_error"],
+                "best_epoch": lowest["epoch"],
+                "rises": val[-1]["loss"] > RISING * lowest["loss"],
+            }
+            advice.append(Advice("overfitting", values))
+    if recipe.weights is None and images < FEW_IMAGES and (recipe.data.size or 0) >= 64:
+        advice.append(Advice("pretrained", {"images": images}))
+    return advice
+
+
+def _overfits(val: Rows, train: Rows) -> bool:
+    losses = [row["loss"] for row in val if "loss" in row]
+    rises = bool(losses) and losses[-1] > RISING * min(losses)
+    error, trained = val[-1]["top1_error"], train[-1]["top1_error"]
+    return rises or (error > GAP * trained and error - trained > POINTS)
+
+
+def _count_images(result: Mapping[str, Any]) -> int:
+    """Return the number of training images of a run."""
     return sum(result.get("train", {}).get("class_counts", {}).values())
 
 
 def _unit(result: Mapping[str, Any]) -> str:
-    """What examples are: "images", or "windows" of a text."""
+    """Return the unit of examples: "images", or "windows" of a text."""
     return str(result.get("data_summary", {}).get("unit", "images"))
 
 
 def run_summary(folder: Path, title: str, result: Mapping[str, Any], rows: Rows) -> str:
-    """The metrics and curves of a run as HTML for a notebook; `result` is empty while it trains."""
+    """Return metrics and curves of a run as HTML for a notebook; `result` may still be empty."""
     with np.errstate(all="ignore"):  # rows may hold any number
         svg = to_svg(plot_curves(rows), "curves")
     return render(
@@ -148,36 +202,37 @@ def run_summary(folder: Path, title: str, result: Mapping[str, Any], rows: Rows)
         folder=folder,
         title=title,
         splits={name: result[name] for name in SPLITS if name in result},
-        metrics=metrics_of(result),
+        metrics=list_metrics(result),
         format_metric=format_metric,
         unit=_unit(result),
         curves=Markup(svg[svg.index("<svg") :]),
     )
 
 
-def metrics_of(result: Mapping[str, Any]) -> dict[str, str]:
-    """Those of `METRICS` that any split of a run's result has, with their titles."""
+def list_metrics(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return name and title of those of `METRICS` that any split of a run's result has."""
     splits = [result[name] for name in SPLITS if name in result]
     return {key: title for key, title in METRICS.items() if any(key in each for each in splits)}
 
 
 def format_metric(key: str, value: float | None) -> str:
-    """A metric with its unit, such as "1.50%"; empty where it is not known."""
+    """Format a metric with its unit, such as "1.50%"; empty if it is not known."""
     if not isinstance(value, int | float):
         return ""
     return format(value, PLAIN[key]) if key in PLAIN else f"{value:.2f}%"
 
 
 def plot_curves(rows: Rows) -> Plot:
-    """The main metric and the loss against epochs: training dashed, held out solid (as Fig. 6)."""
+    """Plot main metric and loss against epochs: training dashed, held out solid (as in Fig. 6)."""
     with figure_style():
         figure, panels = subplots(2)
         metric = next((key for key in PLOTTED if any(key in row for row in rows)), PLOTTED[0])
         labels = {metric: METRICS[metric] + " (%)" * (metric not in PLAIN), "loss": "loss"}
         for axes, (key, label) in zip(panels, labels.items(), strict=True):
             for kind, style, color in LINES:
-                found = (row for row in rows if row["kind"] == kind and key in row)
-                points = [(row["epoch"], row[key]) for row in found]
+                points = [
+                    (row["epoch"], row[key]) for row in rows if row["kind"] == kind and key in row
+                ]
                 if points:
                     marker = "o" if len(points) <= FEW_POINTS else None
                     x, y = zip(*points, strict=True)
@@ -191,7 +246,7 @@ def plot_curves(rows: Rows) -> Plot:
 
 
 def plot_stages(rows: Rows, stages: Mapping[str, str]) -> Plot:
-    """Share of each stage in the training time of each epoch: one stacked bar each."""
+    """Plot the share of each stage in the training time of each epoch as stacked bars."""
     epochs = [row for row in rows if row["kind"] == "time"]
     ends = [row["epoch"] for row in epochs]
     starts = [0.0, *ends[:-1]]

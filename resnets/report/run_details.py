@@ -1,4 +1,4 @@
-"""What the report of a classifier's run shows beside its figures."""
+"""Details of a classifier's run for its report: classes, confusions, mistakes, a batch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnets.report.thumbnail import Thumbnail
+from resnets.report.figures import Thumbnail
 
 MATRIX_CLASSES = 20  # up to which the confusion matrix is shown as a table
-SHOWN_CLASSES = 40  # rows of the table of classes
-SHOWN_PAIRS = 12  # confusions listed
+MAX_CLASSES = 40  # rows of the table of classes
+MAX_CONFUSIONS = 12
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image of a page with its lines; empty where it could not be read."""
+    """An image with the lines of its caption; empty if it could not be read."""
 
     image: Thumbnail
     lines: Sequence[str]
@@ -23,7 +23,7 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class: training images, images of the measured split, and figures in 0..1 or None."""
+    """A class: its training images, images of the measured split, and metrics in 0..1 or None."""
 
     name: str
     trained: int
@@ -50,9 +50,9 @@ class RunDetails:
 
     @property
     def worst_classes(self) -> Sequence[ClassRow]:
-        """The rows that are shown, lowest recall first."""
+        """The rows of the table, lowest recall first."""
         return sorted(self.classes, key=lambda row: 2.0 if row.recall is None else row.recall)[
-            :SHOWN_CLASSES
+            :MAX_CLASSES
         ]
 
     @property
@@ -73,19 +73,19 @@ class RunDetails:
     @property
     def confused(self) -> Sequence[tuple[str, str, int]]:
         """True class, predicted class and images of the most frequent confusions."""
-        found = [
+        confusions = [
             (self.classes[true].name, self.classes[predicted].name, count)
             for true, counts in enumerate(self.confusion)
             for predicted, count in enumerate(counts)
             if count and true != predicted
         ]
-        return sorted(found, key=lambda pair: -pair[2])[:SHOWN_PAIRS]
+        return sorted(confusions, key=lambda pair: -pair[2])[:MAX_CONFUSIONS]
 
 
 def class_rows(
     per_class: Sequence[Mapping[str, Any]], trained: Mapping[str, int]
 ) -> list[ClassRow]:
-    """The rows of an evaluation's `per_class` with the training images of each class."""
+    """Return the rows of an evaluation's `per_class`, with the training images of each class."""
     return [
         ClassRow(
             row["class"],

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from resnets.config import DataSpec, Recipe
-from resnets.report.advice import advise
+from resnets.report.run import advise
 from resnets.report.run_details import ClassRow, RunDetails, class_rows
 
 

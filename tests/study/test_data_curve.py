@@ -9,7 +9,7 @@ from digit_trees import write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import open_data
-from resnets.report.index import OF_STUDY
+from resnets.report.page import OF_STUDY
 from resnets.study.data_curve import data_grid, extrapolate, fit_power_law, write_curve
 from resnets.study.grid.cells import Cell, cell_recipe
 

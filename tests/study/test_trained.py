@@ -6,7 +6,7 @@ import pytest
 from study_runs import train_on_digits
 
 from resnets.config import ConfigError
-from resnets.report.index import INDEX, update_index, write_index
+from resnets.report.page import INDEX, update_index, write_index
 from resnets.study.analyses.responses import ANALYSIS
 
 

@@ -214,7 +214,7 @@ class Index:
 
     def run(self) -> int:
         """Write studies.html; returns the exit code."""
-        from resnets.report.index import write_index
+        from resnets.report.page import write_index
 
         echo(f"studies: {write_index(self.folder)}")
         return 0

@@ -16,8 +16,8 @@ from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quaran
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import KINDS, LEAKS, Finding, Kind
+from resnets.report.figures import Thumbnail
 from resnets.report.render import render
-from resnets.report.thumbnail import Thumbnail
 from resnets.utils.csv_files import CsvWriter
 
 TABLE, PAGE = "files.csv", "report.html"

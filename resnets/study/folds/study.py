@@ -16,8 +16,8 @@ from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quaran
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.splits.corrections import Correction, write_corrections
+from resnets.report.figures import Thumbnail
 from resnets.report.page import Table, write_page
-from resnets.report.thumbnail import Thumbnail
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.folds.predictions import (
     LabelIssue,
