@@ -19,9 +19,8 @@ from resnets.data.splits.corrections import corrected, name_within
 from resnets.data.splits.image_record import TEST
 from resnets.data.splits.roles import choose_roles
 from resnets.study.grid.cells import RECIPE, Cell
-from resnets.utils.csv_files import CsvWriter
+from resnets.utils.csv_files import write_csv
 from resnets.utils.environment import pick_device
-from resnets.utils.files import atomic_write
 from resnets.utils.imports import require_package
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import read_checkpoint
@@ -54,17 +53,12 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Write a CSV file: path, label, fold, prediction, and the probability of each class."""
-        with (
-            atomic_write(path) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as file,
-        ):
-            writer = CsvWriter(file)
-            writer.writerow(("path", "label", "fold", "predicted", *self.classes))
-            for row, path_ in enumerate(self.paths):
-                label, predicted = self.labels[row], self.predicted[row]
-                names = self.classes[label], int(self.folds[row]), self.classes[predicted]
-                scores = [f"{score:.5g}" for score in self.probabilities[row].tolist()]
-                writer.writerow((path_, *names, *scores))
+        rows = []
+        for row, name in enumerate(self.paths):
+            label, predicted = self.classes[self.labels[row]], self.classes[self.predicted[row]]
+            scores = (f"{score:.5g}" for score in self.probabilities[row].tolist())
+            rows.append((name, label, int(self.folds[row]), predicted, *scores))
+        write_csv(path, ("path", "label", "fold", "predicted", *self.classes), rows)
 
 
 def predict_folds(cells: Sequence[Cell], device: str) -> Predictions:
