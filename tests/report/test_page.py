@@ -45,7 +45,7 @@ def read_csv(folder: Path, name: str) -> list[dict[str, str]]:
 
 def plot(*values: float) -> Plot:
     with figure_style():
-        figure, (first, second) = subplots(1, 2)
+        figure, (first, second) = subplots(2)
         first.plot(values, marker="o", color=THEME["series-1"][0], label="line")
         first.set_title("a < b & c")
         second.imshow([[0, 1], [2, 3]])
@@ -163,7 +163,7 @@ def test_numbers_have_minus_signs() -> None:
 def test_ticks_of_layers_are_integers() -> None:
     for last in (1, 3, 7, 19, 110):
         with figure_style():
-            _, (axes,) = subplots(1, 1)
+            _, (axes,) = subplots(1)
             axes.set_xlim(0, last + 1)
             integer_ticks(axes)
             assert all(tick == round(tick) for tick in axes.get_xticks()), last
