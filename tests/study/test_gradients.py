@@ -264,5 +264,5 @@ def test_a_branch_that_starts_at_zero_is_not_called_vanishing_for_it():
     later = (LayerGradient("conv", 0.1, 1.0), LayerGradient("head", 1.0, 1.0))
     trace = Trace(spec, (Measurement(0, 2.0, layers), Measurement(1, 2.0, later)), 50.0)
     assert [now.state for now in trace.measurements] == ["vanishing", "healthy"]
-    assert [now.state for now in trace.judged] == ["healthy"]
-    assert len(dataclasses.replace(trace, spec=catalog.spec("cifar-resnet8")).judged) == 2
+    assert [now.state for now in trace.after_zero_init] == ["healthy"]
+    assert len(dataclasses.replace(trace, spec=catalog.spec("cifar-resnet8")).after_zero_init) == 2
