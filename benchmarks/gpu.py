@@ -180,14 +180,14 @@ def restart(options: argparse.Namespace, deadline: float, failed: set[str]) -> N
 
 def sections() -> dict[str, Callable]:
     """Return the function that makes the cases of each section."""
-    from gpu_checks import commands, correct, facts, full, ladder, resnet50, waits
+    from gpu_checks import commands, correct, facts, full, ladder, resnet50
 
     return {
         "facts": facts.cases,
         "correct": correct.cases,
         "ladder": ladder.cases,
         "first": full.first,
-        "waits": waits.cases,
+        "waits": ladder.waits,
         "resnet50": resnet50.cases,
         "commands": commands.cases,
         "at-once": ladder.seeds_at_once,

@@ -23,7 +23,7 @@ resnets: torch       what `resnets predict` uses for a checkpoint and few images
 resnets: KIND ...    artifacts of `resnets export`; openvino is what predict and serve use for a
                      checkpoint, in the precision that the accuracy check accepts
 
-Part end-to-end, from JPEG files to classes: see end_to_end.py.
+Part end-to-end, from JPEG files to classes: see inference_contenders.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import end_to_end
 import inference_contenders
 from jpeg_files import write_images
 from timing import (
@@ -63,7 +62,7 @@ def make_contender(options: dict[str, Any]) -> Callable[[str], float]:
         step = inference_contenders.make_contender(*arguments, count, folder)
     else:
         images = Path(options["images"])
-        step, count = end_to_end.make_contender(*arguments, images, folder)
+        step, count = inference_contenders.make_end_to_end(*arguments, images, folder)
     for _ in range(3 if options["images"] is None else 1):
         step()
 
@@ -136,11 +135,11 @@ def main() -> None:
             if images is None:
                 images = str(Path(folder, "images"))
                 write_images(Path(images), 400, large=True)
-            (rates,) = measure(end_to_end.NAMES, args, folder=folder, images=images)
-            print_rates("from files to classes", end_to_end.NAMES[0], [rates])
-            if len(rates) == len(end_to_end.NAMES):
+            (rates,) = measure(inference_contenders.END_TO_END, args, folder=folder, images=images)
+            print_rates("from files to classes", inference_contenders.END_TO_END[0], [rates])
+            if len(rates) == len(inference_contenders.END_TO_END):
                 print("\nresnets: files, x")
-                for name, limit in end_to_end.limits(rates).items():
+                for name, limit in inference_contenders.limits(rates).items():
                     print(f"  {name:<58}{format_spread(ratios(rates['resnets: files'], limit))}")
 
 

@@ -5,7 +5,7 @@
 
 Each server runs in a process of its own, the clients in this one, over loopback; servers take turns
 at each load. Every request is one JPEG of 500 x 375 px. Weights are random: speed does not depend
-on them. resnets serves a checkpoint, or `--artifact` (of `resnets export`). plain: FastAPI and
+on them. resnets serves a saved model, or `--artifact` (of `resnets export`). plain: FastAPI and
 torchvision in float32, one image at a time. litserve: the same model, batches of up to 32 in 5 ms
 (pip install 'resnets[bench]').
 
@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -81,25 +82,15 @@ if __name__ == "__main__":
 """
 
 
-def write_checkpoint(name: str, folder: Path) -> Path:
-    """Write a checkpoint of a model with random weights; returns its path."""
+def save_model(name: str, folder: Path) -> Path:
+    """Save a model with random weights; returns its folder."""
     from resnets import create_model
-    from resnets.config import Preprocess, Recipe, to_dict
-    from resnets.weights.checkpoint.format import EncodedCheckpoint
-    from resnets.weights.checkpoint.store import FolderStore
+    from resnets.config import Preprocess
 
     model = create_model(name)
-    preprocess = Preprocess(size=224, resize=256, channels=3, mean=(0.485, 0.456, 0.406),
-                            std=(0.229, 0.224, 0.225))  # fmt: skip
-    meta = {
-        "step": 0,
-        "recipe": to_dict(Recipe(task="classify", model=model.spec)),
-        "classes": [str(number) for number in range(model.spec.num_classes)],
-        "preprocess": to_dict(preprocess),
-    }
-    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    FolderStore(folder).write(f"{name}.safetensors", EncodedCheckpoint(tensors, meta))
-    return folder / f"{name}.safetensors"
+    classes = [str(number) for number in range(model.spec.num_classes)]
+    model.save(folder / name, classes=classes, preprocess=Preprocess())
+    return folder / name
 
 
 def start(kind: str, args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen, int]:
@@ -107,7 +98,7 @@ def start(kind: str, args: argparse.Namespace, folder: Path) -> tuple[subprocess
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     if kind == "resnets":
-        path = args.artifact or write_checkpoint(args.model, folder)
+        path = args.artifact or save_model(args.model, folder)
         command = ["-m", "resnets", "serve", str(path), "--port", str(port)]
         command += ["--max-latency-ms", str(1000 * args.bound)]
     else:
@@ -223,6 +214,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["resnets", "plain", "litserve"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        if "litserve" in args.only and find_spec("litserve") is None:
+            print("left out: litserve; pip install 'resnets[bench]'")
+            args.only.remove("litserve")
         servers = {kind: start(kind, args, Path(name)) for kind in args.only}
         try:
             measure(servers, args)

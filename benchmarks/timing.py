@@ -75,7 +75,8 @@ def start_contenders(
         answer = json.loads(line) if line else {"error": "the process has ended"}
         if "error" in answer:
             process.kill()
-            print(f"left out: {name}: {answer['error']} (see the extra `bench`)", flush=True)
+            remedy = "; pip install 'resnets[bench]'" if "ModuleNotFound" in answer["error"] else ""
+            print(f"left out: {name}: {answer['error']}{remedy}", flush=True)
         else:
             processes[name] = process
     return processes

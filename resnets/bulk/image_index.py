@@ -119,11 +119,11 @@ def _index_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
 def _file_size(path: Path) -> int | None:
     """Return the size of a file in bytes, -1 if it is missing, None for a pipe or device."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return -1
-    is_readable = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    return found.st_size if is_readable else None
+    is_readable = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    return status.st_size if is_readable else None
 
 
 def _index_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> DatasetIndex:

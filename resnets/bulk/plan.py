@@ -68,10 +68,10 @@ class Manifest:
             content = with_current_names(json.loads((out / MANIFEST).read_text("utf-8")), "bulk")
             if content.pop("format") != FORMAT:
                 raise ValueError("unknown format version")
-            found = from_dict(cls, content, str(out / MANIFEST))
-            if found.images < 0 or found.options.shard_size < 1:
+            manifest = from_dict(cls, content, str(out / MANIFEST))
+            if manifest.images < 0 or manifest.options.shard_size < 1:
                 raise ValueError("not a number of images")
-            return found
+            return manifest
         except FileNotFoundError:
             return None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -66,28 +66,34 @@ def command(
     from resnets.utils.cpu_count import cores
     from resnets.weights.load import load_model
 
-    net = load_model(weights, load_options(model, None), "body")
+    network = load_model(weights, load_options(model, None), "body")
     if split == "all":
-        images = open_all_images(net, data)
+        images = open_all_images(network, data)
     else:
-        images = open_split(net, data, split, stored=True)
+        images = open_split(network, data, split, stored=True)
     announce(images)
-    chosen, precise = to_device(net, device, precision)
+    chosen, precise = to_device(network, device, precision)
     if not as_json:
         where = f"{precise} on {environment.device_name(chosen)}"
         echo(f"embedding {images.description}, {where}", error=True)
     failures = _Failures()
-    computed = embeddings(net, images, device=chosen, precision=precise, workers=cores())
+    computed = embeddings(network, images, device=chosen, precision=precise, workers=cores())
     computed = failures.drop(with_progress(computed, len(images)))
     search = None
     if nearest is not None:
-        search = NearestImages(embed_image(net, nearest, device=chosen, precision=precise), top_k)
+        search = NearestImages(
+            embed_image(network, nearest, device=chosen, precision=precise), top_k
+        )
         computed = search.watch(computed)
     if out is None:
         for _ in computed:
             pass
     else:
-        metadata = {"model": net.spec.name, "weights": net.origin, "data": images.description}
+        metadata = {
+            "model": network.spec.name,
+            "weights": network.origin,
+            "data": images.description,
+        }
         rows = write_parquet(computed, out, metadata)
         echo(f"wrote {rows:,} embeddings to {out}", error=True)
     if search is not None:

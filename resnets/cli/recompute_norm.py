@@ -37,6 +37,8 @@ def command(
     from resnets.api.recompute_norm import recompute_norm
 
     log_to_stderr()
-    net = recompute_norm(weights, data, out=out, model=model, batch_size=batch_size, device=device)
-    echo(f"{net.origin}: {out}")
+    result = recompute_norm(
+        weights, data, out=out, model=model, batch_size=batch_size, device=device
+    )
+    echo(f"{result.origin}: {out}")
     return 0

@@ -92,7 +92,7 @@ def command(
     try:
         from resnets.serve import server
         from resnets.serve.metrics import Metrics
-        from resnets.serve.middleware import log_to_stderr
+        from resnets.serve.middleware import json_log
         from resnets.serve.registry import Registry, Source
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("resnets"):
@@ -106,20 +106,20 @@ def command(
     sources = [Source.parse(text) for text in models]
     sock = server.bind(host, port)
     metrics = Metrics()
-    log_to_stderr()
-    if token is None and not server.is_loopback(host):
-        log.warning("listening on %s without authentication; see --token-env", host)
-    registry = Registry(
-        sources,
-        limits,
-        metrics,
-        backend=backend,
-        device=device,
-        precision=precision,
-        calibrate=calibrate,
-        loading=loading,
-    )
-    server.serve(sock, registry, limits, metrics, token, {host, *allowed_host}, cors_origin)
+    with json_log():
+        if token is None and not server.is_loopback(host):
+            log.warning("listening on %s without authentication; see --token-env", host)
+        registry = Registry(
+            sources,
+            limits,
+            metrics,
+            backend=backend,
+            device=device,
+            precision=precision,
+            calibrate=calibrate,
+            loading=loading,
+        )
+        server.serve(sock, registry, limits, metrics, token, {host, *allowed_host}, cors_origin)
     return 0
 
 

@@ -10,7 +10,8 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -38,6 +39,7 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
+QUIET_LOGGERS = ("python_multipart", "PIL", "py.warnings")
 CLIENT_CLOSED = 499  # as in nginx: the client closed the connection
 
 
@@ -180,18 +182,35 @@ class StderrHandler(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
-def log_to_stderr() -> None:
-    """Log to stderr as JSON, with warnings of the package and errors of uvicorn, but nothing of
-    other libraries, which quote client data."""
+@contextmanager
+def json_log() -> Iterator[None]:
+    """Log to stderr as JSON within the block: the package from warnings on, the server also infos,
+    uvicorn errors, but nothing of other libraries, whose messages quote client data.
+
+    The loggers are restored after the block, for programs that call `main`.
+    """
     handler = StderrHandler()
     handler.setFormatter(JsonLines())
-    for name, level in (("resnets", logging.WARNING), ("uvicorn", logging.ERROR)):
-        logging.getLogger(name).handlers = [handler]
-        logging.getLogger(name).setLevel(level)
-    logging.getLogger("resnets.serve").setLevel(logging.INFO)
-    for name in ("python_multipart", "PIL", "py.warnings"):
-        logging.getLogger(name).handlers = [logging.NullHandler()]
+    changes: list[tuple[str, list[logging.Handler], int]] = [
+        ("resnets", [handler], logging.WARNING),
+        ("resnets.serve", [], logging.INFO),
+        ("uvicorn", [handler], logging.ERROR),
+        *((name, [logging.NullHandler()], logging.NOTSET) for name in QUIET_LOGGERS),
+    ]
+    before = []
+    for name, handlers, level in changes:
+        logger = logging.getLogger(name)
+        before.append((logger, logger.handlers, logger.level))
+        logger.handlers = handlers
+        logger.setLevel(level)
     logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, handlers, level in before:
+            logger.handlers = handlers
+            logger.setLevel(level)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -179,3 +179,14 @@ def test_a_cache_that_others_could_write_is_not_used(homeless: Path, planted: st
         place.symlink_to(homeless / "theirs")
     assert environment.cache_folder().resolve() not in (place.resolve(), place)
     assert environment.cache_folder().stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["info"], ["train", "--list"]])
+def test_a_closed_pipe_is_no_error(words: list[str]) -> None:
+    command = [sys.executable, "-m", "resnets", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(), errors) == (0, b"")

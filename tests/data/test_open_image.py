@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_bombs import BOMBS, segment
 from PIL import Image
-from scan_bombs import BOMBS, segment
 
 import resnets
 from resnets.data.decode import jpeg, open_image

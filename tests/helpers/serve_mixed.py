@@ -25,9 +25,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from avif_images import avif
+from image_bombs import BOMBS, avif, scan_bomb
 from PIL import Image
-from scan_bombs import BOMBS, scan_bomb
 from serve_pressure import BODIES, FORM, memory, server
 from serve_requests import odd_images, random_request
 from serving import encoded_image, save_classifier, save_detector

@@ -1,25 +1,29 @@
 """Hostile request bodies, and error responses that must reach the client."""
 
+import asyncio
 import base64
 import gzip
 import hmac
 import json
 import lzma
 import random
+import select
 import socket
+import struct
 import threading
 import time
 import zlib
 from contextlib import suppress
 
 import pytest
-from avif_images import avif
+from image_bombs import avif
 from python_multipart.multipart import MultipartParser
 from serve_pressure import BODIES, head
 from serving import Running, encoded_image, running, save_classifier
 
 from resnets.data.decode.open_image import CLIENT_FORMATS
 from resnets.serve.http.body import parse_body
+from resnets.serve.http.connection import LingeringTransport
 from resnets.serve.http.limits import Limits, RequestError
 from resnets.serve.http.parse_body import CHUNK_SIZE, parse_multipart
 
@@ -272,3 +276,30 @@ def test_a_client_that_closes_its_sending_side_counts_as_gone(served: Running):
         assert connection.recv(65536) == b""
     served.until(lambda: served.service.intake.readers == 0)
     assert served.service.intake.buffered == 0
+
+
+def test_a_connection_that_the_client_reset_is_closed_without_an_error():
+    async def serve() -> bool:
+        client, server = _connected()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+            asyncio.Protocol, server
+        )
+        transport.pause_reading()  # so that the reset is met by `close`
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        waiting = select.poll()
+        waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        waiting.poll(10_000)
+        lingering = LingeringTransport(transport, lambda: True, allowance=1000)
+        lingering.close()
+        return lingering.is_closing() and transport.is_closing()
+
+    assert asyncio.run(serve())
+
+
+def _connected() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    server.setblocking(False)
+    return client, server

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import socket
 from pathlib import Path
 
@@ -287,7 +288,9 @@ def test_command_refuses_in_one_line(words, said, capsys):
 def test_models_of_texts_and_signals_are_refused_as_such(task, tmp_path, capsys):
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, {"model/x": torch.zeros(1)}, {"recipe": {"task": task}})
+    handlers = logging.getLogger("resnets").handlers
     assert main(["serve", str(path), "--port", "0"]) == 2
+    assert logging.getLogger("resnets").handlers is handlers  # of a program that calls `main`
     error = capsys.readouterr().err
     assert repr(task) in error
     assert "objects" not in error

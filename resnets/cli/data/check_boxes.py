@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,14 +47,13 @@ def check_all_annotations(
     """Check the annotations of a data set for each of `tasks`."""
     from resnets.data.errors import DataError
     from resnets.detect.check.run import check_annotations
+    from resnets.evaluate.prepare import with_progress
 
     reports, refusals, notes = [], [], []
     for task in tasks:
         try:
             reports.append(
-                check_annotations(
-                    source, task, workers=workers, watch=_show_progress, detect=detect
-                )
+                check_annotations(source, task, workers=workers, watch=with_progress, detect=detect)
             )
         except DataError as error:
             if task == "segment" and len(tasks) > 1:
@@ -93,9 +92,3 @@ def repair(source: str, task: Task, out: Path, detect: DetectSpec) -> None:
     result = repair_annotations(source, task, out, detect)
     echo(f"wrote {out}: {result.summary()}")
     echo(f"changes and omissions: {out / REPORT_FILE}; train on it with --data {out}")
-
-
-def _show_progress(sizes: Iterable[object], total: int) -> Iterable[object]:
-    from resnets.evaluate.prepare import with_progress
-
-    return with_progress(sizes, total)

@@ -73,7 +73,7 @@ def command(
         if diagram is not None:
             _draw_models(built, diagram)
         if as_json:
-            print(json.dumps([_model_to_json(net) for net in built], indent=2))  # noqa: T201
+            print(json.dumps([_model_to_json(model) for model in built], indent=2))  # noqa: T201
         elif diagram is None:
             from resnets.cli.info import tables
 
@@ -145,13 +145,13 @@ def _print_catalog(specs: Sequence[ModelSpec], *, changed: bool) -> None:
     tables.print_catalog([(spec, each.parameters, each.multiply_adds) for spec, each in rows])
 
 
-def _model_to_json(net: ImageClassifier) -> dict[str, Any]:
+def _model_to_json(model: ImageClassifier) -> dict[str, Any]:
     """Describe a model for --json; `output_shape` has no batch dimension: (C, H, W) or (K,)."""
     from resnets.models import cost
 
-    counted = cost.count_cost(net)
+    counted = cost.count_cost(model)
     return {
-        "name": net.spec.name,
+        "name": model.spec.name,
         "parameters": counted.parameters,
         "multiply_adds": counted.multiply_adds,
         "input_size": counted.input_size,
@@ -168,19 +168,19 @@ def _model_to_json(net: ImageClassifier) -> dict[str, Any]:
     }
 
 
-def _draw_models(nets: Sequence[ImageClassifier], path: Path) -> None:
+def _draw_models(models: Sequence[ImageClassifier], path: Path) -> None:
     from resnets.diagrams.draw import model_diagram, save_diagram
 
-    save_diagram(model_diagram(nets), path)
-    _print_drawn([net.spec.name for net in nets], path)
+    save_diagram(model_diagram(models), path)
+    _print_drawn([model.spec.name for model in models], path)
 
 
 def _draw_blocks(names: Sequence[str], path: Path | None, as_json: bool) -> None:
     from resnets.diagrams.draw import block_diagram, save_diagram
 
-    nets = [name for name in names if not name.startswith(BLOCK)]
-    if nets:
-        raise ConfigError(f"{nets[0]}: models and blocks are drawn into separate files")
+    models = [name for name in names if not name.startswith(BLOCK)]
+    if models:
+        raise ConfigError(f"{models[0]}: models and blocks are drawn into separate files")
     if path is None or as_json:
         raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
     save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)

@@ -43,24 +43,24 @@ class Group:
         )
 
 
-def print_models(nets: Sequence[ImageClassifier], *, folded: bool, published: bool) -> None:
+def print_models(models: Sequence[ImageClassifier], *, folded: bool, published: bool) -> None:
     """Print a table of layers and the totals of each model.
 
     folded: consecutive equal blocks are listed once. published: show the paper's figures.
     """
     console = Console(highlight=False)
-    for position, net in enumerate(nets):
-        counted = cost.count_cost(net)
-        size, channels = counted.input_size, net.spec.in_channels
+    for position, model in enumerate(models):
+        counted = cost.count_cost(model)
+        size, channels = counted.input_size, model.spec.in_channels
         gap = "\n\n" if position else ""
-        console.print(f"{gap}[bold]{net.spec.name}[/bold], input {channels}×{size}×{size}\n")
-        console.print(_layer_table(net, counted, folded))
+        console.print(f"{gap}[bold]{model.spec.name}[/bold], input {channels}×{size}×{size}\n")
+        console.print(_layer_table(model, counted, folded))
         if folded:
             console.print(
                 "\n× n: the sum of n equal blocks, followed by the layers of one of them."
             )
         console.print()
-        console.print(_totals(counted, net.spec.name, published))
+        console.print(_totals(counted, model.spec.name, published))
 
 
 def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
@@ -81,19 +81,21 @@ def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
     console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
 
 
-def _layer_table(net: ImageClassifier, counted: cost.Cost, folded: bool) -> Table:
+def _layer_table(model: ImageClassifier, counted: cost.Cost, folded: bool) -> Table:
     """Layers in execution order, one section per stage."""
     table = Table("layer", "kind", **STYLE)
     for heading in ("output", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
-    for _, section in groupby(_groups(net, counted), key=lambda group: _section(net, group.name)):
+    for _, section in groupby(
+        _groups(model, counted), key=lambda group: _section(model, group.name)
+    ):
         for run in _runs(section, folded):
-            _add_run(table, net, run)
+            _add_run(table, model, run)
         table.add_section()
     return table
 
 
-def _groups(net: ImageClassifier, counted: cost.Cost) -> Iterator[Group]:
+def _groups(model: ImageClassifier, counted: cost.Cost) -> Iterator[Group]:
     """The layers of each block, or of each unit of a VGG stage; other layers one by one."""
 
     def block_name(layer: cost.LayerCost) -> str:
@@ -104,10 +106,10 @@ def _groups(net: ImageClassifier, counted: cost.Cost) -> Iterator[Group]:
         yield Group(name, tuple(layers))
 
 
-def _section(net: ImageClassifier, name: str) -> str:
+def _section(model: ImageClassifier, name: str) -> str:
     """The stage that `name` is in, or "head"."""
     first = name.partition(".")[0]
-    return first if first in net.stage_names else "head"
+    return first if first in model.stage_names else "head"
 
 
 def _runs(groups: Iterator[Group], folded: bool) -> Iterator[list[Group]]:
@@ -117,7 +119,7 @@ def _runs(groups: Iterator[Group], folded: bool) -> Iterator[list[Group]]:
     return ([group] for group in groups)
 
 
-def _add_run(table: Table, net: ImageClassifier, run: Sequence[Group]) -> None:
+def _add_run(table: Table, model: ImageClassifier, run: Sequence[Group]) -> None:
     """Add rows of equal groups: the sum of all, then the layers of one of them."""
     first, layers = run[0], run[0].layers
     parameters = len(run) * sum(layer.parameters for layer in layers)
@@ -127,8 +129,8 @@ def _add_run(table: Table, net: ImageClassifier, run: Sequence[Group]) -> None:
     if len(run) > 1:
         name = f"{first.name}-{run[-1].name.rpartition('.')[2]}  × {len(run)}"
     kind = " + ".join(layer.kind for layer in layers)
-    if first.name in net.blocks():
-        kind = f"{net.spec.block} block"
+    if first.name in model.blocks():
+        kind = f"{model.spec.block} block"
     style = "bold" if several else None
     _add_row(table, name, kind, layers[-1].output, parameters, multiply_adds, style)
     if several:

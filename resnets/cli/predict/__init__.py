@@ -223,9 +223,9 @@ def _load_classifier(weights: str, device: str, options: LoadOptions) -> ImageCl
     from resnets.evaluate.prepare import to_device
     from resnets.weights.load import load_model
 
-    net = load_model(weights, options)
-    to_device(net, device, "float32")
-    return net
+    classifier = load_model(weights, options)
+    to_device(classifier, device, "float32")
+    return classifier
 
 
 class _Failures:
@@ -244,7 +244,7 @@ class _Failures:
 
 
 def _save_explanations(
-    net: ImageClassifier, predictions: Iterable[Prediction], folder: Path
+    classifier: ImageClassifier, predictions: Iterable[Prediction], folder: Path
 ) -> Iterator[Prediction]:
     """Save a map of each prediction as <image name>.cam.png in `folder`, and yield it."""
     from resnets.evaluate.figures.grad_cam import explain
@@ -253,7 +253,9 @@ def _save_explanations(
     for prediction in predictions:
         if prediction.error is None:
             out = unique_path(folder, prediction.path.name, ".cam.png", written)
-            explain(net, prediction.path, prediction.classes[0], prediction.probabilities[0], out)
+            explain(
+                classifier, prediction.path, prediction.classes[0], prediction.probabilities[0], out
+            )
         yield prediction
     echo(f"wrote {written.total():,} maps to {folder}", error=True)
 

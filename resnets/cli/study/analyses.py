@@ -54,7 +54,7 @@ class TrainedStudy:
         with page_folder(self.out, f"study-{name}") as out:
             analysis = importlib.import_module(f"resnets.study.analyses.{name}").ANALYSIS
             report = analysis.run(**options | {"out": out}, loading=loading)
-        return show(report)
+        return _print_report(report)
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,11 @@ class Gradients:
                 device=self.device,
                 out=out,
             )
-        return show(report)
+        return _print_report(report)
 
 
-def show(report: Report) -> int:
-    """Print the caution and the lead of the page, and its path."""
+def _print_report(report: Report) -> int:
+    """Print the caution, lead and path of a page; returns the exit code."""
     if report.caution:
         echo(f"No conclusion. {report.caution}")
     echo(report.lead)

@@ -37,7 +37,7 @@ MAX_DATA_URL_HEADER = 1024  # bytes before its data
 
 
 class Content(NamedTuple):
-    """The encoded images of a body, and the options beside them, by name."""
+    """The encoded images of a body, and its options by name."""
 
     images: list[bytes]
     options: dict[str, str]

@@ -1,7 +1,19 @@
 """Images of a few kB that take minutes or gigabytes to decode."""
 
+import io
 import struct
 import zlib
+
+from PIL import Image
+
+
+def avif(width: int, height: int, frames: int = 1) -> bytes:
+    """An AVIF image of one color: a few kB for any size."""
+    out = io.BytesIO()
+    image = Image.new("RGB", (width, height), (90, 120, 30))
+    more = {"save_all": True, "append_images": [image] * (frames - 1)} if frames > 1 else {}
+    image.save(out, "AVIF", speed=10, **more)
+    return out.getvalue()
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -9,7 +21,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def scan_bomb(side: int, scans: int) -> bytes:
-    """A grey progressive JPEG of a few bytes a scan, each of which visits all blocks."""
+    """A gray progressive JPEG of a few bytes a scan, each of which visits all blocks."""
     blocks, zeros = (-(-side // 8)) ** 2, bytes([1, *[0] * 15])
     out = b"\xff\xd8" + segment(0xDB, b"\0" + bytes([16] * 64))
     out += segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0]))
