@@ -191,14 +191,15 @@ def json_log() -> Iterator[None]:
     """
     handler = StderrHandler()
     handler.setFormatter(JsonLines())
-    changes: list[tuple[str, list[logging.Handler], int]] = [
-        ("resnets", [handler], logging.WARNING),
-        ("resnets.serve", [], logging.INFO),
-        ("uvicorn", [handler], logging.ERROR),
-        *((name, [logging.NullHandler()], logging.NOTSET) for name in QUIET_LOGGERS),
-    ]
+    changes: dict[str, tuple[list[logging.Handler], int]] = {
+        "resnets": ([handler], logging.WARNING),
+        "resnets.serve": ([], logging.INFO),
+        "uvicorn": ([handler], logging.ERROR),
+    }
+    for name in QUIET_LOGGERS:
+        changes[name] = ([logging.NullHandler()], logging.NOTSET)
     before = []
-    for name, handlers, level in changes:
+    for name, (handlers, level) in changes.items():
         logger = logging.getLogger(name)
         before.append((logger, logger.handlers, logger.level))
         logger.handlers = handlers
