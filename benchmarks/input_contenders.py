@@ -15,7 +15,7 @@ import torch
 from resnets.config import AugmentSpec, DataSpec, Preprocess
 from resnets.data import Preprocessor, TrainStream, open_data, order
 from resnets.data.dataset.quarantine import Quarantine
-from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.dataset.reader import BatchPlan, read_ahead
 from resnets.data.loading.pack_write import pack as write_pack
 from resnets.data.sources.open import find_source
 from resnets.data.transforms.augment import train_views
@@ -150,11 +150,11 @@ def resnets_stream(source: Path, uint8: bool = False) -> Batches:
     return (batch.images for batch in stream.batches())
 
 
-def iter_plans(split: Sized, spec: DataSpec, preprocessor: Preprocessor) -> Iterator[Plan]:
+def iter_plans(split: Sized, spec: DataSpec, preprocessor: Preprocessor) -> Iterator[BatchPlan]:
     for start in itertools.count(0, BATCH):
         epochs, rows = order.positions(len(split), 0, start, BATCH)
         views = train_views(spec.augment, preprocessor, 0, epochs, rows)
-        yield Plan(rows, epochs, views)
+        yield BatchPlan(rows, epochs, views)
 
 
 def pack(folder: Path, out: Path, size: int) -> None:

@@ -14,7 +14,7 @@ from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce
-from resnets.data.sources.objects import source_of
+from resnets.data.sources.objects import open_objects
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.data.match_classes import SplitName, open_labeled
 from resnets.evaluate.ensemble import Ensemble, ScoredBatch
@@ -121,7 +121,7 @@ def evaluate(
     paths = [each for each in models if isinstance(each, str)]
     sizes = tuple(scales)
     path = fspath(data) if isinstance(data, str | PathLike) else None
-    source = source_of(data) if path is None and data is not None else None
+    source = open_objects(data) if path is None and data is not None else None
     with results_folder(folder):
         tasks = {read_task(each) for each in paths}
         if tasks & {"text", "signals"}:

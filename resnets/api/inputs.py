@@ -9,7 +9,7 @@ from typing import Any
 from resnets.config import ConfigError, DataSpec
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
-from resnets.data.sources.objects import source_of
+from resnets.data.sources.objects import open_objects
 from resnets.models import ImageClassifier
 
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
@@ -28,7 +28,7 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
         return open_spec(data)
     if isinstance(data, str | PathLike):
         return open_spec(DataSpec(source=data_source(data), **fields))
-    source = source_of(data)
+    source = open_objects(data)
     return open_spec(DataSpec(source=source.name, **fields), source=source)
 
 

@@ -16,7 +16,7 @@ from resnets.api.inputs import data_source
 from resnets.api.recipe import choose_duration, choose_recipe
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
-from resnets.data.sources.objects import source_of
+from resnets.data.sources.objects import open_objects
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.resume import describe_differences
 from resnets.train.run import run as run_training
@@ -93,7 +93,7 @@ def train(
     elif data is None or isinstance(data, str | PathLike):
         source = None if data is None else data_source(data)
     else:
-        opened = source_of(data)
+        opened = open_objects(data)
         parts, source = replace(parts, data=opened), opened.name
     chosen: Recipe | None = None
     if recipe is not None:

@@ -26,11 +26,11 @@ from resnets.data.files.archives import is_zip, unzip_to_tar
 from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.tar import TarFiles, list_tar, unpack
 from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabeled
-from resnets.data.sources.archive import inside
+from resnets.data.sources.archive import list_inner_images
 from resnets.data.sources.find_tables import find_tabular
 from resnets.data.sources.huggingface import HUB
 from resnets.data.tables.paths import TablePaths
-from resnets.data.tables.reader import SAMPLE, TABLE_SUFFIXES, open_table_file
+from resnets.data.tables.reader import SAMPLE_ROWS, TABLE_SUFFIXES, open_table_file
 
 Member = tuple[str, int, int, int]  # name, archive, offset, size
 
@@ -66,7 +66,7 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
     else:
         index = _index_spans([path], work, left_out)
     if not index.count:
-        raise DataError(f"{source}: no images in it{left_out.said()}")
+        raise DataError(f"{source}: no images in it{left_out.describe()}")
     index = replace(
         index,
         left_out=tuple(left_out.parts()),
@@ -97,7 +97,7 @@ def _listed_paths(file: Path) -> Iterator[str]:
     if table is None:
         return
     rows = table.rows()
-    first = list(islice(rows, SAMPLE))
+    first = list(islice(rows, SAMPLE_ROWS))
     as_written = any(paths.is_file(row.path) for row in first)
     for row in chain(first, rows):
         known = None if as_written else paths.find(row.path, f"{file}: line {row.line}")
@@ -134,7 +134,7 @@ def _index_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> Dat
         for number, (archive, file) in enumerate(zip(archives, plain, strict=True)):
             listing = list_tar(file, lambda path: path.endswith(".tar"))
             if listing.paths and all(path.endswith(".tar") for path in listing.paths):
-                listing = inside(listing)
+                listing = list_inner_images(listing)
             listing = listing.images()
             left_out.add_all(listing.left_out)
             files, is_prefixed = listing.files, len(archives) > 1

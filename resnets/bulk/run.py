@@ -37,7 +37,7 @@ from resnets.bulk.write import Format, Summary
 from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
-from resnets.data.decode.pixel_values import FULL
+from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.errors import DataError
 from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select_backend import open_backend
@@ -163,7 +163,7 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     backend = _open_backend(request, model, previous, index.count, log)
     if index.kind in RANDOM_ACCESS:
         sample = _RandomAccess(open_dataset(out / WORK))
-        levels = backend.preprocess.spec.value_range or FULL
+        levels = backend.preprocess.spec.value_range or RANGE_16_BIT
         for warning in probe_images(sample, np.arange(index.count), levels).warnings:
             log(f"warning: {warning}")
     options = _resolve_options(

@@ -26,14 +26,14 @@ from resnets.data.sources.find_tables import find_tabular, is_saved
 from resnets.data.sources.huggingface import (
     HUB,
     ArrowFiles,
-    display_name,
+    format_part_name,
+    format_source_name,
     image_bytes,
-    library,
-    part_name,
-    reading,
-    reason,
+    import_datasets,
+    reading_dataset,
+    root_cause,
 )
-from resnets.data.sources.parquet import FOOTERS_AT_ONCE, builder_of, features_of
+from resnets.data.sources.parquet import MAX_CONCURRENT_READS, load_builder, read_features
 from resnets.data.tables.arrow_columns import find_image_column
 
 ROWS = 32  # per batch read from a file
@@ -49,7 +49,7 @@ def index_parquet(source: str) -> DatasetIndex | None:
     Reads the footers only. Rows of the Hub are numbered within their split, as in `datasets`, rows
     of local files within the file. DataError for unreadable files.
     """
-    library(source)
+    import_datasets(source)
     if source.startswith(HUB):
         files = _hub_files(source)
     else:
@@ -61,9 +61,9 @@ def index_parquet(source: str) -> DatasetIndex | None:
         return None
     digest = hashlib.sha256()
     parts: list[Part] = []
-    with reading(source):
-        column = find_image_column(features_of(files[0][1]), display_name(source))
-        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+    with reading_dataset(source):
+        column = find_image_column(read_features(files[0][1]), format_source_name(source))
+        with ThreadPoolExecutor(MAX_CONCURRENT_READS) as pool:
             footers = list(pool.map(lambda pair: _groups(pair[1], column), files))
     rows: dict[str, int] = {}
     for (title, url), groups in zip(files, footers, strict=True):
@@ -78,10 +78,10 @@ def index_parquet(source: str) -> DatasetIndex | None:
 
 def _hub_files(source: str) -> list[tuple[str, str]]:
     """Title and URL of each file; URLs contain the commit, so that all workers read the same."""
-    with reading(source):
-        data_files = builder_of(source).config.data_files
+    with reading_dataset(source):
+        data_files = load_builder(source).config.data_files
     urls = [
-        (part_name(display_name(source), str(title)), url)
+        (format_part_name(format_source_name(source), str(title)), url)
         for title in data_files
         for url in data_files[title]
     ]
@@ -165,7 +165,7 @@ class _File:
                     raise EOFError(f"it ends before row {row}")
             except Exception as error:  # disk, network and damage raise different types
                 self.close()
-                failure = DataError(f"{self.url}: cannot be read ({reason(error)})")
+                failure = DataError(f"{self.url}: cannot be read ({root_cause(error)})")
                 if "://" not in self.url:
                     end = min(stop, self.ends[bisect_right(self.ends, row)])
                     for missing_row in range(row, end):
@@ -261,9 +261,9 @@ def index_arrow(path: Path) -> DatasetIndex:
 
 
 def _open_parts(path: Path) -> list[ArrowFiles]:
-    where, name = str(path), display_name(str(path))
-    datasets = library(where)
-    with reading(where):
+    where, name = str(path), format_source_name(str(path))
+    datasets = import_datasets(where)
+    with reading_dataset(where):
         if path.is_file():
             tables = {"": datasets.Dataset.from_file(where)}
         elif is_saved(path):
@@ -280,5 +280,5 @@ def _open_parts(path: Path) -> list[ArrowFiles]:
     for title, table in sorted(tables.items()):
         column = find_image_column(table.features, name)
         images = table.select_columns([column]).with_format("arrow")
-        parts.append(ArrowFiles(images, part_name(name, title), np.arange(len(table)), root))
+        parts.append(ArrowFiles(images, format_part_name(name, title), np.arange(len(table)), root))
     return parts

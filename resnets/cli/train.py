@@ -140,7 +140,7 @@ def _print_recipes() -> None:
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:
-    from resnets.data.dataset.summary import wrapped
+    from resnets.data.dataset.summary import wrap_entry
     from resnets.report.run import SHORT, SPLITS, format_metric, list_metrics
 
     metrics = {name: SHORT.get(name, title) for name, title in list_metrics(result).items()}
@@ -166,14 +166,14 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
         table.add_row(split, *cells, f"{each['examples']:,}")
     Console().print(table)
     for split, each in splits.items():
-        for line in wrapped(split, each["protocol"]):
+        for line in wrap_entry(split, each["protocol"]):
             echo(line)
     for split, each in splits.items():
         for text in each.get("warnings", ()):
-            for line in wrapped("warning", f"{split}: {text}"):
+            for line in wrap_entry("warning", f"{split}: {text}"):
                 echo(line)
     if (calibration := result.get("calibration")) is not None:
-        for line in wrapped("note", _format_calibration(calibration)):
+        for line in wrap_entry("note", _format_calibration(calibration)):
             echo(line)
     speed = f"{result['images_per_second']:,.0f} {unit}/s"
     echo(f"\n{result['seconds']:.0f} s of training, {speed}")

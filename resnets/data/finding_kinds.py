@@ -124,7 +124,7 @@ UNREAD = Kind(
     "Images in formats that cannot be read here; training does not see them.",
     "suspect",
 )  # fmt: skip
-STRAY = Kind(
+NO_CLASS_FOLDER = Kind(
     "stray", "Outside of the classes",
     "Images that lie in no class folder; training does not see them.",
     "note",
@@ -165,7 +165,7 @@ UNMEASURED = Kind(
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
     SAME_SOURCE, UNREAD, DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP,
-    PALETTE, ANIMATED, NOT_AN_IMAGE, STRAY, MASK, UNLABELED, UNLISTED, ODD_FOLDER,
+    PALETTE, ANIMATED, NOT_AN_IMAGE, NO_CLASS_FOLDER, MASK, UNLABELED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
 EARLIER_NAMES = {"no-picture": "not-an-image"}

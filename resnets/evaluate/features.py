@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, atomic_write, lock_path
 from resnets.data import DataError, Split
-from resnets.data.dataset.labels import label_text
+from resnets.data.dataset.labels import format_label
 from resnets.evaluate.batched_inference import NOT_FINITE, PixelBudget, batched_inference
 from resnets.evaluate.views import Views, image_name, logits_of, read_views
 from resnets.models import ImageClassifier
@@ -92,7 +92,7 @@ def embeddings(
     ):
         for row, found in group:
             name = image_name(split, row)
-            label = label_text(labels[row], split.classes) or None
+            label = format_label(labels[row], split.classes) or None
             if isinstance(found, str):
                 error = f"{name}: {found}" if found == NOT_FINITE else found
                 yield Embedding(name, label, np.zeros(0, np.float32), error=error)

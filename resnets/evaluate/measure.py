@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnets.config import SOFTMAX, Postprocess
 from resnets.data import Split
-from resnets.data.dataset.labels import NO_LABEL, label_text
+from resnets.data.dataset.labels import NO_LABEL, format_label
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import ScoredBatch
 from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores, without_unreadable
@@ -201,7 +201,7 @@ def _wrong_labels(
             Mistake(
                 row=row,
                 path=image_name(split, row),
-                true=label_text(truth[place], classes, NO_LABEL),
+                true=format_label(truth[place], classes, NO_LABEL),
                 predicted=f"no {name}" if truth[place, label] else name,
                 probability=float(confidence[place, label]),
             )

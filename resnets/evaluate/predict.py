@@ -73,7 +73,7 @@ def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) ->
         passed_over = LeftOut()
         images = [path / name for name in walk_unlabeled(path, passed_over)]
         if not images:
-            raise DataError(f"{path}: no images in this folder{passed_over.said()}")
+            raise DataError(f"{path}: no images in this folder{passed_over.describe()}")
         found.extend(images)
         if left_out is not None:
             left_out.add_all(passed_over)

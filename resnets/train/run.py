@@ -19,7 +19,7 @@ from resnets.config import (
     lock_folder,
     to_toml,
 )
-from resnets.data.dataset.summary import wrapped
+from resnets.data.dataset.summary import wrap_entry
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.train.cuda_graph.start import start_graph
 from resnets.train.cuda_graph.step import GraphTraining
@@ -370,7 +370,7 @@ def _format_headline(
 ) -> str:
     parts = [task.title, str(plan)]
     parts += [f"{group.world_size} processes"] if group.world_size > 1 else []
-    lines = wrapped("run", f"{out}: {', '.join(parts)}")
+    lines = wrap_entry("run", f"{out}: {', '.join(parts)}")
     if checkpoint is not None:
         step = checkpoint.meta["step"]
         lines.append(f"resuming at step {step:,}{plan_changes(checkpoint, plan)}")

@@ -11,12 +11,15 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import rich.console
 from rich.markup import escape as escape_markup
 from rich.text import Text
+
+Item = TypeVar("Item")
 
 # Control characters (C0, DEL, C1), line and paragraph separators, characters that change the text's
 # direction, and surrogates, which stand for the bytes of names that are not UTF-8.
@@ -51,6 +54,12 @@ def format_count(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def join_names(names: Sequence[str], limit: int = 3) -> str:
+    """Join the first `limit` names for a message and count the others: "a, b, c and 2 more"."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def escape(text: object) -> str:
     """Return `text` as one printable line for rich, with its markup escaped."""
     return escape_markup(printable(text))
@@ -83,6 +92,17 @@ class Console(rich.console.Console):
 def console(file: IO[str] | None = None) -> Console:
     """Return a console for tables on stdout (or `file`); piped lines are not wrapped."""
     return Console(file=file, width=None if (file or sys.stdout).isatty() else 1000)
+
+
+def show_progress(
+    items: Iterable[Item], title: str, total: int, *, hidden: bool = False
+) -> Iterator[Item]:
+    """Iterate with a progress bar on stderr, unless it is `hidden` or stderr is redirected."""
+    from rich.progress import track  # deferred: slow to import
+
+    hidden = hidden or not sys.stderr.isatty()
+    options: Any = {"console": Console(stderr=True), "transient": True, "disable": hidden}
+    return iter(track(items, escape(title), total, **options))
 
 
 def detach_closed_terminal() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.sources.builtin import why_away
+from resnets.data.sources.builtin import find_connection_error
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.utils import environment
@@ -219,7 +219,7 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     from huggingface_hub import constants, hf_hub_download, utils
 
     url = f"{constants.ENDPOINT}/{repository}/resolve/{revision}"
-    away = "offline mode" if constants.HF_HUB_OFFLINE else why_away(constants.ENDPOINT)
+    away = "offline mode" if constants.HF_HUB_OFFLINE else find_connection_error(constants.ENDPOINT)
 
     def get(file: str) -> Path:
         offline = away is not None

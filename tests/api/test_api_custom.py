@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import resnets
 from resnets.cli.main import main
-from resnets.data.sources.objects import source_of
+from resnets.data.sources.objects import open_objects
 from resnets.models.resnet import BasicBlock, ResNet
 
 OPTIONS = {
@@ -247,7 +247,7 @@ def test_forms_of_data_give_the_same_images():
         "names": list(zip(map(Image.fromarray, images), names, strict=True)),
     }
     for name, form in forms.items():
-        source = source_of(form)
+        source = open_objects(form)
         assert len(source.classes) == 10, name
         np.testing.assert_array_equal(source.train.images[..., 0], images, err_msg=name)
         np.testing.assert_array_equal(source.train.labels, labels, err_msg=name)
@@ -270,7 +270,7 @@ def test_forms_of_data_give_the_same_images():
 )
 def test_other_data_are_refused_in_one_line(data):
     with pytest.raises(resnets.DataError):
-        source_of(data)
+        open_objects(data)
 
 
 def test_networks_and_losses_that_do_not_fit_are_refused(tmp_path):

@@ -155,7 +155,7 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_image(
         pq.write_table(pa.table({"image": cells[start : start + 20]}), file, row_group_size=6)
         urls[part].append(f"file://{file}")
     listing = SimpleNamespace(config=SimpleNamespace(data_files=urls))
-    monkeypatch.setattr(tables, "builder_of", lambda source: listing)
+    monkeypatch.setattr(tables, "load_builder", lambda source: listing)
     predict_here(digits_run, "hub:pets/cats", tmp_path / "out", shard_size=17)
     names = [f"pets/cats/train:{row}" for row in range(40)]
     assert [row["path"] for row in rows(tmp_path / "out")] == [

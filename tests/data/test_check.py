@@ -19,8 +19,8 @@ from PIL import Image
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.check.duplicates import CANDIDATES, Shapes, propose, same_bytes
-from resnets.data.check.image import look, shape_of, thumbnail
+from resnets.data.check.duplicates import MAX_CANDIDATES, ImageHashes, find_identical, propose_pairs
+from resnets.data.check.image import check_image, make_thumbnail, perceptual_hash
 from resnets.data.check.run import CheckReport, check_data
 from resnets.data.finding_kinds import kinds_by_name
 
@@ -143,7 +143,7 @@ def test_sixteen_bits_a_channel_are_noticed_though_pillow_hands_on_eight() -> No
     body = chunk(b"IDAT", zlib.compress(rows.tobytes()))
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
     assert Image.open(io.BytesIO(data)).mode == "RGB"
-    assert [kind.name for kind, _ in look(data, "a.png", 1).problems] == ["16-bit"]
+    assert [kind.name for kind, _ in check_image(data, "a.png", 1).problems] == ["16-bit"]
 
 
 def test_twins_within_and_across_parts(tree: Path) -> None:
@@ -184,24 +184,24 @@ def test_a_shape_survives_saving_and_scaling_and_few_share_it() -> None:
     shapes, near = [], 0
     for seed in range(60):
         image = scene(seed, (320, 240))
-        shape = shape_of(thumbnail(np.asarray(image)))
+        shape = perceptual_hash(make_thumbnail(np.asarray(image)))
         buffer = io.BytesIO()
         image.resize((200, 150)).save(buffer, "JPEG", quality=50)
-        again = shape_of(thumbnail(np.asarray(Image.open(buffer).convert("RGB"))))
+        again = perceptual_hash(make_thumbnail(np.asarray(Image.open(buffer).convert("RGB"))))
         near += (shape ^ again).bit_count() <= 3
         shapes.append(shape)
     assert near >= 54
     differences = [(a ^ b).bit_count() for n, a in enumerate(shapes) for b in shapes[:n]]
     assert min(differences) > 3
     flat = [np.full((40, 50, 3), value, np.uint8) for value in (0, 100, 255)]
-    assert len({shape_of(thumbnail(pixels)) for pixels in flat}) == 1
+    assert len({perceptual_hash(make_thumbnail(pixels)) for pixels in flat}) == 1
 
 
-def shapes_of(words: np.ndarray, rows: np.ndarray | None = None, tones: int = 0) -> Shapes:
+def shapes_of(words: np.ndarray, rows: np.ndarray | None = None, tones: int = 0) -> ImageHashes:
     count = len(words)
-    tone = np.full(count, tones, np.uint64)
+    color = np.full(count, tones, np.uint64)
     rows = np.arange(count) if rows is None else rows
-    return Shapes(words, tone, np.zeros(count, np.int64), rows)
+    return ImageHashes(words, color, np.zeros(count, np.int64), rows)
 
 
 def test_proposals_are_all_pairs_that_differ_in_at_most_three_bits() -> None:
@@ -219,11 +219,11 @@ def test_proposals_are_all_pairs_that_differ_in_at_most_three_bits() -> None:
         if (int(shapes[i]) ^ int(shapes[j])).bit_count() <= 3
     }
     assert len(wanted) >= 61
-    found = propose(shapes_of(shapes, rows))
+    found = propose_pairs(shapes_of(shapes, rows))
     assert set(found.pairs) == wanted
     assert found.crowded == 0
     content = np.array([7, 3, 7, 7, 9, 3], np.uint64)
-    assert list(same_bytes(content)) == [(0, 2), (0, 3), (1, 5)]
+    assert list(find_identical(content)) == [(0, 2), (0, 3), (1, 5)]
 
 
 @pytest.mark.parametrize("kind", ["one shape", "near shapes"])
@@ -237,21 +237,21 @@ def test_alike_images_do_not_make_all_pairs(kind: str) -> None:
             words ^= np.uint64(1) << random.integers(0, 64, count).astype(np.uint64)
     known = shapes_of(words)
     parts = (np.arange(count) >= count // 5).astype(np.int64)
-    proposed = propose(replace(known, part=parts))
+    proposed = propose_pairs(replace(known, part=parts))
     later = [other for _, other in proposed.pairs]
     assert len(proposed.pairs) > count / 10
-    assert max(np.bincount(later)) <= CANDIDATES
+    assert max(np.bincount(later)) <= MAX_CANDIDATES
     assert proposed.crowded > count / 10
     # What has an exact fellow in the other part is held against it first.
     words[-1] = words[0] = 0x0F0F0F0F0F0F0F0F
-    assert (0, count - 1) in propose(replace(known, part=parts)).pairs
+    assert (0, count - 1) in propose_pairs(replace(known, part=parts)).pairs
 
 
 def test_other_colors_are_not_read_again() -> None:
     words = np.zeros(25, np.uint64)
     tones = np.arange(25, dtype=np.uint64) * np.uint64(0x090909)
-    known = replace(shapes_of(words), tone=tones)
-    assert propose(known).pairs == []
+    known = replace(shapes_of(words), color=tones)
+    assert propose_pairs(known).pairs == []
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

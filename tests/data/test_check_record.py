@@ -11,7 +11,12 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data.check.run import check_data
 from resnets.data.sources.open import find_source
-from resnets.data.splits.check_record import known_leaks, read_record, save_record, source_listing
+from resnets.data.splits.check_record import (
+    find_known_leaks,
+    fingerprint_source,
+    read_record,
+    save_record,
+)
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def listing(root: Path) -> str:
-    return source_listing(find_source(DataSpec(source=str(root))), str(root))
+    return fingerprint_source(find_source(DataSpec(source=str(root))), str(root))
 
 
 def shares(root: Path) -> dict[str, list[str]]:
@@ -49,7 +54,7 @@ def test_a_record_is_found_again(root: Path) -> None:
     assert place is not None
     record = read_record(f"{root}/train/..")
     assert record is not None
-    known = known_leaks(record, listing(root), shares(root))
+    known = find_known_leaks(record, listing(root), shares(root))
     assert known.counts == {("training", "test"): 1}
     assert not known.changed
     assert "1 training images are" in known.describe()
@@ -60,11 +65,11 @@ def test_a_record_is_found_again(root: Path) -> None:
         role: [path for path in paths if "\udce9" not in path]
         for role, paths in shares(root).items()
     }
-    known = known_leaks(record, listing(root), without)
+    known = find_known_leaks(record, listing(root), without)
     assert (known.total, known.left_out) == (0, 1)
 
     (root / "train/a/0.png").write_bytes(b"other bytes")
-    assert known_leaks(record, listing(root), shares(root)).changed
+    assert find_known_leaks(record, listing(root), shares(root)).changed
 
     place.write_text("{")
     assert read_record(str(root)) is None
@@ -76,9 +81,9 @@ def test_which_pairs_leak_depends_on_the_shares(root: Path) -> None:
     record = read_record(str(root))
     assert record is not None
     together = {"training": [path for paths in shares(root).values() for path in paths]}
-    assert known_leaks(record, "", together).total == 0
+    assert find_known_leaks(record, "", together).total == 0
     turned = {"training": shares(root)["test"], "test": shares(root)["training"]}
-    assert known_leaks(record, "", turned).counts == {("training", "test"): 1}
+    assert find_known_leaks(record, "", turned).counts == {("training", "test"): 1}
 
 
 def test_training_repeats_a_known_leak(

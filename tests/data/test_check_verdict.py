@@ -16,8 +16,8 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.check.run import CheckReport, check_data
-from resnets.data.check.verdict import exit_code, train_command, verdict
-from resnets.data.tables.flat_labels import UNNAMED
+from resnets.data.check.verdict import exit_code, make_verdict, train_command
+from resnets.data.tables.flat_labels import NOT_IN_TABLE
 from resnets.detect.check.images import annotated_contents
 from resnets.detect.loading.sources import open_detection
 
@@ -107,7 +107,7 @@ def test_exit_codes(tmp_path: Path) -> None:
         fill(root / "train" / label, range(100 * place, 100 * place + 4))
         fill(root / "test" / label, range(100 * place + 50, 100 * place + 52))
     assert exit_code(check(root)) == 0
-    assert verdict(check(root))[0].weight == "good"
+    assert make_verdict(check(root))[0].weight == "good"
     (root / "train" / "ant" / "x.png").write_bytes(b"x")
     assert exit_code(check(root)) == 1
     (root / "quarantine.txt").write_text("train/ant/x.png\n")
@@ -115,7 +115,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     shutil.rmtree(root / "train" / "bee")
     report = check(root)
     assert exit_code(report) == 1  # training refuses: test/ has a class that train/ lacks
-    assert verdict(report)[0].weight == "refused"
+    assert make_verdict(report)[0].weight == "refused"
 
 
 def test_one_image_under_two_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +131,7 @@ def test_one_image_under_two_labels(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["data", "check", str(root), "--out", str(tmp_path / "bad")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "exit code 1"
-    assert verdict(check(root))[0].weight == "broken"
+    assert make_verdict(check(root))[0].weight == "broken"
     settings = [word for each in ("data.size=32", "batch_size=4") for word in ("--set", each)]
     run = str(tmp_path / "run")
     command = ["train", "digits", "--data", str(root), "--model", "cifar-resnet8", *settings]
@@ -196,7 +196,7 @@ def test_check_and_training_read_a_table_alike(tmp_path: Path, folder: str, rows
         assert refusal.endswith(report.refused[0])
     else:
         assert report.images["training share"] == len(splits.train)
-        assert UNNAMED in {each.detail for each in report.findings}
+        assert NOT_IN_TABLE in {each.detail for each in report.findings}
 
 
 def test_one_class_alone_is_refused_whatever_stores_it(tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_images_that_training_leaves_out_are_said(tmp_path: Path) -> None:
     (tmp_path / "set" / "ant" / "photo.cr2").write_bytes(b"raw")
     report = check(tmp_path / "set")
     assert sum(report.images.values()) == 12  # masks are no images
-    said = " ".join(point.text for point in verdict(report))
-    assert "6 images lie beside the image they are a mask" in said
+    said = " ".join(point.text for point in make_verdict(report))
+    assert "6 images are masks, maps or copies" in said
     assert "1 .cr2 file is not read" in said
 
 
@@ -254,7 +254,7 @@ def test_a_set_without_parts_is_divided_as_training_divides_it(tmp_path: Path) -
     assert sum(report.images.values()) == 100
     assert report.leaks
     assert exit_code(report) == 3
-    assert "training images are near-copies of test images" in verdict(report)[0].text
+    assert "training images are near-copies of test images" in make_verdict(report)[0].text
 
 
 def test_class_counts_and_what_is_not_measured(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 import resnets
 from resnets.config import DataSpec, from_toml
 from resnets.data import Split, open_data
-from resnets.data.dataset.image_hash import affordable, file_keys, key_of
-from resnets.data.dataset.image_identity import below_classes, hash_names, hold_out
+from resnets.data.dataset.image_hash import can_hash, file_keys, hash_blocks
+from resnets.data.dataset.image_identity import hash_names, hold_out, strip_common_folder
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.files.archives import list_zip
 from resnets.data.files.folder import FolderFiles
@@ -111,7 +111,7 @@ def test_composed_and_decomposed_names_are_the_same() -> None:
     ],
 )
 def test_paths_begin_with_the_class_folder(paths: list[str], expected: list[str]) -> None:
-    assert below_classes(paths) == expected
+    assert strip_common_folder(paths) == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -150,7 +150,7 @@ def test_keys_see_every_byte_whatever_holds_the_files(tmp_path: Path) -> None:
     found = file_keys(FolderFiles(tmp_path, paths))
     keys = dict(zip(texts, found, strict=True))
     assert keys["a"] == keys["copy"]
-    assert keys["small"] == keys["small copy"] == key_of([b"a", b"bc"])
+    assert keys["small"] == keys["small copy"] == hash_blocks([b"a", b"bc"])
     assert len(set(keys.values())) == 7
     assert file_keys(FolderFiles(tmp_path, ["missing"])).tolist() == [0]
     with (
@@ -171,9 +171,9 @@ def test_keys_of_too_many_bytes_are_not_read(
     files = FolderFiles(tmp_path, ["a", "b", "missing"])
     for name in "ab":
         (tmp_path / name).write_bytes(bytes(1000))
-    assert affordable(files)
-    monkeypatch.setattr("resnets.data.dataset.image_hash.MOST_BYTES", 1999)
-    assert not affordable(files)
+    assert can_hash(files)
+    monkeypatch.setattr("resnets.data.dataset.image_hash.MAX_BYTES", 1999)
+    assert not can_hash(files)
 
 
 def write_scans(root: Path, first: int, count: int, **gray: int) -> None:

@@ -248,7 +248,7 @@ def test_a_libjpeg_of_another_layout_is_refused(photo) -> None:
     if not others:
         pytest.skip("torchvision brings no libjpeg 8 here")
     before = decode(encoded(photo), view_of((0, 0, 50, 50)), "a")
-    functions = jpeg.functions_of(ctypes.CDLL(str(others[0])))
+    functions = jpeg.find_functions(ctypes.CDLL(str(others[0])))
     assert compiler.load_library("jpeg").jpeg_bind(functions) == 0
     np.testing.assert_array_equal(decode(encoded(photo), view_of((0, 0, 50, 50)), "a"), before)
 

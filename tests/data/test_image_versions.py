@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnets.cli.main import main
 from resnets.config import DataSpec
-from resnets.data.splits.image_versions import sources_by_name
+from resnets.data.splits.image_versions import find_sources
 from resnets.data.splits.open import open_data
 
 
@@ -24,7 +24,7 @@ from resnets.data.splits.open import open_data
     ],
 )
 def test_tiles_of_one_scene_have_one_source(names, scenes):
-    found = sources_by_name(names, range(len(names)))
+    found = find_sources(names, range(len(names)))
     assert len(set(found.values())) == scenes
     assert len(found) == (len(names) if scenes else 0)
 
@@ -87,7 +87,7 @@ def test_frames_of_a_video_across_splits_are_warned_of(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_augmented_images_have_one_source(names, sources):
-    found = sources_by_name(names, ["a"] * len(names))
+    found = find_sources(names, ["a"] * len(names))
     assert len(set(found.values())) == sources
     assert len(found) == (len(names) if sources else 0)
 

@@ -13,12 +13,12 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.dataset.labels import (
     class_counts,
-    label_groups,
+    format_label,
+    group_labels,
     label_numbers,
-    label_text,
     multi_hot,
 )
-from resnets.data.sources.objects import source_of
+from resnets.data.sources.objects import open_objects
 from resnets.data.sources.open import find_source
 from resnets.data.tables.label_sets import read_label_sets
 
@@ -136,7 +136,7 @@ def test_categories_of_coco(tmp_path: Path, shared_data: Path) -> None:
     of = {each["id"]: set() for each in document["images"]}
     for each in document["annotations"]:
         of[each["image_id"]].add(names[each["category_id"]])
-    found = [label_text(label, source.classes) for label in source.train.labels]
+    found = [format_label(label, source.classes) for label in source.train.labels]
     by_name = {each["file_name"]: each["id"] for each in document["images"]}
     assert len(found) == len(of) == 64
     for row, text in enumerate(found):
@@ -151,16 +151,16 @@ def test_categories_of_coco(tmp_path: Path, shared_data: Path) -> None:
 def test_objects_and_helpers() -> None:
     pixels = np.zeros((4, 8, 8), np.uint8)
     rows = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]])
-    source = source_of((pixels, rows))
+    source = open_objects((pixels, rows))
     assert (source.classes, source.train.labels.tolist()) == (("0", "1", "2"), rows.tolist())
-    named = source_of([(pixels[0], ["a", "b"]), (pixels[1], {"b"}), (pixels[2], [])])
+    named = open_objects([(pixels[0], ["a", "b"]), (pixels[1], {"b"}), (pixels[2], [])])
     assert named.train.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
     with pytest.raises(DataError, match="sets and labels that are not"):
-        source_of([(pixels[0], "a"), (pixels[1], ["b"])])
+        open_objects([(pixels[0], "a"), (pixels[1], ["b"])])
     labels = rows.astype(np.uint8)
     assert class_counts(labels, 3).tolist() == [2, 2, 1]
     assert class_counts(np.array([0, 2, -1]), 3).tolist() == [1, 0, 1]
-    groups = label_groups(np.concatenate([labels, labels]))
+    groups = group_labels(np.concatenate([labels, labels]))
     assert groups[:4].tolist() == groups[4:].tolist()
     assert len(set(groups.tolist())) == 4
     assert [label_numbers(each) for each in labels] == [[0, 1], [1], [], [0, 2]]

@@ -15,7 +15,7 @@ from resnets.data import DataError
 from resnets.data.check.parts import open_contents
 from resnets.data.dataset.summary import summarize_source
 from resnets.data.finding_kinds import LAYOUT
-from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY, read_layout
+from resnets.data.layout.folder_layout import MASKS, NO_CLASS_FOLDER, NO_LABELS, read_layout
 from resnets.data.sources.open import find_source
 from resnets.data.splits.open import open_data
 
@@ -228,7 +228,7 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     put(tmp_path, ".", count=1)
     assert read(tmp_path) == (("cat", "dog"), {"train": 4})
     left_out = find_source(DataSpec(source=str(tmp_path))).left_out
-    assert left_out.counts == {(STRAY, ".jpg"): 3}
+    assert left_out.counts == {(NO_CLASS_FOLDER, ".jpg"): 3}
 
 
 @pytest.mark.parametrize(

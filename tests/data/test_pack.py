@@ -26,12 +26,12 @@ from resnets.data.decode.decode import (
     Crop,
     center_box,
     decode_whole,
-    encode,
+    encode_pnm,
     grid_box,
-    pixels_of,
+    read_pnm,
     scaled_size,
 )
-from resnets.data.loading.pack_write import Packed, pack
+from resnets.data.loading.pack_write import PackReport, pack
 from resnets.data.sources.open import find_source
 from resnets.data.transforms.augment import train_views
 from resnets.ops import resize as resizing
@@ -63,7 +63,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write(source: Path, out: Path, size: int = 64, **options) -> Packed:
+def write(source: Path, out: Path, size: int = 64, **options) -> PackReport:
     spec = replace(WHOLE, source=str(source))
     quarantine = options.pop("quarantine", Quarantine.of(spec))
     return pack(find_source(spec), out, size, quarantine=quarantine, **options)
@@ -105,7 +105,7 @@ def test_pictures_are_scaled_down_to_the_size_and_never_up(photos: Path, packed:
         if min(stored.shape[:2]) > 64:
             size = scaled_size(stored.shape[1], stored.shape[0], 64)
             stored = np.array(Image.fromarray(stored).resize(size, Image.Resampling.BILINEAR))
-        assert np.array_equal(pixels_of(ours.read(row)), stored)
+        assert np.array_equal(read_pnm(ours.read(row)), stored)
         shorter.append(min(stored.shape[:2]))
     assert max(shorter) == 64 > min(shorter)
 
@@ -158,7 +158,7 @@ def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> No
     planes = {}
     for row in range(6):
         name = Path(raw.files.name(row)).name
-        stored = pixels_of(ours.files.read(row))
+        stored = read_pnm(ours.files.read(row))
         planes[name] = stored.shape[2]
         whole = decode_whole(raw.files.read(row), name)
         assert np.array_equal(np.broadcast_to(stored, whole.shape), whole), name
@@ -195,7 +195,7 @@ def test_views_are_those_of_the_raw_pictures(
     inner = slice(4, -4) if augment.crop == "random-resized" and not native else slice(None)
     for row, view in enumerate(views):
         view = replace(view, interpolation=interpolation)
-        picture = Image.fromarray(pixels_of(split.files.read(row)))
+        picture = Image.fromarray(read_pnm(split.files.read(row)))
         box = view.box(*picture.size)
         box = (*box[:2], min(box[2], picture.width), min(box[3], picture.height))
         method = Image.Resampling[interpolation.upper()]
@@ -399,7 +399,7 @@ def test_an_index_of_another_writer_is_refused(packed: Path, tmp_path: Path) -> 
 
 
 def test_changed_pixels_are_found_by_verify(packed: Path, tmp_path: Path) -> None:
-    count, found = packing.verify(packed)
+    count, found = packing.verify_pack(packed)
     assert count == 40
     assert all(whole for _, whole in found)
     path = copy(packed, tmp_path)
@@ -410,7 +410,7 @@ def test_changed_pixels_are_found_by_verify(packed: Path, tmp_path: Path) -> Non
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 8]))
-    bad = [name for name, whole in packing.verify(path)[1] if not whole]
+    bad = [name for name, whole in packing.verify_pack(path)[1] if not whole]
     assert bad == [source.train.files.name(7)]
 
 
@@ -473,9 +473,9 @@ def test_an_interrupted_packing_leaves_no_file(
         calls.append(1)
         if len(calls) > 10:
             raise KeyboardInterrupt
-        return encode(pixels)
+        return encode_pnm(pixels)
 
-    monkeypatch.setattr(pack_write, "encode", stop)
+    monkeypatch.setattr(pack_write, "encode_pnm", stop)
     with pytest.raises(KeyboardInterrupt):
         write(photos, tmp_path / "b.pack")
     assert leftovers(tmp_path) == []
@@ -493,7 +493,7 @@ def test_a_packed_set_can_be_packed_smaller(packed: Path, tmp_path: Path) -> Non
     assert write(packed, out, 32).images == {"train": 26, "val": 8, "test": 6}
     files = open_data(replace(WHOLE, source=str(out))).train.files
     assert files.name(0) == f"{out}:train/cat/01.png"
-    assert max(min(pixels_of(files.read(row)).shape[:2]) for row in range(26)) == 32
+    assert max(min(read_pnm(files.read(row)).shape[:2]) for row in range(26)) == 32
 
 
 def test_imagenette_is_packed_and_trained_on(shared_data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from resnets import load
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.check.image import comparable
+from resnets.data.check.image import decode_for_comparison
 from resnets.data.dataset.pack import open_pack
 from resnets.data.decode import pixel_values
 from resnets.data.decode.decode import decode_whole
@@ -43,7 +43,7 @@ def faint_set(root: Path, kind: type = np.uint16, suffix: str = "png", offset: i
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(pixel_values, "SAID", set())
+    monkeypatch.setattr(pixel_values, "WARNED", set())
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_images_at_another_scale_than_the_training_images_are_named_everywhere(
 def test_nan_in_a_checked_image_is_no_warning_of_numpy() -> None:
     pixels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     pixels[0, 0] = np.nan
-    assert comparable(encoded(pixels, "TIFF"), "x", (0.0, 1.0)).max() == 255
+    assert decode_for_comparison(encoded(pixels, "TIFF"), "x", (0.0, 1.0)).max() == 255
     pixels[:] = np.nan
-    assert comparable(encoded(pixels, "TIFF"), "x", (0.0, 1.0)).max() == 0
+    assert decode_for_comparison(encoded(pixels, "TIFF"), "x", (0.0, 1.0)).max() == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data
 from resnets.data.check.run import check_data
-from resnets.data.check.verdict import exit_code, verdict, warnings
+from resnets.data.check.verdict import exit_code, list_warnings, make_verdict
 from resnets.data.finding_kinds import SAME_SOURCE
 
 
@@ -37,8 +37,10 @@ def test_copies_of_one_source_in_two_parts_are_counted(copies, tmp_path, capsys)
     assert len(found) == 8
     assert {each.part for each in found} == {"train", "val"}
     assert all(each.twin_part != each.part for each in found)
-    assert len(warnings(report)) == 1
-    assert any(point.weight == "suspect" and "8 images" in point.text for point in verdict(report))
+    assert len(list_warnings(report)) == 1
+    assert any(
+        point.weight == "suspect" and "8 images" in point.text for point in make_verdict(report)
+    )
     assert exit_code(report) == 0
     out = tmp_path / "out"
     command = ["data", "check", str(copies), "--out", str(out), "--leave-out", "same-source"]
@@ -47,7 +49,7 @@ def test_copies_of_one_source_in_two_parts_are_counted(copies, tmp_path, capsys)
     listed = (out / "quarantine.txt").read_text()
     assert sum(".rf." in line for line in listed.splitlines()) == 8
     again = check_data(DataSpec(source=str(copies), quarantine=str(out / "quarantine.txt")))
-    assert warnings(again) == []
+    assert list_warnings(again) == []
 
 
 def test_names_without_hashes_are_no_copies(tmp_path):
@@ -55,7 +57,7 @@ def test_names_without_hashes_are_no_copies(tmp_path):
         for number in range(4):
             photo(tmp_path / part / "cat" / f"p{number}.jpg", 10 * place + number)
             photo(tmp_path / part / "dog" / f"p{number}.v2.jpg", 20 + 10 * place + number)
-    assert warnings(check_data(DataSpec(source=str(tmp_path)))) == []
+    assert list_warnings(check_data(DataSpec(source=str(tmp_path)))) == []
 
 
 def sizes_of_uploads(root, count=8, seed=0):

@@ -152,7 +152,7 @@ def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: boo
         (
             ({"scan": data, "label": digits}, r"no image column among scan \(binary\), label"),
             ({"image": digits, "label": digits}, r"no image column among image \(int64\)"),
-            ({"image": data, "kind": digits}, r"no label column among .*kind \(int64\); call"),
+            ({"image": data, "kind": digits}, r"no label column among .*kind \(int64\); rename"),
             ({"image": data, "label": [{"a": digit} for digit in digits]}, "column label is"),
             ({"image": data, "label": ["a;b", *map(str, digits[1:])]}, f"'a;b' .*{several}"),
             ({"image": data, "label": [0.5] * 48}, "column label is (float64|double); labels are"),
@@ -482,7 +482,7 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
             ({"a.cls": b"1 2"}, "a.cls: holds several labels"),
             ({"a.cls": b""}, "a.cls: holds no label"),
             ({"a.jpg": one}, r"a\.(png|jpg): more than one image of its name"),
-            ({"c.png": one}, r"c\.png: has no label; expected \.cls or \.json beside it"),
+            ({"c.png": one}, r"c\.png: has no label; expected \.cls or \.json next to it"),
         )
     ):
         shard = tar_of(tmp_path / str(number) / "train.tar", {**good, **members})

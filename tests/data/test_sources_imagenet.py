@@ -241,7 +241,7 @@ def test_bad_ground_truth_is_named(imagenet: Path) -> None:
     line = f"{image(1)}.JPEG 2\n"
     refused(r"given\.txt: has no label for 11 of 12 images, among them ILSVRC.*2\.", given(line))
     rows = "".join(f"{image(k)}.JPEG 4\n" for k in range(1, 13))
-    refused(r"given\.txt: the label of .*1\.JPEG: '4' is none of the .* 4 classes", given(rows))
+    refused(r"given\.txt: the label of .*1\.JPEG: '4' is not one of the 4 classes", given(rows))
     refused(r"given\.csv: line 2: 3 cells, but line 1 has 2", given("path,label\na,b,c", "csv"))
     (imagenet / "given.txt").write_bytes(b"\xff\xfe\x00")
     refused(r"given\.txt: is not UTF-8", str(imagenet / "given.txt"))

@@ -177,7 +177,7 @@ def test_blocks_are_read_once_while_they_are_in_use_and_then_let_go() -> None:
         block, place = files.where[row]
         assert files.read(row) == bytes([block, place])
     assert set(blocks.loads.values()) == {1}
-    assert len(files._held) == 3
+    assert len(files._loaded) == 3
     files.read(0)
     assert blocks.loads[0] == 2
     assert files.take(np.array([7, 20])).name(1) == "set:25"
@@ -198,5 +198,5 @@ def test_training_reads_few_blocks_at_a_time(parquet: Path) -> None:
     stream = TrainStream(train, spec, fit_preprocess(train, spec, 3), 10, 0, CPU)
     most = 0
     for _ in islice(stream.batches(), 40):
-        most = max(most, sum(len(held.result()) for held in train.files._held.values()))
+        most = max(most, sum(len(held.result()) for held in train.files._loaded.values()))
     assert most <= 40 + 10 + (16 + 4) * 7 + 7  # one more while it is being read

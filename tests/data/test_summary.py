@@ -16,7 +16,7 @@ from resnets.data import open_data
 from resnets.data.check.report import COLUMNS
 from resnets.data.dataset import summary
 from resnets.data.dataset.quarantine import write_quarantine
-from resnets.data.dataset.summary import MOST_LINES, WIDTH, DataSummary, SplitSummary
+from resnets.data.dataset.summary import MAX_LINES, WIDTH, DataSummary, SplitSummary
 from resnets.detect.loading.sources import open_detection
 
 TINY = ("--set", "data.size=8", "--set", "batch_size=4", "--set", "model.input_size=8")
@@ -24,7 +24,7 @@ TINY = ("--set", "data.size=8", "--set", "batch_size=4", "--set", "model.input_s
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "_said", set())
+    monkeypatch.setattr(summary, "_printed", set())
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_block_is_short_whatever_the_names(tmp_path: Path) -> None:
         "s" * 300, names, splits, (names[0], 1), ["y" * 200] * 9, 3, ["z\x1b[2J"] * 9
     )
     lines = found.lines()
-    assert len(lines) <= 4 * MOST_LINES
+    assert len(lines) <= 4 * MAX_LINES
     assert all(len(line) <= WIDTH and line.isprintable() for line in lines)
 
 
@@ -90,7 +90,7 @@ def test_commands_print_the_block_on_stderr_and_keep_it(
     monkeypatch.chdir(tmp_path)
 
     def said(*words: object) -> tuple[str, str]:
-        summary._said.clear()
+        summary._printed.clear()
         main([str(word) for word in words])
         return capsys.readouterr()
 

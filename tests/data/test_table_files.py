@@ -11,7 +11,7 @@ from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.sources.label_table import open_table
 from resnets.data.sources.open import find_source
-from resnets.data.tables.columns import plain
+from resnets.data.tables.columns import normalize_name
 from resnets.data.tables.reader import open_table_bytes, open_table_file
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
@@ -224,8 +224,10 @@ def test_a_long_table_is_read_row_by_row(tmp_path: Path) -> None:
 
 
 def test_names_of_columns() -> None:
-    assert {plain(name) for name in ("File Names", "file_name", "FileName")} == {"filename"}
-    assert plain("class") == "class"
+    assert {normalize_name(name) for name in ("File Names", "file_name", "FileName")} == {
+        "filename"
+    }
+    assert normalize_name("class") == "class"
 
 
 def flat(root: Path, rows: list[tuple[str, str]], folder: str) -> list[tuple[str, str]]:

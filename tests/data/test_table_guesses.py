@@ -14,7 +14,7 @@ from resnets.data.dataset.source import Source
 from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.sources.open import find_source
 from resnets.data.splits.label_warnings import class_warnings
-from resnets.data.tables.labels import number_labels
+from resnets.data.tables.labels import encode_labels
 
 NAMES = ("cat", "dog", "eel", "fox")
 LABELS = ("cat", "dog") * 4
@@ -63,7 +63,7 @@ def test_a_table_of_training_images_does_not_label_test_images(tmp_path, caplog,
     found = opened(tmp_path, **({"ground_truth": str(file)} if truth else {}))
     assert sizes(found) == (6, 0, 0)
     assert found.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    assert "4 .png (unlabelled image)" in found.left_out.said()
+    assert "4 .png (unlabelled image)" in found.left_out.describe()
     assert "test/" in caplog.text
 
 
@@ -187,7 +187,7 @@ def test_a_split_column_in_an_archive_is_that_of_a_folder(flat, top) -> None:
     for source in (opened(zipped(flat, top)), opened(flat)):
         assert source.classes == ("cat", "dog")
         assert sizes(source) == (4, 0, 3)
-        assert source.left_out.said().count("1 .png (image that the table does not name)") == 1
+        assert source.left_out.describe().count("1 .png (image that the table does not name)") == 1
         assert source.test is not None
         assert source.test().labels.tolist() == [0, 1, 0]
     table(file, "filename,label,split", *rows, "99.png,cat,test")
@@ -400,7 +400,7 @@ def test_the_annotations_of_tiny_imagenet_label_its_validation_images(tmp_path) 
 
 def test_labels_are_all_names_or_all_places() -> None:
     def number(labels: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
-        return number_labels(labels, classes, lambda row: f"line {row}", by_place=True).tolist()
+        return encode_labels(labels, classes, lambda row: f"line {row}", by_index=True).tolist()
 
     assert number(("1", "2", "3"), ("1", "2", "3")) == [0, 1, 2]
     assert number(("0", "2"), ("cat", "dog", "eel")) == [0, 2]

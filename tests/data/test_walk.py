@@ -72,7 +72,7 @@ def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> Non
     found, left_out = walked(tmp_path)
     assert found == ["a/1.JFIF", "a/2.mpo", "a/3.jpg"]
     assert left_out.counts == {
-        (NOT_IMAGE, ".txt"): 2, (NOT_IMAGE, ".csv"): 1, (walking.UNREAD, ".dng"): 1,
+        (NOT_IMAGE, ".txt"): 2, (NOT_IMAGE, ".csv"): 1, (walking.UNSUPPORTED, ".dng"): 1,
         (HIDDEN, ""): 4, (SPECIAL, ".jpg"): 1, (BROKEN_LINK, ""): 1,
     }  # fmt: skip
     assert left_out.total == 10

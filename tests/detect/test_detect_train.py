@@ -25,7 +25,7 @@ from resnets.config import (
 )
 from resnets.data.batch import Batch
 from resnets.data.decode.decode import decode_fitted
-from resnets.data.decode.pixel_values import SAID
+from resnets.data.decode.pixel_values import WARNED
 from resnets.data.errors import DataError
 from resnets.detect.models.build import assemble, check_recipe, load
 from resnets.models import build
@@ -241,7 +241,7 @@ def test_losses_are_summed_over_images():
 def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tmp_path, caplog):
     pixels = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
-    SAID.discard("levels")
+    WARNED.discard("levels")
     data = (tmp_path / "deep.png").read_bytes()
     decode_fitted(data, "deep.png", lambda *_: (48, 48))
     assert "8 bits" in caplog.text

@@ -12,11 +12,11 @@ from digit_trees import write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.dataset.image_identity import fold_of
+from resnets.data.dataset.image_identity import assign_folds
 from resnets.data.sources.open import find_source
 from resnets.data.splits.corrections import (
     Correction,
-    corrected,
+    apply_corrections,
     read_corrections,
     write_corrections,
 )
@@ -131,7 +131,7 @@ def test_corrections_of_any_name(tmp_path: Path) -> None:
     write_corrections(tmp_path / "c.csv", entries)
     spec = DataSpec(source=str(root), in_memory="never", corrections=str(tmp_path / "c.csv"))
     counts = np.bincount(find_source(spec).train.labels)
-    found = corrected(find_source(spec), spec).train
+    found = apply_corrections(find_source(spec), spec).train
     assert (np.bincount(found.labels) - counts).tolist() == [-len(names), len(names)]
 
 
@@ -158,15 +158,15 @@ def test_folds_divide_each_class_alike_and_keep_groups() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), (50, 33, 7, 10))
     ids = rng.integers(1, 2**63, len(labels)).astype(np.uint64)
-    fold = fold_of(labels, ids, 5, seed=0)
+    fold = assign_folds(labels, ids, 5, seed=0)
     for label in range(4):
         counts = np.bincount(fold[labels == label], minlength=5)
         assert counts.max() - counts.min() <= 1
     groups = (np.arange(len(labels)) // 4 + 1).astype(np.uint64)
-    grouped = fold_of(labels, ids, 5, seed=0, groups=groups)
+    grouped = assign_folds(labels, ids, 5, seed=0, groups=groups)
     for group in np.unique(groups):
         assert len(set(grouped[groups == group].tolist())) == 1
-    assert not np.array_equal(fold, fold_of(labels, ids, 5, seed=1))
+    assert not np.array_equal(fold, assign_folds(labels, ids, 5, seed=1))
 
 
 def test_folds_with_groups(tree) -> None:

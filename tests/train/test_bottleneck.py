@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnets.config import AugmentSpec, DataSpec, replace_fields
 from resnets.data import FileSplit, TrainStream, fit_preprocess, open_data
-from resnets.data.decode.decode import encode
+from resnets.data.decode.decode import encode_pnm
 from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report.figures import to_svg
@@ -55,7 +55,7 @@ class SlowFiles:
         end = time.thread_time() + self.seconds
         while self.computing and time.thread_time() < end:
             pass
-        return encode(np.full((16, 16, 3), index, np.uint8))
+        return encode_pnm(np.full((16, 16, 3), index, np.uint8))
 
     def take(self, rows: NDArray[np.int64]) -> "SlowFiles":
         return self

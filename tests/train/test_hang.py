@@ -16,7 +16,7 @@ from test_early_stop import plan
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data, order
-from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.dataset.reader import BatchPlan, read_ahead
 from resnets.data.decode.decode import Crop, center_box
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream
@@ -84,7 +84,7 @@ def test_classification_without_a_readable_image_ends(tmp_path):
     split = open_data(data).train
     split.unreadable.max_unreadable = None
     view = Crop(16, 3, center_box(16, 16))
-    plans = [Plan(np.arange(4), np.zeros(4, np.int64), [view] * 4)] * 9
+    plans = [BatchPlan(np.arange(4), np.zeros(4, np.int64), [view] * 4)] * 9
     with pytest.raises(DataError):
         list(read_ahead(split, plans, 2, seed=0))
 

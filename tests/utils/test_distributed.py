@@ -90,10 +90,10 @@ class Counted:
         self.loaded: list[int] = []
 
     def load(self, block: int) -> list[bytes]:
-        from resnets.data.decode.decode import encode
+        from resnets.data.decode.decode import encode_pnm
 
         self.loaded.append(block)
-        return [encode(np.full((16, 16, 3), block, np.uint8)) for _ in range(8)]
+        return [encode_pnm(np.full((16, 16, 3), block, np.uint8)) for _ in range(8)]
 
     def name(self, block: int, place: int) -> str:
         return f"{block}/{place}"

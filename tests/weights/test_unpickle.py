@@ -93,7 +93,7 @@ def test_what_looks_large_and_is_not_costs_nothing(name: str) -> None:
 
 
 def test_no_number_of_instructions_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnets.data.files.unpickle.MOST_STEPS", 10_000)
+    monkeypatch.setattr("resnets.data.files.unpickle.MAX_STEPS", 10_000)
     with pytest.raises(PickleError, match="10,000 instructions"):
         unpickle(b"\x80\x02" + b"N0" * 5_000 + b"N.", ARRAYS)
 

@@ -17,7 +17,7 @@ from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
-    from resnets.data.check.report import Written
+    from resnets.data.check.report import WrittenReport
     from resnets.data.check.run import CheckReport
     from resnets.data.finding_kinds import Kind
 
@@ -87,8 +87,7 @@ class Check:
             print_annotation_check,
             repair,
         )
-        from resnets.data.check.held_out_parts import with_shares
-        from resnets.data.check.parts import open_contents
+        from resnets.data.check.parts import open_contents, split_into_shares
         from resnets.data.check.report import write_check
         from resnets.data.check.run import check_data
         from resnets.data.check.verdict import exit_code
@@ -118,7 +117,7 @@ class Check:
         contents = (
             annotated_contents(spec, tasks[0], detect)
             if tasks
-            else with_shares(open_contents(spec), spec)
+            else split_into_shares(open_contents(spec), spec)
         )
         announce(contents)
         # Not earlier: a new folder inside the data set would be listed as one of its folders.
@@ -126,7 +125,7 @@ class Check:
             check = check_all_annotations(self.source, tasks, detect, self.workers)
             report = check_data(spec, tiny=self.tiny, contents=contents, watch=_show_progress)
             if tasks:
-                report = report.annotated(check.bad, check.refusals, check.warnings)
+                report = report.with_annotations(check.bad, check.refusals, check.warnings)
             recipe = RECIPES.get(tasks[0], "detect") if tasks else "scratch"
             written = write_check(report, out, spec, leave_out, recipe)
             _save_findings(report, spec, written, annotated=bool(tasks))
@@ -157,19 +156,19 @@ class Check:
 
 
 def _save_findings(
-    report: CheckReport, spec: DataSpec, written: Written, *, annotated: bool
+    report: CheckReport, spec: DataSpec, written: WrittenReport, *, annotated: bool
 ) -> None:
     """Save the findings in the cache, where training on the same data set reads them."""
     from resnets.data.errors import DataError
     from resnets.data.sources.open import find_source
-    from resnets.data.splits.check_record import save_record, source_listing
+    from resnets.data.splits.check_record import fingerprint_source, save_record
     from resnets.detect.check.images import annotated_listing
 
     try:
         if annotated:
             listing = annotated_listing(spec.source)
         else:
-            listing = source_listing(find_source(spec), spec.source)
+            listing = fingerprint_source(find_source(spec), spec.source)
     except DataError:  # nothing trains on it
         return
     if save_record(spec.source, report.findings, listing, written.quarantine) is None:
@@ -182,13 +181,13 @@ def _show_progress(counts: Iterable[int], total: int, doing: str) -> Iterable[in
     return with_progress(counts, total, description=doing)
 
 
-def _print_report(report: CheckReport, written: Written) -> None:
-    from resnets.data.check.classes import suffix_counts
-    from resnets.data.check.verdict import verdict
+def _print_report(report: CheckReport, written: WrittenReport) -> None:
+    from resnets.data.check.classes import count_suffixes
+    from resnets.data.check.verdict import make_verdict
 
     console = terminal_console()
     echo(_format_counts(report))
-    for point in verdict(report):
+    for point in make_verdict(report):
         mark = f"[{STYLES[point.weight]}]{MARKS[point.weight]:<8}[/]"
         console.print(f"{mark}{escape(point.text)}", highlight=False, soft_wrap=True)
         if point.advice:
@@ -197,12 +196,12 @@ def _print_report(report: CheckReport, written: Written) -> None:
         echo(_format_remedy(report, written))
     for table in _tables(report):
         console.print(table)
-    counts = suffix_counts(report.contents)
+    counts = count_suffixes(report.contents)
     suffixes = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts)
     echo(f"images by suffix: {suffixes}")
 
 
-def _format_remedy(report: CheckReport, written: Written) -> str:
+def _format_remedy(report: CheckReport, written: WrittenReport) -> str:
     if report.leaks and not written.without_leaks:
         return "Check again with --leave-out leak,near-leak for a list to train without them."
     return f"Train without them:\n  {written.command}"
@@ -210,11 +209,11 @@ def _format_remedy(report: CheckReport, written: Written) -> str:
 
 def _format_counts(report: CheckReport) -> str:
     """Format the number of images of each split, and of those that training can use."""
-    from resnets.data.check.verdict import usable
+    from resnets.data.check.verdict import count_usable
 
     parts = ", ".join(f"{count:,} {part}" for part, count in report.images.items() if part)
     total = f"{len(report.contents):,} images" + (f": {parts}" if parts else "")
-    counts = usable(report)
+    counts = count_usable(report)
     if counts == report.images:
         return total
     text = ", ".join(f"{count:,} {part}".rstrip() for part, count in counts.items())
@@ -222,7 +221,7 @@ def _format_counts(report: CheckReport) -> str:
 
 
 def _tables(report: CheckReport) -> Iterator[Table]:
-    from resnets.data.check.classes import class_table, shown_classes
+    from resnets.data.check.classes import make_class_table, select_rows
     from resnets.data.finding_kinds import KINDS
 
     counts = report.counts
@@ -236,30 +235,30 @@ def _tables(report: CheckReport) -> Iterator[Table]:
                 example = " ".join(filter(None, (first.path, f"({first.detail})")))
                 table.add_row(kind.name, kind.weight, f"{counts[kind]:,}", escape(example))
         yield table
-    classes = class_table(report.contents)
+    classes = make_class_table(report.contents)
     if classes is not None:
         table = Table("class, fewest images first")
         table.columns[0].overflow = "fold"
         for part in classes.parts:
             table.add_column(part or "images", justify="right")
-        for row in shown_classes(classes):
+        for row in select_rows(classes):
             cells = ["..."] if row is None else [escape(row.name), *map("{:,}".format, row.counts)]
             table.add_row(*cells)
         yield table
 
 
-def _print_conclusion(report: CheckReport, written: Written, code: int) -> None:
+def _print_conclusion(report: CheckReport, written: WrittenReport, code: int) -> None:
     """Print the files that were written, the worst problem once more, and the exit code."""
-    from resnets.data.check.verdict import verdict, warnings
+    from resnets.data.check.verdict import list_warnings, make_verdict
 
     echo(f"report: {written.page}\nfindings: {written.table}")
     echo(f"quarantine: {written.quarantine} ({written.listed:,} listed)")
-    worst = verdict(report)[0]
+    worst = make_verdict(report)[0]
     if worst.weight == "leak":
         echo(f"LEAK: {worst.text}.\n{_format_remedy(report, written)}")
     elif worst.weight in ("refused", "broken"):
         echo(f"{MARKS[worst.weight]}: {worst.text}")
-    found = warnings(report)
+    found = list_warnings(report)
     for warning in found:
         echo(f"WARNING: {warning}")
     if code:

@@ -99,10 +99,10 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
 
 
 def _verify(path: Path) -> int:
-    from resnets.data.dataset.pack import verify
+    from resnets.data.dataset.pack import verify_pack
     from resnets.evaluate.prepare import with_progress
 
-    damaged, (images, checked) = 0, verify(path)
+    damaged, (images, checked) = 0, verify_pack(path)
     for name, is_intact in with_progress(checked, images):
         if not is_intact:
             damaged += 1

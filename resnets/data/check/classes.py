@@ -1,4 +1,4 @@
-"""How many images each class has in each part, and which classes are uneven or not measured."""
+"""Images per class and part, and which classes are imbalanced or not measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.source import VAL_NAMES
 from resnets.data.finding_kinds import IMBALANCE, UNMEASURED, Finding
 
-MANY, SMALLEST, LARGEST = 20, 10, 3  # classes that are shown
-UNEVEN = 10  # times the smallest class that the largest may have
+MAX_ROWS, NUM_SMALLEST, NUM_LARGEST = 20, 10, 3  # of classes in a table
+MAX_RATIO = 10  # of the largest class to the smallest
 TRAIN, VAL, TEST = "training", "validation", "test"
 
 
@@ -31,22 +31,22 @@ class ClassRow:
 class ClassTable:
     """Images by class and part; `rows` from the smallest class to the largest.
 
-    parts: titles as the set has them. counted: place of the part that training takes.
+    parts: titles as in the set. train_column: index of the part that is trained on.
     """
 
     parts: Sequence[str]
     rows: Sequence[ClassRow]
-    counted: int
+    train_column: int
 
     @property
     def ratio(self) -> float:
-        """Training images of the largest class for each one of the smallest."""
-        counts = [row.counts[self.counted] for row in self.rows]
+        """Training images of the largest class per image of the smallest."""
+        counts = [row.counts[self.train_column] for row in self.rows]
         return max(counts) / max(1, min(counts))
 
 
-def role_of(part: str, parts: Sequence[str]) -> str:
-    """What the part is to training: "training", "validation" or "test"; "" where it has no parts.
+def find_role(part: str, parts: Sequence[str]) -> str:
+    """Return the role of a part in training: "training", "validation" or "test"; "" without parts.
 
     Without a test part the validation part is the test set, as in ImageNet's layout.
     """
@@ -55,31 +55,31 @@ def role_of(part: str, parts: Sequence[str]) -> str:
     return TRAIN if part == "train" else part.removesuffix(" share")
 
 
-def class_table(contents: Contents) -> ClassTable | None:
-    """The table; None for a set without classes."""
+def make_class_table(contents: Contents) -> ClassTable | None:
+    """Count the images of each class and part; None for a set without classes."""
     sections = [each for each in contents.sections if len(each.classes)]
     names = list(dict.fromkeys(name for each in sections for name in each.classes))
     if not [name for name in names if name]:
         return None
-    number = {name: place for place, name in enumerate(names)}
+    index_of_class = {name: index for index, name in enumerate(names)}
     parts = list(dict.fromkeys(each.part for each in sections))
     counts = np.zeros((len(names), len(parts)), np.int64)
     for section in sections:
         found = class_counts(section.labels, len(section.classes))
-        places = [number[name] for name in section.classes]
-        np.add.at(counts[:, parts.index(section.part)], places, found)
-    roles = [role_of(part, parts) for part in parts]
-    counted = roles.index(TRAIN) if TRAIN in roles else len(parts) - 1
-    rows = [ClassRow(name, counts[number[name]].tolist()) for name in names]
-    rows.sort(key=lambda row: (row.counts[counted], row.name))
-    return ClassTable(parts, rows, counted)
+        indices = [index_of_class[name] for name in section.classes]
+        np.add.at(counts[:, parts.index(section.part)], indices, found)
+    roles = [find_role(part, parts) for part in parts]
+    train_column = roles.index(TRAIN) if TRAIN in roles else len(parts) - 1
+    rows = [ClassRow(name, counts[index_of_class[name]].tolist()) for name in names]
+    rows.sort(key=lambda row: (row.counts[train_column], row.name))
+    return ClassTable(parts, rows, train_column)
 
 
 @dataclass(frozen=True)
-class LabelSets:
-    """Of images with sets of labels: how many images, labels in all, and images without a label.
+class LabelSetSummary:
+    """Sets of labels: the number of images, of labels in all, and of images without a label.
 
-    together: the pairs of labels that most images have both of, with the count, highest first.
+    together: the pairs of labels that most often occur together, with their counts, sorted.
     """
 
     images: int
@@ -88,14 +88,14 @@ class LabelSets:
     together: Sequence[tuple[str, str, int]]
 
 
-def label_sets(contents: Contents, most: int = 3) -> LabelSets | None:
-    """What sets of labels there are; None where images have one label each."""
+def summarize_label_sets(contents: Contents, most: int = 3) -> LabelSetSummary | None:
+    """Summarize sets of labels; None if images have one label each."""
     sections = [each for each in contents.sections if is_multilabel(each.labels)]
     if not sections:
         return None
     classes = sections[0].classes
     labels = np.concatenate([each.labels for each in sections]).astype(np.int64)
-    pairs = np.triu(labels.T @ labels, 1)  # (K, K) images that have both
+    pairs = np.triu(labels.T @ labels, 1)  # (K, K) images with both labels
     order = np.argsort(-pairs, axis=None, kind="stable")[:most]
     rows, columns = (each.tolist() for each in np.unravel_index(order, pairs.shape))
     together = [
@@ -104,37 +104,37 @@ def label_sets(contents: Contents, most: int = 3) -> LabelSets | None:
         if pairs[one, two]
     ]
     unlabeled = int((labels.sum(1) == 0).sum())
-    return LabelSets(len(labels), int(labels.sum()), unlabeled, together)
+    return LabelSetSummary(len(labels), int(labels.sum()), unlabeled, together)
 
 
-def shown_classes(table: ClassTable) -> list[ClassRow | None]:
-    """Rows for a page or terminal: all of a few, else the smallest and largest; None is a gap."""
-    if len(table.rows) <= MANY:
+def select_rows(table: ClassTable) -> list[ClassRow | None]:
+    """Return all rows of a short table, else the smallest and largest; None marks the gap."""
+    if len(table.rows) <= MAX_ROWS:
         return [*table.rows]
-    return [*table.rows[:SMALLEST], None, *table.rows[-LARGEST:]]
+    return [*table.rows[:NUM_SMALLEST], None, *table.rows[-NUM_LARGEST:]]
 
 
-def suffix_counts(contents: Contents) -> list[tuple[str, int]]:
-    """How many images have each suffix ("" = none), the most first."""
+def count_suffixes(contents: Contents) -> list[tuple[str, int]]:
+    """Return the number of images per suffix ("" without one), sorted."""
     names = (contents.path(number) for number in range(len(contents)))
     counts = Counter(posixpath.splitext(name)[1].lower() for name in names)
     return counts.most_common()
 
 
-def class_findings(contents: Contents) -> Iterator[Finding]:
-    """Uneven classes, and classes that a part which is measured on lacks."""
-    table = class_table(contents)
+def find_class_problems(contents: Contents) -> Iterator[Finding]:
+    """Yield findings on imbalanced classes, and on classes that a held-out part lacks."""
+    table = make_class_table(contents)
     if table is None or len(table.rows) < 2:
         return
     least, most = table.rows[0], table.rows[-1]
-    if table.ratio >= UNEVEN:
-        few, many = least.counts[table.counted], most.counts[table.counted]
+    if table.ratio >= MAX_RATIO:
+        few, many = least.counts[table.train_column], most.counts[table.train_column]
         detail = f"{most.name} {many:,}, {least.name} {few:,} images: {table.ratio:,.0f} to 1"
-        yield Finding(IMBALANCE, "", detail, table.parts[table.counted], least.name)
-    for place, part in enumerate(table.parts):
-        if place == table.counted:
+        yield Finding(IMBALANCE, "", detail, table.parts[table.train_column], least.name)
+    for column, part in enumerate(table.parts):
+        if column == table.train_column:
             continue
         for row in table.rows:
-            if row.counts[table.counted] and not row.counts[place]:
-                role = role_of(part, table.parts)
+            if row.counts[table.train_column] and not row.counts[column]:
+                role = find_role(part, table.parts)
                 yield Finding(UNMEASURED, "", f"{row.name}: no {role} image", part, row.name)

@@ -1,4 +1,4 @@
-"""Which images are copies of which, and which of those copies lie in parts that are kept apart."""
+"""Find which images are copies of which, and which of these copies are in different parts."""
 
 from __future__ import annotations
 
@@ -17,48 +17,47 @@ from resnets.data.finding_kinds import (
     Finding,
     Kind,
 )
-from resnets.data.splits.image_versions import sources_by_name
+from resnets.data.splits.image_versions import find_sources
 
-ELSEWHERE = "filed under"  # in the detail of copies with another label
+OTHER_LABEL = "filed under"  # in the details of copies with another label
 
 
 @dataclass(frozen=True)
 class _Twin:
-    """What an image is a copy of."""
+    """The image that another one is a copy of."""
 
     kind: Kind
     row: int
     how: str
 
 
-def copies_found(
-    contents: Contents, same: Iterable[Pair], alike: Iterable[tuple[Pair, float]]
+def find_copies(
+    contents: Contents, same: Iterable[Pair], similar: Iterable[tuple[Pair, float]]
 ) -> Iterator[Finding]:
-    """One finding for each image that is a copy of an earlier one.
+    """Yield a finding for each image that is a copy of an earlier one.
 
-    An image of another part is preferred to one of the same part, so that no leak hides behind a
-    duplicate; what is identical to a leaking image leaks too. `same`: (first, later) of equal
-    bytes, where only the first is among `alike`: pairs with their mean difference in 0..255, -1
-    where all pixels agree.
+    An image of another part takes precedence over one of the same part, so that a duplicate hides
+    no leak; copies of a leaking image leak, too. same: (first, later) of equal bytes; only the
+    first is in `similar`: pairs with their mean difference in 0..255, -1 if all pixels are equal.
     """
     first_of = {later: first for first, later in same}
     partners: dict[int, list[tuple[int, float]]] = {}
-    for (one, other), difference in alike:
+    for (one, other), difference in similar:
         partners.setdefault(other, []).append((one, difference))
     found: dict[int, _Twin] = {}
     for row in sorted({*first_of, *partners}):
         if row in first_of:
-            twin = _of_identical(contents, row, first_of[row], "same bytes as", found)
+            twin = _match_identical(contents, row, first_of[row], "same bytes as", found)
         else:
-            twin = _of_partners(contents, row, partners[row], found)
+            twin = _match_partners(contents, row, partners[row], found)
         found[row] = twin
-        yield _finding(contents, row, twin)
+        yield _make_finding(contents, row, twin)
 
 
-def _of_identical(
+def _match_identical(
     contents: Contents, row: int, first: int, how: str, found: dict[int, _Twin]
 ) -> _Twin:
-    """An image with the bytes or pixels of an earlier one, and so with the leaks of that one."""
+    """Return the twin of an image with the bytes or pixels of an earlier one, with its leaks."""
     if _part(contents, row) != _part(contents, first):
         return _Twin(LEAK, first, f"{how} {contents.path(first)}")
     known = found.get(first)
@@ -67,7 +66,7 @@ def _of_identical(
     return _Twin(DUPLICATE, first, f"{how} {contents.path(first)}")
 
 
-def _of_partners(
+def _match_partners(
     contents: Contents, row: int, partners: list[tuple[int, float]], found: dict[int, _Twin]
 ) -> _Twin:
     part = _part(contents, row)
@@ -77,31 +76,33 @@ def _of_partners(
 
     best, difference = min(partners, key=preference)
     if _part(contents, best) == part and difference < 0:
-        return _of_identical(contents, row, best, "same pixels as", found)
-    together = _part(contents, best) == part
+        return _match_identical(contents, row, best, "same pixels as", found)
+    is_same_part = _part(contents, best) == part
     if difference < 0:
-        return _Twin(DUPLICATE if together else LEAK, best, f"same pixels as {contents.path(best)}")
+        return _Twin(
+            DUPLICATE if is_same_part else LEAK, best, f"same pixels as {contents.path(best)}"
+        )
     how = f"differs by {difference:.1f} of 255 from {contents.path(best)}"
-    return _Twin(NEAR_DUPLICATE if together else NEAR_LEAK, best, how)
+    return _Twin(NEAR_DUPLICATE if is_same_part else NEAR_LEAK, best, how)
 
 
-def _finding(contents: Contents, row: int, twin: _Twin) -> Finding:
-    (kept_part, kept_label), (part, label) = map(contents.part_and_label, (twin.row, row))
-    other = f", which is {ELSEWHERE} {kept_label}" if label != kept_label else ""
-    path, kept = contents.path(row), contents.path(twin.row)
-    return Finding(twin.kind, path, f"{twin.how}{other}", part, label, kept, kept_part)
+def _make_finding(contents: Contents, row: int, twin: _Twin) -> Finding:
+    (twin_part, twin_label), (part, label) = map(contents.part_and_label, (twin.row, row))
+    label_note = f", which is {OTHER_LABEL} {twin_label}" if label != twin_label else ""
+    path, twin_path = contents.path(row), contents.path(twin.row)
+    return Finding(twin.kind, path, f"{twin.how}{label_note}", part, label, twin_path, twin_part)
 
 
 def _part(contents: Contents, row: int) -> str:
     return contents.part_and_label(row)[0]
 
 
-def copies_by_name(contents: Contents) -> Iterator[Finding]:
-    """Images of which a part that is kept apart has another version of the same source."""
+def find_same_source(contents: Contents) -> Iterator[Finding]:
+    """Yield images of which another part has a version of the same source, by their names."""
     first: dict[Hashable, tuple[str, str]] = {}
     paths = [contents.path(number) for number in range(len(contents))]
     labels = [contents.part_and_label(number)[1] for number in range(len(contents))]
-    for number, source in sorted(sources_by_name(paths, labels).items()):
+    for number, source in sorted(find_sources(paths, labels).items()):
         path, (part, label) = paths[number], contents.part_and_label(number)
         twin, twin_part = first.setdefault(source, (path, part))
         if twin_part != part:

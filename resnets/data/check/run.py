@@ -1,4 +1,4 @@
-"""Check a stored set: which images leak between its parts, cannot be read, are odd or double."""
+"""Check a stored set for leaks between its parts, unreadable or unusual images, and duplicates."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from functools import cached_property
 import numpy as np
 
 from resnets.config import DataSpec
-from resnets.data.check.classes import class_findings
+from resnets.data.check.classes import find_class_problems
 from resnets.data.check.duplicates import (
-    ALIKE,
+    MAX_DIFFERENCE,
+    ImageHashes,
     Pair,
     PixelDigest,
-    Shapes,
-    compare,
-    propose,
-    same_bytes,
+    compare_pairs,
+    find_identical,
+    propose_pairs,
 )
-from resnets.data.check.held_out_parts import with_shares
-from resnets.data.check.image import Look, comparable, look, reason, thumbnail
-from resnets.data.check.leaks import ELSEWHERE, copies_by_name, copies_found
-from resnets.data.check.parts import Contents, open_contents
+from resnets.data.check.image import (
+    ImageCheck,
+    check_image,
+    decode_for_comparison,
+    extract_reason,
+    make_thumbnail,
+)
+from resnets.data.check.leaks import OTHER_LABEL, find_copies, find_same_source
+from resnets.data.check.parts import Contents, open_contents, split_into_shares
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import (
@@ -33,8 +38,8 @@ from resnets.data.finding_kinds import (
     KINDS,
     LAYOUT,
     LEAKS,
+    NO_CLASS_FOLDER,
     NOT_AN_IMAGE,
-    STRAY,
     UNMEASURED,
     UNREADABLE,
     Finding,
@@ -43,21 +48,21 @@ from resnets.data.finding_kinds import (
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 
-CHUNK = 16  # images looked at by one task of the pool
-TINY = 16  # px
+CHUNK = 16  # images checked by one task of the pool
+MIN_SIDE = 16  # px
 
 Watch = Callable[[Iterable[int], int, str], Iterable[int]]
 
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """What was found in a set: around its images, in them, and between them.
+    """What a check found in a set: around its images, in them, and between them.
 
     left_out: paths of images that the set's quarantine lists already. crowded: images with more of
-    like shape than each was compared with, so that near-copies among them may be missed.
-    annotations: how many of its annotations are bad, where it has boxes, outlines or class maps.
-    refusals: why training refuses the set, apart from its layout. warnings: what may be wrong with
-    all of its annotations.
+    similar hash than each was compared with, so that near-copies among them may be missed.
+    annotations: number of bad annotations, for sets with boxes, outlines or class maps. refusals:
+    why training refuses the set, apart from its layout. warnings: what may be wrong with all of its
+    annotations.
     """
 
     contents: Contents
@@ -70,12 +75,12 @@ class CheckReport:
 
     @property
     def images(self) -> dict[str, int]:
-        """How many there are in each part ("" where there are no parts)."""
+        """Number of images in each part ("" without parts)."""
         return {section.part: len(section.files) for section in self.contents.sections}
 
     @property
     def counts(self) -> dict[Kind, int]:
-        """How many files there are of each kind of finding."""
+        """Number of files of each kind of finding."""
         counts: Counter[Kind] = Counter()
         for finding in self.findings:
             counts[finding.kind] += finding.count
@@ -83,7 +88,7 @@ class CheckReport:
 
     @cached_property
     def leaks(self) -> list[Finding]:
-        """Images like one of a part that is kept apart, where neither is in quarantine."""
+        """Images similar to one of a held-out part, if neither is in quarantine."""
         return [
             each
             for each in self.findings
@@ -92,14 +97,14 @@ class CheckReport:
 
     @cached_property
     def broken(self) -> int:
-        """Findings that mean that an image cannot be used, of those not in quarantine."""
+        """Number of unusable images that are not in quarantine."""
         return sum(
             each.kind.weight == "broken" and each.path not in self.left_out
             for each in self.findings
         )
 
     def copies(self, *kinds: Kind, other_label: bool) -> list[Finding]:
-        """Copies within a part, with the label of the other image or another; none in quarantine.
+        """Return copies within a part, with the other image's label or another; none in quarantine.
 
         kinds: DUPLICATE, NEAR_DUPLICATE.
         """
@@ -107,25 +112,29 @@ class CheckReport:
             each
             for each in self.findings
             if each.kind in kinds
-            and (ELSEWHERE in each.detail) == other_label
+            and (OTHER_LABEL in each.detail) == other_label
             and not {each.path, each.twin} & self.left_out
         ]
 
     @property
     def refused(self) -> list[str]:
-        """Why training refuses the set, nothing where it does not."""
+        """Why training refuses the set; [] if it does not."""
         return [*self.refusals, *(each.detail for each in self.findings if each.kind == LAYOUT)]
 
-    def annotated(
+    def with_annotations(
         self, bad: int, refusals: Sequence[str], warnings: Sequence[str] = ()
     ) -> CheckReport:
-        """The same of a set whose images are annotated, not sorted into class folders."""
-        of_folders = (LAYOUT, EMPTY_CLASS, NOT_AN_IMAGE, STRAY, IMBALANCE, UNMEASURED)
-        kept = [finding for finding in self.findings if finding.kind not in of_folders]
-        return replace(self, findings=kept, annotations=bad, refusals=refusals, warnings=warnings)
+        """Return the report of a set whose images are annotated instead of sorted into class
+        folders.
+        """
+        folder_kinds = (LAYOUT, EMPTY_CLASS, NOT_AN_IMAGE, NO_CLASS_FOLDER, IMBALANCE, UNMEASURED)
+        findings = [each for each in self.findings if each.kind not in folder_kinds]
+        return replace(
+            self, findings=findings, annotations=bad, refusals=refusals, warnings=warnings
+        )
 
     def quarantine(self, kinds: frozenset[Kind] = frozenset()) -> list[Finding]:
-        """One finding for each image that is broken or of `kinds`, ordered by path."""
+        """Return one finding for each image that is broken or of `kinds`, sorted by path."""
         chosen = {
             finding.path: finding
             for finding in reversed(self.findings)
@@ -137,94 +146,99 @@ class CheckReport:
 def check_data(
     spec: DataSpec,
     *,
-    tiny: int = TINY,
+    tiny: int = MIN_SIDE,
     contents: Contents | None = None,
     watch: Watch = lambda counts, *_: counts,
 ) -> CheckReport:
-    """Read every image of `spec.source` whole, by `spec.workers` threads, and report.
+    """Read every image of `spec.source` whole, with `spec.workers` threads, and report.
 
-    Quarantined images are checked like all others. `tiny`: px below which a shorter side is too
-    small. `watch(counts, total, doing)` passes on how many images each step took. DataError
-    where the source cannot be opened or holds pixels, not files. `contents`: what there is, where
-    that is known.
+    Quarantined images are checked like all others. tiny: px below which a shorter side is too
+    small. contents: the contents, if they are known. `watch(counts, total, title)` iterates over
+    the number of images of each step, for progress. Raises DataError if the source cannot be opened
+    or holds pixels instead of files.
     """
-    contents = with_shares(open_contents(spec), spec) if contents is None else contents
+    contents = split_into_shares(open_contents(spec), spec) if contents is None else contents
     workers = spec.workers or cores()
     findings = list(contents.findings)
-    content, shapes, tones = np.zeros((3, len(contents)), np.uint64)
+    content, phashes, colors = np.zeros((3, len(contents)), np.uint64)
     readable = np.zeros(len(contents), bool)
 
-    def keep() -> Iterator[int]:
-        for number, seen in enumerate(_looks(contents, tiny, workers)):
-            content[number], shapes[number] = seen.content, seen.shape or 0
-            tones[number] = seen.tone
-            readable[number] = seen.shape is not None
-            for kind, detail in seen.problems:
+    def run_checks() -> Iterator[int]:
+        for number, result in enumerate(_check_images(contents, tiny, workers)):
+            content[number], phashes[number] = result.content, result.phash or 0
+            colors[number] = result.color
+            readable[number] = result.phash is not None
+            for kind, detail in result.problems:
                 part, label = contents.part_and_label(number)
                 findings.append(Finding(kind, contents.path(number), detail, part, label))
             yield 1
 
-    for _ in watch(keep(), len(contents), "checking"):
+    for _ in watch(run_checks(), len(contents), "checking"):
         pass
-    whole = np.flatnonzero(readable)
-    copies = [(int(whole[one]), int(whole[other])) for one, other in same_bytes(content[whole])]
-    once = np.setdiff1d(whole, np.array([later for _, later in copies], np.int64))
-    parts = np.searchsorted(contents.starts, once, "right")
-    proposed = propose(Shapes(shapes[once], tones[once], parts, once))
-    alike = _alike(contents, proposed.pairs, workers, watch)
-    findings += [*copies_found(contents, copies, alike), *class_findings(contents)]
+    readable_rows = np.flatnonzero(readable)
+    copies = [
+        (int(readable_rows[one]), int(readable_rows[other]))
+        for one, other in find_identical(content[readable_rows])
+    ]
+    distinct = np.setdiff1d(readable_rows, np.array([later for _, later in copies], np.int64))
+    parts = np.searchsorted(contents.starts, distinct, "right")
+    proposals = propose_pairs(ImageHashes(phashes[distinct], colors[distinct], parts, distinct))
+    similar = _find_similar(contents, proposals.pairs, workers, watch)
+    findings += [*find_copies(contents, copies, similar), *find_class_problems(contents)]
     leaking = {each.path for each in findings if each.kind in LEAKS}
-    findings += [each for each in copies_by_name(contents) if each.path not in leaking]
-    place = {kind: number for number, kind in enumerate(KINDS)}
-    findings.sort(key=lambda each: place.get(each.kind, len(place)))
-    return CheckReport(contents, findings, _left_out(contents, spec), proposed.crowded)
+    findings += [each for each in find_same_source(contents) if each.path not in leaking]
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    findings.sort(key=lambda each: order.get(each.kind, len(order)))
+    return CheckReport(contents, findings, _left_out(contents, spec), proposals.crowded)
 
 
 def _left_out(contents: Contents, spec: DataSpec) -> frozenset[str]:
-    """Paths of images that the quarantine of the set lists."""
+    """Return the paths of images that the quarantine of the set lists."""
     quarantine = Quarantine.of(spec)
     if not quarantine.paths:
         return frozenset()
     paths = [contents.path(number) for number in range(len(contents))]
-    listed = quarantine.listed(paths)
-    return frozenset(path for path, out in zip(paths, listed.tolist(), strict=True) if out)
+    listed = quarantine.is_listed(paths)
+    return frozenset(path for path, is_out in zip(paths, listed.tolist(), strict=True) if is_out)
 
 
-def _looks(contents: Contents, tiny: int, workers: int) -> Iterator[Look]:
-    """Each image looked at, in order; a few ahead are read meanwhile."""
+def _check_images(contents: Contents, tiny: int, workers: int) -> Iterator[ImageCheck]:
+    """Yield the check of each image, in order; a few are read ahead."""
 
-    def work(start: int) -> list[Look]:
-        return [one(each) for each in range(start, min(start + CHUNK, len(contents)))]
+    def check_chunk(start: int) -> list[ImageCheck]:
+        return [check(each) for each in range(start, min(start + CHUNK, len(contents)))]
 
-    def one(number: int) -> Look:
+    def check(number: int) -> ImageCheck:
         try:
-            return look(contents.read(number), contents.name(number), tiny, contents.levels)
+            return check_image(contents.read(number), contents.name(number), tiny, contents.levels)
         except DataError as error:
-            return Look(((UNREADABLE, reason(error, contents.name(number))),), 0)
+            return ImageCheck(((UNREADABLE, extract_reason(error, contents.name(number))),), 0)
 
     starts = range(0, len(contents), CHUNK)
-    for _, looks in prefetch(work, starts, workers=workers, ahead=2 * workers):
-        yield from looks
+    for _, results in prefetch(check_chunk, starts, workers=workers, ahead=2 * workers):
+        yield from results
 
 
-def _alike(
+def _find_similar(
     contents: Contents, pairs: Sequence[Pair], workers: int, watch: Watch
 ) -> list[tuple[Pair, float]]:
-    """Of the pairs of like shape those that look alike, with their mean difference."""
+    """Return the proposed pairs that look alike, with their mean difference."""
 
-    def see(number: int) -> PixelDigest:
-        pixels = comparable(contents.read(number), contents.name(number), contents.levels)
+    def load_pixels(number: int) -> PixelDigest:
+        pixels = decode_for_comparison(
+            contents.read(number), contents.name(number), contents.levels
+        )
         digest = hashlib.blake2b(pixels.data, digest_size=16)
-        return f"{pixels.shape} {digest.hexdigest()}", thumbnail(pixels)
+        return f"{pixels.shape} {digest.hexdigest()}", make_thumbnail(pixels)
 
-    found: list[tuple[Pair, float]] = []
+    similar: list[tuple[Pair, float]] = []
 
-    def keep() -> Iterator[int]:
-        for pair, difference in compare(pairs, see, workers):
-            if difference <= ALIKE:
-                found.append((pair, difference))
+    def run_comparisons() -> Iterator[int]:
+        for pair, difference in compare_pairs(pairs, load_pixels, workers):
+            if difference <= MAX_DIFFERENCE:
+                similar.append((pair, difference))
             yield 1
 
-    for _ in watch(keep(), len(pairs), "comparing"):
+    for _ in watch(run_comparisons(), len(pairs), "comparing"):
         pass
-    return found
+    return similar

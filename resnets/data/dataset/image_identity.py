@@ -1,13 +1,13 @@
-"""Which image is which: names that survive a move, and the shares that are held out by them.
+"""Image identities, and the shares that are held out by them.
 
-An image's identity is its path below the folder that holds the class folders, whatever stores the
-set (a folder, a tar, a zip, a pack), in Unicode's composed form (NFC) and with forward slashes; of
-arrays it is the hash of the pixels. Whether an image is held out is a pure function of (seed,
-identity), so images that are added or removed later do not move the others.
+An image's identity is its path below the folder of the class folders, however the set is stored
+(folder, tar, zip, pack), in Unicode's composed form (NFC) and with forward slashes; for arrays it
+is the hash of the pixels. Whether an image is held out is a pure function of (seed, identity), so
+that adding or removing images does not move others.
 
-Byte-identical copies are on one side: they share the number that decides
-(`data.dataset.image_hash`). So are images of one group, where groups are given; the number
-follows from (seed, group) then.
+Byte-identical copies are on one side, since they share the random number
+(`data.dataset.image_hash`). So are images of one group, if groups are given; the number then
+depends on (seed, group).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ FULL = 2.0**64
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """ids: (N,) uint64, a hash of each image's identity. kind: what it was taken from.
+    """Identities of N images.
 
-    stems: the same without the suffix, by which images are known that were encoded anew and named
-    after it; 0 where the identity is no path.
+    ids: (N,) uint64, a hash of each identity. kind: what it was computed from. stems: (N,) the same
+    without the suffix, by which re-encoded images are recognized; 0 if the identity is not a path.
     """
 
     ids: Keys
@@ -46,20 +46,20 @@ class Identity:
 
     @classmethod
     def without_stems(cls, ids: Keys, kind: str) -> Identity:
-        """Of images whose identity is no path."""
+        """Return identities that are not paths."""
         return cls(ids, kind, np.zeros(len(ids), np.uint64))
 
 
 @runtime_checkable
-class Named(Protocol):
+class HasIdentities(Protocol):
     """Files whose identities are not their `paths`."""
 
     def identities(self) -> tuple[Sequence[str], str] | None:
-        """A name for each, and what it is ("key"); None where they have none of their own."""
+        """Return a name for each, and its kind ("key"); None if they have none of their own."""
 
 
 def hash_names(names: Sequence[str]) -> Keys:
-    """(N,) uint64: 64 bits of BLAKE2b of each name, in NFC."""
+    """Return (N,) uint64: 64 bits of BLAKE2b of each name in NFC."""
 
     def digest(name: str) -> bytes:
         data = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
@@ -69,19 +69,19 @@ def hash_names(names: Sequence[str]) -> Keys:
 
 
 def hash_stems(names: Sequence[str]) -> Keys:
-    """The same of the names without their suffixes, "cat/1.jpg" as "cat/1"; never 0."""
+    """Return `hash_names` of the names without suffix, "cat/1.jpg" as "cat/1"; never 0."""
     return np.maximum(hash_names([posixpath.splitext(name)[0] for name in names]), np.uint64(1))
 
 
-def below_classes(paths: Sequence[str]) -> list[str]:
-    """The paths without the folders that all of them are in: "train/cat/1.jpg" -> "cat/1.jpg".
+def strip_common_folder(paths: Sequence[str]) -> list[str]:
+    """Strip the folders that all paths share: "train/cat/1.jpg" -> "cat/1.jpg".
 
-    A set has two classes or more, so what its images have in common ends above the class folders.
+    A set has two or more classes, so the common folders end above the class folders.
     """
     if not paths:
         return []
     folders = {posixpath.dirname(path) for path in paths}
-    if len(folders) == 1:  # one class alone, or a flat folder: its name belongs to the path
+    if len(folders) == 1:  # one class, or a flat folder: its name is part of the path
         common = posixpath.dirname(folders.pop())
     else:
         common = "" if "" in folders else posixpath.commonpath(folders)
@@ -89,8 +89,8 @@ def below_classes(paths: Sequence[str]) -> list[str]:
     return [path[len(start) :] for path in paths]
 
 
-def identify(part: Part, content: Keys | None) -> Identity:
-    """The identities of a part's images. `content`: their keys, where they are known."""
+def identify_part(part: Part, content: Keys | None) -> Identity:
+    """Return the identities of a part's images. content: their keys, if known."""
     if isinstance(part, FilePart) and part.ids is not None:
         if part.stems is None:
             return Identity.without_stems(part.ids, "path")
@@ -101,7 +101,7 @@ def identify(part: Part, content: Keys | None) -> Identity:
 
 
 def identify_files(files: Files, content: Keys | None) -> Identity:
-    """The identities of files by their stored names, else by content, else by row."""
+    """Return the identities of files by their stored names, else by content, else by row."""
     named = _stored_names(files)
     if named is not None and len(set(named[0])) == len(named[0]):
         names, kind = named
@@ -114,10 +114,10 @@ def identify_files(files: Files, content: Keys | None) -> Identity:
 
 
 def _stored_names(files: Files) -> tuple[Sequence[str], str] | None:
-    if isinstance(files, Named):
+    if isinstance(files, HasIdentities):
         return files.identities()
     paths = getattr(files, "paths", None)
-    return None if paths is None else (below_classes(paths), "path")
+    return None if paths is None else (strip_common_folder(paths), "path")
 
 
 def hold_out(
@@ -130,81 +130,91 @@ def hold_out(
     content: Keys | None = None,
     groups: Keys | None = None,
 ) -> tuple[Rows, Rows, Rows]:
-    """Rows for training, validation and test, each sorted, by the images' identities.
+    """Return sorted rows for training, validation and test, by the images' identities.
 
-    Each image has a number in [0, 1) that follows from (seed, identity); those below
-    `test_fraction` are the test share, those from 1 - `val_fraction` on the validation share, so
-    neither changes with the other's size. Every class holds out at least one image of each (the
-    lowest, the highest) where it has enough, and keeps one for training. Images with equal keys in
-    `content` (0 = not known) are on one side, and so are those with equal keys in `groups`, which
-    then stand for the identities. Of sets of labels see `_hold_out_sets`.
+    Each image has a number in [0, 1) that depends on (seed, identity); numbers below
+    `test_fraction` are the test share, those from 1 - `val_fraction` the validation share, so that
+    neither changes with the other's size. Every class holds out at least one image for each (the
+    lowest, the highest) if it has enough, and keeps one for training. Images with equal keys in
+    `content` (0 if unknown) are on one side, and so are those with equal keys in `groups`, which
+    then replace the identities. For sets of labels see `_hold_out_sets`.
     """
     ids = ids if groups is None else groups
-    joined = joined_rows(ids, content, groups)
-    luck = order.random_bits(seed, 0, ids[joined], order.STREAM_SPLIT)
+    group_rows = find_group_rows(ids, content, groups)
+    random = order.random_bits(seed, 0, ids[group_rows], order.STREAM_SPLIT)
     if is_multilabel(labels):
-        side = _hold_out_sets(labels, joined, luck, val_fraction, test_fraction)
-        train, val, test = (np.flatnonzero(side == each) for each in range(3))
-        return train, val, test
+        side = _hold_out_sets(labels, group_rows, random, val_fraction, test_fraction)
+        return rows_by_side(side)
     side = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        numbers, group = np.unique(luck[rows], return_inverse=True)  # sorted; a group is one
-        share = numbers.astype(np.float64) / FULL
-        left = len(numbers) - (1 if val_fraction and len(numbers) > 2 else 0)  # one to validate on
-        tests = _share(test_fraction, int((share < test_fraction).sum()), left)
-        left = len(numbers) - tests
-        vals = _share(val_fraction, int((share >= 1 - val_fraction).sum()), left)
-        of = np.zeros(len(numbers), np.int64)
-        of[:tests] = 2
-        of[len(numbers) - vals :] = 1
-        side[rows] = of[group]
+        numbers, group_of_row = np.unique(
+            random[rows], return_inverse=True
+        )  # sorted; a group counts once
+        fraction = numbers.astype(np.float64) / FULL
+        available = len(numbers) - (
+            1 if val_fraction and len(numbers) > 2 else 0
+        )  # keep one for validation
+        num_test = _clamp_count(test_fraction, int((fraction < test_fraction).sum()), available)
+        available = len(numbers) - num_test
+        num_val = _clamp_count(val_fraction, int((fraction >= 1 - val_fraction).sum()), available)
+        side_of_group = np.zeros(len(numbers), np.int64)
+        side_of_group[:num_test] = 2
+        side_of_group[len(numbers) - num_val :] = 1
+        side[rows] = side_of_group[group_of_row]
     if content is not None or groups is not None:
-        _join_sides(side, joined, labels)
+        _unify_sides(side, group_rows, labels)
+    return rows_by_side(side)
+
+
+def rows_by_side(side: NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:
+    """Return the sorted rows for training (0), validation (1) and test (2)."""
     train, val, test = (np.flatnonzero(side == each) for each in range(3))
     return train, val, test
 
 
 def _hold_out_sets(
-    labels: Labels, groups: Rows, luck: Keys, val_fraction: float, test_fraction: float
+    labels: Labels, groups: Rows, random: Keys, val_fraction: float, test_fraction: float
 ) -> NDArray[np.int64]:
-    """(N,) sides of images that have sets of labels: 0 training, 1 validation, 2 test.
+    """Return (N,) sides of images with sets of labels: 0 training, 1 validation, 2 test.
 
-    Each image goes by its number alone. Then each label without an image on a held-out side gets
-    the training image of that label whose number is nearest to that side, and one without an image
-    to train on gets back the held-out one nearest to training; a label of fewer than three images
-    stays as it fell, but for the last.
+    Each image is assigned by its number alone. Then each label without an image on a held-out side
+    gets the training image of that label whose number is nearest to that side, and a label without
+    a training image gets back the held-out one nearest to training. A label of fewer than three
+    images is not moved otherwise.
     """
-    share = luck.astype(np.float64) / FULL
+    position = random.astype(np.float64) / FULL
     side = np.zeros(len(labels), np.int64)
     if val_fraction:
-        side[share >= 1 - val_fraction] = 1
-    side[share < test_fraction] = 2
+        side[position >= 1 - val_fraction] = 1
+    side[position < test_fraction] = 2
 
-    def move(rows: Rows, to: int) -> None:
+    def move_groups(rows: Rows, to: int) -> None:
         side[np.isin(groups, groups[rows])] = to
 
     for column in labels.T:
         rows = np.flatnonzero(column)
         for to, fraction in ((2, test_fraction), (1, val_fraction)):
-            free = rows[side[rows] == 0]
-            distinct = len(np.unique(groups[free]))
+            training = rows[side[rows] == 0]
+            distinct = len(np.unique(groups[training]))
             enough = distinct > 1 and len(np.unique(groups[rows])) > 2
             if fraction and enough and not np.any(side[rows] == to):
-                nearest = np.argmin(share[free]) if to == 2 else np.argmax(share[free])
-                move(free[[nearest]], to)
+                nearest = (
+                    np.argmin(position[training]) if to == 2 else np.argmax(position[training])
+                )
+                move_groups(training[[nearest]], to)
     for column in labels.T:
         rows = np.flatnonzero(column)
         if len(rows) and not np.any(side[rows] == 0):
-            move(rows[[np.argmin(np.abs(share[rows] - 0.5))]], 0)
+            move_groups(rows[[np.argmin(np.abs(position[rows] - 0.5))]], 0)
     return side
 
 
-def _share(fraction: float, drawn: int, left: int) -> int:
-    return min(left - 1, max(1, drawn)) if fraction else 0
+def _clamp_count(fraction: float, count: int, available: int) -> int:
+    return min(available - 1, max(1, count)) if fraction else 0
 
 
-def fold_of(
+def assign_folds(
     labels: NDArray[np.int64],
     ids: Keys,
     folds: int,
@@ -212,33 +222,34 @@ def fold_of(
     content: Keys | None = None,
     groups: Keys | None = None,
 ) -> NDArray[np.int64]:
-    """(N,) the fold of each image, 0 to folds - 1: as many of each class in each, or one more.
+    """Return (N,) the fold of each image, 0 to folds - 1, with equal class counts in each, up to
+    one.
 
-    Images are dealt to the folds class by class, in the order of numbers that follow from (seed,
-    identity). Copies and groups, as in `hold_out`, are dealt as one image, of the class of one of
-    theirs.
+    Images are assigned class by class, in the order of random numbers that depend on (seed,
+    identity). Copies and groups, as in `hold_out`, count as one image, of the class of one of them.
     """
     ids = ids if groups is None else groups
-    rows, unit = np.unique(joined_rows(ids, content, groups), return_inverse=True)
-    luck = order.random_bits(seed, 0, ids[rows], order.STREAM_SPLIT)
+    rows, group_of_row = np.unique(find_group_rows(ids, content, groups), return_inverse=True)
+    random = order.random_bits(seed, 0, ids[rows], order.STREAM_SPLIT)
     fold = np.empty(len(rows), np.int64)
-    fold[np.lexsort((luck, labels[rows]))] = np.arange(len(rows)) % folds
-    return fold[unit]
+    fold[np.lexsort((random, labels[rows]))] = np.arange(len(rows)) % folds
+    return fold[group_of_row]
 
 
-def joined_rows(ids: Keys, content: Keys | None, groups: Keys | None = None) -> Rows:
-    """(N,) for each image the row whose number decides: of equal ones that of the lowest id.
+def find_group_rows(ids: Keys, content: Keys | None, groups: Keys | None = None) -> Rows:
+    """Return (N,) for each image the row whose number decides: of equal images that of the lowest
+    id.
 
     With groups, of all images that groups and copies connect.
     """
     if groups is not None:
-        return _lowest(_connected(groups, content), ids)
+        return _lowest_id_rows(_find_connected(groups, content), ids)
     own = np.arange(len(ids))
-    return own if content is None else np.where(content == 0, own, _lowest(content, ids))
+    return own if content is None else np.where(content == 0, own, _lowest_id_rows(content, ids))
 
 
-def _connected(groups: Keys, content: Keys | None) -> Rows:
-    """(N,) a number for each image, equal for those that a chain of groups and copies connects."""
+def _find_connected(groups: Keys, content: Keys | None) -> Rows:
+    """Return (N,) a number for each image, equal for images connected by groups and copies."""
     from scipy.sparse import coo_array  # deferred: slow to import
     from scipy.sparse.csgraph import connected_components
 
@@ -252,8 +263,8 @@ def _connected(groups: Keys, content: Keys | None) -> Rows:
     return connected_components(coo_array(edges, shape=(count, count)), directed=False)[1][group]
 
 
-def _lowest(numbers: Rows | Keys, ids: Keys) -> Rows:
-    """(N,) for each image the row of the lowest id among those of its number."""
+def _lowest_id_rows(numbers: Rows | Keys, ids: Keys) -> Rows:
+    """Return (N,) for each image the row of the lowest id among those of its number."""
     by_number = np.lexsort((ids, numbers))
     ordered = numbers[by_number]
     found = np.empty(len(ids), np.int64)
@@ -261,11 +272,11 @@ def _lowest(numbers: Rows | Keys, ids: Keys) -> Rows:
     return found
 
 
-def _join_sides(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]) -> None:
-    """Put copies and groups that lie in several classes on one side, in place.
+def _unify_sides(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]) -> None:
+    """Put copies and groups with several classes on one side, in place.
 
-    Only the least of one image a class can have parted them. They are all held out, or all trained
-    on where a class would otherwise have no training image.
+    Only the minimum of one image per class can have separated them. They are all held out, or all
+    trained on if a class would otherwise have no training image.
     """
     most, least = (np.full(len(side), start, np.int64) for start in (-1, 3))
     np.maximum.at(most, groups, side)
@@ -280,21 +291,20 @@ def _join_sides(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]
 def hold_out_by_rank(
     labels: Labels, *, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Rows, Rows, Rows]:
-    """The rule of runs before `data.split_rule`: by each image's rank among the sorted files.
+    """Hold out images by their rank among the sorted files, the rule before `data.split_rule`.
 
-    It is kept so that such runs are measured on the images that they held out. One more image
-    moves the others. DataError for sets of labels, which earlier versions did not have.
+    It remains so that old runs are evaluated on the images that they held out. One more image moves
+    the others. Raises DataError for sets of labels, which earlier versions did not have.
     """
     if is_multilabel(labels):
         raise DataError("data.split_rule: 'rank' is for one class per image; use 'identity'")
     side = np.zeros(len(labels), np.int64)
-    luck = order.random_bits(seed, 0, np.arange(len(labels)), order.STREAM_SPLIT)
+    random = order.random_bits(seed, 0, np.arange(len(labels)), order.STREAM_SPLIT)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        rows = rows[np.argsort(luck[rows], kind="stable")]
-        tests = _share(test_fraction, round(len(rows) * test_fraction), len(rows))
-        vals = _share(val_fraction, round(len(rows) * val_fraction), len(rows) - tests)
-        side[rows[:tests]] = 2
-        side[rows[tests : tests + vals]] = 1
-    train, val, test = (np.flatnonzero(side == each) for each in range(3))
-    return train, val, test
+        rows = rows[np.argsort(random[rows], kind="stable")]
+        num_test = _clamp_count(test_fraction, round(len(rows) * test_fraction), len(rows))
+        num_val = _clamp_count(val_fraction, round(len(rows) * val_fraction), len(rows) - num_test)
+        side[rows[:num_test]] = 2
+        side[rows[num_test : num_test + num_val]] = 1
+    return rows_by_side(side)

@@ -1,7 +1,8 @@
-"""What a sample of a split's images says before all are read: their range of values, and frames.
+"""Properties of a sample of a split's images, before all are read: range of values, number of
+frames.
 
-Warnings go into the `DataSummary`, from which the terminal, result.json, the report and JSON output
-take them.
+Warnings go into the `DataSummary`, which the terminal, result.json, the report and JSON output
+show.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ from PIL import Image
 
 from resnets.data.decode import pixel_values
 from resnets.data.decode.open_image import open_image
-from resnets.data.decode.pixel_values import FEW, FULL, Levels, is_deep
+from resnets.data.decode.pixel_values import MIN_LEVELS, RANGE_16_BIT, Levels, is_deep
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
 
 Rows = NDArray[np.int64]
 
-LISTED = 4096  # images whose names are looked at, evenly spaced
-SAMPLE = 64  # images that are opened
-PIXELS = 1 << 16  # of each at most, evenly spaced
-TAILS = (0.05, 99.95)  # percentiles of their values: a few hot pixels do not decide
-ENOUGH = 128  # levels of 256: values that keep as many are scaled as 16 bits
-BULK = (5, 95)  # percentiles between which most values lie
-CLIPPED = 0.5  # share of the values outside of the range, from which it is questioned
+MAX_NAMES = 4096  # names that are inspected, evenly spaced
+NUM_SAMPLES = 64  # images that are opened
+MAX_PIXELS = 1 << 16  # per image, evenly spaced
+TAIL_PERCENTILES = (0.05, 99.95)  # of the values, so that a few hot pixels do not decide
+MIN_LEVELS_16 = 128  # of 256; values that keep as many are scaled as 16 bits
+BULK_PERCENTILES = (5, 95)  # between which most values are
+MAX_CLIPPED = 0.5  # share of values outside the range from which a warning is given
 MULTI_FRAME = frozenset({".tif", ".tiff", ".gif", ".webp", ".apng", ".png", ".avif", ".avifs"})
 
 
-class Readable(Protocol):
+class ReadableFiles(Protocol):
     """Encoded images by number."""
 
     def name(self, index: int, /) -> str:
-        """What messages call one."""
+        """Return the name of an image for messages."""
 
     def read(self, index: int, /) -> bytes | memoryview:
-        """The bytes of one."""
+        """Return the encoded bytes."""
 
 
 @dataclass(frozen=True)
 class ImageProbe:
-    """levels: the values that become 0 and 255, None where those of 16 bits serve (`DataSpec`).
+    """levels: the values that become 0 and 255; None if the range of 16 bits is used (`DataSpec`).
 
-    warnings: where the images are not what they seem, a line each. note: the range of values for
-    protocols, where it does not fit.
+    warnings: lines on images that may not be what they seem. note: the range of values for
+    protocols, if it does not fit.
     """
 
     levels: Levels | None
@@ -54,54 +55,58 @@ class ImageProbe:
     note: str = ""
 
 
-def probe_images(files: Readable, rows: Rows, levels: Levels | None = None) -> ImageProbe:
-    """Look at up to 64 of the images `rows`, which follow from them alone.
+def probe_images(files: ReadableFiles, rows: Rows, levels: Levels | None = None) -> ImageProbe:
+    """Open up to 64 of the images `rows`, which are a function of the rows alone.
 
-    levels: those of the training images, which the images are compared with; None = measured on
-    these. Images of 8 bits have none.
+    levels: those of the training images, to which the images are compared; None to measure them on
+    these images. Images of 8 bits have none.
     """
     sample = _Sample.of(files, rows)
-    warnings = [*sample.kinds(), *_missing(sample, files), *frames_left_out(files, rows)]
+    warnings = [
+        *sample.kinds(),
+        *_missing_warning(sample, files),
+        *unread_frames_warning(files, rows),
+    ]
     values, note = np.concatenate([np.empty(0), *sample.values]), ""
     if not len(values):
         return ImageProbe(levels, tuple(warnings))
-    pixel_values.SAID.add("levels")  # of these images it is said here
+    pixel_values.WARNED.add("levels")  # for these images it is reported here
     if levels is None:
-        levels, found = _measured(values)
+        levels, found = _measure_levels(values)
     else:
-        found, note = _compared(values, levels)
+        found, note = _compare_levels(values, levels)
     return ImageProbe(levels, (*found, *warnings), note)
 
 
-def frames_left_out(files: Readable, rows: Rows) -> tuple[str, ...]:
-    """A warning where images of a sample have frames or pages that are not read, else nothing.
+def unread_frames_warning(files: ReadableFiles, rows: Rows) -> tuple[str, ...]:
+    """Return a warning if images of a sample have frames or pages that are not read.
 
-    Headers alone are read, of up to 64 files of formats that can hold several frames. MPO is a
-    photograph with its previews.
+    Reads only headers of up to 64 files in formats with several frames. An MPO is a photograph with
+    previews.
     """
-    found = [row for row in _spread(rows, LISTED) if _may_hold_many(files.name(row))]
-    chosen = _spread(np.array(found, np.int64), SAMPLE)
-    several: list[tuple[int, int]] = []
+    candidates = [row for row in _sample_rows(rows, MAX_NAMES) if _may_have_frames(files.name(row))]
+    chosen = _sample_rows(np.array(candidates, np.int64), NUM_SAMPLES)
+    with_frames: list[tuple[int, int]] = []
 
     def count_frames(row: int, image: Image.Image) -> None:
         count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
         if count > 1:
-            several.append((row, count))
+            with_frames.append((row, count))
 
-    _look_at(files, chosen, count_frames)
-    if not several:
+    _open_each(files, chosen, count_frames)
+    if not with_frames:
         return ()
-    row, count = several[0]
+    row, count = with_frames[0]
     return (
-        f"only the first frame or page of an image is read: {len(several)} of {len(chosen)} images"
-        f" looked at have more, such as {files.name(row)} with {count:,}; save each as a file of"
-        " its own if they are to be used",
+        f"only the first frame or page of an image is read: {len(with_frames)} of {len(chosen)}"
+        f" images looked at have more, such as {files.name(row)} with {count:,}; save each as a"
+        " file of its own if they are to be used",
     )
 
 
 @dataclass
 class _Sample:
-    """Values of the images with one band of more than 8 bits, and how many others there are."""
+    """Values of single-band images of more than 8 bits, and the number of others."""
 
     values: list[NDArray[np.float64]]
     missing: list[tuple[int, float]] = field(default_factory=list)  # row, share of NaN in it
@@ -111,20 +116,20 @@ class _Sample:
     fourth_band: bool = False
 
     @classmethod
-    def of(cls, files: Readable, rows: Rows) -> _Sample:
+    def of(cls, files: ReadableFiles, rows: Rows) -> _Sample:
         sample = cls([])
-        _look_at(files, _spread(rows, SAMPLE), sample.add)
+        _open_each(files, _sample_rows(rows, NUM_SAMPLES), sample.add)
         return sample
 
     def add(self, row: int, image: Image.Image) -> None:
-        """Take an open image into account."""
+        """Add an open image to the sample."""
         self.seen += 1
         self.fourth_band |= pixel_values.has_fourth_band(image)
         if is_deep(image):
             self.inverted |= pixel_values.is_inverted(image)
             image.load()
             stored = np.asarray(image)
-            self.values.append(_finite(stored))
+            self.values.append(_finite_values(stored))
             if share := float(1 - np.isfinite(stored).mean()):
                 self.missing.append((row, share))
         elif "16" in _raw_mode(image):
@@ -132,7 +137,7 @@ class _Sample:
             self.highest = max(self.highest, int(np.asarray(image).max()))
 
     def kinds(self) -> Iterator[str]:
-        """Warnings that do not depend on the range of the values."""
+        """Yield warnings that do not depend on the range of values."""
         if 0 <= self.highest < 64:
             yield (
                 f"color images of 16 bits whose values end at {self.highest * 257:,} of 65,535 keep"
@@ -145,13 +150,13 @@ class _Sample:
                 " others 8: they are scaled apart"
             )
         if self.inverted:
-            yield pixel_values.note_once("white")
+            yield pixel_values.take_note("white")
         if self.fourth_band:
-            yield pixel_values.note_once("bands")
+            yield pixel_values.take_note("bands")
 
 
-def _missing(sample: _Sample, files: Readable) -> Iterator[str]:
-    """A warning where pixels are no numbers."""
+def _missing_warning(sample: _Sample, files: ReadableFiles) -> Iterator[str]:
+    """Yield a warning if pixels are not numbers."""
     if sample.missing:
         row, share = sample.missing[0]
         yield (
@@ -161,83 +166,85 @@ def _missing(sample: _Sample, files: Readable) -> Iterator[str]:
         )
 
 
-def _measured(values: NDArray[np.float64]) -> tuple[Levels | None, list[str]]:
-    """The range of training images; None where 16 bits keep 128 levels of them or more."""
-    low, high = (float(each) for each in np.percentile(values, TAILS))
-    warnings = list(_outliers(values, low, high))
-    if low >= 0 and high <= FULL[1] and (high - low) / 257 >= ENOUGH:
+def _measure_levels(values: NDArray[np.float64]) -> tuple[Levels | None, list[str]]:
+    """Return the range of training images; None if 16 bits keep 128 of its levels or more."""
+    low, high = (float(each) for each in np.percentile(values, TAIL_PERCENTILES))
+    warnings = list(_outlier_warning(values, low, high))
+    if low >= 0 and high <= RANGE_16_BIT[1] and (high - low) / 257 >= MIN_LEVELS_16:
         return None, warnings
     return (low, max(high, low + 1e-6)), warnings
 
 
-def _outliers(values: NDArray[np.float64], low: float, high: float) -> Iterator[str]:
-    """A warning where a few values, such as those for "no data", leave the others no contrast.
+def _outlier_warning(values: NDArray[np.float64], low: float, high: float) -> Iterator[str]:
+    """Yield a warning if a few values, such as a "no data" value, leave the others no contrast.
 
-    One value may be that of most pixels, a background; the others are to spread over the levels.
+    One value may be that of most pixels, the background; the others should spread over the levels.
     """
     distinct, counts = np.unique(values, return_counts=True)
     others = values[values != distinct[counts.argmax()]]
     if not len(others) or high <= low:
         return
-    least, most = np.percentile(others, BULK)
-    if (most - least) / (high - low) * 256 < FEW < len(distinct):
+    bulk_low, bulk_high = np.percentile(others, BULK_PERCENTILES)
+    if (bulk_high - bulk_low) / (high - low) * 256 < MIN_LEVELS < len(distinct):
         yield (
-            f"values go from {low:g} to {high:g}, but most of them from {least:g} to {most:g},"
-            f" which is less than {FEW} of 256 levels; if the others mean that there is no data,"
-            " set data.value_range to the range of those that count"
+            f"values go from {low:g} to {high:g}, but most of them from {bulk_low:g} to"
+            f" {bulk_high:g}, which is less than {MIN_LEVELS} of 256 levels; if the others mean"
+            " that there is no data, set data.value_range to the range of those that count"
         )
 
 
-def _compared(values: NDArray[np.float64], levels: Levels) -> tuple[list[str], str]:
-    """A warning where values do not fit the range of the training images, and a short note."""
-    low, high = (float(each) for each in np.percentile(values, TAILS))
+def _compare_levels(values: NDArray[np.float64], levels: Levels) -> tuple[list[str], str]:
+    """Return warnings if values do not fit the range of the training images, and a short note."""
+    low, high = (float(each) for each in np.percentile(values, TAIL_PERCENTILES))
     bottom, top = levels
-    said = f"images of more than 8 bits have values from {low:,.6g} to {high:,.6g}"
+    observed = f"images of more than 8 bits have values from {low:,.6g} to {high:,.6g}"
     scale = f"{bottom:,.6g} to {top:,.6g}"
     note = f"values {low:,.6g} to {high:,.6g} at the scale of {scale}"
     remedy = (
         "results on them say little; convert them to the scale of the training images, or train"
         " with images such as these"
     )
-    kept = (min(high, top) - max(low, bottom)) / (top - bottom) * 256
-    if kept < FEW:
-        levels_left = f"{max(0, int(kept)) + 1} of 256 levels are left of them"
-        return [f"{said}, but the scale is {scale}: {levels_left}; {remedy}"], note
-    if (beyond := float(np.mean((values < bottom) | (values > top)))) > CLIPPED:
-        clipped = f"{beyond:.0%} of them lie beyond it"
-        return [f"{said}, but the scale is {scale}: {clipped}; {remedy}"], note
+    levels_kept = (min(high, top) - max(low, bottom)) / (top - bottom) * 256
+    if levels_kept < MIN_LEVELS:
+        levels_left = f"{max(0, int(levels_kept)) + 1} of 256 levels are left of them"
+        return [f"{observed}, but the scale is {scale}: {levels_left}; {remedy}"], note
+    if (outside := float(np.mean((values < bottom) | (values > top)))) > MAX_CLIPPED:
+        clipped = f"{outside:.0%} of them lie beyond it"
+        return [f"{observed}, but the scale is {scale}: {clipped}; {remedy}"], note
     return [], ""
 
 
-def _spread(rows: Rows, most: int) -> list[int]:
-    """Up to `most` of the rows, evenly spaced."""
-    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)
-    return [int(row) for row in rows[np.unique(places)]]
+def _sample_rows(rows: Rows, most: int) -> list[int]:
+    """Return up to `most` of the rows, evenly spaced."""
+    indices = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)
+    return [int(row) for row in rows[np.unique(indices)]]
 
 
-def _look_at(files: Readable, rows: list[int], look: Callable[[int, Image.Image], None]) -> None:
-    """Call `look` for each image that can be opened; others are named when their turn comes."""
+def _open_each(
+    files: ReadableFiles, rows: list[int], visit: Callable[[int, Image.Image], None]
+) -> None:
+    """Call `visit` for each image that can be opened; others are reported when they are read."""
     for row in rows:
         try:
             with open_image(files.read(row)) as image:
-                look(row, image)
+                visit(row, image)
         except Exception:  # whatever a damaged file makes Pillow raise
             continue
 
 
-def _finite(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Up to PIXELS of the finite values of an image."""
+def _finite_values(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return up to MAX_PIXELS of the finite values of an image."""
     flat = values.reshape(-1)
-    flat = flat[:: max(1, len(flat) // PIXELS)].astype(np.float64)
+    flat = flat[:: max(1, len(flat) // MAX_PIXELS)].astype(np.float64)
     return flat[np.isfinite(flat)]
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How Pillow calls the stored pixels."""
+    """Return Pillow's name for the stored pixel format."""
     tiles = getattr(image, "tile", None)
     return str(tiles[0][3]) if tiles else ""
 
 
-def _may_hold_many(name: str) -> bool:
+def _may_have_frames(name: str) -> bool:
     suffix = suffix_of(name)
     return suffix in MULTI_FRAME or suffix not in IMAGE_SUFFIXES

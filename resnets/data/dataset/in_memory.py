@@ -1,16 +1,13 @@
-"""Reading a set of files: into one uint8 tensor where that pays, else kept as files."""
+"""Read a set of files into one uint8 tensor if that is worthwhile, else keep it as files."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
@@ -21,29 +18,29 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
-from resnets.utils.printable import Console, format_count
+from resnets.utils.printable import format_count, show_progress
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
-PROBES = 32  # headers read to guess whether all images share one size
+NUM_PROBES = 32  # headers read to see whether images have one size
 CHUNK = 256  # images decoded by one task of the pool
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Probe:
-    """What evenly spaced headers say: the common (height, width) or None; whether all are grey."""
+class _HeaderProbe:
+    """The headers of evenly spaced images: their common (height, width) or None; whether all are
+    gray.
+    """
 
     size: tuple[int, int] | None
     gray: bool
 
 
-class _UnlikeError(Exception):
-    """An image of another size than the first."""
+class _SizeMismatchError(Exception):
+    """An image has another size than the first."""
 
 
-def random_scaling(spec: DataSpec) -> bool:
-    """Whether training crops are cut from the stored image at a random scale."""
+def has_random_scaling(spec: DataSpec) -> bool:
+    """Return whether training crops are cut from the stored image at a random scale."""
     return spec.augment.crop in ("scale-jitter", "random-resized")
 
 
@@ -56,101 +53,111 @@ def load_files(
     *,
     training: bool,
 ) -> Split:
-    """A TensorSplit where `spec.in_memory` and the images allow it, else a FileSplit.
+    """Return a TensorSplit if `spec.in_memory` and the images allow it, else a FileSplit.
 
-    With `spec.size`, and no random scaling in training, images are read straight at that size;
-    otherwise images of one size are read as stored. "auto" keeps at most 2 GiB of pixels.
-    Unreadable images are named and left out of memory; DataError when training has too many.
+    With `spec.size`, and no random scaling in training, images are read at that size; otherwise
+    images of one size are read as stored. "auto" keeps at most 2 GiB of pixels. Unreadable images
+    are logged and left out of memory; raises DataError if training has too many.
     """
     unreadable = BadSamples(description, len(files), spec.max_unreadable if training else None)
     if spec.has_stacks:
-        known, channels = torch.from_numpy(labels), spec.channels or 1
-        return FileSplit(files, known, classes, description, channels, unreadable, spec.value_range)
+        label_tensor, channels = torch.from_numpy(labels), spec.channels or 1
+        return FileSplit(
+            files, label_tensor, classes, description, channels, unreadable, spec.value_range
+        )
     if spec.in_memory != "never":
         prepared = None
-        if spec.size is not None and not (training and random_scaling(spec)):
+        if spec.size is not None and not (training and has_random_scaling(spec)):
             size = spec.test_size or spec.size
             prepared = (size, spec.resize or size, "bilinear")
             pixels = _read_at_size(files, spec, prepared, unreadable)
         else:
             pixels = _read_as_stored(files, spec, unreadable)
         if pixels is not None:
-            kept = [row for row in range(len(files)) if row not in unreadable]
-            images, known = torch.from_numpy(pixels), torch.from_numpy(labels[kept])
+            readable = [row for row in range(len(files)) if row not in unreadable]
+            images, label_tensor = torch.from_numpy(pixels), torch.from_numpy(labels[readable])
             return TensorSplit(
-                images, known, classes, description, prepared, unreadable, None, files, kept
+                images,
+                label_tensor,
+                classes,
+                description,
+                prepared,
+                unreadable,
+                None,
+                files,
+                readable,
             )
     if spec.in_memory == "always":
         raise ConfigError(
             f"data.in_memory: 'always', but the images of {description} differ in size;"
             " set data.size and no random scaling, or 'auto'"
         )
-    channels = 1 if _probe(files).gray else 3
-    given = torch.from_numpy(labels)
+    channels = 1 if _probe_headers(files).gray else 3
+    label_tensor = torch.from_numpy(labels)
     levels = spec.value_range
-    return FileSplit(files, given, classes, description, channels, unreadable, levels)
+    return FileSplit(files, label_tensor, classes, description, channels, unreadable, levels)
 
 
 def _read_at_size(
     files: Files, spec: DataSpec, prepared: tuple[int, int, str], unreadable: BadSamples
 ) -> NDArray[np.uint8] | None:
-    """Centre views (size, resize, interpolation), or None where they do not fit."""
+    """Read center views (size, resize, interpolation); None if they do not fit in memory."""
     size, resize, interpolation = prepared
-    if not _fits(spec, len(files), size, size):
+    if not _fits_memory(spec, len(files), size, size):
         return None
     view = Crop(size, 3, center_box(size, resize), interpolation, spec.value_range)
 
     def read(index: int) -> NDArray[np.uint8]:
         return decode(files.read(index), view, files.name(index))
 
-    return _fill(files, (size, size), read, spec.workers, unreadable)
+    return _read_all(files, (size, size), read, spec.workers, unreadable)
 
 
 def _read_as_stored(
     files: Files, spec: DataSpec, unreadable: BadSamples
 ) -> NDArray[np.uint8] | None:
-    """All images at their own size, or None where they differ or do not fit."""
-    size = _probe(files).size
-    if size is None or not _fits(spec, len(files), *size):
+    """Read all images at their own size; None if sizes differ or they do not fit in memory."""
+    size = _probe_headers(files).size
+    if size is None or not _fits_memory(spec, len(files), *size):
         return None
 
     def read(index: int) -> NDArray[np.uint8]:
         pixels = decode_whole(files.read(index), files.name(index), spec.value_range)
         if pixels.shape[:2] != size:
-            raise _UnlikeError
+            raise _SizeMismatchError
         return pixels
 
     try:
-        return _fill(files, size, read, spec.workers, unreadable)
-    except _UnlikeError:
+        return _read_all(files, size, read, spec.workers, unreadable)
+    except _SizeMismatchError:
         return None
 
 
-def _fits(spec: DataSpec, count: int, height: int, width: int) -> bool:
+def _fits_memory(spec: DataSpec, count: int, height: int, width: int) -> bool:
     return spec.in_memory == "always" or count * height * width * 3 <= MEMORY_LIMIT
 
 
-def _probe(files: Files) -> _Probe:
-    rows = np.unique(np.linspace(0, len(files) - 1, PROBES).astype(int)).tolist()
+def _probe_headers(files: Files) -> _HeaderProbe:
+    rows = np.unique(np.linspace(0, len(files) - 1, NUM_PROBES).astype(int)).tolist()
     headers = []
     for row in rows:
         try:
             headers.append(image_header(files.read(row), files.name(row)))
-        except DataError:  # named when its turn comes
+        except DataError:  # reported when the image is read
             continue
     sizes = {(height, width) for width, height, _ in headers}
     gray = bool(headers) and all(gray for *_, gray in headers)
-    return _Probe(sizes.pop() if len(sizes) == 1 else None, gray)
+    return _HeaderProbe(sizes.pop() if len(sizes) == 1 else None, gray)
 
 
-def _fill(
+def _read_all(
     files: Files,
     size: tuple[int, int],
     read: Callable[[int], NDArray[np.uint8]],
     workers: int,
     unreadable: BadSamples,
 ) -> NDArray[np.uint8]:
-    """Readable RGB images, by a pool of threads; (N, H, W, 1) when all of them are grey."""
+    """Read RGB images with a thread pool, without unreadable ones; (N, H, W, 1) if all are gray."""
     count = len(files)
     pixels = np.empty((count, *size, 3), np.uint8)
 
@@ -166,19 +173,12 @@ def _fill(
 
     workers = workers or cores()
     chunks = range(0, count, CHUNK)
+    title = f"reading {format_count(count, 'image')}"
     done = prefetch(work, chunks, workers=workers, ahead=2 * workers)
-    gray = [is_gray for _, is_gray in _progress(done, len(chunks), count)]
-    kept = [row for row in range(count) if row not in unreadable]
-    for place, row in enumerate(kept):
-        if place < row:  # in place: the set may fill most of the memory
-            pixels[place] = pixels[row]
-    pixels = pixels[: len(kept)]
+    gray = [is_gray for _, is_gray in show_progress(done, title, len(chunks))]
+    readable = [row for row in range(count) if row not in unreadable]
+    for index, row in enumerate(readable):
+        if index < row:  # in place, since the set may fill most of the memory
+            pixels[index] = pixels[row]
+    pixels = pixels[: len(readable)]
     return np.ascontiguousarray(pixels[..., :1]) if all(gray) else pixels
-
-
-def _progress(done: Iterator[T], total: int, images: int) -> Iterator[T]:
-    """Show progress on the terminal; nothing where stderr is piped."""
-    console = Console(stderr=True)
-    shown = sys.stderr.isatty()
-    title = f"reading {format_count(images, 'image')}"
-    return iter(track(done, title, total, console=console, transient=True, disable=not shown))

@@ -1,4 +1,4 @@
-"""Images with labels: in memory as one tensor, or as files read when needed."""
+"""Splits: images with labels, in memory as one tensor, or as files that are read when needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Split(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them, or a column for each."""
+        """Class names; a label is an index of them, or a column for each."""
 
     @property
     def description(self) -> str:
@@ -37,28 +37,28 @@ class Split(Protocol):
 
     @property
     def channels(self) -> int:
-        """Planes stored: 1 when all images are grey, 3, or those of stacks."""
+        """Stored channels: 1 if all images are gray, 3, or those of stacks."""
 
     @property
     def unreadable(self) -> BadSamples:
-        """What is known so far of its images that cannot be read."""
+        """Images that could not be read so far."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
 
     def read(self, index: int, view: Crop) -> NDArray[Any]:
-        """One view of one image, (size, size, channels) of the view; DataError names the file."""
+        """Return a view of an image, (size, size, channels) of the view; or raise DataError."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit:
-    """A set that lives in memory.
+    """A set in memory.
 
-    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the images were read
-    as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
-    unreadable: files that are not among these, because they could not be read. summary: what was
-    understood of the set that it is a split of. files: those the images were read from, if any,
-    and `kept` the index there of each image.
+    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) if the images were read as
+    the center `size` x `size` at shorter side `resize`, None if they are as stored. unreadable:
+    files that could not be read and are not among the images. summary: what was understood of the
+    set. files: the files the images were read from, if any, and `kept` the index of each image in
+    them.
     """
 
     images: Tensor
@@ -77,16 +77,16 @@ class TensorSplit:
         assert len(self.images) == len(self.labels)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
     def channels(self) -> int:
-        """Planes stored."""
+        """Stored channels."""
         return self.images.shape[3]
 
     def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
-        """One view of one image, (size, size, channels) of the view."""
+        """Return a view of an image, (size, size, channels) of the view."""
         return render_pixels(self.images[index].numpy(), view)
 
 
@@ -110,18 +110,18 @@ class FileSplit:
         assert len(self.files) == len(self.labels)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def read(self, index: int, view: Crop) -> NDArray[Any]:
-        """One view of one image, decoded now; DataError names a file that cannot be."""
+        """Decode a view of an image; raise DataError, which names the file, if unreadable."""
         if self.value_range is not None:
             view = replace(view, levels=self.value_range)
         return decode(self.files.read(index), view, self.files.name(index))
 
 
 def with_summary(split: Split, summary: DataSummary) -> Split:
-    """The split with what was understood of its set."""
+    """Return the split with the summary of its set."""
     if isinstance(split, TensorSplit | FileSplit):
         return replace(split, summary=summary)
     return split

@@ -1,7 +1,7 @@
-"""Labels of N images: one class each, (N,) int64, or a set of the K labels each, (N, K) uint8.
+"""Labels of N images: one class each, (N,) int64, or a set of K possible labels each, (N, K) uint8.
 
-In a set of labels 1 stands for a label that the image has, 0 for one that it does not have. An
-image may have none.
+In a set 1 stands for a label that the image has, 0 for one that it does not have. A set may be
+empty.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ NO_LABEL = "no label"
 
 
 def is_multilabel(labels: Any) -> bool:
-    """Whether each image has a set of labels; `labels` is an array or a tensor."""
+    """Return whether images have sets of labels; `labels` is an array or a tensor."""
     return bool(labels.ndim == 2)
 
 
 def multi_hot(sets: Sequence[Iterable[int]], num_classes: int) -> NDArray[np.uint8]:
-    """(N, K) of the numbers of each image's labels."""
+    """Return (N, K) uint8 from the class indices of each image."""
     found = np.zeros((len(sets), num_classes), np.uint8)
     for row, numbers in enumerate(sets):
         found[row, list(numbers)] = 1
@@ -30,17 +30,17 @@ def multi_hot(sets: Sequence[Iterable[int]], num_classes: int) -> NDArray[np.uin
 
 
 def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
-    """(K,) how many images have each label; negative numbers (no class) count for none.
+    """Return (K,) the number of images with each label; negative labels (no class) are ignored.
 
-    Longer than K where there are higher numbers.
+    The result is longer than K if there are higher labels.
     """
     if is_multilabel(labels):
         return labels.sum(0, dtype=np.int64)
     return np.bincount(labels[labels >= 0], minlength=num_classes)
 
 
-def label_groups(labels: Labels) -> NDArray[np.int64]:
-    """(N,) a number for each image, the same for those of equal labels."""
+def group_labels(labels: Labels) -> NDArray[np.int64]:
+    """Return (N,) a number for each image, equal for equal labels."""
     if not is_multilabel(labels):
         return labels
     if not len(labels):
@@ -51,12 +51,12 @@ def label_groups(labels: Labels) -> NDArray[np.int64]:
 
 
 def label_numbers(label: Any) -> list[int]:
-    """The classes of one image's label: a number (negative for none), or a row of 0 and 1."""
+    """Return the classes of an image's label: a number (negative for none), or a row of 0 and 1."""
     if np.ndim(label):
         return np.flatnonzero(label).tolist()
     return [int(label)] if label >= 0 else []
 
 
-def label_text(label: Any, classes: Sequence[str], none: str = "") -> str:
-    """The names of one image's label for people, "cat, dog"; `none` where it has none."""
+def format_label(label: Any, classes: Sequence[str], none: str = "") -> str:
+    """Return the class names of an image's label, "cat, dog"; `none` if it has none."""
     return ", ".join(classes[number] for number in label_numbers(label)) or none

@@ -7,16 +7,16 @@ Version 1. Numbers are little-endian.
     12..15          zero
     16..23, 24..31  offset and length of the index in bytes, uint64; it ends the file
     32..63          SHA-256 of the index
-    64..            the images, back to back, each a binary PGM (grey) or PPM (RGB) file
+    64..            the images, back to back, each a binary PGM (gray) or PPM (RGB) file
     at its offset   the index, JSON in UTF-8
 
-The index: `name` (of the set it was made of), `size` (shorter side in px that larger images were
-scaled to), `classes`, and `parts`: "train" and, where the set brings them, "val" and "test". A part
-has its `title`, the `start` of its first image, and for each image in order its name (`names`),
-class (`labels`), length (`bytes`) and CRC-32 (`crc32`). One of length 0 was in quarantine or could
-not be read when the set was packed; it keeps its place, and is left out when the set is opened.
-`ids` and `content` are the raw images' identities and content keys, each N uint64 in base64, so
-that the same images are held out of the packed set as of the raw one; packs of before have none.
+The index: `name` (of the original set), `size` (shorter side in px that larger images were scaled
+to), `classes`, and `parts`: "train" and, if the set has them, "val" and "test". A part has its
+`title`, the `start` of its first image, and for each image in order its name (`names`), class
+(`labels`), length (`bytes`) and CRC-32 (`crc32`). An image of length 0 was in quarantine or
+unreadable when the set was packed; it keeps its row, and is left out when the set is opened. `ids`
+and `content` are the original images' identities and content keys, each N uint64 in base64, so that
+the same images are held out of the packed set as of the original one; older packs lack them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class PackFiles:
-    """Images of a packed set; `spans` (N, 2) holds each one's offset and size in bytes."""
+    """Images of a packed set; spans: (N, 2) offset and size in bytes of each."""
 
     path: Path
     memory: memoryview
@@ -56,30 +56,30 @@ class PackFiles:
     crc32: NDArray[np.uint32]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """Pack and image, "set.pack:train/cat/1.jpg"."""
+        """Return pack and image, "set.pack:train/cat/1.jpg"."""
         return f"{self.path}:{self.names[index]}"
 
     def read(self, index: int) -> memoryview:
-        """The image as a PGM or PPM file, uncopied."""
+        """Return the image as a PGM or PPM file, without a copy."""
         offset, size = self.spans[index].tolist()
         return self.memory[offset : offset + size]
 
-    def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each of `rows` is here; False for one that was left out of the pack."""
+    def is_stored(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether each of `rows` is stored; False if it was left out of the pack."""
         return self.spans[rows, 1] > 0
 
     def take(self, rows: NDArray[np.int64]) -> PackFiles:
-        """The images of `rows`, renumbered from 0."""
+        """Return the images of `rows`, renumbered from 0."""
         names = [self.names[row] for row in rows]
         return PackFiles(self.path, self.memory, names, self.spans[rows], self.crc32[rows])
 
 
 def is_pack(path: Path) -> bool:
-    """Whether a file is, or is called, a packed set."""
+    """Return whether a file is a packed set, or is named like one."""
     if path.suffix == SUFFIX:
         return True
     try:
@@ -90,37 +90,39 @@ def is_pack(path: Path) -> bool:
 
 
 def open_pack(path: Path) -> Source:
-    """The set of a packed file. DataError when it is none, is cut short, or its index is damaged.
+    """Open a packed set. Raises DataError if it is not one, is truncated, or its index is damaged.
 
-    Images are not read: `verify` checks them.
+    Images are not read: `verify_pack` checks them.
     """
     with reading(path, DataError, "as a packed set", "pack the set again"):
-        return _source(path, *_open(path))
+        return _read_source(path, *_open_index(path))
 
 
-def _source(path: Path, index: dict[str, Any], memory: memoryview) -> Source:
+def _read_source(path: Path, index: dict[str, Any], memory: memoryview) -> Source:
     try:
-        parts = {role: _part(path, memory, part) for role, part in index["parts"].items()}
+        parts = {role: _read_part(path, memory, part) for role, part in index["parts"].items()}
         name, classes = f"{index['name']} packed at {index['size']} px", tuple(index["classes"])
         train, val, test = (parts.get(role) for role in ROLES)
-        given = index.get("value_range")
-        levels = None if given is None else (float(given[0]), float(given[1]))
-    except (KeyError, TypeError, ValueError) as error:  # a whole index, but of another writer
-        raise DataError(f"{path}: its index is not as version {VERSION} says ({error!r})") from None
+        value_range = index.get("value_range")
+        levels = None if value_range is None else (float(value_range[0]), float(value_range[1]))
+    except (KeyError, TypeError, ValueError) as error:  # an undamaged index of another writer
+        raise DataError(
+            f"{path}: its index does not follow version {VERSION} ({error!r})"
+        ) from None
     if train is None:
         raise DataError(f"{path}: its index has no training part; pack the set again")
-    opened = None if test is None else lambda: test
-    return Source(name, classes, train, val, opened, value_range=levels)
+    open_test = None if test is None else lambda: test
+    return Source(name, classes, train, val, open_test, value_range=levels)
 
 
-def verify(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
-    """How many images there are, and of each its name and whether it is as it was packed.
+def verify_pack(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
+    """Return the number of images, and yield each one's name and whether its checksum is correct.
 
-    DataError as `open_pack`.
+    Raises DataError as `open_pack`.
     """
     open_pack(path)
-    index, memory = _open(path)
-    parts = [_part(path, memory, part).files for part in index["parts"].values()]
+    index, memory = _open_index(path)
+    parts = [_read_part(path, memory, part).files for part in index["parts"].values()]
 
     def check() -> Iterator[tuple[str, bool]]:
         for files in parts:
@@ -131,7 +133,7 @@ def verify(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
     return sum(map(len, parts)), check()
 
 
-def _part(path: Path, memory: memoryview, part: dict[str, Any]) -> FilePart:
+def _read_part(path: Path, memory: memoryview, part: dict[str, Any]) -> FilePart:
     names, sizes = part["names"], np.array(part["bytes"], np.int64)
     labels, crc32 = np.array(part["labels"], np.int64), np.array(part["crc32"], np.uint32)
     if not len(names) == len(sizes) == len(labels) == len(crc32):
@@ -141,17 +143,17 @@ def _part(path: Path, memory: memoryview, part: dict[str, Any]) -> FilePart:
         part["title"],
         PackFiles(path, memory, names, np.stack([starts, sizes], 1), crc32),
         labels,
-        _unpacked(part.get("ids"), len(names)),
-        _unpacked(part.get("content"), len(names)),
+        _decode_numbers(part.get("ids"), len(names)),
+        _decode_numbers(part.get("content"), len(names)),
     )
 
 
-def packed(numbers: NDArray[np.uint64]) -> str:
-    """Numbers (N,) as the index has them."""
+def encode_numbers(numbers: NDArray[np.uint64]) -> str:
+    """Encode numbers (N,) for the index."""
     return base64.b64encode(numbers.astype("<u8").tobytes()).decode("ascii")
 
 
-def _unpacked(text: str | None, count: int) -> NDArray[np.uint64] | None:
+def _decode_numbers(text: str | None, count: int) -> NDArray[np.uint64] | None:
     if text is None:
         return None
     numbers = np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64)
@@ -160,8 +162,8 @@ def _unpacked(text: str | None, count: int) -> NDArray[np.uint64] | None:
     return numbers
 
 
-def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
-    """The checked index, and the whole file as memory."""
+def _open_index(path: Path) -> tuple[dict[str, Any], memoryview]:
+    """Return the verified index, and the whole file as memory."""
     again = "copy it again, or pack the set again"
     if not path.is_file():
         raise DataError(f"{path}: no such file; make it with `resnets data pack`")
@@ -191,5 +193,5 @@ def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
         raise DataError(f"{path}: its index is damaged (SHA-256 differs); {again}")
     index = json.loads(bytes(text))
     if not isinstance(index, dict):
-        raise DataError(f"{path}: its index is no JSON object; {again}")
+        raise DataError(f"{path}: its index is not a JSON object; {again}")
     return index, memory

@@ -1,10 +1,10 @@
-"""Images that a list says to leave out, as `resnets data check` writes it.
+"""Lists of images to leave out, such as `resnets data check` writes.
 
-One image a line: its path within the source ("train/cat/1.jpg", forward slashes), then, after a
-tab, a remark for people. Lines that start with # are remarks too. A path that plain text cannot
-hold on one line (tabs, line breaks, a leading # or quote, blanks at its ends, bytes that are not
-UTF-8) is written as a JSON string in double quotes. The first line says so; a list without that
-line is read as plain paths throughout, as lists were written before.
+One image per line: its path within the source ("train/cat/1.jpg", forward slashes), then, after a
+tab, a remark. Lines that begin with # are remarks. A path that cannot be written as plain text on
+one line (tabs, line breaks, a leading # or quote, surrounding blanks, bytes that are not UTF-8) is
+a JSON string in double quotes, as the first line states; a list without that line has only plain
+paths, as older versions wrote.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from resnets.utils.errors import reading
 log = logging.getLogger("resnets")
 
 QUARANTINE = "quarantine.txt"
-HEAD = (
+FIRST_LINE = (
     "# Images left out of training and evaluation: a path within the data set, a tab, why."
     ' Unusual names are JSON strings in "quotes".\n'
 )
@@ -44,56 +44,59 @@ class Quarantine:
 
     @classmethod
     def of(cls, spec: DataSpec) -> Quarantine:
-        """What `spec.quarantine` lists, or quarantine.txt in the source's folder.
+        """Read the list `spec.quarantine`, or quarantine.txt in the source's folder.
 
-        ConfigError where `spec.quarantine` names no such file, or the list cannot be read.
+        Raises ConfigError if `spec.quarantine` is not a file, or the list cannot be read.
         """
         if spec.quarantine is not None:
             file = Path(spec.quarantine).expanduser()
             return cls(spec.source, read_quarantine(file), file)
-        beside = Path(spec.source).expanduser() / QUARANTINE
-        if beside.is_file():
-            return cls(spec.source, read_quarantine(beside), beside)
+        default = Path(spec.source).expanduser() / QUARANTINE
+        if default.is_file():
+            return cls(spec.source, read_quarantine(default), default)
         return cls(spec.source, frozenset())
 
-    def keep(self, files: Files | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The `rows` of `files` that are not listed; all of them where there are no files.
+    def filter_rows(self, files: Files | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the `rows` of `files` that are not listed; all of them without files.
 
-        What was in quarantine when a set was packed stays so.
+        Images that were in quarantine when a set was packed are left out, too.
         """
         if isinstance(files, PackFiles):
-            rows = rows[files.holds(rows)]
+            rows = rows[files.is_stored(rows)]
         if files is None or not self.paths:
             return rows
         starts = prefixes(self.source)
-        listed = self.listed([path_within(files.name(row), starts) for row in rows.tolist()])
-        return rows[~listed]
+        is_listed = self.is_listed([path_within(files.name(row), starts) for row in rows.tolist()])
+        return rows[~is_listed]
 
-    def listed(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of `paths` within the source the list names: exactly, or in another Unicode form.
+    def is_listed(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which of `paths` within the source are listed: exactly, or in another Unicode
+        form.
 
-        A list that went from one file system to another may spell "é" as one character or as two.
-        That counts only for entries that no path here matches exactly.
+        File systems may write "é" as one character or two. The other form counts only for entries
+        without an exact match here.
         """
-        exact = [path in self.paths for path in paths]
-        others = self.paths.difference(path for path, hit in zip(paths, exact, strict=True) if hit)
-        loose = {_composed(path) for path in others if not path.isascii()}
-        if loose:
-            exact = [
-                hit or (not path.isascii() and _composed(path) in loose)
-                for path, hit in zip(paths, exact, strict=True)
+        found = [path in self.paths for path in paths]
+        unmatched = self.paths.difference(
+            path for path, is_exact in zip(paths, found, strict=True) if is_exact
+        )
+        normalized = {_normalize(path) for path in unmatched if not path.isascii()}
+        if normalized:
+            found = [
+                is_exact or (not path.isascii() and _normalize(path) in normalized)
+                for path, is_exact in zip(paths, found, strict=True)
             ]
-        return np.array(exact, np.bool_)
+        return np.array(found, np.bool_)
 
     def warn_of_absent(self, names: Iterable[str]) -> None:
-        """Log entries of the list that are none of the images called `names` in messages."""
+        """Log entries of the list that are not among the images called `names` in messages."""
         if not self.paths:
             return
         starts = prefixes(self.source)
         known = {path_within(name, starts) for name in names}
-        loose = {_composed(path) for path in known if not path.isascii()}
+        normalized = {_normalize(path) for path in known if not path.isascii()}
         absent = sorted(
-            path for path in self.paths if path not in known and _composed(path) not in loose
+            path for path in self.paths if path not in known and _normalize(path) not in normalized
         )
         if absent:
             log.warning(
@@ -106,14 +109,14 @@ class Quarantine:
 
 
 def prefixes(source: str) -> tuple[str, str]:
-    """How the names of a source's files start: those in an archive, those in a folder."""
-    place = Path(source).expanduser()
-    folder = place.parent if place.is_file() else place
-    return f"{place}:", f"{folder}{os.sep}"
+    """Return the prefixes of the names of a source's files: in an archive, and in a folder."""
+    path = Path(source).expanduser()
+    folder = path.parent if path.is_file() else path
+    return f"{path}:", f"{folder}{os.sep}"
 
 
 def path_within(name: str, starts: Iterable[str]) -> str:
-    """What lists call an image: its name without the first of `starts` that it has.
+    """Return the path of an image in lists: its name without the first matching prefix.
 
     >>> path_within("/data/pets/cat/1.jpg", ["/data/pets:", "/data/pets/"])
     'cat/1.jpg'
@@ -125,16 +128,16 @@ def path_within(name: str, starts: Iterable[str]) -> str:
 
 
 def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:
-    """Write paths with what is wrong with each; `read_quarantine` gives the same paths back."""
-    lines = "".join(f"{_written(name)}\t{' '.join(why.split())}\n" for name, why in entries)
+    """Write paths with the reason for each; `read_quarantine` returns the same paths."""
+    lines = "".join(f"{_format_path(name)}\t{' '.join(why.split())}\n" for name, why in entries)
     with atomic_write(path) as temporary:
-        temporary.write_text(HEAD + lines, encoding="utf-8", errors="replace", newline="\n")
+        temporary.write_text(FIRST_LINE + lines, encoding="utf-8", errors="replace", newline="\n")
 
 
 def read_quarantine(path: Path) -> frozenset[str]:
-    """The paths that a list names.
+    """Read the paths of a list.
 
-    ConfigError where it cannot be read, is UTF-16, or a quoted path is not valid.
+    Raises ConfigError if it cannot be read, is UTF-16, or a quoted path is invalid.
     """
     try:
         data = path.read_bytes()
@@ -144,30 +147,30 @@ def read_quarantine(path: Path) -> frozenset[str]:
         raise ConfigError(f"data.quarantine: {path} is UTF-16; save it as UTF-8")
     text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     first, *_ = text.split("\n", 1)
-    quotes = first.rstrip("\r") == HEAD.rstrip("\n")
+    has_quotes = first.rstrip("\r") == FIRST_LINE.rstrip("\n")
     found = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if line.startswith("#"):
             continue
         name = line.split("\t")[0].rstrip("\r")
-        if quotes and name.startswith('"'):
-            name = _unquoted(name, f"data.quarantine: {path}: line {number}")
+        if has_quotes and name.startswith('"'):
+            name = _parse_quoted(name, f"data.quarantine: {path}: line {number}")
         found.add(name)
     return frozenset(found - {""})
 
 
-def _written(name: str) -> str:
-    """A path on one line: as it is, or as a JSON string where that would not be read back."""
-    plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
-    return name if plain else json.dumps(name)
+def _format_path(name: str) -> str:
+    """Format a path on one line: as it is, or as a JSON string if it would not be read back."""
+    is_plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
+    return name if is_plain else json.dumps(name)
 
 
-def _unquoted(text: str, place: str) -> str:
-    with reading(place, what="as a path in quotes"):
+def _parse_quoted(text: str, location: str) -> str:
+    with reading(location, what="as a path in quotes"):
         name = json.loads(text)
     assert isinstance(name, str)  # it starts with a quote
     return name
 
 
-def _composed(path: str) -> str:
+def _normalize(path: str) -> str:
     return unicodedata.normalize("NFC", path)

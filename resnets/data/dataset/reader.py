@@ -1,4 +1,4 @@
-"""Images decoded ahead of their use by a pool of threads (Pillow decodes without the GIL)."""
+"""Decode images ahead of their use with a thread pool (Pillow decodes without the GIL)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CHUNK = 8  # images decoded by one task of the pool
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A batch to be read: rows (B,) of the split, their epochs (B,), and a view of each."""
+class BatchPlan:
+    """A batch to read: rows (B,) of the split, their epochs (B,), and a view for each."""
 
     rows: NDArray[np.int64]
     epochs: NDArray[np.int64]
@@ -35,52 +35,54 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
-    """A plan with its pixels (B, size, size, C), uint8 or float32, `out` the same memory, and the
-    row (B,) that each place got, -1 where none could be read."""
+class _PendingBatch:
+    """A plan with its pixels (B, size, size, C), uint8 or float32; `out` is the same memory.
 
-    plan: Plan
+    read: (B,) the row that was read for each image, -1 if none could be read.
+    """
+
+    plan: BatchPlan
     pixels: Tensor
     out: NDArray[Any]
     read: NDArray[np.int64]
 
     @classmethod
-    def of(cls, plan: Plan, pin: bool) -> _Reading:
-        """Memory for the pixels of a plan, pinned or not."""
+    def of(cls, plan: BatchPlan, pin: bool) -> _PendingBatch:
+        """Allocate the pixels of a plan, pinned or not."""
         count, view = len(plan.rows), plan.views[0]
         shape = (count, view.size, view.size, view.channels)
         kind = torch.float32 if view.keep_bits else torch.uint8
         pixels = torch.empty(shape, dtype=kind, pin_memory=pin)
         return cls(plan, pixels, pixels.numpy(), np.full(count, -1, np.int64))
 
-    def finished(self) -> tuple[Plan, Tensor] | None:
-        """The plan as it was read; None where none of it could be."""
+    def result(self) -> tuple[BatchPlan, Tensor] | None:
+        """Return the plan as it was read, with its pixels; None if no image could be read."""
         if np.array_equal(self.plan.rows, self.read):
             return self.plan, self.pixels
-        places = np.flatnonzero(self.read >= 0).tolist()
-        if not places:
+        indices = np.flatnonzero(self.read >= 0).tolist()
+        if not indices:
             return None
-        views = [self.plan.views[place] for place in places]
-        return Plan(self.read[places], self.plan.epochs[places], views), self.pixels[places]
+        views = [self.plan.views[index] for index in indices]
+        return BatchPlan(self.read[indices], self.plan.epochs[indices], views), self.pixels[indices]
 
 
 def read_ahead(
     split: Split,
-    plans: Iterable[Plan],
+    plans: Iterable[BatchPlan],
     workers: int = 0,
     *,
     pin: bool = False,
     seed: int | None = None,
     decoding: Decoding | None = None,
-) -> Iterator[tuple[Plan, Tensor]]:
-    """Each plan with its pixels (B, size, size, C) uint8, in order; `workers` 0 = one per core.
+) -> Iterator[tuple[BatchPlan, Tensor]]:
+    """Yield each plan with its pixels (B, size, size, C) uint8, in order; workers: 0 is one per
+    core.
 
-    A few batches are read ahead, enough to keep all threads busy. `pin` puts pixels into pinned
-    memory. Unreadable images are noted in `split.unreadable`, which raises DataError, when their
-    batch is due, if they are too many. With `seed` the same view of another image, chosen by
-    (seed, epoch, row), takes the place of each, and the plan that is yielded has its row. Without,
-    they are left out of the plan, and a plan without any image is skipped. `decoding` counts what
-    the threads spend.
+    A few batches are read ahead, enough to keep all threads busy. pin: use pinned memory.
+    Unreadable images are added to `split.unreadable`, which raises DataError, when their batch is
+    due, if there are too many. With `seed` each is replaced by the same view of another image, a
+    function of (seed, epoch, row), whose row the yielded plan has. Without, they are left out of
+    the plan, and a plan without any image is skipped. decoding: counts the time of the threads.
     """
     workers, decoding = workers or cores(), decoding or Decoding()
     decoding.threads = workers
@@ -92,39 +94,39 @@ def read_ahead(
     pool = single_threaded_pool(workers, "decode")
 
     @decoding.working()
-    def read(reading: _Reading, start: int) -> None:
-        for place in range(start, min(start + CHUNK, len(reading.read))):
-            _read(split, reading, place, seed)
+    def read(batch: _PendingBatch, start: int) -> None:
+        for index in range(start, min(start + CHUNK, len(batch.read))):
+            _read_image(split, batch, index, seed)
 
-    def submit(reading: _Reading) -> list[Future[None]]:
-        return [pool.submit(read, reading, at) for at in range(0, len(reading.read), CHUNK)]
+    def submit(batch: _PendingBatch) -> list[Future[None]]:
+        return [pool.submit(read, batch, start) for start in range(0, len(batch.read), CHUNK)]
 
-    readings = (_Reading.of(plan, pin) for plan in chain([first], plans))
+    batches = (_PendingBatch.of(plan, pin) for plan in chain([first], plans))
     ahead = 2 + 2 * workers * CHUNK // len(first.rows)  # batches, and two chunks for each thread
     try:
-        for reading, _ in submit_ahead(submit, readings, ahead):
-            if (found := reading.finished()) is not None:
-                yield found
+        for batch, _ in submit_ahead(submit, batches, ahead):
+            if (result := batch.result()) is not None:
+                yield result
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(split: Split, reading: _Reading, place: int, seed: int | None) -> None:
-    """Read the image of one place of a batch, or another in its place where `seed` is given."""
-    plan = reading.plan
-    planned, epoch = int(plan.rows[place]), int(plan.epochs[place])
+def _read_image(split: Split, batch: _PendingBatch, index: int, seed: int | None) -> None:
+    """Read one image of a batch, or another in its place if `seed` is given."""
+    plan = batch.plan
+    planned, epoch = int(plan.rows[index]), int(plan.epochs[index])
     rows = (planned,) if seed is None else order.rows_to_try(len(split), seed, epoch, planned)
     for row in rows:
-        found = _try(split, row, plan.views[place])
-        if found is not None:
-            reading.out[place], reading.read[place] = found, row
+        pixels = _try_read(split, row, plan.views[index])
+        if pixels is not None:
+            batch.out[index], batch.read[index] = pixels, row
             return
     if seed is not None:
-        raise split.unreadable.exhausted()
+        raise split.unreadable.exhausted_error()
 
 
-def _try(split: Split, row: int, view: Crop) -> NDArray[Any] | None:
-    """The view, or None where the image cannot be read; DataError where too many cannot."""
+def _try_read(split: Split, row: int, view: Crop) -> NDArray[Any] | None:
+    """Return the view; None if the image cannot be read; raise DataError if too many cannot."""
     try:
         return split.read(row, view)
     except DataError as error:

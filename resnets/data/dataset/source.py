@@ -1,4 +1,4 @@
-"""A stored set before it is split: its parts as the source brings them, not yet opened."""
+"""A stored set before it is split: its parts as the source has them, not yet opened."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PART_NAMES = frozenset({"train", "test", *VAL_NAMES})
 
 
 class Part(Protocol):
-    """A part of a stored set: `title` as the source calls it ("train"), its `labels`.
+    """A part of a stored set: its `title` in the source ("train") and its `labels`.
 
-    Labels are (N,) int64, or (N, K) where images have sets of them (`data.dataset.labels`).
+    Labels are (N,) int64, or (N, K) for sets of them (`data.dataset.labels`).
     """
 
     @property
     def title(self) -> str:
-        """What the source calls it; empty when the set has one part only."""
+        """The part's name in the source; empty if the set has only one part."""
 
     @property
     def labels(self) -> Labels:
@@ -40,17 +40,22 @@ class Part(Protocol):
 
     @property
     def files(self) -> Files | None:
-        """Its encoded images, one for each label; None where it holds pixels."""
+        """Its encoded images, one for each label; None if it holds pixels."""
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> Split:
-        """The images of `rows` as a split."""
+        """Return the images of `rows` as a split."""
+
+
+def image_name(part: Part, row: int) -> str:
+    """Return the name of an image of a part for messages: of arrays its title and number."""
+    return f"{part.title} image {row}".strip() if part.files is None else part.files.name(row)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayPart:
-    """Pixels that are in memory already: images (N, H, W, C) uint8."""
+    """Pixels in memory: images (N, H, W, C) uint8."""
 
     title: str
     images: NDArray[np.uint8]
@@ -60,7 +65,7 @@ class ArrayPart:
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> Split:
-        """The images of `rows`, as stored."""
+        """Return the images of `rows` as stored."""
         images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
         return TensorSplit(images, labels, classes, description)
 
@@ -69,11 +74,10 @@ class ArrayPart:
 class FilePart:
     """Encoded images, one for each label.
 
-    ids: (N,) their identities, where those are not their paths below the class folders
-    (`data.dataset.image_identity`). content: (N,) their content keys
-    (`data.dataset.image_hash`), where the source states them. stems: (N,) as ids, of the paths
-    without suffix. groups: (N,) names of the groups that they belong to, where a column of the
-    set's table says them.
+    ids: (N,) identities, if they are not the paths below the class folders
+    (`data.dataset.image_identity`). content: (N,) content keys (`data.dataset.image_hash`), if the
+    source stores them. stems: (N,) as ids, of the paths without suffix. groups: (N,) names of
+    groups of related images, from a column of the set's table.
     """
 
     title: str
@@ -87,19 +91,19 @@ class FilePart:
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> Split:
-        """The images of `rows`, in memory where the spec and their sizes allow."""
+        """Return the images of `rows`, in memory if the spec and their sizes allow it."""
         files, labels = self.files.take(rows), self.labels[rows]
         return load_files(files, labels, classes, description, spec, training=training)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A stored set: `test` opens its test part, None where it brings none.
+    """A stored set. test: opens its test part; None if there is none.
 
-    test_title, test_images: what the test part is called and how many images it has, where that is
-    known without opening it. left_out: files of the set that are in no part, counted. notes: what
-    else was understood of it, a line each. warnings: where that may be wrong.
-    value_range: what values of more than 8 bits were scaled by already (`DataSpec`).
+    test_title, test_images: name of the test part, and its number of images if that is known
+    without opening it. left_out: files of the set that are in no part. notes: lines on what else
+    was understood. warnings: lines on what may have been misunderstood. value_range: the range that
+    values of more than 8 bits were scaled from already (`DataSpec`).
     """
 
     name: str
@@ -116,15 +120,17 @@ class Source:
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image may have any set of the classes."""
+        """Whether images have sets of labels."""
         return is_multilabel(self.train.labels)
 
 
-def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str) -> Source:
-    """The set whose parts are called train, test, and val (or valid, validation).
+def source_from_parts(
+    name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str
+) -> Source:
+    """Make a source of parts called train, test, and val (or valid, validation).
 
-    With val but no test (ImageNet's layout) val is the test set. A single part, whatever it is
-    called, is what shares are held out from. DataError where several lack a train part.
+    With val but no test (ImageNet's layout) val is the test set. Shares are held out of a single
+    part, whatever its name. Raises DataError if there are several parts but no train.
     """
     if len(parts) == 1:
         return Source(name, classes, next(iter(parts.values())))
@@ -136,11 +142,11 @@ def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], wher
         )
     if "train" not in parts:
         raise DataError(f"{where}: has the parts {', '.join(sorted(parts))}, but no train")
-    several = [title for title in VAL_NAMES if title in parts]
-    if len(several) > 1:
-        names = " and ".join(several)
+    val_titles = [title for title in VAL_NAMES if title in parts]
+    if len(val_titles) > 1:
+        names = " and ".join(val_titles)
         raise DataError(f"{where}: its parts {names} are both validation; rename or join them")
-    val = parts[several[0]] if several else None
+    val = parts[val_titles[0]] if val_titles else None
     test = parts.get("test", val)
     assert test is not None
     return Source(

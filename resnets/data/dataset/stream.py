@@ -1,15 +1,15 @@
 """Streaming: images read block by block, in an order that is random within a buffer.
 
-A block is what is read at once: a row group of a Parquet file, or neighbours in a tar. An epoch
-takes the blocks in random order, some side by side, and puts each of their images off by a random
-number of places, so that about `buffer` images are waiting at any time. That order is a pure
-function of (seed, epoch): batch k is the same whenever asked for, and no image comes twice or
-never. What a shuffle buffer would hold are the blocks kept here, so resuming costs reading those
-again (about `buffer` images) and nothing else.
+A block is read at once: a row group of a Parquet file, or consecutive members of a tar. An epoch
+reads the blocks in random order, several in parallel, and delays each of their images by a random
+number of positions, so that about `buffer` images are waiting at any time. The order is a pure
+function of (seed, epoch): batch k is the same whenever it is requested, and each image comes
+exactly once. The blocks kept in memory hold what a shuffle buffer would, so resuming costs only
+reading these again (about `buffer` images).
 
-Rank r of R is to take positions r, r + R, ... of the order. The samples of step k then do not
-depend on R, and where R divides `LANES` each rank reads its own R-th of the blocks (but for the
-last few of an epoch, which all share).
+Rank r of R takes positions r, r + R, ... of the order. The samples of step k then do not depend on
+R, and if R divides `NUM_LANES` each rank reads its own share of the blocks (except the last few of
+an epoch, which all read).
 """
 
 from __future__ import annotations
@@ -35,101 +35,101 @@ from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import image_header
 from resnets.data.errors import DataError
 
-LANES = 16  # blocks that are read side by side
-FEW = 4  # blocks kept where images are read in the order they are stored in
-PROBES = 32  # headers read to guess whether all images are grey
+NUM_LANES = 16  # blocks that are read in parallel
+NUM_SEQUENTIAL = 4  # blocks kept when images are read in stored order
+NUM_PROBES = 32  # headers read to see whether all images are gray
 
 
 class Blocks(Protocol):
-    """Stored images that are read a block at a time; safe to use from several threads."""
+    """Stored images that are read a block at a time; thread-safe."""
 
     def load(self, block: int) -> list[bytes]:
-        """All images of a block, encoded; DataError when they cannot be had."""
+        """Return all encoded images of a block; raise DataError if they cannot be read."""
 
-    def name(self, block: int, place: int) -> str:
-        """What messages call an image."""
+    def name(self, block: int, position: int) -> str:
+        """Return the name of an image for messages."""
 
     def identities(self, where: NDArray[np.int64]) -> tuple[Sequence[str], str]:
-        """What images (N, 2) of block and place are called for good, and what that is."""
+        """Return permanent names of images (N, 2) of block and position, and their kind."""
 
 
 class BlockFiles:
-    """`Files` that keep the blocks in use, up to `limit` images of them.
+    """`Files` that keep the recently used blocks, up to `limit` images.
 
-    where: (N, 2) block of each image and its place in it.
+    where: (N, 2) block of each image and its position in it.
     """
 
     def __init__(self, blocks: Blocks, where: NDArray[np.int64], limit: int) -> None:
         self.blocks, self.where, self.limit = blocks, where, limit
-        self._held: OrderedDict[int, Future[list[bytes]]] = OrderedDict()
+        self._loaded: OrderedDict[int, Future[list[bytes]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.where)
 
     def name(self, index: int) -> str:
-        """What messages call the image."""
+        """Return the name of the image for messages."""
         return self.blocks.name(*self.where[index].tolist())
 
     def read(self, index: int) -> bytes:
-        """The encoded bytes; DataError when they cannot be had."""
-        block, place = self.where[index].tolist()
-        data = self._block(block)[place]
+        """Return the encoded bytes; raise DataError if they cannot be read."""
+        block, position = self.where[index].tolist()
+        data = self._load_block(block)[position]
         if not data:
             raise DataError(f"{self.name(index)}: contains no image")
         return data
 
     def identities(self) -> tuple[Sequence[str], str]:
-        """What the images are called for good, and what that is ("sample key")."""
+        """Return permanent names of the images, and their kind ("sample key")."""
         return self.blocks.identities(self.where)
 
     def take(self, rows: NDArray[np.int64]) -> BlockFiles:
-        """The files of `rows`, renumbered from 0."""
+        """Return the files of `rows`, renumbered from 0."""
         return BlockFiles(self.blocks, self.where[rows], self.limit)
 
-    def _block(self, block: int) -> list[bytes]:
-        """One thread loads a block; those that want it too wait for it."""
+    def _load_block(self, block: int) -> list[bytes]:
+        """Return the images of a block; one thread loads it and others wait for it."""
         with self._lock:
-            known = self._held.get(block)
-            future = self._held[block] = known or Future()
-            self._held.move_to_end(block)
-        if known is None:
+            loaded = self._loaded.get(block)
+            future = self._loaded[block] = loaded or Future()
+            self._loaded.move_to_end(block)
+        if loaded is None:
             try:
                 future.set_result(self.blocks.load(block))
-            except Exception as error:  # kept: the block's other images fail alike
+            except Exception as error:  # stored: the block's other images fail, too
                 future.set_exception(error)
-            self._trim()
+            self._evict()
         return future.result()
 
-    def _trim(self) -> None:
-        """Drop the least recently used blocks."""
+    def _evict(self) -> None:
+        """Remove the least recently used blocks."""
         with self._lock:
-            held = {block: _count(future) for block, future in self._held.items()}
-            total = sum(held.values())
-            for block in list(self._held)[:-1]:
+            sizes = {block: _num_images(future) for block, future in self._loaded.items()}
+            total = sum(sizes.values())
+            for block in list(self._loaded)[:-1]:
                 if total <= self.limit:
                     return
-                if self._held[block].done():
-                    total -= held[block]
-                    del self._held[block]
+                if self._loaded[block].done():
+                    total -= sizes[block]
+                    del self._loaded[block]
 
 
-def _count(future: Future[list[bytes]]) -> int:
+def _num_images(future: Future[list[bytes]]) -> int:
     return len(future.result()) if future.done() and future.exception() is None else 1
 
 
 @dataclass(frozen=True, eq=False)
 class StreamSplit(FileSplit):
-    """A set whose `files` are `BlockFiles`, taken in an order that is random within `buffer`.
+    """A set of `BlockFiles`, in an order that is random within `buffer`.
 
-    `permutation` takes the place of `order.permutation`.
+    `permutation` replaces `order.permutation`.
     """
 
     buffer: int = 0
 
     def permutation(self, n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-        """The order (n,) of an epoch, read-only."""
+        """Return the order (n,) of an epoch, read-only."""
         assert n == len(self)
         return _permutation(self, seed, epoch)
 
@@ -141,29 +141,31 @@ def _permutation(split: StreamSplit, seed: int, epoch: int) -> NDArray[np.int64]
 
 
 def stream_order(block: NDArray[np.int64], buffer: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Rows (N,) of images in `block` (N,), mixed as the module says.
+    """Return rows (N,) of images in `block` (N,), shuffled as the module describes.
 
-    Blocks, in random order, are dealt to `LANES` lanes. Each lane puts its images off by up to
-    buffer / LANES places, and the order takes one of each lane in turn: the k-th of all lanes
-    before any (k + 1)-th.
+    Blocks, in random order, are dealt to `NUM_LANES` lanes. Each lane delays its images by up to
+    buffer / NUM_LANES positions, and the order takes one of each lane in turn: the k-th of all
+    lanes before any (k + 1)-th.
     """
-    numbers, of = np.unique(block, return_inverse=True)
-    chance = order.random_bits(seed, epoch, numbers, order.STREAM_BLOCKS)
-    turn = np.empty(len(numbers), np.int64)  # of each block, in the random order of all
-    turn[np.argsort(chance, kind="stable")] = np.arange(len(numbers))
-    lanes = min(LANES, len(numbers))
-    lane, rows = turn[of] % lanes, np.arange(len(block))
-    line = np.lexsort((rows, turn[of], lane))
-    place = _places(lane[line])
-    late = buffer / lanes * order.uniform(seed, epoch, line, order.STREAM_BUFFER)
-    line = line[np.lexsort((place + late, lane[line]))]
-    mixed = line[np.lexsort((lane[line], _places(lane[line])))]
-    mixed.setflags(write=False)
-    return mixed
+    numbers, block_index = np.unique(block, return_inverse=True)
+    random = order.random_bits(seed, epoch, numbers, order.STREAM_BLOCKS)
+    rank = np.empty(len(numbers), np.int64)  # (blocks,) in random order
+    rank[np.argsort(random, kind="stable")] = np.arange(len(numbers))
+    lanes = min(NUM_LANES, len(numbers))
+    lane, rows = rank[block_index] % lanes, np.arange(len(block))
+    rows_in_order = np.lexsort((rows, rank[block_index], lane))
+    position = _positions_in_lane(lane[rows_in_order])
+    delay = buffer / lanes * order.uniform(seed, epoch, rows_in_order, order.STREAM_BUFFER)
+    rows_in_order = rows_in_order[np.lexsort((position + delay, lane[rows_in_order]))]
+    result = rows_in_order[
+        np.lexsort((lane[rows_in_order], _positions_in_lane(lane[rows_in_order])))
+    ]
+    result.setflags(write=False)
+    return result
 
 
-def _places(lane: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place (N,) of each within its lane, of lanes (N,) that are sorted."""
+def _positions_in_lane(lane: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (N,) the position of each within its lane; lanes (N,) are sorted."""
     return np.arange(len(lane)) - np.searchsorted(lane, lane)
 
 
@@ -171,8 +173,8 @@ def _places(lane: NDArray[np.int64]) -> NDArray[np.int64]:
 class StreamPart:
     """A part of a stored set that is read in blocks; `where` as in `BlockFiles`, sorted.
 
-    block_size: images of the largest block, where the part has only some images of each. groups: as
-    of `FilePart`.
+    block_size: images of the largest block, if the part has only some images of each. groups: as in
+    `FilePart`.
     """
 
     title: str
@@ -184,21 +186,23 @@ class StreamPart:
 
     @property
     def files(self) -> BlockFiles:
-        """All of its images, a few blocks of them kept."""
-        return BlockFiles(self.blocks, self.where, FEW * self._largest)
+        """All of its images, of which a few blocks are kept in memory."""
+        return BlockFiles(self.blocks, self.where, NUM_SEQUENTIAL * self._largest)
 
     @property
     def _largest(self) -> int:
-        """Images of the largest block."""
+        """Number of images of the largest block."""
         return max(self.block_size, int(np.bincount(self.where[:, 0]).max(initial=0)))
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> StreamSplit:
-        """The images of `rows`. They stay where they are, whatever `spec.in_memory` says."""
-        limit = FEW * self._largest
-        if training:  # the blocks of the buffer, and some slack for the last images of each
-            limit += LANES * self._largest + spec.shuffle_buffer + spec.shuffle_buffer // 4
+        """Return the images of `rows`. They are never loaded as a whole, whatever `spec.in_memory`
+        is.
+        """
+        limit = NUM_SEQUENTIAL * self._largest
+        if training:  # the blocks of the buffer, and some more for the last images of each
+            limit += NUM_LANES * self._largest + spec.shuffle_buffer + spec.shuffle_buffer // 4
         files = BlockFiles(self.blocks, self.where[rows], limit)
         return StreamSplit(
             files,
@@ -214,11 +218,11 @@ class StreamPart:
 
 
 def _all_gray(files: BlockFiles) -> bool:
-    """Whether the first images that can be read are grey, all of them."""
+    """Return whether the first readable images are all gray."""
     found = []
-    for row in range(min(PROBES, len(files))):
+    for row in range(min(NUM_PROBES, len(files))):
         try:
             found.append(image_header(files.read(row), files.name(row))[2])
-        except DataError:  # named when its turn comes
+        except DataError:  # reported when the image is read
             continue
     return bool(found) and all(found)

@@ -1,7 +1,7 @@
-"""What was understood of a data set: the block that every command prints before it works.
+"""The summary of a data set that every command prints before it starts.
 
-The same goes into result.json and report.html. It is counted from listings and labels alone: no
-image is decoded for it, and no test image is read.
+It is also in result.json and report.html. It is counted from listings and labels alone: no image is
+decoded for it, and no test image is read.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from resnets.data.dataset.labels import Labels, class_counts
-from resnets.data.dataset.source import Part, Rows, Source
+from resnets.data.dataset.source import Rows, Source
 from resnets.data.files.walk import LeftOut
 from resnets.utils.printable import echo, printable
 
 ROLES = {"train": "training", "val": "validation", "test": "test"}
 WIDTH = 80
-SHOWN_CLASSES, SHOWN_REASONS, SHOWN_NOTES = 5, 3, 2
-LONGEST_NAME = 24  # characters of a class name that are shown
-MOST_LINES = 2  # of one entry
+MAX_CLASSES, MAX_REASONS, MAX_NOTES = 5, 3, 2
+MAX_NAME = 24  # characters of a class name
+MAX_LINES = 2  # of one entry
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A split: how many images it has, None where they are not counted before they are read."""
+    """A split, with its number of images; None if they are counted only when they are read."""
 
     role: str
     images: int | None
     origin: str
 
-    def said(self) -> str:
-        """For example "training 72 (Training)"."""
+    def describe(self) -> str:
+        """Format as "training 72 (Training)"."""
         count = "" if self.images is None else f" {self.images:,}"
         origin = f" ({self.origin})" if self.origin else ""
         role = "" if self.role == "images" else ROLES.get(self.role, self.role)
@@ -44,12 +44,12 @@ class SplitSummary:
 class DataSummary:
     """What was understood of the set `name`.
 
-    rarest: the class with the fewest training images, and how many; of what is `counted` where that
-    is something else. left_out: texts with counts,
-    by reason and suffix. links: links to folders that were followed. warnings: where what was
-    understood may be wrong; they are printed whole. grouped_by: what tells which images belong
-    together (`data.group`); groups: by role how many groups it has. unit: what splits count.
-    described: what the set is, in place of its classes.
+    rarest: the class with the fewest training images, and how many; of `counted`, if that is
+    something else. left_out: texts with counts, by reason and suffix. links: links to folders that
+    were followed. warnings: lines on what may have been misunderstood; they are printed in full.
+    grouped_by: the setting of groups of related images (`data.group`); groups: by role the number
+    of groups. unit: what splits count. described: a description of the set that replaces its
+    classes.
     """
 
     name: str
@@ -67,22 +67,24 @@ class DataSummary:
     described: str = ""
 
     def lines(self, width: int = WIDTH) -> list[str]:
-        """The block as plain lines: classes, images, what was left out, links, notes, warnings."""
-        entries = [("data", self._classes()), (self.unit, self._images())]
+        """Return plain lines: classes, images, what was left out, links, notes, warnings."""
+        entries = [("data", self._format_classes()), (self.unit, self._format_splits())]
         if self.grouped_by is not None:
-            entries.append(("groups", self._groups()))
-        left_out = _some(self.left_out, SHOWN_REASONS, "reasons")
+            entries.append(("groups", self._format_groups()))
+        left_out = _join_some(self.left_out, MAX_REASONS, "reasons")
         entries += [("left out", left_out)] if left_out else []
-        notes = _some(self.notes, SHOWN_NOTES, "notes", "; ")
+        notes = _join_some(self.notes, MAX_NOTES, "notes", "; ")
         if self.links:
             links = f"{self.links:,} link{'s' * (self.links > 1)} to folders followed"
             notes = f"{links}; {notes}" if notes else links
         entries += [("note", notes)] if notes else []
-        lines = [line for name, text in entries for line in _entry(name, text, width)]
-        return lines + [line for text in self.warnings for line in wrapped("warning", text, width)]
+        lines = [line for name, text in entries for line in _wrap_entry(name, text, width)]
+        return lines + [
+            line for text in self.warnings for line in wrap_entry("warning", text, width)
+        ]
 
     def to_json(self) -> dict[str, Any]:
-        """For result.json: the fields, and `text`, the block as lines."""
+        """Return the entry of result.json: the fields, and the lines as `text`."""
         rarest = None
         if self.rarest is not None:
             rarest = {"class": self.rarest[0], f"{self.counted}s": self.rarest[1]}
@@ -90,7 +92,7 @@ class DataSummary:
             "name": self.name,
             "unit": self.unit,
             "classes": len(self.classes),
-            "first_classes": list(self.classes[:SHOWN_CLASSES]),
+            "first_classes": list(self.classes[:MAX_CLASSES]),
             "rarest": rarest,
             "splits": {
                 each.role: {"images": each.images, "origin": each.origin} for each in self.splits
@@ -104,28 +106,28 @@ class DataSummary:
             "text": self.lines(),
         }
 
-    def _classes(self) -> str:
+    def _format_classes(self) -> str:
         if self.described:
             return f"{printable(self.name)}: {self.described}"
         if not self.classes:
             return f"{printable(self.name)}, classes not read"
-        shown = [_short(name) for name in self.classes[:SHOWN_CLASSES]]
-        more = ", ..." if len(self.classes) > SHOWN_CLASSES else ""
+        names = [_shorten(name) for name in self.classes[:MAX_CLASSES]]
+        more = ", ..." if len(self.classes) > MAX_CLASSES else ""
         plural = "es" * (len(self.classes) != 1)
         text = f"{printable(self.name)}: {len(self.classes):,} class{plural}"
-        text += f" ({', '.join(shown)}{more})"
+        text += f" ({', '.join(names)}{more})"
         if self.rarest is not None:
             name, count = self.rarest
             counted = f"training {self.counted}{'s' * (count != 1)}"
-            text += f", rarest {_short(name)} with {count:,} {counted}"
+            text += f", rarest {_shorten(name)} with {count:,} {counted}"
         return text
 
-    def _groups(self) -> str:
+    def _format_groups(self) -> str:
         counts = ", ".join(f"{ROLES[role]} {count:,}" for role, count in self.groups.items())
         return f"by {printable(self.grouped_by or '')}: {counts}"
 
-    def _images(self) -> str:
-        return ", ".join(printable(each.said()) for each in self.splits) or "none"
+    def _format_splits(self) -> str:
+        return ", ".join(printable(each.describe()) for each in self.splits) or "none"
 
 
 def summarize(
@@ -133,42 +135,42 @@ def summarize(
     shares: Mapping[str, tuple[Rows | None, str]],
     left_out: LeftOut | None = None,
 ) -> DataSummary:
-    """The summary of a set that is split.
+    """Return the summary of a set that is split.
 
-    shares: for each role the rows of the training part, or None where the source brings the split
-    itself, and what its origin is called. left_out: counted besides what the source left out.
+    shares: by role the rows of the training part, or None for a part of the source, and the
+    description of its origin. left_out: counted in addition to the source's.
     """
-    counted = LeftOut()
-    counted.add_all(source.left_out)
+    all_left_out = LeftOut()
+    all_left_out.add_all(source.left_out)
     if left_out is not None:
-        counted.add_all(left_out)
+        all_left_out.add_all(left_out)
     splits = []
     for role, (rows, origin) in shares.items():
-        own = {"train": source.train, "val": source.val}.get(role)
-        count = source.test_images if role == "test" else None if own is None else len(own.labels)
+        part = {"train": source.train, "val": source.val}.get(role)
+        count = source.test_images if role == "test" else None if part is None else len(part.labels)
         splits.append(SplitSummary(role, count if rows is None else len(rows), origin))
     rows, labels = shares["train"][0], source.train.labels
     return DataSummary(
         source.name,
         source.classes,
         splits,
-        rarest_class(source.classes, labels if rows is None else labels[rows]),
-        counted.parts(),
-        counted.links,
+        find_rarest_class(source.classes, labels if rows is None else labels[rows]),
+        all_left_out.parts(),
+        all_left_out.links,
         source.notes,
         warnings=source.warnings,
     )
 
 
-def rarest_class(classes: Sequence[str], labels: Labels) -> tuple[str, int]:
-    """The class with the fewest of the training images, and how many."""
+def find_rarest_class(classes: Sequence[str], labels: Labels) -> tuple[str, int]:
+    """Return the class with the fewest training images, and how many."""
     counts = class_counts(labels, len(classes))[: len(classes)]
     least = int(counts.argmin())
     return classes[least], int(counts[least])
 
 
-def rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tuple[str, int] | None:
-    """The class of the fewest objects, by their `counts`, and how many; None without objects."""
+def find_rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tuple[str, int] | None:
+    """Return the class of the fewest objects by `counts`, and how many; None without objects."""
     if not counts:
         return None
     rarest = min(range(len(classes)), key=lambda label: counts.get(label, 0))
@@ -176,69 +178,64 @@ def rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tuple[st
 
 
 def summarize_source(source: Source) -> DataSummary:
-    """The summary of a set by the parts it brings, nothing held out."""
-    shares: dict[str, tuple[Rows | None, str]] = {"train": (None, origin_of(source.train))}
+    """Return the summary of a set with its own parts, nothing held out."""
+    shares: dict[str, tuple[Rows | None, str]] = {"train": (None, source.train.title)}
     if source.val is not None:
-        shares["val"] = None, origin_of(source.val)
+        shares["val"] = None, source.val.title
     if source.test is not None:
         shares["test"] = None, source.test_title
     return summarize(source, shares)
 
 
 def summarize_images(name: str, count: int, left_out: LeftOut, origin: str = "") -> DataSummary:
-    """The summary of images without classes."""
+    """Return the summary of images without classes."""
     split = SplitSummary("images", count, origin)
     return DataSummary(name, (), [split], None, left_out.parts(), left_out.links)
 
 
-def origin_of(part: Part) -> str:
-    """What a part's own origin is called."""
-    return part.title
-
-
-_said: set[tuple[str, ...]] = set()
+_printed: set[tuple[str, ...]] = set()
 
 
 def announce(found: object) -> None:
-    """Print a `DataSummary`, or the `summary` of splits, to stderr, each once in a process."""
+    """Print a `DataSummary`, or the `summary` of splits, to stderr, each once per process."""
     summary = getattr(found, "summary", found)
     if not isinstance(summary, DataSummary):
         return
     lines = summary.lines()
-    if tuple(lines) not in _said:
-        _said.add(tuple(lines))
+    if tuple(lines) not in _printed:
+        _printed.add(tuple(lines))
         for line in lines:
             echo(line, error=True)
 
 
 def announce_folders(paths: Sequence[str | Path], images: int, left_out: LeftOut) -> None:
-    """The same of images that were found in folders; nothing where only files were named."""
+    """Print the summary of images found in folders; nothing if only files were given."""
     folders = [str(path) for path in paths if Path(path).is_dir()]
     if folders:
         name = folders[0] if len(folders) == 1 else f"{len(folders):,} folders"
         announce(summarize_images(name, images, left_out))
 
 
-def _entry(name: str, text: str, width: int) -> list[str]:
-    lines = wrapped(name, text, width)
-    if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1][: width - 4].rstrip()} ..."]
+def _wrap_entry(name: str, text: str, width: int) -> list[str]:
+    lines = wrap_entry(name, text, width)
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1][: width - 4].rstrip()} ..."]
     return lines
 
 
-def wrapped(name: str, text: str, width: int = WIDTH) -> list[str]:
-    """`text` in lines of `width`, the first of which begins with the name."""
+def wrap_entry(name: str, text: str, width: int = WIDTH) -> list[str]:
+    """Wrap `text` into lines of `width`, the first of which begins with the name."""
     indent = f"{name + ':':10}"
     return textwrap.wrap(
         printable(text), width, initial_indent=indent, subsequent_indent=" " * len(indent)
     )
 
 
-def _some(texts: Sequence[str], most: int, what: str, between: str = ", ") -> str:
+def _join_some(texts: Sequence[str], most: int, what: str, between: str = ", ") -> str:
     more = [f"and {len(texts) - most:,} more {what}"] if len(texts) > most else []
     return between.join([*texts[:most], *more])
 
 
-def _short(name: str) -> str:
-    shown = printable(name)
-    return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 3]}..."
+def _shorten(name: str) -> str:
+    text = printable(name)
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."

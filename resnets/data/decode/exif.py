@@ -1,4 +1,4 @@
-"""EXIF orientation: what turns an image as stored into the upright one."""
+"""EXIF orientation: converts a stored image to the upright one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Rows and columns change places where `swap`; then each axis is mirrored where `flip_` says.
+class Orientation:
+    """Swaps rows and columns if `swap`, then flips the axes of `flip_x` and `flip_y`.
 
-    orientation: as EXIF numbers it, 1..8.
+    orientation: its EXIF number, 1..8.
     """
 
     orientation: int
@@ -24,11 +24,11 @@ class Turn:
     flip_y: bool
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height upright of an image stored as `width` x `height`, or the reverse."""
+        """Return the upright size of an image stored as `width` x `height`, or the reverse."""
         return (height, width) if self.swap else (width, height)
 
-    def as_stored(self, box: Box, width: int, height: int) -> Box:
-        """Where `box` of the upright `width` x `height` image lies in the stored one."""
+    def to_stored(self, box: Box, width: int, height: int) -> Box:
+        """Convert `box` of the upright `width` x `height` image to the stored image."""
         left, top, right, bottom = box
         if self.flip_x:
             left, right = width - right, width - left
@@ -37,14 +37,14 @@ class Turn:
         return (top, left, bottom, right) if self.swap else (left, top, right, bottom)
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pixels (H, W, C) as stored, upright."""
+        """Turn stored pixels (H, W, C) upright."""
         pixels = pixels.swapaxes(0, 1) if self.swap else pixels
         pixels = pixels[:, ::-1] if self.flip_x else pixels
         return np.ascontiguousarray(pixels[::-1] if self.flip_y else pixels)
 
 
-TURNS = {
-    orientation: Turn(orientation, *turn)
+ORIENTATIONS = {
+    orientation: Orientation(orientation, *turn)
     for orientation, turn in {
         1: (False, False, False),
         2: (False, True, False),
@@ -56,16 +56,16 @@ TURNS = {
         8: (True, False, True),
     }.items()
 }
-UPRIGHT = TURNS[1]
+UPRIGHT = ORIENTATIONS[1]
 
 
-def turn_of(exif: bytes | None) -> Turn:
-    """The turn that EXIF data asks for; none where there is no such data or it is damaged."""
+def read_orientation(exif: bytes | None) -> Orientation:
+    """Return the orientation in EXIF data; upright if there are no data or they are damaged."""
     if not exif:
         return UPRIGHT
-    found = Image.Exif()
+    parsed = Image.Exif()
     try:
-        found.load(exif)
-        return TURNS.get(found.get(ExifTags.Base.Orientation, 1), UPRIGHT)
-    except Exception:  # damaged EXIF says nothing of the image, which may be whole
+        parsed.load(exif)
+        return ORIENTATIONS.get(parsed.get(ExifTags.Base.Orientation, 1), UPRIGHT)
+    except Exception:  # damaged EXIF does not mean a damaged image
         return UPRIGHT

@@ -1,9 +1,9 @@
-"""JPEGs by libjpeg-turbo's partial decoding: only the rows and columns that a view needs.
+"""JPEG decoding by libjpeg-turbo in part: only the rows and columns that a view needs.
 
-Of the rows above the view only the entropy code is read, of those below nothing but the search for
-the end of the file. The library is the one inside Pillow's wheel (or the system's), called by the
-C kernel native/jpeg.c, which is compiled on first use. Where either is missing, and for images
-that are not clean (damaged, CMYK, 12 bits ...), the answer is None and Pillow is asked.
+Of rows above the view only the entropy code is read, and of rows below it nothing but the end
+marker. The library is the one inside Pillow's wheel (or the system's), called by the C kernel
+native/jpeg.c, which is compiled on first use. If either is missing, or an image is not plain
+(damaged, CMYK, 12 bits ...), functions return None, and Pillow is used.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FUNCTIONS = (
     *("crop_scanline", "skip_scanlines", "read_scanlines", "has_multiple_scans"),
     "destroy_decompress",
 )
-Facts = ctypes.c_int64 * 5
-FIRST = threading.Lock()  # compiling, where many decode threads begin at once
+HeaderFields = ctypes.c_int64 * 5
+LOAD_LOCK = threading.Lock()  # for compiling, when many decode threads start at once
 
 
 @dataclass(frozen=True)
 class Header:
-    """Size as stored, planes (1 or 3), and the EXIF data, empty where there is none."""
+    """Stored size, channels (1 or 3), and the EXIF data, which may be empty."""
 
     width: int
     height: int
@@ -43,19 +43,19 @@ class Header:
 
 
 def available() -> bool:
-    """Whether JPEGs can be decoded in part here."""
+    """Return whether JPEGs can be decoded in part here."""
     return _library() is not None
 
 
 def read_header(data: bytes) -> Header | None:
-    """What the header says; None where this is no JPEG that can be decoded here."""
+    """Read the header; None if it is not a JPEG that can be decoded here."""
     library = _library()
     if library is None:
         return None
-    facts = Facts()
-    if not library.header(data, len(data), facts):
+    fields = HeaderFields()
+    if not library.header(data, len(data), fields):
         return None
-    width, height, planes, start, count = facts
+    width, height, planes, start, count = fields
     return Header(width, height, planes, data[start : start + count])
 
 
@@ -68,10 +68,10 @@ def decode_box(
     interpolation: str,
     max_scans: int,
 ) -> NDArray[np.uint8] | None:
-    """The part `box` of an image as stored, antialiased to `shape` (height, width, planes).
+    """Decode the part `box` of an image as stored, antialiased to `shape` (height, width, planes).
 
-    It is read at 1 / `denominator` (1, 2, 4 or 8) of its size. None where it is not clean, or has
-    more than `max_scans` scans.
+    It is read at 1 / `denominator` (1, 2, 4 or 8) of its size. None if it is not plain, or has more
+    than `max_scans` scans.
     """
     library = _library()
     assert library is not None, "there is a header"
@@ -91,51 +91,53 @@ class _Library:
 
 
 def _library() -> _Library | None:
-    with FIRST:
-        return _bound()
+    with LOAD_LOCK:
+        return _load_library()
 
 
 @lru_cache
-def _bound() -> _Library | None:
-    """The kernel, bound to a libjpeg of the right layout that has all functions."""
+def _load_library() -> _Library | None:
+    """Bind the kernel to a libjpeg of the right layout that has all functions."""
     code = compiler.load_library("jpeg")
     if code is None or kernel() is None:
         return None
-    for path in _libjpegs():
+    for path in _iter_libjpegs():
         try:
-            functions = functions_of(ctypes.CDLL(path))
+            functions = find_functions(ctypes.CDLL(path))
         except (OSError, AttributeError):
             continue
         if code.jpeg_bind(functions):
-            return _Library(_header(code), _view(code))
+            return _Library(_bind_header(code), _bind_view(code))
     return None
 
 
-def functions_of(libjpeg: ctypes.CDLL) -> ctypes.Array[ctypes.c_void_p]:
-    """What native/jpeg.c calls, in its order; AttributeError where one is missing."""
+def find_functions(libjpeg: ctypes.CDLL) -> ctypes.Array[ctypes.c_void_p]:
+    """Return the functions that native/jpeg.c calls, in its order; raises AttributeError without
+    one.
+    """
     functions = [getattr(libjpeg, f"jpeg_{name}") for name in FUNCTIONS]
     addresses = [ctypes.cast(each, ctypes.c_void_p) for each in (*functions, kernel())]
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-def _libjpegs() -> Iterator[str]:
+def _iter_libjpegs() -> Iterator[str]:
     folder = Path(PIL.__file__).parent
     yield from map(str, sorted(folder.parent.glob("pillow.libs/libjpeg-*.so*")))
     yield "libjpeg.so.62"  # Debian's Pillow uses the system's
 
 
-def _header(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
-    """Fast enough to keep the GIL."""
+def _bind_header(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
+    """Bind jpeg_header, which is fast enough to keep the GIL."""
     header = ctypes.PyDLL(code._name, handle=code._handle).jpeg_header
-    header.argtypes = [ctypes.c_char_p, ctypes.c_int64, Facts]
+    header.argtypes = [ctypes.c_char_p, ctypes.c_int64, HeaderFields]
     return header
 
 
-def _view(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
+def _bind_view(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
     view = code.jpeg_view
-    whole = ctypes.c_int
+    integer = ctypes.c_int
     view.argtypes = [
-        *(ctypes.c_char_p, ctypes.c_int64, whole, whole, ctypes.POINTER(ctypes.c_double)),
-        *(whole, whole, whole, ctypes.c_void_p, whole, whole, whole),
+        *(ctypes.c_char_p, ctypes.c_int64, integer, integer, ctypes.POINTER(ctypes.c_double)),
+        *(integer, integer, integer, ctypes.c_void_p, integer, integer, integer),
     ]
     return view

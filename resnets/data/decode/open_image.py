@@ -1,9 +1,9 @@
-"""The one place that opens encoded images with Pillow: known formats only, and bounded work.
+"""The only place that opens encoded images with Pillow: known formats only, with bounded work.
 
 A file claims its format by its first bytes. Pillow knows formats that start a program (EPS starts
-Ghostscript); only those of `FORMATS` are ever tried. The work that a file can ask for is bounded
-before anything is decoded: pixels, scans of a progressive JPEG times pixels, and the numbers of
-segments and chunks, which Pillow reads one by one in Python.
+Ghostscript); only those of `FORMATS` are tried. The work that a file can cause is bounded before
+decoding: pixels, scans of a progressive JPEG times pixels, and the numbers of segments and chunks,
+which Pillow reads one by one in Python.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-# An image that says it has more pixels than this is refused unread: a few bytes can claim any
-# size, and decoding it would take the memory. A quarter of a gigabyte of RGB, as Pillow's warning.
+# An image of more pixels is refused by its header: a few bytes can claim any size, and decoding it
+# would fill the memory. A quarter of a gigabyte of RGB, as Pillow's warning.
 MAX_PIXELS = (1 << 30) // 4 // 3
 
 # Each scan of a progressive JPEG visits all its pixels again, at about 0.2 ns for each even where
@@ -33,7 +33,7 @@ MAX_PIXEL_SCANS = 2_000_000_000
 
 # Pillow reads segments, fill bytes and chunks in a loop of Python, before it is known how many.
 MAX_SEGMENTS = 10_000
-MAX_EXIF_SEGMENTS = 16  # Pillow joins them one by one
+MAX_EXIF_SEGMENTS = 16  # Pillow concatenates them one by one
 MAX_FILL = 1 << 20
 MAX_CHUNKS = 100_000
 MAX_PNM_HEADER = 1 << 16
@@ -51,12 +51,12 @@ PLUGINS = {
     "PPM": "PpmImagePlugin",
     "JPEG2000": "Jpeg2KImagePlugin",
 }
-NOT_FOR_CLIENTS = ("DIB", "JPEG2000", "HEIF")
+LOCAL_FORMATS = ("DIB", "JPEG2000", "HEIF")
 
 JPEG_START, TIFF_STARTS, PNG_START = b"\xff\xd8", (b"II*\0", b"MM\0*"), b"\x89PNG\r\n\x1a\n"
 HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 HEIF_REMEDY = "HEIC is read where pillow-heif is installed: pip install 'resnets[heic]'"
-NOT_OPENED = (  # what else is found under the suffix of an image, and why it is not opened
+UNSUPPORTED = (  # other files with suffixes of images, and why they are not opened
     (b"%!PS", "an EPS or PostScript file, which is a program; convert it to PNG"),
     (b"\xc5\xd0\xd3\xc6", "an EPS file, which is a program; convert it to PNG"),
     (b"%PDF", "a PDF file; convert its pages to PNG"),
@@ -77,14 +77,14 @@ PNM_HEADER = re.compile(rb"P[1-6Ff](?:(?:\s|#[^\r\n]*[\r\n])+\d+){2}\s")
 HEIF_LOCK = threading.Lock()
 
 # Pillow warns of odd metadata in images that it reads well, and of large images, which are
-# refused here. What cannot be read is named by whoever reads it.
+# refused here. Unreadable images are reported by the caller.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def _available() -> tuple[str, ...]:
-    """Those of PLUGINS that this Pillow brings."""
+def _find_formats() -> tuple[str, ...]:
+    """Return those of PLUGINS that this Pillow has."""
     for plugin in dict.fromkeys(PLUGINS.values()):
         try:
             importlib.import_module(f"PIL.{plugin}")
@@ -94,9 +94,9 @@ def _available() -> tuple[str, ...]:
 
 
 def _silence_libtiff() -> None:
-    """Have libtiff say nothing on stderr, where it names no file; Pillow raises an error besides.
+    """Silence libtiff's messages on stderr, which name no file; Pillow raises errors as well.
 
-    Pillow has no function for that, so the library is called that it has loaded (on Linux).
+    Pillow has no function for this, so the library that it has loaded is called (on Linux).
     """
     with suppress(OSError, AttributeError):
         maps = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
@@ -104,9 +104,9 @@ def _silence_libtiff() -> None:
             ctypes.CDLL(library).TIFFSetErrorHandler(None)
 
 
-FORMATS = _available()
+FORMATS = _find_formats()
 _silence_libtiff()
-CLIENT_FORMATS = tuple(name for name in FORMATS if name not in NOT_FOR_CLIENTS)
+CLIENT_FORMATS = tuple(name for name in FORMATS if name not in LOCAL_FORMATS)
 
 
 def open_image(
@@ -114,12 +114,12 @@ def open_image(
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Image.Image:
-    """An encoded image of one of `formats`, of which only the header is read so far.
+    """Open an encoded image of one of `formats`, reading only its header.
 
-    Use it as a context manager, or close it. HEIC is read as well where pillow-heif is installed
-    and `formats` is the default. Raises UnidentifiedImageError for another format, ValueError where
-    decoding would take too much (`max_pixels`: None leaves that limit to the caller), and whatever
-    Pillow raises on a damaged header; `decode.naming` turns all of them into a DataError.
+    Use it as a context manager, or close it. HEIC is supported if pillow-heif is installed and
+    `formats` is the default. Raises UnidentifiedImageError for another format, ValueError if
+    decoding would be too expensive (`max_pixels`: None leaves that limit to the caller), and any
+    error of Pillow for a damaged header; `decode.reading_image` turns all of them into a DataError.
     """
     start = bytes(data[:64])
     if start.startswith(JPEG_START):
@@ -133,7 +133,7 @@ def open_image(
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        raise UnidentifiedImageError(_what_it_is(start)) from None
+        raise UnidentifiedImageError(_describe_unknown(start)) from None
     try:
         _check_work(image, data, max_pixels)
     except BaseException:
@@ -143,7 +143,7 @@ def open_image(
 
 
 def is_heif(start: bytes) -> bool:
-    """Whether a file that begins with `start` (64 bytes of it) is HEIC, or HEIF of another kind."""
+    """Return whether a file that begins with `start` (64 bytes) is HEIC or another kind of HEIF."""
     if start[4:8] != b"ftyp":
         return False
     brands = {start[8:12], *(start[at : at + 4] for at in range(16, len(start), 4))}
@@ -151,7 +151,7 @@ def is_heif(start: bytes) -> bool:
 
 
 def heif_available() -> bool:
-    """Whether HEIC can be read here: pillow-heif is installed."""
+    """Return whether HEIC can be read here: pillow-heif is installed."""
     with HEIF_LOCK:
         return _register_heif()
 
@@ -167,20 +167,22 @@ def _register_heif() -> bool:
 
 
 def max_scans(width: int, height: int) -> int:
-    """How many scans a JPEG of `width` x `height` px may have."""
+    """Return how many scans a JPEG of `width` x `height` px may have."""
     return min(MAX_SCANS, MAX_PIXEL_SCANS // max(1, width * height))
 
 
 def count_scans(data: bytes | memoryview) -> int:
-    """Scans of a JPEG up to its end of image; those of a second image behind it do not count."""
-    scans, at = 0, 2
-    while found := MARKER.search(data, at):
-        marker, at = data[found.end() - 1], found.end()
+    """Count the scans of a JPEG up to its end of image; those of a second image after it are
+    ignored.
+    """
+    scans, offset = 0, 2
+    while found := MARKER.search(data, offset):
+        marker, offset = data[found.end() - 1], found.end()
         if marker == EOI:
             break
         scans += marker == SOS
         if marker not in (SOI, TEM):
-            at += int.from_bytes(data[at : at + 2], "big")
+            offset += int.from_bytes(data[offset : offset + 2], "big")
     return scans
 
 
@@ -191,7 +193,7 @@ def _check_work(image: Image.Image, data: bytes | memoryview, max_pixels: int | 
     if bytes(data[:2]) == JPEG_START:
         scans = count_scans(data)
     elif bytes(data[:4]) in TIFF_STARTS and "jpeg" in str(image.info.get("compression")):
-        # Strips and tiles are JPEGs of their own; the one with the most scans counts for all.
+        # Strips and tiles are separate JPEGs; the one with the most scans counts for all.
         scans = max(part.count(b"\xff\xda") for part in bytes(data).split(b"\xff\xd8"))
     else:
         return
@@ -204,50 +206,50 @@ def _check_work(image: Image.Image, data: bytes | memoryview, max_pixels: int | 
 
 
 def _check_segments(data: bytes | memoryview) -> None:
-    """ValueError where a JPEG has too much before its frame for a loop of Python."""
-    at, fill, exif = 2, 0, 0
+    """Raise ValueError if a JPEG has too many segments before its frame to read them in Python."""
+    offset, fill, exif = 2, 0, 0
     for _ in range(MAX_SEGMENTS):
-        found = MARKER.search(data, at)
+        found = MARKER.search(data, offset)
         if found is None or data[found.end() - 1] in FRAMES or data[found.end() - 1] == SOS:
             return
-        fill += found.end() - at - 2
+        fill += found.end() - offset - 2
         exif += bytes(data[found.end() + 2 : found.end() + 6]) == b"Exif"
         if fill > MAX_FILL or exif > MAX_EXIF_SEGMENTS:
             break
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        offset = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
     raise ValueError("a JPEG with too many segments before its frame; save it again")
 
 
 def _check_chunks(data: bytes | memoryview) -> None:
-    """ValueError where a PNG has too many chunks for a loop of Python."""
-    at = len(PNG_START)
+    """Raise ValueError if a PNG has too many chunks to read them in Python."""
+    offset = len(PNG_START)
     for _ in range(MAX_CHUNKS):
-        if at + 8 > len(data):
+        if offset + 8 > len(data):
             return
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
     raise ValueError(f"a PNG of more than {MAX_CHUNKS:,} chunks; save it again")
 
 
-def _what_it_is(start: bytes) -> str:
-    """Why a file that begins with `start` is not opened."""
+def _describe_unknown(start: bytes) -> str:
+    """Return why a file that begins with `start` is not opened."""
     if is_heif(start):
         return HEIF_REMEDY
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for known, said in NOT_OPENED:
+    for known, description in UNSUPPORTED:
         if text.startswith(known.lower()):
-            return said
+            return description
     if start.startswith(TIFF_STARTS):
         return "a TIFF that is damaged, or not of 1, 3 or 4 bands of 1, 8 or 16 bits"
     starts = (JPEG_START, PNG_START, b"GIF8", b"BM", b"RIFF")
-    return "its header is damaged" if start.startswith(starts) else "no image format known here"
+    return "its header is damaged" if start.startswith(starts) else "not a known image format"
 
 
-# Pillow takes four bytes a pixel, and as many again for a copy: half a gigabyte at most.
+# Pillow uses four bytes per pixel, and as many for a copy: at most half a gigabyte.
 DECODED_PIXELS = 1 << 26
 
 
 class PixelBudget:
-    """Threads that decode large images wait for each other; one image alone may be of any size."""
+    """Limits the pixels that threads decode at the same time; a single image may have any size."""
 
     def __init__(self, limit: int = DECODED_PIXELS) -> None:
         self.limit = limit
@@ -255,8 +257,8 @@ class PixelBudget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def room(self, pixels: int) -> Iterator[None]:
-        """Hold room for `pixels`, once there is enough, or no other thread holds any."""
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Reserve `pixels` when enough are free, or no other thread has reserved any."""
         with self._changed:
             while self._used and self._used + pixels > self.limit:
                 self._changed.wait()

@@ -1,8 +1,8 @@
-"""Images of any number of channels and of more than 8 bits: NumPy arrays (.npy) and TIFF stacks.
+"""Images with any number of channels and more than 8 bits: NumPy arrays (.npy) and TIFF stacks.
 
-They are read where `data.channels` or `data.keep_bits` asks for that. Values become 0 to 255, in
-steps of the file's own depth where bits are kept (float32), else of 8 bits. TIFF is read by
-tifffile (extra `tiff`), all other formats by NumPy or Pillow.
+They are read if `data.channels` or `data.keep_bits` is set. Values become 0 to 255, with the file's
+precision if bits are kept (float32), else with 8 bits. TIFF is read by tifffile (extra `tiff`), all
+other formats by NumPy or Pillow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 from resnets.data.decode.exif import Box
 from resnets.data.decode.open_image import MAX_PIXELS, TIFF_STARTS, open_image
-from resnets.data.decode.pixel_values import FULL, Levels
+from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels
 
 NPY_START = b"\x93NUMPY"
 NPY_SUFFIX = ".npy"
@@ -24,18 +24,18 @@ RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 def is_stack(data: bytes | memoryview) -> bool:
-    """Whether an encoded image is one that only this module reads."""
+    """Return whether only this module can read an encoded image."""
     return bytes(data[: len(NPY_START)]) == NPY_START
 
 
 def read_stack(data: bytes | memoryview, channels: int, levels: Levels | None) -> NDArray[Any]:
-    """(H, W, channels) float32, values scaled to 0..255; ValueError for anything else.
+    """Read (H, W, channels) float32, values scaled to 0..255; ValueError for anything else.
 
-    The axis of the channels is the last or the first, whichever has as many. Values of 8 bits stay,
-    those of 16 are scaled by `levels` (None = 0 to 65,535), floating-point ones by `levels`, or
-    from 0 to 1.
+    The channel axis is the last or the first, whichever has this length. Values of 8 bits are
+    unchanged, those of 16 are scaled by `levels` (None: 0 to 65,535), floating-point ones by
+    `levels`, or from 0 to 1.
     """
-    values = _values(data)
+    values = _read_values(data)
     if values.ndim == 2:
         values = values[:, :, None]
     if values.ndim == 3 and values.shape[2] != channels and values.shape[0] == channels:
@@ -44,7 +44,7 @@ def read_stack(data: bytes | memoryview, channels: int, levels: Levels | None) -
         raise ValueError(f"an array of shape {values.shape}, not of {channels} channels")
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values, np.float32)
-    low, high = levels or _range_of(values)
+    low, high = levels or _find_range(values)
     scaled = (values.astype(np.float32) - low) * (255 / (high - low))
     return np.ascontiguousarray(np.clip(scaled, 0, 255))
 
@@ -52,7 +52,7 @@ def read_stack(data: bytes | memoryview, channels: int, levels: Levels | None) -
 def resize_stack(
     pixels: NDArray[np.float32], box: Box, size: int, interpolation: str
 ) -> NDArray[np.float32]:
-    """`box` of (H, W, C) as (size, size, C), antialiased as Pillow does, a channel at a time."""
+    """Resize `box` of (H, W, C) to (size, size, C), antialiased, one channel at a time."""
     method = RESAMPLE[interpolation]
     planes = [
         np.asarray(Image.fromarray(pixels[:, :, channel]).resize((size, size), method, box))
@@ -62,13 +62,13 @@ def resize_stack(
 
 
 def to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values 0..255 rounded to 8 bits."""
+    """Round values 0..255 to 8 bits."""
     return np.rint(pixels).astype(np.uint8)
 
 
-def _range_of(values: NDArray[Any]) -> Levels:
+def _find_range(values: NDArray[Any]) -> Levels:
     if values.dtype == np.uint16:
-        return FULL
+        return RANGE_16_BIT
     if values.dtype == np.bool_:
         return 0.0, 1.0
     if np.issubdtype(values.dtype, np.floating) and values.size:
@@ -81,12 +81,12 @@ def _range_of(values: NDArray[Any]) -> Levels:
     )
 
 
-def _values(data: bytes | memoryview) -> NDArray[Any]:
+def _read_values(data: bytes | memoryview) -> NDArray[Any]:
     start = bytes(data[:8])
     if start.startswith(NPY_START):
-        values = _array(data)
+        values = _read_npy(data)
     elif start[:4] in TIFF_STARTS or start[:4] in (b"II+\0", b"MM\0+"):
-        values = _tiff(data)
+        values = _read_tiff(data)
     else:
         with open_image(data) as image:
             values = np.asarray(image if image.mode in ("L", "RGB", "I;16") else image.convert())
@@ -95,8 +95,8 @@ def _values(data: bytes | memoryview) -> NDArray[Any]:
     return values
 
 
-def _array(data: bytes | memoryview) -> NDArray[Any]:
-    """The array of a .npy file; nothing pickled is read."""
+def _read_npy(data: bytes | memoryview) -> NDArray[Any]:
+    """Read the array of a .npy file; nothing pickled is read."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
@@ -110,7 +110,7 @@ def _array(data: bytes | memoryview) -> NDArray[Any]:
     return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
-def _tiff(data: bytes | memoryview) -> NDArray[Any]:
+def _read_tiff(data: bytes | memoryview) -> NDArray[Any]:
     try:
         import tifffile
     except ImportError:
@@ -124,6 +124,6 @@ def _tiff(data: bytes | memoryview) -> NDArray[Any]:
 
 
 def _check_size(shape: tuple[int, ...]) -> None:
-    """ValueError for more values than are decoded of three channels, to protect the memory."""
+    """Raise ValueError for more values than the largest RGB image has, to protect the memory."""
     if int(np.prod(shape, dtype=np.float64)) > 3 * MAX_PIXELS:
         raise ValueError(f"an array of shape {shape}: more than {3 * MAX_PIXELS:,} values")

@@ -1,4 +1,4 @@
-"""Archives of images, tar or zip alike; a zip's members are read where they are, never unpacked."""
+"""Archives of images, tar or zip; members of a zip are read in place, never unpacked."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ENCRYPTED, UTF8 = 0x1, 0x800  # bits of a member's flags
 READ_METHODS = frozenset(
     {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 )
-MOST_BYTES = 1 << 30  # of one member; what says it is larger is no image
+MAX_BYTES = 1 << 30  # of one member; an image is smaller
 
 
 @dataclass(frozen=True, eq=False)
 class ZipFiles:
-    """Members of a zip, stored or compressed; safe to read from several threads."""
+    """Members of a zip, stored or compressed; thread-safe."""
 
     archive: Path
     zip: zipfile.ZipFile
@@ -37,36 +37,40 @@ class ZipFiles:
     members: Sequence[zipfile.ZipInfo]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of members."""
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Archive and member, "set.zip:cat/1.jpg"."""
+        """Return archive and member, "set.zip:cat/1.jpg"."""
         return f"{self.archive}:{self.paths[index]}"
 
     def read(self, index: int) -> bytes:
-        """The member's bytes; DataError when they cannot be read, or are more than it says."""
+        """Return the member's bytes; raise DataError if they cannot be read, or differ from its
+        stated size.
+        """
         member = self.members[index]
-        if member.file_size > MOST_BYTES:
+        if member.file_size > MAX_BYTES:
             raise DataError(f"{self.name(index)}: {member.file_size:,} bytes, too large to read")
         with (
             reading(self.name(index), DataError, remedy="restore it"),
             self.zip.open(member) as stream,
         ):
-            # One more than there should be, so that the checksum is compared at the end.
+            # One byte more than expected, so that the checksum is verified at the end.
             data = stream.read(member.file_size + 1)
         if len(data) != member.file_size:
             raise DataError(f"{self.name(index)}: cut short or damaged; restore it")
         return data
 
     def take(self, rows: NDArray[np.int64]) -> ZipFiles:
-        """The members of `rows`, renumbered from 0."""
+        """Return the members of `rows`, renumbered from 0."""
         paths, members = [self.paths[row] for row in rows], [self.members[row] for row in rows]
         return ZipFiles(self.archive, self.zip, paths, members)
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file begins like a zip; self-extracting ones and other prefixes are not taken."""
+    """Return whether a file begins like a zip; self-extracting ones and other prefixes are not
+    supported.
+    """
     try:
         with path.open("rb") as stream:
             return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
@@ -74,47 +78,50 @@ def is_zip(path: Path) -> bool:
         return False
 
 
-def list_archive(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
-    """Images in a tar or zip, and files for which `also(path)`. DataError: damaged, encrypted."""
-    return list_zip(archive, also) if is_zip(archive) else list_tar(archive, also)
+def list_archive(archive: Path, include: Callable[[str], bool] | None = None) -> Listing:
+    """List images in a tar or zip, and files for which `include(path)` is true.
+
+    Raises DataError if it is damaged or encrypted.
+    """
+    return list_zip(archive, include) if is_zip(archive) else list_tar(archive, include)
 
 
-def list_zip(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
-    """The same of a zip."""
-    opened = open_zip(archive)
-    members, links, folders = read_members(opened, archive)
+def list_zip(archive: Path, include: Callable[[str], bool] | None = None) -> Listing:
+    """List images in a zip, as `list_archive`."""
+    zip_file = open_zip(archive)
+    members, links, folders = read_members(zip_file, archive)
     left_out = LeftOut()
     follow_links(members, links, left_out, str(archive))
 
     def head(path: str) -> bytes:
-        with reading(f"{archive}:{path}", DataError), opened.open(members[path]) as stream:
+        with reading(f"{archive}:{path}", DataError), zip_file.open(members[path]) as stream:
             return stream.read(HEAD_BYTES)
 
-    paths, below, others = sort_members(members, folders, head, also, left_out)
+    paths, all_folders, others = sort_members(members, folders, head, include, left_out)
     _check_readable(archive, [(path, members[path]) for path in paths])
-    files: Files = ZipFiles(archive, opened, paths, [members[path] for path in paths])
-    return Listing(files, paths, below, others, left_out)
+    files: Files = ZipFiles(archive, zip_file, paths, [members[path] for path in paths])
+    return Listing(files, paths, all_folders, others, left_out)
 
 
 def open_zip(archive: Path) -> zipfile.ZipFile:
-    """A zip that stays open while its members are read; DataError when it is damaged."""
+    """Open a zip, which stays open while its members are read; raise DataError if it is damaged."""
     with reading(archive, DataError, "as a zip", "is it whole?"):
         return zipfile.ZipFile(archive)
 
 
 def read_members(
-    opened: zipfile.ZipFile, archive: Path
+    zip_file: zipfile.ZipFile, archive: Path
 ) -> tuple[dict[str, zipfile.ZipInfo], dict[str, str], set[str]]:
-    """A zip's files by path, its links (path -> target), and its folders."""
+    """Return a zip's files by path, its links (path -> target), and its folders."""
     members: dict[str, zipfile.ZipInfo] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
-    for member, name in zip(opened.infolist(), _names(opened.infolist()), strict=True):
+    for member, name in zip(zip_file.infolist(), _decode_names(zip_file.infolist()), strict=True):
         path = posixpath.normpath(name).lstrip("/")
         if name.endswith("/"):
             folders.add(path)
         elif stat.S_ISLNK(member.external_attr >> 16) and not member.flag_bits & ENCRYPTED:
-            with reading(f"{archive}:{path}", DataError), opened.open(member) as stream:
+            with reading(f"{archive}:{path}", DataError), zip_file.open(member) as stream:
                 target = stream.read(4096).decode("utf-8", "surrogateescape")
             links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         else:
@@ -123,31 +130,31 @@ def read_members(
 
 
 def unzip_to_tar(archive: Path, out: IO[bytes]) -> None:
-    """Write a zip's files as a plain tar; DataError when one cannot be read, or is encrypted."""
-    opened = open_zip(archive)
-    members, links, _ = read_members(opened, archive)
+    """Write a zip's files as a plain tar; raise DataError if one cannot be read or is encrypted."""
+    zip_file = open_zip(archive)
+    members, links, _ = read_members(zip_file, archive)
     follow_links(members, links, LeftOut(), str(archive))
     _check_readable(archive, list(members.items()))
-    with opened, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with zip_file, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path, member in members.items():
             entry = tarfile.TarInfo(path)
             entry.size = member.file_size
             try:
-                with opened.open(member) as stream:
+                with zip_file.open(member) as stream:
                     tar.addfile(entry, stream)
-            except OSError:  # of the disk that is written to
+            except OSError:  # from writing to the disk
                 raise
             except Exception as error:
                 raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
 
 
-def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names as they were meant: UTF-8 without the flag that says so, and backslashes."""
+def _decode_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Decode member names: UTF-8 without its flag, and backslashes."""
     names = [member.filename for member in members]
     unflagged = [row for row, member in enumerate(members) if not member.flag_bits & UTF8]
     try:
-        meant = [names[row].encode("cp437").decode("utf-8") for row in unflagged]
-        for row, name in zip(unflagged, meant, strict=True):
+        decoded = [names[row].encode("cp437").decode("utf-8") for row in unflagged]
+        for row, name in zip(unflagged, decoded, strict=True):
             names[row] = name
     except UnicodeError:
         pass  # cp437, as the standard has it
@@ -157,7 +164,7 @@ def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
 
 
 def _check_readable(archive: Path, members: Sequence[tuple[str, zipfile.ZipInfo]]) -> None:
-    """DataError where a member is encrypted or compressed in a way that is not read here."""
+    """Raise DataError if a member is encrypted, or compressed by an unsupported method."""
     for path, member in members:
         if member.flag_bits & ENCRYPTED:
             raise DataError(f"{archive}:{path}: encrypted; unpack the zip with its password")

@@ -1,4 +1,4 @@
-"""Encoded images by number, whatever holds them (`Files`), and those of a folder."""
+"""Encoded images by number, however they are stored (`Files`), and those of a folder."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from resnets.data.files.walk import (
     NOT_IMAGE,
     LeftOut,
     file_head,
+    open_nonblocking,
     walk_folder,
     why_not_image,
-    without_waiting,
 )
 
 
 class Files(Protocol):
-    """A numbered set of encoded images; safe to read from several threads."""
+    """A numbered set of encoded images; thread-safe."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
 
     def name(self, index: int) -> str:
-        """What messages call the image: a path, or "tar:member"."""
+        """Return the name of an image for messages: a path, or "tar:member"."""
 
     def read(self, index: int) -> bytes | memoryview:
-        """The encoded bytes; DataError when they cannot be had."""
+        """Return the encoded bytes; raise DataError if they cannot be read."""
 
     def take(self, rows: NDArray[np.int64]) -> Files:
-        """The files of `rows`, renumbered from 0."""
+        """Return the files of `rows`, renumbered from 0."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,28 @@ class FolderFiles:
     paths: Sequence[str]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of files."""
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Path of the file."""
+        """Return the path of the file."""
         return str(self.root / self.paths[index])
 
     def read(self, index: int) -> bytes:
-        """The file's bytes; DataError when it cannot be read."""
+        """Return the file's bytes; raise DataError if it cannot be read."""
         return read_file(self.root / self.paths[index])
 
     def take(self, rows: NDArray[np.int64]) -> FolderFiles:
-        """The files of `rows`, renumbered from 0."""
+        """Return the files of `rows`, renumbered from 0."""
         return FolderFiles(self.root, [self.paths[row] for row in rows])
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder or archive holds: its images in sorted path order, and its folders.
+    """The contents of a folder or archive: its images, sorted by path, and its folders.
 
-    `paths` (one for each of `files`) and `folders` are relative, with forward slashes. `others`
-    are the paths that were asked for and are no images. `left_out` counts what is not in `paths`.
+    `paths` (one for each of `files`) and `folders` are relative, with forward slashes. others:
+    paths of other files that were requested. left_out: counts files that are not in `paths`.
     """
 
     files: Files
@@ -80,7 +80,7 @@ class Listing:
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def images(self) -> Listing:
-        """The same without `others`, which are counted as left out."""
+        """Return the listing without `others`, which are counted as left out."""
         if not self.others:
             return self
         left_out = LeftOut()
@@ -94,16 +94,16 @@ class Listing:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file; DataError when it cannot be read, or is a pipe, device or folder."""
+    """Read a file; raise DataError if it cannot be read, or is a pipe, device or folder."""
     with open_regular(path) as stream:
         return stream.read()
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[IO[bytes]]:
-    """A file to read from; DataError when it cannot be read, or is a pipe, device or folder."""
+    """Open a file; raise DataError if it cannot be read, or is a pipe, device or folder."""
     try:
-        with open(path, "rb", opener=without_waiting) as stream:
+        with open(path, "rb", opener=open_nonblocking) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
             yield stream
@@ -113,12 +113,13 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
 
 def list_folder(
     root: Path,
-    also: Callable[[str], bool] | None = None,
+    include: Callable[[str], bool] | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Listing:
-    """Images below `root`, and files for which `also(path)`; see `walk_folder` for the rules.
+    """List images below `root`, and files for which `include(path)`; see `walk_folder` for the
+    rules.
 
-    A folder that may not be listed raises DataError, unless `onerror` takes it.
+    A folder that cannot be listed raises DataError, unless `onerror` handles it.
     """
     left_out = LeftOut()
     paths, folders, others = [], [], []
@@ -129,7 +130,7 @@ def list_folder(
         reason = why_not_image(path, partial(file_head, root / path))
         if reason is None:
             paths.append(path)
-        elif also is not None and also(path):
+        elif include is not None and include(path):
             paths.append(path)
             others.append(path)
         else:

@@ -1,7 +1,7 @@
-"""The small stack machine that a pickle is a program for, and what that program may name.
+"""The stack machine that a pickle is a program for, and the names that the program may use.
 
 It builds containers, numbers and text; every other construct must be in the `Vocabulary` of its
-caller. The instructions are in `pickle_opcodes`, the loop over them in `unpickle`.
+caller. The opcodes and the loop over them are in `unpickle`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LONGEST_KEY = 16  # items of a tuple that serves as key
-COPIES = 4  # times the length of the pickle that its constructs may copy
+MAX_KEY_ITEMS = 16  # of a tuple used as key
+MAX_COPIES = 4  # bytes that constructs may copy, in lengths of the pickle
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged or holds what its reader does not know.
+    """A pickle that is damaged or has constructs that its reader does not know.
 
-    unknown: "module.name" of the class or function that has no place in it, else None.
+    unknown: "module.name" of the class or function that is not in the vocabulary, else None.
     """
 
     def __init__(self, message: str, unknown: str | None = None) -> None:
@@ -26,7 +26,7 @@ class PickleError(ValueError):
 
 
 class Known:
-    """A class or function that a pickle may name; `function` stands in where it is called."""
+    """A class or function that a pickle may name; `function` is called in its place."""
 
     __slots__ = ("function", "name")
 
@@ -35,26 +35,27 @@ class Known:
 
 
 class Unbuilt:
-    """What a call made and the pickle then gives its state; `build` turns that into the value.
+    """The result of a call that the pickle gives a state later; `build` turns the state into the
+    value.
 
-    empty: the value where the pickle gives none, as of an object without attributes.
+    empty: the value if there is no state, as for an object without attributes.
     """
 
     __slots__ = ("build", "empty", "keys")
 
     def __init__(self, build: Callable[[Any], Any], empty: Any = None) -> None:
         self.build, self.empty = build, empty
-        self.keys: list[int] = []  # of the memo, to put the value there
+        self.keys: list[int] = []  # of the memo entries that the value replaces
 
 
-# What pickles may name, by "module.name".
+# The classes and functions that a pickle may name, by "module.name".
 Vocabulary = Mapping[str, Known]
 
 
 class PickleMachine:
-    """The stack, marks and memo of a pickle in `data`, and what its instructions do with them.
+    """Stack, marks and memo of a pickle in `data`, and the operations on them.
 
-    persistent: what stands for the persistent ids of torch's files.
+    persistent: resolves the persistent ids of torch's files.
     """
 
     def __init__(
@@ -69,49 +70,49 @@ class PickleMachine:
         self.clear()
 
     def clear(self) -> None:
-        """Begin a pickle: nothing on the stack, nothing remembered."""
+        """Clear stack, marks and memo for the next pickle."""
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def count(self, handed: tuple[Any, ...]) -> None:
-        """Count what a construct may copy; a pickle can hand it the same data again and again."""
-        self.copied += sum(len(each) for each in handed if type(each) in (str, bytes, list))
-        if self.copied > COPIES * len(self.data) + 65536:
+    def count(self, arguments: tuple[Any, ...]) -> None:
+        """Count data that a construct may copy; a pickle can pass the same data repeatedly."""
+        self.copied += sum(len(each) for each in arguments if type(each) in (str, bytes, list))
+        if self.copied > MAX_COPIES * len(self.data) + 65536:
             raise PickleError("its data are copied again and again; not loaded")
 
     def push(self, value: Any) -> None:
-        """Put a value on the stack."""
+        """Push a value on the stack."""
         self.stack.append(value)
 
     def take(self, at: int, size: int) -> tuple[memoryview, int]:
-        """The next `size` bytes."""
+        """Return the next `size` bytes, and the offset after them."""
         end = at + size
         if size < 0 or end > len(self.data):
             raise PickleError("cut short or damaged")
         return self.data[at:end], end
 
     def sized(self, at: int, format: str) -> tuple[memoryview, int]:
-        """Bytes whose number stands before them."""
+        """Return bytes whose length precedes them, and the offset after them."""
         (size,) = struct.unpack_from(format, self.data, at)
         return self.take(at + struct.calcsize(format), size)
 
     def line(self, at: int) -> tuple[str, int]:
-        """Text up to the end of the line."""
+        """Return the text up to the end of the line, and the offset after it."""
         end = at
         while self.data[end] != 10:
             end += 1
         return bytes(self.data[at:end]).decode("latin1").rstrip("\r"), end + 1
 
     def items(self) -> list[Any]:
-        """What lies above the last mark."""
+        """Pop the items above the last mark."""
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return [self.whole(item) for item in items]
 
     def whole(self, value: Any) -> Any:
-        """The value; PickleError for what was made and not filled."""
+        """Return the value; raise PickleError for a call whose state is missing."""
         if type(value) is Unbuilt:
             if value.empty is not None:
                 return value.empty
@@ -119,22 +120,23 @@ class PickleMachine:
         return value
 
     def pop(self) -> Any:
-        """Take a value from the stack, none from below the last mark."""
+        """Pop a value, but none below the last mark."""
         stack = self.stack
         if self.marks and len(stack) <= self.marks[-1]:
             raise PickleError("cut short or damaged")
         return stack.pop()
 
     def find(self, module: str, name: str) -> Known:
-        """What stands for a class or function; PickleError where it has no place."""
-        full = f"{module}.{name}"
-        known = self.vocabulary.get(full)
-        if known is None:
-            raise PickleError(f"holds {shown(full)}, which has no place in it", shown(full))
-        return known
+        """Return the entry of a class or function; raise PickleError if there is none."""
+        qualified = f"{module}.{name}"
+        entry = self.vocabulary.get(qualified)
+        if entry is None:
+            shown = format_class_name(qualified)
+            raise PickleError(f"holds {shown}, which has no place in it", shown)
+        return entry
 
     def call(self, known: Any, arguments: Any) -> Any:
-        """What the function that stands for a class or function makes of its arguments."""
+        """Call the function for a class or function."""
         if type(known) is not Known or type(arguments) is not tuple:
             raise PickleError("calls what is no function; not loaded")
         if known.function is None:
@@ -143,21 +145,21 @@ class PickleMachine:
         return known.function(*arguments)
 
     def set(self, target: Any, pairs: list[Any]) -> None:
-        """Put keys and values in turn into a dict."""
+        """Set keys and values, alternating in `pairs`, in a dict."""
         if type(target) is not dict:
             raise PickleError("puts items into what is no dict; not loaded")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             target[hashable(key)] = value
 
     def remember(self, index: int) -> None:
-        """Keep the top of the stack in the memo."""
+        """Store the top of the stack in the memo."""
         value = self.stack[-1]
         if type(value) is Unbuilt:
             value.keys.append(index)
         self.memo[index] = value
 
     def build(self) -> None:
-        """Give what a call made its state."""
+        """Apply the state on the stack to the result of a call below it."""
         state, target = self.whole(self.pop()), self.stack[-1]
         if type(target) is Unbuilt:
             if type(state) is tuple:
@@ -166,21 +168,21 @@ class PickleMachine:
             for key in target.keys:
                 self.memo[key] = value
         elif type(target) is not dict or type(state) is not dict:
-            # A state dict's attribute `_metadata` is all that comes here; it is ignored.
+            # Only a state dict's attribute `_metadata` comes here; it is ignored.
             raise PickleError("sets the state of something; not loaded")
 
 
-def shown(name: str) -> str:
-    """The name of a class for a message: printable, and not longer than a line."""
+def format_class_name(name: str) -> str:
+    """Format the name of a class for a message: printable, at most a line."""
     return "".join(char if char.isprintable() else "?" for char in name[:120])
 
 
 def hashable(key: Any) -> Any:
-    """`key`, if it is hashed in constant time: text, a number, None, or a short tuple of these."""
+    """Return `key` if it is hashed in constant time: text, number, None, or a short tuple."""
     kind = type(key)
     if kind in (str, bytes, int, float, bool, type(None)):
         return key
-    flat = kind is tuple and len(key) <= LONGEST_KEY
+    flat = kind is tuple and len(key) <= MAX_KEY_ITEMS
     if flat and all(type(item) in (str, bytes, int, float, bool, type(None)) for item in key):
         return key
     raise PickleError(f"a key that is a {kind.__name__}; not loaded")

@@ -1,7 +1,7 @@
-"""Images in a tar, which is read by offset.
+"""Images in a tar, read by offset.
 
-A compressed one is decompressed once into an unnamed temporary file (TMPDIR says where), so that
-any image can be read at any time without holding the set in memory.
+A compressed tar is decompressed once into an unnamed temporary file (in TMPDIR), so that any image
+can be read at any time without keeping the set in memory.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing
-from resnets.data.files.unsupported_file import other_kind
+from resnets.data.files.unsupported_file import describe_file
 from resnets.data.files.walk import (
     BROKEN_LINK,
     HEAD_BYTES,
     LOOP,
     LeftOut,
+    filter_visible,
     is_visible,
     read_suffixes,
     suffix_of,
-    visible_of,
     why_not_image,
 )
 from resnets.utils.errors import reading
 
 Member = TypeVar("Member")
 
-MOST_LINKED = 5_000_000  # members that links of an archive may add
-LONGEST_CHAIN = 40  # links to links that are followed
-COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
+MAX_LINKED = 5_000_000  # members that links of an archive may add
+MAX_LINK_DEPTH = 40  # links to links that are followed
+COMPRESSIONS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 
 
 @dataclass(frozen=True)
 class TarFiles:
-    """Members of a tar; `spans` (N, 2) holds each one's offset and size in bytes in `stream`."""
+    """Members of a tar; spans: (N, 2) offset and size in bytes of each in `stream`."""
 
     archive: Path
     stream: IO[bytes]
@@ -59,15 +59,15 @@ class TarFiles:
     spans: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of members."""
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Archive and member, "set.tar:cat/1.jpg"."""
+        """Return archive and member, "set.tar:cat/1.jpg"."""
         return f"{self.archive}:{self.paths[index]}"
 
     def read(self, index: int) -> bytes:
-        """The member's bytes; DataError when they cannot be read."""
+        """Return the member's bytes; raise DataError if they cannot be read."""
         offset, size = self.spans[index].tolist()
         try:
             return os.pread(self.stream.fileno(), size, offset)
@@ -75,23 +75,23 @@ class TarFiles:
             raise DataError(f"{self.name(index)}: cannot be read ({error.strerror})") from error
 
     def take(self, rows: NDArray[np.int64]) -> TarFiles:
-        """The members of `rows`, renumbered from 0."""
+        """Return the members of `rows`, renumbered from 0."""
         paths = [self.paths[row] for row in rows]
         return TarFiles(self.archive, self.stream, paths, self.spans[rows])
 
 
-def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
-    """Images in a tar, plain or compressed with gzip, bzip2 or xz; and files `also` asks for."""
+def list_tar(archive: Path, include: Callable[[str], bool] | None = None) -> Listing:
+    """List images in a tar, plain or gzip, bzip2 or xz, and files for which `include(path)`."""
     with reading(archive, DataError, "as a tar", "is it whole?"):
-        return _list_tar(archive, also)
+        return _list_tar(archive, include)
 
 
-def _list_tar(archive: Path, also: Callable[[str], bool] | None) -> Listing:
+def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
     spans: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
     sparse: set[str] = set()
-    stream = _uncompressed(archive)
+    stream = _open_uncompressed(archive)
     with reading_tar(archive), tarfile.open(fileobj=stream, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
@@ -113,20 +113,22 @@ def _list_tar(archive: Path, also: Callable[[str], bool] | None) -> Listing:
         offset, size = spans[path]
         return os.pread(stream.fileno(), min(HEAD_BYTES, size), offset)
 
-    paths, below, others = sort_members(spans, folders, head, also, left_out)
+    paths, all_folders, others = sort_members(spans, folders, head, include, left_out)
     refuse_sparse([path for path in paths if path in sparse], str(archive))
-    where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
-    return Listing(TarFiles(archive, stream, paths, where), paths, below, others, left_out)
+    span_array = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
+    return Listing(
+        TarFiles(archive, stream, paths, span_array), paths, all_folders, others, left_out
+    )
 
 
 @contextmanager
 def reading_tar(archive: Path | str) -> Iterator[None]:
-    """DataError, with the kind of the file where it is known to be another, for a damaged tar."""
+    """Raise DataError for a damaged tar, with the kind of the file if it is another known one."""
     with reading(archive, DataError, "as a tar", "is it whole?"):
         try:
             yield
         except (tarfile.TarError, OSError) as error:
-            if (kind := other_kind(Path(archive))) is not None:
+            if (kind := describe_file(Path(archive))) is not None:
                 raise DataError(f"{archive}: {kind}") from error
             raise
 
@@ -135,19 +137,20 @@ def sort_members(
     members: Iterable[str],
     folders: Iterable[str],
     head: Callable[[str], bytes],
-    also: Callable[[str], bool] | None,
+    include: Callable[[str], bool] | None,
     left_out: LeftOut,
 ) -> tuple[list[str], list[str], frozenset[str]]:
-    """Of an archive's members: images and what is `also` asked for; folders; which are no images.
+    """Return an archive's images and files by `include`, its folders, and which files are not
+    images.
 
-    `head(path)`: the first bytes of a member. What is neither is counted in `left_out`.
+    head: returns the first bytes of a member. All other members are counted in `left_out`.
     """
     paths, others = [], []
-    for path in visible_of(sorted(members), left_out):
+    for path in filter_visible(sorted(members), left_out):
         reason = why_not_image(path, partial(head, path))
         if reason is None:
             paths.append(path)
-        elif also is not None and also(path):
+        elif include is not None and include(path):
             paths.append(path)
             others.append(path)
         else:
@@ -161,48 +164,52 @@ def sort_members(
 def follow_links(
     members: dict[str, Member], links: Mapping[str, str], left_out: LeftOut, archive: str
 ) -> None:
-    """Add to an archive's `members` what its `links` (path -> target) stand for.
+    """Add the targets of an archive's `links` (path -> target) to its `members`.
 
-    A link to a folder brings all that is in it. DataError for one that is called like an image and
-    leads to nothing, and where links to links bring too many; others are counted in `left_out`.
+    A link to a folder adds all files in it. Raises DataError for a broken link named like an image,
+    and if links to links add too many files; other broken links are counted in `left_out`.
     """
-    waiting = dict(links)
-    limit = len(members) + MOST_LINKED
-    for _ in range(LONGEST_CHAIN):
-        order = sorted(members)
-        done = [
-            path
-            for path, target in sorted(waiting.items())
-            if not any(part in waiting for part in (*_parents(target), target))  # by way of a link
+    unresolved = dict(links)
+    limit = len(members) + MAX_LINKED
+    for _ in range(MAX_LINK_DEPTH):
+        sorted_members = sorted(members)
+        resolvable = [
+            path  # not reached through another link
+            for path, target in sorted(unresolved.items())
+            if not any(part in unresolved for part in (*_parents(target), target))
         ]
-        for path in done:
-            target = waiting[path]
-            below = order[bisect_left(order, f"{target}/") : bisect_left(order, f"{target}0")]
+        for path in resolvable:
+            target = unresolved[path]
+            inside = sorted_members[
+                bisect_left(sorted_members, f"{target}/") : bisect_left(
+                    sorted_members, f"{target}0"
+                )
+            ]
             if target in members:
                 members[path] = members[target]
             elif f"{path}/".startswith(f"{target}/") or target == ".":
                 left_out.add(LOOP, path, suffix="")
-            elif below:  # "0" follows "/", so these are what is in the folder
-                members.update({path + name[len(target) :]: members[name] for name in below})
+            elif inside:  # "0" follows "/", so these are what is in the folder
+                members.update({path + name[len(target) :]: members[name] for name in inside})
                 left_out.links += 1
             elif is_image_name(path):
                 raise DataError(f"{archive}:{path}: a link to {target}, which is no file in it")
             else:
                 left_out.add(BROKEN_LINK, path)
             if len(members) > limit:
-                raise DataError(f"{archive}: its links to folders bring over {MOST_LINKED:,} files")
-        for path in done:
-            del waiting[path]
-        if not done:
+                raise DataError(f"{archive}: its links to folders bring over {MAX_LINKED:,} files")
+        for path in resolvable:
+            del unresolved[path]
+        if not resolvable:
             break
-    for path in sorted(waiting):
+    for path in sorted(unresolved):
         left_out.add(LOOP, path, suffix="")
 
 
 def is_sparse(member: tarfile.TarInfo) -> bool:
-    """Whether a member is stored without its zeros, so that its bytes are not where it says.
+    """Return whether a member is stored without its zeros, so that it cannot be read by offset.
 
-    GNU's own form and the three in PAX headers; star's, which `tarfile` does not know, too.
+    This covers GNU's format, the three in PAX headers, and star's, which `tarfile` does not know.
     """
     headers = member.pax_headers
     return (
@@ -213,7 +220,7 @@ def is_sparse(member: tarfile.TarInfo) -> bool:
 
 
 def refuse_sparse(paths: Sequence[str], archive: str) -> None:
-    """DataError where `paths`, the sparse members among those that are wanted, are any."""
+    """Raise DataError if there are any `paths` of sparse members."""
     if paths:
         more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
         raise DataError(
@@ -223,17 +230,18 @@ def refuse_sparse(paths: Sequence[str], archive: str) -> None:
 
 
 def check_end(tar: tarfile.TarFile, stream: IO[bytes], end: int | None = None) -> None:
-    """ReadError unless a tar that was gone through ends where it says so, no other tar behind it.
+    """Raise ReadError unless a tar that was read ends at its end marker, without another tar after
+    it.
 
-    `tarfile` takes a damaged header anywhere but at the start for the end, and does not see a
-    second tar that was joined to the first. end: where the tar ends that lies within another.
+    `tarfile` takes a damaged header other than the first for the end, and does not see a second tar
+    that was appended. end: the end of a tar that is within another.
     """
     stream.seek(tar.offset)
     if any(stream.read(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
     while block := stream.read(tarfile.BLOCKSIZE):
-        at = stream.tell() - len(block)
-        if end is not None and at >= end:
+        position = stream.tell() - len(block)
+        if end is not None and position >= end:
             return
         if not any(block):
             continue
@@ -242,13 +250,13 @@ def check_end(tar: tarfile.TarFile, stream: IO[bytes], end: int | None = None) -
         except tarfile.HeaderError:  # bytes of something else, as tar too ignores them
             return
         raise tarfile.ReadError(
-            f"a second tar begins at byte {at:,}, as where tars are joined by cat; unpack each into"
-            " one folder"
+            f"a second tar begins at byte {position:,}, as where tars are joined by cat; unpack"
+            " each into one folder"
         )
 
 
-def _uncompressed(archive: Path) -> IO[bytes]:
-    """The plain tar: the archive itself, or a temporary file that vanishes when closed."""
+def _open_uncompressed(archive: Path) -> IO[bytes]:
+    """Return the plain tar: the archive itself, or a temporary file that is deleted when closed."""
     plain = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the images are read)
     if not unpack(archive, plain, tempfile.gettempdir(), "set TMPDIR to a folder with"):
         plain.close()
@@ -258,13 +266,14 @@ def _uncompressed(archive: Path) -> IO[bytes]:
 
 
 def unpack(archive: Path, plain: IO[bytes], where: str, remedy: str) -> bool:
-    """Decompress gzip, bzip2 or xz into `plain`; False, and nothing done, for another file.
+    """Decompress gzip, bzip2 or xz into `plain`; return False, without writing, for other files.
 
-    DataError: damaged, or no room `where` that is (`remedy` more room).
+    Raises DataError if the file is damaged, or if there is no space in `where` (`remedy` more
+    room).
     """
     with archive.open("rb") as stream:
         head = stream.read(6)
-    opener = next((opener for magic, opener in COMPRESSED if head.startswith(magic)), None)
+    opener = next((opener for magic, opener in COMPRESSIONS if head.startswith(magic)), None)
     if opener is None:
         return False
     try:
@@ -281,7 +290,7 @@ def unpack(archive: Path, plain: IO[bytes], where: str, remedy: str) -> bool:
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a file is called like an image that can be read, and is not hidden."""
+    """Return whether a file name is that of a readable image, and not hidden."""
     return suffix_of(path) in read_suffixes() and is_visible(path)
 
 

@@ -1,7 +1,7 @@
-"""What pickles of numpy arrays and plain containers may name, for `resnets.data.files.unpickle`.
+"""Vocabulary for pickles of NumPy arrays and plain containers, for `resnets.data.files.unpickle`.
 
-Arrays are made here from bytes, shape and a dtype of plain numbers; numpy's own functions and
-its `__setstate__` are never called.
+Arrays are created here from bytes, shape and a numeric dtype; NumPy's own functions and its
+`__setstate__` are never called.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from resnets.data.files.pickle_machine import Known, PickleError, Unbuilt
 
 NUMBERS = re.compile(r"[<>=|]?[biuf][1248]")  # dtypes of plain numbers
 ORDERS = ("<", ">", "=", "|")
-MOST_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
 NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 
 
-def _dtype(code: Any, *_flags: Any) -> Unbuilt:
-    """A dtype of numbers, whose byte order comes afterwards."""
+def _make_dtype(code: Any, *_flags: Any) -> Unbuilt:
+    """Return a numeric dtype, whose byte order follows as state."""
     if type(code) is not str or not NUMBERS.fullmatch(code):
         raise PickleError(f"holds an array of {str(code)[:40]!r}, which are no numbers")
     dtype = np.dtype(code)
@@ -39,13 +39,13 @@ def _dtype(code: Any, *_flags: Any) -> Unbuilt:
 
 
 def _reconstruct(*_arguments: Any) -> Unbuilt:
-    """An array, whose contents come afterwards."""
+    """Return an array, whose contents follow as state."""
 
     def build(state: Any) -> NDArray[Any]:
         if type(state) is not tuple or len(state) != 5:
             raise PickleError("damaged: an array without contents")
         _, shape, dtype, fortran, data = state
-        return _array(data, dtype, shape, "F" if fortran else "C")
+        return _make_array(data, dtype, shape, "F" if fortran else "C")
 
     return Unbuilt(build)
 
@@ -53,33 +53,33 @@ def _reconstruct(*_arguments: Any) -> Unbuilt:
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     if order not in ("C", "F"):
         raise PickleError("damaged: an array in no order")
-    return _array(data, dtype, shape, order)
+    return _make_array(data, dtype, shape, order)
 
 
-def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
-    """A read-only view of `data`, which must be as long as shape and dtype say."""
+def _make_array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
+    """Return a read-only view of `data`, whose length must match shape and dtype."""
     if not isinstance(dtype, np.dtype) or type(shape) is not tuple:
         raise PickleError("damaged: an array without dtype or shape")
-    if len(shape) > MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
+    if len(shape) > MAX_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
         raise PickleError("damaged: an array of an impossible shape")
-    data = _raw(data)
+    data = _to_bytes(data)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise PickleError(f"damaged: {len(data):,} bytes for an array of {shape} {dtype}")
     flat = np.frombuffer(data, dtype)
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _scalar(dtype: Any, data: Any) -> Any:
-    """A numpy number as Python's own."""
+def _make_scalar(dtype: Any, data: Any) -> Any:
+    """Return a NumPy number as a Python number."""
     if not isinstance(dtype, np.dtype):
         raise PickleError("damaged: a number without dtype")
-    data = _raw(data)
+    data = _to_bytes(data)
     if len(data) != dtype.itemsize:
         raise PickleError("damaged: a number of another length than its dtype's")
     return np.frombuffer(data, dtype)[0].item()
 
 
-def _raw(data: Any) -> bytes:
+def _to_bytes(data: Any) -> bytes:
     if type(data) is bytes:
         return data
     if type(data) is str:  # Python 2
@@ -88,14 +88,14 @@ def _raw(data: Any) -> bytes:
 
 
 def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
-    """Bytes as Python 3 writes them in the protocol of Python 2."""
+    """Return bytes as Python 3 writes them in protocol 2."""
     if encoding != "latin1" or type(text) is not str:
         raise PickleError(f"asks for the codec {str(encoding)[:40]!r}; not loaded")
     return text.encode("latin1")
 
 
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    """An OrderedDict; all dicts are in order."""
+def _make_ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+    """Return an OrderedDict as a dict, which is ordered too."""
     if type(pairs) is not list and pairs != ():
         raise PickleError("damaged: an OrderedDict of what are no pairs")
     made: dict[Any, Any] = {}
@@ -106,21 +106,21 @@ def _ordered(pairs: Any = ()) -> dict[Any, Any]:
     return made
 
 
-def _no_bytes() -> bytes:
-    """How Python 3 writes b"" in the protocol of Python 2."""
+def _empty_bytes() -> bytes:
+    """Return b"" as Python 3 writes it in protocol 2."""
     return b""
 
 
 CONTAINERS: Mapping[str, Known] = {
-    "collections.OrderedDict": Known("OrderedDict", _ordered),
+    "collections.OrderedDict": Known("OrderedDict", _make_ordered_dict),
     "_codecs.encode": Known("_codecs.encode", _encode),
-    "__builtin__.bytes": Known("bytes", _no_bytes),
+    "__builtin__.bytes": Known("bytes", _empty_bytes),
 }
 ARRAYS: Mapping[str, Known] = {
     **CONTAINERS,
     "numpy.ndarray": Known("numpy.ndarray"),
-    "numpy.dtype": Known("numpy.dtype", _dtype),
+    "numpy.dtype": Known("numpy.dtype", _make_dtype),
     **{f"{home}._reconstruct": Known("numpy array", _reconstruct) for home in NUMPY},
-    **{f"{home}.scalar": Known("numpy number", _scalar) for home in NUMPY},
+    **{f"{home}.scalar": Known("numpy number", _make_scalar) for home in NUMPY},
     **{f"{home}._frombuffer": Known("numpy array", _frombuffer) for home in NUMERIC},
 }

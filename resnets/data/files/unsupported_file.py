@@ -1,4 +1,4 @@
-"""What a file is that is given as a data set and is no archive that is read here."""
+"""Kinds of files that are given as a data set but are not readable archives."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy array, which is not read; save its images as files"),
     (b"SQLite format 3\0", "an SQLite database, which is not read; save its images as files"),
     (b"%PDF", "a PDF, not a set of images"),
-    (b"PAR1", "a Parquet file; call it NAME.parquet"),
-    (b"ARROW1", "an Arrow file; call it NAME.arrow"),
+    (b"PAR1", "a Parquet file; rename it to NAME.parquet"),
+    (b"ARROW1", "an Arrow file; rename it to NAME.arrow"),
     (b"version https://git-lfs", "a Git LFS pointer, not the data; run git lfs pull"),
     (b"<!DOCTYPE", "an HTML page, not the data; fetch the file again"),
     (b"<!doctype", "an HTML page, not the data; fetch the file again"),
     (b"<html", "an HTML page, not the data; fetch the file again"),
 )
-ISO_AT, ISO = 32769, b"CD001"
+ISO_OFFSET, ISO_MAGIC = 32769, b"CD001"
 ARCHIVES = frozenset(
     f".{suffix}" for suffix in ("zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar", "iso")
 )
 
 
-def other_kind(path: Path) -> str | None:
-    """What a file is by its first bytes, and what to do; None where they do not say."""
+def describe_file(path: Path) -> str | None:
+    """Return the kind of a file by its first bytes, and what to do; None if it is unknown."""
     try:
         with path.open("rb") as stream:
             head = stream.read(64)
-            stream.seek(ISO_AT)
-            disc = stream.read(len(ISO)) == ISO
+            stream.seek(ISO_OFFSET)
+            disc = stream.read(len(ISO_MAGIC)) == ISO_MAGIC
     except OSError:
         return None
     if not head:
@@ -51,11 +51,11 @@ def other_kind(path: Path) -> str | None:
         return f"an image of a disc (ISO 9660), which is not read; {UNPACK}"
     if MAGIC.match(head):
         return "one image, not a set of them; give the folder that holds the class folders"
-    return next((said for magic, said in KINDS if head.startswith(magic)), None)
+    return next((text for magic, text in KINDS if head.startswith(magic)), None)
 
 
-def archives_within(left_out: LeftOut) -> str:
-    """For a set without images: what to do where archives were left out, "" where none were."""
+def describe_inner_archives(left_out: LeftOut) -> str:
+    """Return what to do if a set without images has archives in it; "" if it has none."""
     counts = {suffix: count for (_, suffix), count in left_out.counts.items() if suffix in ARCHIVES}
     if not counts:
         return ""

@@ -1,9 +1,9 @@
-"""The one folder walker, and the one rule for what counts as an image.
+"""The folder walker, and the rule for which files are images.
 
-Every command that lists images goes through here, so that all see the same files: links to files
-and folders are followed, a link that leads back above itself ends there; hidden and system entries
-(".git", "@eaDir", "__MACOSX", "Thumbs.db") are left out; files whose suffix says nothing are
-recognized by their first bytes. What is left out is counted by reason and suffix in a `LeftOut`.
+Every command that lists images uses it, so that all see the same files: links to files and folders
+are followed, except a link to a parent folder; hidden and system entries (".git", "@eaDir",
+"__MACOSX", "Thumbs.db") are left out; files with other suffixes are recognized by their first
+bytes. Files that are left out are counted by reason and suffix in a `LeftOut`.
 """
 
 from __future__ import annotations
@@ -30,30 +30,16 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"})
-UNREAD_IMAGES = frozenset(
+UNSUPPORTED_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         *("dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf"),
         *("pef", "raw", "svg", "svgz", "psd", "psb", "xcf", "exr", "hdr", "dds", "ico", "eps"),
-        *(
-            "jxl",
-            "tga",
-            "dcm",
-            "dicom",
-            "nii",
-            "mha",
-            "mhd",
-            "nrrd",
-            "fits",
-            "fit",
-            "svs",
-            "ndpi",
-            "czi",
-            "djvu",
-        ),
+        *("jxl", "tga", "dcm", "dicom", "nii", "mha", "mhd", "nrrd", "fits", "fit", "svs", "ndpi"),
+        *("czi", "djvu"),
     )
 )
-# Files that are known not to be images, so that they are not opened to see.
+# Suffixes of other files, so that these are not opened.
 OTHER_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -67,20 +53,20 @@ OTHER_SUFFIXES = frozenset(
         *("exe", "so", "aux", "tmp", "part", "crdownload", "bak", "lock", "md5", "sha256", "rec"),
     )
 )
-SYSTEM = frozenset(
+SYSTEM_NAMES = frozenset(
     {
         "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini",
         "icon\r", "thumbnails", "lost+found", "lost.dir", "found.000",
-        # Recycle bins and snapshots: what was deleted or relabelled would come back.
+        # Recycle bins and snapshots, which hold images that were deleted or relabeled.
         "#recycle", "@recycle", "$recycle.bin", "recycler", "network trash folder",
         "temporary items", "system volume information",
         "#snapshot", "@snapshot", "@snapshots", "~snapshot", "@recently-snapshot", "@gmt-snapshots",
-        # Of network storage: thumbnails, indexes, shares that are kept in sync.
+        # Network storage: thumbnails, indexes, synchronized shares.
         "@eadir", "@__thumb", "@tmp", "@sharebin", "@sharesnap", "@synologydrive",
         "#workinghistory", "@database", "@appdata", "@cloudsync", "@docker",
     }
 )  # fmt: skip
-# Snapshots under the name of their time, as Windows and Samba show them.
+# Snapshots named by their time, as Windows and Samba list them.
 SNAPSHOT = re.compile(r"@gmt-\d{4}\.\d\d\.\d\d-\d\d\.\d\d\.\d\d")
 MAGIC = re.compile(
     rb"\xff\xd8\xff"  # JPEG
@@ -95,25 +81,25 @@ MAGIC = re.compile(
     re.DOTALL,
 )
 JXL_MAGIC = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL)
-HEAD_BYTES = 64  # enough for all of the above
-SHOWN = 4  # suffixes named for one reason
-MOST_VISITS = 1000  # times that one folder may be reached: links to links multiply
+HEAD_BYTES = 64  # enough for all magic numbers above
+MAX_SUFFIXES = 4  # listed for one reason
+MAX_VISITS = 1000  # of one folder; links to links multiply them
 
 NOT_IMAGE = "not an image"
 HIDDEN = "hidden or of a system"
 LOOP = "link to a folder above itself"
 BROKEN_LINK = "link to nothing"
 SPECIAL = "pipe or device"
-UNREAD = "image format that is not read, convert to PNG or JPEG"
+UNSUPPORTED = "image format that is not read, convert to PNG or JPEG"
 
-Head = Callable[[], bytes]
+HeadReader = Callable[[], bytes]
 
 
 @dataclass
 class LeftOut:
-    """What a listing left out, counted by (reason, suffix), with one example of each.
+    """The files that a listing left out, counted by (reason, suffix), with an example of each.
 
-    `links`: how many links to folders were followed. Reasons are texts for people.
+    links: number of links to folders that were followed. Reasons are texts for users.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -127,71 +113,71 @@ class LeftOut:
         self.examples.setdefault(key, path)
 
     def add_all(self, other: LeftOut) -> None:
-        """Count what another one counted."""
+        """Add the counts of another one."""
         self.counts.update(other.counts)
         self.links += other.links
         for key, path in other.examples.items():
             self.examples.setdefault(key, path)
 
     def without(self, reasons: Iterable[str]) -> LeftOut:
-        """The same but for some reasons."""
-        out = set(reasons)
-        counts = {key: count for key, count in self.counts.items() if key[0] not in out}
+        """Return a copy without some reasons."""
+        excluded = set(reasons)
+        counts = {key: count for key, count in self.counts.items() if key[0] not in excluded}
         return LeftOut(Counter(counts), self.examples, self.links)
 
     @property
     def total(self) -> int:
-        """Files and folders left out."""
+        """Number of files and folders left out."""
         return self.counts.total()
 
     def parts(self) -> list[str]:
-        """One text for each reason, those with the most files first: "6 .heic (needs ...)"."""
+        """Return a text for each reason, sorted by number of files: "6 .heic (needs ...)"."""
         found: dict[str, Counter[str]] = {}
         for (reason, suffix), count in self.counts.items():
             found.setdefault(reason, Counter())[suffix] += count
         order = sorted(found, key=lambda reason: (-found[reason].total(), reason))
-        return [self._part(reason, found[reason]) for reason in order]
+        return [self._format_reason(reason, found[reason]) for reason in order]
 
-    def said(self) -> str:
-        """For the end of a message: "; left out: 6 .heic (...), 2 .txt (...)", "" for nothing."""
+    def describe(self) -> str:
+        """Return the end of a message, "; left out: 6 .heic (...), 2 .txt (...)", or ""."""
         return f"; left out: {', '.join(self.parts())}" if self.counts else ""
 
-    def _part(self, reason: str, suffixes: Counter[str]) -> str:
+    def _format_reason(self, reason: str, suffixes: Counter[str]) -> str:
         if set(suffixes) == {""}:
-            such = self.examples[reason, ""]
+            example = self.examples[reason, ""]
             entries = "entry" if suffixes.total() == 1 else "entries"
-            named = f"{reason}, such as {such}" if such else reason
-            return f"{suffixes.total():,} {entries} ({named})"
-        most = suffixes.most_common(SHOWN)
-        texts = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in most]
-        if len(suffixes) > SHOWN:
-            texts.append(f"{suffixes.total() - sum(count for _, count in most):,} others")
+            text = f"{reason}, such as {example}" if example else reason
+            return f"{suffixes.total():,} {entries} ({text})"
+        common = suffixes.most_common(MAX_SUFFIXES)
+        texts = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in common]
+        if len(suffixes) > MAX_SUFFIXES:
+            texts.append(f"{suffixes.total() - sum(count for _, count in common):,} others")
         return f"{', '.join(texts)} ({reason})"
 
 
 def suffix_of(path: str) -> str:
-    """Lower-case suffix of a file name with its dot, "" where it has none."""
+    """Return the lower-case suffix of a file name with its dot, or ""."""
     return posixpath.splitext(path)[1].lower()
 
 
 def read_suffixes() -> frozenset[str]:
-    """Suffixes of images that can be read here; HEIC's are among them where pillow-heif is."""
+    """Return the suffixes of readable images, with HEIC's if pillow-heif is installed."""
     return IMAGE_SUFFIXES | HEIC_SUFFIXES if heif_available() else IMAGE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name belongs to a system or program, not to a data set."""
+    """Return whether a file or folder name belongs to a system or program, not to a data set."""
     lower = name.lower()
-    return name.startswith(".") or lower in SYSTEM or SNAPSHOT.fullmatch(lower) is not None
+    return name.startswith(".") or lower in SYSTEM_NAMES or SNAPSHOT.fullmatch(lower) is not None
 
 
 def is_visible(path: str) -> bool:
-    """Whether neither a file nor a folder it is in is hidden."""
+    """Return whether neither a file nor a folder above it is hidden."""
     return not any(map(is_hidden, path.split("/")))
 
 
 def hidden_part(path: str) -> str | None:
-    """The path up to its first hidden part, None where it has none."""
+    """Return the path up to its first hidden part; None if there is none."""
     parts = path.split("/")
     for count, part in enumerate(parts, start=1):
         if is_hidden(part):
@@ -199,19 +185,19 @@ def hidden_part(path: str) -> str | None:
     return None
 
 
-def why_not_image(path: str, head: Head) -> str | None:
-    """Why a visible file is no image that can be read, None for one that is.
+def why_not_image(path: str, head: HeadReader) -> str | None:
+    """Return why a visible file is not a readable image, None if it is one.
 
-    Its suffix decides where it is a known one; else its first bytes, `head()` of HEAD_BYTES bytes,
-    which may raise OSError or DataError.
+    A known suffix decides; otherwise the first HEAD_BYTES bytes, which `head()` returns or raises
+    OSError or DataError.
     """
     suffix = suffix_of(path)
     if suffix in IMAGE_SUFFIXES:
         return None
     if suffix in HEIC_SUFFIXES:
         return None if heif_available() else HEIF_REMEDY
-    if suffix in UNREAD_IMAGES:
-        return UNREAD
+    if suffix in UNSUPPORTED_SUFFIXES:
+        return UNSUPPORTED
     if suffix in OTHER_SUFFIXES:
         return NOT_IMAGE
     try:
@@ -221,12 +207,12 @@ def why_not_image(path: str, head: Head) -> str | None:
 
 
 def why_not_image_bytes(head: bytes) -> str | None:
-    """Why the first bytes are those of no image that can be read, None where they are."""
+    """Return why the first bytes are not those of a readable image, None if they are."""
     if MAGIC.match(head):
         return None
     if is_heif(head):
         return None if heif_available() else HEIF_REMEDY
-    return UNREAD if JXL_MAGIC.match(head) else NOT_IMAGE
+    return UNSUPPORTED if JXL_MAGIC.match(head) else NOT_IMAGE
 
 
 def walk_folder(
@@ -234,53 +220,53 @@ def walk_folder(
     left_out: LeftOut | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """Every visible file below `root` in the order of its path, relative, with forward slashes.
+    """Yield every visible file below `root`, sorted by path, relative, with forward slashes.
 
-    Folders, empty ones too, come before what is in them, with a slash at the end. One folder is
-    held at a time. Links are followed; what is hidden, a pipe, a link to nothing or a link to a
-    folder above itself is counted in `left_out`. A folder that may not be listed raises DataError,
-    unless `onerror` takes it.
+    Folders, including empty ones, precede their contents and end with a slash. One folder is held
+    in memory at a time. Links are followed; hidden entries, pipes, broken links and links to a
+    parent folder are counted in `left_out`. A folder that cannot be listed raises DataError, unless
+    `onerror` handles it.
     """
     counted = LeftOut() if left_out is None else left_out
     visits: Counter[tuple[int, int]] = Counter()
 
-    def below(prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-        place = root / prefix if prefix else root
+    def iter_folder(prefix: str, parents_above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        folder = root / prefix if prefix else root
         try:
-            found = os.stat(place)
-            with os.scandir(place) as entries:
-                names = sorted(_names(entries, prefix, counted))
+            info = os.stat(folder)
+            with os.scandir(folder) as entries:
+                names = sorted(_iter_names(entries, prefix, counted))
         except OSError as error:
             if error.filename is None:
-                error.filename = str(place)
+                error.filename = str(folder)
             if onerror is None:
                 raise DataError(
-                    f"{place}: cannot be listed ({error.strerror}); make it readable, or remove it"
+                    f"{folder}: cannot be listed ({error.strerror}); make it readable, or remove it"
                 ) from error
             onerror(error)
             return
-        here = found.st_dev, found.st_ino
-        visits[here] += 1
-        if visits[here] > MOST_VISITS:
+        folder_id = info.st_dev, info.st_ino
+        visits[folder_id] += 1
+        if visits[folder_id] > MAX_VISITS:
             raise DataError(
-                f"{place}: reached in more than {MOST_VISITS:,} ways, by links to links"
+                f"{folder}: reached in more than {MAX_VISITS:,} ways, by links to links"
             )
-        inside = above | {here}
+        parents = parents_above | {folder_id}
         for name in names:
             path = prefix + name
             if not name.endswith("/"):
                 yield path
                 continue
-            bare = path[:-1]
-            if os.path.islink(root / bare):
-                if _identity(root / bare) in inside:
-                    counted.add(LOOP, bare, suffix="")
+            folder_path = path[:-1]
+            if os.path.islink(root / folder_path):
+                if _file_id(root / folder_path) in parents:
+                    counted.add(LOOP, folder_path, suffix="")
                     continue
                 counted.links += 1
             yield path
-            yield from below(path, inside)
+            yield from iter_folder(path, parents)
 
-    yield from below("", _above(root))
+    yield from iter_folder("", _parent_ids(root))
 
 
 def walk_images(
@@ -288,7 +274,7 @@ def walk_images(
     left_out: LeftOut | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """The images among the files of `walk_folder`; the others are counted in `left_out`."""
+    """Yield the images among the files of `walk_folder`; count the others in `left_out`."""
     counted = LeftOut() if left_out is None else left_out
     for path in walk_folder(root, counted, onerror):
         if path.endswith("/"):
@@ -301,67 +287,71 @@ def walk_images(
 
 
 def walk_unlabeled(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
-    """The same for what needs no classes: a folder that may not be listed stands for itself.
+    """Yield images as `walk_images`, for uses without classes, and folders that cannot be listed.
 
-    Reading it then says why. DataError where `root` is one.
+    Reading such a folder then reports why. Raises DataError if `root` cannot be listed.
     """
-    closed: list[str] = []
+    unlisted: list[str] = []
 
-    def keep(error: OSError) -> None:
+    def keep_unlisted(error: OSError) -> None:
         path = Path(error.filename)
         if path == root:
             raise DataError(f"{root}: cannot be listed ({error.strerror})") from error
-        closed.append(path.relative_to(root).as_posix())
+        unlisted.append(path.relative_to(root).as_posix())
 
-    for path in walk_images(root, left_out, keep):
-        yield from closed
-        closed.clear()
+    for path in walk_images(root, left_out, keep_unlisted):
+        yield from unlisted
+        unlisted.clear()
         yield path
-    yield from closed
+    yield from unlisted
 
 
 def file_head(path: Path) -> bytes:
-    """The first bytes of a file; OSError where it cannot be read."""
-    with open(path, "rb", opener=without_waiting) as stream:
+    """Return the first bytes of a file; raises OSError if it cannot be read."""
+    with open(path, "rb", opener=open_nonblocking) as stream:
         return stream.read(HEAD_BYTES)
 
 
-def without_waiting(path: str, flags: int) -> int:
-    """Open a file; opening a pipe without a writer would block otherwise."""
+def open_nonblocking(path: str, flags: int) -> int:
+    """Open a file without blocking on a pipe that has no writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def visible_of(names: Iterable[str], left_out: LeftOut) -> list[str]:
-    """The visible ones of an archive's entries; each hidden file or folder is counted once."""
+def filter_visible(names: Iterable[str], left_out: LeftOut) -> list[str]:
+    """Return the visible entries of an archive; each hidden file or folder is counted once."""
     hidden: set[str] = set()
-    kept = []
+    visible = []
     for name in names:
         part = hidden_part(name)
         if part is None:
-            kept.append(name)
+            visible.append(name)
         elif part not in hidden:
             hidden.add(part)
             left_out.add(HIDDEN, part, suffix="")
-    return kept
+    return visible
 
 
-def _names(entries: Iterator[os.DirEntry[str]], prefix: str, left_out: LeftOut) -> Iterator[str]:
-    """What to call the visible entries of a folder: folders with a slash, as paths have it."""
+def _iter_names(
+    entries: Iterator[os.DirEntry[str]], prefix: str, left_out: LeftOut
+) -> Iterator[str]:
+    """Yield the names of the visible entries of a folder; folders end with a slash."""
     for entry in entries:
         if is_hidden(entry.name):
             left_out.add(HIDDEN, prefix + entry.name, suffix="")
             continue
-        kind = _kind(entry)
+        kind = _entry_kind(entry)
         if kind == "folder":
             yield f"{entry.name}/"
         elif kind == "file" or (kind == "gone" and suffix_of(entry.name) in read_suffixes()):
-            yield entry.name  # a link to nothing that is called like an image: reading it says why
+            yield entry.name  # also a broken link named like an image: reading it reports why
         else:
             left_out.add(BROKEN_LINK if kind == "gone" else SPECIAL, prefix + entry.name)
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "gone", "special"]:
-    """What an entry, or what a link leads to, is; no call of the system for what is no link."""
+def _entry_kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "gone", "special"]:
+    """Return the kind of an entry or link target; without a system call for entries that are no
+    links.
+    """
     try:
         if entry.is_dir():
             return "folder"
@@ -372,7 +362,7 @@ def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "gone", "special
         return "gone"
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _file_id(path: Path) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
     except OSError:
@@ -380,7 +370,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _above(root: Path) -> frozenset[tuple[int, int]]:
-    """The folders that hold `root`: a link to one of them would lead back here."""
-    found = map(_identity, root.resolve().parents)
+def _parent_ids(root: Path) -> frozenset[tuple[int, int]]:
+    """Return the ids of the folders above `root`: a link to one of them would be a loop."""
+    found = map(_file_id, root.resolve().parents)
     return frozenset(each for each in found if each is not None)

@@ -1,4 +1,4 @@
-"""Where class folders may be something else: patients or sites, a camera's folders, dates."""
+"""Detect folders that are probably not classes: patients or sites, folders of a camera, dates."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from resnets.data.layout.class_spelling import class_key
-from resnets.data.layout.folder_names import FOLD, images_and_masks, may_be_class, splits_among
+from resnets.data.layout.folder_names import (
+    FOLD,
+    find_images_and_masks,
+    find_split_folders,
+    may_be_class,
+)
+from resnets.utils.printable import join_names
 
-SHARED = 0.3  # share of the top folders that hold a folder of one name, from which it is shared
-COVERED = 0.6  # share of the images that lie in shared folders, from which those are the classes
+MIN_SHARED = 0.3  # share of the top folders from which a folder name in them is shared
+MIN_COVERED = 0.6  # share of the images in shared folders from which those are the classes
 YEAR = re.compile(r"(?=.*\d{4}|\D*\d{1,2}\D+\d{1,2}\D*$)[\d\W_]+")  # 2019, 2019-05, 24.12.
 NUMBERS = re.compile(r"[\d\W_]*")
 
@@ -28,118 +34,119 @@ COPY = re.compile(
 DATE = re.compile(r"(?:19|20)\d\d([-_. ]?)(?:0\d|1[0-2])(?:\1(?:[0-2]\d|3[01]))?|(?:19|20)\d\d")
 
 
-def why_no_classes(own: Mapping[str, int], below: Mapping[str, Mapping[str, int]]) -> str:
-    """Why folders are probably no classes, and what to do; "" where they may be.
+def explain_not_classes(
+    num_images: Mapping[str, int], num_below: Mapping[str, Mapping[str, int]]
+) -> str:
+    """Return why folders are probably not classes and what to do; "" if they may be classes.
 
-    own, below: images in each folder itself, and in each folder in it.
+    num_images, num_below: the number of images in each folder itself, and in each folder in it.
     """
-    names = list(own)
+    names = list(num_images)
     folds = list(filter(FOLD.fullmatch, names))
-    if len(folds) > 1 and all(below[name] for name in folds):
+    if len(folds) > 1 and all(num_below[name] for name in folds):
         return (
-            f"{folders_listed(folds)} are called like folds of a cross-validation; put those to"
+            f"{format_folders(folds)} are called like folds of a cross-validation; put those to"
             " train on into train/ and the others into test/"
         )
-    if split := splits_among(names):
+    if split := find_split_folders(names):
         others = [name for name in names if name not in split]
         return (
-            f"{folders_listed(split)} are called like splits, and lie beside"
-            f" {folders_listed(others)}; call them train and test, with a folder for each class"
+            f"{format_folders(split)} are called like splits, next to"
+            f" {format_folders(others)}; call them train and test, with a folder for each class"
         )
-    if pair := images_and_masks(names):
+    if pair := find_images_and_masks(names):
         return (
             f"{pair[1]}/ beside {pair[0]}/ looks like masks, not like a class; give {pair[0]} class"
             " folders or a file of labels, train a segmenter"
         )
-    if filed_by_letter(own, below):
-        return f"{folders_listed(names)} file class folders by letter; put those in one folder"
-    if shared := repeated_folders(own, below):
+    if is_filed_by_letter(num_images, num_below):
+        return f"{format_folders(names)} file class folders by letter; put those in one folder"
+    if shared := find_repeated_folders(num_images, num_below):
         return (
-            f"{folders_listed(names)} hold folders of the same names, {folders_listed(shared)},"
+            f"{format_folders(names)} hold folders of the same names, {format_folders(shared)},"
             " which look like the classes; call the folders above them train, val and test, or put"
             " the images of each class together"
         )
     return ""
 
 
-def repeated_folders(
-    own: Mapping[str, int],
-    below: Mapping[str, Mapping[str, int]],
+def find_repeated_folders(
+    num_images: Mapping[str, int],
+    num_below: Mapping[str, Mapping[str, int]],
 ) -> list[str]:
-    """Names of folders that recur below the top folders and hold nearly all images: [] for none.
+    """Return names of folders that recur below the top folders and hold nearly all images, or [].
 
-    These look like the classes, and the top folders like patients, sites or folds; a few of them
-    may lack one. own, below: images in each top folder, and in each folder in it. Names of numbers
-    are none where these are years or the top folders are not numbered too.
+    These are probably the classes, and the top folders patients, sites or folds; some may lack a
+    class. num_images, num_below: the number of images in each top folder, and in each folder in it.
+    Numeric names are ignored if they are years, or if the top folders are not numbered too.
     """
-    if len(own) < 2:
+    if len(num_images) < 2:
         return []
-    numbered = all(re.search(r"\d", name) for name in own)
+    numbered = all(re.search(r"\d", name) for name in num_images)
 
-    def may_be(name: str) -> bool:
+    def is_candidate(name: str) -> bool:
         if NUMBERS.fullmatch(name):
             return numbered and not YEAR.fullmatch(name)
         return may_be_class(name)
 
-    held: Counter[str] = Counter()
-    for folders in below.values():
-        held.update({class_key(name) for name in folders if may_be(name)})
-    least = max(2.0, SHARED * len(own))
-    shared = {name for name, count in held.items() if count >= least}
-    inside = sum(
+    counts: Counter[str] = Counter()
+    for folders in num_below.values():
+        counts.update({class_key(name) for name in folders if is_candidate(name)})
+    min_count = max(2.0, MIN_SHARED * len(num_images))
+    shared = {name for name, count in counts.items() if count >= min_count}
+    num_inside = sum(
         count
-        for folders in below.values()
+        for folders in num_below.values()
         for name, count in folders.items()
         if class_key(name) in shared
     )
-    total = sum(own.values()) + sum(sum(folders.values()) for folders in below.values())
-    if len(shared) < 2 or inside < COVERED * total:
+    total = sum(num_images.values()) + sum(sum(folders.values()) for folders in num_below.values())
+    if len(shared) < 2 or num_inside < MIN_COVERED * total:
         return []
     return sorted(shared)
 
 
-def odd_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Warnings for class names that a camera, a calendar or a file manager gave."""
-    found = []
+def class_name_warnings(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return warnings for class names that a camera, a calendar or a file manager gave."""
+    warnings = []
     camera = [name for name in classes if CAMERA.fullmatch(name)]
     dates = [name for name in classes if DATE.fullmatch(name)]
     if camera:
-        found.append(
-            f"folders that are taken as classes are called as cameras and programs call theirs:"
-            f" {listed(camera)}; are these classes?"
+        warnings.append(
+            f"class folders have names that cameras and programs give:"
+            f" {join_names(camera, 4)}; are these classes?"
         )
     if len(dates) > 1 and len(dates) == len(classes):
-        found.append(f"all classes are called like dates: {listed(dates)}; are these classes?")
+        warnings.append(
+            f"all classes are called like dates: {join_names(dates, 4)}; are these classes?"
+        )
     known = {class_key(name) for name in classes}
     for name in classes:
-        copied = COPY.fullmatch(name)
-        if copied is not None and class_key(copied[1]) in known:
-            found.append(
-                f"the class folder {name!r} is called like a copy of {copied[1]!r}, and is taken as"
-                " a class of its own"
+        match = COPY.fullmatch(name)
+        if match is not None and class_key(match[1]) in known:
+            warnings.append(
+                f"the class folder {name!r} is named like a copy of {match[1]!r}, and is used as"
+                " a separate class"
             )
-    return tuple(found)
+    return tuple(warnings)
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """The first `most` names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+def format_folders(names: Sequence[str]) -> str:
+    """Format the first names of folders for a message."""
+    return join_names([f"{name}/" for name in names], 4)
 
 
-def folders_listed(names: Sequence[str]) -> str:
-    """The first names of folders, and how many more there are."""
-    return listed([f"{name}/" for name in names])
+def is_filed_by_letter(
+    num_images: Mapping[str, int], num_below: Mapping[str, Mapping[str, int]]
+) -> bool:
+    """Return whether class folders are filed under their first letter, as in SUN397 (a/abbey).
 
-
-def filed_by_letter(own: Mapping[str, int], below: Mapping[str, Mapping[str, int]]) -> bool:
-    """Whether class folders are filed under their first letter, as in SUN397 (a/abbey).
-
-    own: images of each top folder itself. below: those of each folder in it.
+    num_images, num_below: the number of images in each top folder, and in each folder in it.
     """
-    return len(own) > 1 and all(
+    return len(num_images) > 1 and all(
         len(name) == 1
         and name.isalpha()
         and not count
-        and all(each.lower().startswith(name.lower()) for each in below[name])
-        for name, count in own.items()
+        and all(each.lower().startswith(name.lower()) for each in num_below[name])
+        for name, count in num_images.items()
     )

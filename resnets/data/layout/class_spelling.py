@@ -1,4 +1,4 @@
-"""Names of classes as folders have them: one spelling for each, and what is too much alike."""
+"""Normalize class names, and check for names that differ only in spelling."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ HEADERS = ("name", "names", "class", "classes", "label", "labels", "class_name",
 
 
 def clean_name(name: str) -> str:
-    """The name without blanks around it, its letters composed (NFC): macOS decomposes them."""
+    """Strip a name and compose its letters (NFC): macOS stores them decomposed."""
     return unicodedata.normalize("NFC", name).strip() or name
 
 
 def class_key(name: str) -> str:
-    """What names of one class have in common, however people spell it.
+    """Return a key that is equal for all spellings of a class name.
 
     >>> class_key("Hot_Dog ") == class_key("hot dog")
     True
     """
-    if SIGNED.fullmatch(clean_name(name)):  # a sign is no spelling
+    if SIGNED.fullmatch(clean_name(name)):  # a sign is significant
         return clean_name(name)
     return BLANKS.sub(" ", clean_name(name).casefold()).strip()
 
 
 def label_in_name(path: str) -> str | None:
-    """The label before the number of a file's name: "cat" of "train/cat.12.jpg"; None without one.
+    """Return the label before the number in a file name: "cat" of "train/cat.12.jpg"; or None.
 
     >>> [label_in_name(name) for name in ("cat.0.jpg", "great_dane_12.png", "img (3).jpg", "7.jpg")]
     ['cat', 'great_dane', 'img', None]
@@ -48,7 +48,7 @@ def label_in_name(path: str) -> str | None:
 
 
 def labels_in_names(paths: Sequence[str]) -> list[str]:
-    """Names that look like labels in most file names, two at least; else none."""
+    """Return labels that most file names contain, at least two; else []."""
     found = Counter(filter(None, map(label_in_name, paths)))
     if len(found) < 2 or found.total() < 0.8 * len(paths) or 2 * len(found) > len(paths):
         return []
@@ -56,9 +56,9 @@ def labels_in_names(paths: Sequence[str]) -> list[str]:
 
 
 def indexed_names(lines: Sequence[str]) -> list[str] | None:
-    """The names of lines that all number their class, 0 to N - 1 or 1 to N, in that order.
+    """Return the names of lines that all number a class, 0 to N - 1 or 1 to N, in this order.
 
-    None for lines without numbers, and for those whose numbers are parts of names.
+    None for lines without numbers, or whose numbers are parts of names.
 
     >>> indexed_names(["1 dog", "0 cat"]), indexed_names(["2010 Audi", "2012 Audi"])
     (['cat', 'dog'], None)
@@ -74,9 +74,9 @@ def indexed_names(lines: Sequence[str]) -> list[str] | None:
 
 
 def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
-    """DataError where two class folders (name, path) of one split differ by next to nothing.
+    """Raise DataError if two class folders (name, path) of a split differ only in spelling.
 
-    Single letters may differ by case: a set of handwriting has "A" and "a".
+    Single letters may differ by case: sets of handwriting have "A" and "a".
     """
     known: dict[str, tuple[str, str]] = {}
     for name, path in folders:
@@ -84,20 +84,20 @@ def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
         if key not in known:
             known[key] = name, path
             continue
-        other, before = known[key]
-        why = "differ only in how letters are composed or in blanks at the ends"
+        other, earlier = known[key]
+        difference = "differ only in how letters are composed or in blanks at the ends"
         if other != name:
-            why = f"({other!r}, {name!r}) differ only by case, blanks, _ or -"
+            difference = f"({other!r}, {name!r}) differ only by case, blanks, _ or -"
         raise DataError(
-            f"{where}: the class folders {before!r} and {path!r} {why}; rename one, put them"
-            " together, or keep them apart by --set data.labels_from=folder"
+            f"{where}: the class folders {earlier!r} and {path!r} {difference}; rename one, put"
+            " them together, or keep them apart by --set data.labels_from=folder"
         )
 
 
-def check_spellings(labels: Sequence[str], place: Callable[[int], str]) -> None:
-    """DataError where two labels of a table differ by next to nothing, as class folders may not.
+def check_spellings(labels: Sequence[str], locate: Callable[[int], str]) -> None:
+    """Raise DataError if two labels of a table differ only in spelling, as class folders must not.
 
-    `place(row)` says where a label is.
+    locate: returns where the label of a row is, for messages.
     """
     known: dict[str, tuple[str, int]] = {}
     seen: set[str] = set()
@@ -107,29 +107,29 @@ def check_spellings(labels: Sequence[str], place: Callable[[int], str]) -> None:
         seen.add(name)
         if name == "-1":
             raise DataError(
-                f"{place(row)}: the label -1, which most tables write for images without one;"
+                f"{locate(row)}: the label -1, which most tables write for images without one;"
                 " remove these rows, or name their class"
             )
         key = name if len(name) == 1 else class_key(name)
-        other, before = known.setdefault(key, (name, row))
+        other, earlier = known.setdefault(key, (name, row))
         if other != name:
             raise DataError(
-                f"{place(row)}: the label {name!r} and {other!r} of {place(before)} differ only by"
-                " case, blanks, _, - or in how letters are composed; write them alike"
+                f"{locate(row)}: the label {name!r} and {other!r} of {locate(earlier)} differ only"
+                " by case, blanks, _, - or in how letters are composed; use one spelling"
             )
 
 
 def match_names(names: Iterable[str], classes: Sequence[str]) -> Mapping[str, str | None]:
-    """For each name the class of `classes` that is spelled so, or nearly so; None for none."""
+    """Map each name to the class of that spelling, or a similar one; None if there is none."""
     exact = set(classes)
-    near: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for known in classes:
-        near.setdefault(class_key(known), []).append(known)
+        by_key.setdefault(class_key(known), []).append(known)
 
     def match(name: str) -> str | None:
         if name in exact:
             return name
-        found = near.get(class_key(name), [])
+        found = by_key.get(class_key(name), [])
         return found[0] if len(found) == 1 else None
 
     return {name: match(name) for name in set(names)}

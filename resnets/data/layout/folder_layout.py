@@ -1,14 +1,14 @@
-"""Where a folder of images keeps its splits and classes; training and `data check` both ask here.
+"""Find the splits and classes in a folder of images; used by training and `data check`.
 
-Read without regard to case, under any number of single folders:
+Case is ignored, and so are single folders above:
 
-    cat/..., dog/...                          class folders, nested below at will
-    train/cat/..., val/cat/..., test/cat/...  and Training/, test_set/, seg_train/seg_train/, ...
+    cat/..., dog/...                          class folders, with any folders in them
+    train/cat/..., val/cat/..., test/cat/...  also Training/, test_set/, seg_train/seg_train/, ...
     cat/train/..., cat/test/..., dog/...      splits within each class
-    train/ and test/ of images alone          their labels are in a file beside them
+    train/ and test/ of images alone          their labels are in a file next to them
 
-What may mean two things is refused by name: folders of images and of masks side by side, folds,
-split folders beside class folders, folders that each hold the same class folders.
+Ambiguous layouts are refused with the names of the folders: folders of images and of masks, folds,
+split folders next to class folders, folders that each hold the same class folders.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from resnets.data.errors import DataError
-from resnets.data.layout.ambiguous import folders_listed, odd_classes, why_no_classes
+from resnets.data.layout.ambiguous import class_name_warnings, explain_not_classes, format_folders
 from resnets.data.layout.class_spelling import class_key, clean_name
 from resnets.data.layout.folder_names import (
     GENERIC,
     Role,
+    find_folder_roles,
     folder_role,
-    folder_roles,
     is_mask_folder,
     name_words,
 )
 
-AS_CLASSES = "take every folder as a class by --set data.labels_from=folder"
+USE_AS_CLASSES = "use every folder as a class with --set data.labels_from=folder"
 
-STRAY = "image in no class folder"
+NO_CLASS_FOLDER = "image in no class folder"
 MASKS = "mask, map or copy of an image"
 NO_LABELS = "unlabelled image"
 REPEATED = "image in a folder that repeats its parent"
@@ -41,10 +41,10 @@ REPEATED = "image in a folder that repeats its parent"
 class SplitRows:
     """The images of one split.
 
-    role: "" for a set without splits. title: what its folder is called. folder: path of what holds
-    its class folders, ending in "/", or "". rows: places in the listing, sorted; names: the class
-    of each, none where the split is `flat`, a folder of images alone. class_folders: name of each
-    class folder, empty ones too, with its path.
+    role: None for a set without splits. title: the name of its folder. folder: path of the parent
+    of its class folders, ending in "/", or "". rows: sorted indices into the listing. names: the
+    class of each image, empty if the split is `flat`, a folder of images alone. class_folders: name
+    and path of each class folder, including empty ones.
     """
 
     role: Role | None
@@ -60,7 +60,7 @@ class SplitRows:
 class Layout:
     """The splits of a set, and rows that are in none of them, each with the reason.
 
-    warnings: where what was understood may be wrong, a line each.
+    warnings: lines on what may have been misunderstood.
     """
 
     splits: Sequence[SplitRows]
@@ -71,7 +71,7 @@ class Layout:
 
 @dataclass(eq=False)
 class _Folder:
-    """A folder: its own images by row, its folders, and how many images are below it."""
+    """A folder: rows of its own images, its subfolders, and the number of all images in it."""
 
     name: str
     path: str
@@ -80,63 +80,63 @@ class _Folder:
     count: int = 0
 
     @property
-    def filled(self) -> list[_Folder]:
-        """Its folders that have images in or below them."""
+    def non_empty(self) -> list[_Folder]:
+        """Its subfolders with images."""
         return [each for each in self.folders.values() if each.count]
 
     @property
     def prefix(self) -> str:
-        """How paths below it start."""
+        """The beginning of the paths in it."""
         return f"{self.path}/" if self.path else ""
 
-    def below(self) -> Iterator[int]:
-        """All rows in and below it."""
-        return chain(self.rows, *(each.below() for each in self.folders.values()))
+    def iter_rows(self) -> Iterator[int]:
+        """Iterate over all rows in the folder and its subfolders."""
+        return chain(self.rows, *(each.iter_rows() for each in self.folders.values()))
 
 
 def read_layout(
     paths: Sequence[str], folders: Sequence[str], where: str, labels_from: str = "auto"
 ) -> Layout:
-    """The layout of images `paths`, sorted, and of all `folders`. DataError: none that is clear.
+    """Return the layout of the sorted image `paths` and of all `folders`.
 
-    labels_from: "auto"; "folder" takes every folder as a class, whatever it is called; "name" takes
-    what comes before the number of a file's name.
+    labels_from: "auto"; "folder" uses every folder as a class, whatever its name; "name" uses the
+    text before the number in file names. Raises DataError if the layout is ambiguous.
     """
-    top = _top(_grow(paths, folders))
+    top = _find_top(_build_tree(paths, folders))
     if labels_from == "folder":
-        return _finish([_classes_in(top, None, "", as_written=True)], top, paths)
-    roles = folder_roles([each.name for each in top.filled])
-    inner = {each.name: _inside(each) for each in top.filled if each.name in roles}
-    if not top.filled:
+        return _make_layout([_read_classes(top, None, "", as_written=True)], top, paths)
+    roles = find_folder_roles([each.name for each in top.non_empty])
+    inner = {each.name: _find_class_parent(each) for each in top.non_empty if each.name in roles}
+    if not top.non_empty:
         return Layout([SplitRows(None, "", top.prefix, sorted(top.rows), flat=True)])
     if not roles:
-        _refuse_odd(top, where)
-        if (by_class := _splits_in_classes(top, where)) is not None:
-            return _finish(by_class[0], top, paths, by_class[1])
-        repeated, notes = _leave_out_repeats(top, where, paths)
-        return _finish([_classes_in(top, None, "")], top, paths, repeated, notes)
-    others = [each.name for each in top.filled if each.name not in roles]
-    labeled = [name for name, folder in inner.items() if folder.filled]
+        _check_classes(top, where)
+        if (by_class := _read_splits_in_classes(top, where)) is not None:
+            return _make_layout(by_class[0], top, paths, by_class[1])
+        repeated, notes = _remove_repeats(top, where, paths)
+        return _make_layout([_read_classes(top, None, "")], top, paths, repeated, notes)
+    others = [each.name for each in top.non_empty if each.name not in roles]
+    labeled = [name for name, folder in inner.items() if folder.non_empty]
     if not labeled and others and len(set(roles.values())) == 1:
-        return _one_like_a_split(top, next(iter(roles)), roles, where, paths)
+        return _read_class_named_train(top, next(iter(roles)), roles, where, paths)
     if others:
         split = min(roles, key=lambda name: (roles[name] != "train", name))
         raise DataError(
-            f"{where}: {top.prefix}{others[0]}/ beside {split}/, which is called like a"
-            f" split; only training, validation and test folders have a place there; move it away,"
-            f" or {AS_CLASSES}"
+            f"{where}: {top.prefix}{others[0]}/ is next to {split}/, which has the name of a"
+            f" split; only training, validation and test folders may be there; move it away, or"
+            f" {USE_AS_CLASSES}"
         )
-    return _splits(top, roles, inner, where, paths)
+    return _read_splits(top, roles, inner, where, paths)
 
 
-def _grow(paths: Sequence[str], folders: Sequence[str]) -> _Folder:
+def _build_tree(paths: Sequence[str], folders: Sequence[str]) -> _Folder:
     root = _Folder("", "")
     known = {"": root}
 
     def find(path: str) -> _Folder:
         if path not in known:
-            above, _, name = path.rpartition("/")
-            known[path] = find(above).folders.setdefault(name, _Folder(name, path))
+            parent, _, name = path.rpartition("/")
+            known[path] = find(parent).folders.setdefault(name, _Folder(name, path))
         return known[path]
 
     for path in sorted(folders):
@@ -149,88 +149,95 @@ def _grow(paths: Sequence[str], folders: Sequence[str]) -> _Folder:
     return root
 
 
-def _top(folder: _Folder) -> _Folder:
-    """The folder that holds the class or split folders, under folders that are there alone."""
-    while len(folder.filled) == 1:
-        (only,) = folder.filled
-        nested = sum(each.count for each in only.filled)
-        if folder_role(only.name) or not only.filled or len(only.rows) >= max(nested, 1):
+def _find_top(folder: _Folder) -> _Folder:
+    """Return the parent of the class or split folders, below folders without siblings."""
+    while len(folder.non_empty) == 1:
+        (only,) = folder.non_empty
+        nested = sum(each.count for each in only.non_empty)
+        if folder_role(only.name) or not only.non_empty or len(only.rows) >= max(nested, 1):
             break
         folder = only
     return folder
 
 
-def _inside(split: _Folder) -> _Folder:
-    """The folder that holds a split's class folders: seg_train/seg_train/, train/images/."""
-    while len(split.filled) == 1 and not split.rows:
-        (only,) = split.filled
-        alike = class_key(only.name) == class_key(split.name) or folder_role(only.name) is not None
-        if not alike and not set(name_words(only.name)) <= GENERIC:
+def _find_class_parent(split: _Folder) -> _Folder:
+    """Return the parent of a split's class folders: seg_train/seg_train/, train/images/."""
+    while len(split.non_empty) == 1 and not split.rows:
+        (only,) = split.non_empty
+        is_same_name = (
+            class_key(only.name) == class_key(split.name) or folder_role(only.name) is not None
+        )
+        if not is_same_name and not set(name_words(only.name)) <= GENERIC:
             break
         split = only
     return split
 
 
-def _splits(
+def _read_splits(
     top: _Folder,
     roles: dict[str, Role],
     inner: dict[str, _Folder],
     where: str,
     paths: Sequence[str],
 ) -> Layout:
-    """Split folders, with class folders in them or without."""
+    """Read split folders, with or without class folders in them."""
     chosen: dict[Role, str] = {}
     left_out: dict[int, str] = {}
     notes = []
-    for name in sorted(roles, key=lambda name: (not inner[name].filled, name)):
+    for name in sorted(roles, key=lambda name: (not inner[name].non_empty, name)):
         role = "train" if roles[name] == "trainval" else roles[name]
         if role not in chosen:
             chosen[role] = name
-        elif inner[name].filled or role != "test":
+        elif inner[name].non_empty or role != "test":
             raise DataError(
-                f"{where}: {top.prefix}{chosen[role]}/ and {name}/ are both called like the {role}"
+                f"{where}: {top.prefix}{chosen[role]}/ and {name}/ both have the name of the {role}"
                 " split; keep one, or put all images into one"
             )
         else:
-            left_out.update(dict.fromkeys(inner[name].below(), NO_LABELS))
-    found = []
+            left_out.update(dict.fromkeys(inner[name].iter_rows(), NO_LABELS))
+    splits = []
     for role, name in chosen.items():
-        inside = inner[name]
-        if inside.filled:
-            found.append(_classes_in(inside, role, name))
+        split_folder = inner[name]
+        if split_folder.non_empty:
+            splits.append(_read_classes(split_folder, role, name))
         else:
-            rows = sorted(inside.below())
-            found.append(SplitRows(role, name, inside.prefix, rows, flat=True))
-    known = {name for each in found if each.role == "train" for name in each.names}
-    for each in found:
-        if each.role != "train" and known and not each.flat and not known & set(each.names):
+            rows = sorted(split_folder.iter_rows())
+            splits.append(SplitRows(role, name, split_folder.prefix, rows, flat=True))
+    train_classes = {name for each in splits if each.role == "train" for name in each.names}
+    for each in splits:
+        if (
+            each.role != "train"
+            and train_classes
+            and not each.flat
+            and not train_classes & set(each.names)
+        ):
             notes.append(f"{each.title}/ has none of the classes of the training split")
-    return _finish(found, top, paths, left_out, notes)
+    return _make_layout(splits, top, paths, left_out, notes)
 
 
-def _one_like_a_split(
+def _read_class_named_train(
     top: _Folder, name: str, roles: dict[str, Role], where: str, paths: Sequence[str]
 ) -> Layout:
-    """Class folders of which one is called like a split: a train may be a vehicle."""
+    """Read class folders of which one has the name of a split: "train" may be a vehicle."""
     if roles[name] != "train":
-        others = [each.name for each in top.filled if each.name not in roles]
+        others = [each.name for each in top.non_empty if each.name not in roles]
         raise DataError(
-            f"{where}: {top.prefix}{name}/ is called like a split, but lies beside the folders"
-            f" {folders_listed(others)}; move those into train/, or {AS_CLASSES}"
+            f"{where}: {top.prefix}{name}/ has the name of a split, but is next to the folders"
+            f" {format_folders(others)}; move those into train/, or {USE_AS_CLASSES}"
         )
-    note = f"{name}/ has no class folders and lies beside others: taken as a class"
-    return _finish([_classes_in(top, None, "")], top, paths, notes=[note])
+    note = f"{name}/ has no class folders and is next to others: used as a class"
+    return _make_layout([_read_classes(top, None, "")], top, paths, notes=[note])
 
 
-def _classes_in(
+def _read_classes(
     folder: _Folder, role: Role | None, title: str, *, as_written: bool = False
 ) -> SplitRows:
-    """The images of a split by the class folders in `folder`."""
+    """Return the images of a split by the class folders in `folder`."""
     named = [
         (each.name if as_written else clean_name(each.name), each)
         for each in folder.folders.values()
     ]
-    pairs = sorted((row, name) for name, each in named for row in each.below())
+    pairs = sorted((row, name) for name, each in named for row in each.iter_rows())
     return SplitRows(
         role,
         title,
@@ -241,38 +248,46 @@ def _classes_in(
     )
 
 
-def _splits_in_classes(top: _Folder, where: str) -> tuple[list[SplitRows], dict[int, str]] | None:
-    """cat/train/..., cat/test/..., the same for all classes, and rows of masks beside them; None
-    for another layout."""
-    inside = {each.name: folder_roles([below.name for below in each.filled]) for each in top.filled}
-    with_splits = [name for name, roles in inside.items() if len(set(roles.values())) > 1]
+def _read_splits_in_classes(
+    top: _Folder, where: str
+) -> tuple[list[SplitRows], dict[int, str]] | None:
+    """Read cat/train/..., cat/test/..., the same for all classes; return splits and rows of masks.
+
+    Returns None for another layout.
+    """
+    roles_of_class = {
+        each.name: find_folder_roles([subfolder.name for subfolder in each.non_empty])
+        for each in top.non_empty
+    }
+    with_splits = [name for name, roles in roles_of_class.items() if len(set(roles.values())) > 1]
     if not with_splits:
         return None
-    for each in top.filled:
+    for each in top.non_empty:
         others = [
-            below.name
-            for below in each.filled
-            if below.name not in inside[each.name] and not is_mask_folder(below.name)
+            subfolder.name
+            for subfolder in each.non_empty
+            if subfolder.name not in roles_of_class[each.name]
+            and not is_mask_folder(subfolder.name)
         ]
-        if others or each.rows or not inside[each.name]:
-            said = f"holds {others[0]}/ too" if others else "does not, or other images too"
+        if others or each.rows or not roles_of_class[each.name]:
+            problem = f"holds {others[0]}/ too" if others else "does not, or other images too"
             raise DataError(
-                f"{where}: {top.prefix}{with_splits[0]}/ holds split folders, {each.name}/ {said};"
-                f" give every class split folders and nothing else, or {AS_CLASSES}"
+                f"{where}: {top.prefix}{with_splits[0]}/ holds split folders, {each.name}/"
+                f" {problem}; give every class split folders and nothing else, or {USE_AS_CLASSES}"
             )
     masks = [
         row
-        for each in top.filled
-        for below in each.filled
-        if below.name not in inside[each.name]
-        for row in below.below()
+        for each in top.non_empty
+        for subfolder in each.non_empty
+        if subfolder.name not in roles_of_class[each.name]
+        for row in subfolder.iter_rows()
     ]
     found: dict[Role, list[tuple[int, str]]] = {}
-    for name, roles in inside.items():
-        for below, role in roles.items():
-            rows = top.folders[name].folders[below].below()
+    for name, roles in roles_of_class.items():
+        for subfolder, role in roles.items():
+            rows = top.folders[name].folders[subfolder].iter_rows()
             found.setdefault(role, []).extend((row, clean_name(name)) for row in rows)
-    classes = sorted((clean_name(each.name), each.path) for each in top.filled)
+    classes = sorted((clean_name(each.name), each.path) for each in top.non_empty)
     splits = [
         SplitRows(
             role,
@@ -287,85 +302,90 @@ def _splits_in_classes(top: _Folder, where: str) -> tuple[list[SplitRows], dict[
     return splits, dict.fromkeys(masks, MASKS)
 
 
-def _leave_out_repeats(
+def _remove_repeats(
     top: _Folder, where: str, paths: Sequence[str]
 ) -> tuple[dict[int, str], list[str]]:
-    """Take a folder out of `top` that holds the class folders beside it once more; its rows, notes.
+    """Remove a folder from `top` that repeats the class folders next to it; return its rows and
+    notes.
 
-    cell_images/cat/, cell_images/dog/ and cell_images/cell_images/cat/ ..., as an archive that was
-    packed with its own folder gives. DataError where the files below are others.
+    cell_images/cat/, cell_images/dog/ and cell_images/cell_images/cat/ ... result from an archive
+    that was packed with its own folder. Raises DataError if the files in it are different.
     """
     left_out: dict[int, str] = {}
     notes = []
     known = set(paths)
-    for folder in list(top.filled):
-        beside = {class_key(each.name) for each in top.filled if each is not folder}
-        inside = {class_key(each.name) for each in folder.filled}
-        if len(inside) < 2 or folder.rows or not inside <= beside:
+    for folder in list(top.non_empty):
+        sibling_keys = {class_key(each.name) for each in top.non_empty if each is not folder}
+        keys = {class_key(each.name) for each in folder.non_empty}
+        if len(keys) < 2 or folder.rows or not keys <= sibling_keys:
             continue
-        rows = sorted(folder.below())
+        rows = sorted(folder.iter_rows())
         start = len(folder.prefix)
         other = [row for row in rows if f"{top.prefix}{paths[row][start:]}" not in known]
         if other:
             raise DataError(
-                f"{where}: {folder.path}/ holds folders called like the classes beside it, with"
+                f"{where}: {folder.path}/ holds folders named like the classes next to it, with"
                 f" other images ({paths[other[0]]} and {len(other) - 1:,} more): put the images of"
-                f" each class together, or move it away, or {AS_CLASSES}"
+                f" each class together, or move it away, or {USE_AS_CLASSES}"
             )
         del top.folders[folder.name]
         left_out.update(dict.fromkeys(rows, REPEATED))
         notes.append(
-            f"{folder.path}/ repeats the class folders beside it, file by file: {len(rows):,}"
+            f"{folder.path}/ repeats the class folders next to it, file by file: {len(rows):,}"
             " images left out"
         )
     return left_out, notes
 
 
-def _refuse_odd(top: _Folder, where: str) -> None:
-    """DataError where class folders are probably none."""
-    below = {each.name: {sub.name: sub.count for sub in each.filled} for each in top.filled}
-    own = {each.name: len(each.rows) for each in top.filled}
-    if why := why_no_classes(own, below):
-        raise DataError(f"{where}: {why}, or {AS_CLASSES}")
+def _check_classes(top: _Folder, where: str) -> None:
+    """Raise DataError if class folders are probably not classes."""
+    num_below = {
+        each.name: {sub.name: sub.count for sub in each.non_empty} for each in top.non_empty
+    }
+    num_images = {each.name: len(each.rows) for each in top.non_empty}
+    if reason := explain_not_classes(num_images, num_below):
+        raise DataError(f"{where}: {reason}, or {USE_AS_CLASSES}")
 
 
-def _finish(
+def _make_layout(
     splits: Sequence[SplitRows],
     top: _Folder,
     paths: Sequence[str],
     left_out: dict[int, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Layout:
-    """The layout without masks that lie below class folders; what is in no split is a stray."""
+    """Return the layout without masks in class folders; images in no split get a reason."""
     masks: set[int] = set()
-    kept = []
+    cleaned = []
     for split in splits:
-        here = set(_masks_below(split, paths))
-        masks |= here
-        if split.flat or not here:
-            kept.append(split)
+        split_masks = set(_iter_masks(split, paths))
+        masks |= split_masks
+        if split.flat or not split_masks:
+            cleaned.append(split)
             continue
-        pairs = [pair for pair in zip(split.rows, split.names, strict=True) if pair[0] not in here]
+        pairs = [
+            pair for pair in zip(split.rows, split.names, strict=True) if pair[0] not in split_masks
+        ]
         rows, names = [row for row, _ in pairs], [name for _, name in pairs]
-        kept.append(replace(split, rows=rows, names=names))
-    out = dict(left_out or {}) | dict.fromkeys(masks, MASKS)
-    used = set(chain.from_iterable(split.rows for split in kept)) | out.keys()
-    out.update({row: STRAY for row in range(len(paths)) if row not in used})
-    classes = {name for split in kept for name, _ in split.class_folders}
-    return Layout(kept, out, tuple(notes), odd_classes(sorted(classes)))
+        cleaned.append(replace(split, rows=rows, names=names))
+    all_left_out = dict(left_out or {}) | dict.fromkeys(masks, MASKS)
+    used = set(chain.from_iterable(split.rows for split in cleaned)) | all_left_out.keys()
+    all_left_out.update({row: NO_CLASS_FOLDER for row in range(len(paths)) if row not in used})
+    classes = {name for split in cleaned for name, _ in split.class_folders}
+    return Layout(cleaned, all_left_out, tuple(notes), class_name_warnings(sorted(classes)))
 
 
-def _masks_below(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:
-    """Rows of folders of masks within class folders, beside others: COVID/masks, COVID/images."""
+def _iter_masks(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:
+    """Yield rows in mask folders within class folders next to images: COVID/masks, COVID/images."""
     start = len(split.folder)
-    found: dict[str, list[int]] = {}
-    other: set[str] = set()
+    masks: dict[str, list[int]] = {}
+    with_images: set[str] = set()
     for row, name in zip(split.rows, split.names, strict=False):
         folders = paths[row][start:].split("/")[1:-1]
         if any(map(is_mask_folder, folders)):
-            found.setdefault(name, []).append(row)
+            masks.setdefault(name, []).append(row)
         else:
-            other.add(name)
-    for name, rows in found.items():
-        if name in other:
+            with_images.add(name)
+    for name, rows in masks.items():
+        if name in with_images:
             yield from rows

@@ -1,7 +1,4 @@
-"""What folders and files of data sets are called: one table of names for all readers.
-
-Splits, images, masks, and names that say nothing, without regard to case.
-"""
+"""Names of folders and files in data sets: splits, images, masks, and names without meaning."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from typing import Literal
 
 Role = Literal["train", "val", "test", "trainval"]
 
-_NAMES: dict[str, Role] = {
+_ROLE_NAMES: dict[str, Role] = {
     **dict.fromkeys(("train", "training", "trn", "trainset", "trainingset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "valset"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "testset", "testdev"), "test"),
     **dict.fromkeys(("trainval", "trainvalid"), "trainval"),
 }
-MORE_ROLES: dict[str, Role] = {  # as folders alone are called
+FOLDER_ROLES: dict[str, Role] = {  # only for names of folders
     **dict.fromkeys(("evaluation", "eval", "holdout", "heldout"), "test"),
 }
 NOISE = frozenset(
@@ -32,18 +29,8 @@ UNLABELED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled
 GENERIC = NOISE | UNLABELED | {"all", "unknown", "files", "content"}
 IMAGE_FOLDERS = frozenset(
     (
-        *(
-            "image",
-            "images",
-            "img",
-            "imgs",
-            "rgb",
-            "photo",
-            "photos",
-            "color",
-            "colour",
-            "jpegimages",
-        ),
+        *("image", "images", "img", "imgs", "rgb", "photo", "photos", "color", "colour"),
+        "jpegimages",
         *("input", "inputs", "original", "originals", "picture", "pictures", "leftimg8bit"),
     )
 )
@@ -57,84 +44,86 @@ MASK_FOLDERS = frozenset(
 )
 NNUNET = re.compile(r"(images|labels)(tr|ts)")
 FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|partition)[-_ ]*\d+", re.IGNORECASE)
-NO_CLASSES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # what folders below a class may be called
+NOT_CLASS_NAMES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # names of folders below a class
 
 
 def split_role(name: str) -> Role | None:
-    """The split that a folder or list called `name` is, None where it is called otherwise.
+    """Return the split that the name of a folder or list stands for, or None.
 
-    Case, a year or number at the end, and "set", "data", "images" or "split" beside it do not
-    count.
+    Case, a year or number at the end, and the words "set", "data", "images" and "split" are
+    ignored.
 
     >>> [split_role(name) for name in ("Train2017", "test_set", "validation", "trainer")]
     ['train', 'test', 'val', None]
     """
-    words = [word for word in _words(name) if word not in ("set", "data", "images", "split")]
-    return _NAMES.get("".join(words))
+    words = [word for word in _split_words(name) if word not in ("set", "data", "images", "split")]
+    return _ROLE_NAMES.get("".join(words))
 
 
 def role_within(name: str) -> Role | None:
-    """The same for a file name that says more: the one split among its words.
+    """Return the split of a longer file name: the only one among its words, or None.
 
     >>> [role_within(name) for name in ("lvis_v1_val", "cells-Train", "train_or_test")]
     ['val', 'train', None]
     """
     if (whole := split_role(name)) is not None:
         return whole
-    found = {_NAMES[word] for word in _words(name) if word in _NAMES}
+    found = {_ROLE_NAMES[word] for word in _split_words(name) if word in _ROLE_NAMES}
     return found.pop() if len(found) == 1 else None
 
 
-def _words(name: str) -> list[str]:
-    """Lower-case runs of letters."""
+def _split_words(name: str) -> list[str]:
+    """Return the lower-case runs of letters."""
     return re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", name).lower())
 
 
 def folder_role(name: str) -> Role | None:
-    """The split that a folder's name says."""
+    """Return the split that a folder name stands for, or None."""
     words = [word for word in name_words(name) if word not in NOISE]
     if any(word in UNLABELED for word in words):
         return "test" if len(words) == 1 else None
-    return split_role("".join(words)) or split_role(name) or MORE_ROLES.get("".join(words))
+    return split_role("".join(words)) or split_role(name) or FOLDER_ROLES.get("".join(words))
 
 
-def folder_roles(names: Sequence[str]) -> dict[str, Role]:
-    """Those of sibling folders that are splits: asl_train and asl_test by what they differ in."""
+def find_folder_roles(names: Sequence[str]) -> dict[str, Role]:
+    """Return the sibling folders that are splits; of asl_train and asl_test the differing word
+    counts.
+    """
     found = {name: role for name in names if (role := folder_role(name)) is not None}
     if found or len(names) < 2:
         return found
     within = {name: role_within(name) for name in names}
-    rests = {_without_role(name) for name in names}
+    rests = {_remove_role_words(name) for name in names}
     if len(rests) == 1 and len({role for role in within.values() if role}) == len(names):
         return {name: role for name, role in within.items() if role is not None}
     return {}
 
 
-def splits_among(names: Sequence[str]) -> list[str]:
-    """Those of sibling folders that differ in a split only: bounding_box_train and _test."""
-    alike: dict[str, dict[str, str]] = {}
+def find_split_folders(names: Sequence[str]) -> list[str]:
+    """Return sibling folders whose names differ only in the split: bounding_box_train and _test."""
+    by_rest: dict[str, dict[str, str]] = {}
     for name in names:
         if (role := role_within(name)) is not None:
-            alike.setdefault(_without_role(name), {})[role] = name
+            by_rest.setdefault(_remove_role_words(name), {})[role] = name
     return next(
-        (list(found.values()) for rest, found in alike.items() if rest and len(found) > 1), []
+        (list(found.values()) for key, found in by_rest.items() if key and len(found) > 1), []
     )
 
 
-def _without_role(name: str) -> str:
+def _remove_role_words(name: str) -> str:
     return " ".join(word for word in name_words(name) if split_role(word) is None)
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder is called like one of masks, maps or outlines."""
+    """Return whether the name of a folder is that of masks, maps or outlines."""
     return "".join(name_words(name)) in MASK_FOLDERS
 
 
-def images_and_masks(names: Sequence[str]) -> tuple[str, str] | None:
-    """Of sibling folders, one of images and one of masks of them, by their names; else None.
+def find_images_and_masks(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return sibling folders of images and of their masks, by name; None if there are none.
 
-    A name may end in the word that tells, if the words before it are those of the other one, as in
-    Training_Input and Training_GroundTruth; nnU-Net's imagesTr and labelsTr count, too.
+    The last word may tell them apart, if all words before it are equal, as in Training_Input and
+    Training_GroundTruth; nnU-Net's imagesTr and labelsTr are also recognized.
     """
     found: dict[str, dict[tuple[str, ...], str]] = {"image": {}, "mask": {}}
     for name in names:
@@ -153,10 +142,10 @@ def images_and_masks(names: Sequence[str]) -> tuple[str, str] | None:
 
 
 def may_be_class(name: str) -> bool:
-    """Whether a folder may be a class: not one called like images, masks or a split."""
-    return "".join(name_words(name)) not in NO_CLASSES and folder_role(name) is None
+    """Return whether a folder may be a class: its name is not that of images, masks or a split."""
+    return "".join(name_words(name)) not in NOT_CLASS_NAMES and folder_role(name) is None
 
 
 def name_words(name: str) -> list[str]:
-    """The words of a folder's name in lower case, without digits."""
+    """Return the words of a folder's name in lower case, without digits."""
     return re.findall(r"[^\W\d_]+", name.lower())

@@ -15,10 +15,10 @@ from torch import Tensor
 from resnets.config import ConfigError, DataSpec
 from resnets.data import order
 from resnets.data.batch import Batch
-from resnets.data.dataset.in_memory import random_scaling
+from resnets.data.dataset.in_memory import has_random_scaling
 from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
 from resnets.data.dataset.pack import PackFiles
-from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.dataset.reader import BatchPlan, read_ahead
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.timings import Timings
 from resnets.data.transforms.augment import BatchAugment, Ints, train_views
@@ -70,12 +70,12 @@ class TrainStream:
         check_growth(data_spec, self.size)
         self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)
         self.labels = split.labels.to(device)
-        self.split = split if random_scaling(data_spec) else prepare(split, preprocessor)
+        self.split = split if has_random_scaling(data_spec) else prepare(split, preprocessor)
         packed = isinstance(split, FileSplit) and isinstance(split.files, PackFiles)
         self.timings = Timings(device, packed=packed)
         self._draw = epoch_draw(self.split, data_spec)
         self._padded: Tensor | None = None
-        if isinstance(self.split, TensorSplit) and not random_scaling(data_spec):
+        if isinstance(self.split, TensorSplit) and not has_random_scaling(data_spec):
             self._padded = self.augment.pad(self.split.images)
 
     @property
@@ -86,7 +86,7 @@ class TrainStream:
     @property
     def unreadable(self) -> Collection[int]:
         """Rows of images found unreadable so far; others take their place."""
-        return self.split.unreadable.found
+        return self.split.unreadable.errors
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, of a run of `total` steps.
@@ -168,7 +168,7 @@ class TrainStream:
         repeats = self.spec.augment.repeats
         return order.positions(len(self.split), self.seed, start, count, repeats, self._draw)
 
-    def _plan(self, size: int, epochs: Ints, rows: Ints) -> Plan:
+    def _plan(self, size: int, epochs: Ints, rows: Ints) -> BatchPlan:
         """Random parts are cut at `size` px; all else as in memory, at full size."""
         augment, seed = self.spec.augment, self.seed
         views = train_views(
@@ -177,9 +177,9 @@ class TrainStream:
             seed,
             epochs,
             rows,
-            size=size if random_scaling(self.spec) else None,
+            size=size if has_random_scaling(self.spec) else None,
         )
-        return Plan(rows, epochs, views)
+        return BatchPlan(rows, epochs, views)
 
     def _augment_at(self, size: int) -> BatchAugment:
         """The augmentation of images that the decoder cut at `size` px already."""
@@ -257,7 +257,9 @@ def _eval_pixels(
         yield from ((ids, _rows(split.images, ids)) for ids in parts)
         return
     view = preprocessor.view
-    plans = (Plan(ids.numpy(), np.zeros(len(ids), np.int64), [view] * len(ids)) for ids in parts)
+    plans = (
+        BatchPlan(ids.numpy(), np.zeros(len(ids), np.int64), [view] * len(ids)) for ids in parts
+    )
     pin = device.type == "cuda"
     for plan, pixels in read_ahead(split, plans, workers, pin=pin):
         yield torch.from_numpy(plan.rows), pixels

@@ -1,4 +1,4 @@
-"""Writing a packed set: each image is decoded and scaled down once, by a pool of threads."""
+"""Write a packed set: each image is decoded and scaled down once, by a thread pool."""
 
 from __future__ import annotations
 
@@ -7,49 +7,45 @@ import json
 import logging
 import os
 import shutil
-import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
 from resnets.config import ConfigError, atomic_write
 from resnets.data.dataset.image_hash import content_keys
-from resnets.data.dataset.image_identity import identify
+from resnets.data.dataset.image_identity import identify_part
 from resnets.data.dataset.image_probe import probe_images
-from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
+from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, encode_numbers
 from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
 from resnets.data.dataset.source import Part, Source
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import decode_whole, encode, image_header, scaled_size
+from resnets.data.decode.decode import decode_whole, encode_pnm, image_header, scaled_size
 from resnets.data.decode.pixel_values import Levels
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
-from resnets.utils.printable import Console, escape
+from resnets.utils.printable import show_progress
 
 log = logging.getLogger("resnets")
 
-AHEAD = 8  # images a thread may be ahead of the file
-PROBES = 64  # images read beforehand to tell how large the file will be
-
-T = TypeVar("T")
+MAX_AHEAD = 8  # images per thread that are read ahead
+NUM_PROBES = 64  # images from which the size of the file is estimated
 
 
 @dataclass
-class Packed:
-    """What was packed: images of each part, bytes of the file, and the unreadable ones.
+class PackReport:
+    """The result of packing: images by part, bytes of the file, and unreadable images.
 
-    value_range: the values that became 0 and 255 in all of them, where they had more than 8 bits.
+    value_range: the values that became 0 and 255 in all images of more than 8 bits.
     """
 
     images: dict[str, int] = field(default_factory=dict)
@@ -66,55 +62,56 @@ def pack(
     quarantine: Quarantine,
     workers: int = 0,
     max_unreadable: float = 0.01,
-) -> Packed:
-    """Write all parts of `source` to the new file `out`, whole or not at all.
+) -> PackReport:
+    """Write all parts of `source` to the new file `out`, atomically.
 
-    Images are turned upright and stored as 8-bit grey or RGB; those whose shorter side is longer
-    than `size` px are scaled down to it (antialiased, bilinear), none is scaled up. What is in
-    `quarantine` is left out, and so is an unreadable image, which is logged; both keep their
-    places in the index, so that the same images are held out of a packed set as of the raw one.
-    DataError when more than the share `max_unreadable` of a part is unreadable, a class of a part
-    is left without images, or the disk has too little room. ConfigError when the source cannot be
-    packed.
+    Images are turned upright and stored as 8-bit gray or RGB; images whose shorter side exceeds
+    `size` px are scaled down to it (antialiased, bilinear). Images in `quarantine` are left out,
+    and so are unreadable images, which are logged; both keep their rows in the index, so that the
+    same images are held out of the packed set as of the original one. Raises DataError if more than
+    the share `max_unreadable` of a part is unreadable, a class of a part has no images left, or the
+    disk has too little space; ConfigError if the source cannot be packed.
     """
     if size < 1:
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
     if source.multilabel:
         raise ConfigError(f"{source.name}: sets of labels are not packed; train on the files")
-    parts = _parts(source)
+    parts = _parts_by_role(source)
     assert source.train.files is not None
     probe = probe_images(source.train.files, np.arange(len(source.train.labels)))
     levels = probe.levels
     for warning in probe.warnings:
         log.warning("%s", warning)
-    _check_room(parts, size, out)
-    packed, entries, workers = Packed(value_range=levels), {}, workers or cores()
+    _check_disk_space(parts, size, out)
+    report, entries, workers = PackReport(value_range=levels), {}, workers or cores()
     with atomic_write(out) as temporary:
         with temporary.open("wb") as file:
             file.write(bytes(HEADER.size))
             for role, part in parts.items():
-                unreadable = BadSamples(part_name(source, part), len(part.labels), max_unreadable)
-                cut = partial(shrunk, size=size, levels=levels)
-                entries[role] = _write_part(file, workers, part, cut, quarantine, unreadable)
+                unreadable = BadSamples(
+                    format_part_name(source, part), len(part.labels), max_unreadable
+                )
+                read_image = partial(read_shrunk, size=size, levels=levels)
+                entries[role] = _write_part(file, workers, part, read_image, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
                 _check_classes(source, part, written)
-                packed.images[role] = len(written)
-                packed.unreadable += unreadable.messages
+                report.images[role] = len(written)
+                report.unreadable += unreadable.messages
             index = {"name": source.name, "size": size, "classes": source.classes, "parts": entries}
             if levels is not None:
                 index["value_range"] = levels
-            _finish(file, index)
-        packed.size = temporary.stat().st_size
-    return packed
+            _write_index(file, index)
+        report.size = temporary.stat().st_size
+    return report
 
 
-def part_name(source: Source, part: Part) -> str:
-    """What messages call a part: "imagenette160.tar train"."""
+def format_part_name(source: Source, part: Part) -> str:
+    """Return the name of a part for messages: "imagenette160.tar train"."""
     return f"{source.name} {part.title}".strip()
 
 
-def _parts(source: Source) -> dict[str, Part]:
-    """The parts by role."""
+def _parts_by_role(source: Source) -> dict[str, Part]:
+    """Return the parts by role."""
     test = None if source.test is None else source.test()
     given = zip(ROLES, (source.train, source.val, test), strict=True)
     parts = {role: part for role, part in given if part is not None}
@@ -129,41 +126,45 @@ def _write_part(
     file: IO[bytes],
     workers: int,
     part: Part,
-    cut: Callable[[Files, int], NDArray[np.uint8]],
+    read_image: Callable[[Files, int], NDArray[np.uint8]],
     quarantine: Quarantine,
     unreadable: BadSamples,
 ) -> dict[str, Any]:
-    """Write the images of a part; its entry in the index."""
+    """Write the images of a part; return its entry of the index."""
     files, start, count = part.files, file.tell(), len(part.labels)
     assert files is not None
     starts = prefixes(quarantine.source)
     names = [path_within(files.name(row), starts) for row in range(count)]
-    sizes, sums = [0] * count, [0] * count
+    sizes, checksums = [0] * count, [0] * count
 
     def work(row: int) -> bytes | DataError:
         try:
-            return encode(cut(files, row))
+            return encode_pnm(read_image(files, row))
         except DataError as error:
             return error
 
-    kept = quarantine.keep(files, np.arange(count)).tolist()
-    with closing(prefetch(work, kept, workers=workers, ahead=AHEAD * workers)) as done:
-        for row, data in _progress(done, len(kept), f"packing {unreadable.of}"):
+    rows = quarantine.filter_rows(files, np.arange(count)).tolist()
+    with closing(prefetch(work, rows, workers=workers, ahead=MAX_AHEAD * workers)) as done:
+        for row, data in show_progress(done, f"packing {unreadable.name}", len(rows)):
             if isinstance(data, DataError):
                 unreadable.add(row, data)
             else:
                 file.write(data)
-                sizes[row], sums[row] = len(data), zlib.crc32(data)
-    columns = {"names": names, "labels": part.labels.tolist(), "bytes": sizes, "crc32": sums}
+                sizes[row], checksums[row] = len(data), zlib.crc32(data)
+    columns = {"names": names, "labels": part.labels.tolist(), "bytes": sizes, "crc32": checksums}
     content = content_keys(part)
-    keys = {"ids": packed(identify(part, content).ids)}
+    keys = {"ids": encode_numbers(identify_part(part, content).ids)}
     if content is not None:
-        keys["content"] = packed(content)
+        keys["content"] = encode_numbers(content)
     return {"title": part.title, "start": start, **columns, **keys}
 
 
-def shrunk(files: Files, row: int, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
-    """The image (H, W, 1 or 3), upright, its shorter side `size` px or less; levels: `View`."""
+def read_shrunk(
+    files: Files, row: int, size: int, levels: Levels | None = None
+) -> NDArray[np.uint8]:
+    """Read an image (H, W, 1 or 3), upright, its shorter side at most `size` px; levels: see
+    `Crop`.
+    """
     data, name = files.read(row), files.name(row)
     width, height, gray = image_header(data, name)
     pixels = decode_whole(data, name, levels)
@@ -173,8 +174,8 @@ def shrunk(files: Files, row: int, size: int, levels: Levels | None = None) -> N
     return np.ascontiguousarray(pixels[:, :, :1]) if gray else pixels
 
 
-def _finish(file: IO[bytes], index: dict[str, Any]) -> None:
-    """Write the index and the header, and have the disk keep them."""
+def _write_index(file: IO[bytes], index: dict[str, Any]) -> None:
+    """Write the index and the header, and sync the file to disk."""
     text = json.dumps(index, separators=(",", ":")).encode()
     offset = file.tell()
     file.write(text)
@@ -185,12 +186,12 @@ def _finish(file: IO[bytes], index: dict[str, Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _check_room(parts: dict[str, Part], size: int, out: Path) -> None:
-    """DataError when the disk has less room than a sample of the images says is needed."""
+def _check_disk_space(parts: dict[str, Part], size: int, out: Path) -> None:
+    """Raise DataError if the disk has less space than needed, estimated from a sample of images."""
     needed = 0.0
     for part in parts.values():
         assert part.files is not None
-        rows = np.unique(np.linspace(0, len(part.labels) - 1, PROBES).astype(int)).tolist()
+        rows = np.unique(np.linspace(0, len(part.labels) - 1, NUM_PROBES).astype(int)).tolist()
         found = [_stored_bytes(part.files, row, size) for row in rows]
         needed += sum(found) / len(found) * len(part.labels)
     free = shutil.disk_usage(out.parent).free
@@ -203,7 +204,7 @@ def _check_room(parts: dict[str, Part], size: int, out: Path) -> None:
 
 
 def _stored_bytes(files: Files, row: int, size: int) -> int:
-    """Bytes of a packed image; 0 for an unreadable one."""
+    """Return the bytes of a packed image; 0 for an unreadable one."""
     try:
         width, height, gray = image_header(files.read(row), files.name(row))
     except DataError:
@@ -213,14 +214,8 @@ def _stored_bytes(files: Files, row: int, size: int) -> int:
 
 
 def _check_classes(source: Source, part: Part, written: NDArray[np.int64]) -> None:
-    if lost := np.setdiff1d(part.labels, part.labels[written]).tolist():
+    if absent := np.setdiff1d(part.labels, part.labels[written]).tolist():
         raise DataError(
-            f"{part_name(source, part)}: no image of class {source.classes[lost[0]]} is left"
+            f"{format_part_name(source, part)}: no image of class {source.classes[absent[0]]} is"
+            " left"
         )
-
-
-def _progress(done: Iterator[T], total: int, title: str) -> Iterator[T]:
-    """Show progress on the terminal; nothing where stderr is piped."""
-    console = Console(stderr=True)
-    hidden = not sys.stderr.isatty()
-    return iter(track(done, escape(title), total, console=console, transient=True, disable=hidden))

@@ -1,7 +1,7 @@
-"""Tars and zips: of class folders, of WebDataset samples, ImageNet's as they are downloaded.
+"""Sources in tars and zips: class folders, WebDataset samples, ImageNet's tars as downloaded.
 
-ILSVRC2012_img_train.tar is a tar of a tar for each class, ILSVRC2012_img_val.tar of flat images;
-both are read by offset, never unpacked.
+ILSVRC2012_img_train.tar is a tar with a tar per class, ILSVRC2012_img_val.tar one of images alone;
+both are read by offset and never unpacked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.data.dataset.source import Source, by_role
+from resnets.data.dataset.source import Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, list_archive
 from resnets.data.files.folder import Listing
@@ -28,7 +28,7 @@ from resnets.data.sources import webdataset
 from resnets.data.sources.class_folders import open_tree
 from resnets.data.sources.flat_folder import open_flat
 from resnets.data.tables.label_sets import LabelForm
-from resnets.data.tables.unread_labels import may_label
+from resnets.data.tables.unread_labels import may_hold_labels
 from resnets.utils.errors import reading
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -43,37 +43,38 @@ def open_tar(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source | None:
-    """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
+    """Open a tar or zip of any of the three kinds; return None if it cannot be streamed."""
     listing = list_archive(
-        archive, lambda path: _is_tar(path) or webdataset.is_label(path) or may_label(path)
+        archive,
+        lambda path: _is_tar(path) or webdataset.is_label_member(path) or may_hold_labels(path),
     )
     if not is_zip(archive) and webdataset.is_sharded(listing):
         return webdataset.open_shards([archive], archive.name, streaming=streaming)
     if streaming:
         return None
     if any(map(_is_tar, listing.paths)) and len(listing.paths) == len(listing.others):
-        return open_tree(inside(listing), archive.name, source)
+        return open_tree(list_inner_images(listing), archive.name, source)
     return open_tree(
         listing, archive.name, source, labels_from=labels_from, group=group, labels=labels
     )
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
-    """ImageNet in the tars it comes in: training, and validation with its ground truth beside."""
-    whole, flat = folder / IMAGENET_TRAIN, folder / IMAGENET_VAL
-    train = open_tree(inside(list_tar(whole, _is_tar)), name, str(whole))
-    if not flat.is_file():
+    """Open ImageNet's tars: training images, and validation images with the ground truth file."""
+    train_tar, val_tar = folder / IMAGENET_TRAIN, folder / IMAGENET_VAL
+    train = open_tree(list_inner_images(list_tar(train_tar, _is_tar)), name, str(train_tar))
+    if not val_tar.is_file():
         return train
-    val = open_flat(list_tar(flat), "val", train.classes, str(flat), truth)
-    return by_role(name, train.classes, {"train": train.train, "val": val}, str(folder))
+    val = open_flat(list_tar(val_tar), "val", train.classes, str(val_tar), truth)
+    return source_from_parts(name, train.classes, {"train": train.train, "val": val}, str(folder))
 
 
 def _is_tar(path: str) -> bool:
     return path.endswith(".tar")
 
 
-def inside(outer: Listing) -> Listing:
-    """The images of the tars in a tar, each below the name of its own: "n01440764/1.JPEG"."""
+def list_inner_images(outer: Listing) -> Listing:
+    """List the images in the tars within a tar, each below its tar's name: "n01440764/1.JPEG"."""
     files = outer.files
     if not isinstance(files, TarFiles):
         raise DataError(f"{files.name(0)}: a tar in a zip is not read; unpack the zip")

@@ -1,6 +1,6 @@
-"""Data sets by name: scikit-learn's digits, and those that torchvision downloads and checks.
+"""Data sets by name: scikit-learn's digits, and those that torchvision downloads and verifies.
 
-What scikit-learn has is read from its installed files: importing it takes more than a second.
+scikit-learn's data are read from its installed files, since importing it takes more than a second.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.utils import environment
 
-PATIENCE = 5.0  # seconds for a server to answer at all
+TIMEOUT = 5.0  # seconds to wait for a server's answer
 
 
 def fetch_fashion_mnist() -> Path:
-    """Folder of Fashion-MNIST's IDX files in the cache, downloaded if need be."""
+    """Return the folder of Fashion-MNIST's IDX files in the cache; download it if necessary."""
     from torchvision.datasets import FashionMNIST
 
     folder = environment.cache_folder() / "FashionMNIST" / "raw"
@@ -43,7 +43,9 @@ def fetch_fashion_mnist() -> Path:
 
 
 def fetch_cifar(name: str) -> Path:
-    """Folder of CIFAR's Python batches ("cifar10" or "cifar100"), downloaded if need be."""
+    """Return the folder of CIFAR's Python batches ("cifar10" or "cifar100"); download it if
+    necessary.
+    """
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -61,9 +63,10 @@ def fetch_cifar(name: str) -> Path:
 
 
 def fetch_voc(name: str) -> Path:
-    """VOC 2007 ("voc2007", with its test set), 2012 ("voc2012") or both ("voc0712").
+    """Return the folder of VOC 2007 ("voc2007", with its test set), 2012 ("voc2012") or both
+    ("voc0712").
 
-    A folder in the cache, downloaded if need be; where there are both, each year's is below it.
+    It is in the cache and downloaded if necessary; for both, it has a folder for each year.
     """
     from torchvision.datasets.utils import download_and_extract_archive
     from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -89,10 +92,10 @@ def fetch_voc(name: str) -> Path:
     return folder if name == "voc0712" else folder / f"VOC{years[0]}"
 
 
-def why_away(url: str) -> str | None:
-    """None where a server answers at `url`, through proxies too; else what went wrong."""
+def find_connection_error(url: str) -> str | None:
+    """Return why no server answers at `url`, also through proxies; None if one does."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT):
             return None
     except urllib.error.HTTPError:
         return None
@@ -116,9 +119,9 @@ PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 
 
 def open_digits() -> Source:
-    """The 1,797 handwritten digits, 8x8 upsampled bilinearly to 16x16, grey.
+    """Open the 1,797 handwritten digits, 8x8 resized bilinearly to 16x16, gray.
 
-    From Alpaydin and Kaynak's Optical Recognition of Handwritten Digits (UCI), its test part.
+    They are the test part of Alpaydin and Kaynak's Optical Recognition of Handwritten Digits (UCI).
     """
     pixels, labels = load_digits()
     small = torch.from_numpy(pixels).float()[:, None] * (255 / 16)
@@ -128,18 +131,18 @@ def open_digits() -> Source:
 
 
 def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Pixels (1797, 8, 8), from 0 to 16, and labels, as `sklearn.datasets.load_digits` has them."""
-    table = np.loadtxt(_datasets() / "data" / DIGITS, delimiter=",")
+    """Return pixels (1797, 8, 8) from 0 to 16, and labels, as `sklearn.datasets.load_digits`."""
+    table = np.loadtxt(_sklearn_folder() / "data" / DIGITS, delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def load_photographs() -> list[NDArray[np.uint8]]:
-    """Two photographs, uint8 (427, 640, 3), as `sklearn.datasets.load_sample_images` has them."""
-    folder = _datasets() / "images"
+    """Return two photographs, uint8 (427, 640, 3), as `sklearn.datasets.load_sample_images`."""
+    folder = _sklearn_folder() / "images"
     return [decode_whole(read_file(folder / name), name) for name in PHOTOGRAPHS]
 
 
-def _datasets() -> Path:
+def _sklearn_folder() -> Path:
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         raise DataError("digits: scikit-learn is not installed; pip install scikit-learn")

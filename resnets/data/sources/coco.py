@@ -1,7 +1,7 @@
-"""Image labels of COCO JSON: the categories of an image's annotations, whatever their boxes.
+"""Image labels from COCO JSON: the categories of an image's annotations, ignoring their boxes.
 
-Given by itself (instances_train2017.json), or found in a folder: annotations/instances_*.json, or
-a _annotations.coco.json in the folder of each split. An image without annotations has no label.
+Given as a file (instances_train2017.json), or found in a folder: annotations/instances_*.json, or
+_annotations.coco.json in the folder of each split. An image without annotations has no labels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.labels import multi_hot
-from resnets.data.dataset.source import FilePart, Source, by_role
+from resnets.data.dataset.source import FilePart, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.folder import FolderFiles
 from resnets.data.files.walk import LeftOut
@@ -29,16 +29,16 @@ UNUSED = "categories without an annotated training image"
 
 
 def find_coco(folder: Path) -> list[Path]:
-    """The COCO JSON files of a folder by their official names; empty where there are none."""
+    """Return the COCO JSON files of a folder with the official names; [] if there are none."""
     official = sorted((folder / FOLDER).glob(OFFICIAL))
     return official or sorted([*folder.glob(ROBOFLOW), *folder.glob(f"*/{ROBOFLOW}")])
 
 
 def open_coco(files: Sequence[Path], name: str | None = None) -> Source:
-    """The set of COCO JSON files, one for each split, which their names or folders say.
+    """Open the set of COCO JSON files, one per split; file or folder names give the split.
 
-    Images are found by their file_name, from the file's folder or the one above it. DataError
-    where a file is no COCO JSON, an image is missing, or two files are of one split.
+    Images are found by their file_name, in the file's folder or its parent. Raises DataError if a
+    file is not COCO JSON, an image is missing, or two files are of one split.
     """
     documents: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for file in files:
@@ -46,11 +46,11 @@ def open_coco(files: Sequence[Path], name: str | None = None) -> Source:
         if title in documents:
             other = documents[title][0]
             raise DataError(f"{file}: of the same split as {other}; name train, val or test")
-        documents[title] = file, _read(file)
+        documents[title] = file, _read_document(file)
     if "" in documents and len(documents) > 1:
         raise DataError(f"{documents[''][0]}: its name says no split; name train, val or test")
     training = documents.get("train", next(iter(documents.values())))
-    names = {number: _text(each["name"]) for number, each in _by_id(*training, "categories")}
+    names = {number: _text(each["name"]) for number, each in _iter_by_id(*training, "categories")}
     used = [each["category_id"] for each in training[1]["annotations"]]
     classes = tuple(sorted({names[number] for number in used if number in names}))
     if not classes:
@@ -59,41 +59,43 @@ def open_coco(files: Sequence[Path], name: str | None = None) -> Source:
     if unused := len(set(names.values())) - len(classes):
         left_out.add(UNUSED, "", suffix="", count=unused)
     parts = {
-        title: _part(title, file, document, classes, left_out)
+        title: _make_part(title, file, document, classes, left_out)
         for title, (file, document) in documents.items()
     }
-    source = by_role(name or training[0].name, classes, parts, str(training[0]))
-    said = ", ".join(str(file.name) for file, _ in documents.values())
-    note = f"labels of an image: the categories of its annotations in {said}"
+    source = source_from_parts(name or training[0].name, classes, parts, str(training[0]))
+    file_names = ", ".join(str(file.name) for file, _ in documents.values())
+    note = f"labels of an image: the categories of its annotations in {file_names}"
     return replace(source, notes=(*source.notes, note), left_out=left_out)
 
 
-def _part(
+def _make_part(
     title: str, file: Path, document: Mapping[str, Any], classes: Sequence[str], left_out: LeftOut
 ) -> FilePart:
-    names = {number: _text(each["name"]) for number, each in _by_id(file, document, "categories")}
-    images = dict(_by_id(file, document, "images"))
-    column = {label: place for place, label in enumerate(classes)}
+    names = {
+        number: _text(each["name"]) for number, each in _iter_by_id(file, document, "categories")
+    }
+    images = dict(_iter_by_id(file, document, "images"))
+    index_of_class = {label: index for index, label in enumerate(classes)}
     sets: dict[Any, set[int]] = {number: set() for number in images}
-    for place, each in enumerate(document["annotations"]):
+    for index, each in enumerate(document["annotations"]):
         image, category = each["image_id"], each["category_id"]
         if image not in sets or category not in names:
             what = f"image {image!r}" if image not in sets else f"category {category!r}"
-            raise DataError(f"{file}: annotations[{place}]: there is no {what}")
-        if names[category] in column:
-            sets[image].add(column[names[category]])
+            raise DataError(f"{file}: annotations[{index}]: there is no {what}")
+        if names[category] in index_of_class:
+            sets[image].add(index_of_class[names[category]])
         else:
             left_out.add("annotations of a category that training does not have", "", suffix="")
     root = file.parent.parent if file.parent.name == FOLDER else file.parent
     paths, found = TablePaths(root), list[tuple[str, set[int]]]()
     for number, each in images.items():
-        given = posixpath.normpath(_text(each["file_name"]))
+        file_name = posixpath.normpath(_text(each["file_name"]))
         where = f"{file}: image {number!r}"
-        path = _of_split(paths, given, title, where)
+        path = _find_image(paths, file_name, title, where)
         if path is None:
-            raise DataError(f"{where}: no file {root / given}")
+            raise DataError(f"{where}: no file {root / file_name}")
         found.append((path, sets[number]))
-    found.sort(key=lambda each: each[0])  # the order of the file never changes a result
+    found.sort(key=lambda each: each[0])  # so that results do not depend on the order in the file
     files = [path for path, _ in found]
     if len(set(files)) < len(files):
         twice = next(path for path in files if files.count(path) > 1)
@@ -102,43 +104,43 @@ def _part(
     return FilePart(title, FolderFiles(root, files), labels, ids=hash_names(files))
 
 
-def _of_split(paths: TablePaths, given: str, title: str, place: str) -> str | None:
-    """The image of a name, in a folder of its split where several folders have one."""
-    near = sorted(each.name for each in paths.root.iterdir() if each.is_dir()) if title else []
-    for folder in (name for name in near if role_within(name) == title):
-        if paths.is_file(posixpath.join(folder, given)):
-            return posixpath.join(folder, given)
-    return paths.find(given, place)
+def _find_image(paths: TablePaths, file_name: str, title: str, location: str) -> str | None:
+    """Find the image of a name, preferring a folder of its split if several folders have one."""
+    folders = sorted(each.name for each in paths.root.iterdir() if each.is_dir()) if title else []
+    for folder in (name for name in folders if role_within(name) == title):
+        if paths.is_file(posixpath.join(folder, file_name)):
+            return posixpath.join(folder, file_name)
+    return paths.find(file_name, location)
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def _read_document(file: Path) -> Mapping[str, Any]:
     with reading(file, DataError, "as JSON"):
         document = json.loads(file.read_bytes())
-    lacking = [key for key in KEYS if not isinstance(document, dict) or key not in document]
-    if lacking:
-        raise DataError(f"{file}: no COCO JSON: it lacks {', '.join(lacking)}")
-    wanted = {
+    missing = [key for key in KEYS if not isinstance(document, dict) or key not in document]
+    if missing:
+        raise DataError(f"{file}: not COCO JSON: it lacks {', '.join(missing)}")
+    required = {
         "images": ("id", "file_name"),
         "annotations": ("image_id", "category_id"),
         "categories": ("id", "name"),
     }
-    for key, fields in wanted.items():
+    for key, fields in required.items():
         entries = document[key] if isinstance(document[key], list) else [None]
-        for place, each in enumerate(entries):
+        for index, each in enumerate(entries):
             values = [each.get(name) for name in fields] if isinstance(each, dict) else [None]
             if not all(isinstance(value, int | str) for value in values):
                 raise DataError(
-                    f"{file}: {key}[{place}]: expected {' and '.join(fields)}, numbers or text"
+                    f"{file}: {key}[{index}]: expected {' and '.join(fields)}, numbers or text"
                 )
     return dict(document)
 
 
-def _by_id(file: Path, document: Mapping[str, Any], key: str) -> Iterator[tuple[Any, Any]]:
+def _iter_by_id(file: Path, document: Mapping[str, Any], key: str) -> Iterator[tuple[Any, Any]]:
     seen = set()
-    for place, each in enumerate(document[key]):
+    for index, each in enumerate(document[key]):
         number = each["id"]
         if number in seen:
-            raise DataError(f"{file}: {key}[{place}]: the id {number!r} is used twice")
+            raise DataError(f"{file}: {key}[{index}]: the id {number!r} is used twice")
         seen.add(number)
         yield number, each
 

@@ -1,8 +1,7 @@
-"""Which Parquet or Arrow files of a folder are a set of images, and which split each file is of.
+"""Find the Parquet or Arrow files of a folder that hold images, and the split of each file.
 
-A folder is such a set where these files are its images' home. Class folders of images are a set of
-image files, whatever tables lie beside them. Every table is of a split, or the set is refused by
-the name of the file; all other files are counted.
+A folder of class folders of images is a set of image files, even if there are tables in it. Every
+table belongs to a split, or an error names the file; all other files are counted.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from resnets.utils.printable import printable
 TABLES = (".parquet", ".arrow")
 ARROW_MAGIC = b"ARROW1"
 SAVED_FILES = frozenset({"dataset_dict.json", "state.json", "dataset_info.json"})
-BESIDE = "image beside the tables"
+NOT_IN_TABLE = "image not in a table"
 Kind = Literal["parquet", "arrow", "saved"]
 
 
@@ -35,8 +34,8 @@ Kind = Literal["parquet", "arrow", "saved"]
 class TabularFiles:
     """The tables of a set: `paths` relative to the folder `root`, sorted.
 
-    kind: "saved" is what `save_to_disk` of the library `datasets` wrote. left_out: other files.
-    alone: whether a file was given, which is of no split, whatever it is called.
+    kind: "saved" for files that `save_to_disk` of the library `datasets` wrote. left_out: other
+    files. alone: a single file was given, which is of no split, whatever its name.
     """
 
     root: Path
@@ -46,15 +45,16 @@ class TabularFiles:
     alone: bool = False
 
     def splits(self) -> dict[str, list[str]]:
-        """Paths by split ("train", "val", "test", "trainval"), or all under "" where none says one.
+        """Return the paths by split ("train", "val", "test", "trainval"), or all under "" without
+        splits.
 
-        DataError names a file of no split beside files of splits, or one of two.
+        Raises DataError for a file of no split next to files of splits, or of two splits.
         """
         if self.kind == "saved" or self.alone:
             return {"": list(self.paths)}
-        if (listed := self._by_card()) is not None:
+        if (listed := self._read_card_splits()) is not None:
             return listed
-        roles = {path: self._role(path) for path in self.paths}
+        roles = {path: self._find_role(path) for path in self.paths}
         found = {
             role: [path for path in self.paths if roles[path] == role]
             for role in sorted(set(roles.values()))
@@ -62,17 +62,17 @@ class TabularFiles:
         if "" in found and len(found) > 1:
             others = ", ".join(role for role in found if role)
             raise DataError(
-                f"{self.root / printable(found[''][0])}: its name says no split, but other files"
+                f"{self.root / printable(found[''][0])}: its name has no split, but other files"
                 f" are {others}; put train, val or test into its name, or move it away"
             )
         return found
 
-    def _by_card(self) -> dict[str, list[str]] | None:
-        """Paths by split as the head of README.md lists them, as on the Hub; None without a list.
+    def _read_card_splits(self) -> dict[str, list[str]] | None:
+        """Return the paths by split as the head of README.md lists them; None without a list.
 
-        DataError names a file that is not in the list.
+        Raises DataError for a file that is not in the list.
         """
-        configs = _card(self.root / "README.md").get("configs")
+        configs = _read_card(self.root / "README.md").get("configs")
         listed = [each for each in configs or () if isinstance(each, dict) and "data_files" in each]
         if not listed:
             return None
@@ -81,14 +81,14 @@ class TabularFiles:
             names = ", ".join(str(each.get("config_name")) for each in listed)
             raise DataError(f"{where}: lists several sets, {names}; give the folder of one")
         found: dict[str, list[str]] = {}
-        for split, pattern in _patterns(listed[0]["data_files"]):
-            every = set(glob.glob(pattern, root_dir=self.root, recursive=True))
+        for split, pattern in _iter_patterns(listed[0]["data_files"]):
+            matching = set(glob.glob(pattern, root_dir=self.root, recursive=True))
             chosen = found.setdefault(split, [])
-            chosen += [path for path in self.paths if path in every and path not in chosen]
-        known = [path for paths in found.values() for path in paths]
+            chosen += [path for path in self.paths if path in matching and path not in chosen]
+        all_listed = [path for paths in found.values() for path in paths]
         for path in self.paths:
-            if known.count(path) != 1:
-                times = "more than once" if path in known else "not"
+            if all_listed.count(path) != 1:
+                times = "more than once" if path in all_listed else "not"
                 raise DataError(
                     f"{self.root / printable(path)}: listed {times} among the files of {where};"
                     " correct the list, or move the file away"
@@ -96,30 +96,34 @@ class TabularFiles:
         return found
 
     def warnings(self, rows: Mapping[str, int]) -> tuple[str, ...]:
-        """Where images may be missing: numbered files that are not there, and splits that have
-        other `rows`, by their titles, than README.md states."""
+        """Return warnings about images that may be missing.
+
+        These are gaps in the numbers of files, and splits whose `rows`, by title, differ from
+        README.md.
+        """
         if self.kind == "saved" or self.alone:
             return ()
         found = [f"{self.root.name}: {each}" for each in missing_shards(self.paths)]
-        stated = _stated_rows(_card(self.root / "README.md"))
+        stated = _read_card_rows(_read_card(self.root / "README.md"))
         if set(rows) == {""}:  # one table, perhaps with a column of splits
             stated = {"": sum(stated.values())} if stated else {}
-        here = {role_within(title) or title: count for title, count in rows.items()}
+        rows_by_role = {role_within(title) or title: count for title, count in rows.items()}
         for title, count in stated.items():
-            have = here.get(role_within(title) or title, 0)
-            if have != count:
+            num_rows = rows_by_role.get(role_within(title) or title, 0)
+            if num_rows != count:
                 found.append(
                     f"{self.root.name}/README.md states {count:,} images"
-                    f"{f' of {title}' * bool(title)}, but there are {have:,}; fetch the set again"
+                    f"{f' of {title}' * bool(title)}, but there are {num_rows:,}; fetch the set"
+                    " again"
                 )
         return tuple(found)
 
     def absolute(self, paths: Sequence[str]) -> list[str]:
-        """The paths of files for those who open them."""
+        """Return absolute paths."""
         root = self.root.resolve()
         return [str(root / path) for path in paths]
 
-    def _role(self, path: str) -> str:
+    def _find_role(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
         words = [*folder.split("/"), posixpath.splitext(name)[0]]
         if partition := next((word for word in words[:-1] if "=" in word), None):
@@ -130,29 +134,29 @@ class TabularFiles:
         roles = sorted({role for word in words if (role := role_within(word)) is not None})
         if len(roles) > 1:
             raise DataError(
-                f"{self.root / printable(path)}: its path says several splits, {', '.join(roles)};"
+                f"{self.root / printable(path)}: its path names several splits, {', '.join(roles)};"
                 " rename it"
             )
         return roles[0] if roles else ""
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` of `datasets` wrote a folder."""
+    """Return whether `save_to_disk` of `datasets` wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or all(
         (folder / name).is_file() for name in ("state.json", "dataset_info.json")
     )
 
 
 def find_tabular(path: Path) -> TabularFiles | None:
-    """The tables of a file or folder; None where they are not what holds its images.
+    """Return the tables of a file or folder; None if they do not hold its images.
 
-    Raises DataError for a folder that mixes Parquet and Arrow, or what `save_to_disk` wrote and
-    class folders of images.
+    Raises DataError for a folder with both Parquet and Arrow files, or with files of `save_to_disk`
+    and class folders of images.
     """
     if path.is_file():
         if suffix_of(path.name) not in TABLES:
             return None
-        return TabularFiles(path.parent, _kind(path.name), (path.name,), alone=True)
+        return TabularFiles(path.parent, _table_kind(path.name), (path.name,), alone=True)
     saved, tables, left_out = is_saved(path), list[str](), LeftOut()
     folders: set[str] = set()
     images, tars = 0, 0
@@ -164,8 +168,8 @@ def find_tabular(path: Path) -> TabularFiles | None:
             tables.append(found)
             continue
         tars += suffix_of(name) == ".tar"
-        reason = why_not_image(found, partial(file_head, path / found))
-        if reason is None:
+        root_cause = why_not_image(found, partial(file_head, path / found))
+        if root_cause is None:
             images += 1
             folders.add(posixpath.dirname(found))
             if len(folders - {""}) > 1:  # class folders
@@ -175,13 +179,13 @@ def find_tabular(path: Path) -> TabularFiles | None:
                     f"{path}: holds folders of images and what `datasets` saved; move one away"
                 )
         if not (saved and name in SAVED_FILES):
-            left_out.add(reason or BESIDE, found)
+            left_out.add(root_cause or NOT_IN_TABLE, found)
     if saved:
         return TabularFiles(path, "saved", tuple(sorted(tables)), left_out)
-    beside = images or tars  # img2dataset writes a table of what is in each tar
-    if not tables or (beside and not any(_holds_images(path / table) for table in tables)):
+    has_images = images or tars  # img2dataset writes a table of the members of each tar
+    if not tables or (has_images and not any(_holds_images(path / table) for table in tables)):
         return None
-    kinds = {_kind(table): table for table in tables}
+    kinds = {_table_kind(table): table for table in tables}
     if len(kinds) > 1:
         raise DataError(
             f"{path}: holds Parquet and Arrow files ({', '.join(sorted(kinds.values()))}); give a"
@@ -191,12 +195,12 @@ def find_tabular(path: Path) -> TabularFiles | None:
 
 
 def is_file_form(file: Path | str) -> bool:
-    """Whether an Arrow file has the file form (Feather V2), not the stream form."""
+    """Return whether an Arrow file has the file format (Feather V2), not the stream format."""
     return file_head(Path(file)).startswith(ARROW_MAGIC)
 
 
 def file_features(file: Path | str) -> Any:
-    """The columns of a Parquet or Arrow file as `datasets` sees them."""
+    """Return the columns of a Parquet or Arrow file as `datasets` features."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Features
@@ -210,9 +214,10 @@ def file_features(file: Path | str) -> Any:
 
 
 def check_same_classes(files: Sequence[tuple[str, Any]], label: str) -> None:
-    """DataError where files of one split number their classes otherwise: (file, features) each.
+    """Raise DataError if files of one split, (file, features) each, number their classes
+    differently.
 
-    `datasets` takes the names of the first file for all.
+    `datasets` uses the names of the first file for all.
     """
     first: tuple[str, Any] | None = None
     for file, features in files:
@@ -226,8 +231,8 @@ def check_same_classes(files: Sequence[tuple[str, Any]], label: str) -> None:
             )
 
 
-def _card(file: Path) -> dict[str, Any]:
-    """The head of a data set's README.md, empty where there is none."""
+def _read_card(file: Path) -> dict[str, Any]:
+    """Read the head of a data set's README.md; {} if there is none."""
     if not file.is_file():
         return {}
     import yaml
@@ -241,8 +246,10 @@ def _card(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _stated_rows(card: Mapping[str, Any]) -> dict[str, int]:
-    """Images of each split by the head of README.md; none where it is of several sets."""
+def _read_card_rows(card: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of images per split in the head of README.md; {} if it describes several
+    sets.
+    """
     stated = card.get("dataset_info")
     if isinstance(stated, list) and len(stated) == 1:
         stated = stated[0]
@@ -254,8 +261,8 @@ def _stated_rows(card: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _patterns(listed: Any) -> Iterator[tuple[str, str]]:
-    """Split and pattern of each entry of data_files, in any of the forms that it may have."""
+def _iter_patterns(listed: Any) -> Iterator[tuple[str, str]]:
+    """Yield split and pattern of each entry of data_files, in any of its forms."""
     if isinstance(listed, dict):
         listed = [{"split": split, "path": path} for split, path in listed.items()]
     for entry in [listed] if isinstance(listed, str) else listed:
@@ -268,20 +275,20 @@ def _patterns(listed: Any) -> Iterator[tuple[str, str]]:
             yield split, str(path)
 
 
-def escaped(path: str) -> str:
-    """A path for `datasets`, which takes brackets and stars for patterns."""
+def escape_pattern(path: str) -> str:
+    """Escape a path for `datasets`, which reads brackets and stars as patterns."""
     return glob.escape(path)
 
 
-def _kind(name: str) -> Kind:
+def _table_kind(name: str) -> Kind:
     return "parquet" if suffix_of(name) == ".parquet" else "arrow"
 
 
 def _holds_images(file: Path) -> bool:
-    """Whether a table has a column of images; true for one that cannot be read, to say so."""
+    """Return whether a table has a column of images; True if it cannot be read, to report that."""
     try:
         features = file_features(file)
-    except Exception:  # not installed, damaged: said when the set is opened
+    except Exception:  # not installed, damaged: reported when the set is opened
         return True
     try:
         find_image_column(features, str(file))

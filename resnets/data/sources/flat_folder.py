@@ -1,6 +1,5 @@
-"""A split of images alone, in no class folders: its labels are in a file beside it.
-
-Of a table (`flat_labels`), of ImageNet's own files, or of what `data.ground_truth` names.
+"""A split of images without class folders, labeled by a file: a table, ImageNet's, or
+`data.ground_truth`.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from resnets.data.layout.folder_layout import NO_LABELS, Layout, SplitRows
 from resnets.data.tables.flat_labels import (
     FlatLabels,
     UnlabeledError,
-    flat_labels,
+    find_flat_labels,
 )
 from resnets.data.tables.label_sets import LabelForm
-from resnets.data.tables.labels import names_of, number_labels
-from resnets.data.tables.unread_labels import label_files, named_files
+from resnets.data.tables.labels import encode_labels, label_names
+from resnets.data.tables.unread_labels import find_label_files, format_files
 
 log = logging.getLogger("resnets")
 
@@ -33,14 +32,14 @@ log = logging.getLogger("resnets")
 def open_flat(
     listing: Listing, title: str, classes: Sequence[str], where: str, truth: str | None
 ) -> FilePart:
-    """All images of a listing as one split, whose labels are in a file beside it."""
+    """Open all images of a listing as one split, labeled by a file next to them."""
     split = SplitRows("val", title, "", range(len(listing.paths)), flat=True)
-    found = flat_split_labels(split, Layout([split]), listing, where, truth)
+    found = read_flat_labels(split, Layout([split]), listing, where, truth)
     assert found is not None
-    return numbered_part(split, found, classes, listing)
+    return encode_part(split, found, classes, listing)
 
 
-def flat_split_labels(
+def read_flat_labels(
     split: SplitRows,
     layout: Layout,
     listing: Listing,
@@ -49,46 +48,46 @@ def flat_split_labels(
     group: str | None = None,
     form: LabelForm = "auto",
 ) -> FlatLabels | None:
-    """Labels of a split without class folders; None for test images, which may have none."""
+    """Read the labels of a split without class folders; None for test images without labels."""
     paths = [path for path in listing.paths if path not in listing.others]
     chosen = [paths[row] for row in split.rows]
-    beside_flat_val = any(each.flat and each.role == "val" for each in layout.splits)
-    test = split.role == "test" and len(layout.splits) > 1
+    has_flat_val = any(each.flat and each.role == "val" for each in layout.splits)
+    is_test = split.role == "test" and len(layout.splits) > 1
     # The file that labels ImageNet's validation images does not label its test images.
-    named = None if test and beside_flat_val else truth
+    ground_truth = None if is_test and has_flat_val else truth
     others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
     try:
-        found = flat_labels(split, chosen, listing, where, named, others, group, form)
+        found = find_flat_labels(split, chosen, listing, where, ground_truth, others, group, form)
     except UnlabeledError as error:
-        if not test:
+        if not is_test:
             raise
         log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
         found = None
-    if found is None and not test:
-        unread = label_files(listing, where, ())
+    if found is None and not is_test:
+        unread = find_label_files(listing, where, ())
         raise DataError(
-            _no_labels(where, split.folder, chosen, listing.folders)
-            + (f"; {named_files(unread)}: not read, convert to such a table" if unread else "")
+            _explain_no_labels(where, split.folder, chosen, listing.folders)
+            + (f"; {format_files(unread)}: not read, convert to such a table" if unread else "")
         )
     if found is None:
         layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
     return found
 
 
-def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
-    """Whether what a table says of a test split are labels: Kaggle's has other columns."""
-    known = {*classes, *map(str, range(len(classes)))}
-    names = {name for label in found.labels for name in names_of(label)}
-    return split.role != "test" or not known.isdisjoint(names)
+def _has_known_labels(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
+    """Return whether the labels of a test split are classes: Kaggle's tables have other columns."""
+    classes_and_indices = {*classes, *map(str, range(len(classes)))}
+    names = {name for label in found.labels for name in label_names(label)}
+    return split.role != "test" or not classes_and_indices.isdisjoint(names)
 
 
-def describe_labels(split: SplitRows, found: FlatLabels) -> str:
-    """A note on which file labels a split, and which of its columns."""
-    columns = f" ({found.said})" if found.said else ""
+def describe_label_file(split: SplitRows, found: FlatLabels) -> str:
+    """Return a note on the file, and its columns, that a split's labels are read from."""
+    columns = f" ({found.description})" if found.description else ""
     return f"labels of {split.title or 'the images'} from {found.file}{columns}"
 
 
-def labeled_part(
+def add_flat_part(
     split: SplitRows,
     found: FlatLabels | None,
     classes: tuple[str, ...],
@@ -96,49 +95,53 @@ def labeled_part(
     layout: Layout,
     notes: list[str],
 ) -> FilePart | None:
-    """A flat split with the labels `found` for it; None where there are none, which is noted."""
+    """Make a part of a flat split with the labels `found`; None without labels, with a note."""
     if found is None:
         return None
-    if not _fits(found, classes, split):
+    if not _has_known_labels(found, classes, split):
         layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
         notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
         return None
-    notes.append(describe_labels(split, found))
-    return numbered_part(split, found, classes, listing)
+    notes.append(describe_label_file(split, found))
+    return encode_part(split, found, classes, listing)
 
 
-def numbered_part(
+def encode_part(
     split: SplitRows,
     found: FlatLabels,
     classes: Sequence[str],
     listing: Listing,
     *,
-    by_place: bool = True,
+    by_index: bool = True,
 ) -> FilePart:
-    """A split with its labels numbered in the order of `classes`; see `labels.number_labels`."""
+    """Make a part of a split, with labels as indices of `classes`; see `labels.encode_labels`."""
 
-    def place(row: int) -> str:
+    def locate(row: int) -> str:
         return f"{found.file}: the label of {listing.paths[split.rows[row]]}"
 
-    labels = number_labels(found.labels, classes, place, by_place=by_place)
+    labels = encode_labels(found.labels, classes, locate, by_index=by_index)
     files = listing.files.take(np.array(split.rows, np.int64))
     return FilePart(split.title, files, labels, groups=found.groups)
 
 
-def _no_labels(where: str, folder: str, paths: Sequence[str], folders: Sequence[str]) -> str:
-    place = f"{where}/{folder}" if folder else where
+def _explain_no_labels(
+    where: str, folder: str, paths: Sequence[str], folders: Sequence[str]
+) -> str:
+    location = f"{where}/{folder}" if folder else where
     found = labels_in_names(paths)
     if found:
-        said = f"its file names look like labels ({', '.join(found[:4])}): take them by --set"
-        way = f"{said} data.labels_from=name, or sort the images into a folder for each class"
+        remedy = (
+            f"its file names look like labels ({', '.join(found[:4])}): use them with --set"
+            " data.labels_from=name, or sort the images into a folder for each class"
+        )
     else:
-        way = (
+        remedy = (
             "sort them into a folder for each class, put a labels.csv of path,label there, or name"
             " one by --set data.ground_truth=FILE"
         )
-    annotated = {"labels", "annotations", "labelme", "bboxes"}
-    beside = next((each for each in folders if each.lower().split("/")[-1] in annotated), None)
-    if beside is not None:
-        way += f"; if {beside}/ holds annotations of objects, train a detection recipe"
+    annotation_names = {"labels", "annotations", "labelme", "bboxes"}
+    annotations = [path for path in folders if path.lower().split("/")[-1] in annotation_names]
+    if annotations:
+        remedy += f"; if {annotations[0]}/ holds annotations of objects, train a detection recipe"
     kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
-    return f"{place}: its {len(paths):,} images ({kinds}) are in no class folders; {way}"
+    return f"{location}: its {len(paths):,} images ({kinds}) are in no class folders; {remedy}"

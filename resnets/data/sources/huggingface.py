@@ -1,9 +1,9 @@
 """Parquet, Arrow and the Hugging Face Hub, through the library `datasets` (extra `hub`).
 
-`datasets` finds columns, and on the Hub the files and their parts (`tabular_files` does so here);
-it keeps Arrow tables on the disk that are read by memory map. It never decodes, so images are read
-as all others are. Parquet is copied into its cache once (HF_HOME says where), which
-`data.streaming` avoids; what `save_to_disk` wrote, and .arrow files, are read where they are.
+`datasets` finds columns, and on the Hub also files and their splits (locally `find_tables` does);
+it stores Arrow tables that are memory-mapped. It never decodes images, so these are read as all
+others. Parquet is copied into its cache once (HF_HOME), which `data.streaming` avoids; files of
+`save_to_disk`, and .arrow files, are read in place.
 """
 
 from __future__ import annotations
@@ -25,22 +25,28 @@ from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import NOT_IMAGE, LeftOut
-from resnets.data.sources.builtin import why_away
+from resnets.data.sources.builtin import find_connection_error
 from resnets.data.sources.find_tables import (
     TabularFiles,
     check_same_classes,
-    escaped,
+    escape_pattern,
     file_features,
     find_tabular,
     is_file_form,
 )
-from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
+from resnets.data.tables.arrow_columns import (
+    ArrowColumns,
+    ArrowTable,
+    TableSplit,
+    find_arrow_columns,
+    source_from_tables,
+)
 from resnets.data.tables.label_sets import LabelForm
 
 HUB = "hub:"
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
 
-REASON = 300  # characters of another library's message that are shown
+MAX_REASON = 300  # characters of another library's message
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +59,19 @@ class ArrowFiles:
     root: Path
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.rows)
 
     def name(self, index: int) -> str:
-        """Table and row, "pets/train:17"."""
+        """Return table and row, "pets/train:17"."""
         return f"{self.title}:{self.rows[index]}"
 
     def read(self, index: int) -> bytes:
-        """The encoded bytes; DataError when they cannot be had."""
+        """Return the encoded bytes; raise DataError if they cannot be read."""
         try:
             cell = self.table[int(self.rows[index])].column(0)[0].as_py()
         except Exception as error:  # damaged tables raise anything
-            raise DataError(f"{self.name(index)}: cannot be read ({reason(error)})") from error
+            raise DataError(f"{self.name(index)}: cannot be read ({root_cause(error)})") from error
         data, path = image_bytes(cell)
         if data is None and path:
             return read_file(self.root / path)
@@ -74,7 +80,7 @@ class ArrowFiles:
         return data
 
     def identities(self) -> tuple[Sequence[str], str] | None:
-        """The paths that the table keeps beside the images' bytes; None where any is missing."""
+        """Return the paths that the table stores with the images; None if any is missing."""
         import pyarrow as pa
 
         column = self.table[:].column(0)
@@ -87,116 +93,115 @@ class ArrowFiles:
         return [paths[row] for row in self.rows.tolist()], "stored path"
 
     def take(self, rows: NDArray[np.int64]) -> ArrowFiles:
-        """The images of `rows`, renumbered from 0."""
+        """Return the images of `rows`, renumbered from 0."""
         return ArrowFiles(self.table, self.title, self.rows[rows], self.root)
 
 
 def image_bytes(cell: Any) -> tuple[bytes | None, str | None]:
-    """Bytes and path of a cell, which holds the bytes alone, both, or nothing."""
+    """Return bytes and path of a cell, which holds only bytes, both, or nothing."""
     if isinstance(cell, Mapping):
         return cell.get("bytes"), cell.get("path")
     return cell, None
 
 
 def is_tabular(path: Path) -> bool:
-    """Whether a file or folder is a data set that `datasets` reads."""
+    """Return whether a file or folder is a data set that `datasets` reads."""
     return find_tabular(path) is not None
 
 
 def open_tabular(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
-    """The set "hub:ORG/NAME[@REVISION][:CONFIG]", or of a file or folder.
+    """Open the set "hub:ORG/NAME[@REVISION][:CONFIG]", or that of a file or folder.
 
-    group: name of the column of groups. labels: see `label_sets.read_label_sets`.
-
-    Raises ConfigError for a malformed name, DataError for what cannot be fetched or read.
+    group: the name of the column of groups. labels: see `label_sets.read_label_sets`. Raises
+    ConfigError for a malformed name, DataError if the set cannot be downloaded or read.
     """
-    datasets = library(source)
-    name, root, left_out = display_name(source), Path(source), LeftOut()
+    datasets = import_datasets(source)
+    name, root, left_out = format_source_name(source), Path(source), LeftOut()
     home = None if source.startswith(HUB) else find_tabular(root)
-    with reading(source):
+    with reading_dataset(source):
         if home is None:
-            repository, revision, config = split_name(source)
+            repository, revision, config = parse_hub_name(source)
             parts = dict(datasets.load_dataset(repository, config, revision=revision))
         else:
             left_out.add_all(home.left_out)
-            parts = _saved(home, left_out) if home.kind == "saved" else _load(home)
+            parts = _load_saved(home, left_out) if home.kind == "saved" else _load_parts(home)
     parts = {str(title): part for title, part in parts.items() if len(part)}
     if not parts:
         raise DataError(f"{source}: no images in it")
     tables = {}
-    with reading(source):
+    with reading_dataset(source):
         for title, part in parts.items():
-            columns = find_columns(part.features, name, group)
-            tables[title] = _table(part, columns)
+            columns = find_arrow_columns(part.features, name, group)
+            tables[title] = _read_table(part, columns)
 
-    def part_of(piece: Piece) -> FilePart:
-        images = parts[piece.table].select_columns([tables[piece.table].columns.image])
+    def make_part(split: TableSplit) -> FilePart:
+        images = parts[split.table].select_columns([tables[split.table].columns.image])
         folder = root if root.is_dir() else root.parent
-        title = part_name(name, piece.table)
-        files = ArrowFiles(images.with_format("arrow"), title, piece.rows, folder)
-        return FilePart(piece.title, files, piece.labels, groups=piece.groups)
+        title = format_part_name(name, split.table)
+        files = ArrowFiles(images.with_format("arrow"), title, split.rows, folder)
+        return FilePart(split.title, files, split.labels, groups=split.groups)
 
-    found = from_tables(name, source, tables, part_of, left_out, labels)
+    found = source_from_tables(name, source, tables, make_part, left_out, labels)
     if home is None:
         return found
     rows = {title: len(table.labels) for title, table in tables.items()}
     return replace(found, warnings=(*found.warnings, *home.warnings(rows)))
 
 
-def _table(part: Any, columns: Columns) -> Table:
-    """Labels and marks of a part; the images are not read."""
-    names = [columns.label, *columns.marks, *([columns.group] if columns.group else [])]
+def _read_table(part: Any, columns: ArrowColumns) -> ArrowTable:
+    """Read the labels, splits and groups of a part, without its images."""
+    names = [columns.label, *columns.split_columns, *([columns.group] if columns.group else [])]
     stored = part.select_columns(list(dict.fromkeys(names))).with_format("arrow")[:]
     found = {name: stored.column(name).to_pylist() for name in names}
-    marks = {name: found[name] for name in columns.marks}
-    return Table(columns, found[columns.label], marks, found.get(columns.group or ""))
+    split_columns = {name: found[name] for name in columns.split_columns}
+    return ArrowTable(columns, found[columns.label], split_columns, found.get(columns.group or ""))
 
 
-def _load(home: TabularFiles) -> dict[str, Any]:
-    """The tables of a file or folder by split, each file used.
+def _load_parts(home: TabularFiles) -> dict[str, Any]:
+    """Load the tables of a file or folder by split.
 
-    Split by split: `datasets` takes the columns, and so the numbers of the classes, of the first
-    file of all that it is given.
+    Each split is loaded by itself: `datasets` uses the columns, and thereby class numbers, of the
+    first of all files it is given.
     """
     import datasets
 
     parts = {}
     for title, paths in home.splits().items():
         files = home.absolute(paths)
-        every = [(file, file_features(file)) for file in files]
-        check_same_classes(every, find_columns(every[0][1], files[0]).label)
+        features = [(file, file_features(file)) for file in files]
+        check_same_classes(features, find_arrow_columns(features[0][1], files[0]).label)
         if home.kind == "arrow":
-            parts[title] = datasets.concatenate_datasets(list(map(_arrow_dataset, files)))
+            parts[title] = datasets.concatenate_datasets(list(map(_open_arrow, files)))
         else:
             parts[title] = datasets.load_dataset(
-                "parquet", data_files=list(map(escaped, files)), split="train"
+                "parquet", data_files=list(map(escape_pattern, files)), split="train"
             )
     return parts
 
 
-def _arrow_dataset(file: str) -> Any:
-    """An Arrow file, memory-mapped; `datasets` reads the stream form alone."""
+def _open_arrow(file: str) -> Any:
+    """Open an Arrow file, memory-mapped; `datasets` alone reads only the stream format."""
     import datasets
     import pyarrow as pa
 
-    with reading(file):
+    with reading_dataset(file):
         if is_file_form(file):
             table = pa.ipc.open_file(pa.memory_map(file)).read_all()  # views of the mapped file
             in_memory = datasets.table.InMemoryTable(table)
             found = datasets.Dataset(in_memory, fingerprint=datasets.fingerprint.Hasher.hash(file))
         else:
             found = datasets.Dataset.from_file(file)
-        found.data.validate(full=True)  # offsets beyond the file would be followed
+        found.data.validate(full=True)  # otherwise offsets beyond the file would be followed
     return found
 
 
-def _saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
-    """What `save_to_disk` wrote, by part; tables beside it are counted as left out."""
+def _load_saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
+    """Load the files of `save_to_disk` by part; other tables are counted as left out."""
     import datasets
 
     found = datasets.load_from_disk(str(home.root))
     parts = {"": found} if isinstance(found, datasets.Dataset) else dict(found)
-    with reading(str(home.root)):
+    with reading_dataset(str(home.root)):
         for part in parts.values():
             part.data.validate(full=True)
     used = {
@@ -208,8 +213,8 @@ def _saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
     return parts
 
 
-def split_name(source: str) -> tuple[str, str | None, str | None]:
-    """Repository, revision and configuration of "hub:ORG/NAME[@REVISION][:CONFIG]"."""
+def parse_hub_name(source: str) -> tuple[str, str | None, str | None]:
+    """Return repository, revision and configuration of "hub:ORG/NAME[@REVISION][:CONFIG]"."""
     found = HUB_NAME.fullmatch(source.removeprefix(HUB))
     if found is None:
         raise ConfigError(
@@ -219,61 +224,61 @@ def split_name(source: str) -> tuple[str, str | None, str | None]:
     return found[1], found[2], found[3]
 
 
-def display_name(source: str) -> str:
-    """What protocols call a set: the Hub's name, or that of the file or folder."""
+def format_source_name(source: str) -> str:
+    """Return the name of a set for protocols: the Hub's name, or that of the file or folder."""
     return source.removeprefix(HUB) if source.startswith(HUB) else Path(source).resolve().name
 
 
-def part_name(name: str, title: str) -> str:
-    """What the names of a part's images start with, "pets/train"."""
+def format_part_name(name: str, title: str) -> str:
+    """Return the prefix of the names of a part's images, "pets/train"."""
     return f"{name}/{title}" if title else name
 
 
-def library(source: str) -> Any:
-    """The module `datasets`; DataError says how to install it."""
+def import_datasets(source: str) -> Any:
+    """Import `datasets`; raise DataError with how to install it."""
     try:
         import datasets
     except ImportError as error:
         raise DataError(
             f"{source}: needs the library `datasets` ({error}): pip install 'resnets[hub]'"
         ) from None
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs it raises too
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it raises what it logs
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets
 
 
 @contextmanager
-def reading(source: str) -> Iterator[None]:
-    """Turn whatever `datasets` and the Hub raise into a DataError of one line that names `source`.
+def reading_dataset(source: str) -> Iterator[None]:
+    """Turn all errors of `datasets` and the Hub into a DataError of one line that names `source`.
 
-    Where the Hub cannot be reached, only the cache is read: `datasets` would try for
-    most of a minute. The cache does not say of which revision it is, so none may be named then.
+    If the Hub cannot be reached, only the cache is read: `datasets` would retry for most of a
+    minute. Since the cache does not store revisions, a source with a revision is refused then.
     """
     from datasets import config
 
-    away = None
+    failure = None
     if source.startswith(HUB):
-        revision = split_name(source)[1]
-        away = why_away(config.HF_ENDPOINT)
-        if away and revision:
-            raise DataError(_unreachable(source, config.HF_ENDPOINT, away))
-    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE or bool(away)
+        revision = parse_hub_name(source)[1]
+        failure = find_connection_error(config.HF_ENDPOINT)
+        if failure and revision:
+            raise DataError(_format_offline(source, config.HF_ENDPOINT, failure))
+    earlier, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE or bool(failure)
     try:
         yield
     except (ConfigError, DataError):
         raise
     except Exception as error:  # network, disk, Parquet, metadata: each has its own kind
         if config.HF_HUB_OFFLINE and source.startswith(HUB):
-            why = away or "offline mode"
-            raise DataError(_unreachable(source, config.HF_ENDPOINT, why)) from error
-        raise DataError(f"{source}: cannot be read ({reason(error)})") from error
+            why = failure or "offline mode"
+            raise DataError(_format_offline(source, config.HF_ENDPOINT, why)) from error
+        raise DataError(f"{source}: cannot be read ({root_cause(error)})") from error
     finally:
-        config.HF_HUB_OFFLINE = before
+        config.HF_HUB_OFFLINE = earlier
 
 
-def _unreachable(source: str, endpoint: str, why: str) -> str:
-    repository, revision, _ = split_name(source)
+def _format_offline(source: str, endpoint: str, why: str) -> str:
+    repository, revision, _ = parse_hub_name(source)
     cached = "which revision is in the cache is not known" if revision else "it is not in the cache"
     return (
         f"{source}: cannot be fetched from {endpoint}/datasets/{repository} ({why}), and {cached};"
@@ -282,8 +287,8 @@ def _unreachable(source: str, endpoint: str, why: str) -> str:
     )
 
 
-def reason(error: BaseException) -> str:
-    """What is at the root of an error, on one line."""
+def root_cause(error: BaseException) -> str:
+    """Return the message of the root cause of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (" ".join(str(error).split()) or type(error).__name__)[:REASON]
+    return (" ".join(str(error).split()) or type(error).__name__)[:MAX_REASON]

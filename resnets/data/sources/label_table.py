@@ -1,8 +1,8 @@
-"""A table of paths and labels as a data set: CSV, TSV and what else `tables.reader` reads.
+"""A table of paths and labels as a data set: CSV, TSV and other formats of `tables.reader`.
 
-Given by itself (`open_table`), or found in or beside a folder of images without class folders
-(`open_folder_table`): `images/` with labels.csv beside it, a flat folder whose labels.csv has a
-column of splits. Labels alone in a flat folder are `flat_split`'s.
+Given by itself (`open_table`), or found in or next to a folder of images without class folders
+(`open_folder_table`): `images/` with labels.csv next to it, a flat folder whose labels.csv has a
+column of splits. Labels alone in a flat folder are read by `flat_folder`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from resnets.data.dataset.image_identity import hash_names
-from resnets.data.dataset.source import FilePart, Part, Source, by_role
+from resnets.data.dataset.source import FilePart, Part, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.folder import FolderFiles, Listing
 from resnets.data.files.walk import LeftOut
@@ -22,16 +22,16 @@ from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.layout.folder_layout import Layout
 from resnets.data.layout.folder_names import IMAGE_FOLDERS
 from resnets.data.sources.class_folders import Tree
-from resnets.data.tables.flat_labels import TABLE_NAMES, UNNAMED
-from resnets.data.tables.label_sets import LabelForm, joined_sets, read_label_sets
-from resnets.data.tables.labels import ONE_LABEL, class_names, names_of, number_labels
+from resnets.data.tables.flat_labels import NOT_IN_TABLE, TABLE_NAMES
+from resnets.data.tables.label_sets import LabelForm, read_label_sets, union_labels
+from resnets.data.tables.labels import ONE_LABEL, class_names, encode_labels, label_names
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import JSON_SUFFIXES, SPACE, TableRow, open_table_file
 from resnets.utils.printable import printable
 
-WHOLE = re.compile(r"([+-]?\d+)\.0+")  # whole numbers as pandas writes them beside a missing one
-REAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
-MANY = 20  # different real numbers that are no classes
+WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")  # as pandas writes next to missing ones
+REAL_NUMBER = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
+MAX_NUMBERS = 20  # distinct real numbers from which labels are not classes
 
 
 def open_table(
@@ -42,50 +42,60 @@ def open_table(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source:
-    """The images that a table names, in one part or in those of its split column.
+    """Open the images that a table names, in one part or by its split column.
 
-    Paths are found from `root`, the table's folder unless it is given (`table_paths`). `group`:
-    name of the column of groups. labels: see `label_sets.read_label_sets`. DataError says in which
-    line what is wrong: no such image, several labels, an unknown split.
+    Paths are resolved from `root`, by default the table's folder (`tables.paths`). group: the name
+    of the column of groups. labels: see `label_sets.read_label_sets`. Raises DataError with the
+    line of a missing image, several labels, or an unknown split.
     """
     root = file.parent if root is None else root
     paths = TablePaths(root)
     table = open_table_file(file, paths.is_file, paths.is_known, group=group)
-    written = [] if table is None else list(table.rows())
-    if not written:
+    table_rows = [] if table is None else list(table.rows())
+    if not table_rows:
         raise DataError(f"{file}: names no images; expected lines of path,label")
     assert table is not None
-    found = read_label_sets(
-        [row.label for row in written], lambda row: f"{file}: line {written[row].line}", labels
+    label_sets = read_label_sets(
+        [row.label for row in table_rows],
+        lambda row: f"{file}: line {table_rows[row].line}",
+        labels,
     )
-    written = [replace(row, label=label) for row, label in zip(written, found.labels, strict=True)]
-    names = [(row.line, name) for row in written for name in names_of(row.label)]
-    check_spellings([name for _, name in names], lambda at: f"{file}: line {names[at][0]}")
-    table.warn_of_unused()
+    table_rows = [
+        replace(row, label=label) for row, label in zip(table_rows, label_sets.labels, strict=True)
+    ]
+    names = [(row.line, name) for row in table_rows for name in label_names(row.label)]
+    check_spellings([name for _, name in names], lambda index: f"{file}: line {names[index][0]}")
+    table.warn_of_unused_columns()
     by_space = table.delimiter == SPACE
-    if not found.multi:
-        written = _as_classes(file, written)
-    # Sorted by path, so that the order of the lines never changes a result.
-    rows = sorted(_located(file, written, paths, by_space), key=lambda row: row.path)
+    if not label_sets.multi:
+        table_rows = _convert_whole_numbers(file, table_rows)
+    # Sorted by path, so that results do not depend on the order of lines.
+    rows = sorted(_find_images(file, table_rows, paths, by_space), key=lambda row: row.path)
     if labels == "multi":
-        rows = _one_row_each(rows)
-    _check_once(file, rows)
-    said = "; ".join(filter(None, (f"{file.name}: {table.said()}", found.said)))
-    said += f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
+        rows = _merge_rows(rows)
+    _check_unique(file, rows)
+    description = "; ".join(
+        filter(None, (f"{file.name}: {table.describe()}", label_sets.description))
+    )
+    description += (
+        f"; {paths.num_guessed:,} images found by their names" if paths.num_guessed else ""
+    )
     splits = sorted({row.split for row in rows})
     by_split = {split: [row for row in rows if row.split == split] for split in splits}
     training = by_split["train"] if len(by_split) > 1 and "train" in by_split else rows
     classes = class_names(row.label for row in training)
     parts = {
-        split: _part(file, root, split, chosen, classes, grouped=table.columns.group is not None)
+        split: _make_part(
+            file, root, split, chosen, classes, grouped=table.columns.group is not None
+        )
         for split, chosen in by_split.items()
     }
-    source = by_role(name or file.name, classes, parts, str(file))
-    warnings = (*source.warnings, *filter(None, [found.warning]))
-    return replace(source, notes=(*source.notes, said), warnings=warnings)
+    source = source_from_parts(name or file.name, classes, parts, str(file))
+    warnings = (*source.warnings, *filter(None, [label_sets.warning]))
+    return replace(source, notes=(*source.notes, description), warnings=warnings)
 
 
-def _part(
+def _make_part(
     file: Path,
     root: Path,
     split: str,
@@ -94,31 +104,33 @@ def _part(
     *,
     grouped: bool,
 ) -> FilePart:
-    labels = number_labels(
-        [row.label for row in rows], classes, lambda place: f"{file}: line {rows[place].line}"
+    labels = encode_labels(
+        [row.label for row in rows], classes, lambda row: f"{file}: line {rows[row].line}"
     )
     paths = [row.path for row in rows]
     groups = [row.group for row in rows] if grouped else None
     return FilePart(split, FolderFiles(root, paths), labels, ids=hash_names(paths), groups=groups)
 
 
-def _one_row_each(rows: Sequence[TableRow]) -> list[TableRow]:
-    """One row of all labels for each image; `rows` are sorted by path."""
+def _merge_rows(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Merge the labels of all rows of an image; `rows` are sorted by path."""
     found = []
     for _, same in groupby(rows, lambda row: (row.path, row.split)):
         first, *others = same
-        sets = [names_of(row.label) for row in (first, *others)]
-        found.append(replace(first, label=joined_sets(sets)))
+        sets = [label_names(row.label) for row in (first, *others)]
+        found.append(replace(first, label=union_labels(sets)))
     return found
 
 
-def _as_classes(file: Path, rows: Sequence[TableRow]) -> list[TableRow]:
-    """Labels 0.0, 1.0, ... as 0, 1; DataError for real numbers, which are no classes."""
+def _convert_whole_numbers(file: Path, rows: Sequence[TableRow]) -> list[TableRow]:
+    """Convert labels 0.0, 1.0, ... to 0, 1; raise DataError for real numbers, which are not
+    classes.
+    """
     labels = {str(row.label) for row in rows}
-    if all(map(WHOLE.fullmatch, labels)):
+    if all(map(WHOLE_NUMBER.fullmatch, labels)):
         return [replace(row, label=str(row.label).partition(".")[0]) for row in rows]
-    real = sum(REAL.fullmatch(label) is not None for label in labels)
-    if real == len(labels) > MANY:
+    real = sum(REAL_NUMBER.fullmatch(label) is not None for label in labels)
+    if real == len(labels) > MAX_NUMBERS:
         raise DataError(
             f"{file}: its labels are {real:,} different real numbers, such as {rows[0].label};"
             " expected classes, by name or whole number"
@@ -126,31 +138,31 @@ def _as_classes(file: Path, rows: Sequence[TableRow]) -> list[TableRow]:
     return list(rows)
 
 
-def _located(
+def _find_images(
     file: Path, rows: Sequence[TableRow], paths: TablePaths, by_space: bool
 ) -> list[TableRow]:
-    """The rows with the paths of their images; DataError where some are missing."""
-    located, missing = [], []
+    """Return the rows with the paths of their images; raise DataError if some are missing."""
+    rows_found, rows_missing = [], []
     for row in rows:
         path = paths.find(row.path, f"{file}: line {row.line}")
         if path is None:
-            missing.append(row)
+            rows_missing.append(row)
         else:
-            located.append(replace(row, path=path))
-    if missing:
-        first = missing[0]
+            rows_found.append(replace(row, path=path))
+    if rows_missing:
+        first = rows_missing[0]
         spaces = "; the last space of a line separates path and label: put a tab or comma there"
         raise DataError(
             f"{file}: line {first.line}: no file {paths.root / printable(first.path)}"
-            + (f", and {len(missing) - 1:,} more are missing" if len(missing) > 1 else "")
+            + (f", and {len(rows_missing) - 1:,} more are missing" if len(rows_missing) > 1 else "")
             + (f"{spaces}, where labels have spaces" if by_space and " " in first.path else "")
             + "; paths are relative to the table's folder, and a header has path,label"
         )
-    return located
+    return rows_found
 
 
-def _check_once(file: Path, rows: Sequence[TableRow]) -> None:
-    """DataError where an image comes twice; `rows` are sorted by path."""
+def _check_unique(file: Path, rows: Sequence[TableRow]) -> None:
+    """Raise DataError if an image occurs twice; `rows` are sorted by path."""
     for one, two in pairwise(rows):
         if one.path == two.path:
             more = f"; {ONE_LABEL}" if one.label != two.label else "; remove one of them"
@@ -160,8 +172,8 @@ def _check_once(file: Path, rows: Sequence[TableRow]) -> None:
             )
 
 
-SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
-PLAIN_FOLDERS = IMAGE_FOLDERS | {"jpg", "jpeg", "jpegs", "png", "all"}
+FOLDER_TABLE_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
+IMAGE_FOLDER_NAMES = IMAGE_FOLDERS | {"jpg", "jpeg", "jpegs", "png", "all"}
 
 
 def open_folder_table(
@@ -171,52 +183,53 @@ def open_folder_table(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source | None:
-    """The set that a table of the images of `folder` makes; None where there is no such table.
+    """Open the set that a table of the images of `folder` describes; None if there is no such
+    table.
 
     Images that it does not name are counted as left out. Raises as `open_table`.
     """
     images = [path for path in listing.paths if path not in listing.others]
-    tops = {path.partition("/")[0] for path in images if "/" in path}
-    if not images or any(top.lower() not in PLAIN_FOLDERS for top in tops):
+    top_folders = {path.partition("/")[0] for path in images if "/" in path}
+    if not images or any(top.lower() not in IMAGE_FOLDER_NAMES for top in top_folders):
         return None
-    for file, inside in _candidates(folder.resolve()):
+    for file, is_inside in _iter_tables(folder.resolve()):
         paths = TablePaths(folder)
         table = open_table_file(file, paths.is_file, paths.is_known)
         if table is None:
             continue
-        if inside and not tops and not table.columns.splits:
+        if is_inside and not top_folders and not table.columns.has_splits:
             return None  # labels alone
         found = open_table(file, name, root=folder, group=group, labels=labels)
-        return replace(found, left_out=_left_out(found, listing, images))
+        return replace(found, left_out=_count_left_out(found, listing, images))
     return None
 
 
-def _candidates(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Tables by their names, and whether they are in the folder or beside it."""
+def _iter_tables(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield possible tables, and whether they are in the folder or next to it."""
     own = (folder.name, f"{folder.name}_labels", f"{folder.name}labels")
-    for place, names in ((folder, (*TABLE_NAMES, *own)), (folder.parent, ("labels", *own))):
+    for directory, names in ((folder, (*TABLE_NAMES, *own)), (folder.parent, ("labels", *own))):
         for stem in names:
-            for suffix in SUFFIXES:
-                file = place / f"{stem}{suffix}"
+            for suffix in FOLDER_TABLE_SUFFIXES:
+                file = directory / f"{stem}{suffix}"
                 if file.is_file():
-                    yield file, place == folder
+                    yield file, directory == folder
 
 
-def described_tree(source: Source, listing: Listing) -> Tree:
-    """What `open_folder_table` found, with its parts by role and the images that it leaves out."""
-    found = {
+def make_table_tree(source: Source, listing: Listing) -> Tree:
+    """Return the set of `open_folder_table` with its parts by role and the images it leaves out."""
+    roles = {
         "train": source.train,
         "val": source.val,
         "test": source.test() if source.test else None,
     }
-    parts = {role: part for role, part in found.items() if isinstance(part, FilePart)}
-    named = _named(parts.values())
+    parts = {role: part for role, part in roles.items() if isinstance(part, FilePart)}
+    named = _image_paths(parts.values())
     paths = listing.images().paths
-    left_out = {row: UNNAMED for row, path in enumerate(paths) if path not in named}
+    left_out = {row: NOT_IN_TABLE for row, path in enumerate(paths) if path not in named}
     return Tree(source, Layout([], left_out=left_out), parts)
 
 
-def _named(parts: Iterable[Part | None]) -> set[str]:
+def _image_paths(parts: Iterable[Part | None]) -> set[str]:
     named: set[str] = set()
     for part in parts:
         if part is not None and isinstance(part.files, FolderFiles):
@@ -224,11 +237,11 @@ def _named(parts: Iterable[Part | None]) -> set[str]:
     return named
 
 
-def _left_out(source: Source, listing: Listing, images: list[str]) -> LeftOut:
-    named = _named((source.train, source.val, source.test() if source.test else None))
+def _count_left_out(source: Source, listing: Listing, images: list[str]) -> LeftOut:
+    named = _image_paths((source.train, source.val, source.test() if source.test else None))
     left_out = LeftOut()
     left_out.add_all(listing.left_out)
     for path in images:
         if path not in named:
-            left_out.add(UNNAMED, path)
+            left_out.add(NOT_IN_TABLE, path)
     return left_out

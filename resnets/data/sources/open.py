@@ -1,4 +1,4 @@
-"""Opening a stored set: by name, or by the path of a folder or file."""
+"""Open a stored set by name, or by the path of a folder or file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from resnets.data.sources.builtin import fetch_cifar, fetch_fashion_mnist, open_
 from resnets.data.sources.class_folders import Tree, read_tree
 from resnets.data.sources.coco import find_coco, open_coco
 from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
-from resnets.data.sources.label_table import described_tree, open_folder_table, open_table
-from resnets.data.sources.objects import refuse_name
+from resnets.data.sources.label_table import make_table_tree, open_folder_table, open_table
+from resnets.data.sources.objects import check_not_object
 from resnets.data.sources.parquet import open_parquet
 from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
@@ -37,16 +37,16 @@ from resnets.data.tables.reader import TABLE_SUFFIXES
 
 COCO_SUFFIX = ".json"
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
-BOTH, NEITHER = frozenset({"labels_from", "ground_truth"}), frozenset[str]()
+BOTH_FIELDS, NO_FIELDS = frozenset({"labels_from", "ground_truth"}), frozenset[str]()
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 def find_source(spec: DataSpec) -> Source:
-    """The stored set that `spec.source`, a name or path, means, as its parts.
+    """Open the stored set that `spec.source` names: a known name or a path.
 
-    ConfigError where `spec.streaming` asks for what only Parquet and WebDataset can do.
+    Raises ConfigError if `spec.streaming` is set for a format other than Parquet and WebDataset.
     """
-    found, read = _find(spec)
+    found, read = _open_stored(spec)
     unread = [
         f"data.{name} = {getattr(spec, name)!r} has no effect: sets of this form say their labels"
         " themselves"
@@ -54,51 +54,51 @@ def find_source(spec: DataSpec) -> Source:
         if name not in read and getattr(spec, name) != getattr(DataSpec, name)
     ]
     found = replace(found, warnings=(*found.warnings, *unread))
-    return in_label_form(found, spec)
+    return apply_label_form(found, spec)
 
 
-def in_label_form(found: Source, spec: DataSpec) -> Source:
-    """A set with one label per image or sets of them as `spec.labels` says.
+def apply_label_form(found: Source, spec: DataSpec) -> Source:
+    """Return a set with single labels or sets of labels, as `spec.labels` says.
 
-    DataError where it asks for single labels of a set that has others.
+    Raises DataError if it requires single labels and the set has sets of them.
     """
     if spec.labels == "single" and found.multilabel:
         raise DataError(f"{spec.source}: its images have sets of labels; remove data.labels=single")
-    return as_sets(found) if spec.labels == "multi" and not found.multilabel else found
+    return convert_to_sets(found) if spec.labels == "multi" and not found.multilabel else found
 
 
-def as_sets(source: Source) -> Source:
-    """The same set with one label each as sets of one."""
+def convert_to_sets(source: Source) -> Source:
+    """Convert single labels to sets of one label."""
 
-    def converted(part: Any) -> Any:
+    def convert(part: Any) -> Any:
         sets = [label_numbers(label) for label in part.labels.tolist()]
         return replace(part, labels=multi_hot(sets, len(source.classes)))
 
     test = source.test
     return replace(
         source,
-        train=converted(source.train),
-        val=None if source.val is None else converted(source.val),
-        test=None if test is None else lambda: converted(test()),
+        train=convert(source.train),
+        val=None if source.val is None else convert(source.val),
+        test=None if test is None else lambda: convert(test()),
     )
 
 
-def _find(spec: DataSpec) -> tuple[Source, frozenset[str]]:
-    """The set, and which of `labels_from` and `ground_truth` reading it took into account."""
+def _open_stored(spec: DataSpec) -> tuple[Source, frozenset[str]]:
+    """Open the set; also return which of `labels_from` and `ground_truth` were used."""
     source, streaming = spec.source, spec.streaming
-    refuse_name(source)
+    check_not_object(source)
     path = Path(source).expanduser()
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         where = source if source.startswith(HUB) else str(path)
         read = open_parquet if streaming else open_tabular
-        return read(where, spec.group_column, spec.labels), NEITHER
+        return read(where, spec.group_column, spec.labels), NO_FIELDS
     if path.is_dir() and (shards := open_shard_folder(path, streaming=streaming)) is not None:
-        return shards, NEITHER
+        return shards, NO_FIELDS
     if path.suffix.lower() in SPREADSHEETS and path.is_file():
         raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
     stored = None
-    other = path.suffix.lower() in (*TABLE_SUFFIXES, COCO_SUFFIX)
-    if path.is_file() and not is_pack(path) and not other:
+    is_table_file = path.suffix.lower() in (*TABLE_SUFFIXES, COCO_SUFFIX)
+    if path.is_file() and not is_pack(path) and not is_table_file:
         stored = open_tar(
             path,
             source,
@@ -114,45 +114,45 @@ def _find(spec: DataSpec) -> tuple[Source, frozenset[str]]:
         )
     if stored is not None:
         return stored, frozenset({"labels_from"})
-    return _whole(source, path, spec)
+    return _open_unstreamed(source, path, spec)
 
 
-def _whole(source: str, path: Path, spec: DataSpec) -> tuple[Source, frozenset[str]]:
-    """A set that is not streamed: by name, or by the path of a file or folder."""
+def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, frozenset[str]]:
+    """Open a set that is not streamed: by name, or by the path of a file or folder."""
     if source == "digits":
-        return open_digits(), NEITHER
+        return open_digits(), NO_FIELDS
     if source == "fashion-mnist":
         local = has_idx(DEBIAN_FASHION_MNIST)
         folder = DEBIAN_FASHION_MNIST if local else fetch_fashion_mnist()
-        return open_idx(folder, source, FASHION_CLASSES), NEITHER
+        return open_idx(folder, source, FASHION_CLASSES), NO_FIELDS
     if source in ("cifar10", "cifar100"):
-        return _cifar(fetch_cifar(source), source), NEITHER
+        return _open_fetched_cifar(fetch_cifar(source), source), NO_FIELDS
     if path.is_file():
         if path.suffix.lower() == COCO_SUFFIX:
-            return open_coco([path]), NEITHER
+            return open_coco([path]), NO_FIELDS
         if is_pack(path):
-            return open_pack(path), NEITHER
-        return open_table(path, group=spec.group_column, labels=spec.labels), NEITHER
+            return open_pack(path), NO_FIELDS
+        return open_table(path, group=spec.group_column, labels=spec.labels), NO_FIELDS
     if not path.is_dir():
-        near = difflib.get_close_matches(source, NAMES, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
+        matches = difflib.get_close_matches(source, NAMES, 1)
+        hint = f"did you mean {matches[0]}?" if matches else f"known sets: {', '.join(NAMES)}"
         raise DataError(f"{source}: no such folder or file; {hint}")
     name = path.resolve().name
     if has_idx(path):
-        return open_idx(path, name), NEITHER
+        return open_idx(path, name), NO_FIELDS
     if found := find_cifar(path):
-        return open_cifar(*found, name), NEITHER
+        return open_cifar(*found, name), NO_FIELDS
     if stl10 := find_stl10(path):
-        return open_stl10(stl10, name), NEITHER
+        return open_stl10(stl10, name), NO_FIELDS
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, spec.ground_truth), frozenset({"ground_truth"})
     if spec.labels_from == "auto" and (files := find_coco(path)):
-        return open_coco(files, name), NEITHER
-    return read_folder(path, _listing(path, spec), spec).source, BOTH
+        return open_coco(files, name), NO_FIELDS
+    return read_folder(path, _list_images(path, spec), spec).source, BOTH_FIELDS
 
 
-def _listing(path: Path, spec: DataSpec) -> Listing:
-    """The images of a folder, NumPy arrays among them where stacks are asked for."""
+def _list_images(path: Path, spec: DataSpec) -> Listing:
+    """List the images of a folder, including NumPy arrays if stacks are wanted."""
     if not spec.has_stacks:
         return list_folder(path, is_table)
     listing = list_folder(path, lambda file: is_table(file) or suffix_of(file) == NPY_SUFFIX)
@@ -160,15 +160,15 @@ def _listing(path: Path, spec: DataSpec) -> Listing:
 
 
 def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
-    """The set of a folder of images: by the table that describes them, else by class folders.
+    """Read the set of a folder of images: by a table that describes it, else by class folders.
 
-    Raises as `open_folder_table` and `read_tree`, which call the folder `spec.source`.
+    Raises as `open_folder_table` and `read_tree`; messages name `spec.source`.
     """
     name = path.resolve().name
-    described = None
+    table_source = None
     if spec.ground_truth is None and spec.labels_from == "auto":
-        described = open_folder_table(path, listing, name, spec.group_column, spec.labels)
-    if described is None:
+        table_source = open_folder_table(path, listing, name, spec.group_column, spec.labels)
+    if table_source is None:
         return read_tree(
             listing,
             name,
@@ -179,10 +179,10 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
             spec.group_column,
             spec.labels,
         )
-    return described_tree(described, listing)
+    return make_table_tree(table_source, listing)
 
 
-def _cifar(folder: Path, name: str) -> Source:
+def _open_fetched_cifar(folder: Path, name: str) -> Source:
     found = find_cifar(folder)
     if found is None:
         raise DataError(f"{folder}: holds no CIFAR batches; remove it, so that it is fetched again")

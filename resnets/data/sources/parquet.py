@@ -1,7 +1,7 @@
-"""Parquet for streaming: read in place, a row group at a time, here or on the Hub.
+"""Parquet for streaming: read in place, one row group at a time, locally or on the Hub.
 
-Opening reads each file's footer and its columns of labels and splits, and no images. Which files
-there are and which split each is of says `tabular_files`, and on the Hub `datasets`.
+Opening reads each file's footer and its columns of labels and splits, but no images. `find_tables`
+finds the files and their splits, on the Hub `datasets` does.
 """
 
 from __future__ import annotations
@@ -22,33 +22,40 @@ from resnets.data.errors import DataError
 from resnets.data.sources.find_tables import TabularFiles, check_same_classes, find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
-    display_name,
+    format_part_name,
+    format_source_name,
     image_bytes,
-    library,
-    part_name,
-    reading,
-    reason,
-    split_name,
+    import_datasets,
+    parse_hub_name,
+    reading_dataset,
+    root_cause,
 )
-from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
+from resnets.data.tables.arrow_columns import (
+    ArrowColumns,
+    ArrowTable,
+    TableSplit,
+    find_arrow_columns,
+    source_from_tables,
+)
 from resnets.data.tables.label_sets import LabelForm
 
-FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
+MAX_CONCURRENT_READS = 16  # concurrent requests to the Hub
 
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """A Parquet file, here or "hf://...", its footer, and labels, marks and paths of its rows.
+    """A Parquet file, local or "hf://...", with its footer, and labels, splits and paths of its
+    rows.
 
-    name: what the identities of its images begin with; no other file has it. groups: the values of
-    the column of groups, where there is one.
+    name: the prefix of its images' identities, unique among the files. groups: values of the column
+    of groups, if any.
     """
 
     url: str
     name: str
     footer: Any
     labels: Sequence[Any]
-    marks: Mapping[str, Sequence[Any]]
+    split_columns: Mapping[str, Sequence[Any]]
     paths: Sequence[str | None]
     groups: Sequence[Any] | None
 
@@ -57,7 +64,7 @@ class _File:
 class RowGroups:
     """The row groups of `files` as blocks: block b is group `groups[b, 1]` of file `groups[b, 0]`.
 
-    firsts: (blocks,) the row of the part, called `title`, that each begins with.
+    title: name of the part. firsts: (blocks,) the part's row that each begins with.
     """
 
     title: str
@@ -67,96 +74,96 @@ class RowGroups:
     image: str
 
     def load(self, block: int) -> list[bytes]:
-        """The images of a row group; empty bytes where a row has none."""
+        """Read the images of a row group; empty bytes for a row without one."""
         file, group = self.groups[block].tolist()
         try:
-            parquet = _open(self.files[file].url, self.files[file].footer)
+            parquet = _open_parquet(self.files[file].url, self.files[file].footer)
             column = parquet.read_row_group(group, columns=[self.image]).column(0)
             return [image_bytes(cell)[0] or b"" for cell in column.to_pylist()]
         except Exception as error:  # network, disk, damage: each has its own kind
             raise DataError(
-                f"{self.files[file].url}:row group {group}: cannot be read ({reason(error)})"
+                f"{self.files[file].url}:row group {group}: cannot be read ({root_cause(error)})"
             ) from error
 
-    def name(self, block: int, place: int) -> str:
-        """Part and row, "pets/train:17", as where the set is not streamed."""
-        return f"{self.title}:{int(self.firsts[block]) + place}"
+    def name(self, block: int, position: int) -> str:
+        """Return part and row, "pets/train:17", as for a set that is not streamed."""
+        return f"{self.title}:{int(self.firsts[block]) + position}"
 
     def identities(self, where: Rows) -> tuple[Sequence[str], str]:
-        """The paths kept beside the images' bytes, else file and row: "train-0.parquet:17"."""
+        """Return the paths stored with the images, else file and row: "train-0.parquet:17"."""
         paths = [path for file in self.files for path in file.paths]
         if all(paths) and len(set(paths)) == len(paths):
-            at = self.firsts[where[:, 0]] + where[:, 1]
-            return [str(paths[row]) for row in at.tolist()], "stored path"
+            part_rows = self.firsts[where[:, 0]] + where[:, 1]
+            return [str(paths[row]) for row in part_rows.tolist()], "stored path"
         file = self.groups[:, 0]
         rows = self.firsts - self.firsts[np.searchsorted(file, file)]  # where each group begins
         return [
-            f"{self.files[file[block]].name}:{rows[block] + place}"
-            for block, place in where.tolist()
+            f"{self.files[file[block]].name}:{rows[block] + position}"
+            for block, position in where.tolist()
         ], "file and row"
 
 
 def open_parquet(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
-    """The set of a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]", streamed.
+    """Open a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]" for streaming.
 
-    group: name of the column of groups. labels: see `label_sets.read_label_sets`. DataError where
-    it is not of Parquet, or cannot be read or fetched.
+    group: the name of the column of groups. labels: see `label_sets.read_label_sets`. Raises
+    DataError if it is not Parquet, or cannot be read or downloaded.
     """
-    library(source)
-    urls, home = _urls(source)
-    every = [url for files in urls.values() for url in files]
-    if other := next((url for url in every if not url.lower().endswith(".parquet")), None):
+    import_datasets(source)
+    urls, home = _find_urls(source)
+    all_urls = [url for files in urls.values() for url in files]
+    if other := next((url for url in all_urls if not url.lower().endswith(".parquet")), None):
         raise DataError(
             f"{source}: holds {other.rpartition('/')[2]}; only Parquet and WebDataset files are"
             " streamed, others are read with data.streaming=false"
         )
-    name, names = display_name(source), _names(every)
+    name, names = format_source_name(source), _unique_names(all_urls)
     read: dict[str, _File] = {}
-    columns: dict[str, Columns] = {}
-    with reading(source):
-        known = builder_of(source).info.features if source.startswith(HUB) else None
+    columns: dict[str, ArrowColumns] = {}
+    with reading_dataset(source):
+        hub_features = load_builder(source).info.features if source.startswith(HUB) else None
         for title, found in urls.items():
-            with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-                features = list(pool.map(features_of, found))
-                columns[title] = find_columns(known or features[0], name, group)
+            with ThreadPoolExecutor(MAX_CONCURRENT_READS) as pool:
+                features = list(pool.map(read_features, found))
+                columns[title] = find_arrow_columns(hub_features or features[0], name, group)
                 check_same_classes(list(zip(found, features, strict=True)), columns[title].label)
                 read |= zip(
                     found,
-                    pool.map(partial(_read, names=names, columns=columns[title]), found),
+                    pool.map(partial(_read_file, names=names, columns=columns[title]), found),
                     strict=True,
                 )
     files = {title: [read[url] for url in found] for title, found in urls.items()}
     tables = {
-        title: _table(columns[title], found)
+        title: _join_tables(columns[title], found)
         for title, found in files.items()
         if any(len(file.labels) for file in found)
     }
     if not tables:
         raise DataError(f"{source}: no images in it")
 
-    def part_of(piece: Piece) -> StreamPart:
-        return _part(name, files[piece.table], columns[piece.table].image, piece)
+    def make_part(split: TableSplit) -> StreamPart:
+        return _make_part(name, files[split.table], columns[split.table].image, split)
 
     if home is None:
-        return from_tables(name, source, tables, part_of, form=labels)
-    opened = from_tables(name, source, tables, part_of, home.left_out, labels)
+        return source_from_tables(name, source, tables, make_part, form=labels)
+    opened = source_from_tables(name, source, tables, make_part, home.left_out, labels)
     rows = {title: len(table.labels) for title, table in tables.items()}
     return replace(opened, warnings=(*opened.warnings, *home.warnings(rows)))
 
 
-def _urls(source: str) -> tuple[dict[str, list[str]], TabularFiles | None]:
-    """The files by split, and the folder that they are in; None on the Hub."""
+def _find_urls(source: str) -> tuple[dict[str, list[str]], TabularFiles | None]:
+    """Return the files by split, and the folder that they are in; None on the Hub."""
     if source.startswith(HUB):
-        with reading(source):
-            found = builder_of(source).config.data_files
+        with reading_dataset(source):
+            found = load_builder(source).config.data_files
         return {str(title): list(files) for title, files in found.items()}, None
     home = find_tabular(Path(source))
     assert home is not None
     return {title: home.absolute(paths) for title, paths in home.splits().items()}, home
 
 
-def _names(urls: Sequence[str]) -> dict[str, str]:
-    """The files' own names, with their folders where two have the same."""
+def _unique_names(urls: Sequence[str]) -> dict[str, str]:
+    """Return the files' names, with their folders if names repeat."""
     short = {url: url.rpartition("/")[2] for url in urls}
     if len(set(short.values())) == len(short):
         return short
@@ -164,15 +171,20 @@ def _names(urls: Sequence[str]) -> dict[str, str]:
     return {url: url[start:] for url in urls}
 
 
-def _table(columns: Columns, files: Sequence[_File]) -> Table:
-    marks = {name: [cell for file in files for cell in file.marks[name]] for name in columns.marks}
+def _join_tables(columns: ArrowColumns, files: Sequence[_File]) -> ArrowTable:
+    split_columns = {
+        name: [cell for file in files for cell in file.split_columns[name]]
+        for name in columns.split_columns
+    }
     groups = None
     if columns.group is not None:
         groups = [cell for file in files for cell in file.groups or ()]
-    return Table(columns, [label for file in files for label in file.labels], marks, groups)
+    return ArrowTable(
+        columns, [label for file in files for label in file.labels], split_columns, groups
+    )
 
 
-def _part(name: str, files: Sequence[_File], image: str, piece: Piece) -> StreamPart:
+def _make_part(name: str, files: Sequence[_File], image: str, split: TableSplit) -> StreamPart:
     groups = [
         (number, group)
         for number, file in enumerate(files)
@@ -181,53 +193,53 @@ def _part(name: str, files: Sequence[_File], image: str, piece: Piece) -> Stream
     sizes = [files[number].footer.row_group(group).num_rows for number, group in groups]
     firsts = np.cumsum([0, *sizes])[:-1]
     block = np.repeat(np.arange(len(groups)), sizes)
-    place = np.arange(len(block)) - firsts[block]
-    title = part_name(name, piece.table)
+    position = np.arange(len(block)) - firsts[block]
+    title = format_part_name(name, split.table)
     blocks = RowGroups(title, files, np.array(groups), firsts, image)
-    where = np.stack([block, place], 1)[piece.rows]
+    where = np.stack([block, position], 1)[split.rows]
     largest = max(sizes, default=0)
-    return StreamPart(piece.title, blocks, where, piece.labels, largest, piece.groups)
+    return StreamPart(split.title, blocks, where, split.labels, largest, split.groups)
 
 
-def builder_of(source: str) -> Any:
-    """The builder of `datasets` that knows which files a set of the Hub has, and of which part."""
+def load_builder(source: str) -> Any:
+    """Load the builder of `datasets`, which knows the files and splits of a set on the Hub."""
     import datasets
 
-    repository, revision, config = split_name(source)
+    repository, revision, config = parse_hub_name(source)
     return datasets.load_dataset_builder(repository, config, revision=revision)
 
 
-def features_of(url: str) -> Any:
-    """The columns of a Parquet file as `datasets` sees them."""
+def read_features(url: str) -> Any:
+    """Return the columns of a Parquet file as `datasets` features."""
     from datasets import Features
 
-    return Features.from_arrow_schema(_open(url).schema_arrow)
+    return Features.from_arrow_schema(_open_parquet(url).schema_arrow)
 
 
-def _read(url: str, names: Mapping[str, str], columns: Columns) -> _File:
-    parquet = _open(url)
+def _read_file(url: str, names: Mapping[str, str], columns: ArrowColumns) -> _File:
+    parquet = _open_parquet(url)
     found: dict[str, Any] = {}
-    grouped = [columns.group] if columns.group else []
-    for column in (columns.label, f"{columns.image}.path", *columns.marks, *grouped):
-        # Labels are missing of a test part where they are secret; paths where none were kept.
-        known = column in parquet.schema_arrow.names or column in _leaves(parquet)
-        values = parquet.read(columns=[column]).column(0).to_pylist() if known else None
+    group_columns = [columns.group] if columns.group else []
+    for column in (columns.label, f"{columns.image}.path", *columns.split_columns, *group_columns):
+        # A test part with secret labels lacks them; paths are not always stored.
+        is_stored = column in parquet.schema_arrow.names or column in _column_paths(parquet)
+        values = parquet.read(columns=[column]).column(0).to_pylist() if is_stored else None
         found[column] = values or [None] * parquet.metadata.num_rows
     labels, cells = found[columns.label], found[f"{columns.image}.path"]
     paths = [cell.get("path") if isinstance(cell, Mapping) else None for cell in cells]
-    marks = {column: found[column] for column in columns.marks}
+    split_columns = {column: found[column] for column in columns.split_columns}
     groups = found.get(columns.group or "")
-    return _File(url, names[url], parquet.metadata, labels, marks, paths, groups)
+    return _File(url, names[url], parquet.metadata, labels, split_columns, paths, groups)
 
 
-def _leaves(parquet: Any) -> set[str]:
-    """Names of the stored columns, nested ones with dots."""
+def _column_paths(parquet: Any) -> set[str]:
+    """Return the names of the stored columns, nested ones with dots."""
     schema = parquet.metadata.schema
     return {schema.column(number).path for number in range(len(schema))}
 
 
-def _open(url: str, footer: Any = None) -> Any:
-    """A `ParquetFile` of its own for each use: they are not safe to share between threads."""
+def _open_parquet(url: str, footer: Any = None) -> Any:
+    """Open a `ParquetFile`, one for each use: they are not thread-safe."""
     import fsspec
     import pyarrow.parquet as pq
 

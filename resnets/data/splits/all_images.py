@@ -1,8 +1,8 @@
-"""Every image of a stored set, in one split: for what needs no classes and no held-out shares.
+"""All images of a stored set as one split, for uses that need neither classes nor held-out shares.
 
-Class folders, parts and label files name classes where they can; whatever else lies below a folder
-(images in no class folder, one class alone, any nesting, an unlabelled test/) is there too, without
-a class.
+Images get classes from class folders, parts and label files where possible. All other images below
+a folder (in no class folder, in one class alone, in any nesting, in an unlabeled test/) are
+included without a class.
 """
 
 from __future__ import annotations
@@ -25,43 +25,45 @@ from resnets.data.errors import DataError
 from resnets.data.files.archives import list_archive
 from resnets.data.files.folder import Files, FolderFiles, Listing
 from resnets.data.files.walk import LeftOut, walk_unlabeled
-from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY
+from resnets.data.layout.folder_layout import MASKS, NO_CLASS_FOLDER, NO_LABELS
 from resnets.data.sources.open import find_source
 
 
 @dataclass(frozen=True, eq=False)
-class JoinedFiles:
-    """Several `Files` one after the other; `rows`, numbers in that order, are those that count."""
+class ConcatFiles:
+    """Several `Files` concatenated. rows: indices into the concatenation, of the files that are
+    used.
+    """
 
-    each: Sequence[Files]
+    parts: Sequence[Files]
     rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, each: Sequence[Files]) -> JoinedFiles:
-        """All files of `each`."""
-        return cls(each, np.arange(sum(map(len, each))))
+    def of(cls, parts: Sequence[Files]) -> ConcatFiles:
+        """Concatenate all files of `parts`."""
+        return cls(parts, np.arange(sum(map(len, parts))))
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of files."""
         return len(self.rows)
 
     def name(self, index: int) -> str:
-        """What messages call the image."""
-        files, row = self._find(index)
+        """Return the name of an image for messages."""
+        files, row = self._locate(index)
         return files.name(row)
 
     def read(self, index: int) -> bytes | memoryview:
-        """The encoded bytes; DataError when they cannot be had."""
-        files, row = self._find(index)
+        """Return the encoded bytes; raise DataError if they cannot be read."""
+        files, row = self._locate(index)
         return files.read(row)
 
-    def take(self, rows: NDArray[np.int64]) -> JoinedFiles:
-        """The files of `rows`, renumbered from 0."""
-        return JoinedFiles(self.each, self.rows[rows])
+    def take(self, rows: NDArray[np.int64]) -> ConcatFiles:
+        """Return the files of `rows`, renumbered from 0."""
+        return ConcatFiles(self.parts, self.rows[rows])
 
-    def _find(self, index: int) -> tuple[Files, int]:
+    def _locate(self, index: int) -> tuple[Files, int]:
         row = int(self.rows[index])
-        for files in self.each:
+        for files in self.parts:
             if row < len(files):
                 return files, row
             row -= len(files)
@@ -69,25 +71,27 @@ class JoinedFiles:
 
 
 def open_all(spec: DataSpec) -> Split:
-    """All images of `spec.source` with their classes where they have any (label -1 where not).
+    """Open all images of `spec.source` with their classes, label -1 (or an empty set) without.
 
-    In the order of their parts and paths; those in quarantine are left out. A sample of them is
-    compared with `spec.value_range`. DataError where there are none.
+    Images are in the order of their parts and paths, without those in quarantine. A sample of them
+    is compared with `spec.value_range`. Raises DataError if there are no images.
     """
     try:
         source = find_source(replace(spec, streaming=False))
     except DataError as error:
-        loose = _unlabeled(spec)
-        if loose is None:
+        unlabeled = _open_unlabeled(spec)
+        if unlabeled is None:
             raise
-        without = f"{loose.description} without classes ({error})"
-        return _probed(replace(loose, description=without), spec)
+        description = f"{unlabeled.description} without classes ({error})"
+        return _with_probe_warnings(replace(unlabeled, description=description), spec)
     parts = [source.train, source.val, source.test() if source.test else None]
-    return _probed(_joined(source, [part for part in parts if part is not None], spec), spec)
+    return _with_probe_warnings(
+        _concat_parts(source, [part for part in parts if part is not None], spec), spec
+    )
 
 
-def _probed(split: Split, spec: DataSpec) -> Split:
-    """The split with warnings of what a sample of its images holds."""
+def _with_probe_warnings(split: Split, spec: DataSpec) -> Split:
+    """Return the split with warnings about a sample of its images."""
     if not isinstance(split, FileSplit) or split.summary is None:
         return split
     found = probe_images(split.files, np.arange(len(split)), spec.value_range).warnings
@@ -96,100 +100,106 @@ def _probed(split: Split, spec: DataSpec) -> Split:
 
 
 def open_unlabeled(source: str) -> FileSplit | None:
-    """Every image of a folder or archive, whatever folders they are in, without classes.
+    """Open every image of a folder or archive without classes, whatever folder it is in.
 
-    None for any other source, or where there are none.
+    Returns None for any other source, or if there are no images.
     """
-    return _unlabeled(DataSpec(source=source))
+    return _open_unlabeled(DataSpec(source=source))
 
 
-def _unlabeled(spec: DataSpec) -> FileSplit | None:
+def _open_unlabeled(spec: DataSpec) -> FileSplit | None:
     path = Path(spec.source).expanduser()
     files: Files
     left_out = LeftOut()
     if path.is_dir():
         files = FolderFiles(path, list(walk_unlabeled(path, left_out)))
-    elif path.is_file() and (listing := _listing(path)) is not None:
+    elif path.is_file() and (listing := _list_images(path)) is not None:
         files, left_out = listing.files, listing.left_out
     else:
         return None
     if not len(files):
         return None
-    kept = Quarantine.of(spec).keep(files, np.arange(len(files)))
+    kept = Quarantine.of(spec).filter_rows(files, np.arange(len(files)))
     return FileSplit(
         files.take(kept),
         torch.full((len(kept),), -1),
         (),
-        _described(path.resolve().name, len(kept), len(files)),
+        _describe(path.resolve().name, len(kept), len(files)),
         summary=summarize_images(path.resolve().name, len(kept), left_out),
     )
 
 
-def _listing(archive: Path) -> Listing | None:
+def _list_images(archive: Path) -> Listing | None:
     try:
         return list_archive(archive).images()
     except DataError:
         return None
 
 
-def _joined(source: Source, parts: Sequence[Part], spec: DataSpec) -> Split:
+def _concat_parts(source: Source, parts: Sequence[Part], spec: DataSpec) -> Split:
     if any(part.files is None for part in parts):
-        return _pixels(source, parts)
+        return _concat_arrays(source, parts)
     quarantine = Quarantine.of(spec)
     files: list[Files] = []
     labels = []
     for part in parts:
         assert part.files is not None
-        rows = quarantine.keep(part.files, np.arange(len(part.labels)))
+        rows = quarantine.filter_rows(part.files, np.arange(len(part.labels)))
         files.append(part.files.take(rows))
         labels.append(part.labels[rows])
-    beside = _beside(spec, files, quarantine)
-    if beside is not None:
-        files.append(beside)
-        none = 0 if source.multilabel else -1
-        labels.append(np.full((len(beside), *labels[0].shape[1:]), none, labels[0].dtype))
-    joined = JoinedFiles.of(files)
-    total = sum(len(part.labels) for part in parts) + (0 if beside is None else len(beside))
-    about = _described(source.name, len(joined), total)
-    if beside is not None:
-        about += f", {len(beside):,} of them in no class"
-    every = SplitSummary("images", len(joined), "all splits, with a class or without")
-    left_out = source.left_out.without((STRAY, MASKS, NO_LABELS) if beside is not None else ())
+    remaining = _find_remaining_images(spec, files, quarantine)
+    if remaining is not None:
+        files.append(remaining)
+        no_label = 0 if source.multilabel else -1
+        labels.append(np.full((len(remaining), *labels[0].shape[1:]), no_label, labels[0].dtype))
+    joined = ConcatFiles.of(files)
+    total = sum(len(part.labels) for part in parts) + (0 if remaining is None else len(remaining))
+    description = _describe(source.name, len(joined), total)
+    if remaining is not None:
+        description += f", {len(remaining):,} of them in no class"
+    all_images = SplitSummary("images", len(joined), "all splits, with a class or without")
+    left_out = source.left_out.without(
+        (NO_CLASS_FOLDER, MASKS, NO_LABELS) if remaining is not None else ()
+    )
     summary = DataSummary(
         source.name,
         source.classes,
-        [every],
+        [all_images],
         None,
         left_out.parts(),
         left_out.links,
         source.notes,
         warnings=source.warnings,
     )
-    given = torch.from_numpy(np.concatenate(labels))
-    return FileSplit(joined, given, source.classes, about, summary=summary)
+    all_labels = torch.from_numpy(np.concatenate(labels))
+    return FileSplit(joined, all_labels, source.classes, description, summary=summary)
 
 
-def _pixels(source: Source, parts: Sequence[Part]) -> TensorSplit:
+def _concat_arrays(source: Source, parts: Sequence[Part]) -> TensorSplit:
     arrays = [part for part in parts if isinstance(part, ArrayPart)]
     assert len(arrays) == len(parts)
     images = torch.from_numpy(np.concatenate([part.images for part in arrays]))
     labels = torch.from_numpy(np.concatenate([part.labels for part in arrays]))
-    return TensorSplit(images, labels, source.classes, _described(source.name, len(labels)))
+    return TensorSplit(images, labels, source.classes, _describe(source.name, len(labels)))
 
 
-def _beside(spec: DataSpec, files: Sequence[Files], quarantine: Quarantine) -> FolderFiles | None:
-    """Images of a folder that none of its parts has."""
+def _find_remaining_images(
+    spec: DataSpec, files: Sequence[Files], quarantine: Quarantine
+) -> FolderFiles | None:
+    """Return the images of a folder that are in none of its parts; None if there are none."""
     root = Path(spec.source).expanduser()
     if not root.is_dir() or not all(isinstance(each, FolderFiles) for each in files):
         return None
     known = {each.name(row) for each in files for row in range(len(each))}
     others = [path for path in walk_unlabeled(root) if str(root / path) not in known]
     if quarantine.paths:
-        listed = quarantine.listed(others).tolist()
-        others = [path for path, out in zip(others, listed, strict=True) if not out]
+        listed = quarantine.is_listed(others).tolist()
+        others = [path for path, is_listed in zip(others, listed, strict=True) if not is_listed]
     return FolderFiles(root, others) if others else None
 
 
-def _described(name: str, kept: int, total: int | None = None) -> str:
-    out = (kept if total is None else total) - kept
-    return f"{name}, all {kept:,} images" + (f" ({out:,} in quarantine)" if out else "")
+def _describe(name: str, num_kept: int, num_total: int | None = None) -> str:
+    num_quarantined = (num_kept if num_total is None else num_total) - num_kept
+    return f"{name}, all {num_kept:,} images" + (
+        f" ({num_quarantined:,} in quarantine)" if num_quarantined else ""
+    )

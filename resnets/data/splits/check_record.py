@@ -1,8 +1,8 @@
-"""What `resnets data check` found in a set, kept where training finds it again.
+"""The results of `resnets data check`, stored so that training can use them.
 
-The user's cache has a file for each set that was checked, by its path. It holds the pairs of images
-that are alike and a fingerprint of the set's listing, so that a set that changed since is told from
-one that did not. Which of the pairs leak is decided anew for the shares that a run really draws.
+The user's cache holds one file per checked set, named by its path: the pairs of similar images, and
+a fingerprint of the set's listing that shows whether the set has changed since. Which pairs leak is
+decided again for the splits that a run uses.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ FOLDER = "checks"
 
 
 @dataclass(frozen=True)
-class AlikePair:
-    """Two images of a set by their paths within it, and whether the check called them a leak."""
+class SimilarPair:
+    """Two similar images of a set by their paths within it. leak: the check reported them as a
+    leak.
+    """
 
     path: str
     twin: str
@@ -40,32 +42,32 @@ class AlikePair:
 
 @dataclass(frozen=True)
 class CheckRecord:
-    """What a check of a set found.
+    """The stored result of a check.
 
-    checked: day. listing: fingerprint of its images. pairs: those alike. quarantine: the list that
-    the check wrote.
+    checked: date. listing: fingerprint of the images. pairs: similar images. quarantine: path of
+    the list that the check wrote.
     """
 
     checked: str
     listing: str
-    pairs: Sequence[AlikePair]
+    pairs: Sequence[SimilarPair]
     quarantine: str
 
 
-def source_listing(source: Source, where: str) -> str:
-    """Fingerprint of all images of a stored set."""
+def fingerprint_source(source: Source, where: str) -> str:
+    """Return the fingerprint of all images of a stored set."""
     parts = (source.train, source.val, source.test() if source.test else None)
-    return listing_fingerprint((part.files for part in parts if part is not None), where)
+    return fingerprint_files((part.files for part in parts if part is not None), where)
 
 
-def listing_fingerprint(parts: Iterable[Files | None], where: str) -> str:
-    """Of the images of the set `where`, part by part: of their paths within it and their sizes."""
+def fingerprint_files(parts: Iterable[Files | None], where: str) -> str:
+    """Return a fingerprint of the paths and sizes of images; `where` is the path of their set."""
     starts = prefixes(where)
     lines: list[bytes] = []
     for files in parts:
         if files is None:
             continue
-        sizes = _sizes(files)
+        sizes = _file_sizes(files)
         for row in range(len(files)):
             path = path_within(files.name(row), starts).encode("utf-8", "surrogatepass")
             lines.append(path + b"\0%d\n" % (-1 if sizes is None else sizes[row]))
@@ -75,15 +77,15 @@ def listing_fingerprint(parts: Iterable[Files | None], where: str) -> str:
     return digest.hexdigest()
 
 
-def _sizes(files: Files) -> Sequence[int] | None:
-    """Bytes of each file, -1 where it is not there; None where that would mean reading it."""
+def _file_sizes(files: Files) -> Sequence[int] | None:
+    """Return the bytes of each file, -1 if it is missing; None if files would have to be read."""
     if isinstance(files, FolderFiles):
-        return [_size(files.root / path) for path in files.paths]
+        return [_file_size(files.root / path) for path in files.paths]
     spans = getattr(files, "spans", None)
     return None if spans is None else [int(size) for size in spans[:, -1].tolist()]
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
@@ -93,34 +95,34 @@ def _size(path: Path) -> int:
 def save_record(
     source: str, findings: Iterable[Finding], listing: str, quarantine: Path
 ) -> Path | None:
-    """Keep what a check of `source` found; None where the cache cannot be written."""
+    """Store the result of a check of `source`; return None if the cache cannot be written."""
     pairs = [[each.path, each.twin, each.kind in LEAKS] for each in findings if each.twin]
     record = {
         "version": VERSION,
-        "source": _key(source),
+        "source": _source_key(source),
         "checked": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "listing": listing,
         "quarantine": str(quarantine.resolve()),
         "pairs": pairs,
     }
-    place = _place(source)
+    path = _record_path(source)
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        dump_json(record, place, indent=None)
-        return place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dump_json(record, path, indent=None)
+        return path
     return None
 
 
 def read_record(source: str) -> CheckRecord | None:
-    """What the last check of `source` found; None where there was none, or it is damaged."""
+    """Return the result of the last check of `source`; None if there is none, or it is damaged."""
     try:
-        record = read_object(_place(source))
-        if record["version"] != VERSION or record["source"] != _key(source):
+        record = read_object(_record_path(source))
+        if record["version"] != VERSION or record["source"] != _source_key(source):
             return None
         return CheckRecord(
             checked=str(record["checked"]),
             listing=str(record["listing"]),
-            pairs=[AlikePair(str(a), str(b), bool(leak)) for a, b, leak in record["pairs"]],
+            pairs=[SimilarPair(str(a), str(b), bool(leak)) for a, b, leak in record["pairs"]],
             quarantine=str(record["quarantine"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -129,11 +131,11 @@ def read_record(source: str) -> CheckRecord | None:
 
 @dataclass(frozen=True)
 class KnownLeaks:
-    """What a check of the set says of the shares that a run draws.
+    """Leaks between the splits of a run that a check of its set found.
 
-    counts: (role, role of the twin) -> how many images of the first are like one of the second,
-    that are still used. left_out: leaks that the quarantine takes away. changed: the set is not as
-    it was when it was checked, so that there may be others.
+    counts: (role, role of the other image) -> number of images of the first similar to one of the
+    second that are still used. left_out: leaks that the quarantine removes. changed: the set has
+    changed since the check, so that there may be others.
     """
 
     checked: str
@@ -144,28 +146,30 @@ class KnownLeaks:
 
     @property
     def total(self) -> int:
-        """Leaks that are still in the shares."""
+        """Leaks that are still in the splits."""
         return sum(self.counts.values())
 
     def describe(self) -> str:
-        """One line for a log or report."""
-        head = f"data check of {self.checked}"
+        """Describe the leaks in one line for a log or report."""
+        prefix = f"data check of {self.checked}"
         if self.changed:
-            head += " (before the data set changed: check it again)"
+            prefix += " (before the data set changed: check it again)"
         if not self.total:
-            out = f"; {self.left_out:,} images that leaked are left out" if self.left_out else ""
-            return f"{head}: no leaks between training and test images known{out}"
-        said = ", ".join(
+            quarantined = (
+                f"; {self.left_out:,} images that leaked are left out" if self.left_out else ""
+            )
+            return f"{prefix}: no leaks between training and test images known{quarantined}"
+        counts = ", ".join(
             f"{count:,} {role} images are copies or near-copies of {other} images"
             for (role, other), count in self.counts.items()
         )
         return (
-            f"{head}: {said}; the {' and '.join({other: None for _, other in self.counts})} error"
-            f" counts them. Leave them out with --set data.quarantine={self.quarantine}"
+            f"{prefix}: {counts}; the {' and '.join({other: None for _, other in self.counts})}"
+            f" error counts them. Leave them out with --set data.quarantine={self.quarantine}"
         )
 
     def to_json(self) -> dict[str, object]:
-        """For result.json."""
+        """Return the entry of result.json."""
         return {
             "checked": self.checked,
             "set_changed_since": self.changed,
@@ -174,16 +178,17 @@ class KnownLeaks:
         }
 
 
-def known_to(roles: Roles, listing: Callable[[], str]) -> KnownLeaks | None:
-    """What a check of the set says of the images of `roles`; None where it was never checked.
+def load_known_leaks(roles: Roles, listing: Callable[[], str]) -> KnownLeaks | None:
+    """Return the leaks that a check found among the images of `roles`; None if it was never
+    checked.
 
-    `listing` gives the fingerprint of the set as it is now; it is asked where there is a record.
+    listing: returns the current fingerprint of the set; called only if there is a record.
     """
-    where = roles.spec.source
-    record = read_record(where)
+    source = roles.spec.source
+    record = read_record(source)
     if record is None:
         return None
-    starts = prefixes(where)
+    starts = prefixes(source)
     shares: dict[str, list[str]] = {}
     for role, title in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
         share = roles.share(role)
@@ -191,19 +196,20 @@ def known_to(roles: Roles, listing: Callable[[], str]) -> KnownLeaks | None:
             files = share.part.files
             rows = share.rows.tolist()
             shares[title] = [path_within(files.name(row), starts) for row in rows]
-    return known_leaks(record, listing(), shares)
+    return find_known_leaks(record, listing(), shares)
 
 
-ORDER = {"test": 0, "validation": 1, "training": 2}  # those kept apart come first
+ORDER = {"test": 0, "validation": 1, "training": 2}  # held-out roles first
 
 
-def known_leaks(
+def find_known_leaks(
     record: CheckRecord, listing: str, shares: Mapping[str, Iterable[str]]
 ) -> KnownLeaks:
-    """What `record` says of `shares`: role ("training", "validation", "test") -> paths used.
+    """Return the leaks of `record` in `shares`: role ("training", "validation", "test") -> used
+    paths.
 
-    A pair counts where its images are in two shares of which one is the test set, and where the
-    check called it a leak.
+    A pair counts if its images are in two shares and it was reported as a leak, or one of the
+    shares is the test set.
     """
     role = {path: name for name, paths in shares.items() for path in paths}
     counts: dict[tuple[str, str], int] = {}
@@ -221,13 +227,13 @@ def known_leaks(
     )
 
 
-def _key(source: str) -> str:
+def _source_key(source: str) -> str:
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else source
 
 
-def _place(source: str) -> Path:
+def _record_path(source: str) -> Path:
     name = hashlib.blake2b(
-        _key(source).encode("utf-8", "surrogatepass"), digest_size=16
+        _source_key(source).encode("utf-8", "surrogatepass"), digest_size=16
     ).hexdigest()
     return environment.cache_folder() / FOLDER / f"{name}.json"

@@ -1,7 +1,7 @@
-"""Labels that were corrected: a CSV file of path, label and correction (`data.corrections`).
+"""Corrected labels: a CSV file of path, label and correction (`data.corrections`).
 
-`resnets folds` writes one of the labels that are likely wrong, and who looked at them removes the
-lines that are right. Paths are within the source, as in quarantine lists.
+`resnets folds` writes one with the labels that are likely wrong; the user removes the lines whose
+labels are right. Paths are relative to the source, as in quarantine lists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.quarantine import path_within, prefixes
-from resnets.data.dataset.source import Part, Source
+from resnets.data.dataset.source import Part, Source, image_name
 from resnets.data.errors import DataError
 from resnets.utils.csv_files import read_rows, write_csv
 from resnets.utils.printable import valid_text
@@ -25,7 +25,7 @@ COLUMNS = ("path", "label", "correction")
 
 
 class Correction(NamedTuple):
-    """An image by its path within the source, the label that it has there, and the right one."""
+    """An image by its path within the source, its label there, and the correct label."""
 
     path: str
     label: str
@@ -33,14 +33,14 @@ class Correction(NamedTuple):
 
 
 def write_corrections(path: Path, corrections: Iterable[Correction]) -> None:
-    """Write a file that `read_corrections` reads back, whole or not at all."""
+    """Write a file for `read_corrections`, atomically."""
     write_csv(path, COLUMNS, corrections)
 
 
 def read_corrections(path: Path) -> dict[str, tuple[int, Correction]]:
-    """The corrections by path, each with its line; more columns are allowed.
+    """Read the corrections by path, each with its line; other columns are ignored.
 
-    ConfigError where the file cannot be read, lacks a column, or names an image twice.
+    Raises ConfigError if the file cannot be read, lacks a column, or has an image twice.
     """
     found: dict[str, tuple[int, Correction]] = {}
     try:
@@ -52,13 +52,13 @@ def read_corrections(path: Path) -> dict[str, tuple[int, Correction]]:
     header = list(rows[0][1]) if rows else []
     if missing := [name for name in COLUMNS if name not in header]:
         raise ConfigError(f"data.corrections: {path}: line 1: no column {', '.join(missing)}")
-    places = [header.index(name) for name in COLUMNS]
+    columns = [header.index(name) for name in COLUMNS]
     for line, cells in rows[1:]:
         if not any(cells):
             continue
         if len(cells) != len(header):
             raise ConfigError(f"data.corrections: {path}: line {line}: {len(cells)} cells")
-        entry = Correction(*(cells[place] for place in places))
+        entry = Correction(*(cells[column] for column in columns))
         if entry.path in found:
             raise ConfigError(
                 f"data.corrections: {path}: line {line}: {entry.path} is in line"
@@ -68,11 +68,12 @@ def read_corrections(path: Path) -> dict[str, tuple[int, Correction]]:
     return found
 
 
-def corrected(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
-    """The set with the labels of `spec.corrections`; as it is without, and where it is another.
+def apply_corrections(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
+    """Return the set with the labels of `spec.corrections`; unchanged if there are none or with
+    `other`.
 
-    DataError where an image is not in the set, has another label than the file says, or where the
-    correction is none of the classes.
+    other: the set is not the one that the run names. Raises DataError if an image is not in the
+    set, has a label other than in the file, or if a correction is not one of the classes.
     """
     if spec.corrections is None or other:
         return source
@@ -81,53 +82,52 @@ def corrected(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
     file = Path(spec.corrections).expanduser()
     entries = read_corrections(file)
     used: set[str] = set()
-    train = _corrected_part(source.train, source, spec, entries, used)
-    val = None if source.val is None else _corrected_part(source.val, source, spec, entries, used)
+    train = _correct_part(source.train, source, spec, entries, used)
+    val = None if source.val is None else _correct_part(source.val, source, spec, entries, used)
     test = None
     if (open_test := source.test) is not None:
         part = open_test()
-        fixed = _corrected_part(part, source, spec, entries, used) if entries else part
+        fixed = _correct_part(part, source, spec, entries, used) if entries else part
         test = lambda: fixed  # noqa: E731
-    if absent := [entry for path, entry in entries.items() if path not in used]:
-        line, entry = absent[0]
+    if missing := [entry for path, entry in entries.items() if path not in used]:
+        line, entry = missing[0]
         raise DataError(
             f"data.corrections: {file}: line {line}: {entry.path} is not in {spec.source}"
-            f" ({len(absent):,} of {len(entries):,} images of the file are not)"
+            f" ({len(missing):,} of {len(entries):,} images of the file are not)"
         )
     note = f"{len(used):,} label{'s' * (len(used) != 1)} corrected by {file.name}"
     return replace(source, train=train, val=val, test=test, notes=(note, *source.notes))
 
 
-def name_within(part: Part, row: int, source: str) -> str:
-    """What lists call an image of a part: its path within the source; arrays have numbers."""
-    if part.files is None:
-        return f"{part.title} image {row}".strip()
-    return path_within(part.files.name(row), prefixes(source))
+def image_path_within(part: Part, row: int, source: str) -> str:
+    """Return the path of an image within the source, as in lists; title and number for arrays."""
+    name = image_name(part, row)
+    return name if part.files is None else path_within(name, prefixes(source))
 
 
-def _corrected_part(
+def _correct_part(
     part: Part,
     source: Source,
     spec: DataSpec,
     entries: Mapping[str, tuple[int, Correction]],
     used: set[str],
 ) -> Part:
-    """The part with its corrections, whose paths are added to `used`."""
+    """Return the part with its corrections; adds their paths to `used`."""
     labels, classes = np.array(part.labels), list(source.classes)
     for row in range(len(labels)):
         # As the file spells it, where bytes that are not UTF-8 are escaped.
-        found = entries.get(valid_text(name_within(part, row, spec.source)))
+        found = entries.get(valid_text(image_path_within(part, row, spec.source)))
         if found is None:
             continue
         line, entry = found
-        place = f"data.corrections: {spec.corrections}: line {line}: {entry.path}"
+        location = f"data.corrections: {spec.corrections}: line {line}: {entry.path}"
         if entry.correction not in classes:
             raise DataError(
-                f"{place}: {entry.correction!r} is none of the {len(classes):,} classes"
+                f"{location}: {entry.correction!r} is not one of the {len(classes):,} classes"
             )
-        now = classes[labels[row]]
-        if now not in (entry.label, entry.correction):
-            raise DataError(f"{place} has the label {now!r}, not {entry.label!r}")
+        current = classes[labels[row]]
+        if current not in (entry.label, entry.correction):
+            raise DataError(f"{location} has the label {current!r}, not {entry.label!r}")
         labels[row] = classes.index(entry.correction)
         used.add(entry.path)
     changed: Any = replace(part, labels=labels)  # type: ignore[type-var]

@@ -1,9 +1,8 @@
-"""Labels that cannot be right, or that are not measured: one image in two classes, absent ones."""
+"""Warnings about labels: identical images in two classes, names that are no classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,14 +11,14 @@ from resnets.data.dataset.labels import (
     NO_LABEL,
     Labels,
     class_counts,
-    label_groups,
-    label_text,
+    format_label,
+    group_labels,
 )
-from resnets.data.dataset.source import Part, Rows
 from resnets.data.layout.class_spelling import BLANKS
 from resnets.data.layout.class_spelling import SIGNED as NUMBER
+from resnets.data.splits.share import Share
+from resnets.utils.printable import join_names
 
-SHOWN = 3  # class names in a message
 UNLABELED = frozenset(
     {
         *("?", "??", "-", "--", "-1", "nan", "none", "null", "na", "n/a", "nil", "undefined"),
@@ -28,29 +27,20 @@ UNLABELED = frozenset(
         *("missing", "skip", "ignore", "unsure"),
     }
 )
-FEW = 5  # images of a class on average, where classes may be quantities
-MANY = 10  # classes that may be
+MAX_IMAGES_PER_VALUE = 5  # average below which numeric classes may be quantities
+MIN_VALUES = 10  # classes from which they may be quantities or ids
 
 
-@dataclass(frozen=True, eq=False)
-class Labeled:
-    """Images of a part: its `rows`, and their (N,) content keys, 0 = not known."""
+def label_conflicts(
+    shares: Sequence[Share], contents: Sequence[Keys], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a warning if images of equal content have different labels, in any of the shares.
 
-    part: Part
-    rows: Rows
-    content: Keys
-
-    def name(self, place: int) -> str:
-        """What messages call one of them."""
-        row, files = int(self.rows[place]), self.part.files
-        return f"{self.part.title} image {row}".strip() if files is None else files.name(row)
-
-
-def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[str, ...]:
-    """One warning where images of equal content have different labels, in one split or in two."""
-    content = np.concatenate([share.content for share in shares])
-    given = np.concatenate([share.part.labels[share.rows] for share in shares])
-    labels = label_groups(given)
+    contents: the content keys of each share's images, 0 if unknown.
+    """
+    content = np.concatenate(contents)
+    stored_labels = np.concatenate([share.part.labels[share.rows] for share in shares])
+    labels = group_labels(stored_labels)
     order = np.lexsort((np.arange(len(labels)), content))
     keys = content[order]
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else order
@@ -60,17 +50,21 @@ def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[
     sorted_labels = labels[order]
     least = np.minimum.reduceat(sorted_labels, starts)
     most = np.maximum.reduceat(sorted_labels, starts)
-    mixed = (least != most) & (keys[starts] != 0)
-    if not mixed.any():
+    is_conflict = (least != most) & (keys[starts] != 0)
+    if not is_conflict.any():
         return ()
-    group = int(np.flatnonzero(mixed)[np.argmin(order[starts[mixed]])])
+    group = int(np.flatnonzero(is_conflict)[np.argmin(order[starts[is_conflict]])])
     members = order[starts[group] : starts[group] + sizes[group]]
     other = members[labels[members] != labels[members[0]]][0]
-    pair = " and ".join(
-        f"{_name(shares, int(place))} ({label_text(given[place], classes, NO_LABEL)})"
-        for place in (members[0], other)
-    )
-    count = int(sizes[mixed].sum())
+    offsets = np.cumsum([0, *(len(share.rows) for share in shares)])
+
+    def describe(index: int) -> str:
+        number = int(np.searchsorted(offsets, index, "right")) - 1
+        name = shares[number].name(index - int(offsets[number]))
+        return f"{name} ({format_label(stored_labels[index], classes, NO_LABEL)})"
+
+    pair = f"{describe(int(members[0]))} and {describe(int(other))}"
+    count = int(sizes[is_conflict].sum())
     return (
         f"{count:,} images lie in two classes: byte-identical files under different labels, such"
         f" as {pair}; remove or move the wrong ones",
@@ -78,52 +72,46 @@ def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[
 
 
 def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Warnings of `classes` of `counts` images that seem to be no classes.
+    """Return warnings about `classes`, with `counts` images, that are probably not classes.
 
-    Names that people give to images without a label, numbers of a quantity, a class for each image.
+    These are names for images without a label, numbers of a quantity, and one class per image.
     """
-    found = []
+    warnings = []
     named = [
         f"{name!r} ({count:,} images)"
         for name, count in zip(classes, counts, strict=True)
         if BLANKS.sub(" ", name.casefold()).strip() in UNLABELED or name.strip() in UNLABELED
     ]
     if named:
-        found.append(
+        warnings.append(
             f"trained on as {'a class' if len(named) == 1 else 'classes'}: {', '.join(named)},"
             f" called as images without a label are; leave such images out"
         )
     total = sum(counts)
-    single = sum(count == 1 for count in counts)
-    if len(classes) >= MANY and 2 * single > len(classes):
-        found.append(
-            f"{single:,} of {len(classes):,} classes have one image: they may be ids or captions;"
-            " such a class is not measured"
+    num_single = sum(count == 1 for count in counts)
+    if len(classes) >= MIN_VALUES and 2 * num_single > len(classes):
+        warnings.append(
+            f"{num_single:,} of {len(classes):,} classes have one image: they may be ids or"
+            " captions; such a class is not measured"
         )
-    elif len(classes) >= MANY and total < FEW * len(classes) and all(map(NUMBER.match, classes)):
-        found.append(
-            f"the {len(classes):,} classes are numbers ({', '.join(classes[:SHOWN])}, ...) with"
+    elif (
+        len(classes) >= MIN_VALUES
+        and total < MAX_IMAGES_PER_VALUE * len(classes)
+        and all(map(NUMBER.match, classes))
+    ):
+        warnings.append(
+            f"the {len(classes):,} classes are numbers ({', '.join(classes[:3])}, ...) with"
             f" {total / len(classes):.1f} images each: if they are a quantity, as an age, a"
             " classifier does not know that 20 is near 21; make ranges of them"
         )
-    return found
+    return warnings
 
 
 def unmeasured_classes(labels: Labels, classes: Sequence[str], title: str) -> tuple[str, ...]:
-    """A line where some of the `classes` are not among the `labels` (N,) of a held-out split."""
+    """Return a line if some `classes` are not among the `labels` (N,) of a held-out split."""
     counts = class_counts(labels, len(classes))
     absent = [classes[int(label)] for label in np.flatnonzero(counts == 0)]
     if not absent:
         return ()
     count = f"{len(absent):,} class{'es' * (len(absent) > 1)}"
-    more = f" and {len(absent) - SHOWN:,} more" if len(absent) > SHOWN else ""
-    names = ", ".join(absent[:SHOWN]) + more
-    return (f"no {title} image is of {count}, whose errors are not measured: {names}",)
-
-
-def _name(shares: Sequence[Labeled], place: int) -> str:
-    for share in shares:
-        if place < len(share.rows):
-            return share.name(place)
-        place -= len(share.rows)
-    raise AssertionError(place)
+    return (f"no {title} image is of {count}, whose errors are not measured: {join_names(absent)}",)

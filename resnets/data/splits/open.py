@@ -1,10 +1,13 @@
-"""A stored set as training, validation and test images, and what a run remembers of them."""
+"""Open a stored set as training, validation and test images, with the record that a run keeps of
+it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +16,15 @@ from resnets.data.dataset.image_probe import ImageProbe, probe_images
 from resnets.data.dataset.labeled_images import Split, with_summary
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.source import Rows, Source
-from resnets.data.dataset.summary import DataSummary, origin_of, summarize
-from resnets.data.decode.pixel_values import FULL, Levels, describe_levels
+from resnets.data.dataset.summary import DataSummary, summarize
+from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels, describe_levels
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
-from resnets.data.sources.open import find_source, in_label_form
-from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
-from resnets.data.splits.corrections import corrected
+from resnets.data.sources.open import apply_label_form, find_source
+from resnets.data.splits.check_record import KnownLeaks, fingerprint_source, load_known_leaks
+from resnets.data.splits.corrections import apply_corrections
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
-from resnets.data.splits.image_versions import versions_apart
+from resnets.data.splits.image_versions import version_warnings
 from resnets.data.splits.label_warnings import class_warnings
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import TITLES, Roles, choose_roles
@@ -33,17 +36,17 @@ log = logging.getLogger("resnets")
 
 @dataclass(frozen=True)
 class Splits:
-    """A set, split. `test()` opens the test images, and nothing else does; None without any.
+    """A set divided into splits. `test()` opens the test images, which nothing else does; None
+    without any.
 
-    for_training: the training images; None where all of them were held out before, which only a
-    set that was opened to be measured on may have.
-    summary: what was understood of the set; each split has it too.
-    fingerprint: what a run remembers of them; None where the set was not opened for training.
-    changes: how the set differs from the one that the run knew; None where it was not compared.
-    overlaps: byte-identical images, and groups, that are trained on and held out.
-    recognized: whether it is the set that the run names, or was recognized by its images.
-    value_range: as `DataSpec` has it, or as it was measured on the training images.
-    checked: what `resnets data check` found before, where the set was opened for training.
+    for_training: the training images; None if all of them were held out before, which is possible
+    only for a set opened for evaluation. summary: what was understood of the set; each split has it
+    too. fingerprint: the record for a run; None unless the set was opened for training. changes:
+    differences from the set that the run recorded; None if not compared. overlaps: byte-identical
+    images, and groups, in training and held-out splits. recognized: the set is the one that the run
+    names, or was recognized by its images. value_range: as in `DataSpec`, or measured on the
+    training images. checked: earlier results of `resnets data check`, if the set was opened for
+    training.
     """
 
     for_training: Split | None
@@ -61,13 +64,13 @@ class Splits:
 
     @property
     def train(self) -> Split:
-        """The training images; DataError where there are none."""
+        """The training images; raises DataError if there are none."""
         if self.for_training is None:
-            raise _none_left(self.name)
+            raise _no_training_images(self.name)
         return self.for_training
 
 
-def _none_left(name: str) -> DataError:
+def _no_training_images(name: str) -> DataError:
     return DataError(
         f"{name}: no training images are left; those in its training part were all held out before"
         " (parts that exchanged their names?) or are in quarantine"
@@ -83,25 +86,24 @@ def open_data(
     other: bool = False,
     whole: bool = False,
 ) -> Splits:
-    """Open `spec.source` and hold out validation and test shares where it brings none.
+    """Open `spec.source`, and hold out validation and test shares if it has no such parts.
 
-    Shares are of the source's training part; which images they are follows from `spec.split_seed`
-    and each image's own identity (`data.dataset.image_identity`). Images in quarantine are left out
-    of the shares they would be in.
+    Shares are drawn from the training part by `spec.split_seed` and the identity of each image
+    (`data.dataset.image_identity`). Images in quarantine are left out of the shares they would be
+    in.
 
-    source: the set, where it is given as a Python object; `spec.source` names it then.
-    known: what the run remembers of its set. Images keep the role they had there, and none that
-    was trained on is held out. other: the source is not the one that the run names; unless `known`
-    tells that it is the same set at another place, only images that were trained on are taken out
-    of its held-out splits, and with `whole` nothing of it is held out.
-    training: a run trains on it. Byte-identical images, and groups, of the training and a held-out
-    split are then treated as `spec.overlap` says.
+    source: the set, if given as a Python object; `spec.source` is then its name. known: the run's
+    record of its set. Images keep the role they had there, and none that was trained on is held
+    out. other: the source is not the one that the run names; unless `known` shows that it is the
+    same set elsewhere, only images that were trained on are removed from its held-out splits, and
+    with `whole` nothing of it is held out. training: the set is opened for training. Byte-identical
+    images, and groups, in training and held-out splits are then treated as `spec.overlap` says.
 
-    DataError says what is missing, empty, damaged or of one class only, or which images are both
-    trained on and held out.
+    Raises DataError if the set is missing, empty, damaged or of one class only, or if images are in
+    training and held-out splits.
     """
-    source = find_source(spec) if source is None else in_label_form(source, spec)
-    source = corrected(source, spec, other=other)
+    source = find_source(spec) if source is None else apply_label_form(source, spec)
+    source = apply_corrections(source, spec, other=other)
     check_classes(source, 1 if other else 2)
     if source.multilabel and (spec.folds or spec.train_fraction < 1):
         field = "folds" if spec.folds else "train_fraction"
@@ -117,26 +119,26 @@ def open_data(
         for line in roles.shortfalls():
             log.warning("%s: %s", spec.source, line)
         if roles.share(TRAIN) is None:
-            raise _none_left(spec.source)
-        warnings += [*roles.unmeasured_classes(), *versions_apart(roles)]
+            raise _no_training_images(spec.source)
+        warnings += [*roles.unmeasured_classes(), *version_warnings(roles)]
         counts = class_counts(source.train.labels, len(source.classes)).tolist()
         warnings += class_warnings(source.classes, counts)
     levels = spec.value_range or source.value_range
-    if spec.has_stacks:  # whose values are normalized by channel, and need no common range
+    if spec.has_stacks:  # normalized by channel, so they need no common range
         pass
     elif levels is None or training:
-        probe = _probe(roles.share(TRAIN), levels)
+        probe = _probe_share(roles.share(TRAIN), levels)
         levels = probe.levels
         warnings += probe.warnings
     if training and not spec.has_stacks:
         for role in roles.own_roles():
-            found = _probe(roles.share(role), levels or FULL).warnings
+            found = _probe_share(roles.share(role), levels or RANGE_16_BIT).warnings
             warnings += [f"{TITLES[role]} images: {each}" for each in found]
 
     changes = roles.changes() if known is not None and not roles.other else None
-    summary = _summary(roles, changes, describe_levels(levels), warnings)
+    summary = _summarize(roles, changes, describe_levels(levels), warnings)
 
-    def opened(role: int) -> Split | None:
+    def open_split(role: int) -> Split | None:
         share = roles.share(role)
         if share is None:
             return None
@@ -144,7 +146,7 @@ def open_data(
         if spec.has_stacks:
             pass
         elif not training or role in roles.own_roles():
-            probe = _probe(share, levels or FULL)
+            probe = _probe_share(share, levels or RANGE_16_BIT)
         split = share.part.open(
             share.rows,
             source.classes,
@@ -159,71 +161,75 @@ def open_data(
         return with_summary(split, replace(summary, warnings=tuple(dict.fromkeys(found))))
 
     return Splits(
-        opened(TRAIN),
-        opened(VAL),
+        open_split(TRAIN),
+        open_split(VAL),
         source.classes,
         source.name,
-        lambda: opened(TEST),
+        lambda: open_split(TEST),
         summary,
         roles.fingerprint() if training else None,
         changes,
         overlaps,
         recognized=not roles.other,
         value_range=levels,
-        checked=known_to(roles, lambda: source_listing(source, spec.source)) if training else None,
+        checked=load_known_leaks(roles, lambda: fingerprint_source(source, spec.source))
+        if training
+        else None,
     )
 
 
-def _probe(share: Share | None, levels: Levels | None) -> ImageProbe:
+def _probe_share(share: Share | None, levels: Levels | None) -> ImageProbe:
     if share is None or share.part.files is None or len(share.rows) == 0:
         return ImageProbe(levels)
     return probe_images(share.part.files, share.rows, levels)
 
 
-def _summary(
+def _summarize(
     roles: Roles, changes: Changes | None, notes: Sequence[str], warnings: Sequence[str]
 ) -> DataSummary:
-    """What was understood: which images have which role, and how they came to it."""
-    source, spec, out = roles.source, roles.spec, LeftOut()
+    """Summarize the set: which images have which role, and why."""
+    source, spec, left_out = roles.source, roles.spec, LeftOut()
     train = roles.share(TRAIN) or Share(source.train, np.empty(0, np.int64))
-    shares: dict[str, tuple[Rows | None, str]] = {"train": (train.rows, origin_of(train.part))}
+    shares: dict[str, tuple[Rows | None, str]] = {"train": (train.rows, train.part.title)}
     quarantined = train.quarantined
-    means = "rank" if spec.split_rule == "rank" else "identity"
-    if means == "identity" and source.train.files is None:
-        means = "pixels"
-    by = f"image {means}" if spec.group is None else "group"
+    key = "rank" if spec.split_rule == "rank" else "identity"
+    if key == "identity" and source.train.files is None:
+        key = "pixels"
+    by = f"image {key}" if spec.group is None else "group"
     if source.val is not None:
-        kept, listed = roles.kept_rows(VAL)
-        shares["val"] = kept, origin_of(source.val)
-        quarantined += listed
+        kept, num_quarantined = roles.kept_rows(VAL)
+        shares["val"] = kept, source.val.title
+        quarantined += num_quarantined
     if source.test is not None:
-        kept, listed = roles.kept_rows(TEST)
+        kept, num_quarantined = roles.kept_rows(TEST)
         shares["test"] = kept, source.test_title
-        quarantined += listed
+        quarantined += num_quarantined
     for name, role, fraction in (
         ("val", VAL, spec.val_fraction),
         ("test", TEST, spec.test_fraction),
     ):
         if name not in shares and (share := roles.share(role)) is not None:
-            held = f"{fraction:.0%} held out by {by}, seed {spec.split_seed}"
+            origin = f"{fraction:.0%} held out by {by}, seed {spec.split_seed}"
             if role == TEST and spec.folds:
-                held = f"fold {spec.fold} of {spec.folds} by {by}, seed {spec.split_seed}"
-            shares[name] = share.rows, held
+                origin = f"fold {spec.fold} of {spec.folds} by {by}, seed {spec.split_seed}"
+            shares[name] = share.rows, origin
             quarantined += share.quarantined
     if quarantined:
-        out.add("in quarantine", "", suffix="", count=quarantined)
-    changed = [f"set changed since training: {changes}"] if changes else []
+        left_out.add("in quarantine", "", suffix="", count=quarantined)
+    change_notes = [f"set changed since training: {changes}"] if changes else []
     source = replace(
         source,
-        notes=(*changed, *roles.shortfalls(), *source.notes, *notes),
+        notes=(*change_notes, *roles.shortfalls(), *source.notes, *notes),
         warnings=(*source.warnings, *warnings),
     )
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
-    return replace(summarize(source, shares, out), grouped_by=spec.group, groups=groups)
+    return replace(summarize(source, shares, left_out), grouped_by=spec.group, groups=groups)
 
 
 def check_classes(source: Source, least: int) -> None:
-    """DataError where a source has fewer than `least` classes, or one without training images."""
+    """Raise DataError if a source has fewer than `least` classes, or a class without training
+    images.
+    """
     least = 1 if source.multilabel else least
     if len(source.classes) < least:
         found = (
@@ -239,3 +245,66 @@ def check_classes(source: Source, least: int) -> None:
         )
     if not counts.all():
         raise DataError(f"{source.name}: class {source.classes[counts.argmin()]} has no images")
+
+
+@dataclass(frozen=True, eq=False)
+class SetReport:
+    """What a run reports about its images: training and held-out images, and changes.
+
+    fingerprint: the record of images in checkpoints; None if the data are not images. changes:
+    differences from the set that the resumed run recorded; None for a new run, or without a record.
+    overlaps: byte-identical images, and groups, in two splits. resumed: the run is resumed.
+    checked: earlier results of `resnets data check`, if any.
+    """
+
+    fingerprint: Fingerprint | None
+    changes: Changes | None
+    overlaps: Sequence[Overlap] = ()
+    resumed: bool = False
+    checked: KnownLeaks | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes for the user, one line each."""
+        notes: list[str] = []
+        if self.fingerprint is None:
+            return notes
+        if self.resumed and self.changes is None:
+            notes.append(
+                "the checkpoint keeps no record of its images (of an earlier version); whether"
+                " the set changed since is not known"
+            )
+        if self.changes:
+            notes.append(
+                f"the set changed since the run was stopped: {self.changes}; images keep the split"
+                " they were in, and new ones are placed by the split rule"
+            )
+        for overlap in self.overlaps:
+            treatment = "left out of training" if overlap.left_out else "data.overlap=allow"
+            notes.append(f"{overlap} ({treatment})")
+        if self.checked is not None:
+            notes.append(self.checked.describe())
+        unread = int((self.fingerprint.content == 0).sum())
+        if unread:
+            notes.append(
+                f"the contents of {unread:,} images are not compared (streamed, unreadable, or more"
+                " than 200,000 or 128 GiB): copies among them are not found"
+            )
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries of result.json: images by split, changes, byte-identical images."""
+        changes = self.changes
+        if self.fingerprint is None:
+            return {}
+        now = self.fingerprint.counts() if changes is None else dict(changes.images)
+        entry: dict[str, Any] = {"images": now}
+        if self.resumed:
+            entry["changes"] = None if changes is None else dict(changes.counts)
+        for overlap in self.overlaps:
+            name = "overlap" if overlap.group is None else "group_overlap"
+            entry[name] = {ROLES[role]: n for role, n in overlap.counts.items()}
+            entry[f"{name}_left_out"] = overlap.left_out
+        if self.checked is not None:
+            entry["data_check"] = self.checked.to_json()
+        return entry

@@ -1,4 +1,4 @@
-"""Which images of a stored set are trained on and which are held out."""
+"""Decide which images of a stored set are trained on and which are held out."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_hash import Keys
-from resnets.data.dataset.image_identity import hold_out_by_rank, joined_rows
+from resnets.data.dataset.image_identity import find_group_rows, hold_out_by_rank, rows_by_side
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.errors import DataError
 from resnets.data.order import STREAM_SPLIT, random_bits
-from resnets.data.splits.groups import group_keys
 from resnets.data.splits.image_record import (
-    FEW,
-    NEW,
+    MIN_RECOGNIZED,
     TEST,
     TRAIN,
+    UNKNOWN,
     VAL,
     Changes,
     Fingerprint,
-    Keyed,
-    keys_of_part,
-    rows_by_role,
+    ImageKeys,
+    compute_image_keys,
 )
-from resnets.data.splits.label_warnings import Labeled, label_conflicts, unmeasured_classes
-from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
-from resnets.data.splits.share import RankRule, Share, held_out_rows, named, noted, some_of
+from resnets.data.splits.label_warnings import label_conflicts, unmeasured_classes
+from resnets.data.splits.overlap import Overlap, earlier_roles, find_overlap, format_copies
+from resnets.data.splits.share import RankRule, Share, add_note, hash_groups, held_out_rows
+from resnets.utils.printable import join_names
 
 TITLES = ("training", "validation", "test")
 
 
 class Roles:
-    """Which of a source's images are trained on and which are held out.
+    """The images of a source by role: training, validation and test.
 
-    known: what the run remembers of its set. other: the source is another set than the run's, and
-    with `whole` nothing of it is held out. The test part is not opened before it is asked for.
+    known: the run's record of its set. other: the source is another set than the run's, and with
+    `whole` nothing of it is held out. The test part is opened only when it is used.
     """
 
     def __init__(
@@ -58,24 +57,24 @@ class Roles:
         self.source, self.spec, self.known = source, spec, known
         self.other, self.whole, self._by_rank = other, whole, by_rank
         self._quarantine = Quarantine.of(spec)
-        self._own: dict[int, Part | None] = {TRAIN: None, VAL: source.val}
-        self._keys: dict[int, Keyed] = {}
+        self._own_parts: dict[int, Part | None] = {TRAIN: None, VAL: source.val}
+        self._keys: dict[int, ImageKeys] = {}
         self._groups: dict[int, Keys | None] = {}
         self._shares: dict[int, Share | None] = {}
 
     def is_known_set(self) -> bool:
-        """Whether this is the set that the run knows, at whatever place."""
+        """Return whether this is the set that the run has recorded, wherever it is stored."""
         if self.known is None:
             return False
-        keys = self._keys_of(TRAIN)
-        return self.known.is_of(keys.ids, keys.content)
+        keys = self._get_keys(TRAIN)
+        return self.known.is_same_set(keys.ids, keys.content)
 
     def check_recognized(self) -> None:
-        """DataError where nearly nothing of the set is what the run knows under this name."""
+        """Raise DataError if nearly none of the images is in the record of this set."""
         if self.known is None or not len(self.known):
             return
-        share, found = self.known.recognized(self._keys_of(TRAIN))
-        if share < FEW:
+        share, found = self.known.recognized_share(self._get_keys(TRAIN))
+        if share < MIN_RECOGNIZED:
             raise DataError(
                 f"{self.spec.source}: of {len(self.known):,} images that the run knows {found:,}"
                 " are recognized in it, so what was trained on cannot be told from what was held"
@@ -85,69 +84,78 @@ class Roles:
             )
 
     def _own_part(self, role: int) -> Part | None:
-        """The part that the source has for a held-out role."""
-        if role not in self._own:
-            self._own[role] = self.source.test() if self.source.test else None
-        return self._own[role]
+        """Return the part that the source has for a held-out role."""
+        if role not in self._own_parts:
+            self._own_parts[role] = self.source.test() if self.source.test else None
+        return self._own_parts[role]
 
-    def _keys_of(self, role: int) -> Keyed:
-        """The keys of the part that a role's images are in."""
+    def _get_keys(self, role: int) -> ImageKeys:
+        """Return the keys of the part that a role's images are in."""
         part = self._own_part(role)
-        place = TRAIN if part is None else role
-        if place not in self._keys:
-            self._keys[place] = keys_of_part(part or self.source.train, place, self.source.classes)
-        return self._keys[place]
+        key = TRAIN if part is None else role
+        if key not in self._keys:
+            self._keys[key] = compute_image_keys(
+                part or self.source.train, key, self.source.classes
+            )
+        return self._keys[key]
 
     @cached_property
     def _training_rows(self) -> tuple[Rows, Rows, Rows]:
-        """Rows of the training part by role: images that the run knows keep theirs."""
-        rows = held_out_rows(self.source, self.spec, lambda: self._keys_of(TRAIN), self._by_rank)
+        """Rows of the training part by role; recorded images keep theirs."""
+        rows = held_out_rows(self.source, self.spec, lambda: self._get_keys(TRAIN), self._by_rank)
         if self.known is None or self.other:
             return rows
-        keys = self._keys_of(TRAIN)
+        keys = self._get_keys(TRAIN)
         side = np.zeros(len(keys.ids), np.int64)
         side[rows[VAL]], side[rows[TEST]] = VAL, TEST
-        before = self._with_groups(self.known.roles_of(keys), keys)
-        return rows_by_role(np.where(before == NEW, side, before))
+        before = self._extend_roles_to_groups(self.known.roles_of(keys), keys)
+        return rows_by_side(np.where(before == UNKNOWN, side, before))
 
-    def _with_groups(self, before: NDArray[np.int8], keys: Keyed) -> NDArray[np.int8]:
-        """The roles (N,) images had before, new ones as the others of their group had it."""
-        groups = self._groups_of(TRAIN)
+    def _extend_roles_to_groups(
+        self, before: NDArray[np.int8], keys: ImageKeys
+    ) -> NDArray[np.int8]:
+        """Return the earlier roles (N,) of images; new ones get the role of their group, if any."""
+        groups = self._get_groups(TRAIN)
         if groups is None:
             return before
-        joined = joined_rows(groups, keys.content, groups)
+        joined = find_group_rows(groups, keys.content, groups)
         least = np.full(len(before), len(TITLES), np.int8)
-        known = before != NEW
+        known = before != UNKNOWN
         np.minimum.at(least, joined[known], before[known])
-        of_group = np.where(least == len(TITLES), NEW, least)[joined]
+        of_group = np.where(least == len(TITLES), UNKNOWN, least)[joined]
         return np.where(known, before, of_group).astype(np.int8)
 
-    def _groups_of(self, role: int) -> Keys | None:
-        """The keys of the groups of the part that a role's images are in; None without groups."""
+    def _get_groups(self, role: int) -> Keys | None:
+        """Return the group keys of the part that a role's images are in; None without groups."""
         part = self._own_part(role)
-        place = TRAIN if part is None else role
-        if place not in self._groups:
-            self._groups[place] = group_keys(part or self.source.train, self.spec)
-        return self._groups[place]
+        key = TRAIN if part is None else role
+        if key not in self._groups:
+            self._groups[key] = hash_groups(part or self.source.train, self.spec)
+        return self._groups[key]
 
     def group_counts(self) -> dict[int, int]:
-        """How many groups each role has images of; of a test part only where it was opened."""
+        """Return the number of groups by role; for a test part only if it was opened."""
         counts = {}
         for role in (TRAIN, VAL, TEST):
-            if role == TEST and self.source.test is not None and TEST not in self._own:
+            if role == TEST and self.source.test is not None and TEST not in self._own_parts:
                 continue
-            share, groups = self.share(role), self._groups_of(role)
+            share, groups = self.share(role), self._get_groups(role)
             if share is not None and groups is not None:
                 counts[role] = len(np.unique(groups[share.rows]))
         return counts
 
     def share(self, role: int) -> Share | None:
-        """The images of a role; None where there are none."""
+        """Return the images of a role; None if there are none."""
         if role not in self._shares:
-            self._shares[role] = self._find(role)
+            self._shares[role] = self._draw_share(role)
         return self._shares[role]
 
-    def _find(self, role: int) -> Share | None:
+    def shares(self, *chosen: int) -> dict[int, Share]:
+        """Return the images of the roles `chosen`, or of all, that have any."""
+        found = {role: self.share(role) for role in chosen or (TRAIN, VAL, TEST)}
+        return {role: share for role, share in found.items() if share is not None}
+
+    def _draw_share(self, role: int) -> Share | None:
         part = self._own_part(role)
         rows = self._training_rows[role] if part is None else np.arange(len(part.labels))
         part = part or self.source.train
@@ -160,7 +168,7 @@ class Roles:
                 f" but the training part has {len(self.source.classes)} classes"
             )
         notes = []
-        kept = self._quarantine.keep(part.files, rows)
+        kept = self._quarantine.filter_rows(part.files, rows)
         quarantined = len(rows) - len(kept)
         if quarantined:
             notes.append(f"{quarantined:,} in quarantine")
@@ -169,7 +177,7 @@ class Roles:
                 f"{self._title(part, role)}: all are in quarantine; see data.quarantine"
             )
         if role == TRAIN and self.spec.train_fraction < 1 and not self.other:
-            kept = self._fraction(part, kept)
+            kept = self._select_fraction(part, kept)
             notes.append(f"{self.spec.train_fraction:g} of them used (data.train_fraction)")
         rows = kept
         if self.known is not None:
@@ -177,8 +185,8 @@ class Roles:
             if len(rows) < len(kept):
                 notes.append(f"{len(kept) - len(rows):,} left out because they were trained on")
             if self.other and (role != TRAIN or self.whole):
-                notes.append(self._compared(role, rows))
-            notes += self._copies(self.known, rows, role)
+                notes.append(self._describe_comparison(role, rows))
+            notes += self._copy_notes(self.known, rows, role)
         if len(rows) == 0:
             raise DataError(
                 f"{self._title(part, role)}: all of its {len(kept):,} images were trained on;"
@@ -186,66 +194,67 @@ class Roles:
             )
         return Share(part, rows, tuple(notes), quarantined)
 
-    def _fraction(self, part: Part, rows: Rows) -> Rows:
-        """The share of training `rows` that is used: those of the least numbers, class by class."""
-        keys, groups = self._keys_of(TRAIN), self._groups_of(TRAIN)
+    def _select_fraction(self, part: Part, rows: Rows) -> Rows:
+        """Select `data.train_fraction` of the rows: per class, those of lowest random number."""
+        keys, groups = self._get_keys(TRAIN), self._get_groups(TRAIN)
         ids = keys.ids if groups is None else groups
-        luck = random_bits(self.spec.split_seed, 1, ids[rows], STREAM_SPLIT)
+        random = random_bits(self.spec.split_seed, 1, ids[rows], STREAM_SPLIT)
         chosen = []
         for label in np.unique(part.labels[rows]):
-            own = np.flatnonzero(part.labels[rows] == label)
-            count = max(1, round(self.spec.train_fraction * len(own)))
-            chosen.append(own[np.argsort(luck[own], kind="stable")][:count])
+            of_class = np.flatnonzero(part.labels[rows] == label)
+            count = max(1, round(self.spec.train_fraction * len(of_class)))
+            chosen.append(of_class[np.argsort(random[of_class], kind="stable")][:count])
         return rows[np.sort(np.concatenate(chosen))]
 
     def _without_trained(self, known: Fingerprint, part: Part, rows: Rows, role: int) -> Rows:
-        """The `rows` of a held-out split that the run did not train on."""
-        keys = self._keys_of(role)
+        """Return the `rows` of a held-out split that the run did not train on."""
+        keys = self._get_keys(role)
         if self.other and (role != TRAIN or self.whole):
-            return rows[~known.trained(keys.content[rows])]
-        if self.other or part is self.source.train:  # placed by what is known already
+            return rows[~known.was_trained_on(keys.content[rows])]
+        if self.other or part is self.source.train:  # placed by the record already
             return rows
         return rows[known.roles_of(keys)[rows] != TRAIN]
 
-    def _compared(self, role: int, rows: Rows) -> str:
-        """How the images of another set were compared with those that were trained on."""
+    def _describe_comparison(self, role: int, rows: Rows) -> str:
+        """Describe how the images of another set were compared with the training images."""
         assert self.known is not None
-        keys = self._keys_of(role).take(rows)
+        keys = self._get_keys(role).take(rows)
         if not keys.content.any() or not self.known.content.any():
             return "not compared with training images, since contents were not read"
         stems = np.sort(self.known.stems[(self.known.roles == TRAIN) & (self.known.stems != 0)])
-        alike = int(np.isin(keys.stems, stems).sum())
+        num_same_path = int(np.isin(keys.stems, stems).sum())
         text = "only byte-identical copies of training images are recognized"
-        if alike:
-            text += f"; {alike:,} have the path of a training image, with other bytes"
+        if num_same_path:
+            text += f"; {num_same_path:,} have the path of a training image, with other bytes"
         return text
 
-    def _copies(self, known: Fingerprint, rows: Rows, role: int) -> list[str]:
-        """Notes on images that are in two splits, or were."""
+    def _copy_notes(self, known: Fingerprint, rows: Rows, role: int) -> list[str]:
+        """Return notes on images that are in two splits, or were."""
         if role == TRAIN:
             owned = [each for each in (VAL, TEST) if self._own_part(each) is not None]
             count = sum(len(self._training_rows[each]) for each in owned)
             return [f"{count:,} left out that were held out before"] if count else []
         if self.other:
             return []
-        content = self._keys_of(role).content[rows]
-        count = int(known.among(content, earlier(role)).sum())
-        return [copied(role, count)] if count else []
+        content = self._get_keys(role).content[rows]
+        count = int(known.has_role(content, earlier_roles(role)).sum())
+        return [format_copies(role, count)] if count else []
 
     def kept_rows(self, role: int) -> tuple[Rows | None, int]:
-        """The rows that are not in quarantine of the part that the source has for a role, and how
-        many are; None for all. A test part is opened for it only where images may be listed."""
-        packed = isinstance(self.source.train.files, PackFiles)
-        if not self._quarantine.paths and not packed:
+        """Return the rows of a source's own part that are not in quarantine, and how many are.
+
+        None instead of all rows. A test part is opened for this only if images may be listed.
+        """
+        if not self._quarantine.paths and not isinstance(self.source.train.files, PackFiles):
             return None, 0
         if (part := self._own_part(role)) is None:
             return None, 0
         every = np.arange(len(part.labels))
-        kept = self._quarantine.keep(part.files, every)
+        kept = self._quarantine.filter_rows(part.files, every)
         return kept, len(every) - len(kept)
 
     def description(self, role: int) -> str:
-        """What protocols say of the images of a role, of which there are some."""
+        """Describe the images of a role, for protocols; there has to be at least one."""
         share = self.share(role)
         assert share is not None
         text = f"{self._title(share.part, role)}, {len(share.rows):,} images"
@@ -258,71 +267,66 @@ class Roles:
         return title
 
     def own_roles(self) -> list[int]:
-        """The held-out roles that the source has a part of its own for."""
+        """Return the held-out roles for which the source has a part."""
         return [role for role in (VAL, TEST) if self._own_part(role) is not None]
 
     def unmeasured_classes(self) -> list[str]:
-        """A line for each part of the source that is held out and lacks classes of training."""
+        """Return a line for each held-out part of the source that lacks classes of training."""
         lines: list[str] = []
-        for role in self.own_roles():
-            if (share := self.share(role)) is not None:
+        for role, share in self.shares(VAL, TEST).items():
+            if self._own_part(role) is not None:
                 labels = share.part.labels[share.rows]
                 lines += unmeasured_classes(labels, self.source.classes, TITLES[role])
         return lines
 
     def label_conflicts(self, *chosen: int) -> tuple[str, ...]:
-        """A warning where byte-identical images of some roles, or all, have different labels."""
-        shares = [(role, self.share(role)) for role in chosen or (TRAIN, VAL, TEST)]
-        return label_conflicts(
-            [
-                Labeled(share.part, share.rows, self._keys_of(role).content[share.rows])
-                for role, share in shares
-                if share is not None
-            ],
-            self.source.classes,
-        )
+        """Return a warning if byte-identical images of some roles, or of all, differ in label."""
+        shares = self.shares(*chosen)
+        contents = [self._get_keys(role).content[share.rows] for role, share in shares.items()]
+        return label_conflicts(list(shares.values()), contents, self.source.classes)
 
     def settle_overlap(self) -> list[Overlap]:
-        """Treat byte-identical images of two splits, and groups that are in both, as the recipe
-        says; an `Overlap` for either that there is.
+        """Apply `data.overlap` to byte-identical images and groups in two splits; return the
+        overlaps.
 
-        DataError names the first pair where they are refused.
+        Raises DataError, which names the first pair, if they are refused.
         """
-        found = [self._settle(lambda role: self._keys_of(role).content)]
+        found = [self._settle_by_keys(lambda role: self._get_keys(role).content)]
         if (group := self.spec.group) is not None:
-            found.append(self._settle(self._groups_of, group))
+            found.append(self._settle_by_keys(self._get_groups, group))
         return [each for each in found if each is not None]
 
-    def _settle(
+    def _settle_by_keys(
         self, keys_of: Callable[[int], Keys | None], group: str | None = None
     ) -> Overlap | None:
-        """The same for images whose keys are equal."""
-        shares = {role: self.share(role) for role in (TRAIN, VAL, TEST)}
-        keys = {}
-        for role, share in shares.items():
-            if share is not None and (every := keys_of(role)) is not None:
-                keys[role] = every[share.rows]
+        """Treat images of two splits with equal keys; see `settle_overlap`."""
+        shares = self.shares()
+        keys = {
+            role: all_keys[share.rows]
+            for role, share in shares.items()
+            if (all_keys := keys_of(role)) is not None
+        }
         found = find_overlap(keys, group)
         if found is None:
             return None
         if self.spec.overlap == "refuse":
-            names = (named(shares[role], place) for role, place in found.first)
+            names = (shares[role].name(index) for role, index in found.first)
             raise DataError(found.refusal(self.spec.source, *names))
         if self.spec.overlap == "leave-out":
-            for role, places in found.copies.items():
+            for role, indices in found.copies.items():
                 what = "copies of held-out images" if group is None else "of held-out groups"
-                note = f"{len(places):,} left out that are {what}"
-                self._shares[role] = noted(shares[role], note, places)
+                note = f"{len(indices):,} left out that are {what}"
+                self._shares[role] = add_note(shares[role], note, indices)
             return replace(found, left_out=True)
-        if self.known is None or group:  # else it was noted with what is known
+        if self.known is None or group:  # else noted by `_copy_notes`
             for role, count in found.counts.items():
-                self._shares[role] = noted(shares[role], copied(role, count, group))
+                self._shares[role] = add_note(shares[role], format_copies(role, count, group))
         return found
 
     def shortfalls(self) -> list[str]:
-        """Of which classes no image is held out though a share of them was asked for, a line each.
+        """Return a line for each share that was requested but has no image of some classes.
 
-        They have too few images, or too few that are no copies of each other.
+        These have too few images, or too few that are not copies of each other.
         """
         if self.whole:
             return []
@@ -331,21 +335,23 @@ class Roles:
             own = self.source.val if role == VAL else self.source.test
             if not fraction or own is not None:
                 continue
-            held = self.source.train.labels[self._training_rows[role]]
-            counts = class_counts(held, len(self.source.classes))
+            labels = self.source.train.labels[self._training_rows[role]]
+            counts = class_counts(labels, len(self.source.classes))
             names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
             if names:
-                what = (
-                    "no image is" if len(names) == len(counts) else f"of {some_of(names)} none is"
+                subject = (
+                    "no image is"
+                    if len(names) == len(counts)
+                    else f"of {join_names(names)} none is"
                 )
                 lines.append(
-                    f"{what} held out as {TITLES[role]} images: too few of a class, or copies of"
+                    f"{subject} held out as {TITLES[role]} images: too few of a class, or copies of"
                     f" one another{' or all of one group' if self.spec.group else ''}"
                 )
         return lines
 
     def warn_of_absent(self) -> None:
-        """Log what the quarantine lists and none of the parts has."""
+        """Log entries of the quarantine list that are in none of the parts."""
         parts = (self.source.train, *(self._own_part(role) for role in (VAL, TEST)))
         stored = [part.files for part in parts if part is not None and part.files is not None]
         self._quarantine.warn_of_absent(
@@ -353,23 +359,19 @@ class Roles:
         )
 
     def fingerprint(self) -> Fingerprint:
-        """The record of what is trained on and what is held out, with all that was known before."""
-        current = self._record()
+        """Return the record of training and held-out images, including all earlier ones."""
+        current = self._current_record()
         return current if self.known is None else self.known.merged(current)
 
     def changes(self) -> Changes:
-        """How the set differs from the one that the run knew."""
+        """Return the differences from the set that the run recorded."""
         assert self.known is not None
-        return self.known.changes(self._record())
+        return self.known.changes(self._current_record())
 
-    def _record(self) -> Fingerprint:
-        parts = {}
-        for role in (TRAIN, VAL, TEST):
-            share = self.share(role)
-            if share is not None:
-                keys = self._keys_of(role)
-                parts[role] = keys.take(share.rows)
-        return Fingerprint.of(parts)
+    def _current_record(self) -> Fingerprint:
+        return Fingerprint.of(
+            {role: self._get_keys(role).take(share.rows) for role, share in self.shares().items()}
+        )
 
 
 def choose_roles(
@@ -381,9 +383,9 @@ def choose_roles(
     whole: bool = False,
     by_rank: RankRule = hold_out_by_rank,
 ) -> Roles:
-    """The roles of a source's images. `other`, `whole`: see `splits.open_data`."""
+    """Assign roles to a source's images. `other`, `whole`: see `splits.open_data`."""
     if spec.folds and source.test is not None:
-        note = f"its own test part ({source.test_title}) is left aside (data.folds)"
+        note = f"its own test part ({source.test_title}) is not used (data.folds)"
         source = replace(source, test=None, test_images=None, notes=(*source.notes, note))
     roles = Roles(source, spec, known, by_rank=by_rank)
     if not other:

@@ -1,6 +1,6 @@
-"""Which column of a table is the image and which its label, and the labels as classes.
+"""Find the columns of Arrow tables (Parquet, `datasets`), and build a source of their rows.
 
-A column of splits is read by the rule for text tables (`columns`).
+A column of splits is read by the rules for text tables (`columns`).
 """
 
 from __future__ import annotations
@@ -15,164 +15,178 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnets.data.dataset.labels import Labels
-from resnets.data.dataset.source import Part, Rows, Source, by_role
+from resnets.data.dataset.source import Part, Rows, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.columns import (
-    GROUPS,
+    GROUP_NAME,
     LABELS,
     SPLITS,
-    find_name,
-    flag_role,
-    plain,
-    shown_names,
+    find_column,
+    format_names,
+    normalize_name,
+    parse_flag_name,
 )
 from resnets.data.tables.label_sets import LabelForm, LabelSets, read_label_sets
-from resnets.data.tables.labels import Label, class_names, names_of, number_labels
+from resnets.data.tables.labels import Label, class_names, encode_labels, label_names
 from resnets.data.tables.reader import open_table_bytes
 
 log = logging.getLogger("resnets")
 
-IMAGES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "byte")
-SIMPLE = frozenset(
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "byte")
+LABEL_DTYPES = frozenset(
     {"string", "large_string"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
-BYTES = frozenset({"binary", "large_binary"})
-NO_SPLIT = "rows of a part that is called otherwise than train, val or test"
-SECRET = "rows of a part whose labels are secret"
+BYTES_DTYPES = frozenset({"binary", "large_binary"})
+NO_SPLIT = "rows of a part not called train, val or test"
+SECRET_LABELS = "rows of a part whose labels are secret"
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Names of the two columns, and of the classes where the table says them.
+class ArrowColumns:
+    """Names of the columns of image and label, and the class names if the table has them.
 
-    lists: the column of labels holds a list of them for each image.
-
-    marks: columns that may say the split of each row, with the names of their values where a
-    ClassLabel has them. group: the column of `data.group`. unused: all other columns.
+    split_columns: columns that may hold the split of each row, with the names of their values if
+    they are a ClassLabel. group: the column of `data.group`. unused: all other columns. lists: the
+    label column holds a list of labels per image.
     """
 
     image: str
     label: str
     classes: tuple[str, ...]
-    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    split_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     group: str | None = None
     unused: tuple[str, ...] = ()
     lists: bool = False
 
-    def said(self, unused: Sequence[str], split: str = "") -> str:
-        """What was taken for what, as of a text table."""
-        words = [f"image: {self.image!r}", f"label: {self.label!r}"]
-        words += [f"split: {split}"] if split else []
-        words += [f"group: {self.group!r}"] if self.group else []
-        words += [f"not used: {shown_names(unused)}"] if unused else []
-        return ", ".join(words)
+    def describe(self, unused: Sequence[str], split: str = "") -> str:
+        """Describe which column is used for what, as `columns.Columns.describe`."""
+        parts = [f"image: {self.image!r}", f"label: {self.label!r}"]
+        parts += [f"split: {split}"] if split else []
+        parts += [f"group: {self.group!r}"] if self.group else []
+        parts += [f"not used: {format_names(unused)}"] if unused else []
+        return ", ".join(parts)
 
 
-def find_columns(features: Mapping[str, Any], where: str, group: str | None = None) -> Columns:
-    """The columns of a table with `datasets`' `features`; `group`: the name of that of groups.
+def find_arrow_columns(
+    features: Mapping[str, Any], where: str, group: str | None = None
+) -> ArrowColumns:
+    """Find the columns of a table with `datasets`' `features`. group: the name of the column of
+    groups.
 
-    The image is the one Image feature, else the column of bytes called image, img, jpg or so; the
-    label the one ClassLabel, else the column of numbers or names called label, cls or so. DataError
-    lists the columns where that leaves none or several.
+    The image is the only Image feature, else the column of bytes called image, img, jpg or so; the
+    label is the only ClassLabel, else the column of numbers or names called label, cls or so.
+    Raises DataError, which lists the columns, if that leaves none or several.
     """
     image = find_image_column(features, where)
-    labels = [name for name, feature in features.items() if _kind(feature) == "ClassLabel"]
-    labels = labels or [name for name in features if plain(name) in LABELS]
-    label = _the_one("label", labels, LABELS, features, where)
+    labels = [name for name, feature in features.items() if _feature_type(feature) == "ClassLabel"]
+    labels = labels or [name for name in features if normalize_name(name) in LABELS]
+    label = _select_column("label", labels, LABELS, features, where)
     feature = features[label]
-    lists = _kind(feature) in ("List", "Sequence", "LargeList", "list")
+    lists = _feature_type(feature) in ("List", "Sequence", "LargeList", "list")
     if lists:
         feature = feature[0] if isinstance(feature, list) else feature.feature
     if isinstance(feature, dict | list) or not hasattr(feature, "dtype"):
         raise DataError(
-            f"{where}: column {label} is {_shown(features[label])}; labels are names, whole"
-            " numbers, or lists of these"
+            f"{where}: column {label} is {_format_feature(features[label])}; labels are names,"
+            " whole numbers, or lists of these"
         )
-    if _kind(feature) != "ClassLabel" and feature.dtype not in SIMPLE:
+    if _feature_type(feature) != "ClassLabel" and feature.dtype not in LABEL_DTYPES:
         raise DataError(
             f"{where}: column {label} is {feature.dtype}; labels are names or whole numbers"
         )
     names = list(features)
-    place = None if group is None else find_name(group, names)
-    grouped = None if place is None else names[place]
-    marks = {
+    group_index = None if group is None else find_column(group, names)
+    group_name = None if group_index is None else names[group_index]
+    split_columns = {
         name: tuple(getattr(feature, "names", None) or ())
         for name, feature in features.items()
-        if name not in (image, label, grouped) and _is_mark(name, feature)
+        if name not in (image, label, group_name) and _is_split_column(name, feature)
     }
-    unused = tuple(name for name in features if name not in (image, label, grouped, *marks))
+    unused = tuple(
+        name for name in features if name not in (image, label, group_name, *split_columns)
+    )
     classes = tuple(getattr(feature, "names", None) or ())
-    return Columns(image, label, classes, marks, grouped, unused, lists)
+    return ArrowColumns(image, label, classes, split_columns, group_name, unused, lists)
 
 
 def find_image_column(features: Mapping[str, Any], where: str) -> str:
-    """The column of images alone; see `find_columns`."""
-    images = [name for name, feature in features.items() if _kind(feature) == "Image"]
+    """Return the name of the image column; see `find_arrow_columns`."""
+    images = [name for name, feature in features.items() if _feature_type(feature) == "Image"]
     images = images or [
-        name for name in features if plain(name) in IMAGES and _holds_bytes(features[name])
+        name
+        for name in features
+        if normalize_name(name) in IMAGE_NAMES and _holds_bytes(features[name])
     ]
-    return _the_one("image", images, IMAGES, features, where)
+    return _select_column("image", images, IMAGE_NAMES, features, where)
 
 
-def _is_mark(name: str, feature: Any) -> bool:
-    """Whether a column may say the split of each row, or which rows belong together."""
-    called = plain(name) in SPLITS or flag_role(name) is not None or GROUPS.search(plain(name))
-    simple = _kind(feature) in ("ClassLabel", "Value") and feature.dtype in (*SIMPLE, "bool")
-    return bool(called) and simple
+def _is_split_column(name: str, feature: Any) -> bool:
+    """Return whether a column may hold the split of each row, or groups of related rows."""
+    normalized = normalize_name(name)
+    if _feature_type(feature) not in ("ClassLabel", "Value"):
+        return False
+    if feature.dtype not in (*LABEL_DTYPES, "bool"):
+        return False
+    return (
+        normalized in SPLITS
+        or parse_flag_name(name) is not None
+        or GROUP_NAME.search(normalized) is not None
+    )
 
 
-def _kind(feature: Any) -> str:
+def _feature_type(feature: Any) -> str:
     return type(feature).__name__
 
 
 def _holds_bytes(feature: Any) -> bool:
     if isinstance(feature, dict):
         feature = feature.get("bytes")
-    return getattr(feature, "dtype", None) in BYTES
+    return getattr(feature, "dtype", None) in BYTES_DTYPES
 
 
-def _the_one(
+def _select_column(
     what: str,
-    found: Sequence[str],
-    known: Sequence[str],
+    candidates: Sequence[str],
+    known_names: Sequence[str],
     features: Mapping[str, Any],
     where: str,
 ) -> str:
-    """The only one of `found`, or the only one with the first of the `known` names."""
-    if len(found) == 1:
-        return found[0]
-    for name in known:
-        if same := [each for each in found if plain(each) == name]:
-            return same[0]
-    columns = ", ".join(f"{name} ({_shown(feature)})" for name, feature in features.items())
-    problem = f"several {what} columns" if found else f"no {what} column"
+    """Return the only one of `candidates`, or the one with the first of the `known_names`."""
+    if len(candidates) == 1:
+        return candidates[0]
+    for name in known_names:
+        if matches := [each for each in candidates if normalize_name(each) == name]:
+            return matches[0]
+    columns = ", ".join(
+        f"{name} ({_format_feature(feature)})" for name, feature in features.items()
+    )
+    problem = f"several {what} columns" if candidates else f"no {what} column"
     raise DataError(
-        f"{where}: {problem} among {columns}; call the one to take {known[0]}, in a copy of it"
+        f"{where}: {problem} among {columns}; rename the one to use to {known_names[0]}, in a copy"
     )
 
 
-def _shown(feature: Any) -> str:
-    kind = _kind(feature)
+def _format_feature(feature: Any) -> str:
+    kind = _feature_type(feature)
     return feature.dtype if kind == "Value" else kind
 
 
 @dataclass(frozen=True)
-class Table:
-    """A part of a set: its columns, the label of each image as stored, and its `marks` so.
+class ArrowTable:
+    """A part of a set: its columns, and the stored values of labels, `split_columns` and groups."""
 
-    groups: the value of each in the column of groups, where there is one.
-    """
-
-    columns: Columns
+    columns: ArrowColumns
     labels: Sequence[Any]
-    marks: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    split_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     groups: Sequence[Any] | None = None
 
-    def groups_of(self, rows: Rows, where: str) -> Sequence[str] | None:
-        """The names of the groups of `rows`; DataError where one has none."""
+    def group_names(self, rows: Rows, where: str) -> Sequence[str] | None:
+        """Return the group of each of `rows`, None without groups; raise DataError if a value is
+        missing.
+        """
         if self.groups is None:
             return None
         found = [self.groups[row] for row in rows.tolist()]
@@ -184,9 +198,10 @@ class Table:
         return list(map(str, found))
 
 
-class Piece(NamedTuple):
-    """Images of one split: what it is called, those `rows` of the table `table`, their labels, and
-    groups where a column says them."""
+class TableSplit(NamedTuple):
+    """Images of one split: its title, their `rows` of the table `table`, labels, and groups if
+    known.
+    """
 
     title: str
     table: str
@@ -195,84 +210,80 @@ class Piece(NamedTuple):
     groups: Sequence[str] | None = None
 
 
-def from_tables(
+def source_from_tables(
     name: str,
     where: str,
-    tables: Mapping[str, Table],
-    part: Callable[[Piece], Part],
+    tables: Mapping[str, ArrowTable],
+    part: Callable[[TableSplit], Part],
     left_out: LeftOut | None = None,
     form: LabelForm = "auto",
 ) -> Source:
-    """The set of `tables` by their titles; `part` makes a part of a piece of one.
+    """Build the source of `tables`, by title; `part` makes a part from the rows of a split.
 
-    form: see `label_sets.read_label_sets`.
-
-    A single table is split by its column of splits, where it has one. Beside a train part, those
-    that are called otherwise than train, validation or test are left out and counted, and so is a
-    test part whose labels are secret (all of them -1 or null). DataError: two parts of one split, a
-    column of splits that disagrees with the parts, labels that are no class of training.
+    A single table is split by its column of splits, if any. If there is a train part, parts not
+    called train, validation or test are left out and counted, and so is a test part with secret
+    labels (all -1 or null). form: see `label_sets.read_label_sets`. Raises DataError for two parts
+    of one split, a column of splits that contradicts the parts, and labels that are not classes of
+    the training part.
     """
-    counted = LeftOut()
+    total_left_out = LeftOut()
     if left_out is not None:
-        counted.add_all(left_out)
-    roles, notes = _roles(tables, where, counted), list[str]()
+        total_left_out.add_all(left_out)
+    roles, notes = _find_roles(tables, where, total_left_out), list[str]()
     chosen: dict[str, tuple[str, str, Rows]] = {}  # by split: title, table, rows
     for title, role in roles.items():
         table = tables[title]
-        said = _said_splits(table, _place(where, title))
-        notes += [said.note] if said.note not in notes else []
-        if said.splits is not None and len(roles) == 1:
-            for split in sorted(set(said.splits)):
-                chosen[split] = split, title, np.flatnonzero(said.splits == split)
+        found = _read_split_columns(table, _format_location(where, title))
+        notes += [found.note] if found.note not in notes else []
+        if found.splits is not None and len(roles) == 1:
+            for split in sorted(set(found.splits)):
+                chosen[split] = split, title, np.flatnonzero(found.splits == split)
             continue
-        if said.splits is not None and (other := set(said.splits.tolist()) - {role}):
+        if found.splits is not None and (other := set(found.splits.tolist()) - {role}):
             raise DataError(
-                f"{_place(where, title)}: its column {said.column} has rows of {min(other)}; rows"
-                " and parts are to say the same split, or only one of them any"
+                f"{_format_location(where, title)}: its column {found.column} has rows of"
+                f" {min(other)}; rows and parts have to name the same split, or only one of them"
             )
         chosen[role] = title, title, np.arange(len(table.labels))
     first = chosen.get("train", next(iter(chosen.values())))
-    training = _meant(_taken(tables[first[1]], first[2]), _place(where, first[0]), first[2], form)
-    classes = tables[first[1]].columns.classes
-    if training is not None:
-        classes = classes or class_names(training.labels)
-        form = "multi" if training.multi else form
-        notes += [training.said] if training.said else []
+    first_title, first_table, first_rows = first
+    location = _format_location(where, first_title)
+    train_labels = _parse_labels(tables[first_table], location, first_rows, form)
+    classes = tables[first_table].columns.classes
+    if train_labels is not None:
+        classes = classes or class_names(train_labels.labels)
+        form = "multi" if train_labels.multi else form
+        notes += [train_labels.description] if train_labels.description else []
     parts = {}
-    for split, (title, key, rows) in chosen.items():
-        table, place = _taken(tables[key], rows), _place(where, title)
-        meant = training if (title, key) == first[:2] else _meant(table, place, rows, form)
-        labels = None if meant is None else _numbers(table, meant, classes, place, rows)
-        if labels is None and (title, key) != first[:2]:
-            log.info("%s: the labels of %s are secret; left alone", where, title)
-            counted.add(SECRET, title, suffix="", count=len(rows))
+    for split, (title, table_title, rows) in chosen.items():
+        table, location = tables[table_title], _format_location(where, title)
+        is_first = (title, table_title) == first[:2]
+        parsed = train_labels if is_first else _parse_labels(table, location, rows, form)
+        labels = None if parsed is None else _encode_labels(table, parsed, classes, location, rows)
+        if labels is None and not is_first:
+            log.info("%s: the labels of %s are secret; it is left out", where, title)
+            total_left_out.add(SECRET_LABELS, title, suffix="", count=len(rows))
             continue
         if labels is None:
             raise DataError(f"{where}: has no labels: all are -1 or missing")
-        groups = tables[key].groups_of(rows, _place(where, title))
-        parts[split] = part(Piece(title, key, rows, labels, groups))
-    source = by_role(name, classes, parts, where)
-    warnings = () if training is None or not training.warning else (training.warning,)
+        groups = table.group_names(rows, location)
+        parts[split] = part(TableSplit(title, table_title, rows, labels, groups))
+    source = source_from_parts(name, classes, parts, where)
+    warnings = () if train_labels is None or not train_labels.warning else (train_labels.warning,)
     return replace(
         source,
-        left_out=counted,
+        left_out=total_left_out,
         notes=(*source.notes, *notes),
         warnings=(*source.warnings, *warnings),
     )
 
 
-def _place(where: str, title: str) -> str:
+def _format_location(where: str, title: str) -> str:
     return f"{where}/{title}" if title else where
 
 
-def _taken(table: Table, rows: Rows) -> Table:
-    if len(rows) == len(table.labels):
-        return table
-    return Table(table.columns, [table.labels[row] for row in rows.tolist()])
-
-
-def _roles(tables: Mapping[str, Table], where: str, left_out: LeftOut) -> dict[str, str]:
-    """The split of each part by its title; all titles as they are where no part is train."""
+def _find_roles(tables: Mapping[str, ArrowTable], where: str, left_out: LeftOut) -> dict[str, str]:
+    """Return the split of each part by title; the titles themselves if no part is train."""
     if len(tables) == 1:
         return {title: title for title in tables}
     roles: dict[str, str] = {title: split_role(title) or "" for title in tables}
@@ -291,47 +302,53 @@ def _roles(tables: Mapping[str, Table], where: str, left_out: LeftOut) -> dict[s
     return found
 
 
-class _Splits(NamedTuple):
+class _SplitColumns(NamedTuple):
     column: str
-    splits: Any  # (N,) of texts; None where no column says them
-    note: str  # which columns were taken for what
+    splits: Any  # (N,) text; None without such a column
+    note: str  # which column is used for what
 
 
-def _said_splits(table: Table, where: str) -> _Splits:
-    """The split of each row by the table's own columns, as if it were written as CSV."""
-    columns, marks = table.columns, table.columns.marks
-    if not marks or not table.labels:
-        return _Splits("", None, columns.said([*columns.unused, *marks]))
+def _read_split_columns(table: ArrowTable, where: str) -> _SplitColumns:
+    """Read the split of each row from the table's own columns, by the rules for CSV files."""
+    columns, split_columns = table.columns, table.columns.split_columns
+    if not split_columns or not table.labels:
+        return _SplitColumns("", None, columns.describe([*columns.unused, *split_columns]))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "label", *marks])
-    cells = [_texts(table.marks[column], names) for column, names in marks.items()]
+    writer.writerow(["path", "label", *split_columns])
+    cells = [
+        _format_cells(table.split_columns[column], names) for column, names in split_columns.items()
+    ]
     for row, values in enumerate(zip(*cells, strict=True)):
         writer.writerow([row, "x", *values])
-    place = f"{where}: {', '.join(marks)} (line 2 is row 0)"
-    found = open_table_bytes(text.getvalue().encode(), place, lambda _: False)
-    assert found is not None
-    found.warn_of_unused()
-    unused = [*columns.unused, *(name for name in marks if name in found.columns.unused)]
-    if not found.columns.splits:
-        return _Splits("", None, columns.said([*columns.unused, *marks]))
-    used = ", ".join(column for column in marks if column not in found.columns.unused)
-    splits = np.array([row.split for row in found.rows()])
-    return _Splits(used, splits, columns.said(unused, used))
+    location = f"{where}: {', '.join(split_columns)} (line 2 is row 0)"
+    text_table = open_table_bytes(text.getvalue().encode(), location, lambda _: False)
+    assert text_table is not None
+    text_table.warn_of_unused_columns()
+    unused = [
+        *columns.unused,
+        *(name for name in split_columns if name in text_table.columns.unused),
+    ]
+    if not text_table.columns.has_splits:
+        return _SplitColumns("", None, columns.describe([*columns.unused, *split_columns]))
+    used = ", ".join(column for column in split_columns if column not in text_table.columns.unused)
+    splits = np.array([row.split for row in text_table.rows()])
+    return _SplitColumns(used, splits, columns.describe(unused, used))
 
 
-def _texts(values: Sequence[Any], names: Sequence[str]) -> list[str]:
+def _format_cells(values: Sequence[Any], names: Sequence[str]) -> list[str]:
     if not names:
         return ["" if value is None else str(value) for value in values]
     return ["" if value is None or value < 0 else names[value] for value in values]
 
 
-def _meant(table: Table, where: str, rows: Rows, form: LabelForm) -> LabelSets | None:
-    """The labels by name; None where all are -1 or null. DataError where some are.
+def _parse_labels(table: ArrowTable, where: str, rows: Rows, form: LabelForm) -> LabelSets | None:
+    """Return the labels as names; None if all are -1 or null.
 
-    Those of a ClassLabel are single names unless they are in lists, or `form` says sets.
+    Labels of a ClassLabel are single names unless they are in lists or `form` is "multi". Raises
+    DataError if some labels are missing.
     """
-    values, names = table.labels, table.columns.classes
+    values, names = [table.labels[row] for row in rows.tolist()], table.columns.classes
     absent = [row for row, value in enumerate(values) if value is None or _is_secret(value)]
     if absent and len(absent) == len(values):
         return None
@@ -341,7 +358,7 @@ def _meant(table: Table, where: str, rows: Rows, form: LabelForm) -> LabelSets |
             f" {rows[absent[0]]}"
         )
 
-    def name(value: Any) -> str:
+    def class_name(value: Any) -> str:
         if not names:
             return str(value)
         if not 0 <= value < len(names):
@@ -349,11 +366,11 @@ def _meant(table: Table, where: str, rows: Rows, form: LabelForm) -> LabelSets |
         return names[value]
 
     if table.columns.lists:
-        sets: list[Label] = [tuple(dict.fromkeys(map(name, value))) for value in values]
+        sets: list[Label] = [tuple(dict.fromkeys(map(class_name, value))) for value in values]
         return read_label_sets(
             sets, lambda row: f"{where}: row {rows[row]}", "single" if form == "single" else "multi"
         )
-    texts = [name(value) for value in values]
+    texts = [class_name(value) for value in values]
     if names:  # no list is written in them
         return LabelSets([(text,) for text in texts] if form == "multi" else texts, form == "multi")
     return read_label_sets(texts, lambda row: f"{where}: row {rows[row]}", form)
@@ -363,17 +380,19 @@ def _is_secret(value: Any) -> bool:
     return bool(value == -1) or (isinstance(value, list) and value == [-1])
 
 
-def _numbers(
-    table: Table, meant: LabelSets, classes: Sequence[str], where: str, rows: Rows
+def _encode_labels(
+    table: ArrowTable, parsed: LabelSets, classes: Sequence[str], where: str, rows: Rows
 ) -> Labels:
-    """(N,) int64 of labels by name, or (N, K). The names of a ClassLabel are found among `classes`:
-    parts may number them otherwise."""
+    """Return class indices (N,) int64, or multi-hot (N, K).
+
+    Labels of a ClassLabel are looked up by name, since parts may number the classes differently.
+    """
     known = {*classes}
     if table.columns.classes:
-        for row, label in enumerate(meant.labels):
-            if unknown := [each for each in names_of(label) if each not in known]:
+        for row, label in enumerate(parsed.labels):
+            if unknown := [each for each in label_names(label) if each not in known]:
                 raise DataError(
-                    f"{where}: row {rows[row]}: {unknown[0]!r} is none of the training part's"
-                    f" {len(classes):,} classes"
+                    f"{where}: row {rows[row]}: {unknown[0]!r} is not one of the {len(classes):,}"
+                    " classes of the training part"
                 )
-    return number_labels(meant.labels, classes, lambda row: f"{where}: row {rows[row]}")
+    return encode_labels(parsed.labels, classes, lambda row: f"{where}: row {rows[row]}")

@@ -1,7 +1,7 @@
 """Which column of a table holds the image, which its label, and which its split.
 
-By the header where it has a known name, whatever its case, spaces or underscores; else by what the
-cells hold. What stays open is refused with what was found and what is expected.
+Columns are found by their names in the header, ignoring case, spaces and underscores, else by their
+cells. If a column stays unclear, the error says what was found and what is expected.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import split_role
-from resnets.utils.printable import printable
+from resnets.utils.printable import join_names, printable
 
-# The first that a table has is taken; names are compared as `plain` writes them.
+# The first name that a table has is used; names are compared after `normalize_name`.
 PATH_NAMES = (
     *("path", "filepath", "filename", "file", "imagepath", "imagefile", "imagename", "image"),
     *("imgpath", "imgfile", "imgname", "img", "picture", "photo", "imageid", "imgid", "fileid"),
@@ -31,28 +31,27 @@ FLAGS = {
     **dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), True),
     **dict.fromkeys(("false", "0", "0.0", "no", "f", "n", ""), False),
 }
-GROUPS = re.compile(
+GROUP_NAME = re.compile(
     r"fold|cv|group|cluster|patient|subject|person|participant|individual|animal|donor|user|site"
     r"|hospital|camera|scene|video|sequence|session|clip|train|valid|test|split|subset|partition"
 )
-NO_LABEL = re.compile(
+NOT_LABEL_NAME = re.compile(
     r"(k|cv)?fold(id|no|number)?|cv|split|group(id)?|(patient|subject|video)(id)?"
 )
 EXPECTED = "expected path,label or path,label,split, or a header with these names"
 
 Rows = Sequence[Sequence[str]]
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
-WHOLE = re.compile(r"\.0*$")  # what is left out of "1.0"
+ZERO_DECIMALS = re.compile(r"\.0*$")  # the decimals of "1.0"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where in a row the cells are, of `count`.
+    """Indices of the columns of a table with `count` columns.
 
-    label: None where only paths are wanted. flags: columns of true and false with the split that
-    true stands for. one_hot: columns of 0 and 1, one for each class, in place of a label; of -1
-    and 1 where they are `signed`. group: the column of `data.group`. unused: the names of the
-    others.
+    label: None if only paths are read. flags: columns of true and false, each with the split that
+    true stands for. one_hot: columns of 0 and 1, one per class, instead of a label; -1 and 1 if
+    `signed`. group: the column of `data.group`. unused: the names of all other columns.
     """
 
     path: int
@@ -67,67 +66,65 @@ class Columns:
     unused: tuple[str, ...] = ()
 
     @property
-    def splits(self) -> bool:
-        """Whether the table says which image is in which split."""
+    def has_splits(self) -> bool:
+        """Whether the table assigns images to splits."""
         return self.split is not None or bool(self.flags)
 
     @property
-    def suspicious(self) -> tuple[str, ...]:
-        """Those of the unused that are called like splits, or like groups of images that belong
-        together."""
-        return tuple(name for name in self.unused if is_suspicious(name))
+    def suspicious_columns(self) -> tuple[str, ...]:
+        """Unused columns whose names suggest splits or groups of related images."""
+        return tuple(name for name in self.unused if is_split_or_group_name(name))
 
     @property
-    def names_label(self) -> bool:
-        """Whether a header calls the label by one of its usual names."""
+    def has_label_name(self) -> bool:
+        """Whether the label column has one of the usual names."""
         return (
             self.label is not None
             and bool(self.header)
-            and (plain(self.header[self.label]) in LABELS)
+            and (normalize_name(self.header[self.label]) in LABELS)
         )
 
     @property
-    def off(self) -> str:
-        """What stands in a column of 0 and 1 for an image that is not of its class."""
+    def negative(self) -> str:
+        """The cell of a one-hot column for an image that is not of its class."""
         return "-1" if self.signed else "0"
 
-    def said(self) -> str:
-        """What was taken for what, where the header has other names."""
+    def describe(self) -> str:
+        """Describe which column is used for what."""
 
-        def name(place: int) -> str:
-            return repr(self.header[place]) if self.header else f"column {place + 1}"
+        def format_column(index: int) -> str:
+            return repr(self.header[index]) if self.header else f"column {index + 1}"
 
-        words = [f"path: {name(self.path)}"]
+        parts = [f"path: {format_column(self.path)}"]
         if self.one_hot:
-            words.append(f"labels: {len(self.one_hot)} columns of {self.off} and 1")
+            parts.append(f"labels: {len(self.one_hot)} columns of {self.negative} and 1")
         elif self.label is not None:
-            words.append(f"label: {name(self.label)}")
-        places = [] if self.split is None else [self.split]
-        if places := [*places, *(place for place, _ in self.flags)]:
-            words.append(f"split: {' and '.join(map(name, places))}")
+            parts.append(f"label: {format_column(self.label)}")
+        indices = [] if self.split is None else [self.split]
+        if indices := [*indices, *(index for index, _ in self.flags)]:
+            parts.append(f"split: {' and '.join(map(format_column, indices))}")
         if self.group is not None:
-            words.append(f"group: {name(self.group)}")
+            parts.append(f"group: {format_column(self.group)}")
         if self.unused:
-            words.append(f"not used: {shown_names(self.unused)}")
-        return ", ".join(words)
+            parts.append(f"not used: {format_names(self.unused)}")
+        return ", ".join(parts)
 
 
-def shown_names(names: Sequence[str], most: int = 8) -> str:
-    """Names of columns for a message, quoted, the first `most` of them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(printable(name)) for name in names[:most]) + more
+def format_names(names: Sequence[str], most: int = 8) -> str:
+    """Format the first `most` column names for a message, quoted."""
+    return join_names([repr(printable(name)) for name in names], most)
 
 
-def is_suspicious(name: str) -> bool:
-    """Whether a column is called like splits, or like groups of images that belong together."""
+def is_split_or_group_name(name: str) -> bool:
+    """Return whether the name of a column suggests splits or groups of related images."""
     letters = re.sub(r"[\W_]+", "", name.lower())
-    return plain(name) in SPLITS or GROUPS.search(letters) is not None
+    return normalize_name(name) in SPLITS or GROUP_NAME.search(letters) is not None
 
 
-def flag_role(name: str) -> str | None:
-    """The split that a column of true and false stands for: is_valid, is_training_image, isTest.
+def parse_flag_name(name: str) -> str | None:
+    """Return the split that a column of true and false stands for, such as is_valid or isTest.
 
-    >>> [flag_role(name) for name in ("is_training_image", "IsVal", "in test set", "issue")]
+    >>> [parse_flag_name(name) for name in ("is_training_image", "IsVal", "in test set", "issue")]
     ['train', 'val', 'test', None]
     """
     letters = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).lower())
@@ -138,22 +135,24 @@ def flag_role(name: str) -> str | None:
     return None if role == "trainval" else role
 
 
-def plain(name: str) -> str:
-    """A column's name without case, spaces, punctuation and the plural's s."""
+def normalize_name(name: str) -> str:
+    """Return a column name without case, spaces, punctuation and plural s."""
     letters = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).lower())
     return letters if letters in ("class", "cls") else letters.removesuffix("s")
 
 
-PATHS, LABELS = tuple(map(plain, PATH_NAMES)), tuple(map(plain, LABEL_NAMES))
-SPLITS = tuple(map(plain, SPLIT_NAMES))
+PATHS, LABELS = tuple(map(normalize_name, PATH_NAMES)), tuple(map(normalize_name, LABEL_NAMES))
+SPLITS = tuple(map(normalize_name, SPLIT_NAMES))
 
 
-def find_name(name: str, names: Sequence[str]) -> int | None:
-    """The place of a column called `name`: exactly, else in another case or spacing; or None."""
+def find_column(name: str, names: Sequence[str]) -> int | None:
+    """Return the index of the column `name`, exact or normalized; None if absent or ambiguous."""
     if name in names:
         return list(names).index(name)
-    alike = [place for place, each in enumerate(names) if plain(each) == plain(name)]
-    return alike[0] if len(alike) == 1 else None
+    matches = [
+        index for index, other in enumerate(names) if normalize_name(other) == normalize_name(name)
+    ]
+    return matches[0] if len(matches) == 1 else None
 
 
 def find_columns(
@@ -163,63 +162,78 @@ def find_columns(
     *,
     labeled: bool = True,
     group: str | None = None,
-    headed: bool = False,
+    has_header: bool = False,
 ) -> Columns:
-    """The columns of a table that begins with the rows `sample`, a header among them or not.
+    """Find the columns of a table from its first rows `sample`, with or without a header.
 
-    `exists` says whether a cell names an image; `labeled`: whether a label is needed; `group`: the
-    name of the column of groups, which is none of the others; `headed`: whether a header is sure.
-    DataError where a column cannot be told.
+    exists: returns whether a cell names an image. labeled: whether a label is needed. group: the
+    name of the column of groups, which is not used for anything else. has_header: the first row is
+    known to be a header. Raises DataError if a column cannot be determined.
     """
-    first, count = sample[0], len(sample[0])
-    names = [plain(cell) for cell in first]
+    first_row, count = sample[0], len(sample[0])
+    names = [normalize_name(cell) for cell in first_row]
     known = {*PATHS, *LABELS, *SPLITS, ""}
-    is_image = [_share(sample, place, exists) for place in range(count)]
-    headed = headed or (
-        not any(map(exists, first))
+    is_image = [_image_fraction(sample, column, exists) for column in range(count)]
+    has_header = has_header or (
+        not any(map(exists, first_row))
         and (
             any(name in known for name in names if name)
-            or any(map(flag_role, first))
+            or any(map(parse_flag_name, first_row))
             or max(is_image) > 0
         )
     )
-    header = tuple(cell.strip() for cell in first) if headed else ()
-    body = sample[1:] if headed else sample
-    path = _path(names if headed else [], is_image, where, header)
+    header = tuple(cell.strip() for cell in first_row) if has_header else ()
+    body = sample[1:] if has_header else sample
+    path = _find_path_column(names if has_header else [], is_image, where, header)
     if not labeled:
         return Columns(path, None, None, count, header)
-    split = _split(names if headed else [], body, path, where)
+    split = _find_split_column(names if has_header else [], body, path, where)
     flags = tuple(
-        (place, role)
-        for place, name in enumerate(header)
-        if place not in (path, split) and (role := flag_role(name)) is not None
+        (column, role)
+        for column, name in enumerate(header)
+        if column not in (path, split) and (role := parse_flag_name(name)) is not None
     )
-    grouped = None if group is None else find_name(group, header)
-    taken = {path, split, grouped, *(place for place, _ in flags)}
-    rest = [place for place in range(count) if place not in taken]
+    group_column = None if group is None else find_column(group, header)
+    used = {path, split, group_column, *(column for column, _ in flags)}
+    rest = [column for column in range(count) if column not in used]
 
-    def columns(label: int | None, one_hot: Sequence[int] = ()) -> Columns:
-        free = [place for place in rest if place != label and place not in one_hot]
+    def make_columns(label: int | None, one_hot: Sequence[int] = ()) -> Columns:
+        remaining = [column for column in rest if column != label and column not in one_hot]
         unused = tuple(
-            header[place] or f"column {place + 1}"
-            for place in (free if headed else ())
-            if not _is_index(body, place, header) or is_suspicious(header[place])
+            header[column] or f"column {column + 1}"
+            for column in (remaining if has_header else ())
+            if not _is_row_number(body, column, header) or is_split_or_group_name(header[column])
         )
         signed = bool(one_hot) and _is_one_hot(body, one_hot, "-1")
         return Columns(
-            *(path, label, split, count, header, flags, tuple(one_hot), signed, grouped, unused)
+            *(
+                path,
+                label,
+                split,
+                count,
+                header,
+                flags,
+                tuple(one_hot),
+                signed,
+                group_column,
+                unused,
+            )
         )
 
-    if headed:
+    if has_header:
         for name in LABELS:
-            if found := [place for place in rest if names[place] == name]:
-                return columns(found[0])
-    kept = [place for place in rest if not _is_index(body, place, header)] or rest
-    if len(kept) > 1 and headed and any(_is_one_hot(body, kept, off) for off in ("0", "-1")):
-        return columns(None, kept)
-    if len(kept) == 1 and not (headed and NO_LABEL.fullmatch(names[kept[0]])):
-        return columns(kept[0])
-    if headed:
+            if found := [column for column in rest if names[column] == name]:
+                return make_columns(found[0])
+    candidates = [column for column in rest if not _is_row_number(body, column, header)] or rest
+    if (
+        len(candidates) > 1
+        and has_header
+        and any(_is_one_hot(body, candidates, negative) for negative in ("0", "-1"))
+    ):
+        return make_columns(None, candidates)
+    if len(candidates) == 1 and not (has_header and NOT_LABEL_NAME.fullmatch(names[candidates[0]])):
+        return make_columns(candidates[0])
+    if has_header:
         others = ", ".join(map(printable, header))
         raise DataError(
             f"{where}: line 1: a header without a label; its columns are {others}, and one has to"
@@ -228,21 +242,21 @@ def find_columns(
     raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
 
 
-def _share(sample: Rows, place: int, exists: Callable[[str], bool]) -> float:
-    """The share of the rows whose cell at `place` names an image."""
-    cells = [row[place] for row in sample if len(row) > place]
+def _image_fraction(sample: Rows, column: int, exists: Callable[[str], bool]) -> float:
+    """Return the fraction of the rows whose cell in `column` names an image."""
+    cells = [row[column] for row in sample if len(row) > column]
     return sum(map(exists, cells)) / max(1, len(cells))
 
 
-def _path(
+def _find_path_column(
     names: Sequence[str], is_image: Sequence[float], where: str, header: Sequence[str]
 ) -> int:
-    """Where the images are: the column whose cells name most, then the one with a known name."""
+    """Return the column of images: the one whose cells name most, else one with a known name."""
     known = [names.index(name) for name in PATHS if name in names]
-    best = max(range(len(is_image)), key=lambda place: (is_image[place], -place))
+    best = max(range(len(is_image)), key=lambda column: (is_image[column], -column))
     if is_image[best] > 0:
-        # A label may be the name of an image too ("1" and 1.png), so half is enough for a name.
-        return next((place for place in known if is_image[place] > is_image[best] / 2), best)
+        # A label can also name an image ("1" and 1.png), so half is enough for a known name.
+        return next((column for column in known if is_image[column] > is_image[best] / 2), best)
     if known:
         return known[0]
     if header:
@@ -251,79 +265,90 @@ def _path(
             f"{where}: line 1: a header without a path; its columns are {others}, and one has to be"
             " called path"
         )
-    return 0  # no cell names an image: the rows will be named as missing
+    return 0  # no cell names an image: the rows will be reported as missing
 
 
-def _split(names: Sequence[str], body: Rows, path: int, where: str) -> int | None:
-    """The column of splits."""
+def _find_split_column(names: Sequence[str], body: Rows, path: int, where: str) -> int | None:
+    """Return the column of splits, or None."""
     for name in SPLITS:
         if name in names:
-            place = names.index(name)
-            cells = [row[place] for row in body if len(row) > place and row[place]]
-            if cells and not any(map(split_role, cells)) and name != plain("split"):
+            column = names.index(name)
+            cells = [row[column] for row in body if len(row) > column and row[column]]
+            if cells and not any(map(split_role, cells)) and name != normalize_name("split"):
                 continue  # numbers of folds, or names of sources
-            return place
+            return column
     if not names and body:
         count = len(body[0])
-        for place in range(count - 1, -1, -1):
-            if count < 3 or place == path:
+        for column in range(count - 1, -1, -1):
+            if count < 3 or column == path:
                 continue
-            if all(split_role(row[place]) for row in body if len(row) == count):
-                return place
+            if all(split_role(row[column]) for row in body if len(row) == count):
+                return column
         if count == 3 and path == 0 and any(split_role(row[2]) for row in body if len(row) == 3):
             return 2
     return None
 
 
-def _is_index(body: Rows, place: int, header: Sequence[str]) -> bool:
-    """Whether a column numbers the rows, as pandas and MXNet write it."""
-    cells = [row[place] for row in body if len(row) > place]
-    unnamed = bool(header) and (not header[place] or header[place].lower().startswith("unnamed"))
+def _is_row_number(body: Rows, column: int, header: Sequence[str]) -> bool:
+    """Return whether a column numbers the rows, as pandas and MXNet write it."""
+    cells = [row[column] for row in body if len(row) > column]
+    unnamed = bool(header) and (not header[column] or header[column].lower().startswith("unnamed"))
     numbers = all(NUMBER.fullmatch(cell) for cell in cells)
     return unnamed or (len(cells) > 2 and numbers and len(set(cells)) == len(cells))
 
 
-def _is_one_hot(body: Rows, places: Sequence[int], off: str) -> bool:
-    """Whether all of these columns hold `off` and 1 only."""
-    cells = (row[place] for row in body for place in places if len(row) > place)
-    return bool(body) and all(WHOLE.sub("", cell) in (off, "1") for cell in cells)
+def _is_one_hot(body: Rows, columns: Sequence[int], negative: str) -> bool:
+    """Return whether all of these columns hold only `off` and 1."""
+    cells = (row[column] for row in body for column in columns if len(row) > column)
+    return bool(body) and all(ZERO_DECIMALS.sub("", cell) in (negative, "1") for cell in cells)
 
 
-def split_of(row: Sequence[str], columns: Columns, place: str) -> str:
-    """The split that a row is in, "train", "val" or "test"; DataError where its cells say none, or
-    two."""
+def parse_split(row: Sequence[str], columns: Columns, location: str) -> str:
+    """Return the split of a row, "train", "val" or "test".
+
+    Raises DataError if its cells name no split, or two.
+    """
 
     def name(column: int) -> str:
         return repr(printable(columns.header[column])) if columns.header else "the split"
 
-    said: str | None = None
+    split: str | None = None
     if columns.split is not None:
-        said = split_role(row[columns.split])
-        if said is None:
-            raise DataError(f"{place}: split {row[columns.split]!r}; expected train, val or test")
-        said = "train" if said == "trainval" else said
-    possible = {"train", "val", "test"} if said is None else {said}
+        split = split_role(row[columns.split])
+        if split is None:
+            raise DataError(
+                f"{location}: split {row[columns.split]!r}; expected train, val or test"
+            )
+        split = "train" if split == "trainval" else split
+    possible = {"train", "val", "test"} if split is None else {split}
     for column, role in columns.flags:
         flag = FLAGS.get(row[column].lower())
         if flag is None:
-            raise DataError(f"{place}: {name(column)} is {row[column]!r}; expected true or false")
+            raise DataError(
+                f"{location}: {name(column)} is {row[column]!r}; expected true or false"
+            )
         possible &= {role} if flag else {"train", "val", "test"} - {role}
     roles = {role for _, role in columns.flags}
-    if len(possible) > 1:  # no flag is true: the split that no column stands for
+    if len(possible) > 1:  # no flag is true: the split without a column
         possible -= {"val"} if roles == {"train"} else possible - {"train"}
     if len(possible) != 1:
         cells = ", ".join(f"{name(column)} is {row[column]!r}" for column, _ in columns.flags)
-        raise DataError(f"{place}: {cells}, which contradict each other on its split; correct them")
+        raise DataError(
+            f"{location}: {cells}, which contradict each other on its split; correct them"
+        )
     return possible.pop()
 
 
-def one_hot_names(row: Sequence[str], columns: Columns, place: str) -> tuple[str, ...]:
-    """The classes whose column is 1; DataError where a cell is neither that nor `columns.off`."""
-    cells = {each: WHOLE.sub("", row[each]) for each in columns.one_hot}
-    odd = next((each for each, cell in cells.items() if cell not in (columns.off, "1")), None)
-    if odd is not None:
+def parse_one_hot(row: Sequence[str], columns: Columns, location: str) -> tuple[str, ...]:
+    """Return the classes whose column is 1; raise DataError for any other cell than 0 or -1."""
+    cells = {column: ZERO_DECIMALS.sub("", row[column]) for column in columns.one_hot}
+    invalid = next(
+        (column for column, cell in cells.items() if cell not in (columns.negative, "1")), None
+    )
+    if invalid is not None:
         raise DataError(
-            f"{place}: {printable(columns.header[odd])!r} is {row[odd]!r}; the columns of classes"
-            f" hold {columns.off} and 1 before. Write one of them, or remove the row"
+            f"{location}: {printable(columns.header[invalid])!r} is {row[invalid]!r}; the columns"
+            f" of classes hold {columns.negative} and 1 before. Write one of them, or remove the"
+            " row"
         )
-    return tuple(columns.header[each] for each, cell in cells.items() if cell == "1")
+    return tuple(columns.header[column] for column, cell in cells.items() if cell == "1")

@@ -1,10 +1,11 @@
-"""Labels of a flat folder of images, as ImageNet's validation set has them: in a file beside it.
+"""Read labels of a flat folder of images, such as ImageNet's validation set, from a file next to
+it.
 
 Known files: the devkit's ILSVRC2012_validation_ground_truth.txt, numbers that its meta.mat explains
 (the devkit unpacked, or as its .tar.gz); Kaggle's LOC_val_solution.csv (ImageId,PredictionString);
-Caffe's val.txt ("ILSVRC2012_val_00000001.JPEG 65", places in the sorted classes); Tiny ImageNet's
-val_annotations.txt (image, class and a box, with tabs); val.csv of path,label. Any of these by
-another name with `data.ground_truth`.
+Caffe's val.txt ("ILSVRC2012_val_00000001.JPEG 65", indices of the sorted classes); Tiny ImageNet's
+val_annotations.txt (image, class and a box, separated by tabs); val.csv of path,label.
+`data.ground_truth` gives any of these by another name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES
 from resnets.data.tables.label_sets import single_label
-from resnets.data.tables.labels import NUMBER, Label, first_pair, order_by_name
+from resnets.data.tables.labels import NUMBER, Label, argsort_by_name, format_first_pair
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 
 log = logging.getLogger("resnets")
@@ -32,85 +33,90 @@ log = logging.getLogger("resnets")
 DEVKIT = "ILSVRC2012_devkit_t12"
 DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_TRUTH = "LOC_val_solution.csv"
-BESIDE = (f"{DEVKIT}/data/{DEVKIT_TRUTH}", DEVKIT_TRUTH, f"{DEVKIT}.tar.gz", KAGGLE_TRUTH)
-GENERIC = (
+KNOWN_FILES = (f"{DEVKIT}/data/{DEVKIT_TRUTH}", DEVKIT_TRUTH, f"{DEVKIT}.tar.gz", KAGGLE_TRUTH)
+GENERIC_FILES = (
     "val.txt",
     "val.csv",
     "val_annotations.txt",
-)  # only where the images are, or the folder that was named
-LEVELS = 4  # folders upwards that are searched: Kaggle's CLS-LOC lies three below its CSV
+)  # only in the folder of the images or the one given
+MAX_LEVELS = 4  # parent folders that are searched: Kaggle's CLS-LOC is three below its CSV
 REAL = re.compile(r"[+-]?\d+(\.\d*)?|")
 IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
-def find_labels(where: Path, prefix: str, truth: str | None) -> Path | None:
-    """The file `truth`, or a known one with labels for the images below `prefix` of `where`."""
+def find_ground_truth(where: Path, prefix: str, truth: str | None) -> Path | None:
+    """Return the file `truth`, or a known file with labels for the images below `prefix` of
+    `where`.
+    """
     if truth is not None:
         file = Path(truth).expanduser()
         if not file.is_file():
             raise DataError(f"data.ground_truth: {truth}: no such file")
         return file
-    return next(iter(_candidates(where, prefix)), None)
+    return next(iter(_list_candidates(where, prefix)), None)
 
 
-def imagenet_names(given: Sequence[Label], names: Sequence[str]) -> list[Label]:
-    """Labels of images called ILSVRC2012_val_* that are numbers, as WordNet ids; others as is."""
-    places = {str(number): wnid for number, wnid in enumerate(WNIDS)}
-    called = bool(names) and IMAGENET_NAME.match(posixpath.basename(names[0])) is not None
-    if called and places.keys() >= set(given):
-        return [places[str(number)] for number in given]
-    return list(given)
+def imagenet_wnids(labels: Sequence[Label], names: Sequence[str]) -> list[Label]:
+    """Convert numeric labels of images called ILSVRC2012_val_* to WordNet ids; return others
+    unchanged.
+    """
+    wnid_by_number = {str(number): wnid for number, wnid in enumerate(WNIDS)}
+    is_imagenet = bool(names) and IMAGENET_NAME.match(posixpath.basename(names[0])) is not None
+    if is_imagenet and wnid_by_number.keys() >= set(labels):
+        return [wnid_by_number[str(number)] for number in labels]
+    return list(labels)
 
 
-def _candidates(where: Path, prefix: str) -> list[Path]:
-    """Files with labels for the images below `prefix` of the folder or tar `where`."""
+def _list_candidates(where: Path, prefix: str) -> list[Path]:
+    """List existing files that may label the images below `prefix` of the folder or tar `where`."""
     root = (where if where.is_dir() else where.parent).resolve()
-    near = [root / prefix, (root / prefix).parent, root]
-    above = [root, *root.parents][:LEVELS]
-    places = [
-        *(place / name for place in near for name in (*BESIDE, *GENERIC)),
-        *(place / name for place in above for name in BESIDE),
+    folders = [root / prefix, (root / prefix).parent, root]
+    parents = [root, *root.parents][:MAX_LEVELS]
+    files = [
+        *(folder / name for folder in folders for name in (*KNOWN_FILES, *GENERIC_FILES)),
+        *(folder / name for folder in parents for name in KNOWN_FILES),
     ]
-    return [place for place in places if place.is_file()]
+    return [folder for folder in files if folder.is_file()]
 
 
 def read_labels(file: Path, names: Sequence[str]) -> tuple[list[str], str]:
-    """A class name or a place in the sorted classes for each of the images `names`, and how labels
-    without names were paired with them; empty where names tell.
+    """Return a class name, or an index of the sorted classes, for each of the images `names`.
 
-    DataError: damaged, without a label for an image, or by an order that may be either of two.
+    The second value says how labels were paired with images if the file has no names, else it is
+    empty. Raises DataError if the file is damaged, lacks an image, or if the order of images is
+    ambiguous.
     """
     if file.suffixes[-2:] == [".tar", ".gz"]:
-        numbers, meta = _from_devkit_tar(file)
-        return _in_order(file, _explained(file, numbers, meta), names)
+        numbers, meta = _read_devkit_tar(file)
+        return _match_by_order(file, _numbers_to_wnids(file, numbers, meta), names)
     if file.suffix.lower() in TABLE_SUFFIXES and file.suffix.lower() != ".txt":
-        return _by_name(file, _table_cells(file, names), names), ""
+        return _match_by_name(file, _read_table_cells(file, names), names), ""
     try:
         text = read_file(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
     lines = text.splitlines()
-    if (tabbed := _tabbed(file, lines)) is not None:
-        return _by_name(file, tabbed, names), ""
+    if (rows := _parse_tabbed(file, lines)) is not None:
+        return _match_by_name(file, rows, names), ""
     cells = [line.rsplit(maxsplit=1) for line in lines if line.strip()]
     if cells and all(len(parts) == 2 for parts in cells):
-        return _by_name(file, [(path, label) for path, label in cells], names), ""
+        return _match_by_name(file, [(path, label) for path, label in cells], names), ""
     values = [line.strip() for line in lines if line.strip()]
-    beside = file.with_name("meta.mat")
-    if beside.is_file():
-        values = _explained(file, values, read_file(beside))
+    meta_file = file.with_name("meta.mat")
+    if meta_file.is_file():
+        values = _numbers_to_wnids(file, values, read_file(meta_file))
     elif all(map(NUMBER.fullmatch, values)) and "0" not in values:
         raise DataError(
             f"{file}: its numbers count from 1, as the devkit's do; put meta.mat of {DEVKIT}/data"
-            " beside it, which says what they mean"
+            " next to it, which gives their classes"
         )
-    return _in_order(file, values, names)
+    return _match_by_order(file, values, names)
 
 
-def _tabbed(file: Path, lines: Sequence[str]) -> list[tuple[str, str]] | None:
-    """Path and label of lines of three cells or more with tabs between; None for other lines.
+def _parse_tabbed(file: Path, lines: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Parse path and label of lines of three or more cells with tabs; None for other lines.
 
-    DataError where what follows the label is no box or other numbers.
+    Raises DataError if the cells after the label are not numbers.
     """
     rows = [line.split("\t") for line in lines if line.strip()]
     if not rows or any(len(row) < 3 for row in rows):
@@ -124,18 +130,20 @@ def _tabbed(file: Path, lines: Sequence[str]) -> list[tuple[str, str]] | None:
     return [(row[0].strip(), row[1].strip()) for row in rows]
 
 
-def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Path and label of each row. Of Kaggle's "n01 1 2 3 4 n01 ..." the first box is taken."""
+def _read_table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Read path and label of each row; of Kaggle's "n01 1 2 3 4 n01 ..." the class of the first
+    box.
+    """
     known = set(map(_stem, names))
     table = open_table_file(file, lambda cell: _stem(cell) in known)
     if table is not None:
-        table.warn_of_unused()
-        if table.columns.splits:
+        table.warn_of_unused_columns()
+        if table.columns.has_splits:
             log.warning(
                 "%s: its splits are not used, only its labels (%s); to use both, give the table by"
                 " --data",
                 file,
-                table.said(),
+                table.describe(),
             )
     cells = []
     for row in () if table is None else table.rows():
@@ -146,21 +154,25 @@ def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     return cells
 
 
-def _by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str]) -> list[str]:
-    """Labels by the name of the image, with or without folders and suffix."""
-    known = {_stem(path): label for path, label in cells}
-    given = [known.get(_stem(name)) for name in names]
-    if missing := [name for name, label in zip(names, given, strict=True) if label is None]:
+def _match_by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str]) -> list[str]:
+    """Return the labels of `names`, matched with or without folders and suffix."""
+    label_by_stem = {_stem(path): label for path, label in cells}
+    labels = [label_by_stem.get(_stem(name)) for name in names]
+    if missing := [name for name, label in zip(names, labels, strict=True) if label is None]:
         raise DataError(
             f"{file}: has no label for {len(missing):,} of {len(names):,} images, among them"
             f" {missing[0]}"
         )
-    return [label for label in given if label is not None]
+    return [label for label in labels if label is not None]
 
 
-def _in_order(file: Path, values: Sequence[str], names: Sequence[str]) -> tuple[list[str], str]:
-    """Labels by line, and how they were paired: line k is of ILSVRC2012_val_k, or of the k-th
-    image by name."""
+def _match_by_order(
+    file: Path, values: Sequence[str], names: Sequence[str]
+) -> tuple[list[str], str]:
+    """Return labels by line, and how they were paired.
+
+    Line k labels ILSVRC2012_val_k, or the k-th image by name.
+    """
     numbers = [int(match[1]) for name in names if (match := IMAGENET_NAME.match(name))]
     if len(numbers) == len(names) and max(numbers) <= len(values):
         return [values[number - 1] for number in numbers], ""
@@ -169,12 +181,12 @@ def _in_order(file: Path, values: Sequence[str], names: Sequence[str]) -> tuple[
             f"{file}: labels {len(values):,} images, but there are {len(names):,}; only a file"
             " with their names may label others"
         )
-    order_by_name(file, [(name,) for name in names])
-    return list(values), f"by position: {first_pair(names[0], values[0])}, ..."
+    argsort_by_name(file, [(name,) for name in names])
+    return list(values), f"by position: {format_first_pair(names[0], values[0])}, ..."
 
 
-def _explained(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:
-    """WordNet ids of the devkit's numbers (ILSVRC2012_ID), by the bytes of its meta.mat."""
+def _numbers_to_wnids(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:
+    """Convert the devkit's numbers (ILSVRC2012_ID) to WordNet ids by the bytes of its meta.mat."""
     from scipy.io import loadmat
 
     try:
@@ -190,8 +202,8 @@ def _explained(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:
     return [str(wnids[number]) for number in numbers]
 
 
-def _from_devkit_tar(file: Path) -> tuple[list[str], bytes]:
-    """Lines of the ground truth, and meta.mat's bytes, of the devkit as it is downloaded."""
+def _read_devkit_tar(file: Path) -> tuple[list[str], bytes]:
+    """Return the lines of the ground truth and the bytes of meta.mat from the downloaded devkit."""
 
     def member(tar: tarfile.TarFile, name: str) -> bytes:
         stream = tar.extractfile(f"{DEVKIT}/data/{name}")
@@ -211,7 +223,7 @@ def _stem(path: str) -> str:
     return stem if suffix.lower() in IMAGE_SUFFIXES else base
 
 
-# One a line, sorted: the classes of ILSVRC 2012, as its devkit and every training folder name them.
+# The classes of ILSVRC 2012, sorted, as its devkit and training folders name them.
 WNIDS: tuple[str, ...] = tuple(
     resources.files("resnets.data.tables").joinpath("imagenet_wnids.txt").read_text("ascii").split()
 )

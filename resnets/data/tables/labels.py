@@ -1,4 +1,4 @@
-"""Labels as people write them, names or numbers, as numbers of sorted classes.
+"""Convert labels, names or numbers, to indices of the sorted classes.
 
 A label is a name, or a tuple of names where images may have several (`tables.label_sets`).
 """
@@ -24,97 +24,100 @@ LIST = re.compile(r"[\[{].*[\]}]|.*[;|].*|\d+(\s*[,\s]\s*\d+)+", re.DOTALL)
 
 
 def is_list(label: str) -> bool:
-    """Whether a label looks like several: "[1, 2]", "cat;dog", "cat|dog", "1 2"."""
+    """Return whether a cell looks like several labels: "[1, 2]", "cat;dog", "cat|dog", "1 2"."""
     return LIST.fullmatch(label) is not None
 
 
 def is_missing(label: str) -> bool:
-    """Whether a cell is how programs write that there is no label: empty, nan, None, null, N/A."""
+    """Return whether a cell stands for a missing value: empty, nan, None, null, N/A."""
     return label == "NA" or label.casefold() in MISSING
 
 
-def names_of(label: Label) -> tuple[str, ...]:
-    """The names of a label."""
+def label_names(label: Label) -> tuple[str, ...]:
+    """Return the names in a label."""
     return (label,) if isinstance(label, str) else label
 
 
 def class_names(labels: Iterable[Label]) -> tuple[str, ...]:
-    """The distinct names, in numerical order where all are numbers, else in that of the text."""
-    names = {name for label in labels for name in names_of(label)}
+    """Return the distinct names, in numerical order if all are numbers, else sorted as text."""
+    names = {name for label in labels for name in label_names(label)}
     if all(map(NUMBER.fullmatch, names)):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def number_labels(
+def encode_labels(
     labels: Sequence[Label],
     classes: Sequence[str],
-    place: Callable[[int], str],
+    locate: Callable[[int], str],
     *,
-    by_place: bool = False,
+    by_index: bool = False,
 ) -> Labels:
-    """(N,) the class of each label: by name, or with `by_place` all by their places from 0.
+    """Return the class index of each label, (N,), or multi-hot rows (N, K) for tuples of names.
 
-    (N, K) where labels are tuples of names.
+    Labels are class names. With `by_index` they may all be indices of the classes instead; that
+    is decided for all labels together, and names take precedence. `locate(row)` returns the file
+    and line of a row for messages.
 
-    Which of the two is decided for all labels together: by name where each is a class.
-    DataError where `place(row)`, a file and line, has a label that is no class, and where numbers
-    may be names or places: where they are both, and mean other classes as the one than as the
-    other.
+    Raises DataError for a label that is not a class, and for numbers that could be names or
+    indices and would mean different classes.
     """
     if any(isinstance(label, tuple) for label in labels):
-        sets = [names_of(label) for label in labels]
+        sets = [label_names(label) for label in labels]
         row_of = [row for row, names in enumerate(sets) for _ in names]
         flat = [name for names in sets for name in names]
-        found = iter(_numbers(flat, classes, lambda row: place(row_of[row]), by_place).tolist())
-        return multi_hot([[next(found) for _ in names] for names in sets], len(classes))
-    return _numbers([str(label) for label in labels], classes, place, by_place)
+        indices = iter(
+            _encode_names(flat, classes, lambda row: locate(row_of[row]), by_index).tolist()
+        )
+        return multi_hot([[next(indices) for _ in names] for names in sets], len(classes))
+    return _encode_names([str(label) for label in labels], classes, locate, by_index)
 
 
-def _numbers(
-    labels: Sequence[str], classes: Sequence[str], place: Callable[[int], str], by_place: bool
+def _encode_names(
+    labels: Sequence[str], classes: Sequence[str], locate: Callable[[int], str], by_index: bool
 ) -> Rows:
-    numbers = {name: number for number, name in enumerate(classes)}
-    unknown = next((row for row, label in enumerate(labels) if label not in numbers), None)
+    class_index = {name: number for number, name in enumerate(classes)}
+    unknown = next((row for row, label in enumerate(labels) if label not in class_index), None)
     if unknown is None:
-        found = np.array([numbers[label] for label in labels], np.int64)
-        if by_place and (row := ambiguous_number(labels, classes)) is not None:
+        indices = np.array([class_index[label] for label in labels], np.int64)
+        if by_index and (row := ambiguous_number(labels, classes)) is not None:
             raise DataError(
-                f"{place(row)}: {labels[row]!r} may be the class of that name or, counted from 0,"
+                f"{locate(row)}: {labels[row]!r} may be the class of that name or, counted from 0,"
                 f" {classes[int(labels[row])]!r}, and so may the other labels; give the images of"
                 " each class a folder, or the classes names that are no numbers"
             )
-        return found
-    if not by_place or not all(map(_is_place, labels, repeat(len(classes)))):
+        return indices
+    if not by_index or not all(map(_is_class_index, labels, repeat(len(classes)))):
         raise DataError(
-            f"{place(unknown)}: {labels[unknown]!r} is none of the training part's"
-            f" {len(classes):,} classes"
+            f"{locate(unknown)}: {labels[unknown]!r} is not one of the {len(classes):,} classes"
+            " of the training part"
         )
-    if (named := next((row for row, label in enumerate(labels) if label in numbers), None)) is None:
+    if (
+        by_name := next((row for row, label in enumerate(labels) if label in class_index), None)
+    ) is None:
         return np.array([int(label) for label in labels], np.int64)
     raise DataError(
-        f"{place(named)}: {labels[named]!r} is a class, but {labels[unknown]!r} is none, so the"
-        f" labels may be names or places among the {len(classes):,} classes; write the names of"
-        " classes"
+        f"{locate(by_name)}: {labels[by_name]!r} is a class, but {labels[unknown]!r} is none, so"
+        f" the labels may be names or indices of the {len(classes):,} classes; write the names"
+        " of classes"
     )
 
 
 def ambiguous_number(labels: Sequence[str], classes: Sequence[str]) -> int | None:
-    """Row of a number that means one class as a name and another as a place from 0, where all of
-    the `labels` may be either; None where there is none.
+    """Return the first row whose number is the name of one class and the index of another.
 
-    Classes that are called 0, 1, 2, ... are meant by their names.
+    None if the labels cannot all be indices, or if the classes are named 0, 1, 2, ...
     """
     if set(classes) == set(map(str, range(len(classes)))):
         return None
-    if not all(map(_is_place, labels, repeat(len(classes)))):
+    if not all(map(_is_class_index, labels, repeat(len(classes)))):
         return None
     if any(label != str(int(label)) for label in labels):  # "01" is a name
         return None
     return next((row for row, label in enumerate(labels) if classes[int(label)] != label), None)
 
 
-def _is_place(label: str, count: int) -> bool:
+def _is_class_index(label: str, count: int) -> bool:
     return NUMBER.fullmatch(label) is not None and int(label) < count
 
 
@@ -122,29 +125,29 @@ DIGITS = re.compile(r"\d+")
 WIDTH = 24  # digits; longer numbers are compared by characters
 
 
-def order_by_name(file: object, names: Sequence[tuple[str, ...]]) -> list[int]:
-    """The rows of images in the order of their `names`: the file name, then what tells equal ones.
+def argsort_by_name(file: object, names: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the rows that sort `names`: tuples of a file name and parts that break ties.
 
-    DataError where the order by number is another one.
+    Raises DataError if sorting by the numbers in the names gives a different order.
     """
     order = sorted(range(len(names)), key=lambda row: names[row])
-    padded = [tuple(DIGITS.sub(_padded, part) for part in name) for name in names]
+    padded = [tuple(DIGITS.sub(_pad_number, part) for part in name) for name in names]
     by_number = sorted(range(len(names)), key=lambda row: padded[row])
-    if (place := _first_difference(order, by_number)) is not None:
-        one, other = names[order[place]][0], names[by_number[place]][0]
+    if (position := _first_difference(order, by_number)) is not None:
+        one, other = names[order[position]][0], names[by_number[position]][0]
         raise DataError(
-            f"{file}: labels without file names, and image {place + 1} is {one} by characters but"
-            f" {other} by number; give a table of path,label"
+            f"{file}: labels without file names, and image {position + 1} is {one} by characters"
+            f" but {other} by number; give a table of path,label"
         )
     return order
 
 
-def first_pair(name: str, label: str) -> str:
-    """The first image and its label, which tell people whether the order is right."""
+def format_first_pair(name: str, label: str) -> str:
+    """Format the first image and its label, so that users can check the pairing."""
     return f"{posixpath.basename(name)} = {label or 'no label'}"
 
 
-def _padded(digits: re.Match[str]) -> str:
+def _pad_number(digits: re.Match[str]) -> str:
     return digits[0].zfill(WIDTH)
 
 

@@ -1,7 +1,7 @@
-"""The one reader of text tables of images and labels: CSV, TSV, what Excel makes, JSON lines.
+"""Read text tables of images and labels: CSV, TSV, text from Excel, JSON lines.
 
-Encoding, delimiter, header and columns are found out from the first rows; rows then come one by
-one, so that a table of millions is read in little memory. DataError names file and line.
+Encoding, delimiter, header and columns are inferred from the first rows. Rows are then read one by
+one, so that a table of millions needs little memory. DataError names file and line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from resnets.data.errors import DataError
-from resnets.data.tables.columns import Columns, find_columns, one_hot_names, plain, split_of
+from resnets.data.tables.columns import (
+    Columns,
+    find_columns,
+    normalize_name,
+    parse_one_hot,
+    parse_split,
+)
 from resnets.data.tables.labels import Label, is_missing
 from resnets.utils.printable import printable
 
@@ -26,13 +32,13 @@ log = logging.getLogger("resnets")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".lst", *JSON_SUFFIXES)
 TAB = "\t"
-SPACE = " "  # the last run of spaces in a line, as in Caffe's lists
-JSON = "JSON"  # an object a line
-NAMES = {TAB: "tabs", SPACE: "spaces"}
+SPACE = " "  # the last whitespace of a line, as in lists of Caffe
+JSON = "JSON"  # one object per line
+DELIMITER_NAMES = {TAB: "tabs", SPACE: "spaces"}
 DELIMITERS = (",", TAB, ";", "|")
-SAMPLE = 200  # rows that are looked at before the first is yielded
-HEAD = 1 << 16  # bytes of them
-MARKS = (
+SAMPLE_ROWS = 200  # rows from which delimiter and columns are inferred
+HEAD_BYTES = 1 << 16  # bytes that these rows are read from
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -43,10 +49,10 @@ MARKS = (
 
 @dataclass(frozen=True)
 class TableRow:
-    """One image: its line in the file, and path, label and split as they are written.
+    """One image of a table: its line in the file, path, label, split and group.
 
-    label, split, group: empty where the table has none. Of columns of 0 and 1 a label is the names
-    of those that are 1 (`label_sets` says what is meant). split is "train", "val" or "test".
+    label: as written, or the names of the one-hot columns that are 1; `label_sets` parses it.
+    split: "train", "val" or "test". label, split and group are empty if the table has none.
     """
 
     line: int
@@ -58,129 +64,134 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """How a table is written; `rows` reads it. `place` is what messages call it."""
+    """The format of a table; `rows` reads it. `name` is its name in messages."""
 
-    place: str
+    name: str
     open: Callable[[], IO[bytes]]
     encoding: str
     delimiter: str
     columns: Columns
 
     def rows(self) -> Iterator[TableRow]:
-        """Each row in order; DataError with the line that is wrong."""
-        name = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
-        with self.open() as data, io.TextIOWrapper(data, encoding=name, newline="") as stream:
+        """Yield the rows in order; raise DataError with the line of a damaged one."""
+        encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+        with self.open() as data, io.TextIOWrapper(data, encoding=encoding, newline="") as stream:
             try:
-                records = _records(stream, self)
+                records = _iter_rows(stream, self)
                 if self.columns.header:
                     next(records, None)
                 for line, cells in records:
-                    yield self._row(line, cells)
+                    yield self._parse_row(line, cells)
             except UnicodeError:
-                raise DataError(self._not_text()) from None
+                raise DataError(self._encoding_error()) from None
 
-    def said(self) -> str:
-        """What was understood, for the log."""
-        parts = [self.columns.said()]
+    def describe(self) -> str:
+        """Describe columns and format, for the log."""
+        parts = [self.columns.describe()]
         if self.delimiter == JSON:
             parts.append("JSON lines")
         elif self.delimiter != ",":
-            parts.append(f"separated by {NAMES.get(self.delimiter, self.delimiter)}")
+            parts.append(f"separated by {DELIMITER_NAMES.get(self.delimiter, self.delimiter)}")
         if self.encoding.startswith(("utf-16", "utf-32")):
             parts.append(self.encoding.upper())
         return "; ".join(parts)
 
-    def _row(self, line: int, cells: Sequence[str]) -> TableRow:
-        place, columns = f"{self.place}: line {line}", self.columns
+    def _parse_row(self, line: int, cells: Sequence[str]) -> TableRow:
+        name, columns = f"{self.name}: line {line}", self.columns
         if len(cells) != columns.count:
-            raise DataError(f"{place}: {len(cells)} cells, but line 1 has {columns.count}")
+            raise DataError(f"{name}: {len(cells)} cells, but line 1 has {columns.count}")
         path = cells[columns.path]
         if not path:
-            raise DataError(f"{place}: no path")
+            raise DataError(f"{name}: no path")
         if columns.one_hot:
-            label: Label = one_hot_names(cells, columns, place)
+            label: Label = parse_one_hot(cells, columns, name)
         elif columns.label is None:
             return TableRow(line, path)
         else:
             label = cells[columns.label]
-        split = split_of(cells, columns, place) if columns.splits else ""
+        split = parse_split(cells, columns, name) if columns.has_splits else ""
         group = "" if columns.group is None else cells[columns.group]
         if columns.group is not None and is_missing(group):
             raise DataError(
-                f"{place}: no value in the column of groups, {columns.header[columns.group]!r}"
+                f"{name}: no value in the column of groups, {columns.header[columns.group]!r}"
             )
         return TableRow(line, path, label, split, group)
 
-    def warn_of_unused(self) -> None:
-        """Warn of columns that look like splits or groups of images and were not used."""
-        if names := self.columns.suspicious:
+    def warn_of_unused_columns(self) -> None:
+        """Warn about unused columns that look like splits or groups of related images."""
+        if names := self.columns.suspicious_columns:
             log.warning(
                 "%s: %s %s not used, and may say which images belong together; images are held out"
                 " one by one unless --set data.group=column:NAME names such a column, or a column"
                 " called split, of train, val and test, says otherwise",
-                self.place,
-                ", ".join(repr(printable(name)) for name in names),
+                self.name,
+                ", ".join(repr(printable(encoding)) for encoding in names),
                 "is" if len(names) == 1 else "are",
             )
 
-    def _not_text(self) -> str:
+    def _encoding_error(self) -> str:
+        """Return the message for bytes that are not text in the table's encoding."""
         with self.open() as stream:
             data = stream.read()
         try:
             data.decode(self.encoding)
         except UnicodeDecodeError as error:
             line = data[: error.start].count(b"\n") + 1
-            return f"{self.place}: line {line}: not UTF-8; save the file as UTF-8"
-        return f"{self.place}: not the text that its first bytes say; save the file as UTF-8"
+            return f"{self.name}: line {line}: not UTF-8; save the file as UTF-8"
+        return f"{self.name}: not the text that its first bytes say; save the file as UTF-8"
 
 
 def open_table_file(
-    file: Path, *tests: Callable[[str], bool], labeled: bool = True, group: str | None = None
+    file: Path, *image_tests: Callable[[str], bool], labeled: bool = True, group: str | None = None
 ) -> Table | None:
-    """How the table `file` is written; None where it has no rows.
+    """Infer the format of the table `file`; None if it has no rows.
 
-    `tests` say whether a cell names an image, which tells columns and delimiters apart; the first
-    counts by which any does. `group`: name of the column of groups. DataError: it is no text, or
-    its columns are not clear.
+    image_tests: functions that return whether a cell names an image; the first by which any cell
+    does is used to find columns and delimiter. group: name of the column of groups. Raises
+    DataError if the file is not text, or if its columns are unclear.
     """
-    return _open(str(file), lambda: _reading(file), tests, labeled, group)
+    return _open_table(str(file), lambda: _open_file(file), image_tests, labeled, group)
 
 
 def open_table_bytes(
     data: bytes,
-    place: str,
-    *tests: Callable[[str], bool],
+    name: str,
+    *image_tests: Callable[[str], bool],
     labeled: bool = True,
     group: str | None = None,
 ) -> Table | None:
-    """The same of a table's bytes, of a member of an archive for one, that is called `place`."""
-    return _open(place, lambda: io.BytesIO(data), tests, labeled, group)
+    """Infer the format of a table from its bytes, as `open_table_file`; messages call it `name`."""
+    return _open_table(name, lambda: io.BytesIO(data), image_tests, labeled, group)
 
 
-def _open(
-    place: str,
-    open_: Callable[[], IO[bytes]],
-    tests: Sequence[Callable[[str], bool]],
+def _open_table(
+    name: str,
+    open_stream: Callable[[], IO[bytes]],
+    image_tests: Sequence[Callable[[str], bool]],
     labeled: bool,
     group: str | None,
 ) -> Table | None:
-    with open_() as stream:
-        encoding, text = _head(stream.read(HEAD))
-    json_lines = place.lower().endswith(JSON_SUFFIXES)
-    for exists in tests:
-        delimiter, sample = (JSON, _json_rows(text)) if json_lines else _delimiter(text, exists)
+    with open_stream() as stream:
+        encoding, text = _decode_head(stream.read(HEAD_BYTES))
+    json_lines = name.lower().endswith(JSON_SUFFIXES)
+    for exists in image_tests:
+        delimiter, sample = (
+            (JSON, _parse_json_rows(text)) if json_lines else _find_delimiter(text, exists)
+        )
         if any(exists(cell) for row in sample for cell in row):
             break
     if not sample:
         return None
-    columns = find_columns(sample, exists, place, labeled=labeled, group=group, headed=json_lines)
-    return Table(place, open_, encoding, delimiter, columns)
+    columns = find_columns(
+        sample, exists, name, labeled=labeled, group=group, has_header=json_lines
+    )
+    return Table(name, open_stream, encoding, delimiter, columns)
 
 
-def _head(data: bytes) -> tuple[str, str]:
-    """The encoding of a table that begins with `data`, and its first rows as text."""
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
-    if encoding is None:  # UTF-16 without a mark has a zero beside each ASCII letter
+def _decode_head(data: bytes) -> tuple[str, str]:
+    """Return the encoding of a table that begins with `data`, and its first rows as text."""
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), None)
+    if encoding is None:  # in UTF-16 every other byte of ASCII text is zero
         even, odd = data[0::2].count(0), data[1::2].count(0)
         half = len(data) // 2
         encoding = "utf-8"
@@ -188,32 +199,34 @@ def _head(data: bytes) -> tuple[str, str]:
             encoding = "utf-16-le" if odd > even else "utf-16-be"
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     text = decoder.decode(data)
-    whole = len(data) < HEAD
+    whole = len(data) < HEAD_BYTES
     return encoding, text if whole else text[: text.rfind("\n") + 1] or text
 
 
-def _delimiter(text: str, exists: Callable[[str], bool]) -> tuple[str, list[Sequence[str]]]:
-    """What separates cells, and the first rows: the one by which rows are alike and name images."""
+def _find_delimiter(text: str, exists: Callable[[str], bool]) -> tuple[str, list[Sequence[str]]]:
+    """Return the delimiter and the first rows: the one that gives equal rows that name images."""
     best: tuple[tuple[bool, ...], str, list[Sequence[str]]] | None = None
     for delimiter in DELIMITERS:
-        rows = _cells(text, delimiter)
+        rows = _read_sample(text, delimiter)
         if not rows:
             continue
         widths = {len(row) for row in rows}
         found = any(exists(cell) for row in rows[:20] for cell in row)
-        named = bool({plain(cell) for cell in rows[0]} & {"path", "label", "filename", "image"})
+        named = bool(
+            {normalize_name(cell) for cell in rows[0]} & {"path", "label", "filename", "image"}
+        )
         score = (len(rows[0]) > 1, len(widths) == 1, found, named)
         if best is None or score > best[0]:
             best = score, delimiter, rows
     if best is None or len(best[2][0]) == 1:
-        words = _cells(text, SPACE)
+        words = _read_sample(text, SPACE)
         if words and len(words[0]) == 2:
             return SPACE, words
     return (",", []) if best is None else best[1:]
 
 
-class _Words:
-    """Lines in two cells, the last word apart; counts lines as csv.reader does."""
+class _LastWordReader:
+    """Splits each line into two cells before its last word; counts lines as csv.reader does."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream, self.line_num = stream, 0
@@ -224,11 +237,11 @@ class _Words:
             yield line.rsplit(maxsplit=1)
 
 
-class _JsonLines:
-    """Objects, one a line, as rows of the cells called `keys`; counts lines as csv.reader does."""
+class _JsonLinesReader:
+    """Reads one JSON object per line as a row of `keys`; counts lines as csv.reader does."""
 
-    def __init__(self, stream: IO[str], keys: Sequence[str], place: str) -> None:
-        self.stream, self.keys, self.place, self.line_num = stream, keys, place, 0
+    def __init__(self, stream: IO[str], keys: Sequence[str], name: str) -> None:
+        self.stream, self.keys, self.name, self.line_num = stream, keys, name, 0
 
     def __iter__(self) -> Iterator[Sequence[str]]:
         yield self.keys
@@ -236,28 +249,28 @@ class _JsonLines:
             self.line_num += 1
             if not line.strip():
                 continue
-            found = _object(line)
+            found = _parse_json_object(line)
             if found is None:
-                raise DataError(f"{self.place}: line {self.line_num}: not a JSON object")
+                raise DataError(f"{self.name}: line {self.line_num}: not a JSON object")
             if unknown := sorted(found.keys() - set(self.keys)):
                 raise DataError(
-                    f"{self.place}: line {self.line_num}: the key {unknown[0]!r}, which none of the"
-                    f" first {SAMPLE} lines has; give them the same keys"
+                    f"{self.name}: line {self.line_num}: the key {unknown[0]!r}, which none of the"
+                    f" first {SAMPLE_ROWS} lines has; give them the same keys"
                 )
-            yield [_json_cell(found.get(key)) for key in self.keys]
+            yield [_format_json_cell(found.get(key)) for key in self.keys]
 
 
-def _json_rows(text: str) -> list[Sequence[str]]:
-    """The keys of the first lines, and their cells; nothing where none is an object."""
-    lines = [line for line in text.split("\n") if line.strip()][:SAMPLE]
-    objects = [found for line in lines if (found := _object(line)) is not None]
+def _parse_json_rows(text: str) -> list[Sequence[str]]:
+    """Return the keys of the first lines and their cells; [] if no line is an object."""
+    lines = [line for line in text.split("\n") if line.strip()][:SAMPLE_ROWS]
+    objects = [found for line in lines if (found := _parse_json_object(line)) is not None]
     keys = list(dict.fromkeys(key for each in objects for key in each))
     if not keys:
         return []
-    return [keys, *([_json_cell(each.get(key)) for key in keys] for each in objects)]
+    return [keys, *([_format_json_cell(each.get(key)) for key in keys] for each in objects)]
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _parse_json_object(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -265,8 +278,8 @@ def _object(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _json_cell(value: Any) -> str:
-    """A value as a cell of a table has it: lists as JSON, true as 1, null as nothing."""
+def _format_json_cell(value: Any) -> str:
+    """Format a value as a cell: lists as JSON, true as 1, null as empty text."""
     if isinstance(value, bool):
         return str(int(value))
     if value is None or isinstance(value, str | int | float):
@@ -274,38 +287,38 @@ def _json_cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _reader(stream: IO[str], table: Table) -> Any:
-    """The rows of a table, with `line_num`."""
+def _make_reader(stream: IO[str], table: Table) -> Any:
+    """Return an iterator of rows with `line_num`."""
     if table.delimiter == JSON:
-        return _JsonLines(stream, table.columns.header, table.place)
-    return _delimited(stream, table.delimiter, strict=True)
+        return _JsonLinesReader(stream, table.columns.header, table.name)
+    return _split_cells(stream, table.delimiter, strict=True)
 
 
-def _delimited(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
+def _split_cells(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
     if delimiter == SPACE:
-        return _Words(stream)
+        return _LastWordReader(stream)
     return csv.reader(stream, delimiter=delimiter, strict=strict)
 
 
-def _cells(text: str, delimiter: str) -> list[Sequence[str]]:
-    """The first rows that are not empty; those before what is not CSV, where something is not."""
-    reader = _delimited(io.StringIO(text, newline=""), delimiter, strict=False)
+def _read_sample(text: str, delimiter: str) -> list[Sequence[str]]:
+    """Return the first rows that are not empty, up to the first line that is not CSV."""
+    reader = _split_cells(io.StringIO(text, newline=""), delimiter, strict=False)
     rows: list[Sequence[str]] = []
     try:
         for written in reader:
             cells = [cell.strip() for cell in written]
             if any(cells):
                 rows.append(cells)
-            if len(rows) == SAMPLE:
+            if len(rows) == SAMPLE_ROWS:
                 break
-    except csv.Error:  # said of the whole table, when it is read
+    except csv.Error:  # reported with its line when the whole table is read
         pass
     return rows
 
 
-def _records(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[str]]]:
-    """Line and cells of each row that is not empty; the first has the number 1 wherever it is."""
-    reader = _reader(stream, table)
+def _iter_rows(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[str]]]:
+    """Yield line and cells of each row that is not empty; the first row counts as line 1."""
+    reader = _make_reader(stream, table)
     first, count = True, table.columns.count
     try:
         for written in reader:
@@ -317,10 +330,10 @@ def _records(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[str]
             yield (1 if first else reader.line_num), cells
             first = False
     except csv.Error as error:
-        raise DataError(f"{table.place}: line {reader.line_num}: not CSV ({error})") from None
+        raise DataError(f"{table.name}: line {reader.line_num}: not CSV ({error})") from None
 
 
-def _reading(file: Path) -> IO[bytes]:
+def _open_file(file: Path) -> IO[bytes]:
     try:
         if not file.is_file():
             raise DataError(f"{file}: cannot be read (a pipe or device, not a file)")

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from resnets.config import ConfigError, DataSpec, Preprocess
 from resnets.data.dataset.labeled_images import Split, TensorSplit
-from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.dataset.reader import BatchPlan, read_ahead
 from resnets.data.dataset.stream import StreamSplit
-from resnets.data.decode.decode import Crop, center_box, decode, naming, render
+from resnets.data.decode.decode import Crop, center_box, decode, reading_image, render
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.utils.environment import copy_to_device
@@ -84,7 +84,7 @@ class Preprocessor:
             )
         else:
             opened = image.copy() if isinstance(image, Image.Image) else _from_array(image)
-            with naming("the image given"):
+            with reading_image("the image given"):
                 pixels = render(opened, self.view)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -174,7 +174,7 @@ def prepare(split: Split, preprocessor: Preprocessor) -> Split:
 def _read_all(split: Split, rows: NDArray[np.int64], view: Crop, workers: int) -> Iterator[Tensor]:
     """One view of the images of `rows`, in chunks (n, size, size, C)."""
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-    plans = (Plan(chunk, np.zeros_like(chunk), [view] * len(chunk)) for chunk in chunks)
+    plans = (BatchPlan(chunk, np.zeros_like(chunk), [view] * len(chunk)) for chunk in chunks)
     return (pixels for _, pixels in read_ahead(split, plans, workers))
 
 

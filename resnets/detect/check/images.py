@@ -13,13 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from resnets.config import DataSpec, DetectSpec
-from resnets.data.check.held_out_parts import SHARES
-from resnets.data.check.parts import Contents, Section
-from resnets.data.dataset.image_hash import affordable, file_keys
+from resnets.data.check.parts import SHARES, Contents, Section
+from resnets.data.dataset.image_hash import can_hash, file_keys
 from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import FilePart, Source
-from resnets.data.dataset.summary import DataSummary, rarest_object
+from resnets.data.dataset.summary import DataSummary, find_rarest_object
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import LEAK, UNLISTED, Finding
 from resnets.data.splits.share import held_out_rows
@@ -82,7 +81,7 @@ def _build_contents(spec: DataSpec, source: RawDataset) -> Contents:
         for found in images.values()
         for each in found
     }
-    return replace(contents, understood=_summarize(contents, source, objects_of))
+    return replace(contents, trained_summary=_summarize(contents, source, objects_of))
 
 
 def _summarize(
@@ -101,7 +100,7 @@ def _summarize(
     return replace(
         contents.summary,
         classes=source.classes,
-        rarest=rarest_object(source.classes, counts),
+        rarest=find_rarest_object(source.classes, counts),
         counted="object",
         left_out=left_out.parts(),
         links=left_out.links,
@@ -129,7 +128,7 @@ def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
 def _hold_out(source: RawDataset, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
     """Divide the only image set of a source as training does if no annotation is bad."""
     files, ids = source.store.take(paths), hash_names(paths)
-    content = file_keys(files) if affordable(files) else ids
+    content = file_keys(files) if can_hash(files) else ids
     part = FilePart("", files, np.zeros(len(paths), np.int64), ids, content)
     train, val, test = held_out_rows(Source(source.name, source.classes, part), spec)
     shares = zip(SHARES, (test, val, train), strict=True)

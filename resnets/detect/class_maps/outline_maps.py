@@ -37,7 +37,7 @@ class OutlineMap:
     def read(self) -> Pixels:
         """Return (H, W) uint8 classes, 255 = not counted."""
         classes = np.full(self.size, self.background, np.uint8)
-        with BUDGET.room(self.size[0] * self.size[1]):
+        with BUDGET.reserve(self.size[0] * self.size[1]):
             for outline, label in zip(self.outlines, self.labels, strict=True):
                 classes[render_masks([outline], self.size, self.size)[0] > 0] = label
         return classes

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.decode.decode import naming
+from resnets.data.decode.decode import reading_image
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
@@ -245,7 +245,7 @@ class ClassMap:
 
 def read_class_map(data: bytes | memoryview, name: str) -> MapPixels:
     """Read the pixels of an encoded class map; DataError if it cannot be read as one."""
-    with naming(name), open_image(data) as image:
+    with reading_image(name), open_image(data) as image:
         return replace(_to_map_pixels(image), lossy=_lossy_format(bytes(data[:64])))
 
 

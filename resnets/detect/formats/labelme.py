@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.decode.decode import naming
+from resnets.data.decode.decode import reading_image
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import split_role
@@ -286,7 +286,7 @@ def _parse_mask(shape: Shape, size: tuple[int, int]) -> Geometry:
         data = base64.b64decode(text, validate=True)
     except ValueError:
         raise ValueError("has pixels that are not base64") from None
-    with naming("a mask"), open_image(data) as image:
+    with reading_image("a mask"), open_image(data) as image:
         mask = np.asarray(image.convert("L")) > 0
     if not np.isfinite(corners).all() or np.abs(corners).max() > 1 << 20:
         raise ValueError("has corners out of range")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from resnets.data.layout.folder_names import split_role
-from resnets.data.splits.check_record import listing_fingerprint
+from resnets.data.splits.check_record import fingerprint_files
 from resnets.detect.images.references import (
     ImageReference,
     Match,
@@ -396,4 +396,4 @@ def _shared_image(entry: ImageReference, other: ImageReference, path: str) -> Ma
 
 def fingerprint_images(store: Store) -> str:
     """Return the fingerprint of all images of a store, annotated or not; see `check_record`."""
-    return listing_fingerprint([store.take(ImageIndex.of(store).images)], store.where)
+    return fingerprint_files([store.take(ImageIndex.of(store).images)], store.where)

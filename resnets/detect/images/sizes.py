@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from resnets.data.decode.decode import naming
-from resnets.data.decode.exif import TURNS, Turn, turn_of
+from resnets.data.decode.decode import reading_image
+from resnets.data.decode.exif import ORIENTATIONS, Orientation, read_orientation
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.detect.images.store import Store
@@ -32,9 +32,9 @@ class StoredSize:
     orientation: int = 1
 
     @property
-    def turn(self) -> Turn:
+    def turn(self) -> Orientation:
         """The flips and transposition that make it upright."""
-        return TURNS[self.orientation]
+        return ORIENTATIONS[self.orientation]
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -75,8 +75,8 @@ def _read_size(store: Store, path: str) -> StoredSize | str:
 
 def stored_size(data: bytes, name: str) -> StoredSize:
     """Read the size from the header of an encoded image; DataError if it cannot be read."""
-    with naming(name), open_image(data) as image:
-        return StoredSize(*image.size, turn_of(image.info.get("exif")).orientation)
+    with reading_image(name), open_image(data) as image:
+        return StoredSize(*image.size, read_orientation(image.info.get("exif")).orientation)
 
 
 def infer_frame(sizes: Iterable[tuple[tuple[int, int], StoredSize]]) -> Frame | None:

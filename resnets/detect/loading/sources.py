@@ -11,16 +11,16 @@ import numpy as np
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
-from resnets.data.dataset.image_hash import affordable, file_keys
+from resnets.data.dataset.image_hash import can_hash, file_keys
 from resnets.data.dataset.image_identity import hash_names, hash_stems
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import FilePart, Rows, Source
-from resnets.data.dataset.summary import DataSummary, SplitSummary, rarest_object
+from resnets.data.dataset.summary import DataSummary, SplitSummary, find_rarest_object
 from resnets.data.errors import DataError
 from resnets.data.sources.builtin import fetch_voc
-from resnets.data.splits.check_record import KnownLeaks, known_to
+from resnets.data.splits.check_record import KnownLeaks, load_known_leaks
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
-from resnets.data.splits.image_versions import versions_apart
+from resnets.data.splits.image_versions import version_warnings
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
 from resnets.detect.class_maps.folders import find_class_maps
@@ -113,7 +113,7 @@ def open_detection(
         paths = [str(image.path) for image in image_set.images]
         files, ids = source.store.take(paths), hash_names(paths)
         # A path is in the store once: where contents are not compared, paths tell equal images.
-        content = file_keys(files) if needs_keys and affordable(files) else ids
+        content = file_keys(files) if needs_keys and can_hash(files) else ids
         labels = np.zeros(len(paths), np.int64)
         return FilePart(titles, files, labels, ids, content, hash_stems(paths))
 
@@ -156,7 +156,7 @@ def open_detection(
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
     summary = replace(summary, grouped_by=data.group, groups=groups)
     if training:
-        summary = replace(summary, warnings=(*summary.warnings, *versions_apart(roles)))
+        summary = replace(summary, warnings=(*summary.warnings, *version_warnings(roles)))
     train = open_split(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
@@ -171,7 +171,9 @@ def open_detection(
         roles.changes() if known is not None and not roles.other else None,
         overlaps,
         recognized=not roles.other,
-        checked=known_to(roles, lambda: fingerprint_images(source.store)) if training else None,
+        checked=load_known_leaks(roles, lambda: fingerprint_images(source.store))
+        if training
+        else None,
     )
 
 
@@ -204,7 +206,7 @@ def _summary(
         source.name,
         source.classes,
         splits,
-        rarest_object(source.classes, counts),
+        find_rarest_object(source.classes, counts),
         source.store.left_out.parts(),
         source.store.left_out.links,
         [*source.notes, *notes],
@@ -236,7 +238,7 @@ def open_set(
     images = list(opener.load(title).images)
     chosen, note = images, ""
     if known is not None:
-        is_trained = known.trained(
+        is_trained = known.was_trained_on(
             file_keys(source.store.take([str(each.path) for each in images]))
         )
         chosen = [each for each, seen in zip(images, is_trained, strict=True) if not seen]

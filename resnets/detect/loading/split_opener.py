@@ -179,7 +179,7 @@ class SplitOpener:
         """Return the image set without images that are in quarantine."""
         with_file = [image for image in image_set.images if image.path is not None]
         files = self.source.store.take([str(image.path) for image in with_file])
-        kept_rows = set(self.quarantine.keep(files, np.arange(len(with_file))).tolist())
+        kept_rows = set(self.quarantine.filter_rows(files, np.arange(len(with_file))).tolist())
         dropped = {id(image) for row, image in enumerate(with_file) if row not in kept_rows}
         images = [image for image in image_set.images if id(image) not in dropped]
         return replace(image_set, images=images)

@@ -116,7 +116,7 @@ class DetectStream:
     @property
     def unreadable(self) -> Collection[int]:
         """Rows of images found unreadable so far, which others replace."""
-        return self.ledger.found
+        return self.ledger.errors
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Yield batches start_step, start_step + 1, ... without end, regardless of `total`."""
@@ -166,7 +166,7 @@ class DetectStream:
                 if isinstance(error, UnknownValueError) and not self.detect.skip_invalid:
                     raise
                 self.ledger.add(row, error)
-        raise self.ledger.exhausted()
+        raise self.ledger.exhausted_error()
 
     def _read(self, row: int, epoch: int, key: int) -> Sample:
         """Read image `row`, transformed at random by (seed, epoch, key)."""
@@ -196,7 +196,7 @@ class DetectStream:
             masks = transform_masks(target, transform) if self.task == "instances" else None
             return Sample(row, image, boxes, target.labels, masks, None)
         assert target.semantic is not None
-        with BUDGET.room(target.height * target.width):
+        with BUDGET.reserve(target.height * target.width):
             classes = transform_class_map(target.semantic.read(), transform)
         fill = [round(255 * mean) for mean in self.preprocessor.spec.mean]
         fill = fill[::-1] if self.preprocessor.spec.channel_order == "bgr" else fill

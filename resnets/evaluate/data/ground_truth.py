@@ -21,7 +21,7 @@ from torch import Tensor
 from resnets.data import DataError
 from resnets.data.dataset.labels import is_multilabel, label_numbers
 from resnets.data.tables.label_sets import single_label
-from resnets.data.tables.labels import ambiguous_number, first_pair, order_by_name
+from resnets.data.tables.labels import ambiguous_number, argsort_by_name, format_first_pair
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.errors import reading
 
@@ -120,7 +120,7 @@ def read_labels(
         note += f", numbers taken as class indices ({first} is {classes[int(first)]})"
     paired = ""
     if leading is not None:
-        said = first_pair(names[leading], "/".join(classes[k] for k in labels[leading]))
+        said = format_first_pair(names[leading], "/".join(classes[k] for k in labels[leading]))
         paired, note = f"labels by position: {said}, ...", f"{note}, by position ({said})"
     return GroundTruth(labels, note, paired)
 
@@ -204,7 +204,7 @@ def _in_file_order(
         )
     order = list(range(len(names)))
     if not stored:
-        order = order_by_name(path, [(_parts(name)[-1], name) for name in names])
+        order = argsort_by_name(path, [(_parts(name)[-1], name) for name in names])
     given: list[Given] = [()] * len(names)
     for row, entry in zip(order, entries, strict=True):
         given[row] = entry

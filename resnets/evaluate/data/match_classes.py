@@ -22,7 +22,7 @@ from resnets.data.dataset.labeled_images import with_summary
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Source
-from resnets.data.decode.pixel_values import FULL
+from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.splits.all_images import open_all, open_unlabeled
 from resnets.data.splits.image_record import Fingerprint
 from resnets.data.tables.ground_truth_file import WNIDS
@@ -140,7 +140,7 @@ def open_split(
             streaming=False if foreign else spec.streaming,
             size=seen.size,
             resize=seen.resize,
-            value_range=seen.value_range or FULL,  # never measured on what is evaluated
+            value_range=seen.value_range or RANGE_16_BIT,  # never measured on what is evaluated
             # Sets are read into memory with bilinear interpolation only.
             in_memory="never" if stored or seen.interpolation != "bilinear" else spec.in_memory,
         ),
@@ -188,7 +188,7 @@ def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
     """The images of loose files that the run did not train on; DataError if none is left."""
     if known is None:
         return split
-    trained = known.trained(file_keys(split.files))
+    trained = known.was_trained_on(file_keys(split.files))
     if not trained.any():
         return split
     if trained.all():
@@ -214,7 +214,7 @@ def open_all_images(model: ModelInfo, source: str) -> Split:
     spec = model.recipe.data if model.recipe is not None else DataSpec()
     if model.recipe is None or not _same(source, spec.source):
         spec = dataclasses.replace(spec, quarantine=None, ground_truth=None, labels_from="auto")
-    levels = model.preprocess.spec.value_range or FULL
+    levels = model.preprocess.spec.value_range or RANGE_16_BIT
     spec = dataclasses.replace(spec, source=source, in_memory="never", value_range=levels)
     return open_all(spec)
 

@@ -11,7 +11,7 @@ from fastapi import Request
 from PIL import UnidentifiedImageError
 from python_multipart.multipart import parse_options_header
 
-from resnets.data.decode.decode import naming
+from resnets.data.decode.decode import reading_image
 from resnets.data.decode.open_image import CLIENT_FORMATS, is_heif, open_image
 from resnets.data.errors import DataError
 from resnets.serve.http.limits import Limits, RequestError
@@ -115,7 +115,7 @@ def parse_body(body: bytes, content_type: str, limits: Limits) -> Content:
 def check_image(data: bytes, name: str, limits: Limits) -> None:
     """Check the header of an image; RequestError: 413 for too many pixels, 422 for its format."""
     try:
-        with naming(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
+        with reading_image(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
             width, height = image.size
     except DataError as error:
         if not isinstance(error.__cause__, UnidentifiedImageError):

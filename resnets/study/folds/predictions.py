@@ -15,7 +15,7 @@ from resnets.data.dataset.source import Part
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import eval_batches
 from resnets.data.sources.open import find_source
-from resnets.data.splits.corrections import corrected, name_within
+from resnets.data.splits.corrections import apply_corrections, image_path_within
 from resnets.data.splits.image_record import TEST
 from resnets.data.splits.roles import choose_roles
 from resnets.study.grid.cells import RECIPE, Cell
@@ -87,7 +87,7 @@ def _predict_fold(cell: Cell, device: torch.device) -> Predictions:
     """Predict one fold by the network that was trained without it."""
     data = replace(from_toml(cell.folder / RECIPE, stored=True).data, in_memory="never")
     checkpoint = find_checkpoint(cell.folder)
-    source = corrected(find_source(data), data)
+    source = apply_corrections(find_source(data), data)
     roles = choose_roles(source, data, read_fingerprint(read_checkpoint(checkpoint)))
     share = roles.share(TEST)
     assert share is not None
@@ -103,7 +103,7 @@ def _predict_fold(cell: Cell, device: torch.device) -> Predictions:
             ids.append(batch.ids.numpy())
     rows = share.rows[np.concatenate(ids)]
     return Predictions(
-        [name_within(share.part, row, data.source) for row in rows.tolist()],
+        [image_path_within(share.part, row, data.source) for row in rows.tolist()],
         share.part,
         rows,
         share.part.labels[rows],

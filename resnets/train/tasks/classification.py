@@ -20,7 +20,7 @@ from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
-from resnets.data.splits.report import SetReport
+from resnets.data.splits.open import SetReport
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
 from resnets.evaluate import describe_protocol, evaluate_model

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from resnets.data import Batch, DataError, Split
-from resnets.data.dataset.labels import NO_LABEL, label_text
+from resnets.data.dataset.labels import NO_LABEL, format_label
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.evaluation import AnyEvaluation, Evaluation
 from resnets.evaluate.measure import Mistake
@@ -52,10 +52,10 @@ def training_images(
     pixels = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
     captioned = []
     for k, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
-        lines = [label_text(batch.targets[k].cpu().numpy(), classes, NO_LABEL)]
+        lines = [format_label(batch.targets[k].cpu().numpy(), classes, NO_LABEL)]
         if batch.other is not None and batch.share is not None and batch.share[k] < 1:
             share = float(batch.share[k])
-            other = label_text(batch.other[k].cpu().numpy(), classes, NO_LABEL)
+            other = format_label(batch.other[k].cpu().numpy(), classes, NO_LABEL)
             lines = [f"{share:.0%} {lines[0]}", f"{1 - share:.0%} {other}"]
         captioned.append(CaptionedImage(Thumbnail.of(image), lines))
     return captioned

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data.batch import Batch
 from resnets.data.splits.image_record import Fingerprint
-from resnets.data.splits.report import SetReport
+from resnets.data.splits.open import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import DetectionSplits, open_detection

@@ -87,5 +87,5 @@ def logged_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
 
 def unreadable_messages(split: Split, group: ProcessGroup) -> list[str]:
     """Return messages about unreadable images from all processes, each image once."""
-    messages = dict(group.all_gather(list(split.unreadable.found.items())))
+    messages = dict(group.all_gather(list(split.unreadable.errors.items())))
     return [message for _, message in sorted(messages.items())]

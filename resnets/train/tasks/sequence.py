@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe
 from resnets.data.batch import Batch
-from resnets.data.splits.report import SetReport
+from resnets.data.splits.open import SetReport
 from resnets.report.run_details import RunDetails
 from resnets.sequence.evaluate import (
     BITS,

@@ -55,14 +55,14 @@ def break_disk(step: int) -> None:
     """Let the threads' reading fail from there on."""
     from resnets.data.dataset import reader
 
-    real, images = reader._try, itertools.count()
+    real, images = reader._try_read, itertools.count()
 
     def read(split, row, view):
         if next(images) >= step * IMAGES:
             raise OSError(errno.EIO, os.strerror(errno.EIO), f"images/{row}.png")
         return real(split, row, view)
 
-    reader._try = read
+    reader._try_read = read
 
 
 def install() -> None:

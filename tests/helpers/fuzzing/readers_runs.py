@@ -220,10 +220,10 @@ def write_records(folder: Path) -> None:
 
 
 def record(root: Path) -> object:
-    place = check_record._place(str(root))
+    place = check_record._record_path(str(root))
     place.parent.mkdir(parents=True, exist_ok=True)
     data = (root / "record.json").read_bytes()
-    place.write_bytes(data.replace(b"SOURCE", check_record._key(str(root)).encode()))
+    place.write_bytes(data.replace(b"SOURCE", check_record._source_key(str(root)).encode()))
     return check_record.read_record(str(root))
 
 
@@ -276,9 +276,9 @@ def request(root: Path) -> object:
 
 
 def _size(data: bytes) -> object:
-    from resnets.data.decode.decode import naming
+    from resnets.data.decode.decode import reading_image
 
-    with naming("request"), open_image(data, CLIENT_FORMATS) as image:
+    with reading_image("request"), open_image(data, CLIENT_FORMATS) as image:
         return image.size
 
 

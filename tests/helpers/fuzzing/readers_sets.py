@@ -21,7 +21,7 @@ from digit_sets import WNIDS, digit_files
 from fuzzing.readers import HOME, Reader
 from resnets.config import DataSpec, SignalSpec
 from resnets.data.dataset.pack import HEADER, MAGIC, VERSION, open_pack
-from resnets.data.dataset.quarantine import HEAD, Quarantine, read_quarantine
+from resnets.data.dataset.quarantine import FIRST_LINE, Quarantine, read_quarantine
 from resnets.data.decode.decode import Crop, center_box
 from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source
@@ -280,7 +280,7 @@ def packed(root: Path) -> object:
     for part in parts:
         for row in range(0 if part is None or part.files is None else len(part.files)):
             part.files.name(row)
-            if part.files.holds(np.array([row]))[0]:
+            if part.files.is_stored(np.array([row]))[0]:
                 part.files.read(row)
     return found
 
@@ -289,12 +289,12 @@ def write_lists(folder: Path) -> None:
     names = [path for path, _ in encoded_images()]
     (folder / "quarantine").mkdir()
     rows = [f"{names[0]}\ttruncated", r'"a\tb.png"' + "\twhy", "# remark", names[1]]
-    (folder / "quarantine" / "list.txt").write_text(HEAD + "\n".join(rows) + "\n")
+    (folder / "quarantine" / "list.txt").write_text(FIRST_LINE + "\n".join(rows) + "\n")
 
 
 def quarantine(root: Path) -> object:
     listed = read_quarantine(root / "list.txt")
-    return Quarantine("set", listed).listed(["ant/0.png", "é.png"])
+    return Quarantine("set", listed).is_listed(["ant/0.png", "é.png"])
 
 
 NAMES = [f"val/ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)]

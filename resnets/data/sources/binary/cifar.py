@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as their authors store them: Python or binary batches.
+"""CIFAR-10 and CIFAR-100 in their authors' files: Python or binary batches.
 
-Python batches are pickles; they are read by `resnets.data.files.unpickle`, which runs nothing.
+Python batches are pickles; `resnets.data.files.unpickle` reads them without executing anything.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from resnets.data.files.unpickle import unpickle
 from resnets.data.files.unpickle_numpy import ARRAYS
 
 PIXELS = 3 * 32 * 32
-MOST_CLASSES = 100
+MAX_LABELS = 100
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Files of one variant; `label_bytes` precede each image of a binary one, 0 = pickles."""
+    """The files of a variant. label_bytes: bytes before each image of a binary batch, 0 for
+    pickles.
+    """
 
     folder: str
     train: tuple[str, ...]
@@ -49,27 +51,31 @@ LAYOUTS = (
 
 
 def find_cifar(folder: Path) -> tuple[Path, _Layout] | None:
-    """The folder with the batches, `folder` itself or one below it, and their layout."""
+    """Return the folder of the batches, `folder` itself or one in it, and their layout; or None."""
     for layout in LAYOUTS:
-        for place in (folder, folder / layout.folder):
-            if (place / layout.names).is_file() and (place / layout.train[0]).is_file():
-                return place, layout
+        for directory in (folder, folder / layout.folder):
+            if (directory / layout.names).is_file() and (directory / layout.train[0]).is_file():
+                return directory, layout
     return None
 
 
-def open_cifar(place: Path, layout: _Layout, name: str) -> Source:
-    """The set in `place`; CIFAR-100's fine classes. DataError names a missing or damaged file."""
-    classes = _class_names(place / layout.names, layout)
-    train = _read_part("train", place, layout.train, layout)
+def open_cifar(folder: Path, layout: _Layout, name: str) -> Source:
+    """Open the set in `folder`; CIFAR-100 with its fine classes. Raises DataError for a missing or
+    damaged file.
+    """
+    classes = _read_class_names(folder / layout.names, layout)
+    train = _read_part("train", folder, layout.train, layout)
     if len(train.labels) and int(train.labels.max()) >= len(classes):
-        raise DataError(f"{place}: label {train.labels.max()}, and {len(classes)} names of classes")
+        raise DataError(
+            f"{folder}: label {train.labels.max()}, and {len(classes)} names of classes"
+        )
     return Source(
-        name, classes, train, test=lambda: _read_part("test", place, (layout.test,), layout)
+        name, classes, train, test=lambda: _read_part("test", folder, (layout.test,), layout)
     )
 
 
-def _read_part(title: str, place: Path, names: tuple[str, ...], layout: _Layout) -> ArrayPart:
-    batches = [_read_batch(place / name, layout.label_bytes) for name in names]
+def _read_part(title: str, folder: Path, names: tuple[str, ...], layout: _Layout) -> ArrayPart:
+    batches = [_read_batch(folder / name, layout.label_bytes) for name in names]
     images = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
     return ArrayPart(title, np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels)
@@ -91,13 +97,13 @@ def _read_batch(path: Path, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
         or pixels.dtype != np.uint8
         or not isinstance(labels, list)
         or pixels.shape != (len(labels), PIXELS)
-        or not all(type(label) is int and 0 <= label < MOST_CLASSES for label in labels)
+        or not all(type(label) is int and 0 <= label < MAX_LABELS for label in labels)
     ):
         raise DataError(f"{path}: not a CIFAR batch; fetch it again")
     return pixels, np.asarray(labels, np.int64)
 
 
-def _class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
+def _read_class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
     if layout.label_bytes:
         try:
             return tuple(read_file(path).decode("utf-8").split())

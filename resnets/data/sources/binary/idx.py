@@ -1,4 +1,4 @@
-"""Sets stored as IDX files, MNIST's format."""
+"""Sources in IDX files, MNIST's format."""
 
 from __future__ import annotations
 
@@ -46,19 +46,20 @@ IDX_KINDS = {
 
 
 def has_idx(folder: Path) -> bool:
-    """Whether the folder holds MNIST-like IDX files."""
-    return any(key.split == "train" for key in _idx_files(folder))
+    """Return whether the folder holds MNIST-like IDX files."""
+    return any(key.split == "train" for key in _find_idx_files(folder))
 
 
 def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) -> Source:
-    """A folder of IDX files: train-images, train-labels and, as the test set, t10k-images, -labels.
+    """Open a folder of IDX files: train-images, train-labels, and as the test set t10k-images,
+    -labels.
 
-    Files may be gzipped, may be called train-images.idx3-ubyte, and may lie in a folder of their
-    own name each, as some unpackers leave them. EMNIST's are called emnist-NAME-train-..., with
-    emnist-NAME-mapping.txt for the names of the classes. Without `classes` or such a file a class
-    is called by its number. DataError where the folder holds several sets.
+    Files may be gzipped, be called train-images.idx3-ubyte, and each be in a folder of its own
+    name, as some unpackers leave them. EMNIST's are called emnist-NAME-train-..., with class names
+    in emnist-NAME-mapping.txt. Without `classes` or such a file, classes are named by their
+    numbers. Raises DataError if the folder holds several sets.
     """
-    files = _idx_files(folder)
+    files = _find_idx_files(folder)
     prefixes = sorted({key.prefix for key in files if key.split == "train"})
     if len(prefixes) > 1:
         shown = ", ".join(prefix or "train" for prefix in prefixes)
@@ -66,25 +67,25 @@ def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) ->
             f"{folder}: holds several sets ({shown}); put each into a folder of its own"
         )
     (prefix,) = prefixes
-    train = _idx_part(folder, files, "train", prefix, "train")
+    train = _read_part(folder, files, "train", prefix, "train")
     mapping = folder / f"{prefix}mapping.txt"
     names, notes = classes, tuple[str, ...]()
     if names is None and prefix and mapping.is_file():
-        named = _mapped(mapping)
-        train, names = _renumbered(train, named, mapping), tuple(named.values())
-        notes = (f"classes from {mapping.name}; images are as stored, EMNIST's lie on their side",)
+        name_of_label = _read_mapping(mapping)
+        train, names = _apply_mapping(train, name_of_label, mapping), tuple(name_of_label.values())
+        notes = (f"classes from {mapping.name}; images are as stored; EMNIST's are transposed",)
     names = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
     tests = [key.split for key in files if key.prefix == prefix and key.split != "train"]
 
     def test() -> ArrayPart:
-        part = _idx_part(folder, files, "test", prefix, tests[0])
-        return _renumbered(part, named, mapping) if notes else part
+        part = _read_part(folder, files, "test", prefix, tests[0])
+        return _apply_mapping(part, name_of_label, mapping) if notes else part
 
     return Source(name, names, train, test=test if tests else None, notes=notes)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes, gzipped or not; DataError when it is anything else."""
+    """Read an IDX file of unsigned bytes, gzipped or not; raise DataError for anything else."""
     raw = read_file(path)
     try:
         data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -113,19 +114,21 @@ class _Key(NamedTuple):
     kind: str  # "images" or "labels"
 
 
-def _idx_files(folder: Path) -> dict[_Key, Path]:
-    """The IDX files of a folder, or in folders that are called like them; plain before gzipped."""
+def _find_idx_files(folder: Path) -> dict[_Key, Path]:
+    """Find the IDX files of a folder, or in folders of their names; plain files before gzipped
+    ones.
+    """
     found: dict[_Key, Path] = {}
-    for place in sorted(folder.glob("*ubyte*"), key=lambda path: (path.is_dir(), path.name)):
-        inner = sorted(place.glob("*ubyte*")) if place.is_dir() else [place]
-        for file in inner:
+    for path in sorted(folder.glob("*ubyte*"), key=lambda path: (path.is_dir(), path.name)):
+        files = sorted(path.glob("*ubyte*")) if path.is_dir() else [path]
+        for file in files:
             name = IDX_NAME.fullmatch(file.name)
             if name is not None and not file.is_dir():
                 found.setdefault(_Key(name["prefix"], name["split"], name["kind"]), file)
     return found
 
 
-def _idx_part(
+def _read_part(
     folder: Path, files: Mapping[_Key, Path], title: str, prefix: str, split: str
 ) -> ArrayPart:
     for kind in ("images", "labels"):
@@ -142,24 +145,24 @@ def _idx_part(
     return ArrayPart(title, images[..., None].copy(), labels.astype(np.int64))
 
 
-def _mapped(file: Path) -> dict[int, str]:
-    """The names of EMNIST's labels: lines of a label and the codes of its letters."""
-    named: dict[int, str] = {}
+def _read_mapping(file: Path) -> dict[int, str]:
+    """Read the names of EMNIST's labels: lines of a label and the codes of its letters."""
+    name_of_label: dict[int, str] = {}
     for number, line in enumerate(read_file(file).decode("ascii", "replace").splitlines(), 1):
         words = line.split()
         if not words:
             continue
         if len(words) < 2 or not all(map(str.isdecimal, words)):
             raise DataError(f"{file}: line {number}: expected a label and the codes of its letters")
-        named[int(words[0])] = chr(int(words[1]))
-    if len(set(named.values())) < len(named):
+        name_of_label[int(words[0])] = chr(int(words[1]))
+    if len(set(name_of_label.values())) < len(name_of_label):
         raise DataError(f"{file}: names two labels alike")
-    return dict(sorted(named.items()))
+    return dict(sorted(name_of_label.items()))
 
 
-def _renumbered(part: ArrayPart, named: Mapping[int, str], file: Path) -> ArrayPart:
-    """The part with labels as places among those that are named: EMNIST's letters begin at 1."""
-    known = np.array(list(named), np.int64)
-    if unknown := sorted(set(part.labels.tolist()) - set(named)):
+def _apply_mapping(part: ArrayPart, name_of_label: Mapping[int, str], file: Path) -> ArrayPart:
+    """Return the part with labels as indices of the named ones: EMNIST's letters begin at 1."""
+    labels = np.array(list(name_of_label), np.int64)
+    if unknown := sorted(set(part.labels.tolist()) - set(name_of_label)):
         raise DataError(f"{file}: does not name the label {unknown[0]}")
-    return replace(part, labels=np.searchsorted(known, part.labels))
+    return replace(part, labels=np.searchsorted(labels, part.labels))

@@ -1,6 +1,7 @@
 """STL-10 in its authors' binary files (Coates et al. 2011): 96 px, ten classes, 13,000 images.
 
-train_X.bin holds images as (3, 96, 96) of columns, train_y.bin a byte from 1 to 10 for each.
+train_X.bin holds images as (3, 96, 96) in column-major order, train_y.bin a byte from 1 to 10 for
+each.
 """
 
 from __future__ import annotations
@@ -20,45 +21,45 @@ UNLABELED, FOLDS = "unlabeled_X.bin", "fold_indices.txt"
 
 
 def find_stl10(folder: Path) -> Path | None:
-    """The folder of the files, `folder` itself or stl10_binary/ in it."""
+    """Return the folder of the files, `folder` itself or stl10_binary/ in it, or None."""
     places = (folder, folder / FOLDER)
     return next((each for each in places if (each / "train_X.bin").is_file()), None)
 
 
-def open_stl10(place: Path, name: str) -> Source:
-    """The set in `place`. DataError names a missing or damaged file.
+def open_stl10(folder: Path, name: str) -> Source:
+    """Open the set in the folder `folder`. Raises DataError for a missing or damaged file.
 
-    The images without labels and the folds of the training images are not read, which notes say.
+    Unlabeled images and the folds of the training images are not read, which notes say.
     """
-    text = read_file(place / NAMES) if (place / NAMES).is_file() else b""
+    text = read_file(folder / NAMES) if (folder / NAMES).is_file() else b""
     classes = tuple(text.decode("utf-8", "replace").split()) or tuple(map(str, range(1, 11)))
     notes = []
-    if (place / UNLABELED).is_file():
-        count = (place / UNLABELED).stat().st_size // PIXELS
+    if (folder / UNLABELED).is_file():
+        count = (folder / UNLABELED).stat().st_size // PIXELS
         notes.append(f"{UNLABELED}: {count:,} images without labels, not used")
-    if (place / FOLDS).is_file():
+    if (folder / FOLDS).is_file():
         notes.append(f"{FOLDS}: the ten folds of the training images are not used")
     return Source(
         name,
         classes,
-        _part("train", place, len(classes)),
-        test=lambda: _part("test", place, len(classes)),
+        _read_part("train", folder, len(classes)),
+        test=lambda: _read_part("test", folder, len(classes)),
         notes=tuple(notes),
     )
 
 
-def _part(title: str, place: Path, count: int) -> ArrayPart:
+def _read_part(title: str, folder: Path, count: int) -> ArrayPart:
     pixels, labels = (
-        np.frombuffer(read_file(place / f"{title}_{what}.bin"), np.uint8) for what in "Xy"
+        np.frombuffer(read_file(folder / f"{title}_{what}.bin"), np.uint8) for what in "Xy"
     )
     if not len(labels) or len(pixels) != len(labels) * PIXELS:
         raise DataError(
-            f"{place}/{title}_X.bin: {len(pixels):,} bytes are not the {len(labels):,} images of"
+            f"{folder}/{title}_X.bin: {len(pixels):,} bytes are not the {len(labels):,} images of"
             f" {SIDE}x{SIDE} px that {title}_y.bin labels; cut short or damaged, fetch both again"
         )
     if labels.min() < 1 or labels.max() > count:
         raise DataError(
-            f"{place}/{title}_y.bin: labels {labels.min()} to {labels.max()}, not 1 to {count}"
+            f"{folder}/{title}_y.bin: labels {labels.min()} to {labels.max()}, not 1 to {count}"
         )
     images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 3, 2, 1)  # columns come first
     return ArrayPart(title, np.ascontiguousarray(images), labels.astype(np.int64) - 1)
