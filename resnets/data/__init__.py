@@ -1,26 +1,27 @@
 """Data sets: from a stored folder, file or name to batches on the device.
 
-The road from a folder to a batch, top down:
+From a folder to a batch, top down:
 
-1. `splits.open.open_data(spec)` opens a set. `sources.open.find_source` asks each format in turn
+1. `splits.open.open_data(spec)` opens a set. `sources.open.find_source` tries each format in turn
    (`sources/`: class folders, tables, tars, WebDataset, Parquet, IDX, CIFAR, the Hub) and returns a
    `dataset.source.Source`: classes, and up to three `Part`s of encoded images (`files/`) with
-   labels. `layout/` says what folders mean, `tables/` reads labels from files.
+   labels. `layout/` interprets folders, `tables/` reads labels from files.
 2. `splits.roles` assigns each image to training, validation or test by its identity
-   (`dataset.identity`), and `Part.open` makes a `dataset.split.Split` of each: a `TensorSplit` in
-   memory or a `FileSplit` that is decoded when needed (`dataset.in_memory` chooses).
-   `dataset.image_probe` looks at a sample; all that was understood, left out or may be wrong goes
-   into one `dataset.summary.DataSummary`, which every command prints and every report keeps.
+   (`dataset.image_identity`), and `Part.open` makes a `dataset.labeled_images.Split` of each: a
+   `TensorSplit` in memory or a `FileSplit` that is decoded when needed (`dataset.in_memory`).
+   `dataset.image_probe` opens a sample; what was understood, left out or may be wrong is in one
+   `dataset.summary.DataSummary`, which every command prints and every report has.
 3. `loading.loader.TrainStream.batches()` takes rows from `order` (a pure function of seed and
    epoch), reads and decodes them ahead by threads (`dataset.reader.read_ahead`, `prefetch`,
    `Split.read`, `decode.decode`), augments them on the device (`transforms.augment`, `mix`) and
    yields a `Batch`. `eval_batches` does the same with the center view of `Preprocessor` and without
    randomness.
 
-One of each: `prefetch` reads ahead, `files.walk` lists folders and says what is an image and which
-links are followed, `tables.reader` reads path,label files, `splits.roles` splits, and every command
-(training, evaluation, features, checks, detection) opens sets through `find_source` or the same
-`files`; bulk prediction indexes them in constant memory with the same walker and readers.
+There is one of each: `prefetch` reads ahead, `files.walk` lists folders and decides what is an
+image and which links are followed, `tables.reader` reads path,label files, `splits.roles` splits,
+and every command (training, evaluation, features, checks, detection) opens sets through
+`find_source` or the same `files`; bulk prediction indexes them in constant memory with the same
+walker and readers.
 """
 
 from resnets.data.batch import Batch

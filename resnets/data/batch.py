@@ -1,4 +1,4 @@
-"""`Batch`: what the training loop and evaluation take."""
+"""`Batch`: the input of the training loop and of evaluation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 class Batch:
     """Images ready for a model, with their targets and rows.
 
-    images: (B, C, H, W) float32 on the device, or a list of (C, H, W) where sizes differ
-    (detection). targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the
-    rows of the split the images came from.
+    images: (B, C, H, W) float32 on the device, or a list of (C, H, W) if sizes differ (detection).
+    targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the rows of the
+    images in the split.
 
-    Where images were mixed (mixup, cutmix), `targets` count for `share` (B,) in 0..1 of each and
-    the classes `other` (B,) int64 for the rest; None where nothing was mixed.
+    For mixed images (mixup, cutmix), `targets` have the weight `share` (B,) in 0..1, and the
+    classes `other` (B,) int64 the rest; None for images that are not mixed.
     """
 
     images: Tensor | list[Tensor]
@@ -30,12 +30,12 @@ class Batch:
         return len(self.ids)
 
     def part(self, start: int, stop: int) -> Batch:
-        """Images start .. stop - 1 alone."""
-        place = slice(start, stop)
+        """Return images start .. stop - 1."""
+        indices = slice(start, stop)
         return Batch(
-            self.images[place],
-            self.targets[place],
-            self.ids[place],
-            None if self.other is None else self.other[place],
-            None if self.share is None else self.share[place],
+            self.images[indices],
+            self.targets[indices],
+            self.ids[indices],
+            None if self.other is None else self.other[indices],
+            None if self.share is None else self.share[indices],
         )

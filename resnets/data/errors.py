@@ -1,4 +1,4 @@
-"""The one error of the data road."""
+"""The error of data that cannot be used."""
 
 from __future__ import annotations
 

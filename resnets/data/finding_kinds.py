@@ -1,4 +1,4 @@
-"""What `resnets data check` can find, and one line of what it found."""
+"""The kinds of findings of `resnets data check`, and a finding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from resnets.config import ConfigError
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of finding: its `name` in lists, what it means, and what training makes of it.
+    """A kind of finding: its `name` in lists, what it means, and what training does with it.
 
-    weight: "leak" makes a measured error wrong, "broken" cannot be used at all, "suspect" needs a
-    look, "note" is worth knowing.
+    weight: "leak" makes a measured error wrong, "broken" is unusable, "suspect" should be looked
+    at, "note" is information.
     """
 
     name: str
@@ -25,10 +25,10 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found: `path` within the source, its part and class where it has them.
+    """A finding: `path` within the source, its part and class if any.
 
-    twin: path of the image that a duplicate is one of, in part `twin_part`. count: files that it
-    stands for, `path` the first of them.
+    twin: path of the other image of a duplicate, in part `twin_part`. count: number of files that
+    it stands for, `path` being the first.
     """
 
     kind: Kind
@@ -172,7 +172,7 @@ EARLIER_NAMES = {"no-picture": "not-an-image"}
 
 
 def kinds_by_name(names: Iterable[str]) -> frozenset[Kind]:
-    """Kinds by their names, present or earlier; ConfigError names one that there is not."""
+    """Return kinds by their current or earlier names; raise ConfigError for an unknown name."""
     known = {kind.name: kind for kind in KINDS}
     chosen = [EARLIER_NAMES.get(name, name) for name in names]
     for name in chosen:

@@ -1,7 +1,8 @@
-"""Which sample when, and random numbers: pure functions of (seed, epoch, sample).
+"""The order of samples, and random numbers: pure functions of (seed, epoch, sample).
 
-Nothing here has state, so a resumed run sees what an uninterrupted one sees, and the number of
-workers or devices never changes a result: rank r of R takes its slice of each batch's positions.
+Nothing here has state, so a resumed run reads the same samples as an uninterrupted one, and the
+number of workers or devices never changes a result: rank r of R takes its slice of each batch's
+positions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
-# Of (n, seed, epoch): number of the round and sample, each (n,), of the draws of an epoch.
+# (n, seed, epoch) -> round and sample, each (n,), of the draws of an epoch.
 Draw = Callable[[int, int, int], tuple[Ints, Ints]]
 
 # splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
@@ -22,10 +23,10 @@ MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 MASK = (1 << 64) - 1
 
-# Streams keep draws of one (seed, epoch, sample) independent: one number for each purpose.
+# Streams make draws of one (seed, epoch, sample) independent: one number per purpose.
 STREAM_ORDER, STREAM_SPLIT, STREAM_FLIP = 0, 1, 2
 STREAM_CROP_Y, STREAM_CROP_X, STREAM_BLOCKS, STREAM_BUFFER = 3, 4, 5, 6
-STREAM_STEP = 7  # what a training step draws: dropout, sampled regions
+STREAM_STEP = 7  # random numbers of a training step: dropout, sampled regions
 STREAM_JITTER, STREAM_COLOR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several each
 STREAM_VERTICAL, STREAM_TURN, STREAM_GRAYSCALE = 11, 12, 13
 STREAM_BLUR, STREAM_COLOR_JITTER = 14, 24  # the first of two, and of eight
@@ -33,28 +34,28 @@ STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likew
 
 STREAM_CLASS = 66  # the order of a class in a round
 
-STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable image
-RANDOM_TRIES = 100  # substitutes drawn at random before all rows are tried in turn
+STREAM_SUBSTITUTE = 1 << 20  # the first of as many as needed to find a readable image
+RANDOM_TRIES = 100  # random substitutes before all rows are tried in turn
 
 
 def random_bits(
     seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike
 ) -> NDArray[np.uint64]:
-    """64 random bits for each sample; `epoch`, `ids` and `stream` are integers that broadcast."""
+    """Return 64 random bits per sample; `epoch`, `ids` and `stream` are integers that broadcast."""
     state = np.zeros((), np.uint64)
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what the mixing is made of
+    with np.errstate(over="ignore"):  # the mixing is arithmetic modulo 2^64
         for word in (np.uint64(seed & MASK), stream, epoch, ids):
             state = _mix((state + GOLDEN) ^ np.asarray(word).astype(np.uint64))
     return state
 
 
 def uniform(seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike) -> NDArray[np.float64]:
-    """Numbers in [0, 1) with 53 random bits: (B,) for `ids` (B,) and `epoch` () or (B,)."""
+    """Return numbers in [0, 1) with 53 random bits: (B,) for `ids` (B,) and `epoch` () or (B,)."""
     return (random_bits(seed, epoch, ids, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(radius: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Normal numbers from two independent uniform ones in [0, 1) each (Box and Muller 1958)."""
+    """Return normal numbers from two independent uniform ones in [0, 1) (Box and Muller 1958)."""
     return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
 
 
@@ -66,20 +67,21 @@ def positions(
     repeats: int = 1,
     draw: Draw | None = None,
 ) -> tuple[Ints, Ints]:
-    """Epoch and index, each (count,), of positions start .. start + count - 1 of an endless stream.
+    """Return epoch and index, each (count,), of positions start .. start + count - 1 of an endless
+    stream.
 
-    Position p is sample permutation(n, seed, p // n)[p % n] of epoch p // n. A batch may straddle
-    two epochs, so all batches are full and each epoch holds every sample exactly once.
+    Position p is sample permutation(n, seed, p // n)[p % n] of epoch p // n. A batch may span two
+    epochs, so all batches are full and each epoch has every sample exactly once.
 
-    With `repeats` the first n / repeats samples of each epoch's order come that many times in a
-    row, and the rest not (Hoffer et al. 2020). Copy c of epoch e is said to be of epoch
-    e * repeats + c, so that no two copies share their random numbers.
+    With `repeats` the first n / repeats samples of each epoch's order are repeated that many times
+    in a row, and the rest are left out (Hoffer et al. 2020). Copy c of epoch e counts as epoch e *
+    repeats + c, so that no two copies share their random numbers.
 
-    `draw` is an epoch's own order, where it is not `permutation`'s, and may hold a sample several
-    times or never.
+    draw: the epochs' own order instead of `permutation`'s; it may have a sample several times or
+    never.
     """
     assert n > 0
-    draw = draw or each_once(permutation)
+    draw = draw or draw_each_once(permutation)
     epoch, place = np.divmod(np.arange(start, start + count, dtype=np.int64), n)
     place, copy = np.divmod(place, repeats)
     rounds, index = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -90,8 +92,10 @@ def positions(
     return rounds * repeats + copy, index
 
 
-def each_once(permute: Callable[[int, int, int], Ints]) -> Draw:
-    """Epochs that hold every sample once, in the order of `permute(n, seed, epoch)`."""
+def draw_each_once(permute: Callable[[int, int, int], Ints]) -> Draw:
+    """Return draws in which every epoch has each sample once, in the order of `permute(n, seed,
+    epoch)`.
+    """
 
     def draw(n: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
         return np.broadcast_to(np.int64(epoch), n), permute(n, seed, epoch)
@@ -104,21 +108,20 @@ class BalancedDraw:
 
     labels: (N,) class of each sample. power: 0 is equal shares, 0.5 square-root sampling (Mahajan
     et al. 2018; Kang et al. 2020, section 3). An epoch still has N draws. The samples of a class
-    come in rounds, each of them once in a round, so no draw of a class repeats a sample before all
-    others had their turn; a round takes less than an epoch for rare classes and more for frequent
-    ones. Draws are said to be of their round's number, so that no two draws of a sample share their
-    random numbers.
+    come in rounds, each once per round, so that no sample is repeated before all others of its
+    class were drawn; a round takes less than an epoch for rare classes and more for frequent ones.
+    Draws have their round's number, so that no two draws of a sample share their random numbers.
     """
 
     def __init__(self, labels: Ints, power: float) -> None:
         counts = np.bincount(labels)
         self._samples = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
         weights = np.where(counts > 0, np.maximum(counts, 1) ** power, 0.0)
-        self._quotas = _whole_shares(len(labels) * weights / weights.sum())
+        self._quotas = _round_shares(len(labels) * weights / weights.sum())
         self._draw = lru_cache(maxsize=4)(self._epoch)
 
     def __call__(self, n: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
-        """Round and sample, each (n,), of the draws of an epoch, read-only."""
+        """Return round and sample, each (n,), of the draws of an epoch, read-only."""
         assert n == self._quotas.sum()
         return self._draw(seed, epoch)
 
@@ -139,8 +142,8 @@ class BalancedDraw:
         return result
 
 
-def _whole_shares(shares: NDArray[np.float64]) -> Ints:
-    """Whole numbers of the same sum, each less than 1 from its share (largest remainders)."""
+def _round_shares(shares: NDArray[np.float64]) -> Ints:
+    """Round shares to whole numbers of the same sum, each by less than 1 (largest remainders)."""
     whole = np.floor(shares).astype(np.int64)
     missing = round(shares.sum()) - int(whole.sum())
     whole[np.argsort(whole - shares, kind="stable")[:missing]] += 1
@@ -149,7 +152,7 @@ def _whole_shares(shares: NDArray[np.float64]) -> Ints:
 
 @lru_cache(maxsize=4)
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order (n,) of an epoch, read-only: samples sorted by their random bits."""
+    """Return the order (n,) of an epoch, read-only: samples sorted by their random bits."""
     bits = random_bits(seed, epoch, np.arange(n), STREAM_ORDER)
     order = np.argsort(bits, kind="stable")
     order.setflags(write=False)
@@ -157,16 +160,16 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def substitute(n: int, seed: int, epoch: int, row: int, attempt: int) -> int:
-    """The row, of n, that is tried in the place of unreadable `row`; attempts count from 0."""
+    """Return the row, of n, that is tried instead of unreadable `row`; attempts count from 0."""
     bits = random_bits(seed, epoch, row, STREAM_SUBSTITUTE + attempt)
     return int(bits % np.uint64(n))
 
 
 def rows_to_try(n: int, seed: int, epoch: int, row: int) -> Iterator[int]:
-    """`row`, then the rows, of n, that may take its place where it cannot be read; it ends.
+    """Yield `row`, then the rows, of n, that may replace it if it cannot be read; it ends.
 
-    First `RANDOM_TRIES` at random, then each of the n once, from `row` on: where any row can be
-    read it is among these, however many cannot.
+    First `RANDOM_TRIES` at random, then each of the n once, from `row` on: if any row can be read
+    it is among these, however many cannot.
     """
     yield row
     for attempt in range(RANDOM_TRIES):

@@ -1,7 +1,7 @@
-"""The one read-ahead of the package: threads work on items before they are needed, in order.
+"""Read-ahead: threads process items before they are needed, in order.
 
 Training and evaluation batches (`dataset.reader`), sets that are read into memory, packing, checks,
-class maps and batched inference all read through it.
+class maps and batched inference use it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ R = TypeVar("R")
 def prefetch(
     work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int
 ) -> Generator[tuple[T, R]]:
-    """Each item with what `work` makes of it, in order; up to `ahead` are worked on before.
+    """Yield each item with the result of `work`, in order; up to `ahead` are processed before.
 
-    An exception of `work` is raised when its item is due. Whoever stops early need not wait for the
-    threads.
+    An exception of `work` is raised when its item is due. A caller that stops early does not wait
+    for the threads.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
     try:
@@ -35,13 +35,15 @@ def prefetch(
 def submit_ahead(
     submit: Callable[[T], list[Future[R]]], items: Iterable[T], ahead: int
 ) -> Generator[tuple[T, list[R]]]:
-    """Each item with the results of the tasks that `submit` starts for it, as `prefetch` does."""
-    waiting: deque[tuple[T, list[Future[R]]]] = deque()
+    """Yield each item with the results of the tasks that `submit` starts for it, as `prefetch`
+    does.
+    """
+    pending: deque[tuple[T, list[Future[R]]]] = deque()
     rest = iter(items)
     while True:
-        for item in islice(rest, ahead - len(waiting)):
-            waiting.append((item, submit(item)))
-        if not waiting:
+        for item in islice(rest, ahead - len(pending)):
+            pending.append((item, submit(item)))
+        if not pending:
             return
-        item, tasks = waiting.popleft()
+        item, tasks = pending.popleft()
         yield item, [task.result() for task in tasks]

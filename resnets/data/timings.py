@@ -1,4 +1,4 @@
-"""How long the stages of the data road take, measured where they run."""
+"""Time spent in the stages of the data pipeline, measured where they run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 class Stopwatch:
     """Seconds spent in all `with watch:` blocks so far.
 
-    On CUDA they are the device's own, between events on its current stream: the host queues work
-    far ahead, and timing it must not make it wait. Elsewhere they are the host's.
+    On CUDA this is device time, between events on the current stream: the host queues work far
+    ahead, and timing must not make it wait. Elsewhere it is host time.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device if device.type == "cuda" else None
         self._start: Any = None
-        self._pairs: deque[tuple[Any, Any]] = deque()  # of events the device has yet to reach
+        self._pairs: deque[tuple[Any, Any]] = deque()  # of events that the device has not reached
         self._total = 0.0
 
     def __enter__(self) -> None:
@@ -37,7 +37,7 @@ class Stopwatch:
             self._add()
 
     def seconds(self) -> float:
-        """The sum; on CUDA waits until the device has done all that was timed."""
+        """Return the sum; on CUDA waits until the device has finished all timed work."""
         if self._pairs:
             self._pairs[-1][1].synchronize()
         while self._pairs:
@@ -57,7 +57,7 @@ class Stopwatch:
 
 
 class Decoding:
-    """What `threads` threads that read and decode images have spent: seconds busy, of the CPU."""
+    """Seconds that `threads` threads were busy reading and decoding images, and of the CPU."""
 
     def __init__(self) -> None:
         self.threads, self.busy, self.cpu = 0, 0.0, 0.0
@@ -77,9 +77,9 @@ class Decoding:
 
 
 class Timings:
-    """What a training stream for `device` has spent so far, by stage.
+    """Time that a training stream for `device` has spent so far, by stage.
 
-    packed: images come from a packed set already.
+    packed: images come from a packed set.
     """
 
     def __init__(self, device: torch.device, *, packed: bool = False) -> None:

@@ -38,7 +38,7 @@ def test_three_ways_agree(mean_image: bool, channels: int, monkeypatch: pytest.M
     by_kernel = images()
     monkeypatch.setattr(augment, "flip_and_normalize", lambda *_: False)
     one_by_one = images()
-    monkeypatch.setattr(augment, "LARGE", SIZE + 1)
+    monkeypatch.setattr(augment, "MIN_IMAGE_BY_IMAGE", SIZE + 1)
     whole_batch = images()
     assert by_kernel.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(by_kernel, one_by_one)

@@ -25,10 +25,10 @@ from resnets.data.transforms.augment import BatchAugment, Ints, train_views
 from resnets.data.transforms.mix import mix, mix_unit
 from resnets.data.transforms.preprocess import (
     Preprocessor,
-    at_size,
     check_growth,
     prepare,
-    resized,
+    resize_images,
+    resize_preprocessor,
     size_at,
 )
 from resnets.utils.distributed import ProcessGroup
@@ -36,16 +36,16 @@ from resnets.utils.environment import copy_to_device
 
 BALANCE = {"classes": 0.0, "sqrt": 0.5}  # powers of `order.BalancedDraw`
 
-KEPT_BYTES = 1 << 30  # of an evaluation set on the device
+MAX_DEVICE_BYTES = 1 << 30  # of an evaluation set on the device
 
 
 class TrainStream:
-    """An endless stream of full training batches; batch k is the same whenever asked for.
+    """An endless stream of full training batches; batch k is the same whenever it is requested.
 
-    A set in memory is padded once, on the device, and batches are gathered from it without
-    threads. Files, and images cropped at random scales, are read ahead by `data_spec.workers`
-    threads, which never change a result. `batch_size` is the global one; `rank` gets its part of
-    each, in units of images that need one another: `norm_batch` of them, and partners of mixup.
+    A set in memory is padded once, on the device, and batches are gathered from it without threads.
+    Files, and images cropped at random scales, are read ahead by `data_spec.workers` threads, which
+    never change a result. `batch_size` is the global one; `rank` gets its part of each, in units of
+    images that belong together: `norm_batch` of them, and partners of mixup.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class TrainStream:
         rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
         norm_batch: int = 0,
     ) -> None:
-        # What `preprocessor` says is for testing, at `test_size`.
+        # `preprocessor` is for testing, at `test_size`.
         self.size = data_spec.size or preprocessor.spec.size
-        self.spec, self.preprocessor = data_spec, at_size(preprocessor, self.size)
+        self.spec, self.preprocessor = data_spec, resize_preprocessor(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         unit = mix_unit(data_spec.augment, batch_size, rank.world_size)
         self.places = rank.batch_indices(batch_size, math.lcm(unit, norm_batch or 1))
@@ -71,8 +71,8 @@ class TrainStream:
         self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)
         self.labels = split.labels.to(device)
         self.split = split if has_random_scaling(data_spec) else prepare(split, preprocessor)
-        packed = isinstance(split, FileSplit) and isinstance(split.files, PackFiles)
-        self.timings = Timings(device, packed=packed)
+        is_packed = isinstance(split, FileSplit) and isinstance(split.files, PackFiles)
+        self.timings = Timings(device, packed=is_packed)
         self._draw = epoch_draw(self.split, data_spec)
         self._padded: Tensor | None = None
         if isinstance(self.split, TensorSplit) and not has_random_scaling(data_spec):
@@ -80,20 +80,20 @@ class TrainStream:
 
     @property
     def examples(self) -> int:
-        """Images in one epoch."""
+        """Number of images in an epoch."""
         return len(self.split)
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Rows of images found unreadable so far; others take their place."""
+        """Rows of images that could not be read so far and were replaced by others."""
         return self.split.unreadable.errors
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Batches start_step, start_step + 1, ... without end, of a run of `total` steps.
+        """Yield batches start_step, start_step + 1, ... without end, of a run of `total` steps.
 
-        Progressive resizing goes by the share of `total` that is done; None = all at full size.
-        Another image takes the place of one that cannot be read (`read_ahead`); DataError, when
-        its batch is due, where too many cannot.
+        Progressive resizing follows the completed share of `total`; None: all at full size. An
+        unreadable image is replaced by another (`read_ahead`); raises DataError, when its batch is
+        due, if there are too many.
         """
         stream = self._read if self._padded is None else self._gather
         for step, (images, ids) in enumerate(stream(start_step, total), start_step):
@@ -106,42 +106,43 @@ class TrainStream:
 
     @property
     def in_memory(self) -> bool:
-        """Whether batches are gathered from a set that lies padded on the device."""
+        """Whether batches are gathered from a padded set on the device."""
         return self._padded is not None
 
     def draws(self, start_step: int, steps: int) -> dict[str, NDArray[Any]]:
-        """What `batch_at` needs for steps from `start_step` on, (steps, B) each.
+        """Return what `batch_at` needs for steps from `start_step` on, (steps, B) each.
 
-        Of a single process, and without what `mix` and augmentation beyond crops and flips draw.
+        For a single process, without random numbers of `mix` and of augmentation other than crops
+        and flips.
         """
         epochs, rows = self._positions(start_step, steps)
         draws = {"rows": rows, **self.augment.draws(epochs, rows)}
         return {name: each.reshape(steps, self.batch_size) for name, each in draws.items()}
 
     def batch_at(self, rows: Tensor, size: int, **draws: Tensor) -> Batch:
-        """The batch of `rows` (B,) and `draws`, all on the device, at `size` px."""
+        """Return the batch of `rows` (B,) and `draws`, all on the device, at `size` px."""
         assert self._padded is not None
-        images = resized(self.augment.crop_at(self._padded, rows, **draws), size)
+        images = resize_images(self.augment.crop_at(self._padded, rows, **draws), size)
         images = images if self.channels_last else images.contiguous()
         return Batch(images, self.labels.index_select(0, rows), rows)
 
     def size_at(self, step: int, total: int | None) -> int:
-        """Pixels of the images of batch `step` of a run of `total` steps."""
+        """Return the size in px of the images of step `step` of a run of `total` steps."""
         return size_at(self.spec, self.size, step, total)
 
     def _gather(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
-        """Images and rows of each batch of a set in memory."""
+        """Yield images and rows of each batch of a set in memory."""
         assert self._padded is not None
-        for size, epochs, rows in self._draws(start_step, total):
+        for size, epochs, rows in self._iter_draws(start_step, total):
             places = torch.from_numpy(rows)
             with self.timings.augmenting:
                 images = self.augment(self._padded, places, epochs, rows, size)
             yield images, rows
 
     def _read(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
-        """The same of images that are read, and cut, when needed."""
-        draws = self._draws(start_step, total)
-        plans = (self._plan(size, epochs, rows) for size, epochs, rows in draws)
+        """Yield images and rows of each batch, read and cut when needed."""
+        draws = self._iter_draws(start_step, total)
+        plans = (self._plan_batch(size, epochs, rows) for size, epochs, rows in draws)
         pin = self.device.type == "cuda"
         places = torch.arange(len(self.places))
         workers, seed = self.spec.workers, self.seed
@@ -155,21 +156,25 @@ class TrainStream:
                 images = augment(padded, places, plan.epochs, plan.rows, size)
             yield images, plan.rows
 
-    def _draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
-        """Pixels, and this rank's epochs and rows, each (B,), of batch `step` and all after it."""
+    def _iter_draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
+        """Yield size in px, and this rank's epochs and rows, each (B,), of batch `step` and all
+        later ones.
+        """
         while True:
             epochs, rows = self._positions(step, 1)
             yield self.size_at(step, total), epochs[self.places], rows[self.places]
             step += 1
 
     def _positions(self, step: int, steps: int) -> tuple[Ints, Ints]:
-        """Epochs and rows, each (steps * batch size,), of all ranks' batches from `step` on."""
+        """Return epochs and rows, (steps * batch size,) each, of all ranks from `step` on."""
         start, count = step * self.batch_size, steps * self.batch_size
         repeats = self.spec.augment.repeats
         return order.positions(len(self.split), self.seed, start, count, repeats, self._draw)
 
-    def _plan(self, size: int, epochs: Ints, rows: Ints) -> BatchPlan:
-        """Random parts are cut at `size` px; all else as in memory, at full size."""
+    def _plan_batch(self, size: int, epochs: Ints, rows: Ints) -> BatchPlan:
+        """Plan a batch: random parts are cut at `size` px; everything else at full size, as in
+        memory.
+        """
         augment, seed = self.spec.augment, self.seed
         views = train_views(
             augment,
@@ -182,20 +187,20 @@ class TrainStream:
         return BatchPlan(rows, epochs, views)
 
     def _augment_at(self, size: int) -> BatchAugment:
-        """The augmentation of images that the decoder cut at `size` px already."""
+        """Return the augmentation of images that the decoder cut at `size` px."""
         if size != self.augment.size:
-            preprocessor = at_size(self.preprocessor, size)
+            preprocessor = resize_preprocessor(self.preprocessor, size)
             self.augment = BatchAugment(self.spec.augment, preprocessor, self.seed, self.device)
         return self.augment
 
 
 def epoch_draw(split: Split, spec: DataSpec) -> order.Draw | None:
-    """The draws of the epochs over `split`; None where they are those of `order.positions`.
+    """Return the draws of the epochs over `split`; None for those of `order.positions`.
 
-    Raises ConfigError for a streamed split that is to be balanced.
+    Raises ConfigError for a streamed split with `data.balance`.
     """
     if spec.balance == "none":
-        return order.each_once(split.permutation) if isinstance(split, StreamSplit) else None
+        return order.draw_each_once(split.permutation) if isinstance(split, StreamSplit) else None
     if isinstance(split, StreamSplit):
         raise ConfigError(
             f"data.balance: {spec.balance} draws single images, but data.streaming reads blocks of"
@@ -212,49 +217,50 @@ def eval_batches(
     workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Each image once, in order, as prediction sees it; the last batch is short, none padded.
+    """Yield each image once, in order, preprocessed as in prediction; the last batch may be
+    smaller.
 
-    `rows` are those of the split that are asked for; None = all.
-    Images are float32 in channels_last memory. Images that cannot be read are left out and noted
-    in `split.unreadable`; DataError when none can.
+    rows: those of the split to read; None for all. Images are float32 in channels_last memory.
+    Unreadable images are left out and added to `split.unreadable`; raises DataError if none can be
+    read.
     """
     split = prepare(split, preprocessor)
-    wanted = torch.arange(len(split)) if rows is None else torch.tensor(rows, dtype=torch.int64)
-    parts = wanted.split(batch_size) if len(wanted) else ()
-    for ids, pixels in _eval_pixels(split, preprocessor, parts, device, workers):
+    row_tensor = torch.arange(len(split)) if rows is None else torch.tensor(rows, dtype=torch.int64)
+    parts = row_tensor.split(batch_size) if len(row_tensor) else ()
+    for ids, pixels in _read_eval_batches(split, preprocessor, parts, device, workers):
         images = copy_to_device(pixels, device).permute(0, 3, 1, 2)
-        labels = copy_to_device(_rows(split.labels, ids), device)
+        labels = copy_to_device(_select_rows(split.labels, ids), device)
         yield Batch(preprocessor.normalize(images), labels, ids)
 
 
 def keep_on_device(split: Split, device: torch.device) -> Split:
-    """The split with images and labels on `device` if they are in memory and not too large.
+    """Return the split with images and labels on `device` if they are in memory and not too large.
 
-    A GPU then evaluates it again and again without copying it each time.
+    A GPU then evaluates it repeatedly without copying it each time.
     """
     if device.type == "cpu" or not isinstance(split, TensorSplit):
         return split
-    if split.images.nbytes > KEPT_BYTES:
+    if split.images.nbytes > MAX_DEVICE_BYTES:
         return split
     images, labels = (copy_to_device(each, device) for each in (split.images, split.labels))
     return dataclasses.replace(split, images=images, labels=labels)
 
 
-def _rows(values: Tensor, ids: Tensor) -> Tensor:
-    """The rows `ids` (on the CPU) of `values` on any device."""
+def _select_rows(values: Tensor, ids: Tensor) -> Tensor:
+    """Return the rows `ids` (on the CPU) of `values` on any device."""
     return values.index_select(0, copy_to_device(ids, values.device))
 
 
-def _eval_pixels(
+def _read_eval_batches(
     split: Split,
     preprocessor: Preprocessor,
     parts: Sequence[Tensor],
     device: torch.device,
     workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids (B,), of each of `parts`, and pixels (B, size, size, C) uint8."""
+    """Yield ids (B,), of each of `parts`, and pixels (B, size, size, C) uint8."""
     if isinstance(split, TensorSplit):
-        yield from ((ids, _rows(split.images, ids)) for ids in parts)
+        yield from ((ids, _select_rows(split.images, ids)) for ids in parts)
         return
     view = preprocessor.view
     plans = (

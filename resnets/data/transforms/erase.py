@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020): a rectangle of a normalised image becomes noise."""
+"""Random erasing (Zhong et al. 2020): a rectangle of a normalized image is replaced by noise."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Ints = NDArray[np.int64]
 
 
 class Erase:
-    """Erases one rectangle of a share `probability` of images, keyed by (seed, epoch, sample).
+    """Erases one rectangle in a share `probability` of images, keyed by (seed, epoch, sample).
 
-    The noise is normal with mean 0 and deviation 1 in each pixel and plane, as the images are
-    (timm's "pixel" mode). It is a window, at a random place, of one noise image of the seed.
+    The noise is normal with mean 0 and deviation 1 in each pixel and channel, as the images are
+    (timm's "pixel" mode). It is a window, at a random position, of one noise image per seed.
     """
 
     def __init__(self, probability: float, seed: int, size: int, channels: int) -> None:
         self.probability, self.seed, self.size = probability, seed, size
-        place = np.arange(channels * 4 * size * size)
+        index = np.arange(channels * 4 * size * size)
         radius, angle = (
-            order.uniform(seed, 0, place, order.STREAM_NOISE + part) for part in (0, 1)
+            order.uniform(seed, 0, index, order.STREAM_NOISE + part) for part in (0, 1)
         )
         noise = order.normal(radius, angle).astype(np.float32)
         self._noise = torch.from_numpy(noise).view(channels, 2 * size, 2 * size)
@@ -46,9 +46,10 @@ class Erase:
     def boxes(
         self, epochs: Ints, ids: Ints, height: int, width: int
     ) -> list[tuple[int, tuple[int, ...]]]:
-        """Rows, each with top, left, height, width of its rectangle, and y, x of the noise's.
+        """Return rows, each with top, left, height, width of its rectangle, and y, x of the
+        noise's.
 
-        The first of ten random areas and ratios that fits in the image counts.
+        The first of ten random areas and ratios that fits in the image is used.
         """
         epochs, ids = epochs[:, None], ids[:, None]
         chosen = order.uniform(self.seed, epochs, ids, order.STREAM_ERASE) < self.probability
@@ -61,9 +62,9 @@ class Erase:
         tall = np.rint(np.sqrt(area * ratio)).astype(np.int64)
         wide = np.rint(np.sqrt(area / ratio)).astype(np.int64)
         fits = (tall < height) & (wide < width) & (tall > 0) & (wide > 0)
-        place = np.flatnonzero(fits.any(axis=1))
-        first = place, fits[place].argmax(1)
-        rows, draws, tall, wide = rows[place], draws[place], tall[first], wide[first]
+        fitting = np.flatnonzero(fits.any(axis=1))
+        first = fitting, fits[fitting].argmax(1)
+        rows, draws, tall, wide = rows[fitting], draws[fitting], tall[first], wide[first]
         top = (draws[:, 0] * (height - tall + 1)).astype(np.int64)
         left = (draws[:, 1] * (width - wide + 1)).astype(np.int64)
         window = (draws[:, 2:4] * (self.size + 1)).astype(np.int64)

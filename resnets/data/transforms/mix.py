@@ -1,4 +1,4 @@
-"""Images of a batch mixed with one another: mixup and cutmix."""
+"""Mixing of images within a batch: mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from resnets.utils.environment import copy_to_device
 
 
 def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
-    """Batch `step`, mixed where `spec` says so; its draws are a pure function of (seed, step).
+    """Mix batch `step` as `spec` says; random numbers are a pure function of (seed, step).
 
-    One share from Beta(alpha, alpha), and one rectangle, serve the whole batch, as in the authors'
-    code. mixup (Zhang et al. 2018): share * image + (1 - share) * partner. cutmix (Yun et al.
-    2019): a rectangle of area 1 - share at a uniform place, cut off at the border, comes from the
-    partner; `Batch.share` is the exact share of the area that is left.
+    One share from Beta(alpha, alpha), and one rectangle, are used for the whole batch, as in the
+    authors' code. mixup (Zhang et al. 2018): share * image + (1 - share) * partner. cutmix (Yun et
+    al. 2019): a rectangle of area 1 - share at a uniform position, clipped at the border, comes
+    from the partner; `Batch.share` is the exact remaining share of the area.
     """
-    whether, which, quantile, down, across = order.uniform(
+    mix_draw, cutmix_draw, quantile, down, across = order.uniform(
         seed, step, 0, order.STREAM_MIX + np.arange(5)
     ).tolist()
-    if not (spec.mixup or spec.cutmix) or whether >= spec.mix_probability:
+    if not (spec.mixup or spec.cutmix) or mix_draw >= spec.mix_probability:
         return batch
     from scipy.special import betaincinv  # deferred: slow to import
 
@@ -34,10 +34,10 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     assert isinstance(images, Tensor)
     assert isinstance(targets, Tensor)
     other = copy_to_device(partners(len(images), spec.repeats), images.device)
-    cut = bool(spec.cutmix) and (not spec.mixup or which < 0.5)
-    alpha = spec.cutmix if cut else spec.mixup
+    use_cutmix = bool(spec.cutmix) and (not spec.mixup or cutmix_draw < 0.5)
+    alpha = spec.cutmix if use_cutmix else spec.mixup
     share = float(betaincinv(alpha, alpha, quantile))  # the quantile function of Beta
-    if cut:
+    if use_cutmix:
         height, width = images.shape[2:]
         top, bottom, left, right = cut_box(height, width, share, down, across)
         mixed = images.clone()
@@ -50,9 +50,10 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
 
 
 def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
-    """Neighbours of a batch that must stay on one device, since they are mixed; 1 = none.
+    """Return how many consecutive images must stay on one device, since they are mixed; 1 without
+    mixing.
 
-    Raises ConfigError where several `ranks` would have to mix the batch's last images.
+    Raises ConfigError if several `ranks` would have to mix the batch's last images.
     """
     unit = 2 * spec.repeats if spec.mixup or spec.cutmix else 1
     if ranks > 1 and batch_size % unit:
@@ -63,22 +64,24 @@ def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
 
 
 def partners(count: int, repeats: int = 1) -> Tensor:
-    """The place (count,) int64 in the batch of each image's partner.
+    """Return (count,) int64, the index in the batch of each image's partner.
 
-    The order is random anew in each epoch, so partners may be neighbours: place p takes p +
-    repeats, and the other way round, in blocks of 2 repeats. A repeated image thus never meets
-    itself, and a device whose slice of the batch is whole blocks needs no other device's images.
-    An odd one at the end takes one from the start.
+    The order is random in each epoch, so partners may be neighbors: index p is paired with p +
+    repeats, in blocks of 2 repeats. A repeated image is thus never its own partner, and a device
+    whose slice of the batch is whole blocks needs no other device's images. An odd one at the end
+    is paired with one from the start.
     """
-    place = torch.arange(count)
-    first = place // repeats % 2 == 0
-    return torch.where(first, place + repeats, place - repeats) % count
+    index = torch.arange(count)
+    first = index // repeats % 2 == 0
+    return torch.where(first, index + repeats, index - repeats) % count
 
 
 def cut_box(
     height: int, width: int, share: float, down: float, across: float
 ) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of a rectangle of area 1 - share around (down, across) in 0..1."""
+    """Return top, bottom, left, right of a rectangle of area 1 - share around (down, across) in
+    0..1.
+    """
     side = math.sqrt(1 - share)
     tall, wide = int(height * side), int(width * side)
     y, x = int(down * height), int(across * width)

@@ -1,9 +1,9 @@
 """The operations of augmentation policies, on groups of images, each with its own strength.
 
-All take `images` (B, C, S, S) uint8, grey or colour, in channels_last memory or not, and give new
-ones. They do what Pillow's
-operations of these names do (policies were tuned on those), to 1 of 255 where values are rounded;
-what needs no strength is torchvision's. `strength` is (B, 1, 1, 1) float32.
+All take `images` (B, C, S, S) uint8, gray or color, in channels_last memory or not, and return new
+ones. They do what Pillow's operations of these names do (policies were tuned on those), up to 1 of
+255 where values are rounded; operations without a strength are torchvision's. `strength` is (B, 1,
+1, 1) float32.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# ITU-R 601-2 luma, as Pillow's conversion to grey.
+# ITU-R 601-2 luma, as in Pillow's conversion to gray.
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all images share: fill (C,) uint8 for what warps move into view, how warps sample
-    ("bilinear" or "nearest"), and whether planes are blue, green, red.
+    """Parameters that all images share.
+
+    fill: (C,) uint8 for pixels that warps move into view. mode: sampling of warps, "bilinear" or
+    "nearest". bgr: channels are blue, green, red.
     """
 
     fill: Tensor
@@ -32,8 +34,8 @@ class Scene:
 
 
 def gray(images: Tensor, scene: Scene) -> Tensor:
-    """(B, 1, S, S) float32: brightness of each pixel, rounded as Pillow does."""
-    planes = images.contiguous().float().unbind(1)  # strided planes take thrice as long
+    """Return (B, 1, S, S) float32: brightness of each pixel, rounded as Pillow does."""
+    planes = images.contiguous().float().unbind(1)  # strided planes take three times as long
     if len(planes) == 1:
         return planes[0][:, None]
     red, green, blue = reversed(planes) if scene.bgr else planes
@@ -42,29 +44,29 @@ def gray(images: Tensor, scene: Scene) -> Tensor:
 
 
 def blend(plain: Tensor, images: Tensor, strength: Tensor) -> Tensor:
-    """plain + strength * (images - plain); strength 1 leaves images as they are."""
+    """Return plain + strength * (images - plain); strength 1 leaves images unchanged."""
     return torch.lerp(plain, images.float(), strength).clamp_(0, 255).byte()
 
 
 def color(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
-    """Saturation: 0 is grey."""
-    images = images.contiguous()  # the layout of `gray`
+    """Change saturation; 0 is gray."""
+    images = images.contiguous()  # the layout that `gray` needs
     return blend(gray(images, scene), images, strength)
 
 
 def contrast(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
-    """Distance from the mean brightness of the image."""
+    """Scale the distance from the mean brightness of the image."""
     mean = gray(images, scene).mean((1, 2, 3), keepdim=True).add_(0.5).floor_()
     return blend(mean, images, strength)
 
 
 def brightness(images: Tensor, strength: Tensor) -> Tensor:
-    """0 is black."""
+    """Scale brightness; 0 is black."""
     return images.mul(strength).clamp_(0, 255).byte()
 
 
 def sharpness(images: Tensor, strength: Tensor) -> Tensor:
-    """0 is smoothed by a 3 x 3 kernel, all but the border."""
+    """Change sharpness; 0 is smoothed by a 3 x 3 kernel, except the border."""
     if min(images.shape[2:]) < 3:
         return images.clone()
     values = images.short()  # the sums below stay within 13 * 255
@@ -85,7 +87,7 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert values of `threshold` and more."""
-    above = images.short() >= threshold.ceil().short()  # integers compare faster
+    above = images.short() >= threshold.ceil().short()  # comparing integers is faster
     return images ^ above.byte().mul_(255)
 
 
@@ -95,9 +97,9 @@ def solarize_add(images: Tensor, amount: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch the values of each plane to 0..255; planes of one value stay.
+    """Stretch the values of each channel to 0..255; constant channels are unchanged.
 
-    torchvision's gives the same, but the host waits for the device to select those planes.
+    torchvision's gives the same result, but synchronizes with the device to select these channels.
     """
     values = images.contiguous().float()
     low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
@@ -107,12 +109,12 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, scene: Scene) -> Tensor:
-    """Each pixel is taken from where its affine map (B, 2, 3) of coordinates -1..1 leads.
+    """Sample each pixel where its affine map (B, 2, 3) of coordinates -1..1 points to.
 
-    What comes from outside is filled, and does not bleed into the rest, as in Pillow.
+    Pixels from outside are filled, and do not bleed into the rest, as in Pillow.
     """
     size = images.shape[3]
-    place = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # centres of pixels
+    place = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # pixel centers
     right, down, shift = matrices.unbind(2)  # (B, 2) each
     across = place[:, None] * right[:, None] + shift[:, None]  # (B, S, 2)
     grid = across[:, None] + (place[:, None] * down[:, None])[:, :, None]  # (B, S, S, 2)
@@ -124,34 +126,36 @@ def warp(images: Tensor, matrices: Tensor, scene: Scene) -> Tensor:
 
 
 def rotation(degrees: Tensor) -> Tensor:
-    """Map for `warp`: counter-clockwise about the centre."""
+    """Return the map of a counter-clockwise rotation about the center, for `warp`."""
     angle = torch.deg2rad(degrees.flatten())
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     return torch.stack((cos, -sin, zero, sin, cos, zero), 1).view(-1, 2, 3)
 
 
 def shear_x(slope: Tensor) -> Tensor:
-    """Map for `warp`: each row goes `slope` pixels further to the left; the upper border stays."""
+    """Return the map that shifts each row `slope` pixels further left, except the top border, for
+    `warp`.
+    """
     slope = slope.flatten()
     one, zero = torch.ones_like(slope), torch.zeros_like(slope)
     return torch.stack((one, slope, slope, zero, one, zero), 1).view(-1, 2, 3)
 
 
 def translate_x(pixels: Tensor, size: int) -> Tensor:
-    """Map for `warp`: to the left by `pixels` out of `size`."""
+    """Return the map of a shift to the left by `pixels` out of `size`, for `warp`."""
     shift = 2 / size * pixels.flatten()
     one, zero = torch.ones_like(shift), torch.zeros_like(shift)
     return torch.stack((one, zero, shift, zero, one, zero), 1).view(-1, 2, 3)
 
 
 def along_y(matrices: Tensor) -> Tensor:
-    """The same with x and y exchanged: upwards in place of to the left."""
-    x, y, shift = matrices.flip(1).split(1, 2)  # an index list would have to go to the device
+    """Exchange x and y of a map: up instead of left."""
+    x, y, shift = matrices.flip(1).split(1, 2)  # an index list would be copied to the device
     return torch.cat((y, x, shift), 2)
 
 
 def _torchvision() -> Any:
-    """Its operations. Importing them brings torch's compiler in, which takes seconds."""
+    """Import torchvision's operations, which imports torch's compiler and takes seconds."""
     from torchvision.transforms.v2 import functional
 
     return functional

@@ -1,7 +1,8 @@
-"""Random changes of color, keyed by (seed, epoch, sample): jitter, grayscale, Gaussian blur.
+"""Random color changes, keyed by (seed, epoch, sample): jitter, grayscale, Gaussian blur.
 
 The operations are torchvision's ColorJitter, RandomGrayscale and GaussianBlur, in this order, each
-with one amount per image. They take whole batches; a batch is divided by operation, never by image.
+with one amount per image. They run on whole batches; a batch is divided by operation, never by
+image.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
-TRUNCATE = 3.0  # deviations of the blur's kernel on each side
+TRUNCATE = 3.0  # of the blur's kernel on each side, in deviations
 
 
 class Photometric:
-    """The changes that `spec` asks for; `bgr`: whether planes are blue, green, red."""
+    """The color changes of `spec`; bgr: channels are blue, green, red."""
 
     def __init__(self, spec: AugmentSpec, seed: int, *, bgr: bool = False) -> None:
         self.spec, self.seed = spec, seed
         self.scene = Scene(torch.zeros(3, dtype=torch.uint8), bgr=bgr)
 
     @staticmethod
-    def wanted(spec: AugmentSpec) -> bool:
-        """Whether `spec` asks for any."""
+    def is_enabled(spec: AugmentSpec) -> bool:
+        """Return whether `spec` has any color changes."""
         return any(spec.color_jitter) or spec.grayscale > 0 or spec.blur > 0
 
     def __call__(self, images: Tensor, epochs: Ints, ids: Ints) -> Tensor:
@@ -44,23 +45,26 @@ class Photometric:
         if any(self.spec.color_jitter):
             self._jitter(planes, epochs, ids)
         if self.spec.grayscale:
-            rows = self._chosen(self.spec.grayscale, order.STREAM_GRAYSCALE, epochs, ids)
+            rows = self._draw_rows(self.spec.grayscale, order.STREAM_GRAYSCALE, epochs, ids)
             if len(rows):
-                part = planes[self._here(rows, images)]
-                planes[self._here(rows, images)] = gray(part, self.scene).byte().expand_as(part)
+                part = planes[self._to_device(rows, images)]
+                planes[self._to_device(rows, images)] = (
+                    gray(part, self.scene).byte().expand_as(part)
+                )
         if self.spec.blur:
-            rows = self._chosen(self.spec.blur, order.STREAM_BLUR, epochs, ids)
+            rows = self._draw_rows(self.spec.blur, order.STREAM_BLUR, epochs, ids)
             if len(rows):
                 low, high = self.spec.blur_sigma
                 share = order.uniform(self.seed, epochs[rows], ids[rows], order.STREAM_BLUR + 1)
-                sigma = self._here((low + share * (high - low)).astype(np.float32), images)
-                part = planes[self._here(rows, images)]
-                planes[self._here(rows, images)] = gaussian_blur(part, sigma, blur_size(high))
+                sigma = self._to_device((low + share * (high - low)).astype(np.float32), images)
+                part = planes[self._to_device(rows, images)]
+                planes[self._to_device(rows, images)] = gaussian_blur(part, sigma, blur_size(high))
         return images
 
     def draw_jitter(self, epochs: Ints, ids: Ints) -> tuple[Floats, Ints]:
-        """Factors (B, 4) in the order of `JITTER`, and which of them comes first, second, ...: (B,
-        4)."""
+        """Return factors (B, 4) in the order of `JITTER`, and the order in which they are applied:
+        (B, 4).
+        """
         streams = order.STREAM_COLOR_JITTER + np.arange(2 * len(JITTER))
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams)
         width = np.array(self.spec.color_jitter)
@@ -70,15 +74,15 @@ class Photometric:
         return low + draws[:, :count] * (high - low), draws[:, count:].argsort(1, kind="stable")
 
     def _jitter(self, planes: Tensor, epochs: Ints, ids: Ints) -> None:
-        factors, turns = self.draw_jitter(epochs, ids)
-        for place in range(len(JITTER)):
+        factors, ranks = self.draw_jitter(epochs, ids)
+        for position in range(len(JITTER)):
             for kind, width in enumerate(self.spec.color_jitter):
-                rows = np.flatnonzero(turns[:, place] == kind)
+                rows = np.flatnonzero(ranks[:, position] == kind)
                 if not width or not len(rows):
                     continue
-                here = self._here(rows, planes)
-                factor = self._here(factors[rows, kind].astype(np.float32), planes)
-                planes[here] = self._change(kind, planes[here], factor.view(-1, 1, 1, 1))
+                selected = self._to_device(rows, planes)
+                factor = self._to_device(factors[rows, kind].astype(np.float32), planes)
+                planes[selected] = self._change(kind, planes[selected], factor.view(-1, 1, 1, 1))
 
     def _change(self, kind: int, images: Tensor, factor: Tensor) -> Tensor:
         if kind == 0:
@@ -91,17 +95,17 @@ class Photometric:
             return adjust_hue(images.flip(1), factor).flip(1)
         return adjust_hue(images, factor)
 
-    def _chosen(self, probability: float, stream: int, epochs: Ints, ids: Ints) -> Ints:
+    def _draw_rows(self, probability: float, stream: int, epochs: Ints, ids: Ints) -> Ints:
         return np.flatnonzero(order.uniform(self.seed, epochs, ids, stream) < probability)
 
-    def _here(self, values: NDArray, images: Tensor) -> Tensor:
+    def _to_device(self, values: NDArray, images: Tensor) -> Tensor:
         return copy_to_device(values, images.device)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of RGB `images` (B, 3, H, W) uint8 by `shift` (B, 1, 1, 1) of the circle.
+    """Shift the hue of RGB `images` (B, 3, H, W) uint8 by `shift` (B, 1, 1, 1) of the circle.
 
-    torchvision's adjust_hue, by way of HSV (Smith 1978), with a shift for each image.
+    torchvision's adjust_hue, via HSV (Smith 1978), with a shift per image.
     """
     red, green, blue = (images.float() / 255).unbind(1)
     highest = torch.maximum(torch.maximum(red, green), blue)
@@ -121,23 +125,23 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur_size(sigma: float) -> int:
-    """[px] Width of the kernel for a deviation of `sigma` px."""
+    """Return the width of the kernel in px for a deviation of `sigma` px."""
     return 2 * math.ceil(TRUNCATE * sigma) + 1
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
-    """Blur `images` (B, C, H, W) uint8 by a deviation `sigma` (B,) in px; borders are reflected.
+    """Blur `images` (B, C, H, W) uint8 with deviation `sigma` (B,) in px; borders are reflected.
 
-    size: [px] width of the kernel, which does not depend on what else is in a batch.
+    size: [px] width of the kernel, independent of the rest of the batch.
     """
     taps = torch.arange(size, device=images.device) - size // 2
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).view(len(images), size, 1, 1, 1)
     height, width = images.shape[2:]
-    found = F.pad(images.contiguous().float(), [size // 2] * 4, mode="reflect")
+    blurred = F.pad(images.contiguous().float(), [size // 2] * 4, mode="reflect")
     for dim, length in ((2, height), (3, width)):
-        total = torch.zeros_like(found.narrow(dim, 0, length))
+        total = torch.zeros_like(blurred.narrow(dim, 0, length))
         for tap in range(size):
-            total.addcmul_(found.narrow(dim, tap, length), kernel[:, tap])
-        found = total
-    return found.round_().clamp_(0, 255).byte()
+            total.addcmul_(blurred.narrow(dim, tap, length), kernel[:, tap])
+        blurred = total
+    return blurred.round_().clamp_(0, 255).byte()

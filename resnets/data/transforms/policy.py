@@ -23,13 +23,13 @@ from resnets.utils.environment import copy_to_device
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Operation -> its strength from an amount in -1..1 and the side of the image in pixels.
+# Strength of an operation, from an amount in -1..1 and the side of the image in pixels.
 Strength = Callable[[Floats, int], Floats | float]
 
-DRAWS = 5  # for each layer: whether, which, how much (two), which sign
-CHANCE = 0.5  # that a layer of "rand" does anything
-BINS = 31  # strengths of "trivial"
-CACHED = 200_000  # values changed at a time on a CPU
+DRAWS = 5  # per layer: whether, which operation, amount (two), sign
+CHANCE = 0.5  # that a layer of "rand" is applied
+BINS = 31  # number of strengths of "trivial"
+CACHED_VALUES = 200_000  # values processed at a time on a CPU
 
 RAND: dict[str, Strength] = {
     "autocontrast": lambda amount, size: 0.0,
@@ -67,9 +67,10 @@ TRIVIAL: dict[str, Strength] = {
 
 
 class Policy:
-    """Random operations on uint8 images; `mean` (C,) in 0..1 fills what "rand" moves into view.
+    """Random operations on uint8 images; `mean` (C,) in 0..1 fills pixels that "rand" moves into
+    view.
 
-    bgr: whether the planes of images are blue, green, red.
+    bgr: channels are blue, green, red.
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class Policy:
         scene = replace(self.scene, fill=copy_to_device(self.scene.fill, device))
         for layer in range(self.layers):
             kinds, strengths = self.draw(epochs, ids, layer, images.shape[2])
-            for kind, chosen in _groups(kinds, images):
-                rows = copy_to_device(chosen, device)
-                strength = copy_to_device(strengths[chosen], device)
+            for kind, group_rows in _iter_groups(kinds, images):
+                rows = copy_to_device(group_rows, device)
+                strength = copy_to_device(strengths[group_rows], device)
                 group = images.index_select(0, rows).permute(0, 3, 1, 2)
                 group = OPERATIONS[names[kind]](group, strength.view(-1, 1, 1, 1), scene)
                 images.index_copy_(0, rows, group.permute(0, 2, 3, 1))
@@ -100,7 +101,7 @@ class Policy:
     def draw(
         self, epochs: Ints, ids: Ints, layer: int, size: int
     ) -> tuple[Ints, NDArray[np.float32]]:
-        """Which operation each image gets in `layer`, -1 for none, and how strong: (B,) each."""
+        """Return each image's operation in `layer`, -1 for none, and its strength, (B,) each."""
         streams = order.STREAM_POLICY + DRAWS * layer + np.arange(DRAWS)
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams).T
         kinds = (draws[1] * len(self.space)).astype(np.int64)
@@ -117,10 +118,12 @@ class Policy:
         return kinds, strengths
 
 
-def _groups(kinds: Ints, images: Tensor) -> Iterator[tuple[int, Ints]]:
-    """Each kind (but -1) and the rows of some images of it; on a CPU few enough for its cache."""
-    most = max(1, CACHED // images[0].numel()) if images.device.type == "cpu" else len(images)
+def _iter_groups(kinds: Ints, images: Tensor) -> Iterator[tuple[int, Ints]]:
+    """Yield each kind (except -1) and rows of images with it; on a CPU few enough for its cache."""
+    max_rows = (
+        max(1, CACHED_VALUES // images[0].numel()) if images.device.type == "cpu" else len(images)
+    )
     for kind in np.unique(kinds[kinds >= 0]).tolist():
         rows = np.flatnonzero(kinds == kind)
-        for start in range(0, len(rows), most):
-            yield kind, rows[start : start + most]
+        for start in range(0, len(rows), max_rows):
+            yield kind, rows[start : start + max_rows]

@@ -1,4 +1,4 @@
-"""From an image to the model's input, the same in training, evaluation and prediction."""
+"""Convert images to the model's input, identically in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # averages of the above
-SAMPLE = 10_000  # images read for the statistics of a set that is not in memory
-CHUNK = 100  # images whose pixels are summed at a time, in float64
-SMALLEST_STD = 1 / 255
+MAX_SAMPLES = 10_000  # images for the statistics of a set that is not in memory
+CHUNK = 100  # images summed at a time, in float64
+MIN_STD = 1 / 255
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessor:
-    """What `Preprocess` says, done.
+    """Applies a `Preprocess`.
 
-    mean_image: (C, size, size) float32 in 0..1 where `spec.mean_image`, else None. Means and
-    deviations are in the order of the model's planes, after `spec.channel_order` is applied.
+    mean_image: (C, size, size) float32 in 0..1 if `spec.mean_image`, else None. Means and
+    deviations are in the order of the model's channels, after `spec.channel_order` is applied.
     """
 
     spec: Preprocess
@@ -63,7 +63,7 @@ class Preprocessor:
 
     @property
     def view(self) -> Crop:
-        """The centre view that evaluation and prediction see."""
+        """The center view of evaluation and prediction."""
         spec = self.spec
         box = center_box(spec.size, spec.resize)
         return Crop(
@@ -71,9 +71,9 @@ class Preprocessor:
         )
 
     def to_tensor(self, image: ImageInput) -> Tensor:
-        """One image, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size).
+        """Convert an image, a path, PIL image or uint8 array (H, W[, C]), to uint8 (C, size, size).
 
-        Of stacks (other channels than 1 and 3, more bits than 8) only paths are taken.
+        For stacks (channels other than 1 and 3, more bits than 8) only paths are supported.
         """
         if isinstance(image, str | os.PathLike):
             pixels = decode(read_file(Path(image)), self.view, str(image))
@@ -89,32 +89,34 @@ class Preprocessor:
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 to float32 on its device: (x / 255 - mean) / std."""
+        """Normalize (B, C, H, W) uint8 to float32 on its device: (x / 255 - mean) / std."""
         images = images.flip(1) if self.spec.channel_order == "bgr" else images
         mean, scale = self.mean_and_scale(images.device)
         return (images.float() - mean) * scale
 
     def mean_and_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean (C, 1, 1) or (C, size, size) in 0..255, and 1 / (255 std) (C, 1, 1)."""
+        """Return mean (C, 1, 1) or (C, size, size) in 0..255, and 1 / (255 std) (C, 1, 1)."""
         mean = torch.tensor(self.spec.mean)[:, None, None]
         std = torch.tensor(self.spec.std)[:, None, None]
         mean = mean if self.mean_image is None else self.mean_image
         return copy_to_device(mean * 255, device), copy_to_device(1 / (255 * std), device)
 
     def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Tensor:
-        """The model's input: float32 (C, size, size) of an image, (B, C, size, size) of a list."""
+        """Return the model's input: float32 (C, size, size) for an image, (B, C, size, size) for a
+        list.
+        """
         if isinstance(image, Sequence) and not isinstance(image, str):
             return self.normalize(torch.stack([self.to_tensor(each) for each in image]))
         return self.normalize(self.to_tensor(image)[None])[0]
 
 
 def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
-    """The preprocessing for a model of `channels` planes trained on `split`.
+    """Return the preprocessing for a model of `channels` channels trained on `split`.
 
-    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean image (the paper,
-    section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
-    "imagenet" uses ImageNet's constants. A set that is not in memory is measured on 10,000 evenly
-    spaced images at most (of a stream, its first). ConfigError when images differ in size and
+    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean image (the paper, section
+    4.2) and keeps the scale 0..1; "channel" normalizes each channel to mean 0, deviation 1;
+    "imagenet" uses ImageNet's constants. A set that is not in memory is measured on at most 10,000
+    evenly spaced images (the first of a stream). Raises ConfigError if images differ in size and
     `spec.size` is None.
     """
     size = spec.tested_at or _common_size(split)
@@ -122,7 +124,7 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
         raise ConfigError(
             f"data.normalize: 'imagenet' has no statistics of {channels} channels; give 'channel'"
         )
-    known = Preprocess(
+    preprocess = Preprocess(
         size=size,
         resize=spec.resize or size,
         channels=channels,
@@ -132,60 +134,65 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
         value_range=spec.value_range,
     )
     if spec.normalize == "imagenet":
-        return Preprocessor(known)
-    total, squares, count = _sums(split, Preprocessor(known), spec.workers)
+        return Preprocessor(preprocess)
+    total, squares, count = _sum_pixels(split, Preprocessor(preprocess), spec.workers)
     if spec.normalize == "per-pixel-mean":
         image = (total / (255 * count)).float()
         means = tuple(image.mean((1, 2)).tolist())
-        fitted = replace(known, mean=means, std=(1.0,) * channels, mean_image=True)
+        fitted = replace(preprocess, mean=means, std=(1.0,) * channels, mean_image=True)
         return Preprocessor(fitted, image)
     pixels = count * size * size * 255
     mean = total.sum((1, 2)) / pixels
-    std = (squares / (255 * pixels) - mean**2).clamp(min=SMALLEST_STD**2).sqrt()
-    return Preprocessor(replace(known, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
+    std = (squares / (255 * pixels) - mean**2).clamp(min=MIN_STD**2).sqrt()
+    return Preprocessor(replace(preprocess, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
 
 
 def prepare(split: Split, preprocessor: Preprocessor) -> Split:
-    """A TensorSplit brought to the size and planes of the model, once; a FileSplit as it is.
+    """Resize a TensorSplit to the size and channels of the model, once; return a FileSplit
+    unchanged.
 
-    ConfigError when the images were already cut to another size than the model's.
+    Raises ConfigError if the images were already cut to a size other than the model's.
     """
     spec = preprocessor.spec
     if not isinstance(split, TensorSplit):
         return split
-    wanted = (spec.size, spec.resize, spec.interpolation)
+    model_view = (spec.size, spec.resize, spec.interpolation)
     resize = spec.resize
     if split.prepared is not None:
-        if split.prepared != wanted:
+        if split.prepared != model_view:
             raise ConfigError(
                 f"data: the images of {split.description} were read at (size, resize)"
-                f" {split.prepared}, but the model wants {wanted}; set data.size and data.resize,"
-                " or data.in_memory to 'never'"
+                f" {split.prepared}, but the model wants {model_view}; set data.size and"
+                " data.resize, or data.in_memory to 'never'"
             )
-        resize = spec.size  # they are cut already; only their planes may differ
+        resize = spec.size  # they are cut already; only their channels may differ
     stored = split.images.shape[1:]
     if stored == (spec.size, spec.size, spec.channels) and resize == spec.size:
         return split
     view = Crop(spec.size, spec.channels, center_box(spec.size, resize), spec.interpolation)
-    images = torch.cat(list(_read_all(split, np.arange(len(split)), view, 0)))
-    return replace(split, images=images, prepared=wanted)
+    images = torch.cat(list(_read_chunks(split, np.arange(len(split)), view, 0)))
+    return replace(split, images=images, prepared=model_view)
 
 
-def _read_all(split: Split, rows: NDArray[np.int64], view: Crop, workers: int) -> Iterator[Tensor]:
-    """One view of the images of `rows`, in chunks (n, size, size, C)."""
+def _read_chunks(
+    split: Split, rows: NDArray[np.int64], view: Crop, workers: int
+) -> Iterator[Tensor]:
+    """Yield one view of the images of `rows`, in chunks (n, size, size, C)."""
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     plans = (BatchPlan(chunk, np.zeros_like(chunk), [view] * len(chunk)) for chunk in chunks)
     return (pixels for _, pixels in read_ahead(split, plans, workers))
 
 
-def _sums(split: Split, preprocessor: Preprocessor, workers: int) -> tuple[Tensor, Tensor, int]:
-    """Sum of pixels (C, S, S), sum of squares (C,), both float64, and number of images read."""
+def _sum_pixels(
+    split: Split, preprocessor: Preprocessor, workers: int
+) -> tuple[Tensor, Tensor, int]:
+    """Return the sums of pixels (C, S, S) and squares (C,), float64, and the number of images."""
     split = prepare(split, preprocessor)
     if isinstance(split, TensorSplit):
         chunks = iter(split.images.split(CHUNK))
     else:
-        rows = _sample(split)
-        chunks = _read_all(split, rows, preprocessor.view, workers)
+        rows = _sample_rows(split)
+        chunks = _read_chunks(split, rows, preprocessor.view, workers)
     total, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     count = 0
     for pixels in chunks:
@@ -196,21 +203,21 @@ def _sums(split: Split, preprocessor: Preprocessor, workers: int) -> tuple[Tenso
     return total.permute(2, 0, 1), squares, count
 
 
-def _sample(split: Split) -> NDArray[np.int64]:
-    """Rows to measure: evenly spaced, or the first of a stream's order, so that few blocks do."""
-    count = min(len(split), SAMPLE)
+def _sample_rows(split: Split) -> NDArray[np.int64]:
+    """Return evenly spaced rows, or the first of a stream's order, so that few blocks are read."""
+    count = min(len(split), MAX_SAMPLES)
     if isinstance(split, StreamSplit):
         return split.permutation(len(split), 0, 0)[:count]
     return np.linspace(0, len(split) - 1, count).astype(np.int64)
 
 
 def _common_size(split: Split) -> int:
-    """Shorter side of the images of a set in memory, which all share one size."""
+    """Return the shorter side of the images of a set in memory, which all have one size."""
     if isinstance(split, TensorSplit):
         return min(split.images.shape[1:3])
     raise ConfigError(
         f"data.size: the images of {split.description} stay in files or differ in size;"
-        " say how many pixels the model sees, for instance 224"
+        " say the size of the model's input in px, for instance 224"
     )
 
 
@@ -226,7 +233,7 @@ def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def check_growth(spec: DataSpec, size: int) -> None:
-    """ConfigError where training images of `size` px cannot grow as `spec` says."""
+    """Raise ConfigError if training images of `size` px cannot grow as `spec` says."""
     start, (begin, end) = spec.grow_from, spec.grow_between
     if start is not None and not 1 <= start <= size:
         raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the model")
@@ -237,32 +244,33 @@ def check_growth(spec: DataSpec, size: int) -> None:
 
 
 def size_at(spec: DataSpec, size: int, step: int, total: int | None) -> int:
-    """Pixels of the training images of batch `step` out of `total`; `size` without growth.
+    """Return the size in px of the training images of step `step` out of `total`; `size` without
+    growth.
 
-    Linear between the two shares of the run, rounded to whole `grow_step` above `grow_from`. From
-    the second share on it is `size`, as it is where `total` is None.
+    It is linear between the two shares of the run, rounded to whole `grow_step` above `grow_from`.
+    From the second share on it is `size`, and also if `total` is None.
     """
     if spec.grow_from is None or total is None:
         return size
     begin, end = (share * total for share in spec.grow_between)
     if step >= end:
         return size
-    grown = max(0.0, step - begin) / max(1.0, end - begin) * (size - spec.grow_from)
-    return min(size, spec.grow_from + int(grown / spec.grow_step + 0.5) * spec.grow_step)
+    growth = max(0.0, step - begin) / max(1.0, end - begin) * (size - spec.grow_from)
+    return min(size, spec.grow_from + int(growth / spec.grow_step + 0.5) * spec.grow_step)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) float -> (B, C, size, size) by antialiased bilinear resizing."""
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """Resize (B, C, H, W) float to (B, C, size, size), antialiased and bilinear."""
     if images.shape[2] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
-def at_size(preprocessor: Preprocessor, size: int) -> Preprocessor:
-    """The same for images of `size` px, with the mean image resized to it."""
+def resize_preprocessor(preprocessor: Preprocessor, size: int) -> Preprocessor:
+    """Return the preprocessor for images of `size` px, with the mean image resized."""
     spec, image = preprocessor.spec, preprocessor.mean_image
     if size == spec.size:
         return preprocessor
-    image = None if image is None else resized(image[None], size)[0]
+    image = None if image is None else resize_images(image[None], size)[0]
     spec = replace(spec, size=size, resize=max(size, spec.resize))
     return replace(preprocessor, spec=spec, mean_image=image)

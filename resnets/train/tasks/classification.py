@@ -22,7 +22,7 @@ from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
 from resnets.data.splits.open import SetReport
 from resnets.data.transforms.augment import mirror_warning
-from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
+from resnets.data.transforms.preprocess import Preprocessor, resize_preprocessor, fit_preprocess
 from resnets.evaluate import describe_protocol, evaluate_model
 from resnets.evaluate.calibrate import Calibration, calibrate
 from resnets.evaluate.evaluation import AnyEvaluation, without_unreadable
@@ -243,7 +243,7 @@ class ClassificationTask:
     def _train_preprocessor(self) -> Preprocessor:
         """The preprocessor at the size of training, which may differ from that of tests."""
         size = self.recipe.data.size
-        return self.preprocessor if size is None else at_size(self.preprocessor, size)
+        return self.preprocessor if size is None else resize_preprocessor(self.preprocessor, size)
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """Return the function that evaluates a model in training; None without data for it."""
