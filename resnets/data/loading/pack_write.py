@@ -91,8 +91,8 @@ def pack(
                 unreadable = BadSamples(
                     format_part_name(source, part), len(part.labels), max_unreadable
                 )
-                read_image = partial(read_shrunk, size=size, levels=levels)
-                entries[role] = _write_part(file, workers, part, read_image, quarantine, unreadable)
+                load_image = partial(read_shrunk, size=size, levels=levels)
+                entries[role] = _write_part(file, workers, part, load_image, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
                 _check_classes(source, part, written)
                 report.images[role] = len(written)
@@ -126,7 +126,7 @@ def _write_part(
     file: IO[bytes],
     workers: int,
     part: Part,
-    read_image: Callable[[Files, int], NDArray[np.uint8]],
+    load_image: Callable[[Files, int], NDArray[np.uint8]],
     quarantine: Quarantine,
     unreadable: BadSamples,
 ) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _write_part(
 
     def work(row: int) -> bytes | DataError:
         try:
-            return encode_pnm(read_image(files, row))
+            return encode_pnm(load_image(files, row))
         except DataError as error:
             return error
 

@@ -22,7 +22,7 @@ from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
 from resnets.data.splits.open import SetReport
 from resnets.data.transforms.augment import mirror_warning
-from resnets.data.transforms.preprocess import Preprocessor, resize_preprocessor, fit_preprocess
+from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, resize_preprocessor
 from resnets.evaluate import describe_protocol, evaluate_model
 from resnets.evaluate.calibrate import Calibration, calibrate
 from resnets.evaluate.evaluation import AnyEvaluation, without_unreadable
