@@ -39,7 +39,7 @@ def annotated_contents(spec: DataSpec, task: Task, detect: DetectSpec | None = N
         return _build_contents(spec, open_full_set(spec.source, task, detect))
     except DataError:
         store = open_store(spec.source)
-        return Contents(spec.source, [_section(store, "", ImageIndex.of(store).images)], ())
+        return Contents(spec.source, [_make_section(store, "", ImageIndex.of(store).images)], ())
 
 
 def annotated_listing(where: str) -> str:
@@ -57,14 +57,14 @@ def _build_contents(spec: DataSpec, source: RawDataset) -> Contents:
     role_of_title = _assign_roles(source.titles)
     role_of_path: dict[str, str] = {}
     shared: dict[str, tuple[str, str]] = {}
-    for title in sorted(source.titles, key=lambda title: _rank(role_of_title[title])):
+    for title in sorted(source.titles, key=lambda title: _sort_key(role_of_title[title])):
         for path in paths_of[title]:
             first_role = role_of_path.setdefault(path, role_of_title[title])
             if {first_role, role_of_title[title]} in ({"test", "train"}, {"val", "train"}):
                 shared[path] = role_of_title[title], first_role
-    titles = sorted(set(role_of_title.values()), key=_rank)
+    titles = sorted(set(role_of_title.values()), key=_sort_key)
     sections = [
-        _section(
+        _make_section(
             source.store, title, [path for path, part in role_of_path.items() if part == title]
         )
         for title in titles
@@ -117,11 +117,11 @@ def _assign_roles(titles: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _rank(part: str) -> tuple[int, str]:
+def _sort_key(part: str) -> tuple[int, str]:
     return (SET_ORDER.index(part) if part in SET_ORDER else len(SET_ORDER)), part
 
 
-def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
+def _make_section(store: Store, title: str, paths: Sequence[str]) -> Section:
     return Section(title, store.take(paths), np.full(len(paths), -1, np.int64), ())
 
 
@@ -133,7 +133,7 @@ def _hold_out(source: RawDataset, spec: DataSpec, paths: Sequence[str]) -> list[
     train, val, test = held_out_rows(Source(source.name, source.classes, part), spec)
     shares = zip(SHARES, (test, val, train), strict=True)
     return [
-        _section(source.store, title, [paths[row] for row in rows.tolist()])
+        _make_section(source.store, title, [paths[row] for row in rows.tolist()])
         for title, rows in shares
     ]
 

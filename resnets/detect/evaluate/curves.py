@@ -32,11 +32,11 @@ def save_curves(
     Of more than ten classes, the five best and five worst are named.
     """
     with figure_fonts((*classes, protocol)), atomic_write(path) as temporary:
-        figure = _figure(figures, classes, protocol, kind)
+        figure = _draw_figure(figures, classes, protocol, kind)
         figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
 
 
-def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: str) -> Figure:
+def _draw_figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: str) -> Figure:
     figure = Figure(figsize=(13, 5.4), dpi=130, layout="constrained")
     lines = [escape_label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS_PER_INCH))]
     ap, ap50 = figures.numbers["AP"], figures.numbers["AP50"]
@@ -47,14 +47,14 @@ def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: s
         curve = _mean(figures.precision[index])
         label = f"overlap {overlap}: {_format_score(float(np.nanmean(curve)))}"
         left.plot(RECALL, curve, color=color, linewidth=2, label=label)
-    _frame(left, "Mean over classes", "precision")
+    _style_axes(left, "Mean over classes", "precision")
     left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
-    _classes(right, figures, classes)
-    _frame(right, "Each class at overlap 0.50", None)
+    _draw_classes(right, figures, classes)
+    _style_axes(right, "Each class at overlap 0.50", None)
     return figure
 
 
-def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
+def _draw_classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
     scored = [(score, row) for row, score in enumerate(figures.class_ap50) if score is not None]
     scored.sort(reverse=True)
     labeled = (
@@ -75,7 +75,7 @@ def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _frame(axes: Axes, title: str, ylabel: str | None) -> None:
+def _style_axes(axes: Axes, title: str, ylabel: str | None) -> None:
     axes.set_title(title, fontsize=11, loc="left", color=INK)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.05)  # a curve of perfect precision does not touch the top

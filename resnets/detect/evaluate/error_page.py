@@ -62,7 +62,7 @@ def worst_misses(split: DetectionSplit, detections_of: Sequence[Detections]) -> 
 def save_misses(split: DetectionSplit, misses: Sequence[Miss], protocol: str, path: Path) -> None:
     """Write the PNG: each miss with its surroundings, objects in green, detections in red."""
     title = f"The {len(misses)} worst misses" if misses else "No misses"
-    tiles = [_tile(split, miss) for miss in misses]
+    tiles = [_make_tile(split, miss) for miss in misses]
     save_image_grid(title, protocol, tiles, TILE, path)
 
 
@@ -121,7 +121,7 @@ def _choose_worst(misses: Sequence[Miss]) -> list[Miss]:
     return chosen
 
 
-def _tile(split: DetectionSplit, miss: Miss) -> Tile:
+def _make_tile(split: DetectionSplit, miss: Miss) -> Tile:
     """Return a tile with the miss in its surroundings, a description and its file."""
     what, why = miss.message
     color = GREEN if miss.found is None else RED
@@ -130,10 +130,10 @@ def _tile(split: DetectionSplit, miss: Miss) -> Tile:
         Caption(why),
         file_caption(split.files.name(miss.row)),
     )
-    return Tile(_surroundings(split.read(miss.row)[0], miss), lines)
+    return Tile(_crop_around(split.read(miss.row)[0], miss), lines)
 
 
-def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
+def _crop_around(pixels: np.ndarray, miss: Miss) -> Image.Image:
     """Crop a square of the image around the miss, with its boxes."""
     boxes = np.stack([box for box in (miss.found, miss.missed) if box is not None])
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)

@@ -41,7 +41,7 @@ class Sampler:
     ) -> None:
         self.repeats, self.tall = repeats, tall
         self.batch_size, self.seed = batch_size, seed
-        self._slots = lru_cache(maxsize=4)(self._epoch)
+        self._slots = lru_cache(maxsize=4)(self._draw_epoch)
 
     @cached_property
     def examples(self) -> int:
@@ -71,7 +71,7 @@ class Sampler:
         chosen = parts[np.argsort(random_keys, kind="stable")[position]]
         return Draws(epochs[chosen], rows[chosen], copies[chosen])
 
-    def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
+    def _draw_epoch(self, epoch: int) -> tuple[Ints, Ints]:
         """Return row and copy of each slot of an epoch: systematic sampling by `repeats`."""
         cumulative = np.cumsum(self.repeats) * (self.examples / self.repeats.sum())
         offset = order.uniform(self.seed, epoch, np.zeros(1, np.int64), STREAM_REPEAT)[0]

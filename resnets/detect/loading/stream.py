@@ -131,13 +131,13 @@ class DetectStream:
                     size = sum(self._estimate_bytes(int(draws.rows[place])) for place in places)
                     if queue and size + sum(queued for _, queued in queue) > BYTES_AHEAD:
                         break
-                    tasks = [pool.submit(self._sample, draws, place) for place in places]
+                    tasks = [pool.submit(self._load_sample, draws, place) for place in places]
                     queue.append((tasks, size))
                     step += 1
                 tasks, _ = queue.popleft()
                 samples = [each.result() for each in tasks]
                 with self.timings.to_device:
-                    batch = self._batch(samples)
+                    batch = self._make_batch(samples)
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
@@ -153,7 +153,7 @@ class DetectStream:
             return 4 * self.detect.crop**2
         return height * width * (3 + (len(target) if self.task == "instances" else 0))
 
-    def _sample(self, draws: Draws, place: int) -> Sample:
+    def _load_sample(self, draws: Draws, place: int) -> Sample:
         first_index, epoch = int(draws.rows[place]), int(draws.epochs[place])
         for index in order.rows_to_try(len(self.rows), self.seed, epoch, first_index):
             row = int(self.rows[index])
@@ -161,14 +161,16 @@ class DetectStream:
                 continue
             try:
                 with self.timings.decoding.working():
-                    return self._read(row, epoch, row + COPY_STRIDE * int(draws.copies[place]))
+                    return self._read_transformed(
+                        row, epoch, row + COPY_STRIDE * int(draws.copies[place])
+                    )
             except DataError as error:
                 if isinstance(error, UnknownValueError) and not self.detect.skip_invalid:
                     raise
                 self.ledger.add(row, error)
         raise self.ledger.exhausted_error()
 
-    def _read(self, row: int, epoch: int, key: int) -> Sample:
+    def _read_transformed(self, row: int, epoch: int, key: int) -> Sample:
         """Read image `row`, transformed at random by (seed, epoch, key)."""
 
         def uniform(stream: int) -> float:
@@ -204,18 +206,18 @@ class DetectStream:
         image, classes = crop_square(image, classes, self.detect.crop, position, fill)
         return Sample(row, image, boxes, target.labels, None, classes)
 
-    def _batch(self, samples: list[Sample]) -> Batch:
-        images = [self._image(sample.pixels) for sample in samples]
+    def _make_batch(self, samples: list[Sample]) -> Batch:
+        images = [self._prepare_image(sample.pixels) for sample in samples]
         ids = torch.tensor([sample.row for sample in samples])
         if self.task == "segment":
             maps = np.stack([sample.classes for sample in samples if sample.classes is not None])
             return Batch(torch.stack(images), self._to_device(maps).long(), ids)
-        return Batch(images, [self._target(sample) for sample in samples], ids)
+        return Batch(images, [self._make_target(sample) for sample in samples], ids)
 
-    def _image(self, pixels: Pixels) -> Tensor:
+    def _prepare_image(self, pixels: Pixels) -> Tensor:
         return self.preprocessor.normalize(self._to_device(pixels).permute(2, 0, 1)[None])[0]
 
-    def _target(self, sample: Sample) -> dict[str, Any]:
+    def _make_target(self, sample: Sample) -> dict[str, Any]:
         sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
         target = {
             "boxes": self._to_device(sample.boxes),

@@ -52,19 +52,19 @@ def coco_figures(
     output = io.StringIO()
     with contextlib.redirect_stdout(output):  # the library prints
         ground_truth = coco()
-        ground_truth.dataset = _truth(split, kind)
+        ground_truth.dataset = _to_coco_document(split, kind)
         ground_truth.createIndex()
         results = [
-            entry for row, each in enumerate(detections) for entry in _entries(row, each, kind)
+            entry for row, each in enumerate(detections) for entry in _to_results(row, each, kind)
         ]
-        evaluation = evaluator(ground_truth, _results(coco, ground_truth, results, kind), kind)
+        evaluation = evaluator(ground_truth, _load_results(coco, ground_truth, results, kind), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     precision = np.array(evaluation.eval["precision"], np.float64)[..., 0, -1]  # (T, R, K)
     precision[precision < 0] = np.nan
     return CocoFigures(
-        numbers=dict(zip(NUMBERS, map(_share, evaluation.stats[:12]), strict=True)),
+        numbers=dict(zip(NUMBERS, map(_none_if_negative, evaluation.stats[:12]), strict=True)),
         class_ap=tuple(_mean(precision[:, :, label]) for label in range(len(split.classes))),
         class_ap50=tuple(_mean(precision[0, :, label]) for label in range(len(split.classes))),
         precision=precision,
@@ -85,12 +85,12 @@ def _interface() -> tuple[Any, Any]:
     return module.COCO, module.COCOeval_faster
 
 
-def _truth(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
+def _to_coco_document(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
     """Return the split as a COCO document; images are numbered by row, categories by label."""
     annotations = [
         entry | {"image_id": row}
         for row, target in enumerate(split.targets)
-        for entry in _objects(target, kind)
+        for entry in _to_annotations(target, kind)
     ]
     for number, entry in enumerate(annotations, start=1):
         entry["id"] = number
@@ -105,13 +105,13 @@ def _truth(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
     }
 
 
-def _objects(target: Target, kind: Kind) -> list[dict[str, Any]]:
+def _to_annotations(target: Target, kind: Kind) -> list[dict[str, Any]]:
     ignored = target.crowd | target.difficult
     entries = []
     for index in range(len(target)):
         entry: dict[str, Any] = {
             "category_id": int(target.labels[index]),
-            "bbox": _as_xywh(target.boxes[index]),
+            "bbox": _to_xywh(target.boxes[index]),
             "area": float(target.areas[index]),
             "iscrowd": int(ignored[index]),
         }
@@ -124,7 +124,7 @@ def _objects(target: Target, kind: Kind) -> list[dict[str, Any]]:
     return entries
 
 
-def _entries(row: int, detections: Detections, kind: Kind) -> list[dict[str, Any]]:
+def _to_results(row: int, detections: Detections, kind: Kind) -> list[dict[str, Any]]:
     boxes, scores = (
         np.asarray(detections["boxes"], np.float64),
         np.asarray(detections["scores"], np.float64),
@@ -134,7 +134,7 @@ def _entries(row: int, detections: Detections, kind: Kind) -> list[dict[str, Any
         {
             "image_id": row,
             "category_id": int(labels[index]),
-            "bbox": _as_xywh(boxes[index]),
+            "bbox": _to_xywh(boxes[index]),
             "score": float(scores[index]),
         }
         for index in range(len(scores))
@@ -146,7 +146,7 @@ def _entries(row: int, detections: Detections, kind: Kind) -> list[dict[str, Any
     return entries
 
 
-def _results(coco: Any, truth: Any, entries: list[dict[str, Any]], kind: Kind) -> Any:
+def _load_results(coco: Any, truth: Any, entries: list[dict[str, Any]], kind: Kind) -> Any:
     """Load results by the library, which does not accept an empty list."""
     if entries:
         return truth.loadRes(entries)
@@ -156,12 +156,12 @@ def _results(coco: Any, truth: Any, entries: list[dict[str, Any]], kind: Kind) -
     return empty
 
 
-def _as_xywh(box: NDArray[Any]) -> list[float]:
+def _to_xywh(box: NDArray[Any]) -> list[float]:
     left, top, right, bottom = (float(value) for value in box)
     return [left, top, right - left, bottom - top]
 
 
-def _share(value: float) -> float | None:
+def _none_if_negative(value: float) -> float | None:
     return None if value < 0 else float(value)
 
 

@@ -36,7 +36,9 @@ def voc_figures(
     Difficult objects and crowds are ignored, whether detected or not.
     """
     assert len(detections) == len(split)
-    curves = [_curve(split, detections, label, overlap) for label in range(len(split.classes))]
+    curves = [
+        _precision_recall(split, detections, label, overlap) for label in range(len(split.classes))
+    ]
     ap11 = tuple(None if curve is None else eleven_point(*curve) for curve in curves)
     area = tuple(None if curve is None else area_under(*curve) for curve in curves)
     return VocFigures(ap11, area, _mean(ap11), _mean(area))
@@ -56,7 +58,7 @@ def area_under(recall: Curve, precision: Curve) -> float:
     return float((steps * monotone).sum())
 
 
-def _curve(
+def _precision_recall(
     split: DetectionSplit, detections: Sequence[Detections], label: int, overlap: float
 ) -> tuple[Curve, Curve] | None:
     """Return recall and precision after each detection of a class, by descending score."""
@@ -70,7 +72,7 @@ def _curve(
         class_scores = np.asarray(each["scores"], np.float64)[detected]
         order = np.argsort(-class_scores, kind="stable")
         boxes = np.asarray(each["boxes"])[detected][order]
-        hits.append(_judge(boxes, target.boxes[of_class], ignored, overlap))
+        hits.append(_match_boxes(boxes, target.boxes[of_class], ignored, overlap))
         scores.append(class_scores[order])
     if not objects:
         return None
@@ -84,7 +86,7 @@ def _curve(
     return (right / objects)[counted], precision[counted]
 
 
-def _judge(boxes: Floats, truth: Floats, ignored: Flags, overlap: float) -> NDArray[np.int64]:
+def _match_boxes(boxes: Floats, truth: Floats, ignored: Flags, overlap: float) -> NDArray[np.int64]:
     """Return 1 = right, 0 = wrong, -1 = ignored for boxes (N, 4) of one image, best first."""
     result = np.zeros(len(boxes), np.int64)
     if not len(truth):
