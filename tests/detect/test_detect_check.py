@@ -160,11 +160,11 @@ def test_class_map_problems(tmp_path):
     ("outline", "says"),
     [
         ("abc", "neither polygons"),
-        ([[0, 0, 1, NAN, 2, 2]], "no finite number"),
+        ([[0, 0, 1, NAN, 2, 2]], "not a finite number"),
         ([[0, 0, 50, 0, 50, 9]], "passes the edge of 20x10 by 30 px"),
         ({"size": [10, 20], "counts": [100, 50]}, "do not add up"),
         ({"size": [10, 20], "counts": [-1, 201]}, "do not add up"),
-        ({"size": [10, 20], "counts": "zz!"}, "a letter that COCO does not use"),
+        ({"size": [10, 20], "counts": "zz!"}, "an invalid character"),
         ({"size": [10, 20], "counts": "o"}, "cut short"),
         ({"size": [10, 20], "counts": 5}, "has no run lengths"),
     ],

@@ -267,7 +267,7 @@ def test_what_is_wrong_with_a_test_set_stops_a_run_before_its_first_step(tmp_pat
     put(tmp_path / "set/annotations/instances_test.json", made)
     arguments = ["detect-small", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run")]
     assert main(["train", *arguments, "--set", "data.val_fraction=0"]) == 1
-    says = {"shared": "shares images", "damaged": "no JSON", "missing": "image is missing"}
+    says = {"shared": "shares images", "damaged": "invalid JSON", "missing": "image is missing"}
     assert says[wrong] in capsys.readouterr().err
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
