@@ -159,7 +159,10 @@ def test_class_maps_with_a_list_of_values(tmp_path):
     ("document", "says"),
     [
         ("[]", "not COCO JSON; it needs lists called images"),
-        ('{"images": [3], "annotations": [], "categories": []}', r"images\[0\]: is not a COCO object"),
+        (
+            '{"images": [3], "annotations": [], "categories": []}',
+            r"images\[0\]: is not a COCO object",
+        ),
         ('{"images": [], "annotations": [], "categories": []}', "categories: is empty"),
         ('{"images": [], "annotations": [], "categories": [{"id": "a"}]}', "lacks a whole number"),
     ],
