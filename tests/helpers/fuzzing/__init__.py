@@ -1,7 +1,7 @@
 """A fuzzer of every file format that the package reads.
 
-`mutate` damages files, `readers` lists what reads them with a few valid files each, `attempts` runs
-one reader on one damaged file in a bounded process, `__main__` is the command:
+`mutate` damages files, `readers` lists the functions that read them with valid files of each kind,
+`attempts` runs one reader on one damaged file in a monitored process, `__main__` is the command:
 
     python -m fuzzing --count 10000 --seed 0 [--reader NAME] [--processes 2] [--out FOLDER]
 """

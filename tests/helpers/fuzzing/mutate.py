@@ -1,4 +1,4 @@
-"""Damage to the bytes of a file: blind, and by the structure of what it holds."""
+"""Random damage to files: to raw bytes, or within the structure of their format."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NUMBERS = (b"0", b"-1", b"1", b"255", b"256", b"65536", b"2147483648", b"4294967
 
 
 def mutate(data: bytes, name: str, others: Sequence[bytes], draw: random.Random) -> bytes:
-    """`data` of a file called `name` damaged one to four times; `others` to splice with."""
+    """Damage `data` of the file `name` one to four times; `others` are files to splice with."""
     for _ in range(draw.choice((1, 1, 1, 2, 2, 4))):
-        data = _once(data, name, others, draw)
+        data = _mutate_once(data, name, others, draw)
     return data[:LARGEST]
 
 
-def _once(data: bytes, name: str, others: Sequence[bytes], draw: random.Random) -> bytes:
+def _mutate_once(data: bytes, name: str, others: Sequence[bytes], draw: random.Random) -> bytes:
     kind = draw.random()
-    if kind < 0.5 and (change := _structured(data, name, others, draw)) is not None:
+    if kind < 0.5 and (change := _mutate_structure(data, name, others, draw)) is not None:
         return change
     if kind < 0.56 and others:
         other = draw.choice(others)
@@ -34,20 +34,20 @@ def _once(data: bytes, name: str, others: Sequence[bytes], draw: random.Random) 
     return draw.choice(BLIND)(data, draw)
 
 
-def _structured(
+def _mutate_structure(
     data: bytes, name: str, others: Sequence[bytes], draw: random.Random
 ) -> bytes | None:
-    """A change that knows what `data` holds; None where nothing here knows."""
+    """Change `data` within its format; None if the format is not known here."""
     inside = lambda part, called: mutate(part, called, (), draw)  # noqa: E731
     try:
         changed = containers.change(data, draw, inside)
         return texts.change(data, name, draw) if changed is None else changed
-    except (RecursionError, OverflowError):  # it nests deeply, or has a huge number already
+    except (RecursionError, OverflowError):  # nested deeply, or with a huge number
         return None
 
 
-def _place(data: bytes, draw: random.Random) -> int:
-    """Anywhere, but more often at the beginning and the end, where formats say what follows."""
+def _random_offset(data: bytes, draw: random.Random) -> int:
+    """A random offset, more often near the beginning and the end, where formats keep headers."""
     size, kind = len(data), draw.random()
     if kind < 0.3:
         return draw.randrange(min(size, 64) + 1)
@@ -61,52 +61,52 @@ def _place(data: bytes, draw: random.Random) -> int:
 def flip_bits(data: bytes, draw: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 8, 64))):
-        at = _place(data, draw)
+        at = _random_offset(data, draw)
         if at < len(changed):
             changed[at] ^= 1 << draw.randrange(8)
     return bytes(changed)
 
 
 def set_bytes(data: bytes, draw: random.Random) -> bytes:
-    at, size = _place(data, draw), draw.choice((1, 2, 4, 30))
+    at, size = _random_offset(data, draw), draw.choice((1, 2, 4, 30))
     return data[:at] + draw.randbytes(size) + data[at + size :]
 
 
 def cut(data: bytes, draw: random.Random) -> bytes:
-    return data[: _place(data, draw)]
+    return data[: _random_offset(data, draw)]
 
 
-def remove_head(data: bytes, draw: random.Random) -> bytes:
+def drop_start(data: bytes, draw: random.Random) -> bytes:
     return data[draw.randrange(1, 65) :]
 
 
 def drop_block(data: bytes, draw: random.Random) -> bytes:
-    at = _place(data, draw)
+    at = _random_offset(data, draw)
     return data[:at] + data[at + draw.choice((1, 2, 4, 16, 512, len(data) // 3 + 1)) :]
 
 
 def repeat_block(data: bytes, draw: random.Random) -> bytes:
-    at, size = _place(data, draw), draw.choice((1, 4, 16, 512, len(data) // 3 + 1))
+    at, size = _random_offset(data, draw), draw.choice((1, 4, 16, 512, len(data) // 3 + 1))
     times = draw.choice((2, 2, 3, 100, 10_000))
     times = min(times, 1 + LARGEST // (4 * size))
     return data[:at] + data[at : at + size] * times + data[at + size :]
 
 
 def fill_block(data: bytes, draw: random.Random) -> bytes:
-    at, size = _place(data, draw), draw.choice((1, 4, 16, 512, 1 << 16))
+    at, size = _random_offset(data, draw), draw.choice((1, 4, 16, 512, 1 << 16))
     size = min(size, len(data) - at)
     return data[:at] + bytes([draw.choice((0, 255, 127, 32, 48))]) * size + data[at + size :]
 
 
 def swap_blocks(data: bytes, draw: random.Random) -> bytes:
-    a, b = sorted((_place(data, draw), _place(data, draw)))
+    a, b = sorted((_random_offset(data, draw), _random_offset(data, draw)))
     c = b + draw.choice((1, 4, 16, 512))
     return data[:a] + data[b:c] + data[a:b] + data[c:]
 
 
-def integer(data: bytes, draw: random.Random) -> bytes:
-    """An integer of 1 to 8 bytes, in either order, becomes an extreme or a little more or less."""
-    at, size, order = _place(data, draw), draw.choice(SIZES), draw.choice(("little", "big"))
+def set_integer(data: bytes, draw: random.Random) -> bytes:
+    """Replace an integer of 1 to 8 bytes, in either order, by an extreme or a nearby value."""
+    at, size, order = _random_offset(data, draw), draw.choice(SIZES), draw.choice(("little", "big"))
     at -= at % draw.choice((1, size))
     value, bits = int.from_bytes(data[at : at + size], order), 8 * size
     near = value + draw.choice((-1, 1, -2, 7, 256, 65536))
@@ -115,11 +115,11 @@ def integer(data: bytes, draw: random.Random) -> bytes:
     return data[:at] + (found % top).to_bytes(size, order) + data[at + size :]
 
 
-def number(data: bytes, draw: random.Random) -> bytes:
-    """A number written in digits becomes another."""
+def set_number(data: bytes, draw: random.Random) -> bytes:
+    """Replace a number written in digits by another."""
     found = list(re.finditer(rb"-?\d+(\.\d+)?", data[: 1 << 16]))
     if not found:
-        return integer(data, draw)
+        return set_integer(data, draw)
     match = draw.choice(found)
     written = draw.choice(NUMBERS)
     if draw.random() < 0.3:  # of the same length, as binary formats need
@@ -127,8 +127,8 @@ def number(data: bytes, draw: random.Random) -> bytes:
     return data[: match.start()] + written + data[match.end() :]
 
 
-def small(data: bytes, draw: random.Random) -> bytes:
-    """Hardly anything."""
+def replace_all(data: bytes, draw: random.Random) -> bytes:
+    """Replace all contents by a few bytes."""
     return draw.choice(
         (b"", b"\0", b"\n", b"{}", b"[]", b"null", data[:8], bytes(512), b"\xff\xfe")
     )
@@ -136,6 +136,6 @@ def small(data: bytes, draw: random.Random) -> bytes:
 
 BLIND: tuple[Change, ...] = (
     *(flip_bits, flip_bits, set_bytes, cut, cut, drop_block, repeat_block, fill_block, swap_blocks),
-    *(integer, integer, integer, number, number),
+    *(set_integer, set_integer, set_integer, set_number, set_number),
 )
-BLIND = (*BLIND, *BLIND, remove_head, small)
+BLIND = (*BLIND, *BLIND, drop_start, replace_all)

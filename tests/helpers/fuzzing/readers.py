@@ -1,4 +1,4 @@
-"""The table of readers: valid files of each, and the ways in which the package reads them."""
+"""The table of readers: functions of the package that read files, and valid files of each kind."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HOME = "fuzzed-set"  # the folder that is opened, where that is one
+HOME = "fuzzed-set"  # the folder that is opened, if a folder is opened
 
 Tree = dict[str, bytes]  # path below a folder -> bytes
-Way = Callable[[Path], object]  # reads what lies in a folder
+Way = Callable[[Path], object]  # reads the files of a folder
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads one kind of file.
+    """Functions that read one kind of file, and valid files of it.
 
-    write: writes folders with valid files of the kind into a folder. ways: functions that read what
-    lies in one of them. files: patterns of the paths to be damaged, of equal chance each. share:
-    of all attempts, relative to other readers. names: whether its errors name the file (a server's
-    do not). slow: valid files take long to make, so that only the long form has it.
+    write: writes folders of valid files into a folder. ways: functions that read one of these
+    folders. files: patterns of paths to damage, chosen with equal probability. share: of all
+    attempts, relative to other readers. names: whether errors name the file (a server's do not).
+    slow: valid files take long to create, so the reader runs with 2,000 files or more only.
     """
 
     name: str
@@ -32,26 +32,26 @@ class Reader:
     slow: bool = False
 
     def targets(self, tree: Tree) -> list[str]:
-        """Paths that may be damaged, those of each pattern together as often as of another."""
-        found = [
+        """Paths that may be damaged, repeated so that each pattern is about equally frequent."""
+        matches = [
             sorted(path for path in tree if fnmatch.fnmatch(path, each)) for each in self.files
         ]
-        most = max(map(len, found), default=0)
-        return [path for paths in found if paths for path in paths * -(-most // len(paths))]
+        most = max(map(len, matches), default=0)
+        return [path for paths in matches if paths for path in paths * -(-most // len(paths))]
 
     def seeds(self, folder: Path) -> dict[str, Tree]:
-        """The valid files, written below `folder`, by the name of the folder that each lies in."""
+        """Write the valid files below `folder`; returns them by the name of their folder."""
         folder.mkdir(parents=True)
         self.write(folder)
-        found = {
-            place.name: {
-                path.relative_to(place).as_posix(): path.read_bytes()
-                for path in sorted(place.rglob("*"))
+        trees = {
+            root.name: {
+                path.relative_to(root).as_posix(): path.read_bytes()
+                for path in sorted(root.rglob("*"))
                 if path.is_file() and path.name != ".lock"
             }
-            for place in sorted(folder.iterdir())
+            for root in sorted(folder.iterdir())
         }
-        return {name: tree for name, tree in found.items() if self.targets(tree)}
+        return {name: tree for name, tree in trees.items() if self.targets(tree)}
 
 
 def table() -> dict[str, Reader]:
