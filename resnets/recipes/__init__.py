@@ -7,13 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from resnets.config import ConfigError, Recipe, aliases
-from resnets.recipes import (
-    cifar,
-    detection,
-    imagenet,
-    sequence,
-    small,
-)
+from resnets.recipes import cifar, detection, imagenet, sequence, small
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
     {

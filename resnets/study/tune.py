@@ -147,15 +147,15 @@ class RisingRate(Schedule):
 
 def range_test(recipe: Recipe, device: str) -> RangeTest:
     """Train the recipe's model for up to 100 steps of rising rate (Smith 2017)."""
-    opened = open_training(recipe, None, device)
-    state, recipe = opened.step.state, opened.step.recipe
+    train_step, stream, _ = open_training(recipe, None, device)
+    state, recipe = train_step.state, train_step.recipe
     state.schedule = RisingRate(recipe.schedule, recipe.optim.lr, LR_STEPS)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    for step, batch in enumerate(opened.stream.batches(0, None)):
+    for step, batch in enumerate(stream.batches(0, None)):
         state.interval.reset()
-        opened.step(batch)
+        train_step(batch)
         loss = state.interval.means()["loss"]
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING ** (step + 1))

@@ -34,7 +34,6 @@ from resnets.weights.errors import CheckpointError
 from resnets.weights.load import load_weights
 
 FILE = Path("nonfinite") / "step.safetensors"  # in the run's folder; a checkpoint with the batch
-BATCH_FIELDS = ("images", "targets", "ids", "other", "share")
 
 
 @dataclass(frozen=True)
@@ -83,33 +82,24 @@ def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFi
     start = read_run(out, data)
     if start.recipe.task != "classify":
         raise ConfigError(f"{out}: a run of task {start.recipe.task!r}; replay is for classifiers")
-    opened = open_training(start.recipe, start.checkpoint, device, out)
-    state, file = opened.step.state, out / FILE
+    step, stream, plan = open_training(start.recipe, start.checkpoint, device, out)
+    state, file = step.state, out / FILE
     if not file.exists():
         first = state.step
-        if not find_step(opened.step, opened.stream, file, opened.plan.precision):
+        if not find_step(step, stream, file, plan.precision):
             raise ConfigError(
                 f"{out}: all steps from the newest checkpoint on, {first:,} to {state.step:,}, are"
                 " finite"
             )
-    return repeat_step(opened.step, file)
-
-
-@dataclass(frozen=True)
-class OpenedTraining:
-    """The plan, step (with its state) and stream of a run in one process; nothing is written."""
-
-    plan: ExecutionPlan
-    step: TrainStep
-    stream: Stream
+    return repeat_step(step, file)
 
 
 def open_training(
     recipe: Recipe, checkpoint: Checkpoint | None, device: str, out: Path = Path()
-) -> OpenedTraining:
-    """Open a run of `recipe` at `checkpoint`, or at step 0. `out`: the run's folder.
+) -> tuple[TrainStep, Stream, ExecutionPlan]:
+    """Open a run of `recipe` at `checkpoint`, or at step 0, in one process; writes nothing.
 
-    Raises ConfigError, DataError and CheckpointError.
+    out: the run's folder. Raises ConfigError, DataError and CheckpointError.
     """
     CustomParts().check(recipe)
     task = open_task(recipe, checkpoint, CustomParts())
@@ -117,7 +107,7 @@ def open_training(
     step, stream = build_step(task, plan, ProcessGroup(), is_new=checkpoint is None)
     if checkpoint is not None:
         make_saver(task, out, plan, []).restore(step.state, checkpoint)
-    return OpenedTraining(plan, step, stream)
+    return step, stream, plan
 
 
 def find_step(step: TrainStep, stream: Stream, file: Path, precision: str) -> bool:
@@ -228,8 +218,8 @@ def _copy_tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def _batch_tensors(batch: Batch) -> dict[str, Tensor]:
-    fields = {f"batch/{name}": getattr(batch, name) for name in BATCH_FIELDS}
-    return {name: each.detach().cpu() for name, each in fields.items() if each is not None}
+    fields = {name: each for name, each in vars(batch).items() if each is not None}
+    return {f"batch/{name}": each.detach().cpu() for name, each in fields.items()}
 
 
 def _stored_batch(stored: Checkpoint, device: torch.device) -> Batch:

@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 
-from resnets.config import (
-    Recipe,
-    dump_json,
-)
+from resnets.config import Recipe, dump_json
 from resnets.report.run import write_run_report
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.log.run_log import read_rows
@@ -25,10 +22,7 @@ from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.wait_policy import WaitPolicyController
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import (
-    EncodedCheckpoint,
-    read_checkpoint,
-)
+from resnets.weights.checkpoint.format import EncodedCheckpoint, read_checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 RESULT = "result.json"

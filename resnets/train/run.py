@@ -11,14 +11,7 @@ from typing import Any
 
 import torch
 
-from resnets.config import (
-    ConfigError,
-    Recipe,
-    atomic_write,
-    from_toml,
-    lock_folder,
-    to_toml,
-)
+from resnets.config import ConfigError, Recipe, atomic_write, from_toml, lock_folder, to_toml
 from resnets.data.dataset.summary import wrap_entry
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.train.cuda_graph.start import start_graph
@@ -46,11 +39,7 @@ from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text
 from resnets.utils.wait_policy import adapt_wait_policy
-from resnets.weights.checkpoint.format import (
-    FOLDER,
-    RECIPE,
-    Checkpoint,
-)
+from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 

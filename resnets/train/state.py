@@ -12,11 +12,7 @@ from resnets.config import FinetuneSpec, Recipe
 from resnets.train.optim.ema import AveragedModel
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.grad_scaler import GradScaler
-from resnets.train.optim.optimizers import (
-    Optimizer,
-    make_optimizer,
-    state_tensors,
-)
+from resnets.train.optim.optimizers import Optimizer, make_optimizer, state_tensors
 from resnets.train.optim.schedule import Schedule
 from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup

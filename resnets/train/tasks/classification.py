@@ -20,7 +20,6 @@ from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
-from resnets.data.splits.open import SetReport
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, resize_preprocessor
 from resnets.evaluate import describe_protocol, evaluate_model
@@ -46,9 +45,10 @@ from resnets.train.tasks.label_settings import (
     logged_metrics,
     unreadable_messages,
 )
+from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
-from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.create import net_from, read_weights
 from resnets.weights.custom_model import build_custom
@@ -98,10 +98,7 @@ class ClassificationTask:
         self.summary = dataclasses.replace(
             splits.summary, warnings=(*splits.summary.warnings, *warnings)
         )
-        assert splits.fingerprint is not None
-        self.split_report = SetReport(
-            splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
-        )
+        self.split_report = make_split_report(splits, resumed=resumed)
         num_classes = len(splits.classes)
         self.postprocess = SOFTMAX
         if self.multilabel:
@@ -127,13 +124,9 @@ class ClassificationTask:
             self.metadata = {**self.metadata, "postprocess": to_dict(self.postprocess)}
         if self.teacher is not None:
             self.metadata = {**self.metadata, "teacher": self.teacher.digest}
-        held_out = (
-            f"{len(splits.val):,} validation" if splits.val is not None else "no validation split"
-        )
-        self.title = (
-            f"{recipe.net_name} on {splits.name}: {len(splits.train):,} training images, {held_out}"
-            + (", best by balanced error" if self.monitor == "balanced_error" else "")
-        )
+        self.title = format_title(recipe, splits)
+        if self.monitor == "balanced_error":
+            self.title += ", best by balanced error"
 
     @classmethod
     def open(
@@ -189,10 +182,7 @@ class ClassificationTask:
         """Open a run to resume; its initial weights are not needed again."""
         fingerprint = read_fingerprint(checkpoint)
         splits = open_data(recipe.data, fingerprint, source=parts.data, training=True)
-        if checkpoint.classes != splits.classes:
-            raise CheckpointError(
-                f"{checkpoint.path}: its classes differ from those of {splits.name}"
-            )
+        check_same_classes(checkpoint, splits)
         if parts.model is None:
             model = build(recipe.model)
         else:

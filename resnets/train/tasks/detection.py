@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data.batch import Batch
 from resnets.data.splits.image_record import Fingerprint
-from resnets.data.splits.open import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import DetectionSplits, open_detection
@@ -35,8 +34,9 @@ from resnets.report.run_details import RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn
+from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
 from resnets.utils.distributed import ProcessGroup
-from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.read import read_preprocess
 
@@ -57,22 +57,14 @@ class DetectionTask:
         self.preprocessor = preprocessor
         self.mean_image: torch.Tensor | None = None
         self.data_name, self.summary = splits.name, splits.summary
-        assert splits.fingerprint is not None
-        self.split_report = SetReport(
-            splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
-        )
+        self.split_report = make_split_report(splits, resumed=resumed)
         self.monitor = "error"
         self.details: RunDetails | None = None
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
         }
-        held_out = len(splits.val) if splits.val is not None else 0
-        self.title = (
-            f"{recipe.net_name} on {splits.name}: "
-            f"{len(splits.train):,} training images, "
-            + (f"{held_out:,} validation" if held_out else "no validation split")
-        )
+        self.title = format_title(recipe, splits)
 
     @classmethod
     def open(cls, recipe: Recipe) -> DetectionTask:
@@ -95,10 +87,7 @@ class DetectionTask:
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionTask:
         """Open a run to resume, whose weights are in its checkpoint."""
         splits = _open_splits(recipe, read_fingerprint(checkpoint))
-        if checkpoint.classes != splits.classes:
-            raise CheckpointError(
-                f"{checkpoint.path}: its classes differ from those of {splits.name}"
-            )
+        check_same_classes(checkpoint, splits)
         without_weights = dataclasses.replace(recipe, weights=None)
         model, _ = build_model(without_weights, len(splits.classes))
         return cls(recipe, splits, model, read_preprocess(checkpoint), resumed=True)

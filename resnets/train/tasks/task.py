@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +17,11 @@ from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
 from resnets.utils.distributed import ProcessGroup
+from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+
+if TYPE_CHECKING:
+    from resnets.data import Splits
+    from resnets.detect.loading.sources import DetectionSplits
 
 
 class Task(Protocol):
@@ -85,3 +90,22 @@ class Task(Protocol):
         The main process reads the file and sends the model to the others.
         """
         ...
+
+
+def format_title(recipe: Recipe, splits: Splits | DetectionSplits) -> str:
+    """Return model and data of a run on images, one line for the terminal."""
+    train, val = len(splits.train), len(splits.val or ())
+    held_out = f"{val:,} validation" if val else "no validation split"
+    return f"{recipe.net_name} on {splits.name}: {train:,} training images, {held_out}"
+
+
+def make_split_report(splits: Splits | DetectionSplits, *, resumed: bool) -> SetReport:
+    """Return the report on the training and held-out images of a run."""
+    assert splits.fingerprint is not None
+    return SetReport(splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked)
+
+
+def check_same_classes(checkpoint: Checkpoint, splits: Splits | DetectionSplits) -> None:
+    """Raise CheckpointError if a run to resume has other classes than its data."""
+    if checkpoint.classes != splits.classes:
+        raise CheckpointError(f"{checkpoint.path}: its classes differ from those of {splits.name}")
