@@ -82,7 +82,7 @@ def test_ninety_epochs_divide_at_30_60_and_80():
 
 
 @pytest.mark.parametrize(("name", "grows"), [("16", (11, 13)), ("40", (29, 34))])
-def test_fast_pictures_grow_as_published(name, grows):
+def test_images_of_the_fast_recipe_grow_as_published(name, grows):
     made = recipe(f"imagenet-fast-{name}")
     total = made.steps(made.duration, IMAGES)
     epoch = total / int(name)

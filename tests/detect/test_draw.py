@@ -187,8 +187,8 @@ def test_evaluate_writes_figures_curves_misses_and_results(masks_run, tmp_path, 
     for part in ("box mAP@[.5,.95]", "mask mAP@.5, @.75", "VOC mAP (area, 11-point)", "green"):
         assert part in text
     names = {path.name for path in out.iterdir()}
-    pictures = {"precision.png", "mask_precision.png", "misses.png"}
-    assert names == {"evaluation.json", "detections.json", *pictures}
+    images = {"precision.png", "mask_precision.png", "misses.png"}
+    assert names == {"evaluation.json", "detections.json", *images}
     figures = json.loads((out / "evaluation.json").read_text())
     assert len(figures["boxes"]) == len(figures["masks"]) == 12
     assert figures["examples"] == 3
@@ -240,8 +240,8 @@ def test_an_unreadable_image_is_left_out_and_named(masks_run, place, tmp_path, c
 
 
 def test_predict_draws_and_writes_coco_json(masks_run, place, tmp_path, capsys):
-    pictures = [str(place / "set/val"), str(tmp_path / "none.jpg")]
-    words = ["predict", str(masks_run), *pictures, "--device", "cpu", "--threshold", "0.1"]
+    images = [str(place / "set/val"), str(tmp_path / "none.jpg")]
+    words = ["predict", str(masks_run), *images, "--device", "cpu", "--threshold", "0.1"]
     assert main([*words, "--draw", str(tmp_path / "drawn")]) == 1
     printed = capsys.readouterr()
     assert "none.jpg" in printed.err

@@ -64,14 +64,14 @@ def test_moving_touches_no_norm_nor_bias_and_is_undone_exactly(shown):
 
 
 def test_center_is_the_net_and_other_points_are_the_moved_net(shown):
-    net, pictures = shown
-    found = measure(make_subject(net, pictures, seed=1), steps=3)
+    net, images = shown
+    found = measure(make_subject(net, images, seed=1), steps=3)
     assert [point.alpha for point in found.line] == [-1, -0.5, 0, 0.5, 1]
     assert [(point.beta, point.alpha) for point in found.plane] == [
         (beta, alpha) for beta in (-1, 0, 1) for alpha in (-1, 0, 1)
     ]
     intact = evaluate_model(
-        net, pictures.batches, net.classes, protocol="", precision="float32",
+        net, images.batches, net.classes, protocol="", precision="float32",
         device=torch.device("cpu"),
     )  # fmt: skip
     for center in (found.center, found.plane[4]):
@@ -84,7 +84,7 @@ def test_center_is_the_net_and_other_points_are_the_moved_net(shown):
                 parameter += 1.0 * ways[0][name] - 1.0 * ways[1][name]
     corner = found.plane[2]
     assert (corner.alpha, corner.beta) == (1, -1)
-    assert corner.loss == pytest.approx(pictures.evaluate(by_hand).loss, rel=1e-4)
+    assert corner.loss == pytest.approx(images.evaluate(by_hand).loss, rel=1e-4)
     assert corner.loss != found.center.loss
     middle = [point for point in found.plane if point.beta == 0]
     assert middle == [point for point in found.line if point.alpha in (-1, 0, 1)]
@@ -112,7 +112,7 @@ def test_losses_that_are_no_number_are_gaps(tmp_path):
     assert "33% low" in report.path.read_text(encoding="utf-8")
 
 
-def test_study_compares_nets_on_the_same_pictures(runs, tmp_path):
+def test_study_compares_nets_on_the_same_images(runs, tmp_path):
     report = ANALYSIS.run(
         list(runs.values()), data=None, examples=40, steps=3, seed=0, device="cpu", out=tmp_path
     )

@@ -196,19 +196,19 @@ def test_what_cannot_be_deepened():
 
 def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     net = load(run)
-    pictures = prepare_images(sample_split(net, None, "held-out", 60, 0), net, "cpu")
-    figures = measure(make_subject(net, pictures))
-    assert figures.error == pictures.evaluate(net).top1_error
+    images = prepare_images(sample_split(net, None, "held-out", 60, 0), net, "cpu")
+    figures = measure(make_subject(net, images))
+    assert figures.error == images.evaluate(net).top1_error
     assert len(figures.blocks) == 6
     cut = copy.deepcopy(net)
     del cut.stage3[1]
     block = figures.blocks[-1]
     assert (block.name, block.shortcut) == ("stage3.1", "identity")
-    assert block.error_without == pictures.evaluate(cut).top1_error
+    assert block.error_without == images.evaluate(cut).top1_error
     assert [lesion.blocks for lesion in figures.swaps] == [(("stage1.0", "stage1.1"),)]
     # 4 identity blocks: 1, 2 and 3 at random, and all.
     assert [lesion.count for lesion in figures.random_drops] == [1] * 5 + [2] * 5 + [3] * 5 + [4]
-    again = measure(make_subject(load(run).to(memory_format=torch.channels_last), pictures))
+    again = measure(make_subject(load(run).to(memory_format=torch.channels_last), images))
     assert again == figures
 
 
@@ -237,8 +237,8 @@ def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
     run = train_on_digits(tmp_path / "run", "cifar-resnet8", 2)
     trained = load(run)
     net.classes, net.preprocess, net.recipe = trained.classes, trained.preprocess, trained.recipe
-    pictures = prepare_images(sample_split(net, None, "held-out", 20, 0), net, "cpu")
-    figures = measure(make_subject(net, pictures))
+    images = prepare_images(sample_split(net, None, "held-out", 20, 0), net, "cpu")
+    figures = measure(make_subject(net, images))
     assert figures.deepened is None
     report = ANALYSIS.write(tmp_path / "out", [figures])
     assert "none of its blocks can be an identity" in report.lead

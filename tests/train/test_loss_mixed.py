@@ -48,7 +48,7 @@ def dense(smoothing: float) -> Tensor:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_of_mixed_pictures(smoothing: float) -> None:
+def test_cross_entropy_of_mixed_images(smoothing: float) -> None:
     logits, targets, *_ = numbers()
     loss_fn = classification_loss(LossSpec(label_smoothing=smoothing))
     assert value(loss_fn, True) == pytest.approx(
@@ -59,7 +59,7 @@ def test_cross_entropy_of_mixed_pictures(smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_bce_of_plain_pictures_is_timms(smoothing: float) -> None:
+def test_bce_of_plain_images_is_timms(smoothing: float) -> None:
     timm = pytest.importorskip("timm.loss")
     logits, targets, *_ = numbers()
     theirs = timm.BinaryCrossEntropy(smoothing=smoothing)(logits, targets).item()
@@ -68,7 +68,7 @@ def test_bce_of_plain_pictures_is_timms(smoothing: float) -> None:
     ) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_bce_of_mixed_pictures_is_timms_with_its_threshold() -> None:
+def test_bce_of_mixed_images_is_timms_with_its_threshold() -> None:
     timm = pytest.importorskip("timm.loss")
     theirs = timm.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.2)
     expected = theirs(numbers()[0], dense(0.0)).item()
@@ -77,7 +77,7 @@ def test_bce_of_mixed_pictures_is_timms_with_its_threshold() -> None:
     ) == pytest.approx(expected, rel=1e-6)
 
 
-def test_bce_smooths_the_answers_of_mixed_pictures() -> None:
+def test_bce_smooths_the_answers_of_mixed_images() -> None:
     logits, targets, other, share = numbers()
     answers = torch.full((COUNT, CLASSES), 0.1 / CLASSES)
     for row in range(COUNT):

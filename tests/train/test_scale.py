@@ -101,7 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned = plan(norm_batch=16, batch_size=64, weights=str(find_checkpoint(start)))
     tuned = replace_fields(tuned, {"finetune.head_first": 0.5, "optim.shard": True})
     (folder / "tuned.toml").write_text(to_toml(tuned))
-    (folder / "spoilt.toml").write_text(to_toml(spoilt(folder / "pictures")))
+    (folder / "spoilt.toml").write_text(to_toml(spoilt(folder / "images")))
     for path in folder.glob("*.toml"):
         training.run(from_toml(path), folder / f"{path.stem}-1", device="cpu", quiet=True)
     return folder
@@ -144,7 +144,7 @@ def test_weights_and_running_statistics_agree(ran, name):
     assert alone.meta["state"]["epoch"]["count"] == together.meta["state"]["epoch"]["count"]
 
 
-def test_an_unreadable_picture_is_counted_once(ran):
+def test_an_unreadable_image_is_counted_once(ran):
     folder, count = ran
     alone, together = (folder / f"spoilt-{number}" for number in (1, count))
     one, other = (json.loads((run / "result.json").read_text()) for run in (alone, together))
@@ -156,7 +156,7 @@ def test_an_unreadable_picture_is_counted_once(ran):
     assert counts == {1}
 
 
-def test_every_picture_is_counted_once(ran):
+def test_every_image_is_counted_once(ran):
     folder, count = ran
     result = json.loads((folder / f"ghost-{count}" / "result.json").read_text())
     assert result["test"]["examples"] == 359

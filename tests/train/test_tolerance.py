@@ -38,7 +38,7 @@ JITTER = AugmentSpec(crop="random-resized", flip=True)
 FILES = {"in_memory": "never", "val_fraction": 0.0, "test_fraction": 0.0}
 
 
-def write_pictures(folder: Path, count: int, shade: int, size: int = 20) -> None:
+def write_images(folder: Path, count: int, shade: int, size: int = 20) -> None:
     folder.mkdir(parents=True)
     random = np.random.default_rng(shade)
     for number in range(count):
@@ -50,7 +50,7 @@ def write_pictures(folder: Path, count: int, shade: int, size: int = 20) -> None
 def tree(tmp_path: Path) -> Path:
     """root/{ant,bee}, dark and bright, 30 each."""
     for shade, name in ((0, "ant"), (190, "bee")):
-        write_pictures(tmp_path / "root" / name, COUNT, shade)
+        write_images(tmp_path / "root" / name, COUNT, shade)
     return tmp_path / "root"
 
 
@@ -275,7 +275,7 @@ def test_the_limit_ends_a_run_of_the_command_line(tree: Path, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_quarantined_pictures_are_left_out_and_move_no_others(tree: Path, kind: str) -> None:
+def test_quarantined_images_are_left_out_and_move_no_others(tree: Path, kind: str) -> None:
     source, named = tree, tree / QUARANTINE
     if kind == "tar":
         source, named = tree.with_suffix(".tar"), tree.parent / "list.txt"
