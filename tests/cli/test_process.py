@@ -18,6 +18,7 @@ from resnets.config import ConfigError, atomic_write
 from resnets.export.write import _trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.graph import InferenceModule
+from resnets.train.guards.interrupt import Interrupted
 from resnets.utils import environment
 from resnets.utils.processes import deferred_signals, environment_int
 
@@ -67,6 +68,17 @@ def test_what_is_ignored_stays_ignored(monkeypatch):
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", "stopped at step 3\n"), ("1", "")])
+def test_a_stopped_run_is_reported_by_one_process(rank, printed, monkeypatch, capsys):
+    def stop() -> int:
+        raise Interrupted("stopped at step 3", 143)
+
+    monkeypatch.setattr(info, "command", stop)
+    monkeypatch.setenv("RANK", rank)
+    assert main(["info"]) == 143
+    assert capsys.readouterr() == (printed, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
