@@ -21,9 +21,14 @@ from resnets.evaluate.ensemble import Ensemble, ScoredBatch
 from resnets.evaluate.evaluation import Evaluation
 from resnets.evaluate.figures.confusion import save_confusion_figure
 from resnets.evaluate.figures.image_grid import save_error_grid
-from resnets.evaluate.measure import Measurement, measure
+from resnets.evaluate.measure import (
+    KnownScores,
+    Measurement,
+    measure,
+    measure_unknown,
+    open_unknown,
+)
 from resnets.evaluate.prepare import to_device, with_progress
-from resnets.evaluate.unknown import KnownScores, measure_unknown, open_unknown
 from resnets.evaluate.views import Average, Kind, Views
 from resnets.export.score import BackendScorer, evaluate_backend
 from resnets.models import ImageClassifier

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
     from resnets.detect.metrics.meters import DetectionMetrics
     from resnets.evaluate.evaluation import AnyEvaluation, Evaluation
-    from resnets.evaluate.measure import Measurement
+    from resnets.evaluate.measure import Measurement, UnknownMetrics
     from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
-    from resnets.evaluate.unknown import UnknownMetrics
     from resnets.sequence.evaluate import SequenceEvaluation
 
 MAX_CLASSES = 20  # of which the table lists all, of more only the worst

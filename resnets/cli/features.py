@@ -60,7 +60,12 @@ def command(
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets.data.dataset.summary import announce
     from resnets.evaluate.data.match_classes import open_all_images, open_split
-    from resnets.evaluate.features import NearestImages, embed_image, embeddings, write_parquet
+    from resnets.evaluate.features import (
+        NearestImages,
+        embed_image,
+        iter_embeddings,
+        write_parquet,
+    )
     from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
     from resnets.utils.cpu_count import cores
@@ -77,7 +82,7 @@ def command(
         where = f"{precise} on {environment.device_name(chosen)}"
         echo(f"embedding {images.description}, {where}", error=True)
     failures = _Failures()
-    computed = embeddings(network, images, device=chosen, precision=precise, workers=cores())
+    computed = iter_embeddings(network, images, device=chosen, precision=precise, workers=cores())
     computed = failures.drop(with_progress(computed, len(images)))
     search = None
     if nearest is not None:

@@ -16,7 +16,7 @@ from resnets.utils.errors import OutOfMemory, is_out_of_memory
 
 NOT_FINITE = (
     "the network's outputs for this image are not finite (NaN or Inf): its weights are damaged, or"
-    " its preprocessing is another"
+    " its preprocessing differs"
 )
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,41 +34,43 @@ def batched_inference(
 ) -> Iterator[list[tuple[T, Tensor | str]]]:
     """Read and compute `items` in batches; yields each batch as items with their outputs, in order.
 
-    read: one item, on one of `workers` threads, which read the next batch meanwhile. compute: the
-    read items of a batch of up to `group`, to a tensor (B, ...), in inference mode. at_once:
-    batches computed at a time, on threads of their own if several, so that cores that finish one
-    batch start on the next. An item whose reading raises DataError or OSError has its message in
-    place of an output; with `finite`, an output that is not finite is replaced by `NOT_FINITE`.
+    read: reads one item, on one of `workers` threads, while the batch before is computed. compute:
+    maps the read items of a batch of up to `group` to a tensor (B, ...), in inference mode.
+    at_once: batches computed at a time, on threads of their own if several, so that cores that
+    finish one batch start on the next. If reading an item raises DataError or OSError, the message
+    replaces its output; with `finite`, `NOT_FINITE` replaces an output that is not finite.
     """
 
-    def attempt(item: T) -> tuple[R] | str:
+    def try_read(item: T) -> tuple[R] | str:
         try:
             return (read(item),)
         except (DataError, OSError) as error:
             return str(error)
 
-    def answer(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Tensor | str]]:
-        readable = [found[0] for _, found in chunk if not isinstance(found, str)]
+    def compute_batch(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Tensor | str]]:
+        readable = [content[0] for _, content in chunk if not isinstance(content, str)]
         rows: Iterator[Tensor | str] = iter(())
         if readable:
             with torch.inference_mode():
                 outputs = compute(readable)
-                rows = iter(_finite(outputs) if finite else outputs)
-        return [(item, found if isinstance(found, str) else next(rows)) for item, found in chunk]
+                rows = iter(_check_rows(outputs) if finite else outputs)
+        return [
+            (item, content if isinstance(content, str) else next(rows)) for item, content in chunk
+        ]
 
-    with closing(prefetch(attempt, items, workers=workers, ahead=group)) as found:
-        chunks = iter(lambda: list(islice(found, group)), [])
+    with closing(prefetch(try_read, items, workers=workers, ahead=group)) as contents:
+        chunks = iter(lambda: list(islice(contents, group)), [])
         if at_once == 1:
-            yield from map(answer, chunks)
+            yield from map(compute_batch, chunks)
             return
-        with closing(prefetch(answer, chunks, workers=at_once, ahead=at_once)) as answers:
-            yield from (done for _, done in answers)
+        with closing(prefetch(compute_batch, chunks, workers=at_once, ahead=at_once)) as batches:
+            yield from (batch for _, batch in batches)
 
 
-def _finite(rows: Tensor) -> list[Tensor | str]:
-    """The rows of a batch; `NOT_FINITE` in place of those that are not finite."""
-    fine = rows.flatten(1).isfinite().all(1).tolist()
-    return [row if good else NOT_FINITE for row, good in zip(rows, fine, strict=True)]
+def _check_rows(rows: Tensor) -> list[Tensor | str]:
+    """Replace the rows of a batch that are not finite by `NOT_FINITE`."""
+    finite = rows.flatten(1).isfinite().all(1).tolist()
+    return [row if good else NOT_FINITE for row, good in zip(rows, finite, strict=True)]
 
 
 # Input pixels (images x height x width) computed at once. A CPU takes a megapixel, which costs
@@ -86,21 +88,21 @@ class PixelBudget:
         self.pixels = CPU_PIXELS if device.type == "cpu" else DEVICE_PIXELS
 
     def images(self, pixels: int) -> int:
-        """How many images of so many pixels are computed at once; at least 1."""
+        """Return how many images of `pixels` pixels are computed at once; at least 1."""
         return max(1, self.pixels // pixels)
 
     def run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """`function` of `images` (B, C, H, W), computed in parts along B that fit.
+        """Apply `function` to `images` (B, C, H, W) in parts along B that fit into memory.
 
         Raises OutOfMemory if not even one image fits.
         """
         height, width = images.shape[2:]
-        done: list[Tensor] = []
+        outputs: list[Tensor] = []
         start = 0
         while start < len(images):
             part = images[start : start + self.images(height * width)]
             try:
-                done.append(function(part))
+                outputs.append(function(part))
                 start += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -114,4 +116,4 @@ class PixelBudget:
                     f"{self.device}: out of memory with one image of {width}x{height} px;"
                     " choose smaller scales or --device cpu"
                 )
-        return torch.cat(done)
+        return torch.cat(outputs)

@@ -1,6 +1,6 @@
 """Fit `Postprocess` on validation: temperature, thresholds of labels, and the score of "unknown".
 
-All of it is a pure function of the validation logits and labels, in float64.
+The result is a pure function of the validation logits and labels, computed in float64.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from resnets.config import Postprocess
 from resnets.evaluate.metrics.multiclass import calibration_error, equal_mass_error, f1_thresholds
 from resnets.evaluate.postprocess import known_scores, probabilities
 
-FEWEST = 50  # validation images, below which nothing is fitted
-LOWEST, HIGHEST = 0.05, 20.0  # temperatures
-STEPS = 60  # of the search, each of which takes 0.62 of the interval
-RECALL = 0.95  # of images of the classes that are not "unknown"
+MIN_IMAGES = 50  # of validation, to fit anything
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+STEPS = 60  # of the search; each reduces the interval to 0.62 of it
+RECALL = 0.95  # fraction of the validation images that are not "unknown"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted on `images` of validation: `postprocess`, and the metrics around it.
+    """`postprocess` as fitted on `images` validation images, and the metrics before and after.
 
     before, after: "loss" (nats), "calibration_error" and "calibration_error_equal_mass" (0..1) on
-    the same validation images, at temperature 1 and at the one that was fitted. note: why something
-    was not fitted; empty otherwise.
+    these images, at temperature 1 and at the fitted one. note: why something was not fitted; empty
+    otherwise.
     """
 
     postprocess: Postprocess
@@ -39,66 +39,68 @@ class Calibration:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for result.json."""
+        """Return plain values for result.json."""
         spec = self.postprocess
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "images": self.images,
             "temperature": spec.temperature,
             "before": self.before,
             "after": self.after,
         }
         if spec.min_score is not None:
-            found |= {"min_score": spec.min_score, "recall": RECALL}
-        return found | ({"note": self.note} if self.note else {})
+            values |= {"min_score": spec.min_score, "recall": RECALL}
+        return values | ({"note": self.note} if self.note else {})
 
 
 def calibrate(logits: Tensor, targets: Tensor, spec: Postprocess) -> Calibration:
-    """The `spec` completed by what validation logits (N, K) with targets (N,) or (N, K) say.
+    """Fit `spec` to validation logits (N, K) with targets (N,) or (N, K).
 
-    Temperature: the one that minimizes the loss (Guo et al. 2017, section 4.2), a search over its
-    logarithm, along which the loss has one minimum. It stays 1 where there are fewer than `FEWEST`
-    images, and where all of them are right, so that no temperature is the best. Thresholds of
-    labels: see `metrics.f1_thresholds`. min_score: below it are 5% of the images.
+    Temperature: the one that minimizes the loss (Guo et al. 2017, section 4.2), by a search over
+    its logarithm, along which the loss has one minimum. It stays 1 for fewer than `MIN_IMAGES`
+    images, and if all predictions are correct, since then no temperature is the best. Thresholds
+    of labels: see `metrics.f1_thresholds`. min_score: the 5% quantile of the images' scores.
     """
     wide = logits.double()
     note = ""
-    if len(wide) < FEWEST:
-        note = f"temperature and thresholds need {FEWEST} validation images, there are {len(wide)}"
-    elif _all_right(wide, targets):
+    if len(wide) < MIN_IMAGES:
+        note = (
+            f"temperature and thresholds need {MIN_IMAGES} validation images, there are {len(wide)}"
+        )
+    elif _all_correct(wide, targets):
         note = "temperature stays 1: no validation image is predicted wrong"
     else:
-        spec = replace(spec, temperature=_temperature(wide, targets))
+        spec = replace(spec, temperature=_fit_temperature(wide, targets))
     if spec.multilabel:
         thresholds = (0.5,) * wide.shape[1]
-        if len(wide) >= FEWEST:
+        if len(wide) >= MIN_IMAGES:
             scores = probabilities(logits.numpy(), spec)
             thresholds = f1_thresholds(scores, targets.numpy())
         spec = replace(spec, thresholds=thresholds)
-    elif len(wide) >= FEWEST:
+    elif len(wide) >= MIN_IMAGES:
         lowest = np.quantile(known_scores(logits.numpy()), 1 - RECALL, method="lower")
         spec = replace(spec, min_score=float(lowest))
-    before = _metrics(logits, targets, replace(spec, temperature=1.0))
-    return Calibration(spec, len(wide), before, _metrics(logits, targets, spec), note)
+    before = _compute_metrics(logits, targets, replace(spec, temperature=1.0))
+    return Calibration(spec, len(wide), before, _compute_metrics(logits, targets, spec), note)
 
 
 def _loss(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> float:
-    """Mean loss in nats: of the softmax, or of the sigmoids over all labels."""
+    """Return the mean loss in nats: of the softmax, or of the sigmoids over all labels."""
     scaled = logits.double() / temperature
     if targets.ndim == 2:
         return float(F.binary_cross_entropy_with_logits(scaled, targets.double()))
     return float(F.cross_entropy(scaled, targets))
 
 
-def _all_right(logits: Tensor, targets: Tensor) -> bool:
+def _all_correct(logits: Tensor, targets: Tensor) -> bool:
     if targets.ndim == 2:
         return bool(((logits > 0) == (targets > 0)).all())
     return bool((logits.argmax(1) == targets).all())
 
 
-def _temperature(logits: Tensor, targets: Tensor) -> float:
-    """The minimum of the loss over the logarithm of the temperature, by golden sections."""
+def _fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Minimize the loss over the logarithm of the temperature by golden-section search."""
     ratio = (5**0.5 - 1) / 2
-    low, high = float(np.log(LOWEST)), float(np.log(HIGHEST))
+    low, high = float(np.log(MIN_TEMPERATURE)), float(np.log(MAX_TEMPERATURE))
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
     losses = [_loss(logits, targets, float(np.exp(each))) for each in inner]
     for _ in range(STEPS):
@@ -113,7 +115,7 @@ def _temperature(logits: Tensor, targets: Tensor) -> float:
     return round(float(np.exp((low + high) / 2)), 6)
 
 
-def _metrics(logits: Tensor, targets: Tensor, spec: Postprocess) -> dict[str, float]:
+def _compute_metrics(logits: Tensor, targets: Tensor, spec: Postprocess) -> dict[str, float]:
     confidence, hits = confidences(probabilities(logits.numpy(), spec), targets.numpy())
     return {
         "loss": _loss(logits, targets, spec.temperature),
@@ -125,9 +127,9 @@ def _metrics(logits: Tensor, targets: Tensor, spec: Postprocess) -> dict[str, fl
 def confidences(
     scores: NDArray[np.float32], targets: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Predicted probabilities and whether each came true.
+    """Return predicted probabilities, and whether each prediction is correct.
 
-    Of one class per image: the highest, (N,). Of sets of labels: those of all labels, (N K,).
+    For one class per image they are the highest ones, (N,); for sets of labels all, (N K,).
     """
     if targets.ndim == 2:
         return scores.reshape(-1).astype(np.float64), targets.reshape(-1) > 0

@@ -18,8 +18,8 @@ from resnets.evaluate.views import (
     Pixels,
     Views,
     average_scores,
+    compute_logits,
     fully_convolutional,
-    logits_of,
     normalize,
     read_views,
 )
@@ -53,14 +53,14 @@ class Member:
 
     @property
     def pixels(self) -> int:
-        """About how many pixels the views of one image have, without flips."""
+        """Approximate number of pixels of one image's views, without flips."""
         sides, count = self.views.sides(self.preprocess), self.views.count(self.preprocess)
         if self.views.kind == "dense":
             return sum(side * side for side in sides) * 4 // 3  # most photographs are 4:3
         return count * self.preprocess.size**2 // (1 + self.views.flipped)
 
     def logits(self, views: Sequence[Sequence[Pixels]]) -> Tensor:
-        """Logits (V, B, K) of the views of B images; those of one size are computed together."""
+        """Compute logits (V, B, K) of the views of B images; views of one size form batches."""
         count, flips = len(views[0]), 1 + self.views.flipped
         logits = torch.empty(flips, count, len(views), len(self.columns))
         by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
@@ -75,13 +75,13 @@ class Member:
         return logits.flatten(0, 1)
 
     def _compute(self, images: Tensor) -> Tensor:
-        """Logits (n, flips, K) on the CPU of uint8 images (n, C, H, W).
+        """Compute logits (n, flips, K), on the CPU, of uint8 images (n, C, H, W).
 
-        The mirror image is taken of the normalized image, as in training.
+        The normalized image is mirrored, as in training.
         """
         inputs = normalize(self.model.preprocess, images.to(self.device))
         views = [inputs, inputs.flip(3)] if self.views.flipped else [inputs]
-        scores = [logits_of(self.forward, each, precision=self.precision) for each in views]
+        scores = [compute_logits(self.forward, each, precision=self.precision) for each in views]
         return torch.stack(scores, 1)[..., self.columns].cpu()
 
 
@@ -98,13 +98,13 @@ class ScoredBatch:
 
     @classmethod
     def of(cls, group: Sequence[tuple[int, Tensor | str]], classes: int) -> ScoredBatch:
-        """A batch of `batched_inference`: rows with their logits (K,) or the reason for none."""
-        whole = [(row, found) for row, found in group if not isinstance(found, str)]
-        logits = [found for _, found in whole] or [torch.empty(0, classes)]
+        """Return a batch of `batched_inference`: rows with logits (K,), or with their error."""
+        readable = [(row, output) for row, output in group if not isinstance(output, str)]
+        logits = [output for _, output in readable] or [torch.empty(0, classes)]
         return cls(
-            torch.tensor([row for row, _ in whole], dtype=torch.int64),
+            torch.tensor([row for row, _ in readable], dtype=torch.int64),
             torch.stack(logits).reshape(-1, classes),
-            tuple((row, found) for row, found in group if isinstance(found, str)),
+            tuple((row, output) for row, output in group if isinstance(output, str)),
         )
 
     def __len__(self) -> int:
@@ -128,25 +128,25 @@ class Ensemble:
         precision: str,
     ) -> None:
         self.classes, self.average = models[0].classes, average
-        columns = [_columns(model, models[0]) for model in models]
+        columns = [_match_columns(model, models[0]) for model in models]
         self.members = [
             Member(model, views, each, device, precision)
             for model, each in zip(models, columns, strict=True)
         ]
-        self.postprocess = _joined(models, columns)
+        self.postprocess = _merge_postprocess(models, columns)
 
     def read(self, split: Split, row: int) -> list[list[Pixels]]:
-        """The views of an image for each member, without flips."""
+        """Read the views of an image for each member, without flips."""
         return [read_views(split, row, each.views, each.preprocess) for each in self.members]
 
     def score(self, images: Sequence[Sequence[Sequence[Pixels]]]) -> Tensor:
-        """Logits (B, K) on the CPU of B images from `read`."""
+        """Compute logits (B, K), on the CPU, of B images from `read`."""
         kind = self.postprocess.activation
         scores = [
             average_scores(member.logits(views), self.average, kind)
             for member, *views in zip(self.members, *images, strict=True)
         ]
-        if len(scores) > 1:  # each at its own temperature; that of a single one comes after
+        if len(scores) > 1:  # each at its own temperature; a single one has it in `postprocess`
             scores = [
                 each / member.postprocess.temperature
                 for each, member in zip(scores, self.members, strict=True)
@@ -156,10 +156,9 @@ class Ensemble:
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
     ) -> Iterator[ScoredBatch]:
-        """All `rows` of `split`, each once, read by `workers` threads while the models compute.
+        """Score all `rows` of `split`, read by `workers` threads while the models compute.
 
-        At most two batches are held, each as large as the device takes at once but of 32 to 1,024
-        images.
+        At most two batches are in memory, each of 32 to 1,024 images.
         """
         smallest = min(each.budget.images(each.pixels) for each in self.members)
         for group in batched_inference(
@@ -172,7 +171,7 @@ class Ensemble:
             yield ScoredBatch.of(group, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
-        """Views, sizes, averaging, precision and weights of each model; `names` of the weights."""
+        """Describe views, sizes, averaging, precision and weights (`names`) of each model."""
         parts = [
             f"{each.views.describe(each.preprocess, self.average)}, {each.precision}, {name}"
             for each, name in zip(self.members, names, strict=True)
@@ -183,10 +182,10 @@ class Ensemble:
         return f"{len(parts)} models, {self.average} averaged [{members}]"
 
 
-def _joined(models: Sequence[ImageClassifier], columns: Sequence[Tensor]) -> Postprocess:
-    """What the averaged logits mean: of several models with the mean of their thresholds.
+def _merge_postprocess(models: Sequence[ImageClassifier], columns: Sequence[Tensor]) -> Postprocess:
+    """Return the postprocessing of averaged logits, with the mean of the models' thresholds.
 
-    DataError where some tell one class and others sets of labels.
+    Raises DataError if some models predict one class and others sets of labels.
     """
     specs: list[Postprocess] = [model.postprocess for model in models]
     if len(specs) == 1:
@@ -202,14 +201,14 @@ def _joined(models: Sequence[ImageClassifier], columns: Sequence[Tensor]) -> Pos
     return Postprocess(activation="sigmoid", thresholds=tuple(np.mean(each, 0).tolist()))
 
 
-def _columns(model: ImageClassifier, first: ImageClassifier) -> Tensor:
-    """(K,): which output of `model` is each class of `first`."""
+def _match_columns(model: ImageClassifier, first: ImageClassifier) -> Tensor:
+    """Return the output of `model` for each class of `first`, (K,); DataError if classes differ."""
     if sorted(model.classes) != sorted(first.classes):
-        lacking = sorted(set(first.classes) ^ set(model.classes))[:5]
+        differing = sorted(set(first.classes) ^ set(model.classes))[:5]
         raise DataError(
             f"{model.origin} ({len(model.classes)} classes) and {first.origin}"
             f" ({len(first.classes)}) cannot form an ensemble; only one of them has:"
-            f" {', '.join(lacking)}"
+            f" {', '.join(differing)}"
         )
-    where = {name: output for output, name in enumerate(model.classes)}
-    return torch.tensor([where[name] for name in first.classes])
+    outputs = {name: output for output, name in enumerate(model.classes)}
+    return torch.tensor([outputs[name] for name in first.classes])

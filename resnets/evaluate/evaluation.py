@@ -20,11 +20,11 @@ from resnets.evaluate.metrics.multiclass import (
     class_metrics,
 )
 from resnets.evaluate.metrics.multilabel import MultilabelEvaluation, MultilabelMeter
-from resnets.evaluate.views import logits_of
+from resnets.evaluate.views import compute_logits
 from resnets.models.block_config import eval_mode
 from resnets.utils.printable import printable
 
-TOP = 5  # classes up to which a top-5 error is meaningless
+TOP_K = 5  # up to this number of classes a top-5 error is meaningless
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Evaluation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Why the metrics may not show that anything was learned."""
+        """Warnings that the model may not have learned anything."""
         low, high = self.sums.top1_interval
         if not 0 < self.sums.majority_error <= high:
             return ()
@@ -97,7 +97,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; metrics that are not finite become None."""
         return {
-            **{name: _finite(value) for name, value in self.metrics.items()},
+            **{name: _none_if_infinite(value) for name, value in self.metrics.items()},
             "top1_interval": list(self.sums.top1_interval),
             "majority_class": self.majority_class,
             "examples": self.examples,
@@ -113,8 +113,8 @@ class Evaluation:
 AnyEvaluation = Evaluation | MultilabelEvaluation
 
 
-def without_unreadable(evaluation: AnyEvaluation, count: int) -> AnyEvaluation:
-    """The same, with the number of unreadable images in the protocol."""
+def note_unreadable(evaluation: AnyEvaluation, count: int) -> AnyEvaluation:
+    """Add the number of unreadable images, if any, to the protocol."""
     if not count:
         return evaluation
     protocol = f"{evaluation.protocol}, {count:,} unreadable left out"
@@ -132,12 +132,11 @@ def evaluate_model(
     postprocess: Postprocess = SOFTMAX,
     observe: Callable[[Batch, Tensor], None] | None = None,
 ) -> AnyEvaluation:
-    """Metrics of `model` over `batches`, one view of each image, each counted once.
+    """Compute the metrics of `model` over `batches`, with one view of each image.
 
-    `batches` hold images (B, C, H, W) on `device` and targets (B,), or (B, K) of sets of labels, in
-    the order of `classes`; `postprocess` says which. `precision` is one that `pick_precision`
-    resolved. `observe` gets each batch with its logits (B, K). The model computes in eval mode and
-    every
+    batches: images (B, C, H, W) on `device` and targets in the order of `classes`: (B,), or (B, K)
+    if `postprocess` is for sets of labels. precision: as `pick_precision` returns it. observe:
+    called with each batch and its logits (B, K). The model computes in eval mode; afterwards every
     module gets its own mode back. Raises ValueError if there are no examples.
     """
 
@@ -145,7 +144,7 @@ def evaluate_model(
         for batch in batches:
             assert isinstance(batch.images, Tensor)
             assert isinstance(batch.targets, Tensor)
-            logits = logits_of(model, batch.images, precision=precision)
+            logits = compute_logits(model, batch.images, precision=precision)
             if observe is not None:
                 observe(batch, logits)
             yield logits, batch.targets
@@ -164,10 +163,10 @@ def evaluate_scores(
     device: torch.device,
     postprocess: Postprocess = SOFTMAX,
 ) -> AnyEvaluation:
-    """Metrics of logits (B, K) with their targets (B,), on `device`, summed over all processes.
+    """Compute the metrics of logits (B, K) and targets (B,) on `device`, over all processes.
 
-    Targets are (B, K) where `postprocess` is of sets of labels. Loss and calibration errors are of
-    the probabilities at its temperature. Raises ValueError if there are no examples.
+    Targets are (B, K) if `postprocess` is for sets of labels. Loss and calibration errors are those
+    at its temperature. Raises ValueError if there are no examples.
     """
     temperature = postprocess.temperature
     if temperature != 1.0:
@@ -186,7 +185,7 @@ def evaluate_scores(
     return Evaluation(
         classes=classes,
         top1_error=sums.top1_error,
-        top5_error=sums.top5_error if len(classes) > TOP else None,
+        top5_error=sums.top5_error if len(classes) > TOP_K else None,
         loss=sums.loss / sums.examples,
         calibration_error=sums.calibration_error,
         calibration_error_equal_mass=sums.calibration_error_equal_mass,
@@ -200,7 +199,7 @@ def evaluate_scores(
 def describe_protocol(
     *, size: int, precision: str, weights: str, data: str, views: str = "1 view"
 ) -> str:
-    """The protocol: how metrics were measured, in one line.
+    """Describe in one line how metrics were measured.
 
     >>> describe_protocol(size=32, precision="bfloat16", weights="best.safetensors (step 9)",
     ...     data="cifar10.tar.xz test, 10,000 images")
@@ -209,5 +208,5 @@ def describe_protocol(
     return f"{views}, {size}x{size} px, {precision}, {weights}, {data}"
 
 
-def _finite(value: float) -> float | None:
+def _none_if_infinite(value: float) -> float | None:
     return value if math.isfinite(value) else None

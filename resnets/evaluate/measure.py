@@ -1,36 +1,37 @@
-"""Evaluate an ensemble on a split: metrics with their protocol, mistakes, unreadable images."""
+"""Evaluate an ensemble on a split: metrics with their protocol, mistakes, unreadable images.
+
+`measure_unknown` also measures how well images of no class are told from those of the split.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.config import SOFTMAX, Postprocess
-from resnets.data import Split
+from resnets.config import SOFTMAX, ConfigError, Postprocess
+from resnets.data import DataError, FileSplit, Split
 from resnets.data.dataset.labels import NO_LABEL, format_label
+from resnets.data.splits.all_images import open_unlabeled
+from resnets.evaluate.calibrate import RECALL
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import ScoredBatch
-from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores, without_unreadable
-from resnets.evaluate.postprocess import probabilities
+from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores, note_unreadable
+from resnets.evaluate.postprocess import known_scores, probabilities
 from resnets.evaluate.views import image_name
 from resnets.utils.distributed import ProcessGroup
 
-if TYPE_CHECKING:
-    from resnets.evaluate.unknown import UnknownMetrics
-
-MAX_MISTAKES = 24  # the most confident ones are kept
+MAX_MISTAKES = 24  # the most confident ones
 
 
 class Scorer(Protocol):
-    """What computes scores of images: an `Ensemble`, or an artifact's runtime.
+    """An `Ensemble` or an artifact's runtime, which computes scores of images.
 
-    classes: of its outputs. postprocess: what its logits mean. `protocol`: how `scores` are
-    computed, in one line.
+    classes: of its outputs. postprocess: how its logits become predictions.
     """
 
     classes: tuple[str, ...]
@@ -39,11 +40,11 @@ class Scorer(Protocol):
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
     ) -> Iterator[ScoredBatch]:
-        """All `rows` of `split`, each once."""
+        """Yield the scores of all `rows` of `split`, each once."""
         ...
 
     def protocol(self, names: Sequence[str]) -> str:
-        """How they are computed; `names` of the weights."""
+        """Describe in one line how scores are computed; `names` are those of the weights."""
         ...
 
 
@@ -51,8 +52,8 @@ class Scorer(Protocol):
 class Mistake:
     """A wrong prediction: image `row` of the split, its class and the predicted one.
 
-    Of sets of labels: the image's labels, and the label that it is most wrongly given ("cat") or
-    not given ("no cat"); `probability` is that of the wrong answer.
+    For sets of labels, `true` has the image's labels and `predicted` the most confident wrong label
+    ("cat") or missing one ("no cat"); `probability` is that of the wrong decision.
     """
 
     row: int
@@ -71,13 +72,36 @@ class Mistake:
         }
 
 
+@dataclass(frozen=True)
+class UnknownMetrics:
+    """How well images of no class, `unknown`, are told from the split's, `known`, by energy.
+
+    auroc: [0..1] probability that an image of the split has the higher score. false_accepts:
+    [percent] unknown images that are accepted at the threshold that accepts 95% of the split.
+    accepted_known, accepted_unknown: [percent] at the threshold stored with the weights, None if
+    they have none. errors: one message for each image that could not be read.
+    """
+
+    known: int
+    unknown: int
+    auroc: float
+    false_accepts: float
+    accepted_known: float | None
+    accepted_unknown: float | None
+    source: str
+    errors: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "errors": list(self.errors)}
+
+
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """An evaluation with the 24 most confident mistakes, and the images not counted.
+    """An evaluation with the 24 most confident mistakes and the unreadable images.
 
-    errors: one message for each image that could not be read. warnings: possible mistakes in how
-    the data were understood, from the split's `DataSummary`, and those of the evaluation. unknown:
-    metrics of images of no class, where they were asked for.
+    errors: one message for each image that could not be read. warnings: those of the split's
+    `DataSummary` and of the evaluation. unknown: metrics of images of no class, if requested.
     """
 
     evaluation: AnyEvaluation
@@ -87,7 +111,7 @@ class Measurement:
     unknown: UnknownMetrics | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: those of the evaluation, the mistakes and the errors."""
+        """Return plain values for JSON: those of the evaluation, the mistakes and the errors."""
         return {
             **self.evaluation.to_json(),
             "confident_errors": [mistake.to_json() for mistake in self.mistakes],
@@ -107,10 +131,10 @@ def measure(
     rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     workers: int | None = None,
 ) -> Measurement:
-    """Metrics of `scorer` on the images of `split` that have a label, each counted once.
+    """Compute the metrics of `scorer` on the images of `split` that have a label.
 
-    `weights` name the members in the protocol. `watch` wraps the iteration, to show progress. An
-    image that cannot be read is left out, and its message kept. Raises ValueError when none is
+    weights: names of the members for the protocol. watch: wraps the iteration, to show progress.
+    Images that cannot be read are left out and listed in `errors`. Raises ValueError if no image is
     left.
     """
     errors: list[tuple[int, str]] = []
@@ -121,7 +145,7 @@ def measure(
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
-                found = find_mistakes(
+                new = find_mistakes(
                     split,
                     scored.rows,
                     scored.logits,
@@ -129,7 +153,7 @@ def measure(
                     scorer.classes,
                     scorer.postprocess,
                 )
-                mistakes[:] = most_confident(mistakes + found)
+                mistakes[:] = most_confident(mistakes + new)
                 yield scored.logits, targets
 
     evaluation = evaluate_scores(
@@ -141,7 +165,7 @@ def measure(
         postprocess=scorer.postprocess,
     )
     errors = sorted(rank.all_gather(errors))
-    evaluation = without_unreadable(evaluation, len(errors))
+    evaluation = note_unreadable(evaluation, len(errors))
     confident = most_confident(rank.all_gather(mistakes))
     summary = getattr(split, "summary", None)
     return Measurement(
@@ -160,27 +184,27 @@ def find_mistakes(
     classes: Sequence[str],
     spec: Postprocess = SOFTMAX,
 ) -> list[Mistake]:
-    """The wrong predictions among those of images `rows` (B,), with logits (B, K)."""
+    """Find the wrong predictions among images `rows` (B,) with logits (B, K)."""
     if spec.multilabel:
-        return _wrong_labels(split, rows, logits, targets, classes, spec)
+        return _find_wrong_labels(split, rows, logits, targets, classes, spec)
     logits = logits if spec.temperature == 1.0 else logits / spec.temperature
-    shares, predicted = (each.cpu() for each in logits.softmax(1).max(1))  # (B,), (B,)
-    found, targets = [], targets.cpu()
-    for place in torch.nonzero(predicted != targets)[:, 0].tolist():
-        row = int(rows[place])
-        found.append(
+    confidence, predicted = (each.cpu() for each in logits.softmax(1).max(1))  # (B,), (B,)
+    mistakes, targets = [], targets.cpu()
+    for index in torch.nonzero(predicted != targets)[:, 0].tolist():
+        row = int(rows[index])
+        mistakes.append(
             Mistake(
                 row=row,
                 path=image_name(split, row),
-                true=classes[int(targets[place])],
-                predicted=classes[int(predicted[place])],
-                probability=float(shares[place]),
+                true=classes[int(targets[index])],
+                predicted=classes[int(predicted[index])],
+                probability=float(confidence[index]),
             )
         )
-    return found
+    return mistakes
 
 
-def _wrong_labels(
+def _find_wrong_labels(
     split: Split,
     rows: Sequence[int] | Tensor,
     logits: Tensor,
@@ -188,27 +212,80 @@ def _wrong_labels(
     classes: Sequence[str],
     spec: Postprocess,
 ) -> list[Mistake]:
-    """The most confident wrong answer on each image, where there is one."""
+    """Find the most confident wrong decision on each image, if there is one."""
     scores = probabilities(logits.cpu().numpy(), spec)
     truth = targets.cpu().numpy() > 0
     wrong = (scores >= np.array(spec.thresholds, np.float32)) != truth
     confidence = np.where(wrong, np.where(truth, 1 - scores, scores), -1.0)
-    found = []
-    for place in np.flatnonzero(wrong.any(1)).tolist():
-        row, label = int(rows[place]), int(confidence[place].argmax())
+    mistakes = []
+    for index in np.flatnonzero(wrong.any(1)).tolist():
+        row, label = int(rows[index]), int(confidence[index].argmax())
         name = classes[label]
-        found.append(
+        mistakes.append(
             Mistake(
                 row=row,
                 path=image_name(split, row),
-                true=format_label(truth[place], classes, NO_LABEL),
-                predicted=f"no {name}" if truth[place, label] else name,
-                probability=float(confidence[place, label]),
+                true=format_label(truth[index], classes, NO_LABEL),
+                predicted=f"no {name}" if truth[index, label] else name,
+                probability=float(confidence[index, label]),
             )
         )
-    return found
+    return mistakes
 
 
 def most_confident(mistakes: list[Mistake]) -> list[Mistake]:
-    """The `MAX_MISTAKES` of the highest probability."""
+    """Return the `MAX_MISTAKES` mistakes of the highest probability."""
     return sorted(mistakes, key=lambda each: (-each.probability, each.row))[:MAX_MISTAKES]
+
+
+def open_unknown(folder: str) -> FileSplit:
+    """Open the images of a folder or archive; DataError if there are none."""
+    split = open_unlabeled(folder)
+    if split is None:
+        raise DataError(f"--unknown {folder}: no folder or archive with images")
+    return split
+
+
+@dataclass
+class KnownScores:
+    """Collects the energy scores of the measured split while its metrics are computed."""
+
+    scores: list[np.ndarray] = field(default_factory=list)
+
+    def watch(self, batches: Iterable[ScoredBatch]) -> Iterator[ScoredBatch]:
+        """Iterate over `batches`, and collect their scores."""
+        for each in batches:
+            self.scores.append(known_scores(each.logits.numpy()))
+            yield each
+
+
+def measure_unknown(scorer: Scorer, known: KnownScores, unknown: FileSplit) -> UnknownMetrics:
+    """Measure how well `scorer` tells the images `unknown` from those already scored.
+
+    AUROC and false accepts at 95% recall are those of Liu et al. 2020 (section 4.1). Raises
+    ConfigError for sets of labels, whose images may have none, and DataError without readable
+    images.
+    """
+    if scorer.postprocess.multilabel:
+        raise ConfigError("--unknown: not for sets of labels, where an image may have none")
+    batches = list(scorer.scores(unknown, list(range(len(unknown)))))
+    known_energy = np.concatenate(known.scores)
+    unknown_energy = np.concatenate([known_scores(each.logits.numpy()) for each in batches])
+    errors = tuple(text for each in batches for _, text in each.errors)
+    if not len(unknown_energy):
+        raise DataError(f"{unknown.description}: no image can be read, such as {errors[0]}")
+    from sklearn.metrics import roc_auc_score  # deferred: slow to import
+
+    truth = np.r_[np.ones(len(known_energy)), np.zeros(len(unknown_energy))]
+    threshold = np.quantile(known_energy, 1 - RECALL, method="lower")
+    stored = scorer.postprocess.min_score
+    return UnknownMetrics(
+        len(known_energy),
+        len(unknown_energy),
+        float(roc_auc_score(truth, np.r_[known_energy, unknown_energy])),
+        100 * float((unknown_energy >= threshold).mean()),
+        None if stored is None else 100 * float((known_energy >= stored).mean()),
+        None if stored is None else 100 * float((unknown_energy >= stored).mean()),
+        unknown.description,
+        errors,
+    )

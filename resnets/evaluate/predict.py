@@ -24,10 +24,10 @@ MAX_BATCH = 256  # images computed at once, and whose rows are printed together
 
 
 class Classifier(Protocol):
-    """What computes logits: see `runtime.base.Backend`.
+    """Computes logits of images; see `runtime.base.Backend`.
 
-    preprocess: a `Preprocessor`. postprocess: what the logits mean. batch: images per batch.
-    at_once: batches computed at a time.
+    preprocess: a `Preprocessor`. postprocess: how logits become predictions. batch: images per
+    batch. at_once: batches computed at a time.
     """
 
     classes: tuple[str, ...]
@@ -37,17 +37,17 @@ class Classifier(Protocol):
     at_once: int
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, K) of images (B, size, size, C)."""
+        """Compute logits (B, K) of images (B, size, size, C)."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, highest first, or why it was not read.
+    """The most probable classes of an image, highest first, or the error of reading it.
 
-    labels: the classes that the image has, by the thresholds of a network that gives sets of
-    labels; None of one that gives one class. unknown: whether the image is of none of the classes;
-    None where the weights have no threshold for that.
+    labels: the image's classes, by the thresholds of a network that predicts sets of labels; None
+    for one that predicts one class. unknown: whether the image belongs to no class; None if the
+    weights have no threshold for that.
     """
 
     path: Path
@@ -59,35 +59,34 @@ class Prediction:
 
 
 def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
-    """The given files, and the images of the given folders in the order of their paths.
+    """List the given files, and the images of the given folders in the order of their paths.
 
     See `data.files.walk` for which files of a folder are images; the others are counted in
     `left_out`. A folder that cannot be listed is returned itself, so that reading it gives the
     reason. Raises DataError for a folder without images.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
-            found.append(path)
+            images.append(path)
             continue
         passed_over = LeftOut()
-        images = [path / name for name in walk_unlabeled(path, passed_over)]
-        if not images:
+        in_folder = [path / name for name in walk_unlabeled(path, passed_over)]
+        if not in_folder:
             raise DataError(f"{path}: no images in this folder{passed_over.describe()}")
-        found.extend(images)
+        images.extend(in_folder)
         if left_out is not None:
             left_out.add_all(passed_over)
-    return found
+    return images
 
 
 def predict(
     classifier: Classifier, images: Sequence[ImageInput], *, top_k: int = 5, workers: int
 ) -> Iterator[Prediction]:
-    """One `Prediction` for each of `images`, in order, with its `top_k` most probable classes.
+    """Yield a `Prediction` for each of `images`, in order, with its `top_k` most probable classes.
 
-    `workers` threads decode the next batch while the present one is computed (or several are); one
-    batch more is held than computed. An image that cannot be read yields its error. The path
-    of an image that is not a file is "image ROW".
+    `workers` threads decode the next batch while others are computed. An image that cannot be read
+    yields its error. The path of an image that is not a file is "image ROW".
     """
 
     def read(row: int) -> Tensor:
@@ -107,13 +106,14 @@ def predict(
         at_once=classifier.at_once,
         finite=True,
     ):
-        for row, found in group:
+        for row, output in group:
             image = images[row]
             path = Path(image) if isinstance(image, str | os.PathLike) else Path(f"image {row}")
-            if isinstance(found, str):
-                yield Prediction(path, error=f"{path}: {found}" if found == NOT_FINITE else found)
+            if isinstance(output, str):
+                error = f"{path}: {output}" if output == NOT_FINITE else output
+                yield Prediction(path, error=error)
                 continue
-            (decision,) = decide(found.numpy()[None], classifier.postprocess)
+            (decision,) = decide(output.numpy()[None], classifier.postprocess)
             best = decision.top(top_k)
             yield Prediction(
                 path,

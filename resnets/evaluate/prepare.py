@@ -1,4 +1,4 @@
-"""Device, precision and progress bar of everything that evaluates or predicts."""
+"""Device, precision and progress bar for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 
 def to_device(model: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
-    """Move `model` to the device that `device` ("auto", "cuda:1") means, channels last.
+    """Move `model` to a device ("auto", "cuda:1"), channels last.
 
-    Returns it with the precision that "auto" becomes there.
+    Returns the device and the precision, resolved if it is "auto".
     """
     chosen = environment.pick_device(device)
     if chosen.type == "cpu":
@@ -49,7 +49,7 @@ def with_progress(
 ) -> Iterator[T]:
     """Iterate over `items` with a progress bar (images/s, time left) on stderr if it is a terminal.
 
-    `images`: how many of the `total` images an item counts for. stdout is not redirected.
+    images: returns the number of images of an item, out of `total`. stdout is not redirected.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -74,6 +74,6 @@ class _Rate(ProgressColumn):
     """Images per second."""
 
     def render(self, task: Task) -> Text:
-        """The rate as text; empty until it is known."""
+        """Return the rate as text; empty until it is known."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f} images/s" if speed else "")

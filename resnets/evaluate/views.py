@@ -1,4 +1,4 @@
-"""The views of an image that a model is tested on, and the average of their scores.
+"""Views of an image at test time, and the average of their scores.
 
 The paper tests with ten crops where it compares with others (section 3.4, Tables 2 and 3) and
 fully convolutionally at five scales for its best results (Tables 4 and 5).
@@ -84,18 +84,18 @@ class Views:
         """Raise ConfigError if a scale is too small for the model."""
         spec: Preprocess = model.preprocess.spec
         if self.kind == "dense":
-            least = model.spec.input_size if isinstance(model, VGG) else 1
+            smallest = model.spec.input_size if isinstance(model, VGG) else 1
             need = "fully connected layers span"
         else:
-            least, need = spec.size, "crops have"
-        if min(self.sides(spec)) < least:
+            smallest, need = spec.size, "crops have"
+        if min(self.sides(spec)) < smallest:
             raise ConfigError(
-                f"--scales {min(self.sides(spec))}: {model.spec.name}'s {need} {least} px;"
+                f"--scales {min(self.sides(spec))}: {model.spec.name}'s {need} {smallest} px;"
                 " give no smaller scale"
             )
 
     def describe(self, preprocess: Preprocess, average: Average) -> str:
-        """The views as a protocol states them.
+        """Describe the views for a protocol.
 
         >>> Views(flip=True).describe(Preprocess(size=32, resize=40), "logits")
         '2 views (centre crop at shorter side 40 px, each flipped; logits averaged), 32x32 px'
@@ -103,9 +103,9 @@ class Views:
         sides, count = self.sides(preprocess), self.count(preprocess)
         words = []
         if count > 1 or sides != (preprocess.size,):
-            what = DESCRIPTIONS[self.kind]
-            listed = f"side{'s' if len(sides) > 1 else ''} {', '.join(map(str, sides))} px"
-            words = [f"{what} at shorter {listed}" + (", each flipped" if self.flipped else "")]
+            kind = DESCRIPTIONS[self.kind]
+            side = f"side{'s' if len(sides) > 1 else ''} {', '.join(map(str, sides))} px"
+            words = [f"{kind} at shorter {side}" + (", each flipped" if self.flipped else "")]
         if count > 1:
             words.append(f"{average} averaged")
         text = f"{count} view{'s' if count > 1 else ''}"
@@ -115,25 +115,25 @@ class Views:
         return f"{text}, {preprocess.size}x{preprocess.size} px"
 
 
-def average_scores(logits: Tensor, how: Average, activation: str = "softmax") -> Tensor:
-    """Scores (..., K) of V views or models, (V, ..., K), as logits of one.
+def average_scores(logits: Tensor, average: Average, activation: str = "softmax") -> Tensor:
+    """Average the logits (V, ..., K) of V views or models; returns logits (..., K).
 
     "probabilities" averages after the softmax, as Krizhevsky et al. 2012 (section 4.1) do over
     crops and Simonyan and Zisserman 2015 (sections 3.2, 4.2) over flips and scales, and returns the
-    logarithm; "logits" averages before it. Of `activation` "sigmoid", "probabilities" gives the
+    logarithm; "logits" averages before it. With `activation` "sigmoid", "probabilities" returns the
     logits of the mean of the sigmoids.
     """
-    if how == "logits" or len(logits) == 1:
+    if average == "logits" or len(logits) == 1:
         return logits.mean(0)
     if activation == "sigmoid":
         return torch.special.logit(logits.double().sigmoid().mean(0), 1e-12).to(logits.dtype)
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
-def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, *, precision: str) -> Tensor:
-    """Logits (B, K) float32 of normalized `images` (B, C, H, W), computed in `precision`.
+def compute_logits(model: Callable[[Tensor], Tensor], images: Tensor, *, precision: str) -> Tensor:
+    """Return logits (B, K) float32 of normalized `images` (B, C, H, W), computed in `precision`.
 
-    `precision` is one that `pick_precision` resolved.
+    `precision` is one that `pick_precision` returns.
     """
     with autocast(images.device, precision):
         logits = model(images.contiguous(memory_format=torch.channels_last))
@@ -144,7 +144,7 @@ Pixels = NDArray[np.uint8]
 
 
 def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -> list[Pixels]:
-    """The views of image `index` without flips, each (H, W, C), ordered by scale, then crop.
+    """Read the views of image `index` without flips, each (H, W, C), ordered by scale, then crop.
 
     Crops are (size, size, C); ten-crop gives five per scale: top left, top right, bottom left,
     bottom right, center. A dense view is the whole image. Raises DataError for an unreadable image.
@@ -167,16 +167,16 @@ def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -
         ]
     if spec.keep_bits or spec.channels not in (1, 3):
         raise ConfigError(
-            f"eval.views: {views.kind!r} is for gray and RGB images; stacks are seen in the center"
+            f"eval.views: {views.kind!r} is for gray and RGB images; stacks have center crops only"
         )
     image = load_image(split, index).convert("L" if spec.channels == 1 else "RGB")
     if views.kind == "dense":
-        image = image.crop(_middle(*image.size))
+        image = image.crop(_dense_box(*image.size))
         whole: Box = (0, 0, *image.size)
-        wanted = [(scaled_size(*image.size, side), whole) for side in sides]
+        crops = [(scaled_size(*image.size, side), whole) for side in sides]
     else:
         square = (spec.size, spec.size)
-        wanted = [
+        crops = [
             (square, box)
             for side in sides
             for box in _corners_and_center(*image.size, side, spec.size)
@@ -184,12 +184,12 @@ def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -
     method = Image.Resampling[spec.interpolation.upper()]
     return [
         np.array(image.resize(size, method, box)).reshape(*size[::-1], spec.channels)
-        for size, box in wanted
+        for size, box in crops
     ]
 
 
 def load_image(split: Split, index: int) -> Image.Image:
-    """The whole upright image at its stored size; DataError for an unreadable one."""
+    """Load the whole upright image at its stored size; DataError for an unreadable one."""
     if isinstance(split, TensorSplit):
         pixels = split.images[index].numpy()
         return Image.fromarray(pixels[:, :, 0] if split.channels == 1 else pixels)
@@ -202,7 +202,7 @@ def load_image(split: Split, index: int) -> Image.Image:
 
 
 def image_name(split: Split, index: int) -> str:
-    """Name of an image in messages: its path, or its number if it has none."""
+    """Return the name of an image in messages: its path, or its number if it has none."""
     if isinstance(split, FileSplit):
         return split.files.name(index)
     if isinstance(split, TensorSplit) and split.files is not None:
@@ -211,7 +211,7 @@ def image_name(split: Split, index: int) -> str:
 
 
 def _corners_and_center(width: int, height: int, side: int, size: int) -> Iterator[Box]:
-    """The five crops at shorter side `side`, in coordinates of the stored image."""
+    """Yield the five crops at shorter side `side`, in coordinates of the stored image."""
     wide, high = scaled_size(width, height, side)
     right, bottom = wide - size, high - size
     middle = (round(right / 2), round(bottom / 2))
@@ -220,8 +220,8 @@ def _corners_and_center(width: int, height: int, side: int, size: int) -> Iterat
         yield box[0], box[1], min(box[2], width), min(box[3], height)  # rounding may pass the edge
 
 
-def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """The box of the center of an image longer than 4:1, of the whole image otherwise."""
+def _dense_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the box of the center of an image longer than 4:1, or of the whole image."""
     wide, high = min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
     left, top = (width - wide) // 2, (height - high) // 2
     return left, top, left + wide, top + high
@@ -231,17 +231,17 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def fully_convolutional(model: ImageClassifier) -> Forward:
-    """`model` as a function from images (B, C, H, W) of any size to logits (B, K).
+    """Return `model` as a function from images (B, C, H, W) of any size to logits (B, K).
 
     The logits are the mean over all positions of the class score map (Sermanet et al. 2014;
     Simonyan and Zisserman 2015, section 3.2). A linear head commutes with that mean, so a model
     with global pooling is fully convolutional already. VGG's first linear layer becomes a
     convolution over the window of features of one training image.
     """
-    return _vgg(model) if isinstance(model, VGG) else model
+    return _convolutional_vgg(model) if isinstance(model, VGG) else model
 
 
-def _vgg(model: VGG) -> Forward:
+def _convolutional_vgg(model: VGG) -> Forward:
     window = max(1, model.spec.input_size // 2 ** len(model.spec.depths))  # features of one image
     # (window, 7): share of each of `window` rows in each of the 7 that the model pools them to, the
     # identity at 224 px. Pooling and linear layer together are one kernel.
@@ -259,7 +259,7 @@ def _vgg(model: VGG) -> Forward:
 
 
 def normalize(preprocessor: Preprocessor, images: Tensor) -> Tensor:
-    """`preprocessor.normalize` for images of any size, (B, C, H, W) uint8 to float32.
+    """Normalize images of any size, (B, C, H, W) uint8 to float32.
 
     A mean image of another size is resized to that of the images.
     """

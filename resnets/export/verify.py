@@ -137,7 +137,7 @@ def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvalu
     """Evaluate a backend on a split, on at most MAX_MEASURED evenly spaced images."""
     positions = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
     chosen = {truth.rows[position] for position in positions.tolist()}
-    subset = truth.of(chosen)
+    subset = truth.select(chosen)
     from resnets.export.score import evaluate_backend  # deferred: slow to import
 
     return evaluate_backend(backend, split, subset).evaluation

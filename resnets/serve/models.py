@@ -19,7 +19,7 @@ from resnets.data.decode.decode import decode, decode_whole
 from resnets.detect.models.predictor import InferenceInput
 from resnets.detect.outputs import Output
 from resnets.evaluate.batched_inference import NOT_FINITE
-from resnets.evaluate.figures.grad_cam import PANEL, grad_cam, heat
+from resnets.evaluate.figures.grad_cam import PANEL, grad_cam, overlay_heat_map
 from resnets.evaluate.postprocess import Decision, decide
 from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import is_artifact
@@ -147,7 +147,9 @@ class Classifier:
         activation = grad_cam(self._torch_model, image, target)[0].numpy()
         size = max(PANEL, self.backend.size)
         view = dataclasses.replace(self.backend.preprocess.view, size=size, channels=3)
-        return _png(heat(Image.fromarray(decode(data, view, name)), activation)), class_name
+        return _png(
+            overlay_heat_map(Image.fromarray(decode(data, view, name)), activation)
+        ), class_name
 
 
 class VisionModel:

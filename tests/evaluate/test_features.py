@@ -14,7 +14,7 @@ from resnets.evaluate.features import (
     NearestImages,
     embed,
     embed_image,
-    embeddings,
+    iter_embeddings,
     write_parquet,
 )
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def found(net, split) -> list[Embedding]:
-    return list(embeddings(net, split, device=CPU, precision="float32", workers=2))
+    return list(iter_embeddings(net, split, device=CPU, precision="float32", workers=2))
 
 
 @pytest.mark.parametrize("spec", [RESIDUAL, PREACT])

@@ -25,7 +25,7 @@ def fresh_fonts(monkeypatch):
 
     def forget() -> None:
         fonts._system_fonts.cache_clear()
-        fonts._font_of.cache_clear()
+        fonts._find_font.cache_clear()
         fonts.REPORTED.clear()
 
     forget()
@@ -82,7 +82,7 @@ def test_a_letter_is_drawn_in_the_font_that_has_it(tmp_path, fresh_fonts, caplog
     fresh_fonts.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "own.ttf")])
     make_font(tmp_path / "own.ttf", letter)
     fonts._system_fonts.cache_clear()
-    fonts._font_of.cache_clear()
+    fonts._find_font.cache_clear()
     assert FT2Font(str(tmp_path / "own.ttf")).family_name == "Tests Own"
     assert (drawn(letter) != box).any()
     other = Image.new("L", (40, 40))

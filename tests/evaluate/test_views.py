@@ -23,7 +23,7 @@ from resnets.models import ImageClassifier
 CPU = torch.device("cpu")
 
 
-def logits_of(
+def compute_logits(
     net: ImageClassifier, split: FileSplit, views: Views, average: Average = "probabilities"
 ):
     """(N, K) as the package computes them."""
@@ -76,7 +76,7 @@ def naive_ten_crop(net: ImageClassifier, folder: Path, number: int, side: int) -
 def test_ten_crop_equals_brute_force(spec: ModelSpec, tmp_path: Path):
     net = small_net(spec)
     split = write_images(tmp_path, ((40, 32), (32, 47), (33, 32), (32, 32)))
-    ours = logits_of(net, split, Views("ten-crop")).softmax(1).numpy()
+    ours = compute_logits(net, split, Views("ten-crop")).softmax(1).numpy()
     with torch.no_grad():
         theirs = np.stack([naive_ten_crop(net, tmp_path, k, 32) for k in range(len(split))])
     assert np.abs(theirs - theirs.mean(0)).max() > 0.05  # the images are told apart
@@ -137,7 +137,7 @@ def naive_dense(net: ImageClassifier, folder: Path, number: int, sides, flip: bo
 def test_dense_multi_scale_equals_brute_force(spec, size, sides, flip, tmp_path: Path):
     net = small_net(spec, size=size)
     split = write_images(tmp_path)
-    ours = logits_of(net, split, Views("dense", sides, flip)).softmax(1).numpy()
+    ours = compute_logits(net, split, Views("dense", sides, flip)).softmax(1).numpy()
     with torch.no_grad():
         theirs = np.stack(
             [naive_dense(net, tmp_path, k, sides, flip) for k in range(len(split))]
@@ -150,8 +150,8 @@ def test_dense_multi_scale_equals_brute_force(spec, size, sides, flip, tmp_path:
 def test_dense_at_the_training_size_of_square_images_is_the_net_itself(spec, tmp_path: Path):
     net = small_net(spec, resize=28)
     split = write_images(tmp_path, ((28, 28), (56, 56)))
-    dense = logits_of(net, split, Views("dense", (28,)))
-    torch.testing.assert_close(dense, logits_of(net, split, Views()), atol=1e-5, rtol=1e-5)
+    dense = compute_logits(net, split, Views("dense", (28,)))
+    torch.testing.assert_close(dense, compute_logits(net, split, Views()), atol=1e-5, rtol=1e-5)
 
 
 def test_center_is_what_prediction_sees(tmp_path: Path):
@@ -159,9 +159,9 @@ def test_center_is_what_prediction_sees(tmp_path: Path):
     split = write_images(tmp_path)
     seen = net.preprocess([tmp_path / f"{k:02}.png" for k in range(len(split))])
     with torch.no_grad():
-        torch.testing.assert_close(logits_of(net, split, Views()), net(seen))
+        torch.testing.assert_close(compute_logits(net, split, Views()), net(seen))
         both = torch.stack([net(seen), net(seen.flip(3))]).softmax(2).mean(0)
-    flipped = logits_of(net, split, Views(flip=True)).softmax(1)
+    flipped = compute_logits(net, split, Views(flip=True)).softmax(1)
     torch.testing.assert_close(flipped, both)
 
 
@@ -181,18 +181,18 @@ def test_gray_nets_and_mean_images(tmp_path: Path):
                 net((pixels[1] / 255 - F.interpolate(mean, (28, 60), mode="bilinear")) / 0.25),
             ]
         )
-    ours = logits_of(net, split, Views("dense", (28,)))
+    ours = compute_logits(net, split, Views("dense", (28,)))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_logits_or_probabilities_are_averaged(tmp_path: Path):
     net = small_net(RESIDUAL)
     split = write_images(tmp_path)
-    one, two = (logits_of(net, split, Views("dense", (side,))) for side in (8, 64))
+    one, two = (compute_logits(net, split, Views("dense", (side,))) for side in (8, 64))
     both = Views("dense", (8, 64))
-    logits = logits_of(net, split, both, "logits")
+    logits = compute_logits(net, split, both, "logits")
     torch.testing.assert_close(logits, (one + two) / 2)
-    shares = logits_of(net, split, both, "probabilities").softmax(1)
+    shares = compute_logits(net, split, both, "probabilities").softmax(1)
     torch.testing.assert_close(shares, (one.softmax(1) + two.softmax(1)) / 2)
     assert (shares - logits.softmax(1)).abs().max() > 1e-4  # the choice matters
 

@@ -33,9 +33,9 @@ class GroundTruth:
     """The correct classes of each image, as indices into the model's outputs.
 
     note: their source, for the protocol; empty for the data's own classes. paired: how labels
-    without file names were paired with images; empty for labels with names. multilabel: all of an
-    image's labels are correct together, and an image may have none; of these the rows `chosen`,
-    or all.
+    without file names were paired with images; empty for labels with names. multilabel: whether an
+    image has a set of labels, which may be empty. chosen: rows of a multilabel set to use; None for
+    all.
     """
 
     labels: Sequence[Labels]
@@ -46,40 +46,40 @@ class GroundTruth:
 
     @property
     def rows(self) -> list[int]:
-        """Rows of the images that have a label; the others are not counted."""
+        """Rows of the images that have a label and are evaluated."""
         if self.multilabel:
             return list(range(len(self.labels)) if self.chosen is None else self.chosen)
         return [row for row, labels in enumerate(self.labels) if labels]
 
-    def of(self, rows: Container[int]) -> GroundTruth:
-        """The same for some rows alone."""
+    def select(self, rows: Container[int]) -> GroundTruth:
+        """Return the ground truth of some rows only."""
         if self.multilabel:
-            kept = [row for row in self.rows if row in rows]
-            return replace(self, chosen=kept)
+            return replace(self, chosen=[row for row in self.rows if row in rows])
         labels = [each if row in rows else () for row, each in enumerate(self.labels)]
         return replace(self, labels=labels)
 
     def targets(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """One class (B,) for each image of `rows`: the most probable of its correct classes.
+        """Return one class (B,) for each image of `rows`: the most probable of its correct classes.
 
         So a prediction is correct if it is any of them, in the top five if any of them is, and its
-        loss is that of the most probable one. Of sets of labels they are (B, K), 0 or 1.
+        loss is that of the most probable one. For sets of labels, targets are (B, K), 0 or 1.
         """
         if self.multilabel:
-            found = torch.zeros_like(logits, dtype=torch.uint8)
-            for place, row in enumerate(rows.tolist()):
-                found[place, list(self.labels[row])] = 1
-            return found
+            targets = torch.zeros_like(logits, dtype=torch.uint8)
+            for index, row in enumerate(rows.tolist()):
+                targets[index, list(self.labels[row])] = 1
+            return targets
         allowed = torch.full_like(logits, float("-inf"))
-        for place, row in enumerate(rows.tolist()):
-            allowed[place, list(self.labels[row])] = 0
+        for index, row in enumerate(rows.tolist()):
+            allowed[index, list(self.labels[row])] = 0
         return (allowed + logits.nan_to_num()).argmax(1)
 
 
 def split_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> GroundTruth:
-    """The data's own labels (N,) or (N, K); class t of the data is the model's `outputs[t]`.
+    """Return the data's own labels (N,) or (N, K) as ground truth.
 
-    The note says so if the model has `known` outputs and the data fewer classes.
+    Class t of the data is the model's `outputs[t]`. If the data have fewer classes than the model's
+    `known` outputs, the note says so.
     """
     few = len(outputs) < known
     note = f"{len(outputs):,} of {known:,} classes, all of which compete" if few else ""
@@ -93,19 +93,20 @@ def split_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> GroundTruth:
 def read_labels(
     path: Path, names: Sequence[str], classes: Sequence[str], *, stored_order: bool = False
 ) -> GroundTruth:
-    """The file's labels for images called `names` (paths), as indices into `classes`.
+    """Read the file's labels for images with the paths `names`, as indices into `classes`.
 
-    stored_order: labels without names are in the order of `names`, not in sorted order. Labels are
-    all names of classes or all indices from 0; the note says so for indices. Raises DataError with
-    the line or entry that is wrong.
+    stored_order: whether labels without names are in the order of `names`, not in sorted order.
+    Labels are either all names of classes or all indices from 0, which the note then says. Raises
+    DataError with the wrong line or entry.
     """
     if path.suffix.lower() in TABLE_SUFFIXES and path.suffix.lower() != ".txt":
-        given, leading = _from_table(path, names), None
+        given, first_row = _read_table(path, names), None
     else:
-        text = _text(path)
-        entries = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
-        given, leading = _in_file_order(path, entries, names, stored_order)
-    number, by_place = _numbering(path, given, classes)
+        text = _read_text(path)
+        is_json = path.suffix.lower() == ".json"
+        entries = _parse_json(path, text) if is_json else _parse_lines(text)
+        given, first_row = _assign_by_position(path, entries, names, stored_order)
+    number, are_indices = _number_labels(path, given, classes)
     labels = [tuple(dict.fromkeys(number[str(value)] for value, _ in values)) for values in given]
     with_label = sum(map(bool, labels))
     if not with_label:
@@ -115,20 +116,20 @@ def read_labels(
         note += f" ({total:,} for {with_label:,} images, any of them is correct)"
     if with_label < len(labels):
         note += f", {len(labels) - with_label:,} images without a label left out"
-    if by_place:
+    if are_indices:
         first = next(value for values in given for value, _ in values)
-        note += f", numbers taken as class indices ({first} is {classes[int(first)]})"
+        note += f", numbers read as class indices ({first} is {classes[int(first)]})"
     paired = ""
-    if leading is not None:
-        said = format_first_pair(names[leading], "/".join(classes[k] for k in labels[leading]))
-        paired, note = f"labels by position: {said}, ...", f"{note}, by position ({said})"
+    if first_row is not None:
+        pair = format_first_pair(names[first_row], "/".join(classes[k] for k in labels[first_row]))
+        paired, note = f"labels by position: {pair}, ...", f"{note}, by position ({pair})"
     return GroundTruth(labels, note, paired)
 
 
-def _numbering(
+def _number_labels(
     path: Path, given: Sequence[Given], classes: Sequence[str]
 ) -> tuple[dict[str, int], bool]:
-    """The output of each label, and whether labels are indices rather than names.
+    """Return the output of each label, and whether labels are indices rather than names.
 
     Raises DataError for a label that is not a class, and for numbers that may be either.
     """
@@ -144,12 +145,12 @@ def _numbering(
                 " use names of classes that are not numbers"
             )
         return numbers, False
-    by_place = {
+    indices = {
         label: int(label)
         for label in places
         if re.fullmatch(r"\d{1,9}", label) and int(label) < len(classes)
     }
-    if wrong := next((label for label in places if label not in by_place | numbers), None):
+    if wrong := next((label for label in places if label not in indices | numbers), None):
         raise DataError(
             f"{path}: {places[wrong]}: {wrong!r} is not a class of the model, by name or as a"
             f" number in 0..{len(classes) - 1}"
@@ -159,10 +160,10 @@ def _numbering(
             f"{path}: {places[named]}: {named!r} is the name of a class, but {other!r}"
             f" ({places[other]}) is not; write all labels by name, or all as numbers"
         )
-    return by_place, True
+    return indices, True
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -170,10 +171,10 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as labels ({reason})") from None
 
 
-Given = Sequence[tuple[Any, str]]  # labels as written, and where
+Given = Sequence[tuple[Any, str]]  # labels as written, each with its place in the file
 
 
-def _from_json(path: Path, text: str) -> list[Given]:
+def _parse_json(path: Path, text: str) -> list[Given]:
     with reading(path, DataError, "as JSON"):
         entries = json.loads(text)
     if not isinstance(entries, list):
@@ -185,7 +186,7 @@ def _from_json(path: Path, text: str) -> list[Given]:
     return given
 
 
-def _from_lines(text: str) -> list[Given]:
+def _parse_lines(text: str) -> list[Given]:
     lines = text.splitlines()
     return [
         [(line.strip(), f"line {place}")] if line.strip() else []
@@ -193,10 +194,10 @@ def _from_lines(text: str) -> list[Given]:
     ]
 
 
-def _in_file_order(
+def _assign_by_position(
     path: Path, entries: list[Given], names: Sequence[str], stored: bool
 ) -> tuple[list[Given], int]:
-    """The entry of each image, and the row of the image of the first entry."""
+    """Return the entry of each image, and the row of the image of the first entry."""
     if len(entries) != len(names):
         raise DataError(
             f"{path}: labels {len(entries):,} images, the split has {len(names):,};"
@@ -204,26 +205,26 @@ def _in_file_order(
         )
     order = list(range(len(names)))
     if not stored:
-        order = argsort_by_name(path, [(_parts(name)[-1], name) for name in names])
+        order = argsort_by_name(path, [(_split_path(name)[-1], name) for name in names])
     given: list[Given] = [()] * len(names)
     for row, entry in zip(order, entries, strict=True):
         given[row] = entry
     return given, order[0]
 
 
-def _from_table(path: Path, names: Sequence[str]) -> list[Given]:
+def _read_table(path: Path, names: Sequence[str]) -> list[Given]:
     given: list[list[tuple[Any, str]]] = [[] for _ in names]
-    found: dict[int, dict[tuple[str, ...], list[int]]] = {}  # by how many parts a path has
+    by_length: dict[int, dict[tuple[str, ...], list[int]]] = {}  # by the number of a path's parts
 
-    def rows_of(cell: str) -> list[int]:
-        parts = _parts(cell)
-        if len(parts) not in found:
-            found[len(parts)] = _by_end(names, len(parts))
-        return found[len(parts)].get(parts, [])
+    def find_rows(cell: str) -> list[int]:
+        parts = _split_path(cell)
+        if len(parts) not in by_length:
+            by_length[len(parts)] = _rows_by_suffix(names, len(parts))
+        return by_length[len(parts)].get(parts, [])
 
-    table = open_table_file(path, lambda cell: bool(rows_of(cell)))
+    table = open_table_file(path, lambda cell: bool(find_rows(cell)))
     for row in () if table is None else table.rows():
-        rows = rows_of(row.path)
+        rows = find_rows(row.path)
         if len(rows) > 1:
             raise DataError(
                 f"{path}: line {row.line}: {row.path} may be {names[rows[0]]} or {names[rows[1]]};"
@@ -235,14 +236,14 @@ def _from_table(path: Path, names: Sequence[str]) -> list[Given]:
     return list(given)
 
 
-def _by_end(names: Sequence[str], count: int) -> dict[tuple[str, ...], list[int]]:
-    """Rows of the images by the last `count` parts of their paths."""
+def _rows_by_suffix(names: Sequence[str], count: int) -> dict[tuple[str, ...], list[int]]:
+    """Return the rows of the images by the last `count` parts of their paths."""
     rows: dict[tuple[str, ...], list[int]] = {}
     for row, name in enumerate(names):
-        rows.setdefault(_parts(name)[-count:], []).append(row)
+        rows.setdefault(_split_path(name)[-count:], []).append(row)
     return rows
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    """Parts of a path, or of "set.tar:cat/1.jpg"."""
+def _split_path(name: str) -> tuple[str, ...]:
+    """Split a path, or a name such as "set.tar:cat/1.jpg", into parts."""
     return tuple(part for part in re.split(r"[/\\:]", name) if part not in ("", "."))

@@ -33,11 +33,11 @@ from resnets.weights.hub import imagenet_classes
 log = logging.getLogger("resnets")
 
 SplitName = Literal["test", "val", "train"]
-SHOWN = 5  # class names in a message
+MAX_NAMES = 5  # of classes in a message
 
 
 class ModelInfo(Protocol):
-    """What evaluation needs to know of a model or artifact: see `models.ImageClassifier`."""
+    """The attributes of a model or artifact that evaluation uses; see `models.ImageClassifier`."""
 
     preprocess: Any
     postprocess: Postprocess
@@ -53,9 +53,9 @@ def open_labeled(
     labels: Path | None = None,
     others: Sequence[ModelInfo] = (),
 ) -> tuple[Split, GroundTruth]:
-    """The images to evaluate `model` on, and their ground truth: own classes, or those of `labels`.
+    """Open the images to evaluate `model` on, with their own labels or those of the file `labels`.
 
-    others: the other members of an ensemble; no image that any of them trained on is held out.
+    others: the other members of an ensemble; images that any of them trained on are not held out.
     Raises as `open_split`, `match_classes` and `read_labels` do.
     """
     if labels is None or source is None or isinstance(source, Source):
@@ -84,12 +84,12 @@ def open_labeled(
             f"{images.description}: its images have {theirs}, but the weights give {ours}"
         )
     if note := class_number_note(images.classes, model.classes):
-        images = _described(images, f"{images.description}, {note}")
+        images = _with_description(images, f"{images.description}, {note}")
     return images, split_truth(images.labels, outputs, len(model.classes))
 
 
-def _record(models: Sequence[ModelInfo]) -> tuple[Fingerprint | None, str]:
-    """Fingerprint of all images the models trained on, and a note on models without one."""
+def _merge_fingerprints(models: Sequence[ModelInfo]) -> tuple[Fingerprint | None, str]:
+    """Merge the fingerprints of the models' training images; also a note on models without one."""
     records: list[Fingerprint | None] = [getattr(model, "fingerprint", None) for model in models]
     known = [record for record in records if record is not None]
     without = [
@@ -109,15 +109,15 @@ def open_split(
     stored: bool = False,
     others: Sequence[ModelInfo] = (),
 ) -> Split:
-    """The split called `name` of `source`, or of the data `model` was trained on.
+    """Open the split `name` of `source`, or of the data that `model` was trained on.
 
     Fractions and seeds of splits are the recipe's, so a validation split is that of the run; the
-    image size is the one stored with the weights. "test" of another source than the model was
-    trained on is its test split, or all of it if it has no splits, since none of its images were
-    trained on. Whether a `Source` (a Python object) is the run's own data is decided by its images.
-    `stored` leaves images in their files, whole, for views at any scale. others: see
-    `open_labeled`. Raises ConfigError if there is neither a source nor a recipe, DataError if there
-    is no such split.
+    image size is the one stored with the weights. "test" of another source than the training data
+    is its test split, or all of it if it has no splits, since none of its images were trained on.
+    Whether a `Source` (a Python object) is the training data is decided by its images. stored:
+    whether images stay in their files, whole, for views at any scale. others: see `open_labeled`.
+    Raises ConfigError if there is neither a source nor a recipe, DataError if there is no such
+    split.
     """
     if model.recipe is None and source is None:
         raise ConfigError(f"{model.origin}: does not state its training data; give --data")
@@ -126,9 +126,9 @@ def open_split(
     spec = model.recipe.data if model.recipe is not None else DataSpec()
     seen: Preprocess = model.preprocess.spec
     foreign = model.recipe is None or given is not None
-    foreign |= where is not None and not _same(where, spec.source)
+    foreign |= where is not None and not _is_same_source(where, spec.source)
     whole = foreign and name == "test"
-    known, unknown = _record((model, *others))
+    known, unknown = _merge_fingerprints((model, *others))
     splits = open_data(
         dataclasses.replace(
             spec,
@@ -155,37 +155,37 @@ def open_split(
     if split is None and whole and not splits.recognized:
         split = splits.train
     if split is None:
-        raise DataError(f"{splits.name}: has no {name} split{_why(known, foreign)}")
+        raise DataError(f"{splits.name}: has no {name} split{_explain_missing(known, foreign)}")
     if splits.changes:
         changed = f"{split.description}, set changed since training ({splits.changes})"
-        split = _described(split, changed)
-    return split if name == "train" else uncompared(split, unknown)
+        split = _with_description(split, changed)
+    return split if name == "train" else warn_unrecorded(split, unknown)
 
 
-def uncompared(split: Split, note: str) -> Split:
-    """The split with the note, which is logged too, that a model keeps no record of its images."""
+def warn_unrecorded(split: Split, note: str) -> Split:
+    """Log, and add to the description, that a model has no record of its training images."""
     if not note:
         return split
     log.warning(
         "%s%s: there is no record of those, so some of these images may have been trained on",
         split.description, note,
     )  # fmt: skip
-    return _described(split, split.description + note)
+    return _with_description(split, split.description + note)
 
 
-def _described(split: Split, description: str) -> Split:
+def _with_description(split: Split, description: str) -> Split:
     return dataclasses.replace(split, description=description)  # type: ignore[type-var]
 
 
-def _why(known: Fingerprint | None, foreign: bool) -> str:
-    """Why a split may be missing, and what to do."""
+def _explain_missing(known: Fingerprint | None, foreign: bool) -> str:
+    """Return why a split may be missing, and what to do."""
     if foreign and known is not None:
         return " (its images are those the run was trained on); choose another --split"
     return "; choose another --split"
 
 
-def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
-    """The images of loose files that the run did not train on; DataError if none is left."""
+def _drop_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
+    """Leave out the images that the run trained on; DataError if none is left."""
     if known is None:
         return split
     trained = known.was_trained_on(file_keys(split.files))
@@ -207,12 +207,12 @@ def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
 
 
 def open_all_images(model: ModelInfo, source: str) -> Split:
-    """Every image of `source`, whole, of any split and class, or without a class.
+    """Open every image of `source`, whole, of any split and class, or without a class.
 
-    If the model was trained on it, it is read as its recipe says.
+    If the model was trained on `source`, its recipe decides how it is read.
     """
     spec = model.recipe.data if model.recipe is not None else DataSpec()
-    if model.recipe is None or not _same(source, spec.source):
+    if model.recipe is None or not _is_same_source(source, spec.source):
         spec = dataclasses.replace(spec, quarantine=None, ground_truth=None, labels_from="auto")
     levels = model.preprocess.spec.value_range or RANGE_16_BIT
     spec = dataclasses.replace(spec, source=source, in_memory="never", value_range=levels)
@@ -222,45 +222,45 @@ def open_all_images(model: ModelInfo, source: str) -> Split:
 def _open_for_labels(
     model: ModelInfo, source: str, name: SplitName, others: Sequence[ModelInfo]
 ) -> Split:
-    """The images for a file of labels: a split of `source`, or all images without classes."""
-    loose, (known, unknown) = open_unlabeled(source), _record((model, *others))
+    """Open the images for a file of labels: a split of `source`, or all images without classes."""
+    loose, (known, unknown) = open_unlabeled(source), _merge_fingerprints((model, *others))
     if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
-        return loose if name == "train" else uncompared(_without_trained(loose, known), unknown)
+        return loose if name == "train" else warn_unrecorded(_drop_trained(loose, known), unknown)
     try:
         return open_split(model, source, name, stored=True, others=others)
     except DataError:
-        own = model.recipe is not None and _same(source, model.recipe.data.source)
+        own = model.recipe is not None and _is_same_source(source, model.recipe.data.source)
         if loose is None or own:  # all of its own set includes what it was trained on
             raise
-        return loose if name == "train" else uncompared(_without_trained(loose, known), unknown)
+        return loose if name == "train" else warn_unrecorded(_drop_trained(loose, known), unknown)
 
 
 def _paths_within(split: FileSplit, source: str) -> Iterator[str]:
     return (path_within(split.files.name(row), prefixes(source)) for row in range(len(split.files)))
 
 
-def _same(source: str, other: str) -> bool:
+def _is_same_source(source: str, other: str) -> bool:
     return source == other or Path(source).expanduser().resolve() == Path(other).resolve()
 
 
 def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Tensor:
-    """(K,) int64: for each class of the data, the network's output of that name.
+    """Return for each class of the data the network's output of that name, (K,) int64.
 
-    The data may have some of the network's classes only. Data whose K classes are called 0, 1, ...,
-    K - 1 names the outputs by number (ImageNet-V2). WordNet ids also match the English names of
-    ImageNet models. Names that differ in Unicode normalization only (NFC, NFD) are equal. Raises
+    The data may have only some of the network's classes. Data whose K classes are called 0, 1, ...,
+    K - 1 name the outputs by number (ImageNet-V2). WordNet ids also match the English names of
+    ImageNet models. Names that differ only in Unicode normalization (NFC, NFD) are equal. Raises
     DataError for classes that the network does not have, and for numbers that may be names or
     indices.
     """
-    if (known := _imagenet_outputs(data, model)) is not None:
+    if (known := _match_imagenet(data, model)) is not None:
         return known
-    ours, theirs = _composed(data), _composed(model)
+    ours, theirs = _normalize_unicode(data), _normalize_unicode(model)
     if _are_numbers(ours, theirs):
         if both := sorted(set(ours) & set(theirs), key=int):
             raise DataError(
                 f"{source}: its classes 0 to {len(ours) - 1} may be names of the network's classes"
-                f" ({_shown(both)}) or their indices; use the network's names:"
-                f" {_shown(theirs)}"
+                f" ({_format_names(both)}) or their indices; use the network's names:"
+                f" {_format_names(theirs)}"
             )
         return torch.tensor([int(name) for name in ours])
     extra = [name for name in ours if name not in set(theirs)]
@@ -268,64 +268,64 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         parts = [f"{len(extra):,} of its {len(ours):,} classes are unknown to the network"]
         if len(extra) == len(ours):
             parts = [f"the network knows none of its classes ({len(ours):,})"]
-        parts.append(_shown(extra))
+        parts.append(_format_names(extra))
         near = difflib.get_close_matches(extra[0], theirs, 1)
         cased = [name for name in theirs if name.casefold() == extra[0].casefold()]
         if guess := (cased or near):
             parts.append(f"did you mean {guess[0]}?")
-        parts.append(f"the network's {len(theirs):,} are {_shown(theirs)}")
+        parts.append(f"the network's {len(theirs):,} are {_format_names(theirs)}")
         raise DataError(f"{source}: {'; '.join(parts)}; leave them out or rename them")
     if ours == theirs:
         return torch.arange(len(ours))
     if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):
         raise DataError(
-            f"{source}: the network has several classes called {_shown(twice)}, so the data's may"
-            " be either; use WordNet ids or numbers, or leave them out"
+            f"{source}: the network has several classes called {_format_names(twice)}, so the"
+            " data's may be either; use WordNet ids or numbers, or leave them out"
         )
-    where = {name: index for index, name in enumerate(theirs)}
-    return torch.tensor([where[name] for name in ours])
+    outputs = {name: index for index, name in enumerate(theirs)}
+    return torch.tensor([outputs[name] for name in ours])
 
 
 def class_number_note(data: Sequence[str], model: Sequence[str]) -> str:
-    """A note for the protocol where `match_classes` takes the data's classes as indices."""
-    ours, theirs = _composed(data), _composed(model)
+    """Return a note for the protocol if `match_classes` reads the data's classes as indices."""
+    ours, theirs = _normalize_unicode(data), _normalize_unicode(model)
     if not _are_numbers(ours, theirs):
         return ""
     pairs = [f"{number} is {name}" for number, name in enumerate(theirs)]
-    return f"its labels are numbers, taken as class indices of the network ({_shown(pairs)})"
+    return f"its labels are numbers, read as class indices of the network ({_format_names(pairs)})"
 
 
 def _are_numbers(data: Sequence[str], model: Sequence[str]) -> bool:
-    """Whether the data's classes are 0 to K - 1 and the network's have other names."""
+    """Return whether the data's classes are 0 to K - 1 and the network's have other names."""
     return set(data) != set(model) and set(data) == set(map(str, range(len(model))))
 
 
-def _composed(names: Sequence[str]) -> list[str]:
+def _normalize_unicode(names: Sequence[str]) -> list[str]:
     return [unicodedata.normalize("NFC", name) for name in names]
 
 
-def _imagenet_outputs(data: Sequence[str], model: Sequence[str]) -> Tensor | None:
-    """`match_classes` if both are classes of ImageNet, else None."""
-    places = {wnid: place for place, wnid in enumerate(WNIDS)}
-    if not set(data) <= set(places):
+def _match_imagenet(data: Sequence[str], model: Sequence[str]) -> Tensor | None:
+    """Match classes if both are those of ImageNet, else return None."""
+    imagenet = {wnid: output for output, wnid in enumerate(WNIDS)}
+    if not set(data) <= set(imagenet):
         return None
     numbers = tuple(map(str, range(len(WNIDS))))  # of a model loaded without names
     if tuple(model) in (imagenet_classes(), numbers):
-        return torch.tensor([places[wnid] for wnid in data])
-    where = {name: index for index, name in enumerate(model)}
-    if set(data) <= set(where) <= set(places):
-        return torch.tensor([where[wnid] for wnid in data])
+        return torch.tensor([imagenet[wnid] for wnid in data])
+    outputs = {name: index for index, name in enumerate(model)}
+    if set(data) <= set(outputs) <= set(imagenet):
+        return torch.tensor([outputs[wnid] for wnid in data])
     return None
 
 
 def map_targets(batches: Iterable[Batch], outputs: Tensor) -> Iterator[Batch]:
-    """Batches with each target t replaced by outputs[t]."""
+    """Yield batches with each target t replaced by outputs[t]."""
     for batch in batches:
         assert isinstance(batch.targets, Tensor)
         targets = outputs.to(batch.targets.device)[batch.targets]
         yield dataclasses.replace(batch, targets=targets)
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _format_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

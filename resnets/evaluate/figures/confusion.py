@@ -30,10 +30,10 @@ def save_confusion_figure(evaluation: Evaluation, path: Path) -> None:
     """
     fonts = figure_fonts((*evaluation.classes, evaluation.protocol))
     with figure_style(), fonts, atomic_write(path) as temporary:
-        _figure(evaluation).savefig(temporary, format="png", facecolor="white")
+        _make_figure(evaluation).savefig(temporary, format="png", facecolor="white")
 
 
-def _figure(evaluation: Evaluation) -> Figure:
+def _make_figure(evaluation: Evaluation) -> Figure:
     side = float(np.clip(0.42 * len(evaluation.classes), 5.2, 11.5))  # inches of the matrix
     width = side + 7.4
     protocol = [
@@ -45,15 +45,17 @@ def _figure(evaluation: Evaluation) -> Figure:
     top, body = rows[:, 0]
     left, right = body.subfigures(1, 2, width_ratios=(side + 2.4, 5))
     upper, _ = right.subfigures(2, 1, height_ratios=(6.2, max(side - 4.8, 0.01)))
-    _heading(top, evaluation, protocol, head)
-    _confusion(left.subplots(), evaluation)
+    _draw_heading(top, evaluation, protocol, head)
+    _draw_confusion(left.subplots(), evaluation)
     reliability, confidence = upper.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    _reliability(reliability, evaluation)
-    _confidence(confidence, evaluation)
+    _draw_reliability(reliability, evaluation)
+    _draw_confidence(confidence, evaluation)
     return figure
 
 
-def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float) -> None:
+def _draw_heading(
+    panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float
+) -> None:
     title = f"{evaluation.top1_error:.2f}% top-1 error"
     if evaluation.top5_error is not None:
         title += f", {evaluation.top5_error:.2f}% top-5"
@@ -62,8 +64,8 @@ def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], heig
     panel.text(0.02, below, "\n".join(protocol), fontsize=9, color=SOFT, va="top")
 
 
-def _confusion(axes: Axes, evaluation: Evaluation) -> None:
-    """Rows as fractions of the true class; a power scale keeps rare confusions visible."""
+def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
+    """Draw rows as fractions of the true class; a power scale keeps rare confusions visible."""
     counts = evaluation.confusion
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # (K, K)
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
@@ -104,8 +106,8 @@ def _name_classes(axes: Axes, classes: tuple[str, ...]) -> None:
     axes.tick_params(which="both", length=0, colors=INK)
 
 
-def _reliability(axes: Axes, evaluation: Evaluation) -> None:
-    """Accuracy against confidence in 15 bins (Guo et al. 2017, Fig. 1)."""
+def _draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
+    """Draw accuracy against confidence in 15 bins (Guo et al. 2017, Fig. 1)."""
     sums = evaluation.sums
     filled = sums.bin_counts > 0
     counts = sums.bin_counts[filled]
@@ -113,8 +115,8 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     low, high = np.minimum(accuracy, confidence), np.maximum(accuracy, confidence)
     centers = ((np.arange(BINS) + 0.5) / BINS)[filled]
     width = 0.92 / BINS
-    # In every bin a solid bar is the accuracy; the hatched gap lies above it where the model is too
-    # confident, and is its upper part where it is not confident enough.
+    # In every bin a solid bar is the accuracy; the hatched gap lies above it if the model is
+    # overconfident, and is its upper part if the model is underconfident.
     axes.bar(centers, accuracy, width, color=BLUE, label="accuracy")
     gaps = (
         ("accuracy above the confidence", accuracy >= confidence, "white"),
@@ -137,8 +139,8 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     axes.tick_params(labelbottom=False)
 
 
-def _confidence(axes: Axes, evaluation: Evaluation) -> None:
-    """Histogram of the confidence."""
+def _draw_confidence(axes: Axes, evaluation: Evaluation) -> None:
+    """Draw the histogram of the confidence."""
     centers = (np.arange(BINS) + 0.5) / BINS
     share = evaluation.sums.bin_counts / evaluation.examples
     axes.bar(centers, share, 0.92 / BINS, color=SOFT)

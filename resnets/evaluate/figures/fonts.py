@@ -1,4 +1,4 @@
-"""Text in figures: no accidental markup, and a font for every character, where there is one.
+"""Text in figures: no accidental markup, and system fonts for characters that need them.
 
 matplotlib reads `$...$` as mathematics and leaves labels that begin with `_` out of legends; its
 own font covers European scripts, Arabic and Hebrew, but not CJK. `escape_label` and `figure_fonts`
@@ -26,25 +26,25 @@ from resnets.utils.printable import printable
 
 log = logging.getLogger("resnets")
 
-OWN = "DejaVu Sans"
+DEFAULT_FONT = "DejaVu Sans"
 FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
 # System fonts made for many scripts are tried first.
-LIKELY = re.compile(
+PREFERRED = re.compile(
     r"cjk|droidsansfallback|wqy|han|unifont|unicode|noto|gothic|yahei|hei|ming", re.I
 )
 UNUSABLE = re.compile(r"color|lastresort", re.I)  # bitmaps; placeholder boxes
 INVISIBLE = frozenset({"Cf", "Mn", "Me", "Zs"})  # joiners, variation selectors, spaces
-PACKAGES = (  # the script's name in Unicode's names of letters, and Debian's package
+PACKAGES = (  # scripts in Unicode names of characters, and the Debian package of a font
     (("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH"), "fonts-noto-cjk"),
     (("ARABIC", "HEBREW"), "fonts-noto-core"),
 )
-SYMBOLS = "fonts-symbola"
-OTHERS = "fonts-noto-core"
-REPORTED: set[str] = set()  # packages named already: one line for each, not each character
+SYMBOL_PACKAGE = "fonts-symbola"
+OTHER_PACKAGE = "fonts-noto-core"
+REPORTED: set[str] = set()  # packages that were already logged
 
 
 def escape_label(name: object) -> str:
-    """`name` on one line, escaped so that matplotlib draws it literally."""
+    """Return `name` on one line, escaped so that matplotlib draws it literally."""
     text = printable(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -55,8 +55,10 @@ def figure_fonts(names: Iterable[str]) -> Iterator[None]:
 
     Logs what to install for characters that no font has.
     """
-    families = [OWN]
-    for path in dict.fromkeys(path for path in map(_font_of, _letters("".join(names))) if path):
+    families = [DEFAULT_FONT]
+    for path in dict.fromkeys(
+        path for path in map(_find_font, _missing_letters("".join(names))) if path
+    ):
         font_manager.fontManager.addfont(path)
         families.append(FT2Font(path).family_name)
     with rc_context({"font.family": families}), warnings.catch_warnings():
@@ -71,29 +73,29 @@ class TextRenderer:
         self.size, self.strong = size, strong
 
     def width(self, text: str) -> float:
-        """Width in px of one line."""
-        return sum(font.getlength(part) for font, part in self._parts(text))
+        """Return the width in px of one line."""
+        return sum(font.getlength(part) for font, part in self._split_by_font(text))
 
     def draw(
         self,
         pen: ImageDraw.ImageDraw,
-        place: tuple[float, float],
+        position: tuple[float, float],
         text: str,
         fill: str,
         anchor: str = "la",
     ) -> None:
-        """Draw one line at `place`: `anchor` "la" is its left top, "lm" its left middle."""
-        x, y = place
+        """Draw one line at `position`: `anchor` "la" is its left top, "lm" its left middle."""
+        x, y = position
         own = _pillow_font(None, self.size, self.strong)
         # All parts share the baseline of the first font.
         ascent, descent = own.getmetrics()
         base = y + ascent if anchor == "la" else y + (ascent - descent) / 2
-        for font, part in self._parts(text):
+        for font, part in self._split_by_font(text):
             pen.text((x, base), part, fill=fill, font=font, anchor="ls")
             x += font.getlength(part)
 
-    def _parts(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        missing = {letter: _font_of(letter) for letter in _letters(text)}
+    def _split_by_font(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        missing = {letter: _find_font(letter) for letter in _missing_letters(text)}
         runs = groupby(text, key=missing.get)
         return [(_pillow_font(path, self.size, self.strong), "".join(run)) for path, run in runs]
 
@@ -104,9 +106,9 @@ def _pillow_font(path: str | None, size: int, strong: bool) -> ImageFont.FreeTyp
     return ImageFont.truetype(path or own, size)
 
 
-def _letters(text: str) -> list[str]:
-    """The distinct characters of a text that matplotlib's own font lacks."""
-    own = _letters_in(str(FOLDER / "DejaVuSans.ttf"))
+def _missing_letters(text: str) -> list[str]:
+    """Return the distinct characters of a text that matplotlib's own font lacks."""
+    own = _font_letters(str(FOLDER / "DejaVuSans.ttf"))
     return sorted(
         letter
         for letter in set(printable(text))
@@ -115,12 +117,12 @@ def _letters(text: str) -> list[str]:
 
 
 @cache
-def _font_of(letter: str) -> str | None:
-    """Path of a system font that has `letter`; None, with a warning, if there is none."""
+def _find_font(letter: str) -> str | None:
+    """Return the path of a system font that has `letter`; None, with a warning, if none has."""
     for path in _system_fonts():
-        if ord(letter) in _letters_in(path):
+        if ord(letter) in _font_letters(path):
             return path
-    package = _package(letter)
+    package = _suggest_package(letter)
     if package not in REPORTED:
         REPORTED.add(package)
         log.warning(
@@ -131,30 +133,30 @@ def _font_of(letter: str) -> str | None:
     return None
 
 
-def _package(letter: str) -> str:
+def _suggest_package(letter: str) -> str:
     name = unicodedata.name(letter, "")
     for scripts, package in PACKAGES:
         if name.startswith(scripts):
             return package
-    return SYMBOLS if unicodedata.category(letter).startswith("S") else OTHERS
+    return SYMBOL_PACKAGE if unicodedata.category(letter).startswith("S") else OTHER_PACKAGE
 
 
 @cache
 def _system_fonts() -> Sequence[str]:
-    """Paths of the usable fonts, those likely to have many characters first."""
-    found = (path for path in font_manager.findSystemFonts() if not UNUSABLE.search(path))
+    """Return the paths of the usable fonts, those likely to have many characters first."""
+    paths = (path for path in font_manager.findSystemFonts() if not UNUSABLE.search(path))
 
-    def unlikely(path: str) -> tuple[bool, bool, str]:
+    def sort_key(path: str) -> tuple[bool, bool, str]:
         name = Path(path).name
         plain = re.search(r"bold|italic|oblique|black|light|thin|serif|mono", name, re.I) is None
-        return LIKELY.search(name) is None, not plain, name
+        return PREFERRED.search(name) is None, not plain, name
 
-    return sorted(found, key=unlikely)
+    return sorted(paths, key=sort_key)
 
 
 @cache
-def _letters_in(path: str) -> frozenset[int]:
-    """Code points of a font; none if it cannot be read."""
+def _font_letters(path: str) -> frozenset[int]:
+    """Return the code points of a font; none if it cannot be read."""
     try:
         return frozenset(FT2Font(path).get_charmap())
     except Exception:  # a damaged font is not a reason to fail

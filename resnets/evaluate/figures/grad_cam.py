@@ -17,20 +17,20 @@ from torch.nn import functional as F
 from resnets.config import Preprocess
 from resnets.data.decode.decode import decode
 from resnets.data.files.folder import read_file
-from resnets.evaluate.figures.image_grid import GAP, canvas, caption, save
+from resnets.evaluate.figures.image_grid import GAP, draw_caption, new_page, save_png
 from resnets.models import ImageClassifier
 
-MIN_CELLS = 7  # of a side of a map that shows where in the image
+MIN_CELLS = 7  # per side of a map, to show a location in the image
 PANEL = 320  # px of each of the two panels
 
 
 def grad_cam(model: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
-    """Grad-CAM (Selvaraju et al. 2017, eqs. 1 and 2) of classes `targets` (B,): (B, H, W) in 0..1.
+    """Return Grad-CAM maps (B, H, W) in 0..1 (Selvaraju et al. 2017) of classes `targets` (B,).
 
     `images` (B, C, H, W) are normalized. The maps of a stage are weighted by the mean gradient of
-    the class's logit, summed, clipped at 0, scaled to 0..1 and resized bilinearly. All zero if no
-    feature supports the class. The stage is the last one of at least `MIN_CELLS` x `MIN_CELLS`
-    cells, as the last one has for images of 224 px; of smaller images its few cells show nothing.
+    the class's logit, summed, clipped at 0, scaled to 0..1 and resized bilinearly (eqs. 1 and 2);
+    all zero if no feature supports the class. The stage is the last one of at least `MIN_CELLS` x
+    `MIN_CELLS` cells, which for images of 224 px is the last stage.
     """
     with torch.enable_grad():
         stages = model.stages(images.detach().requires_grad_())
@@ -46,13 +46,13 @@ def grad_cam(model: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
 
 
 def cam_stage(stages: Mapping[str, Tensor]) -> str:
-    """The last of `stages` of at least `MIN_CELLS` x `MIN_CELLS` cells, or the first one."""
+    """Return the last of `stages` of at least `MIN_CELLS` x `MIN_CELLS` cells, or the first one."""
     fine = [name for name, maps in stages.items() if min(maps.shape[2:]) >= MIN_CELLS]
     return [next(iter(stages)), *fine][-1]
 
 
 def explain(model: ImageClassifier, path: Path, name: str, probability: float, out: Path) -> None:
-    """Write a PNG to `out`: the model's input and, beside it, the Grad-CAM map of class `name`.
+    """Write a PNG to `out`: the model's input, and the Grad-CAM map of class `name` over it.
 
     Raises DataError if the image cannot be read.
     """
@@ -63,17 +63,19 @@ def explain(model: ImageClassifier, path: Path, name: str, probability: float, o
     activation = grad_cam(model, image, target)[0].cpu()
     # The same crop of the image, at a size for display.
     view = dataclasses.replace(model.preprocess.view, size=max(PANEL, spec.size), channels=3)
-    seen = Image.fromarray(decode(data, view, str(path))).resize((PANEL, PANEL))
-    page = canvas(2 * PANEL + 3 * GAP, PANEL + 2 * GAP + 44)
-    page.paste(seen, (GAP, GAP))
-    page.paste(heat(seen, activation.numpy()), (PANEL + 2 * GAP, GAP))
-    caption(page, (GAP, PANEL + 2 * GAP - 4), f"{name}  {probability:.1%}", 2 * PANEL, strong=True)
-    caption(page, (GAP, PANEL + 2 * GAP + 18), path.name, 2 * PANEL)
-    save(page, out)
+    crop = Image.fromarray(decode(data, view, str(path))).resize((PANEL, PANEL))
+    page = new_page(2 * PANEL + 3 * GAP, PANEL + 2 * GAP + 44)
+    page.paste(crop, (GAP, GAP))
+    page.paste(overlay_heat_map(crop, activation.numpy()), (PANEL + 2 * GAP, GAP))
+    draw_caption(
+        page, (GAP, PANEL + 2 * GAP - 4), f"{name}  {probability:.1%}", 2 * PANEL, strong=True
+    )
+    draw_caption(page, (GAP, PANEL + 2 * GAP + 18), path.name, 2 * PANEL)
+    save_png(page, out)
 
 
-def heat(image: Image.Image, activation: NDArray[np.float32]) -> Image.Image:
-    """`image` with a map (H, W) in 0..1 as overlay: transparent at 0, red and opaque at 1."""
+def overlay_heat_map(image: Image.Image, activation: NDArray[np.float32]) -> Image.Image:
+    """Overlay `image` with a map (H, W) in 0..1: transparent at 0, red and opaque at 1."""
     level = Image.fromarray(activation).resize(image.size, Image.Resampling.BICUBIC)
     values = np.clip(np.asarray(level), 0, 1)[..., None]
     colors = matplotlib.colormaps["turbo"](values[..., 0])[..., :3] * 255

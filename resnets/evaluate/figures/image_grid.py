@@ -22,32 +22,32 @@ MAX_COLUMNS, MIN_COLUMNS = 6, 3  # tiles in a row
 TILE = 192  # px of the side of a tile
 
 
-def canvas(width: int, height: int) -> Image.Image:
-    """An empty white page."""
+def new_page(width: int, height: int) -> Image.Image:
+    """Return an empty white page."""
     return Image.new("RGB", (width, height), "white")
 
 
-def caption(
+def draw_caption(
     page: Image.Image,
-    place: tuple[int, int],
+    position: tuple[int, int],
     text: str,
     width: int,
     *,
     color: str = INK,
     strong: bool = False,
 ) -> None:
-    """Draw one line at `place` (left, top), truncated with an ellipsis at `width` px."""
+    """Draw one line at `position` (left, top), truncated with an ellipsis at `width` px."""
     font = TextRenderer(FONT_SIZE, strong=strong)
     text = printable(text)
     if font.width(text) > width:
         while text and font.width(f"{text}…") > width:
             text = text[:-1]
         text += "…"
-    font.draw(ImageDraw.Draw(page), place, text, color)
+    font.draw(ImageDraw.Draw(page), position, text, color)
 
 
 def wrap_text(text: str, width: int, *, strong: bool = False) -> list[str]:
-    """`text` in lines of at most `width` px, broken at spaces, or within words that are wider."""
+    """Wrap `text` into lines of at most `width` px, at spaces, or within words that are wider."""
     font = TextRenderer(FONT_SIZE, strong=strong)
     lines = [""]
     for word in printable(text).split():
@@ -86,33 +86,33 @@ def save_image_grid(
 ) -> None:
     """Write the PNG: title, protocol, then the tiles of `side` px in rows of up to six.
 
-    No text is truncated: a row of tiles is as high as its longest captions need.
+    No text is truncated: a row of tiles is as high as its longest captions.
     """
     columns = min(MAX_COLUMNS, max(MIN_COLUMNS, len(tiles)))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     width = columns * (side + GAP) + GAP
     notes = wrap_text(protocol, width - 2 * GAP)
     head = GAP + (1 + len(notes)) * LINE
-    texts = [[_lines(tile, side) for tile in row] for row in rows]
+    texts = [[_wrap_captions(tile, side) for tile in row] for row in rows]
     heights = [side + LINE * max(3, *map(len, row)) + GAP for row in texts]
-    page = canvas(width, head + sum(heights) + GAP)
-    caption(page, (GAP, GAP), title, width - 2 * GAP, strong=True)
+    page = new_page(width, head + sum(heights) + GAP)
+    draw_caption(page, (GAP, GAP), title, width - 2 * GAP, strong=True)
     for number, note in enumerate(notes, start=1):
-        caption(page, (GAP, GAP + number * LINE), note, width - 2 * GAP, color=SOFT)
+        draw_caption(page, (GAP, GAP + number * LINE), note, width - 2 * GAP, color=SOFT)
     top = head + GAP
     for row, captions, height in zip(rows, texts, heights, strict=True):
         for column, (tile, lines) in enumerate(zip(row, captions, strict=True)):
             left = GAP + column * (side + GAP)
             page.paste(tile.image, (left, top))
             for number, line in enumerate(lines):
-                place = (left, top + side + 3 + number * LINE)
-                caption(page, place, line.text, side, color=line.color, strong=line.strong)
+                position = (left, top + side + 3 + number * LINE)
+                draw_caption(page, position, line.text, side, color=line.color, strong=line.strong)
         top += height
-    save(page, path)
+    save_png(page, path)
 
 
-def _lines(tile: Tile, side: int) -> list[Caption]:
-    """The captions of a tile, wrapped to its width."""
+def _wrap_captions(tile: Tile, side: int) -> list[Caption]:
+    """Wrap the captions of a tile to its width."""
     return [
         replace(each, text=line)
         for each in tile.lines
@@ -121,12 +121,12 @@ def _lines(tile: Tile, side: int) -> list[Caption]:
 
 
 def file_caption(name: str) -> Caption:
-    """The caption with the file name of an image, given its name in the split."""
+    """Return the caption with the file name of an image, given its name in the split."""
     return Caption(name.replace(":", "/").rsplit("/", 1)[-1])
 
 
-def save(page: Image.Image, path: Path) -> None:
-    """Write the PNG, whole or not at all."""
+def save_png(page: Image.Image, path: Path) -> None:
+    """Write the PNG atomically."""
     with atomic_write(path) as temporary:
         page.save(temporary, format="PNG")
 
@@ -134,19 +134,19 @@ def save(page: Image.Image, path: Path) -> None:
 def save_error_grid(split: Split, mistakes: Sequence[Mistake], protocol: str, path: Path) -> None:
     """Write the PNG: each whole image, its class, the predicted class and its probability."""
     title = f"The {len(mistakes)} most confident errors" if mistakes else "No errors"
-    save_image_grid(title, protocol, [_tile(split, each) for each in mistakes], TILE, path)
+    save_image_grid(title, protocol, [_make_tile(split, each) for each in mistakes], TILE, path)
 
 
-def _tile(split: Split, mistake: Mistake) -> Tile:
+def _make_tile(split: Split, mistake: Mistake) -> Tile:
     lines = (
         Caption(f"true: {mistake.true}", GREEN),
         Caption(f"predicted: {mistake.predicted} ({mistake.probability:.1%})", RED, strong=True),
         file_caption(mistake.path),
     )
-    return Tile(_fit(load_image(split, mistake.row)), lines)
+    return Tile(_fit_tile(load_image(split, mistake.row)), lines)
 
 
-def _fit(image: Image.Image) -> Image.Image:
-    """The whole image in a square tile."""
+def _fit_tile(image: Image.Image) -> Image.Image:
+    """Fit the whole image into a square tile."""
     inside = ImageOps.contain(image.convert("RGB"), (TILE, TILE), Image.Resampling.BICUBIC)
     return ImageOps.pad(inside, (TILE, TILE), color="#eef1f4")

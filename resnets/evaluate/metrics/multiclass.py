@@ -17,14 +17,15 @@ Z = 1.959964  # of the normal distribution: 95% lie within
 
 
 def wilson_interval(events: int, trials: int, z: float = Z) -> tuple[float, float]:
-    """Confidence interval, in 0..1, of the probability of what happened in `events` of `trials`.
+    """Return the confidence interval, in 0..1, of the probability of an event.
 
-    Wilson 1927, as Brown, Cai and DasGupta 2001 recommend it; z = 1.96 is 95%.
+    events, trials: how often it happened. Wilson 1927, as recommended by Brown, Cai and DasGupta
+    2001; z = 1.96 is 95%.
     """
     share, spread = events / trials, z * z / trials
-    middle = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ class ClassificationSums:
 
     @property
     def calibration_error_equal_mass(self) -> float:
-        """The same over 15 bins of equally many examples; see `equal_mass_error`."""
+        """Calibration error over 15 bins of equally many examples; see `equal_mass_error`."""
         return equal_mass_error(self.confidence, self.hits)
 
 
@@ -140,14 +141,14 @@ class ClassificationMeter:
         self._hits.append(hits.bool())
 
     def sums(self) -> ClassificationSums:
-        """The sums over all examples so far, of all processes; each of them must call this."""
+        """Return the sums over all examples of all processes; each of them must call this."""
         state = {
             name: tensor.cpu() for name, tensor in vars(self).items() if isinstance(tensor, Tensor)
         }
         if distributed.is_available() and distributed.is_initialized():
             for tensor in state.values():
                 distributed.all_reduce(tensor)
-        confidence, hits = (gathered(each) for each in (self._confidence, self._hits))
+        confidence, hits = (gather_rows(each) for each in (self._confidence, self._hits))
         return ClassificationSums(
             **{name: tensor.numpy() for name, tensor in state.items() if tensor.ndim},
             top5_hits=int(state["top5_hits"]),
@@ -157,8 +158,8 @@ class ClassificationMeter:
         )
 
 
-def gathered(chunks: list[Tensor]) -> np.ndarray:
-    """The rows of all chunks, of all processes in the order of their ranks, on the CPU."""
+def gather_rows(chunks: list[Tensor]) -> np.ndarray:
+    """Concatenate the rows of all chunks of all processes, in the order of ranks, on the CPU."""
     own = torch.cat(chunks).cpu() if chunks else torch.empty(0)
     if not (distributed.is_available() and distributed.is_initialized()):
         return own.numpy()
@@ -168,16 +169,17 @@ def gathered(chunks: list[Tensor]) -> np.ndarray:
 
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error, L1 over equal bins of (N,) confidences (Guo et al. 2017)."""
-    of = (confidence * bins).astype(np.int64).clip(0, bins - 1)
-    gaps = np.bincount(of, hits, bins) - np.bincount(of, confidence, bins)
+    """Return the expected calibration error, L1 over equal bins (Guo et al. 2017), of (N,)."""
+    indices = (confidence * bins).astype(np.int64).clip(0, bins - 1)
+    gaps = np.bincount(indices, hits, bins) - np.bincount(indices, confidence, bins)
     return float(np.abs(gaps).sum() / max(1, len(hits)))
 
 
 def equal_mass_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
-    """The same over bins of equally many examples, by rank (Nguyen and O'Connor 2015, section 4).
+    """Return the calibration error over bins of equally many examples.
 
-    Equal bins leave most of them nearly empty where a network is sure of nearly all images.
+    Bins are by rank (Nguyen and O'Connor 2015, section 4). Most bins of equal width are nearly
+    empty if a network is confident about nearly all images.
     """
     order = np.argsort(confidence, kind="stable")
     gaps = [
@@ -189,7 +191,7 @@ def equal_mass_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS)
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of one class against the rest, in 0..1; None where the denominator is 0.
+    """Metrics of one class against the rest, in 0..1; None if the denominator is 0.
 
     precision: share of predictions of this class that are correct. recall: share of its examples
     that are predicted as it. f1: their harmonic mean.
@@ -203,7 +205,7 @@ class ClassMetrics:
 
 
 def class_metrics(confusion: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
-    """Per-class metrics of a (K, K) confusion matrix, in class order."""
+    """Compute per-class metrics of a (K, K) confusion matrix, in class order."""
 
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
@@ -224,7 +226,7 @@ def class_metrics(confusion: np.ndarray, classes: tuple[str, ...]) -> tuple[Clas
 def most_confused(
     confusion: np.ndarray, classes: tuple[str, ...], count: int
 ) -> list[tuple[str, str, int]]:
-    """The `count` largest entries off the diagonal: (true class, predicted class, examples)."""
+    """Return the `count` largest off-diagonal entries: (true class, predicted class, examples)."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
@@ -236,14 +238,14 @@ def most_confused(
     ]
 
 
-MIN_POSITIVES = 10  # validation images of a label, from which it has a threshold of its own
+MIN_POSITIVES = 10  # validation images of a label, to have a threshold of its own
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float | None:
-    """Area under the precision-recall steps of (N,) scores: sum of (R_n - R_n-1) P_n, in 0..1.
+    """Return the area under the precision-recall steps: sum of (R_n - R_n-1) P_n, in 0..1.
 
-    Over the distinct scores from the highest on, without interpolation, as scikit-learn's
-    `average_precision_score`; None without a positive target.
+    The sum is over the distinct values of (N,) scores from the highest on, without interpolation,
+    like scikit-learn's `average_precision_score`; None without a positive target.
     """
     positives = int(targets.sum())
     if not positives:
@@ -256,10 +258,10 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float | None:
 
 
 def f1_thresholds(scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
-    """For each label of scores and targets (N, K) the threshold of the highest F1.
+    """Return the threshold of the highest F1 for each label of scores and targets (N, K).
 
     A label with fewer than 10 positives has the one that is best for all labels together (micro
-    F1), which does not hang on a few images. A threshold lies halfway to the next lower score.
+    F1), which does not depend on a few images. A threshold lies halfway to the next lower score.
     """
     common = best_threshold(scores.reshape(-1), targets.reshape(-1))
     return tuple(
@@ -269,8 +271,7 @@ def f1_thresholds(scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
 
 
 def best_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
-    """The threshold of (N,) scores with the highest F1, the highest of several; 0.5 without a
-    positive target."""
+    """Return the highest threshold of (N,) scores with the best F1; 0.5 without positives."""
     if not targets.any():
         return 0.5
     order = np.argsort(-scores, kind="stable")

@@ -1,4 +1,4 @@
-"""Metrics where an image may have any set of labels."""
+"""Metrics of multilabel classifiers, for images with any set of labels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from resnets.evaluate.metrics.multiclass import (
     average_precision,
     calibration_error,
     equal_mass_error,
-    gathered,
+    gather_rows,
 )
 from resnets.evaluate.postprocess import probabilities
 
 
 @dataclass(frozen=True)
 class LabelMetrics(ClassMetrics):
-    """Those of one label at its threshold, with its average precision in 0..1.
+    """Metrics of one label at its threshold, with its average precision in 0..1.
 
-    examples: images that have it. average_precision: None where none has it.
+    examples: images that have it. average_precision: None if no image has it.
     """
 
     average_precision: float | None
@@ -34,7 +34,7 @@ class LabelMetrics(ClassMetrics):
 
 @dataclass(frozen=True, eq=False)
 class LabelScores:
-    """Of N images: probabilities (N, K) float32 and targets (N, K), 0 or 1."""
+    """Probabilities (N, K) float32 and targets (N, K), 0 or 1, of N images."""
 
     scores: np.ndarray
     targets: np.ndarray
@@ -114,17 +114,17 @@ class MultilabelMeter:
     def evaluation(
         self, classes: tuple[str, ...], protocol: str, spec: Postprocess
     ) -> MultilabelEvaluation:
-        """The metrics of all examples so far; each process must call this.
+        """Compute the metrics of all examples so far; each process must call this.
 
         Raises ValueError if there are no examples, or none of them has a label.
         """
-        logits, targets = gathered(self._logits), gathered(self._targets)
+        logits, targets = gather_rows(self._logits), gather_rows(self._targets)
         if not len(logits):
             raise ValueError(f"nothing to evaluate: no examples ({protocol})")
         if not targets.any():
             raise ValueError(f"nothing to evaluate: no example has a label ({protocol})")
         scores = probabilities(logits, spec)
-        rows = _per_label(scores, targets, classes, spec)
+        rows = _label_metrics(scores, targets, classes, spec)
         chosen = scores >= np.array(spec.thresholds, np.float32)
         hits = int((chosen & (targets > 0)).sum())
         known = [row for row in rows if row.examples]
@@ -146,22 +146,22 @@ class MultilabelMeter:
         )
 
 
-def _per_label(
+def _label_metrics(
     scores: np.ndarray, targets: np.ndarray, classes: tuple[str, ...], spec: Postprocess
 ) -> tuple[LabelMetrics, ...]:
     rows = []
-    for place, name in enumerate(classes):
-        truth, threshold = targets[:, place] > 0, spec.thresholds[place]
-        chosen = scores[:, place] >= np.float32(threshold)
-        hits, said, true = int((chosen & truth).sum()), int(chosen.sum()), int(truth.sum())
+    for index, name in enumerate(classes):
+        truth, threshold = targets[:, index] > 0, spec.thresholds[index]
+        chosen = scores[:, index] >= np.float32(threshold)
+        hits, predicted, true = int((chosen & truth).sum()), int(chosen.sum()), int(truth.sum())
         rows.append(
             LabelMetrics(
                 name,
                 examples=true,
-                precision=hits / said if said else None,
+                precision=hits / predicted if predicted else None,
                 recall=hits / true if true else None,
-                f1=2 * hits / (said + true) if said + true else None,
-                average_precision=average_precision(scores[:, place], truth),
+                f1=2 * hits / (predicted + true) if predicted + true else None,
+                average_precision=average_precision(scores[:, index], truth),
                 threshold=threshold,
             )
         )
@@ -169,5 +169,5 @@ def _per_label(
 
 
 def _mean(values: list[float | None]) -> float:
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)

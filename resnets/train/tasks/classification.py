@@ -24,10 +24,10 @@ from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, resize_preprocessor
 from resnets.evaluate import describe_protocol, evaluate_model
 from resnets.evaluate.calibrate import Calibration, calibrate
-from resnets.evaluate.evaluation import AnyEvaluation, without_unreadable
+from resnets.evaluate.evaluation import AnyEvaluation, note_unreadable
 from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
-from resnets.evaluate.metrics.multiclass import gathered
-from resnets.evaluate.views import logits_of
+from resnets.evaluate.metrics.multiclass import gather_rows
+from resnets.evaluate.views import compute_logits
 from resnets.models import ImageClassifier, build
 from resnets.models.block_config import eval_mode
 from resnets.report.run_details import CaptionedImage, RunDetails
@@ -324,12 +324,12 @@ class ClassificationTask:
             for batch in self._batches(val, model.preprocess, plan, group):
                 assert isinstance(batch.images, torch.Tensor)
                 assert isinstance(batch.targets, torch.Tensor)
-                logits.append(logits_of(model, batch.images, precision=plan.precision))
+                logits.append(compute_logits(model, batch.images, precision=plan.precision))
                 targets.append(batch.targets)
                 rows.append(batch.ids)
-        order = np.argsort(gathered(rows))  # the same on any number of processes
+        order = np.argsort(gather_rows(rows))  # the same on any number of processes
         all_logits, all_targets = (
-            torch.from_numpy(gathered(each)[order]) for each in (logits, targets)
+            torch.from_numpy(gather_rows(each)[order]) for each in (logits, targets)
         )
         return calibrate(all_logits, all_targets, self.postprocess)
 
@@ -385,4 +385,4 @@ class ClassificationTask:
         if mistakes is not None:
             mistakes += most_confident(group.all_gather(own_mistakes))
         unreadable = unreadable_messages(split, group)
-        return without_unreadable(evaluation, len(unreadable)), unreadable
+        return note_unreadable(evaluation, len(unreadable)), unreadable
