@@ -18,8 +18,8 @@ from resnets.models.norm import NormAct
 
 FILL, STROKE = "#d6e6fb", "#5b86bf"
 BOX_WIDTH, BOX_HEIGHT = 150.0, 30.0
-STEP = 46.0  # height of an arrow between two boxes; for the text beside it
-SWING = 52.0  # how far the shortcut swings out beyond the boxes
+STEP = 46.0  # height of an arrow between two boxes, with room for text
+SWING = 52.0  # distance of the shortcut from the boxes
 MARGIN, HEADER = 22.0, 74.0
 LEFT = 64.0  # width of F(x) and its brace
 PITCH = LEFT + BOX_WIDTH + SWING + 84
@@ -30,7 +30,7 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 @dataclass(frozen=True)
 class Op:
-    """One operation of a block; weighted layers get a box, others text beside the arrow."""
+    """One operation of a block; weighted layers get a box, others text at the arrow."""
 
     text: str
     weighted: bool = False
@@ -40,8 +40,8 @@ class Op:
 class Flow:
     """A block's data flow, each part in order from input to output.
 
-    `shared` comes before the paths part, `branch` is F(x), `shortcut` is empty for the identity,
-    `after` follows the addition.
+    shared: before the paths divide. branch: F(x). shortcut: empty for the identity. after: behind
+    the addition.
     """
 
     title: str
@@ -53,10 +53,10 @@ class Flow:
 
 
 class _LayerTracer(fx.Tracer):
-    """Traces a block down to its layers and the functions called between them."""
+    """Traces a block down to its layers and the functions between them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Layers of torch.nn are leaves; modules that only hold others are traced through."""
+        """Return whether a module is a layer; modules that only contain others are traced."""
         known = isinstance(m, (nn.Conv2d, *ATTENTION)) or m.__module__.startswith("torch.nn")
         return known and not isinstance(m, nn.Sequential)
 
@@ -67,7 +67,7 @@ class _LayerTracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Of a `NormAct` the norm is a leaf; addition and relu are traced."""
+        """Trace the addition and the relu of a `NormAct`; its norm is a leaf."""
         if not isinstance(m, NormAct):
             return super().call_module(m, forward, args, kwargs)
         x, *rest = args
@@ -76,7 +76,7 @@ class _LayerTracer(fx.Tracer):
 
 
 def read_flow(block: nn.Module, title: str) -> Flow:
-    """The data flow of a residual `block`, traced from its own `forward`.
+    """Trace the data flow of a residual `block` from its own `forward`.
 
     Raises ConfigError if `forward` cannot be traced, or adds no shortcut.
     """
@@ -89,13 +89,15 @@ def read_flow(block: nn.Module, title: str) -> Flow:
     except (fx.proxy.TraceError, StopIteration) as error:
         raise ConfigError(f"{title}: its data flow cannot be drawn ({error or 'no sum'})") from None
     paths = sorted((left[: left.index(fork)], right[: right.index(fork)]), key=len)
-    shortcut, branch = ([_op(node, modules) for node in reversed(path)] for path in paths)
-    shared = [_op(node, modules) for node in reversed(_upstream(fork)) if node.op != "placeholder"]
+    shortcut, branch = ([_read_op(node, modules) for node in reversed(path)] for path in paths)
+    shared = [
+        _read_op(node, modules) for node in reversed(_upstream(fork)) if node.op != "placeholder"
+    ]
     output = next(node for node in graph.nodes if node.op == "output")
     after = _upstream(output.all_input_nodes[0])
-    end = [_op(node, modules) for node in reversed(after[: after.index(addition)])]
+    final = [_read_op(node, modules) for node in reversed(after[: after.index(addition)])]
     first = next(module for module in modules.values() if isinstance(module, nn.Conv2d))
-    parts = ([op for op in ops if op is not None] for ops in (shared, branch, shortcut, end))
+    parts = ([op for op in ops if op is not None] for ops in (shared, branch, shortcut, final))
     return Flow(title, first.in_channels, *(tuple(part) for part in parts))
 
 
@@ -104,15 +106,15 @@ def _is_addition(node: fx.Node) -> bool:
 
 
 def _upstream(node: fx.Node) -> list[fx.Node]:
-    """`node` and what it was computed from, along first inputs, back to the block's input."""
+    """Return `node` and its first inputs, back to the block's input."""
     chain = [node]
     while chain[-1].all_input_nodes:
         chain.append(chain[-1].all_input_nodes[0])
     return chain
 
 
-def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
-    """The operation of a node of the graph; None for the identity."""
+def _read_op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
+    """Return the operation of a node of the graph; None for the identity."""
     if node.op != "call_module":
         target = node.target
         return Op((target if isinstance(target, str) else target.__name__).rstrip("_"))
@@ -127,7 +129,7 @@ def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
 
 
 def draw_blocks(flows: Sequence[Flow]) -> str:
-    """SVG of building blocks (at least one), left to right."""
+    """Draw building blocks (at least one) from left to right, as SVG."""
     svg = Svg()
     bottoms = [_draw_flow(svg, flow, MARGIN + PITCH * i) for i, flow in enumerate(flows)]
     title = " | ".join(flow.title for flow in flows)
@@ -136,7 +138,7 @@ def draw_blocks(flows: Sequence[Flow]) -> str:
 
 
 def _draw_flow(svg: Svg, flow: Flow, left: float) -> float:
-    """One block at `left`; returns its lowest point, px."""
+    """Draw one block at `left`; returns its lowest point, px."""
     center = left + LEFT + BOX_WIDTH / 2
     svg.open_group("block")
     svg.text(center, MARGIN + 8, flow.title, size=15, bold=True)
@@ -161,7 +163,7 @@ def _draw_flow(svg: Svg, flow: Flow, left: float) -> float:
 
 
 def _draw_path(svg: Svg, ops: Sequence[Op], center: float, y: float) -> float:
-    """`ops` downwards from height y, ending in an arrow; returns the height of its tip."""
+    """Draw `ops` downwards from height y, ending in an arrow; returns the height of its tip."""
     text: list[str] = []
     for op in ops:
         if not op.weighted:
@@ -179,7 +181,7 @@ def _draw_path(svg: Svg, ops: Sequence[Op], center: float, y: float) -> float:
 
 
 def _draw_arrow(svg: Svg, lines: Sequence[str], center: float, y: float) -> float:
-    """An arrow down from height y with `lines` of text beside it; returns the height of its tip."""
+    """Draw an arrow down from height y with `lines` of text; returns the height of its tip."""
     svg.arrow_down(center, y, y + STEP)
     for row, line in enumerate(lines):
         height = y + STEP / 2 - 2 + 13 * (row - (len(lines) - 1) / 2)
@@ -188,7 +190,7 @@ def _draw_arrow(svg: Svg, lines: Sequence[str], center: float, y: float) -> floa
 
 
 def _draw_brace(svg: Svg, x: float, top: float, bottom: float) -> None:
-    """The label F(x) and the brace around its layers."""
+    """Draw the label F(x) and the brace around its layers."""
     middle = (top + bottom) / 2
     svg.path(
         f"M{x:g} {top:g}q-6 0 -6 6V{middle - 6:g}q0 6 -6 6q6 0 6 6V{bottom - 6:g}q0 6 6 6",
@@ -198,7 +200,7 @@ def _draw_brace(svg: Svg, x: float, top: float, bottom: float) -> None:
 
 
 def _draw_shortcut(svg: Svg, flow: Flow, center: float, fork: float, addition: float) -> None:
-    """The curve around the branch, with the operations on it."""
+    """Draw the curve around the branch, with the operations on it."""
     right = center + BOX_WIDTH / 2
     out, start = right + SWING, center + RADIUS
     svg.open_group("shortcut")
@@ -217,13 +219,13 @@ def _draw_shortcut(svg: Svg, flow: Flow, center: float, fork: float, addition: f
 
 
 def _describe(flow: Flow) -> str:
-    """One block in words, for screen readers."""
+    """Describe one block in words, for screen readers."""
 
-    def listed(ops: Sequence[Op]) -> str:
+    def join_texts(ops: Sequence[Op]) -> str:
         return ", ".join(op.text for op in ops)
 
     return (
-        f"{flow.title} on {flow.width} channels: F(x) is {listed(flow.branch)}; the shortcut is "
-        f"{listed(flow.shortcut) or 'the identity'}; then addition"
-        + (f" and {listed(flow.after)}" if flow.after else "")
+        f"{flow.title} on {flow.width} channels: F(x) is {join_texts(flow.branch)}; the shortcut "
+        f"is {join_texts(flow.shortcut) or 'the identity'}; then addition"
+        + (f" and {join_texts(flow.after)}" if flow.after else "")
     )

@@ -1,6 +1,6 @@
 """Diagrams of models (paper, Fig. 3) and of building blocks (Fig. 2 and 5), read from the modules.
 
-They are plain SVG on a white card, so that they are legible on any page, light or dark.
+They are plain SVG on a white background, legible on any page, light or dark.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from resnets.models.resnet import BLOCKS
 
 
 def model_diagram(models: Sequence[ImageClassifier], size: int | None = None) -> str:
-    """SVG of `models` side by side, for images of `size` px (default: each model's own).
+    """Draw `models` side by side, for images of `size` px (default: each model's own), as SVG.
 
-    One box per weighted layer and pool, rows aligned by output size, shortcuts as curves: solid
-    where dimensions stay, dotted where they increase. If a model has more than 60 weighted layers,
-    equal blocks in a row are drawn once, with their number.
+    There is one box per weighted layer and pool, rows are aligned by output size, and shortcuts are
+    curves: solid if they keep the dimensions, dotted if they increase them. If a model has more
+    than 60 weighted layers, consecutive equal blocks are drawn once, with their number.
     """
     assert models
     return draw_models([read_column(model, size) for model in models])
 
 
 def block_diagram(kinds: Sequence[str]) -> str:
-    """SVG of building blocks side by side; `kinds` are keys of `BLOCKS`.
+    """Draw building blocks side by side, as SVG; `kinds` are keys of `BLOCKS`.
 
     Raises ConfigError for an unknown kind.
     """
@@ -44,7 +44,7 @@ def block_diagram(kinds: Sequence[str]) -> str:
 
 
 def _read_block(kind: str) -> Flow:
-    """A block whose shortcut is the identity: 64 channels in Fig. 5 left, 256 in Fig. 5 right."""
+    """Read a block with an identity shortcut: 64 channels in Fig. 5 left, 256 in Fig. 5 right."""
     with shapes_only():
         model = build(ModelSpec(block=kind, depths=(2,), widths=(64,)))  # type: ignore[arg-type]
     title = f"{kind.replace('preact-', 'pre-activation ')} block"

@@ -20,7 +20,7 @@ PALETTE = (
 HEAD_COLORS = ("#eceef2", "#7b8494")
 POOL_COLORS = ("#ffffff", "#9aa1ad")
 
-FOLD_ABOVE = 60  # weighted layers; deeper models show a run of equal blocks once
+MAX_UNFOLDED = 60  # weighted layers; of deeper models consecutive equal blocks are drawn once
 FONT_SIZE = 11.0
 BOX_HEIGHT = 20.0
 GAP = 16.0  # between boxes, for the arrow
@@ -31,7 +31,7 @@ HEADER = 104.0
 BAND_GAP = 10.0
 COLUMN_GAP = 30.0
 TITLE_SIZE, SMALL = 14.0, 9.5
-BULGE = 26.0  # how far a shortcut's curve swings out
+BULGE = 26.0  # distance of a shortcut's curve from the boxes
 BRACE_WIDTH = 52.0
 
 
@@ -44,21 +44,21 @@ class UnitLayout:
 
     @property
     def start(self) -> float:
-        """Height at which the unit's shortcut leaves the line."""
+        """Height at which the unit's shortcut leaves the main path."""
         return self.tops[0] - GAP * 0.55
 
     @property
     def end(self) -> float:
-        """Height at which the unit's shortcut joins the line again."""
+        """Height at which the unit's shortcut joins the main path."""
         return self.tops[-1] + BOX_HEIGHT + GAP * 0.25
 
 
 def draw_models(columns: Sequence[Column]) -> str:
-    """SVG of `columns` (at least one), left to right."""
-    if any(column.total("conv", "fc") > FOLD_ABOVE for column in columns):
+    """Draw `columns` (at least one) from left to right, as SVG."""
+    if any(column.total("conv", "fc") > MAX_UNFOLDED for column in columns):
         columns = [fold(column) for column in columns]
     svg = Svg()
-    tops, bottom = _rows(columns)
+    tops, bottom = _place_rows(columns)
     sizes = [size for size in tops if size > 1]
     colors = {size: PALETTE[rank % len(PALETTE)] for rank, size in enumerate(sorted(sizes))} | {
         1: HEAD_COLORS
@@ -78,8 +78,8 @@ def draw_models(columns: Sequence[Column]) -> str:
     return svg.render(width, height, title, "; ".join(map(_describe, columns)) + ".")
 
 
-def _rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
-    """Output size -> top of its rows of boxes, largest size first, and the end of the last; px."""
+def _place_rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
+    """Return output size -> top of its rows of boxes, largest first, and the end of the last; px."""
     sizes = sorted({box.size for column in columns for box in column.boxes}, reverse=True)
     tops, y = {}, HEADER + GAP
     for size in sizes:
@@ -90,22 +90,22 @@ def _rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
 
 
 def _column_width(column: Column, box_width: float) -> float:
-    """Width of the boxes with what is beside them, and of the title centered on them."""
+    """Return the width of the boxes with curves and braces, and of the centered title."""
     head = max(
         text_width(column.title, TITLE_SIZE), *(text_width(line, SMALL) for line in column.lines)
     )
-    beside = max(_beside(unit) for unit in column.units)
-    return max(box_width + beside, (box_width + head) / 2) + COLUMN_GAP
+    margin = max(_right_margin(unit) for unit in column.units)
+    return max(box_width + margin, (box_width + head) / 2) + COLUMN_GAP
 
 
-def _beside(unit: Unit) -> float:
-    """Width of the curve, label and brace at the right of a unit's boxes."""
+def _right_margin(unit: Unit) -> float:
+    """Return the width of curve, label and brace at the right of a unit's boxes."""
     label = 6 + text_width(unit.shortcut.label, SMALL) if unit.shortcut else 0
     return (BULGE if unit.shortcut else 0) + label + (BRACE_WIDTH if unit.count > 1 else 0)
 
 
 def _draw_bands(svg: Svg, tops: dict[int, float], width: float) -> None:
-    """Output sizes at the left and a hairline between rows of one size."""
+    """Draw output sizes at the left, and a hairline between rows of one size."""
     for size, top in tops.items():
         border = top - GAP + 0.5  # between the curves that end above it and start below it
         svg.line(MARGIN, border, width - MARGIN, border, color=HAIRLINE)
@@ -122,7 +122,7 @@ def _draw_column(
     tops: dict[int, float],
     colors: dict[int, tuple[str, str]],
 ) -> None:
-    """One model: header, boxes with arrows, curves and braces."""
+    """Draw one model: header, boxes with arrows, curves and braces."""
     center = left + box_width / 2
     svg.open_group("model")
     svg.text(center, MARGIN + 8, column.title, size=TITLE_SIZE, bold=True)
@@ -130,7 +130,7 @@ def _draw_column(
         svg.text(center, MARGIN + 26 + 13 * row, line, size=10, color=MUTED)
     svg.text(center, HEADER - 14, column.input_label, size=FONT_SIZE)
     above = HEADER - 6
-    for layout in _layouts(column, tops):
+    for layout in _place_units(column, tops):
         for box, top in zip(layout.unit.boxes, layout.tops, strict=True):
             svg.arrow_down(center, above, top)
             fill, stroke = POOL_COLORS if box.role == "pool" else colors[box.size]
@@ -146,8 +146,8 @@ def _draw_column(
     svg.close_group()
 
 
-def _layouts(column: Column, tops: dict[int, float]) -> list[UnitLayout]:
-    """Each unit with the tops of its boxes, filling every row of one size from its top."""
+def _place_units(column: Column, tops: dict[int, float]) -> list[UnitLayout]:
+    """Place the boxes of each unit; those of one size fill their rows from the top."""
     used = dict.fromkeys(tops, 0)
     layouts = []
     for unit in column.units:
@@ -160,7 +160,7 @@ def _layouts(column: Column, tops: dict[int, float]) -> list[UnitLayout]:
 
 
 def _draw_curve(svg: Svg, layout: UnitLayout, center: float, right: float) -> None:
-    """A shortcut from above the unit's first box to below its last: dotted where it widens."""
+    """Draw a shortcut from above the unit's first box to below its last, dotted if it widens."""
     shortcut = layout.unit.shortcut
     assert shortcut is not None
     out, y1, y2 = right + BULGE, layout.start, layout.end
@@ -178,8 +178,8 @@ def _draw_curve(svg: Svg, layout: UnitLayout, center: float, right: float) -> No
 
 
 def _draw_brace(svg: Svg, layout: UnitLayout, right: float) -> None:
-    """A brace beside a unit that stands for several equal ones, with their number."""
-    x = right + 2 + _beside(layout.unit) - BRACE_WIDTH
+    """Draw a brace at a unit that stands for several equal ones, with their number."""
+    x = right + 2 + _right_margin(layout.unit) - BRACE_WIDTH
     top, bottom = layout.tops[0], layout.tops[-1] + BOX_HEIGHT
     middle = (top + bottom) / 2
     svg.open_group("fold")
@@ -192,7 +192,7 @@ def _draw_brace(svg: Svg, layout: UnitLayout, right: float) -> None:
 
 
 def _draw_legend(svg: Svg, columns: Sequence[Column], top: float, width: float) -> float:
-    """The legend of curves and braces, one line each; returns its lowest point, px."""
+    """Draw the legend of curves and braces, one line each; returns its lowest point, px."""
     units = [unit for column in columns for unit in column.units]
     shortcuts = [unit.shortcut for unit in units if unit.shortcut]
     rows: list[tuple[str, str]] = []
@@ -218,7 +218,7 @@ def _draw_legend(svg: Svg, columns: Sequence[Column], top: float, width: float) 
 
 
 def _describe(column: Column) -> str:
-    """One column in words, for screen readers."""
+    """Describe one column in words, for screen readers."""
     counts = [
         f"{column.total('conv')} convolutions",
         f"{column.total('pool')} pools",

@@ -1,4 +1,4 @@
-"""A small SVG writer: the shapes that the diagrams need, without ids, scripts or style sheets.
+"""A small SVG writer for the shapes of diagrams, without ids, scripts or style sheets.
 
 Styles are presentation attributes, so that several drawings can be inlined in one page.
 """
@@ -31,31 +31,34 @@ class Svg:
         stroke: str,
         radius: float,
     ) -> None:
-        """A rectangle with rounded corners."""
+        """Add a rectangle with rounded corners."""
         self._add("rect", x=x, y=y, width=width, height=height, rx=radius, fill=fill, stroke=stroke)
 
     def circle(self, x: float, y: float, radius: float) -> None:
-        """An outlined circle around (x, y)."""
+        """Add an outlined circle around (x, y)."""
         self._add("circle", cx=x, cy=y, r=radius, fill="#ffffff", stroke=INK)
 
     def path(self, commands: str, *, color: str = INK, dotted: bool = False) -> None:
-        """An unfilled path; `commands` is SVG path data."""
+        """Add an unfilled path; `commands` is SVG path data."""
         style: dict[str, object] = {"stroke-width": 1.6 if dotted else 1.1}
         if dotted:
             style |= {"stroke-dasharray": "0.1 3.4", "stroke-linecap": "round"}
         self._add("path", d=commands, fill="none", stroke=color, **style)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, *, color: str = INK) -> None:
-        """A straight line."""
-        self.path(f"M{_num(x1)} {_num(y1)}L{_num(x2)} {_num(y2)}", color=color)
+        """Add a straight line."""
+        self.path(
+            f"M{_num(x1)} {_num(y1)}L{_num(x2)} {_num(y2)}",
+            color=color,
+        )
 
     def arrow_down(self, x: float, top: float, bottom: float) -> None:
-        """A vertical arrow whose tip is at (x, bottom)."""
+        """Add a vertical arrow whose tip is at (x, bottom)."""
         self.line(x, top, x, bottom - ARROW + 1)
         self._tip(f"M{_num(x)} {_num(bottom)}l{-ARROW / 2} {-ARROW}h{ARROW}z")
 
     def tip_left(self, x: float, y: float) -> None:
-        """An arrowhead that points left, its tip at (x, y)."""
+        """Add an arrowhead that points left, its tip at (x, y)."""
         self._tip(f"M{_num(x)} {_num(y)}l{ARROW} {-ARROW / 2}v{ARROW}z")
 
     def _tip(self, commands: str) -> None:
@@ -73,12 +76,12 @@ class Svg:
         bold: bool = False,
         italic: bool = False,
     ) -> None:
-        """One line of text with its vertical middle at y; `anchor` is start, middle or end."""
+        """Add a line of text with its vertical middle at y; `anchor` is start, middle or end."""
         extra = {"font-weight": "bold"} if bold else {}
         if italic:
             extra["font-style"] = "italic"
-        # The baseline is offset here, as few renderers support `dominant-baseline`.
-        attributes = _attributes(
+        # The baseline is offset here, because few renderers support `dominant-baseline`.
+        attributes = _format_attributes(
             {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor, "fill": color}
             | extra
         )
@@ -94,7 +97,7 @@ class Svg:
         self._parts.append("</g>")
 
     def render(self, width: float, height: float, title: str, description: str) -> str:
-        """The whole document: a white card of `width` x `height` px."""
+        """Return the document, with a white background of `width` x `height` px."""
         w, h = _num(width), _num(height)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
@@ -105,15 +108,15 @@ class Svg:
         )
 
     def _add(self, tag: str, **attributes: object) -> None:
-        self._parts.append(f"<{tag}{_attributes(attributes)}/>")
+        self._parts.append(f"<{tag}{_format_attributes(attributes)}/>")
 
 
 def text_width(content: str, size: float) -> float:
-    """Approximate width of `content` in px: Helvetica averages just over half an em."""
+    """Return the approximate width of `content` in px; Helvetica averages 0.55 em."""
     return 0.55 * size * len(content)
 
 
-def _attributes(values: dict[str, object]) -> str:
+def _format_attributes(values: dict[str, object]) -> str:
     return "".join(
         f" {key}={quoteattr(_num(value) if isinstance(value, float | int) else str(value))}"
         for key, value in values.items()

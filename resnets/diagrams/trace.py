@@ -1,4 +1,4 @@
-"""What a diagram shows of a model, read from its modules and the shapes that they return."""
+"""The content of a model's diagram, read from its modules and the shapes of their outputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Unit:
-    """What can repeat: a block with its shortcut, or one layer; `count` equal ones in a row."""
+    """A block with its shortcut, or one layer; `count` consecutive equal ones."""
 
     boxes: tuple[Box, ...]
     shortcut: Shortcut | None = None
@@ -50,14 +50,14 @@ class Unit:
 
     @property
     def appearance(self) -> tuple[object, ...]:
-        """Everything that is drawn; units of equal appearance differ only in name."""
+        """All that is drawn; units of equal appearance differ only in name."""
         shortcut = self.shortcut and (self.shortcut.widens, self.shortcut.label)
         return tuple((box.text, box.size, box.role) for box in self.boxes), shortcut
 
 
 @dataclass(frozen=True)
 class Column:
-    """One model: title, lines below it, label of the input, and units from input to output."""
+    """One model: title, subtitle lines, label of the input, and units from input to output."""
 
     title: str
     lines: tuple[str, ...]
@@ -70,24 +70,26 @@ class Column:
         return (box for unit in self.units for box in unit.boxes)
 
     def total(self, *roles: Role) -> int:
-        """Layers of these roles on the main path, repeats counted."""
+        """Count the layers of these roles on the main path, with repeats."""
         return sum(unit.count * sum(box.role in roles for box in unit.boxes) for unit in self.units)
 
 
 def read_column(model: ImageClassifier, size: int | None = None) -> Column:
-    """The layers of `model` for images of `size` px (default: `model.spec.input_size`)."""
+    """Read the layers of `model` for images of `size` px (default: `model.spec.input_size`)."""
     counted = cost.count_cost(model, size)
     shape: tuple[int, ...] = (model.spec.in_channels, counted.input_size, counted.input_size)
     units: list[Unit] = []
     blocks = model.blocks()
     for name, group in groupby(
-        _main_path(model, counted), key=lambda pair: _block(blocks, pair[0])
+        _main_path(model, counted), key=lambda pair: _find_block(blocks, pair[0])
     ):
         layers, boxes = zip(*group, strict=True)
         if name is None:
             units += [Unit((box,)) for box in boxes]
         else:
-            units.append(Unit(boxes, _shortcut(blocks[name], widens=shape != layers[-1].output)))
+            units.append(
+                Unit(boxes, _read_shortcut(blocks[name], widens=shape != layers[-1].output))
+            )
         shape = layers[-1].output
     weighted = sum(box.role != "pool" for unit in units for box in unit.boxes)
     return Column(
@@ -103,18 +105,18 @@ def read_column(model: ImageClassifier, size: int | None = None) -> Column:
 
 
 def _main_path(model: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cost.LayerCost, Box]]:
-    """The layers that get a box, from input to output.
+    """Yield the layers that get a box, from input to output.
 
-    Norms are left out, as in Fig. 3, and so is a pool that does not change its input's size (VGG's
-    last one at 224 px).
+    Norms are left out, as in Fig. 3, and pools that do not change the size (VGG's last one at 224
+    px).
     """
     row = counted.input_size
     shape: tuple[int, ...] = ()
     for layer in counted.layers:
-        found = _text_and_role(model.get_submodule(layer.name))
-        if found is None or ".shortcut." in layer.name or ".attention." in layer.name:
+        text_and_role = _text_and_role(model.get_submodule(layer.name))
+        if text_and_role is None or ".shortcut." in layer.name or ".attention." in layer.name:
             continue
-        text, role = found
+        text, role = text_and_role
         if role == "pool" and layer.output == shape:
             continue
         shape = layer.output
@@ -123,7 +125,7 @@ def _main_path(model: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cos
 
 
 def _text_and_role(layer: nn.Module) -> tuple[str, Role] | None:
-    """The text on the box of `layer` in Fig. 3 and its role; None for what it leaves out."""
+    """Return the text in Fig. 3's box of `layer`, and its role; None for layers without a box."""
     match layer:
         case nn.Conv2d():
             return conv_text(layer), "conv"
@@ -136,14 +138,14 @@ def _text_and_role(layer: nn.Module) -> tuple[str, Role] | None:
     return None
 
 
-def _block(blocks: Mapping[str, nn.Module], layer: cost.LayerCost) -> str | None:
-    """The name of the residual or plain block that `layer` belongs to, if any."""
+def _find_block(blocks: Mapping[str, nn.Module], layer: cost.LayerCost) -> str | None:
+    """Return the name of the residual or plain block that `layer` belongs to, if any."""
     name = ".".join(layer.name.split(".")[:2])
     return name if name in blocks else None
 
 
-def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
-    """The connection around `block`, None in a plain network."""
+def _read_shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
+    """Return the connection around `block`; None in a plain network."""
     match getattr(block, "shortcut", None):
         case None | NoShortcut():
             return None
@@ -168,7 +170,7 @@ def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
 
 
 def _tooltip(layer: cost.LayerCost) -> str:
-    """Name, output and cost of a layer."""
+    """Return name, output and cost of a layer."""
     shape = " × ".join(map(str, layer.output))
     return (
         f"{layer.name}: {layer.kind}, output {shape}, {layer.parameters:,} parameters, "
@@ -177,7 +179,7 @@ def _tooltip(layer: cost.LayerCost) -> str:
 
 
 def _title(model: ImageClassifier, weighted: int) -> str:
-    """The model in the words of Fig. 3, such as "34-layer residual"."""
+    """Return the name of the model as in Fig. 3, such as "34-layer residual"."""
     if model.spec.is_vgg:
         return f"VGG-{weighted}"
     if not model.spec.residual:
@@ -186,14 +188,14 @@ def _title(model: ImageClassifier, weighted: int) -> str:
 
 
 def fold(column: Column) -> Column:
-    """`column` with each run of equal units drawn once."""
+    """Merge each run of equal units of `column` into one."""
     runs = [list(run) for _, run in groupby(column.units, key=lambda unit: unit.appearance)]
     units = tuple(replace(run[0], count=sum(unit.count for unit in run)) for run in runs)
     return replace(column, units=units)
 
 
 def conv_text(conv: nn.Conv1d | nn.Conv2d) -> str:
-    """A convolution in the words of Fig. 3, such as "3x3 conv, 128, /2"."""
+    """Describe a convolution as in Fig. 3, such as "3x3 conv, 128, /2"."""
     parts = [f"{'x'.join(map(str, conv.kernel_size))} conv", str(conv.out_channels)]
     if conv.stride[0] > 1:
         parts.append(f"/{conv.stride[0]}")
@@ -203,8 +205,8 @@ def conv_text(conv: nn.Conv1d | nn.Conv2d) -> str:
 
 
 def format_count(number: int) -> str:
-    """Three significant digits and a unit: 3.66G, 21.8M, 0.27M, 9408."""
-    for unit, scale, least in (("G", 10**9, 10**9), ("M", 10**6, 10**5)):
-        if number >= least:
+    """Format a number with three significant digits and a unit: 3.66G, 21.8M, 0.27M, 9408."""
+    for unit, scale, smallest in (("G", 10**9, 10**9), ("M", 10**6, 10**5)):
+        if number >= smallest:
             return f"{float(f'{number / scale:.3g}'):g}{unit}"
     return str(number)
