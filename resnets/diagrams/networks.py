@@ -79,7 +79,7 @@ def draw_models(columns: Sequence[Column]) -> str:
 
 
 def _place_rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
-    """Return output size -> top of its rows of boxes, largest first, and the end of the last; px."""
+    """Return output size -> top of its rows of boxes in px, and the end of the last row."""
     sizes = sorted({box.size for column in columns for box in column.boxes}, reverse=True)
     tops, y = {}, HEADER + GAP
     for size in sizes:

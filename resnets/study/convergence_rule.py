@@ -137,10 +137,10 @@ def find_caution(path: Path, error: float, classes: int, *, measured_on: str) ->
     if error >= UNTRAINED * chance:
         return f"The network is untrained: {measured}."
     rows = _run_rows(path)
-    found = compute_convergence("the run", [rows], classes) if rows else None
+    convergence = compute_convergence("the run", [rows], classes) if rows else None
     # After many epochs a high training error can be due to heavy augmentation: not judged here.
-    if found is not None and not found.converged and found.epochs < LEVEL_EPOCHS:
-        trained = found.text.removesuffix(f" ({found.model})")
+    if convergence is not None and not convergence.converged and convergence.epochs < LEVEL_EPOCHS:
+        trained = convergence.text.removesuffix(f" ({convergence.model})")
         return f"The network has not converged: {trained}; {measured}."
     if error > LEARNED * chance:
         return f"The network is barely trained: {measured}."

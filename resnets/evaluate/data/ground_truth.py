@@ -133,32 +133,32 @@ def _number_labels(
 
     Raises DataError for a label that is not a class, and for numbers that may be either.
     """
-    places = {str(value): place for values in given for value, place in values}
+    locations = {str(value): location for values in given for value, location in values}
     numbers = {name: number for number, name in enumerate(classes)}
-    other = next((label for label in places if label not in numbers), None)
+    other = next((label for label in locations if label not in numbers), None)
     if other is None:
-        labels = list(places)
+        labels = list(locations)
         if (row := ambiguous_number(labels, classes)) is not None:
             raise DataError(
-                f"{path}: {places[labels[row]]}: {labels[row]!r} may be the class of that name or,"
-                f" counted from 0, {classes[int(labels[row])]!r}, and so may the other labels;"
+                f"{path}: {locations[labels[row]]}: {labels[row]!r} may be the class of that name"
+                f" or, counted from 0, {classes[int(labels[row])]!r}, and so may the other labels;"
                 " use names of classes that are not numbers"
             )
         return numbers, False
     indices = {
         label: int(label)
-        for label in places
+        for label in locations
         if re.fullmatch(r"\d{1,9}", label) and int(label) < len(classes)
     }
-    if wrong := next((label for label in places if label not in indices | numbers), None):
+    if wrong := next((label for label in locations if label not in indices | numbers), None):
         raise DataError(
-            f"{path}: {places[wrong]}: {wrong!r} is not a class of the model, by name or as a"
+            f"{path}: {locations[wrong]}: {wrong!r} is not a class of the model, by name or as a"
             f" number in 0..{len(classes) - 1}"
         )
-    if named := next((label for label in places if label in numbers), None):
+    if named := next((label for label in locations if label in numbers), None):
         raise DataError(
-            f"{path}: {places[named]}: {named!r} is the name of a class, but {other!r}"
-            f" ({places[other]}) is not; write all labels by name, or all as numbers"
+            f"{path}: {locations[named]}: {named!r} is the name of a class, but {other!r}"
+            f" ({locations[other]}) is not; write all labels by name, or all as numbers"
         )
     return indices, True
 
@@ -171,7 +171,7 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as labels ({reason})") from None
 
 
-Given = Sequence[tuple[Any, str]]  # labels as written, each with its place in the file
+Given = Sequence[tuple[Any, str]]  # labels as written, each with its location in the file
 
 
 def _parse_json(path: Path, text: str) -> list[Given]:
@@ -180,17 +180,17 @@ def _parse_json(path: Path, text: str) -> list[Given]:
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list with one list of labels for each image")
     given: list[Given] = []
-    for place, entry in enumerate(entries):
+    for number, entry in enumerate(entries):
         values = entry if isinstance(entry, list) else [entry]
-        given.append([(value, f"entry {place}") for value in values])
+        given.append([(value, f"entry {number}") for value in values])
     return given
 
 
 def _parse_lines(text: str) -> list[Given]:
     lines = text.splitlines()
     return [
-        [(line.strip(), f"line {place}")] if line.strip() else []
-        for place, line in enumerate(lines, start=1)
+        [(line.strip(), f"line {number}")] if line.strip() else []
+        for number, line in enumerate(lines, start=1)
     ]
 
 

@@ -27,7 +27,7 @@ Pair = tuple[str, str]
 class Lesion:
     """Error in percent with blocks removed or swapped: each entry of `blocks` is one or a pair.
 
-    recalibrated_error: with the statistics of batch norms computed anew (`recalibrate_norms`).
+    recalibrated_error: with recomputed statistics of batch norms (`recalibrate_norms`).
     """
 
     blocks: tuple[tuple[str, ...], ...]

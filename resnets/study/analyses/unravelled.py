@@ -228,8 +228,8 @@ ANALYSIS = Analysis(
 
 def _errors(lesions: Sequence[Lesion], *, recalibrated: bool = False) -> list[float]:
     """Return the errors of lesions, with the statistics as trained or recomputed."""
-    found = [each.recalibrated_error if recalibrated else each.error for each in lesions]
-    return [error for error in found if error is not None]
+    errors = [each.recalibrated_error if recalibrated else each.error for each in lesions]
+    return [error for error in errors if error is not None]
 
 
 def _mean_errors(lesions: Sequence[Lesion], *, recalibrated: bool = False) -> dict[int, float]:

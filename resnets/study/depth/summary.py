@@ -180,26 +180,26 @@ def list_differences(recipes: Mapping[str, Recipe]) -> list[str]:
     if not flat:
         return []
     first = next(iter(flat.values()))
-    found: dict[str, list[str]] = {}
+    names_by_field: dict[str, list[str]] = {}
     for name, fields in flat.items():
         for path in sorted(first.keys() | fields.keys()):
             if first.get(path) != fields.get(path):
-                found.setdefault(f"{path} = {fields.get(path, 'none')}", []).append(name)
-    return [f"{field} for {', '.join(names)}" for field, names in found.items()]
+                names_by_field.setdefault(f"{path} = {fields.get(path, 'none')}", []).append(name)
+    return [f"{field} for {', '.join(names)}" for field, names in names_by_field.items()]
 
 
 def merge_environments(folders: Sequence[Path]) -> dict[str, Any]:
     """Merge environment.json of several runs into one mapping; values that differ are listed."""
-    found: dict[str, list[str]] = {}
+    merged: dict[str, list[str]] = {}
     for folder in folders:
         path = folder / ENVIRONMENT
         if not path.is_file():
             continue
         for key, value in read_json(path, "environment").items():
-            texts = found.setdefault(key.replace("_", " "), [])
+            texts = merged.setdefault(key.replace("_", " "), [])
             if _format_value(value) not in texts:
                 texts.append(_format_value(value))
-    return {key: " | ".join(values) for key, values in found.items()}
+    return {key: " | ".join(values) for key, values in merged.items()}
 
 
 def _format_value(value: Any) -> str:

@@ -130,7 +130,7 @@ def judge_degradation(cells: Sequence[Cell]) -> Verdict:
     runs = {kind: _select_runs(cells, kind) for kind in ("plain", "residual")}
     plain, residual = (_compare_depths(runs[kind]) for kind in ("plain", "residual"))
     twins = _compare_twins(runs["plain"], runs["residual"])
-    others = _compare_others(cells, {found.first.family for found in (plain, residual) if found})
+    others = _compare_others(cells, {each.first.family for each in (plain, residual) if each})
     sentences = [
         _write_headline(plain, residual),
         _describe_difference("plain", plain),
@@ -139,7 +139,7 @@ def judge_degradation(cells: Sequence[Cell]) -> Verdict:
     if twins is not None:
         size = f"{twins.first.depth} {twins.metric.depth.split()[-1]}"
         sentences.append(f"At {size}, plain to residual: {twins.text}.")
-    sentences += [_describe_difference(name, found) for name, found in others.items()]
+    sentences += [_describe_difference(name, each) for name, each in others.items()]
     more = (*others.values(), twins)
     sentences += [
         *_describe_short_runs(plain, residual, *more),
@@ -229,20 +229,20 @@ def _write_headline(plain: Difference | None, residual: Difference | None) -> st
         )
     if not plain.rises:
         return "No degradation seen here: deeper plain networks train no worse than shallow ones."
-    found = "Degradation"
+    headline = "Degradation"
     if plain.worse.still_falling or plain.metric is BITS:  # their final errors are unknown
-        found += f" within {plain.worse.steps:,} iterations"
+        headline += f" within {plain.worse.steps:,} iterations"
     if residual is None or residual.rises is None:
-        return f"{found}: deeper plain networks train worse."
+        return f"{headline}: deeper plain networks train worse."
     if residual.rises:
-        return f"{found}: deeper networks train worse, plain and residual alike."
-    return f"{found}: deeper plain networks train worse, deeper residual networks do not."
+        return f"{headline}: deeper networks train worse, plain and residual alike."
+    return f"{headline}: deeper plain networks train worse, deeper residual networks do not."
 
 
-def _describe_difference(kind: str, found: Difference | None) -> str:
-    if found is None:
+def _describe_difference(kind: str, difference: Difference | None) -> str:
+    if difference is None:
         return ""
-    return f"Training {found.metric.name} of the {kind} networks: {found.text}."
+    return f"Training {difference.metric.name} of the {kind} networks: {difference.text}."
 
 
 def _describe_short_runs(plain: Difference | None, *others: Difference | None) -> list[str]:
@@ -256,11 +256,11 @@ def _describe_short_runs(plain: Difference | None, *others: Difference | None) -
     ]
 
 
-def _describe_falling(*found: Difference | None) -> list[str]:
+def _describe_falling(*differences: Difference | None) -> list[str]:
     """Describe the models that train worse and were still improving when their runs ended."""
     falling = {
         each.worse.model: each.worse
-        for each in found
+        for each in differences
         if each is not None and each.better.converged and each.worse.still_falling
     }
     return [
