@@ -118,7 +118,7 @@ def read_labels(
         note += f", {len(labels) - with_label:,} images without a label left out"
     if are_indices:
         first = next(value for values in given for value, _ in values)
-        note += f", numbers read as class indices ({first} is {classes[int(first)]})"
+        note += f", numbers taken as class indices ({first} is {classes[int(first)]})"
     paired = ""
     if first_row is not None:
         pair = format_first_pair(names[first_row], "/".join(classes[k] for k in labels[first_row]))

@@ -292,7 +292,7 @@ def class_number_note(data: Sequence[str], model: Sequence[str]) -> str:
     if not _are_numbers(ours, theirs):
         return ""
     pairs = [f"{number} is {name}" for number, name in enumerate(theirs)]
-    return f"its labels are numbers, read as class indices of the network ({_format_names(pairs)})"
+    return f"its labels are numbers, taken as class indices of the network ({_format_names(pairs)})"
 
 
 def _are_numbers(data: Sequence[str], model: Sequence[str]) -> bool:
