@@ -43,7 +43,7 @@ class Finding:
 
 UNREADABLE = Kind(
     "unreadable", "Unreadable",
-    "Cannot be read or decoded. Training takes other images in their place, evaluation leaves"
+    "Cannot be read or decoded. Training reads other images in their place; evaluation leaves"
     " them out.",
     "broken",
 )  # fmt: skip
@@ -59,7 +59,7 @@ BOMB = Kind(
 )  # fmt: skip
 LAYOUT = Kind(
     "layout", "Layout",
-    "Why the set cannot be trained on as it lies.",
+    "Why training refuses the set.",
     "suspect",
 )  # fmt: skip
 EMPTY_CLASS = Kind(
@@ -69,20 +69,20 @@ EMPTY_CLASS = Kind(
 )  # fmt: skip
 LEAK = Kind(
     "leak", "The same image in two parts",
-    "Same bytes or pixels as an image of a part that is kept apart (test before validation before"
+    "Same bytes or pixels as an image of a held-out part (test before validation before"
     " training), so that an error measured there counts what was trained on.",
     "leak",
 )  # fmt: skip
 NEAR_LEAK = Kind(
     "near-leak", "Near-copies in two parts",
-    "Looks like an image of a part that is kept apart: the same photograph saved or scaled again,"
+    "Looks like an image of a held-out part: the same photograph saved or resized again,"
     " or another frame of one scene. data.group keeps images that belong together on one side.",
     "leak",
 )  # fmt: skip
 SAME_SOURCE = Kind(
     "same-source", "Copies of one source in two parts",
     "By its name (NAME.rf.HASH of Roboflow, NAME-300x225 of WordPress) a version of the photograph"
-    " that another part has a version of, perhaps mirrored or cut.",
+    " of which another part has a version, perhaps flipped or cropped.",
     "suspect",
 )  # fmt: skip
 DUPLICATE = Kind(
@@ -102,7 +102,7 @@ TINY = Kind(
 )  # fmt: skip
 WRONG_SUFFIX = Kind(
     "wrong-suffix", "Named like another format",
-    "Read by what they hold, not by what they are called.",
+    "Read by their content, not by their name.",
     "note",
 )  # fmt: skip
 ROTATED = Kind(
@@ -110,43 +110,44 @@ ROTATED = Kind(
     "Turned upright when read.",
     "note",
 )  # fmt: skip
-CMYK = Kind("cmyk", "CMYK", "Made for print; read as RGB, colours may shift.", "note")
+CMYK = Kind("cmyk", "CMYK", "Made for print; read as RGB, colors may shift.", "note")
 DEEP = Kind("16-bit", "16 bits", "Scaled to 8 bits when read.", "note")
 PALETTE = Kind("palette", "Palette", "Read as RGB.", "note")
 ANIMATED = Kind("animated", "Several frames", "The first frame is read.", "note")
 NOT_AN_IMAGE = Kind(
     "not-an-image", "Not images",
-    "Files that are no images; training does not see them.",
+    "Files that are not images; training does not use them.",
     "note",
 )  # fmt: skip
 UNREAD = Kind(
     "unread-format", "Image formats that are not read",
-    "Images in formats that cannot be read here; training does not see them.",
+    "Images in formats that cannot be read here; training does not use them.",
     "suspect",
 )  # fmt: skip
 NO_CLASS_FOLDER = Kind(
     "stray", "Outside of the classes",
-    "Images that lie in no class folder; training does not see them.",
+    "Images that are in no class folder; training does not use them.",
     "note",
 )  # fmt: skip
 UNLISTED = Kind(
     "unlisted", "In no image set",
-    "Images that the annotations do not mention. Training does not see them, nor were they read.",
+    "Images that the annotations do not mention. Training does not use them, and they were not"
+    " read.",
     "note",
 )  # fmt: skip
 MASK = Kind(
-    "mask", "Masks beside images",
-    "Masks, maps or copies that lie beside the image they belong to; training does not see them.",
+    "mask", "Masks next to images",
+    "Masks, maps or copies next to the image they belong to; training does not use them.",
     "note",
 )  # fmt: skip
 UNLABELED = Kind(
     "unlabelled", "Without a label",
-    "Images of a test folder without class folders or labels; training does not see them.",
+    "Images of a test folder without class folders or labels; training does not use them.",
     "note",
 )  # fmt: skip
 ODD_FOLDER = Kind(
-    "odd-folder", "Folders called like images",
-    "Taken for folders.",
+    "odd-folder", "Folders named like images",
+    "Read as folders.",
     "note",
 )  # fmt: skip
 
@@ -177,5 +178,5 @@ def kinds_by_name(names: Iterable[str]) -> frozenset[Kind]:
     chosen = [EARLIER_NAMES.get(name, name) for name in names]
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"--leave-out {name}: no such finding; there are {', '.join(known)}")
+            raise ConfigError(f"--leave-out {name}: no such finding; known: {', '.join(known)}")
     return frozenset(known[name] for name in chosen)

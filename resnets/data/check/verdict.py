@@ -196,7 +196,7 @@ def _make_leak_item(
     if same and near:
         text += f" ({same:,} the same image, {near:,} near-copies)"
     if elsewhere := sum(OTHER_LABEL in each.detail for each in found):
-        text += f"; {elsewhere:,} of them are labelled as another class there"
+        text += f"; {elsewhere:,} of them are labeled as another class there"
     if both:
         text += f"; {both:,} of them are listed in both"
     advice = f"An error measured on the {other} images counts images that were seen in {role}."
@@ -300,7 +300,7 @@ def _crowded_items(report: CheckReport) -> Iterator[VerdictItem]:
     if report.crowded:
         yield VerdictItem(
             "suspect",
-            f"{report.crowded:,} images look so much alike that each was compared with its nearest"
+            f"{report.crowded:,} images look so similar that each was compared with its nearest"
             " neighbors only",
             "Near-copies among them may be missed; exact copies are not.",
         )

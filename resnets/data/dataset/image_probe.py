@@ -147,7 +147,7 @@ class _Sample:
         if 0 < len(self.values) < self.seen:
             yield (
                 f"{len(self.values):,} of {self.seen:,} sampled images have more than 8 bits, the"
-                " others 8: they are scaled apart"
+                " others 8: they are scaled separately"
             )
         if self.inverted:
             yield pixel_values.take_note("white")

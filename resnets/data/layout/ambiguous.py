@@ -45,19 +45,19 @@ def explain_not_classes(
     folds = list(filter(FOLD.fullmatch, names))
     if len(folds) > 1 and all(num_below[name] for name in folds):
         return (
-            f"{format_folders(folds)} are called like folds of a cross-validation; put those to"
+            f"{format_folders(folds)} are named like folds of a cross-validation; put those to"
             " train on into train/ and the others into test/"
         )
     if split := find_split_folders(names):
         others = [name for name in names if name not in split]
         return (
-            f"{format_folders(split)} are called like splits, next to"
+            f"{format_folders(split)} are named like splits, next to"
             f" {format_folders(others)}; call them train and test, with a folder for each class"
         )
     if pair := find_images_and_masks(names):
         return (
-            f"{pair[1]}/ beside {pair[0]}/ looks like masks, not like a class; give {pair[0]} class"
-            " folders or a file of labels, train a segmenter"
+            f"{pair[1]}/ next to {pair[0]}/ looks like masks, not like a class; give {pair[0]}"
+            " class folders or a file of labels, train a segmenter"
         )
     if is_filed_by_letter(num_images, num_below):
         return f"{format_folders(names)} file class folders by letter; put those in one folder"
@@ -118,7 +118,7 @@ def class_name_warnings(classes: Sequence[str]) -> tuple[str, ...]:
         )
     if len(dates) > 1 and len(dates) == len(classes):
         warnings.append(
-            f"all classes are called like dates: {join_names(dates, 4)}; are these classes?"
+            f"all classes are named like dates: {join_names(dates, 4)}; are these classes?"
         )
     known = {class_key(name) for name in classes}
     for name in classes:

@@ -90,7 +90,7 @@ def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
             difference = f"({other!r}, {name!r}) differ only by case, blanks, _ or -"
         raise DataError(
             f"{where}: the class folders {earlier!r} and {path!r} {difference}; rename one, put"
-            " them together, or keep them apart by --set data.labels_from=folder"
+            " them together, or keep both with --set data.labels_from=folder"
         )
 
 

@@ -152,7 +152,7 @@ def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, f
 
 
 def _list_images(path: Path, spec: DataSpec) -> Listing:
-    """List the images of a folder, including NumPy arrays if stacks are wanted."""
+    """List the images of a folder, including NumPy arrays for stacks."""
     if not spec.has_stacks:
         return list_folder(path, is_table)
     listing = list_folder(path, lambda file: is_table(file) or suffix_of(file) == NPY_SUFFIX)

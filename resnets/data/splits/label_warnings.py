@@ -66,7 +66,7 @@ def label_conflicts(
     pair = f"{describe(int(members[0]))} and {describe(int(other))}"
     count = int(sizes[is_conflict].sum())
     return (
-        f"{count:,} images lie in two classes: byte-identical files under different labels, such"
+        f"{count:,} images are in two classes: byte-identical files under different labels, such"
         f" as {pair}; remove or move the wrong ones",
     )
 

@@ -109,7 +109,7 @@ def open_data(
         field = "folds" if spec.folds else "train_fraction"
         raise ConfigError(
             f"data.{field}: {spec.source} has sets of labels; folds and subsets are drawn from each"
-            " class alike, which needs one class per image"
+            " class equally, which needs one class per image"
         )
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []

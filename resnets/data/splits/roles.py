@@ -77,10 +77,10 @@ class Roles:
         if share < MIN_RECOGNIZED:
             raise DataError(
                 f"{self.spec.source}: of {len(self.known):,} images that the run knows {found:,}"
-                " are recognized in it, so what was trained on cannot be told from what was held"
-                " out; restore the set that the run was trained on, begin a run for this one, or,"
-                " to measure on it as on another set, move it to another path and name that with"
-                " --data"
+                " are recognized in it, so what was trained on cannot be distinguished from what"
+                " was held out; restore the set that the run was trained on, begin a run for this"
+                " one, or, to measure on it as on another set, move it to another path and name"
+                " that with --data"
             )
 
     def _own_part(self, role: int) -> Part | None:

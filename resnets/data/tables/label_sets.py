@@ -19,7 +19,7 @@ from resnets.data.tables.labels import LIST, ONE_LABEL, Label, is_list, is_missi
 
 LabelForm = Literal["auto", "single", "multi"]
 SEPARATORS = (";", "|", ",", "/", "+", "&")
-RARE_SHARE = 0.05  # at most this share of cells with several labels is taken for a mistake
+RARE_SHARE = 0.05  # at most this share of cells with several labels counts as a mistake
 COMMA_SHARE = 0.5  # share of distinct cells with a comma from which a warning is given
 BRACKETS = re.compile(r"[\[{(](.*)[\]})]", re.DOTALL)
 TOKEN = re.compile(r"\"([^\"]*)\"|'([^']*)'|([^,\s][^,]*)")
@@ -216,6 +216,6 @@ def _comma_warning(texts: Sequence[str]) -> str:
         return ""
     return (
         f"{len(listed):,} of {len(cells):,} classes have a comma in their names, such as"
-        f" {sorted(listed)[0]!r}, and each is taken as one class; if they are sets of labels, set"
+        f" {sorted(listed)[0]!r}, and each is read as one class; if they are sets of labels, set"
         " data.labels=multi"
     )

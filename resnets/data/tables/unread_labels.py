@@ -119,7 +119,7 @@ def describe_label_files(
     for file in [file for file in read if file.folders]:
         warnings.append(
             f"{printable(file.path)} says of folders what may be their class ({file.folders}) and"
-            " is not read; the classes are called like folders. If those are patients or the like,"
+            " is not read; the classes are the folder names. If those are patients or the like,"
             " write a table of path,label of the images and give it by --data"
         )
     listed = [
@@ -129,7 +129,7 @@ def describe_label_files(
     ]
     if listed:
         warnings.append(
-            f"{format_files(listed)}: called like lists of splits and not read; which images are"
+            f"{format_files(listed)}: named like lists of splits and not read; which images are"
             " held out is drawn at random. To use the lists, write a table of path,label,split and"
             " give it by --data"
         )
@@ -176,7 +176,7 @@ def may_hold_labels(path: str) -> bool:
 
 
 def _image_names(listing: Listing, classes: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Return the names a file may use for the images, and names that are mere numbers, apart."""
+    """Return the names a file may use for the images, and names that are numbers."""
     image_names: set[str] = set()
     ids: set[str] = set()
     for path in listing.paths:

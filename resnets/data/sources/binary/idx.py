@@ -156,7 +156,7 @@ def _read_mapping(file: Path) -> dict[int, str]:
             raise DataError(f"{file}: line {number}: expected a label and the codes of its letters")
         name_of_label[int(words[0])] = chr(int(words[1]))
     if len(set(name_of_label.values())) < len(name_of_label):
-        raise DataError(f"{file}: names two labels alike")
+        raise DataError(f"{file}: has one name for two labels")
     return dict(sorted(name_of_label.items()))
 
 
