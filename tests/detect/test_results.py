@@ -182,7 +182,7 @@ def test_large_images_wait_for_each_other():
     room, inside, most = PixelBudget(100), [], []
 
     def work(pixels):
-        with room.room(pixels):
+        with room.reserve(pixels):
             inside.append(pixels)
             most.append(sum(inside))
             inside.remove(pixels)
