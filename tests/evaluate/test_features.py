@@ -101,7 +101,7 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
     best = np.argsort(-likeness)[:5]
     assert [each.path for _, each in nearest.best] == [str(number) for number in best]
     np.testing.assert_allclose([value for value, _ in nearest.best], likeness[best], rtol=1e-5)
-    assert len(nearest.found) < 300  # memory does not grow with the data
+    assert len(nearest.candidates) < 300  # memory does not grow with the data
 
 
 def test_an_image_is_nearest_to_itself(tmp_path: Path):
