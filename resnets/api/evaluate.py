@@ -30,18 +30,18 @@ from resnets.evaluate.measure import (
 )
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Kind, Views
-from resnets.export.score import BackendScorer, evaluate_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.open import open_artifact
+from resnets.runtime.score import BackendScorer, evaluate_backend
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.heads import read_classes, same_classes
-from resnets.weights.load import LoadOptions, load_model, warn_of_names
+from resnets.weights.heads import match_class_names, parse_classes
+from resnets.weights.load import LoadOptions, load_model, warn_about_names
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
@@ -310,16 +310,16 @@ def _rename_outputs(nets: Sequence[ImageClassifier], text: str) -> None:
     for net in nets:
         if net.classes != nets[0].classes:
             raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
-    names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
+    names = parse_classes(text, nets[0].spec.num_classes, nets[0].origin)
     own_names = nets[0].classes
-    is_reordered = names != own_names and same_classes(own_names, names) is not None
+    is_reordered = names != own_names and match_class_names(own_names, names) is not None
     if is_reordered and text == "numbers":
         raise ConfigError(
             f"--classes numbers: {nets[0].origin} has the same names in another order"
             f" ({', '.join(own_names[:3])}, ...); leave --classes out"
         )
     if is_reordered:  # other names are matched with those of the data later
-        warn_of_names(nets[0].origin, own_names, names)
+        warn_about_names(nets[0].origin, own_names, names)
     for net in nets:
         net.classes = names
 

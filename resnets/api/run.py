@@ -13,12 +13,12 @@ from torch import nn
 from resnets.config import ConfigError, Recipe, from_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
+from resnets.models.custom_model import MakeModel
 from resnets.report.page import REPORT
 from resnets.report.run import run_summary
 from resnets.train.log.run_log import read_rows
 from resnets.train.results import RESULT
 from resnets.weights.checkpoint.format import RECIPE
-from resnets.weights.custom_model import MakeModel
 from resnets.weights.load import load
 
 

@@ -17,6 +17,7 @@ from resnets.api.recipe import choose_duration, choose_recipe
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
 from resnets.data.sources.objects import open_objects
+from resnets.models.custom_model import MakeModel
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.resume import describe_differences
 from resnets.train.run import run as run_training
@@ -26,8 +27,7 @@ from resnets.utils.files import RUNS, run_folder
 from resnets.weights.checkpoint.find import run_url
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import restore_run_folder
-from resnets.weights.checkpoint.remote_store import remote_url
-from resnets.weights.custom_model import MakeModel
+from resnets.weights.checkpoint.store import remote_url
 
 log = logging.getLogger("resnets")
 

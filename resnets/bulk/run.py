@@ -43,7 +43,7 @@ from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select_backend import open_backend
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.utils.cpu_count import cores
-from resnets.weights.load import NOTHING_SAID, LoadOptions
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
 RANDOM_ACCESS = ("files", "spans")  # kinds of data sets of which single images are read quickly
 
@@ -68,7 +68,7 @@ class BulkOptions:
     device: str = "auto"
     precision: str = "auto"
     calibrate: str | None = None
-    loading: LoadOptions = NOTHING_SAID
+    loading: LoadOptions = DEFAULT_LOAD_OPTIONS
 
     def __post_init__(self) -> None:
         for name, minimum in (("top", 1), ("shard_size", 1), ("batch", 1), ("processes", 0)):

@@ -26,7 +26,7 @@ from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime
 from resnets.utils.printable import valid_text
-from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Job:
     device: str
     calibrate: str | None
     decoders: int
-    loading: LoadOptions = NOTHING_SAID
+    loading: LoadOptions = DEFAULT_LOAD_OPTIONS
 
 
 class ShardWorker:

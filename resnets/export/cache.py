@@ -36,7 +36,7 @@ from resnets.utils import environment
 
 FAILURE_FILE = "failure.txt"
 PACKAGE = Path(__file__).parents[1]
-DAY = 86400.0  # seconds, after which no export is still running
+MAX_EXPORT_TIME = 86400.0  # seconds; older temporary folders are abandoned
 MAX_ENTRIES = 16  # the least recently used one is removed first
 SOURCE_FILES = (  # modules that decide the content of an artifact
     *("runtime/artifact", "runtime/graph", "runtime/resize_graph"),
@@ -63,7 +63,7 @@ class ArtifactCache:
         identity = {
             **asdict(key),
             "model": self.model_sha256,
-            "data": _data_state(key.calibrate),
+            "data": _identify_data(key.calibrate),
             "environment": _environment(),
             "code": [(PACKAGE / f"{name}.py").read_text("utf-8") for name in SOURCE_FILES],
         }
@@ -86,7 +86,7 @@ class ArtifactCache:
             return None
 
     def use(self) -> Path:
-        """The path of the artifact; marks it as recently used."""
+        """Return the path of the artifact and mark it as recently used."""
         with suppress(OSError):  # owned by another user
             os.utime(self.folder)
         return self.path
@@ -120,9 +120,7 @@ class ArtifactCache:
             lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
             reason = lines[-1].removeprefix("resnets export: ")
             if process.returncode != 0:
-                if (
-                    process.returncode == EXIT_VERIFICATION_FAILED
-                ):  # other failures may be temporary
+                if process.returncode == EXIT_VERIFICATION_FAILED:  # others may be temporary
                     Path(staging, FAILURE_FILE).write_text(reason, "utf-8")
                     self._publish(staging)
                 raise VerificationError(reason)
@@ -130,7 +128,7 @@ class ArtifactCache:
             if manifest["source"]["model_sha256"] != self.model_sha256:
                 raise VerificationError(f"{source} changed during export")
             self._publish(staging)
-        _keep_newest()
+        _remove_old_entries()
 
     def _arguments(self, source: str, out: Path) -> list[str]:
         flag, data = FLAGS[self.key.precision], self.key.calibrate
@@ -153,7 +151,7 @@ def cache_root() -> Path:
 
 
 def load_speed(artifact: Path) -> float | None:
-    """Measured speed relative to torch on this machine; None if not measured."""
+    """Return the measured speed relative to torch on this machine; None if not measured."""
     try:
         return float(_speed_file(artifact).read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
@@ -178,25 +176,27 @@ def _speed_file(artifact: Path) -> Path:
 
 
 def _environment() -> tuple[dict[str, str], str]:
-    """Package versions and processor."""
+    """Return package versions and processor."""
     return versions(), environment.cpu_flags()
 
 
-def _keep_newest() -> None:
-    age_of = {}
+def _remove_old_entries() -> None:
+    ages = {}
     for each in cache_root().iterdir():
         with suppress(FileNotFoundError):  # removed by another process
-            age_of[each] = time.time() - each.stat().st_mtime
+            ages[each] = time.time() - each.stat().st_mtime
     complete = sorted(
-        (each for each in age_of if not each.name.startswith(".")), key=age_of.__getitem__
+        (each for each in ages if not each.name.startswith(".")), key=ages.__getitem__
     )
-    abandoned = [each for each in age_of if each.name.startswith(".") and age_of[each] > DAY]
+    abandoned = [
+        each for each in ages if each.name.startswith(".") and ages[each] > MAX_EXPORT_TIME
+    ]
     for old in [*complete[MAX_ENTRIES:], *abandoned]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _data_state(data: str | None) -> list[str | int]:
-    """Path, size and modification time of a data set, to detect changes."""
+def _identify_data(data: str | None) -> list[str | int]:
+    """Return path, size and modification time of a data set, to detect changes."""
     if data is None or not Path(data).exists():
         return [data or ""]
     stat = Path(data).resolve().stat()

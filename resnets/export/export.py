@@ -29,9 +29,9 @@ from resnets.export.verify import (
     compare_logits,
     count_errors,
     sample_images,
+    write_verified,
 )
 from resnets.export.write import check_format, write_artifact
-from resnets.export.write_verified import write_verified
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision, model_sha256
 from resnets.runtime.graph import INPUT
@@ -40,14 +40,14 @@ from resnets.runtime.torch import TorchEngine
 
 RESIZE_AND_CROP = "shorter side to `resize` px (antialiased), center crop of `size` px"
 NORMALIZATION = "channel order, scale to 0..1, mean and deviation"
-CALIBRATION = 300  # images that int8 takes the ranges of activations from (NNCF's default)
+CALIBRATION = 300  # images that calibrate the ranges of int8 activations (NNCF's default)
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Real images to verify an artifact with.
 
-    images: uint8 (10 or more, size, size, C), to compare outputs. source: where they come from.
+    images: uint8 (10 or more, size, size, C), to compare outputs. source: their description.
     calibration: (N, size, size, C), for int8. split, truth: images and labels to count errors on.
     baseline: evaluates the original model there, once. The last three are None without data.
     """
@@ -76,16 +76,16 @@ def export(
 
     model: as returned by `resnets.load`. data: the data set that calibrates int8 (training split)
     and on which errors are counted (validation split, else test split). source: the file of the
-    model, whose SHA-256 goes into the manifest. tensorrt: an .onnx file as TensorRT takes it, of
-    cropped images, without control flow (`check_static_graph`). Raises ConfigError if the format is
+    model, whose SHA-256 is stored in the manifest. tensorrt: an .onnx file for TensorRT: of cropped
+    images, without control flow (`check_static_graph`). Raises ConfigError if the format is
     not supported and VerificationError if the artifact differs from the model; then nothing is
     written.
     """
     check_format(kind, precision)
-    seen = model.preprocess.spec
-    if seen.keep_bits or seen.channels not in (1, 3):
+    preprocess = model.preprocess.spec
+    if preprocess.keep_bits or preprocess.channels not in (1, 3):
         raise ConfigError(
-            f"{model.origin}: takes stacks of {seen.channels} channels (data.channels,"
+            f"{model.origin}: takes stacks of {preprocess.channels} channels (data.channels,"
             " data.keep_bits), and only models of gray or RGB images of 8 bits are exported"
         )
     if precision == "float16" and not tensorrt:
@@ -120,7 +120,7 @@ def export(
 def verify(
     model: ImageClassifier, path: Path, evidence: Evidence, max_drop: float
 ) -> dict[str, Any]:
-    """The manifest of the artifact at `path`; VerificationError if it differs from `model`."""
+    """Return the manifest of the artifact at `path`; VerificationError if it differs."""
     engine = open_artifact(path)
     metadata = engine.metadata
     limit = LIMITS[metadata.precision]
@@ -173,10 +173,11 @@ def verify(
 
 
 def check_static_graph(path: Path) -> dict[str, Any]:
-    """Check an .onnx file as TensorRT needs it; returns its opset and operators.
+    """Check that TensorRT can read an .onnx file; returns its opset and operators.
 
-    VerificationError if ONNX's checker or strict shape inference rejects it, if it has control flow
-    or operators that are not ONNX's own, or a quantization with a zero point other than 0.
+    Raises VerificationError if ONNX's checker or strict shape inference rejects it, if it has
+    control flow or operators that are not ONNX's own, or a quantization with a zero point other
+    than 0.
     """
     import onnx
     from onnx import numpy_helper
@@ -208,7 +209,7 @@ def check_static_graph(path: Path) -> dict[str, Any]:
 
 
 def gather_evidence(model: ImageClassifier, data: str | None, precision: Precision) -> Evidence:
-    """Images from the data set `data`, or the sample images of scikit-learn."""
+    """Return images from the data set `data`, or the sample images of scikit-learn."""
     if data is None:
         images, source = sample_images(model.preprocess)
         return Evidence(images, source)
@@ -228,7 +229,7 @@ def gather_evidence(model: ImageClassifier, data: str | None, precision: Precisi
 
 
 def _evenly_spaced(model: ImageClassifier, split: Split, count: int) -> NDArray[np.uint8]:
-    """Evenly spaced images of a split as the model gets them, (count, size, size, C)."""
+    """Return evenly spaced images of a split as model inputs, (count, size, size, C) uint8."""
     rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
     views: NDArray[np.uint8] = np.stack(
         [read_views(split, row, Views(), model.preprocess.spec)[0] for row in rows]

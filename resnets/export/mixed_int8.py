@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.export.verify import VerificationError
+from resnets.export.verify import VerificationError, relative_difference
 from resnets.export.write import (
     WEIGHTED_OPS,
     openvino_model,
@@ -42,7 +42,7 @@ LAYERS = (*WEIGHTED_OPS, "Add", "Multiply", "ReduceMean", "AvgPool")
 class Layer:
     """A quantizable layer.
 
-    sensitivity: root mean square change of the logits over their standard deviation. share: of the
+    sensitivity: `relative_difference` of the logits if it alone is quantized. share: of the
     multiply-adds of the model.
     """
 
@@ -105,10 +105,10 @@ def quantize_mixed(
 
 
 def rank_layers(ov_model: Any, calibration: np.ndarray) -> list[Layer]:
-    """The layers of an openvino.Model that NNCF quantizes, most sensitive first."""
+    """Return the layers of an openvino.Model that NNCF quantizes, most sensitive first."""
     ov_model = quantize_openvino(ov_model, calibration, for_ranking=True)
     ov_model.reshape([BATCH, *calibration.shape[1:]])
-    quantized = {op: found for op in ov_model.get_ordered_ops() if (found := _quantizers(op))}
+    quantized = {op: names for op in ov_model.get_ordered_ops() if (names := _find_quantizers(op))}
     readers = {
         op.get_friendly_name(): (op, list(op.output(0).get_target_inputs()))
         for op in ov_model.get_ops()
@@ -133,29 +133,29 @@ def rank_layers(ov_model: Any, calibration: np.ndarray) -> list[Layer]:
     expected = compute()
     sizes = {op: _multiply_adds(op) for op in quantized}
     layers = []
-    for op, found in quantized.items():
-        set_quantizers(found, on=True)
-        sensitivity = float(np.sqrt(((compute() - expected) ** 2).mean()) / (expected.std() or 1.0))
-        set_quantizers(found, on=False)
+    for op, names in quantized.items():
+        set_quantizers(names, on=True)
+        sensitivity = relative_difference(compute(), expected)
+        set_quantizers(names, on=False)
         share = sizes[op] / sum(sizes.values())
         layers.append(Layer(op.get_friendly_name(), sensitivity, share))
     return sorted(layers, key=lambda layer: -layer.sensitivity)
 
 
-def _quantizers(op: Any) -> list[str]:
-    """Names of the quantizers whose outputs a layer reads, directly or through pooling, padding."""
-    found, to_visit = [], list(op.inputs()) if op.get_type_name() in LAYERS else []
+def _find_quantizers(op: Any) -> list[str]:
+    """Return the quantizers whose outputs a layer reads, directly or through pooling, padding."""
+    names, to_visit = [], list(op.inputs()) if op.get_type_name() in LAYERS else []
     while to_visit:
         producer = to_visit.pop().get_source_output().get_node()
         if producer.get_type_name() == "FakeQuantize":
-            found.append(producer.get_friendly_name())
+            names.append(producer.get_friendly_name())
         elif producer.get_type_name() not in LAYERS:
             to_visit += producer.inputs()
-    return found
+    return names
 
 
 def _multiply_adds(op: Any) -> int:
-    """Multiply-adds of a layer for one image; 0 for layers without weights."""
+    """Return the multiply-adds of a layer for one image; 0 for layers without weights."""
     size = math.prod(op.output(0).get_shape()[2:])
     return (
         size * math.prod(op.input_value(1).get_shape()) if op.get_type_name() in WEIGHTED_OPS else 0
@@ -163,7 +163,7 @@ def _multiply_adds(op: Any) -> int:
 
 
 def _layer_counts(layers: list[Layer]) -> list[int]:
-    """Numbers of float layers to try: each half as large again, up to MAX_FLOAT_SHARE."""
+    """Return the numbers of float layers to try, each 1.5 times the last, to MAX_FLOAT_SHARE."""
     shares = np.cumsum([layer.share for layer in layers])
     max_count = int((shares <= MAX_FLOAT_SHARE).sum())
     counts = [1]

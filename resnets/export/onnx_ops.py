@@ -10,11 +10,11 @@ from onnxscript import opset18
 
 from resnets.detect.models import export_ops  # noqa: F401  # registers the operators
 
-op: Any = opset18  # its annotations do not know the values that an operator makes
+op: Any = opset18  # its annotations do not cover values that operators return
 
 
-def _suppress(boxes: Any, scores: Any, overlap: float, threshold: float, most: int) -> Any:
-    count = op.Constant(value_ints=[most])
+def _suppress(boxes: Any, scores: Any, overlap: float, threshold: float, max_boxes: int) -> Any:
+    count = op.Constant(value_ints=[max_boxes])
     chosen = op.NonMaxSuppression(
         boxes,
         op.Unsqueeze(scores, op.Constant(value_ints=[1])),
@@ -26,11 +26,11 @@ def _suppress(boxes: Any, scores: Any, overlap: float, threshold: float, most: i
     row = op.Gather(chosen, op.Constant(value_int=2), axis=1)
     width = op.Gather(op.Shape(scores), op.Constant(value_ints=[1]))
     absent = op.Expand(op.Reshape(op.Size(scores), op.Constant(value_ints=[1])), count)
-    found = op.Concat(op.Add(op.Mul(group, width), row), absent, axis=0)
+    kept = op.Concat(op.Add(op.Mul(group, width), row), absent, axis=0)
     flat = op.Reshape(scores, op.Constant(value_ints=[-1]))
     padded = op.Concat(flat, op.Constant(value_floats=[-2.0]), axis=0)
-    _, order = op.TopK(op.Gather(padded, found, axis=0), count, axis=0)
-    return op.Gather(found, order, axis=0)
+    _, order = op.TopK(op.Gather(padded, kept, axis=0), count, axis=0)
+    return op.Gather(kept, order, axis=0)
 
 
 def _pool_regions(
@@ -38,8 +38,8 @@ def _pool_regions(
 ) -> Any:
     rows, pooled = [], []
     for level, (each, scale) in enumerate(zip(maps, scales, strict=True)):
-        here = op.Equal(levels, op.Constant(value_int=level))
-        rows.append(op.Reshape(op.NonZero(here), op.Constant(value_ints=[-1])))
+        on_level = op.Equal(levels, op.Constant(value_int=level))
+        rows.append(op.Reshape(op.NonZero(on_level), op.Constant(value_ints=[-1])))
         pooled.append(
             op.RoiAlign(
                 each,
@@ -54,8 +54,8 @@ def _pool_regions(
         )
     if len(maps) == 1:
         return pooled[0]
-    found = op.Concat(*rows, axis=0)
-    _, order = op.TopK(found, op.Shape(found), axis=0, largest=0)
+    order = op.Concat(*rows, axis=0)
+    _, order = op.TopK(order, op.Shape(order), axis=0, largest=0)
     return op.Gather(op.Concat(*pooled, axis=0), order, axis=0)
 
 

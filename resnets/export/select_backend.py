@@ -39,7 +39,7 @@ from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.utils import environment
 from resnets.utils.precision import pick_precision
-from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
 
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
 # them on two cores, two to four times as long as the export.
@@ -56,7 +56,7 @@ def open_backend(
     images: int | None = 1,
     calibrate: str | None = None,
     max_drop: float = 0.5,
-    loading: LoadOptions = NOTHING_SAID,
+    loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
     log: Callable[[str], None] = lambda _: None,
 ) -> Backend:
     """Open an artifact (.onnx, .xml, .pt2), or a run, checkpoint or published model, for inference.
@@ -76,7 +76,7 @@ def open_backend(
             raise ConfigError(f"{path}: is for {kind}, not {backend}")
         if calibrate is not None:
             raise ConfigError(f"--calibrate: {path} is already exported; pass its checkpoint")
-        if loading != NOTHING_SAID:
+        if loading != DEFAULT_LOAD_OPTIONS:
             raise ConfigError(f"--model, --classes: {path} is an artifact, which contains them")
         return open_artifact(Path(path), device=device, precision=precision)
     chosen = environment.pick_device(device)
@@ -128,8 +128,8 @@ class BackendSelector:
         if runtime == "torch" or (runtime == "auto" and self.precision == "float16"):
             return self._torch_engine  # artifacts are in other precisions
         if runtime == "auto":
-            return self._fastest()
-        return self._cached_engine(ArtifactKey(_kind(runtime), self._cpu_precision()))
+            return self._select_fastest()
+        return self._cached_engine(ArtifactKey(_artifact_kind(runtime), self._cpu_precision()))
 
     @functools.cached_property
     def _torch_engine(self) -> TorchEngine:
@@ -148,17 +148,17 @@ class BackendSelector:
         return self.images is None or self.images >= self._min_images
 
     def _cpu_precision(self) -> Precision:
-        found = pick_precision(self.precision, torch.device("cpu"))
-        if found == "float16":
+        precision = pick_precision(self.precision, torch.device("cpu"))
+        if precision == "float16":
             raise ConfigError("--precision float16: only in torch; use --backend torch")
-        return "bfloat16" if found == "bfloat16" else "float32"
+        return "bfloat16" if precision == "bfloat16" else "float32"
 
-    def _fastest(self) -> Engine:
-        exported = self._exported_int8(MAX_DROP) if self.precision == "auto" else None
+    def _select_fastest(self) -> Engine:
+        exported = self._find_exported_int8(MAX_DROP) if self.precision == "auto" else None
         if exported is not None and exported.speed is None:
             self.reasons = [exported.reason]  # too few images to try other runtimes
             return exported.engine
-        candidates = [each for each in (exported, self._verified()) if each is not None]
+        candidates = [each for each in (exported, self._verify_other_runtime()) if each is not None]
         candidates.sort(key=lambda each: each.speed or 0.0)
         for slower in candidates[:-1]:
             self.reasons.append(f"{slower.engine.name} runs at {slower.speed:.2f}x")
@@ -171,11 +171,11 @@ class BackendSelector:
         return self._torch_engine
 
     def _select_int8(self, runtime: str) -> Engine:
-        """The int8 engine the user asked for; VerificationError if it loses too much."""
+        """Return the int8 engine that the user selected; VerificationError if it loses too much."""
         if runtime == "torch":
             raise ConfigError("--precision int8: not supported by torch; use openvino or onnx")
         if self.calibrate is not None:
-            kind = _kind(runtime) if runtime != "auto" else _int8_kind()
+            kind = _artifact_kind(runtime) if runtime != "auto" else _int8_kind()
             cache = ArtifactCache(
                 self.model, ArtifactKey(kind, "int8", self.calibrate, self.max_drop)
             )
@@ -184,7 +184,7 @@ class BackendSelector:
                 _describe_rise(_measured_rise(cache.path, cache.model_sha256) or 0.0)
             )
             return engine
-        candidate = self._exported_int8(self.max_drop, runtime)
+        candidate = self._find_exported_int8(self.max_drop, runtime)
         if candidate is None:
             raise ConfigError(
                 "--precision int8: needs images for calibration and evaluation;"
@@ -193,15 +193,15 @@ class BackendSelector:
         self.reasons = [candidate.reason]
         return candidate.engine
 
-    def _exported_int8(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
-        """An int8 artifact of this model in the run folder whose loss was measured."""
-        found = [
+    def _find_exported_int8(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
+        """Return an int8 artifact of this model in the run folder whose loss was measured."""
+        paths = [
             path
             for path in _artifacts_of_run(self.source)
             if runtime in ("auto", SUFFIXES[path.suffix]) and _is_installed(SUFFIXES[path.suffix])
         ]
-        model_digest = model_sha256(self.model) if found else ""
-        for path in sorted(found, key=lambda each: each.suffix != ".xml"):
+        model_digest = model_sha256(self.model) if paths else ""
+        for path in sorted(paths, key=lambda each: each.suffix != ".xml"):
             rise = _measured_rise(path, model_digest)
             if rise is None:
                 continue
@@ -213,17 +213,15 @@ class BackendSelector:
             except (ArtifactError, OSError) as error:  # damaged, or being replaced
                 self.reasons.append(" ".join(str(error).split()))
                 continue
-            reason = (
-                f"{path.name} {_describe_rise(rise)}; use --backend torch for the original model"
-            )
+            reason = f"{path.name} {_describe_rise(rise)}; --backend torch uses the original model"
             speed = self._relative_speed(engine, path) if self.precision == "auto" else None
             return Candidate(engine, speed, reason)
         if not self.reasons and self._is_worthwhile:  # for few images it does not matter
             self.reasons.append("no int8 artifact: resnets export --int8 --calibrate DATA")
         return None
 
-    def _verified(self) -> Candidate | None:
-        """Another runtime in the precision of torch; None if it does not pay off."""
+    def _verify_other_runtime(self) -> Candidate | None:
+        """Return another runtime in the precision of torch; None if it does not pay off."""
         precision = self._cpu_precision()
         kind: Kind = "openvino" if _is_installed("openvino") else "onnx"
         if kind == "onnx" and (precision != "float32" or not _is_installed("onnx")):
@@ -236,10 +234,7 @@ class BackendSelector:
         try:
             engine = self._cached_engine(cache.key, cache)
             speed = self._relative_speed(engine, cache.path)
-        except (
-            VerificationError,
-            OSError,
-        ) as error:  # verification failed, or the cache is not writable
+        except (VerificationError, OSError) as error:  # or the cache is not writable
             self.reasons.append(f"{kind}: {' '.join(str(error).split())}")
             return None
         if speed is None:  # its stored speed was removed
@@ -248,11 +243,10 @@ class BackendSelector:
         return Candidate(engine, speed, f"verified, runs at {speed:.1f}x torch's speed")
 
     def _relative_speed(self, engine: Engine, path: Path) -> float | None:
-        """Speed relative to torch; measured if worthwhile and not known to be faster."""
+        """Return the speed relative to torch; measured if worthwhile and not known to be faster."""
         speed = load_speed(path)
-        if (
-            speed is None or speed < 1
-        ) and self._is_worthwhile:  # it may have been measured on a busy machine
+        # A low speed may have been measured on a busy machine.
+        if (speed is None or speed < 1) and self._is_worthwhile:
             speed = measure_relative_speed(engine, self._torch_engine)
             try:
                 save_speed(path, speed)
@@ -281,12 +275,12 @@ class BackendSelector:
 
 
 def _is_installed(kind: Kind) -> bool:
-    """Whether the packages that write and execute such artifacts are installed."""
+    """Return whether the packages that write and execute such artifacts are installed."""
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
     return all(find_spec(package) is not None for package in needed[kind])
 
 
-def _kind(runtime: str) -> Kind:
+def _artifact_kind(runtime: str) -> Kind:
     return "onnx" if runtime == "onnx" else "openvino"
 
 
@@ -296,7 +290,7 @@ def _int8_kind() -> Kind:
 
 
 def _artifacts_of_run(source: str) -> list[Path]:
-    """Artifacts with a manifest in the folder of a run or checkpoint."""
+    """Return the artifacts with a manifest in the folder of a run or checkpoint."""
     path = Path(source)
     if not path.exists():
         return []
@@ -312,7 +306,7 @@ def _describe_rise(rise: float) -> str:
 
 
 def _measured_rise(path: Path, sha256: str) -> float | None:
-    """Rise of the top-1 error of an int8 artifact; None if it is of other weights, or unknown."""
+    """Return the rise of the error of an int8 artifact; None if of other weights, or unknown."""
     try:
         manifest = read_json(manifest_path(path), "manifest")
         if manifest["precision"] == "int8" and manifest["source"]["model_sha256"] == sha256:

@@ -1,9 +1,16 @@
-"""Verify an artifact against its model: equal outputs, and an error rate that does not rise."""
+"""Verify an artifact against its model: equal outputs, and an error rate that does not rise.
+
+`write_verified` writes an artifact to a temporary folder, and moves it into place if it passes.
+"""
 
 from __future__ import annotations
 
+import datetime
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,19 +18,30 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnets.config import ConfigError, dump_json, lock_path
 from resnets.data import Split
 from resnets.data.sources.builtin import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.models import ImageClassifier
+from resnets.runtime.artifact import (
+    SUFFIXES,
+    Kind,
+    artifact_files,
+    file_sha256,
+    manifest_path,
+    versions,
+)
 from resnets.runtime.base import Backend
 from resnets.utils.errors import ResnetsError
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import CheckpointError
 
 if TYPE_CHECKING:
     from resnets.evaluate.evaluation import AnyEvaluation
 
 BATCHES = (1, 2, 7)
-# Root mean square difference of the logits over their standard deviation. Measured on a model of 6
+# Limits of `relative_difference` of the logits. Measured on a model of 6
 # layers: 3e-7, 0.004, and 0.008 (ONNX Runtime) to 0.02 (OpenVINO); deeper models differ more.
 LIMITS = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01, "int8": 0.25}
 MIN_FULL_IMAGE_LIMIT = 0.05  # lower bound of LIMITS for full images
@@ -32,7 +50,7 @@ EXIT_VERIFICATION_FAILED = 3  # exit code of `resnets export`
 
 
 class VerificationError(ResnetsError):
-    """An artifact that differs from its model; the message has the figures.
+    """Raised for an artifact that differs from its model; the message states by how much.
 
     top1_error: in percent, if it was measured.
     """
@@ -43,7 +61,7 @@ class VerificationError(ResnetsError):
 
     @property
     def reason(self) -> str:
-        """The message without its consequence."""
+        """The message without "nothing was written"."""
         return str(self).removesuffix("; nothing was written")
 
 
@@ -57,13 +75,22 @@ class Parity:
     same_class: int
 
 
+def relative_difference(actual: NDArray[Any], expected: NDArray[Any], std: float = 0.0) -> float:
+    """Return the root mean square difference over the standard deviation of `expected`.
+
+    std: replaces that deviation if not 0. A deviation of 0 counts as 1.
+    """
+    difference = float(np.sqrt(np.square(actual - expected).mean()))
+    return difference / (std or float(expected.std()) or 1.0)
+
+
 def reference_logits(model: ImageClassifier) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """A function from images (B, size, size, C) to logits (B, K) of the unfolded float32 model."""
+    """Return a function from images (B, size, size, C) to logits (B, K) of the unfolded model."""
 
     def compute(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            planes = torch.from_numpy(images).permute(0, 3, 1, 2)
-            logits: NDArray[np.float32] = model(model.preprocess.normalize(planes)).numpy()
+            channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)
+            logits: NDArray[np.float32] = model(model.preprocess.normalize(channels_first)).numpy()
             return logits
 
     return compute
@@ -72,20 +99,19 @@ def reference_logits(model: ImageClassifier) -> Callable[[NDArray[np.uint8]], ND
 def compare_logits(
     model: ImageClassifier, backend: Backend, images: NDArray[np.uint8], limit: float
 ) -> list[Parity]:
-    """Compare outputs at batch sizes 1, 2 and 7; VerificationError if they differ."""
+    """Compare outputs at batch sizes 1, 2 and 7; VerificationError above `limit`."""
     reference = reference_logits(model)
     rows, start = [], 0
-    deviation = float(reference(images[: sum(BATCHES)]).std()) or 1.0
+    std = float(reference(images[: sum(BATCHES)]).std()) or 1.0
     for batch in BATCHES:
         chunk = images[start : start + batch]
         start += batch
         expected, actual = reference(chunk), backend.logits(chunk)
-        difference = np.abs(actual - expected)
         rows.append(
             Parity(
                 batch=batch,
-                largest=float(difference.max()),
-                relative=float(np.sqrt((difference**2).mean())) / deviation,
+                largest=float(np.abs(actual - expected).max()),
+                relative=relative_difference(actual, expected, std),
                 same_class=int((actual.argmax(1) == expected.argmax(1)).sum()),
             )
         )
@@ -111,8 +137,7 @@ def compare_full_images(model: ImageClassifier, engine: Any, limit: float) -> di
         return None
     views = torch.stack([model.preprocess.to_tensor(each) for each in photographs])
     expected = reference_logits(model)(views.permute(0, 2, 3, 1).numpy())
-    difference = float(np.sqrt(((np.stack(actual) - expected) ** 2).mean()))
-    relative = difference / (float(expected.std()) or 1.0)
+    relative = relative_difference(np.stack(actual), expected)
     if not relative <= limit:
         raise VerificationError(
             f"{engine.name} differs from {model.origin} on full images, which it resizes and crops:"
@@ -138,7 +163,7 @@ def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvalu
     positions = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
     chosen = {truth.rows[position] for position in positions.tolist()}
     subset = truth.select(chosen)
-    from resnets.export.score import evaluate_backend  # deferred: slow to import
+    from resnets.runtime.score import evaluate_backend  # deferred: slow to import
 
     return evaluate_backend(backend, split, subset).evaluation
 
@@ -146,10 +171,10 @@ def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvalu
 def compare_errors(
     name: str, baseline: AnyEvaluation, after: AnyEvaluation, max_drop: float
 ) -> dict[str, Any]:
-    """Errors in percent of the model and of the artifact `name` on the same images.
+    """Return the errors in percent of the model and of the artifact `name` on the same images.
 
-    VerificationError if the error, 100 - mAP of sets of labels, rises by more than `max_drop`
-    percentage points.
+    Raises VerificationError if the error (100 - mAP for sets of labels) rises by more than
+    `max_drop` percentage points.
     """
     rise = after.error - baseline.error
     if not rise <= max_drop:
@@ -173,10 +198,50 @@ def compare_errors(
 
 
 def sample_images(preprocess: Preprocessor) -> tuple[NDArray[np.uint8], str]:
-    """Ten real images of scikit-learn, preprocessed for a model, and their description."""
+    """Return ten real images of scikit-learn, preprocessed for a model, and their description."""
     photographs = load_photographs()  # two, 640x427 px
     digits = [(image * 255 / 16).astype(np.uint8) for image in load_digits()[0][:8]]
     # Batch 1: a photograph; batch 2: the other one and a digit; batch 3: digits.
     views = [preprocess.to_tensor(each) for each in (*photographs, *digits)]
     images = torch.stack(views).permute(0, 2, 3, 1).contiguous().numpy()
     return images, "scikit-learn's two sample photographs and eight digits"
+
+
+def write_verified(
+    out: Path,
+    kind: Kind,
+    make: Callable[[Path], dict[str, Any]],
+    weights: dict[str, Any],
+    source: Path | None,
+) -> dict[str, Any]:
+    """Write `out` and its manifest, which is returned; write nothing if `make` raises.
+
+    make: writes the artifact to a path, verifies it and returns its manifest, to which source,
+    versions, date and checksums are added. weights: origin of the model. source: its file.
+    """
+    if SUFFIXES.get(out.suffix.lower()) != kind:
+        expected = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
+        raise ConfigError(f"--out {out}: a file for {kind} ends in {expected}")
+    with (
+        lock_path(out),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder,
+    ):
+        artifact = Path(folder, out.name)
+        manifest = make(artifact)
+        manifest |= {
+            "source": {**weights, **_source_checksum(source)},
+            "versions": versions(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "sha256": {file.name: file_sha256(file) for file in artifact_files(artifact)},
+        }
+        dump_json(manifest, manifest_path(artifact))
+        for file in (*artifact_files(artifact)[1:], manifest_path(artifact), artifact):
+            os.replace(file, out.with_name(file.name))
+    return manifest
+
+
+def _source_checksum(source: Path | None) -> dict[str, str]:
+    try:
+        return {} if source is None else {"sha256": file_sha256(find_checkpoint(source))}
+    except CheckpointError:  # published models are not a single file
+        return {}

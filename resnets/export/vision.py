@@ -24,17 +24,16 @@ from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Refiner, center_crop
 from resnets.detect.models.predictor import InferenceInput, Predictor
-from resnets.export.verify import MAX_MEASURED, VerificationError
+from resnets.export.verify import MAX_MEASURED, VerificationError, write_verified
 from resnets.export.write import check_format
-from resnets.export.write_verified import write_verified
 from resnets.export.write_vision import write_vision
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision
 from resnets.runtime.graph import INPUT
 from resnets.runtime.vision import ArtifactModel, engine_name, open_artifact_model
 
 COMPARED = 10  # images of a data set whose outputs are compared
-CALIBRATION = 100  # images that int8 takes the ranges of activations from
-# Least mean agreement of outputs (`Output.agreement`) over the images.
+CALIBRATION = 100  # images that calibrate the ranges of int8 activations
+# Minimum of the mean agreement of outputs (`Output.agreement`) over the images.
 LIMITS = {"float32": 0.98, "bfloat16": 0.8, "int8": 0.6}
 DESCRIPTIONS = {
     "boxes": "left, top, right, bottom in px of the image",
@@ -71,7 +70,7 @@ def export_vision(
     Its outputs are compared image by image, and with `data` its metrics: AP, mean IoU or top-1
     error may get worse by `max_drop` points.
     """
-    _check(model, kind, precision, data)
+    _check_exportable(model, kind, precision, data)
     assert model.recipe is not None
     predictor = Predictor.of((model,), model.preprocess, torch.device("cpu"), "float32")
     metadata = ArtifactMetadata(
@@ -85,7 +84,7 @@ def export_vision(
     )
 
     def make(artifact: Path) -> dict[str, Any]:
-        evidence = _gather(predictor, data, precision)
+        evidence = _gather_evidence(predictor, data, precision)
         log(f"writing {out.name}")
         write_vision(model, metadata, artifact, evidence.calibration)
         log("verifying outputs")
@@ -94,8 +93,10 @@ def export_vision(
     return write_verified(out, kind, make, {"weights": model.origin}, source)
 
 
-def _check(model: DetectionModel, kind: Kind, precision: Precision, data: str | None) -> None:
-    """ConfigError where a model cannot be exported so."""
+def _check_exportable(
+    model: DetectionModel, kind: Kind, precision: Precision, data: str | None
+) -> None:
+    """Raise ConfigError if the model cannot be exported in this format and precision."""
     check_format(kind, precision)
     spec, origin = model.spec, model.origin
     if kind == "torch":
@@ -125,27 +126,27 @@ def _check(model: DetectionModel, kind: Kind, precision: Precision, data: str | 
         )
 
 
-def _gather(predictor: Predictor, data: str | None, precision: Precision) -> _Evidence:
-    """Images of the data set `data`, or the sample photographs of scikit-learn."""
+def _gather_evidence(predictor: Predictor, data: str | None, precision: Precision) -> _Evidence:
+    """Return images of the data set `data`, or the sample photographs of scikit-learn."""
     model = predictor.models[0]
     if data is None:
-        whole = load_photographs()
-        portrait = np.ascontiguousarray(whole[1][:, 150:390])
-        found = [_prepare(predictor, each) for each in (*whole, portrait)]
-        return _Evidence(found, "scikit-learn's two sample photographs and a part of one")
+        photographs = load_photographs()
+        portrait = np.ascontiguousarray(photographs[1][:, 150:390])
+        images = [_prepare(predictor, each) for each in (*photographs, portrait)]
+        return _Evidence(images, "scikit-learn's two sample photographs and a part of one")
     assert model.recipe is not None
-    recipe, classes, known = model.recipe, model.classes, model.fingerprint
+    recipe, classes, fingerprint = model.recipe, model.classes, model.fingerprint
     try:
-        split = choose_split(recipe, classes, data, "val", known)
+        split = choose_split(recipe, classes, data, "val", fingerprint)
     except DataError:  # no validation split
-        split = choose_split(recipe, classes, data, "test", known)
+        split = choose_split(recipe, classes, data, "test", fingerprint)
     announce(split)
-    split = split.take(_evenly_spaced(len(split), MAX_MEASURED))
-    images = _read(predictor, split, COMPARED)
+    split = split.take(_evenly_spaced_rows(len(split), MAX_MEASURED))
+    images = _read_images(predictor, split, COMPARED)
     calibration: list[NDArray[np.uint8]] = []
     if precision == "int8":
-        training = choose_split(recipe, classes, data, "train", known)
-        for each in _read(predictor, training, CALIBRATION):
+        training = choose_split(recipe, classes, data, "train", fingerprint)
+        for each in _read_images(predictor, training, CALIBRATION):
             image = each.image
             if model.kind == "localizer":
                 image = center_crop(image, model.spec)[0]
@@ -153,15 +154,15 @@ def _gather(predictor: Predictor, data: str | None, precision: Precision) -> _Ev
     return _Evidence(images, split.description, calibration, split)
 
 
-def _evenly_spaced(total: int, count: int) -> NDArray[np.int64]:
+def _evenly_spaced_rows(total: int, count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
 
 
-def _read(predictor: Predictor, split: DetectionSplit, count: int) -> list[InferenceInput]:
-    """Evenly spaced images of a split; DataError for one that cannot be read."""
+def _read_images(predictor: Predictor, split: DetectionSplit, count: int) -> list[InferenceInput]:
+    """Return evenly spaced images of a split; DataError for one that cannot be read."""
     return [
         predictor.prepare(split.files.read(row), split.files.name(row))
-        for row in _evenly_spaced(len(split), count).tolist()
+        for row in _evenly_spaced_rows(len(split), count).tolist()
     ]
 
 
@@ -175,7 +176,7 @@ def _prepare(predictor: Predictor, photograph: NDArray[np.uint8]) -> InferenceIn
 def _verify(
     predictor: Predictor, path: Path, evidence: _Evidence, max_drop: float
 ) -> dict[str, Any]:
-    """The manifest of the artifact at `path`; VerificationError if it differs from the model."""
+    """Return the manifest of the artifact at `path`; VerificationError if it differs."""
     artifact = open_artifact_model(path)
     metadata, model = artifact.metadata, predictor.models[0]
     actual = Predictor.of((artifact,), artifact.preprocess, torch.device("cpu"), metadata.precision)
@@ -200,7 +201,7 @@ def _verify(
             f" side has {predictor.shorter} px, or the longer {predictor.longer} px",
             "in_graph": "channel order, scale to 0..1, mean and deviation; padding",
         },
-        "parity": _compare(predictor, actual, evidence),
+        "parity": _compare_outputs(predictor, actual, evidence),
     }
     if evidence.split is not None:
         before = measure(predictor, evidence.split, model.origin)
@@ -223,8 +224,8 @@ def _describe_outputs(artifact: ArtifactModel, example: InferenceInput) -> list[
     ]
 
 
-def _compare(expected: Predictor, actual: Predictor, evidence: _Evidence) -> dict[str, Any]:
-    """Mean agreement of the outputs; VerificationError if it is too low, or of nothing."""
+def _compare_outputs(expected: Predictor, actual: Predictor, evidence: _Evidence) -> dict[str, Any]:
+    """Return the mean agreement of outputs; VerificationError if too low, or nothing is found."""
     outputs = expected.infer(evidence.images), actual.infer(evidence.images)
     pairs = list(zip(*outputs, strict=True))
     objects = [one.objects for pair in pairs for one in pair]
@@ -253,7 +254,7 @@ def _compare(expected: Predictor, actual: Predictor, evidence: _Evidence) -> dic
 def _compare_metrics(
     name: str, before: EvaluationResult, after: EvaluationResult, max_drop: float
 ) -> dict[str, Any]:
-    """Figures of the model and of the artifact `name`; VerificationError if they get worse."""
+    """Return the metrics of the model and of the artifact `name`; VerificationError if worse."""
     old, new = before.metrics.percentages, after.metrics.percentages
     rise = new["error"] - old["error"]
     if not rise <= max_drop:

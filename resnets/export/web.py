@@ -1,8 +1,8 @@
 """`resnets export --to web`: a folder with a page that classifies images in the browser.
 
-It holds the ONNX artifact, the page of `resnets serve`, and onnxruntime-web of RUNTIME, which is
-fetched once with npm and kept in the user's cache. Any web server can serve it; nothing else is
-loaded. Before it is written, headless Chromium computes the logits of the proof images with it.
+It has the ONNX artifact, the page of `resnets serve`, and onnxruntime-web, which is downloaded once
+with npm into the user's cache. Any web server can serve it; the page loads nothing else. Before it
+is moved into place, headless Chromium computes the logits of the proof images with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from PIL import Image
 from resnets.config import ConfigError, dump_json
 from resnets.data.sources.builtin import load_photographs
 from resnets.export.export import export, gather_evidence
-from resnets.export.verify import LIMITS, VerificationError
+from resnets.export.verify import LIMITS, VerificationError, relative_difference
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Precision, manifest_path
 from resnets.runtime.base import ArtifactEngine
@@ -55,7 +55,7 @@ PAGE_FILES = ("index.html", "page.css", "page.js", "icon.svg")
 MODEL = "model.onnx"
 SCRIPT = '<script src="page.js" defer></script>'
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 300  # for the browser to compute all proof images
+TIMEOUT = 300  # seconds for the browser to compute all proof images
 
 
 def export_web(
@@ -93,7 +93,7 @@ def export_web(
         manifest["web"] = {
             "runtime": f"{RUNTIME} {VERSION}",
             "browser": _version(browser),
-            **prove(browser, folder, open_artifact(artifact), images),
+            **verify_in_browser(browser, folder, open_artifact(artifact), images),
         }
         dump_json(manifest, manifest_path(artifact))
         os.replace(folder, out)
@@ -101,9 +101,9 @@ def export_web(
 
 
 def fetch_runtime(log: Callable[[str], None]) -> Path:
-    """The package of onnxruntime-web in the cache; npm fetches it the first time.
+    """Return the package of onnxruntime-web in the cache; npm downloads it the first time.
 
-    ConfigError where it cannot be fetched, or is not the expected one.
+    Raises ConfigError if it cannot be downloaded, or is not the expected one.
     """
     package = cache_folder() / "npm" / f"{RUNTIME}-{VERSION}.tgz"
     if not package.is_file():
@@ -129,7 +129,7 @@ def fetch_runtime(log: Callable[[str], None]) -> Path:
 
 
 def _write_page(folder: Path, runtime: Path) -> None:
-    """The page, and the files of the runtime that it loads."""
+    """Write the page, and the files of the runtime that it loads."""
     served, own = resources.files("resnets") / "serve/page", resources.files("resnets") / "export"
     for name in PAGE_FILES:
         (folder / name).write_bytes((served / name).read_bytes())
@@ -147,23 +147,25 @@ def _write_page(folder: Path, runtime: Path) -> None:
             (folder / name).write_bytes(file.read())
 
 
-def prove(
+def verify_in_browser(
     browser: str, folder: Path, engine: ArtifactEngine, images: NDArray[np.uint8]
 ) -> dict[str, Any]:
     """Compare the page's logits of `images` and of two photographs with those of `engine`.
 
-    VerificationError if any class or the logits differ.
+    Raises VerificationError if any class or the logits differ.
     """
     photographs = [each[:400, :560] for each in load_photographs()]
     if engine.channels == 1:
         photographs = [
             np.asarray(Image.fromarray(each).convert("L"))[..., None] for each in photographs
         ]
-    whole = [engine.full_image_logits(each) for each in photographs]
-    expected = np.stack([*engine.logits(images), *(each for each in whole if each is not None)])
-    actual = np.array(_logits_in_browser(browser, folder, [*images, *photographs]), np.float32)
+    full_image = [engine.full_image_logits(each) for each in photographs]
+    expected = np.stack(
+        [*engine.logits(images), *(each for each in full_image if each is not None)]
+    )
+    actual = np.array(_compute_in_browser(browser, folder, [*images, *photographs]), np.float32)
     limit = LIMITS[engine.metadata.precision]
-    relative = float(np.sqrt(((actual - expected) ** 2).mean())) / (float(expected.std()) or 1.0)
+    relative = relative_difference(actual, expected)
     same = int((actual.argmax(1) == expected.argmax(1)).sum())
     if same < len(expected) or not relative <= limit:
         raise VerificationError(
@@ -174,7 +176,7 @@ def prove(
     return {"images": len(expected), "same_class": same, "relative": relative, "limit": limit}
 
 
-def _logits_in_browser(
+def _compute_in_browser(
     browser: str, folder: Path, images: Sequence[NDArray[np.uint8]]
 ) -> list[list[float]]:
     with (
@@ -190,9 +192,9 @@ def _logits_in_browser(
             f"http://127.0.0.1:{port}/index.html?proof={len(images)}",
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        answer: dict[str, Any] = {"error": f"no answer within {SECONDS} s"}
+        answer: dict[str, Any] = {"error": f"no answer within {TIMEOUT} s"}
         try:
-            for _ in range(SECONDS):
+            for _ in range(TIMEOUT):
                 with suppress(queue.Empty):
                     answer = answers.get(timeout=1)
                     break
@@ -204,8 +206,8 @@ def _logits_in_browser(
             process.wait()
     if "logits" not in answer:
         raise VerificationError(f"the page failed in the browser: {answer.get('error')}")
-    found: list[list[float]] = answer["logits"]
-    return found
+    logits: list[list[float]] = answer["logits"]
+    return logits
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
@@ -216,7 +218,7 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def _serve(folder: Path, images: Sequence[bytes]) -> Iterator[tuple[int, queue.Queue[Any]]]:
-    """A web server on loopback for `folder` and proof/0.png ...; its port, and what is posted."""
+    """Serve `folder` and proof/0.png ... on loopback; yields port and a queue of posted data."""
     answers: queue.Queue[Any] = queue.Queue()
 
     class Handler(http.server.SimpleHTTPRequestHandler):

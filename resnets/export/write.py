@@ -69,7 +69,7 @@ def check_format(kind: str, precision: str) -> None:
 def trace(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], dynamic_shapes: dict[str, Any]
 ) -> torch.export.ExportedProgram:
-    """`torch.export.export`, without stack traces: they hold paths of the machine that exported."""
+    """Do `torch.export.export`, and remove stack traces, which have paths of this machine."""
     with deferred_signals():
         program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
     for node in program.graph.nodes:
@@ -83,7 +83,7 @@ def to_onnx(
     outputs: Sequence[str],
     translations: dict[Any, Any] | None = None,
 ) -> Any:
-    """The program as an onnx.ModelProto, with names of its inputs and outputs.
+    """Convert a program to an onnx.ModelProto with these names of its inputs and outputs.
 
     translations: ONNX functions of custom operators.
     """
@@ -98,13 +98,24 @@ def to_onnx(
             verbose=False,
         )
     assert exported is not None
-    return exported.model_proto
+    model = exported.model_proto  # a new object in each access
+    _name_batch(model.graph)
+    return model
+
+
+def _name_batch(graph: Any) -> None:
+    """Call a dynamic first dimension of the inputs "batch" everywhere, which torch calls "s34"."""
+    values = [*graph.input, *graph.output, *graph.value_info]
+    shapes = [value.type.tensor_type.shape.dim for value in values]
+    symbols = {dims[0].dim_param for dims in shapes[: len(graph.input)] if dims} - {""}
+    for dim in (dim for dims in shapes for dim in dims if dim.dim_param in symbols):
+        dim.dim_param = "batch"
 
 
 def _trace_for_any_batch(
     module: InferenceModule, metadata: ArtifactMetadata
 ) -> torch.export.ExportedProgram:
-    """The example has two images, as torch specializes 0 and 1."""
+    """Trace with an example of two images, since torch specializes batch sizes 0 and 1."""
     size, channels = metadata.preprocess.size, metadata.preprocess.channels
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
     return trace(module, (example,), {INPUT: {0: torch.export.Dim("batch", min=1)}})
@@ -151,10 +162,10 @@ def quantize_onnx(
 ) -> Any:
     """Quantize to u8 activations and per-channel s8 weights; only `nodes` if there are any.
 
-    explicit: as TensorRT takes it: s8 activations and zero points of 0, only the inputs of layers
-    with weights are quantized, and biases are float.
+    feeds: inputs for calibration, by name. explicit: as TensorRT needs it: s8 activations, zero
+    points of 0, only inputs of layers with weights are quantized, and biases are float.
 
-    feeds: inputs to calibrate with, by name. Activations use all 8 bits (no `reduce_range`): CPUs
+    Activations use all 8 bits (no `reduce_range`): CPUs
     with VNNI accumulate the products in 32 bits; others may saturate, which verification detects.
     """
     import onnx

@@ -49,8 +49,8 @@ pad (uint8[1,height,width,{channels}] images)
     black = Constant<value=uint8 {{0}}>()
     view = Pad(images, pads, black)
 }}"""
-# What a value may pass through between two layers with weights, at its first input.
-BETWEEN = {
+# Operators between two layers with weights; values pass through their first input.
+PASS_THROUGH = {
     *("Relu", "Add", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
     *("Resize", "RoiAlign", "Reshape", "Flatten", "Transpose", "Gather", "Concat"),
 }
@@ -66,14 +66,14 @@ def write_vision(
 ) -> None:
     """Write `model` (float32, on the CPU) to `path` in the format given by `metadata`.
 
-    calibration: uint8 images (H, W, C) as the model reads them, for the ranges of int8.
+    calibration: uint8 images (H, W, C) in the model's size, for the ranges of int8.
     """
     import onnx
 
     with silence_exporters():
-        graph = _graph(model)
+        graph = _convert(model)
         if metadata.precision == "int8":
-            feeds = (_feed(image, model.divisor) for image in calibration)
+            feeds = (_make_feed(image, model.divisor) for image in calibration)
             graph = quantize_onnx(graph, feeds, nodes=_inner_nodes(graph))
         text = PAD.format(ir=graph.ir_version, opset=OPSET, channels=3, divisor=model.divisor)
         prepend_to_onnx(graph, text, {INPUT: "view", SIZE: SIZE})
@@ -89,8 +89,8 @@ def write_vision(
             save_openvino(converted, metadata, path)
 
 
-def _graph(model: DetectionModel) -> Any:
-    """An onnx.ModelProto of padded images and their sizes, with named outputs."""
+def _convert(model: DetectionModel) -> Any:
+    """Convert to an onnx.ModelProto of padded images and their sizes, with named outputs."""
     from resnets.export.onnx_ops import TRANSLATIONS
 
     module, divisor = VisionModule(model), model.divisor
@@ -107,36 +107,37 @@ def _graph(model: DetectionModel) -> Any:
         return to_onnx(program, [INPUT, SIZE], names, TRANSLATIONS)
 
 
-def _feed(image: NDArray[np.uint8], divisor: int) -> dict[str, NDArray[Any]]:
+def _make_feed(image: NDArray[np.uint8], divisor: int) -> dict[str, NDArray[Any]]:
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % divisor), (0, -width % divisor), (0, 0)))
     return {INPUT: padded[None], SIZE: np.array([height, width], np.int64)}
 
 
 def _inner_nodes(graph: Any) -> list[str]:
-    """Names of the nodes from which a value flows to another layer with weights.
+    """Return the nodes whose values reach another layer with weights.
 
-    The last layers, which give scores and boxes, and what decodes those stay in float.
+    The last layers, which give scores and boxes, and their decoding stay in float.
     """
     readers: dict[str, list[Any]] = {}
     for node in graph.graph.node:
-        for place, name in enumerate(node.input):
-            if place == 0 or node.op_type in ("Add", "Concat"):
+        for index, name in enumerate(node.input):
+            if index == 0 or node.op_type in ("Add", "Concat"):
                 readers.setdefault(name, []).append(node)
 
-    def followers(node: Any) -> Iterator[Any]:
-        stack, seen = [node], set()
+    def iter_followers(node: Any) -> Iterator[Any]:
+        stack, visited = [node], set()
         while stack:
             for output in stack.pop().output:
                 for reader in readers.get(output, ()):
-                    if reader.name not in seen:
-                        seen.add(reader.name)
+                    if reader.name not in visited:
+                        visited.add(reader.name)
                         yield reader
-                        if reader.op_type in BETWEEN:
+                        if reader.op_type in PASS_THROUGH:
                             stack.append(reader)
 
     return [
         node.name
         for node in graph.graph.node
-        if node.op_type in QUANTIZED and any(each.op_type in WEIGHTED for each in followers(node))
+        if node.op_type in QUANTIZED
+        and any(each.op_type in WEIGHTED for each in iter_followers(node))
     ]

@@ -58,7 +58,7 @@ PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "o
 
 
 class ArtifactError(ResnetsError):
-    """A missing or damaged artifact, or a file of another project; the message names the file."""
+    """Raised for a missing or damaged artifact, or a file of another project."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ArtifactMetadata:
     def from_model(
         cls, model: ImageClassifier, kind: Kind, precision: Precision, *, resizes: bool = True
     ) -> ArtifactMetadata:
-        """The metadata of an artifact exported from `model`."""
+        """Return the metadata of an artifact exported from `model`."""
         spec = model.preprocess.spec
         return cls(
             kind,
@@ -145,28 +145,28 @@ class ArtifactMetadata:
 
 
 def is_artifact(where: str | Path) -> bool:
-    """Whether the suffix is that of an artifact, not of a run, checkpoint or published model."""
+    """Return whether the suffix is that of an artifact."""
     return Path(where).suffix.lower() in SUFFIXES
 
 
 def artifact_files(path: Path) -> list[Path]:
-    """All files of an artifact except its manifest."""
+    """Return all files of an artifact except its manifest."""
     return [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
 
 
 def manifest_path(path: Path) -> Path:
-    """The path of the manifest of an artifact."""
+    """Return the path of the manifest of an artifact."""
     return path.with_name(f"{path.name}.json")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
+    """Return the SHA-256 of a file, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_sha256(model: ImageClassifier) -> str:
-    """SHA-256 of what decides the outputs: weights, pre- and postprocessing, and classes."""
+    """Return the SHA-256 of what decides the outputs: weights, pre- and postprocessing, classes."""
     described: list[Any] = [
         _without_later_defaults(asdict(model.spec), ModelSpec()),
         _without_later_defaults(to_dict(model.preprocess.spec), Preprocess()),
@@ -183,7 +183,7 @@ def model_sha256(model: ImageClassifier) -> str:
 
 
 def _without_later_defaults(values: dict[str, Any], defaults: object) -> dict[str, Any]:
-    """`values` without later fields at their defaults, so that hashes of version 0.1 stay valid."""
+    """Remove later fields at their defaults, so that hashes of version 0.1 stay valid."""
     return {
         name: value
         for name, value in values.items()
@@ -194,7 +194,7 @@ def _without_later_defaults(values: dict[str, Any], defaults: object) -> dict[st
 def check_artifact_files(path: Path) -> dict[str, Any] | None:
     """Check the files of an artifact against its manifest; return it, None if there is none.
 
-    ArtifactError names a file that is missing or whose checksum differs.
+    Raises ArtifactError for a file that is missing or whose checksum differs.
     """
     for file in artifact_files(path):
         if not file.is_file():
@@ -216,7 +216,7 @@ def check_artifact_files(path: Path) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that write and execute artifacts."""
+    """Return the installed versions of the packages that write and execute artifacts."""
     installed = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -28,8 +28,8 @@ class Backend(Protocol):
     name: runtime and precision, such as "openvino int8". classes: names of the K outputs.
     Inputs are center crops as decoded for `preprocess.view`: uint8 (B, size, size, channels), RGB
     or grayscale. postprocess: what the logits mean (`evaluate.postprocess.decide`). batch: the
-    preferred batch size. at_once: batches that the caller should run concurrently, from threads of
-    its own. note: why this backend was selected, for the log; "" if there was no choice. `logits`
+    preferred batch size. at_once: batches that the caller should run concurrently, in its own
+    threads. note: why this backend was selected, for the log; "" if there was no choice. `logits`
     is thread-safe.
     """
 
@@ -50,7 +50,7 @@ class Backend(Protocol):
 
 
 def describe_backend(backend: Backend) -> str:
-    """Name of the backend and, if there was a choice, the reason; for log lines."""
+    """Return the name of the backend and, if there was a choice, the reason, for log lines."""
     return f"{backend.name} ({backend.note})" if backend.note else backend.name
 
 
@@ -101,8 +101,8 @@ class ArtifactEngine(Engine):
     def __init__(self, metadata: ArtifactMetadata, path: Path) -> None:
         if metadata.task != "classify":
             raise ArtifactError(
-                f"{path}: is no classifier, which its manifest {path.name}.json says; keep that"
-                " beside it"
+                f"{path}: is not a classifier; keep its manifest {path.name}.json, which says so,"
+                " next to it"
             )
         self.metadata = metadata
         super().__init__(
@@ -115,14 +115,14 @@ class ArtifactEngine(Engine):
         )
 
     def full_image_logits(self, image: Images) -> Scores | None:
-        """Logits (K,) of an image (H, W, C) resized and cropped by the graph; None if it cannot.
+        """Return logits (K,) of an image (H, W, C) that the graph resizes; None if it cannot.
 
-        Used for verification. Prediction lets the decoder resize, which can skip pixels.
+        Used for verification. In prediction the decoder resizes, which can skip pixels.
         """
         return None
 
 
 def open_error(path: Path, error: Exception) -> ArtifactError:
-    """The exception to raise if a runtime cannot open `path`."""
+    """Return the exception to raise if a runtime cannot open `path`."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return ArtifactError(f"{path}: cannot be opened ({reason.strip()[:200]})")

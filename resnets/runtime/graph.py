@@ -86,27 +86,27 @@ class VisionModule(_Normalization):
         self.eval()
 
     def forward(self, images: Tensor, size: Tensor) -> dict[str, Tensor]:
-        """Its `DetectionModel.outputs` for an image (1, H, W, C) uint8.
+        """Return `DetectionModel.outputs` for an image (1, H, W, C) uint8.
 
-        The image is padded at right and bottom to multiples of `divisor`; size: int64 (2,), height
-        and width without that.
+        The image is padded at right and bottom to multiples of `divisor`. size: int64 (2,), height
+        and width without the padding.
         """
         image = self.normalize(images)
-        if self.model.divisor > 1:  # what is beyond the image is zero after normalization
-            down, across = (torch.arange(side) for side in image.shape[-2:])
-            image = image * (down < size[0])[:, None] * (across < size[1])
-        found = self.model.outputs(image, size)
-        if "labels" in found:  # rows without an object have score -1
-            rows = torch.nonzero(found["scores"] > 0)[:, 0]
-            found = {name: values[rows] for name, values in found.items()}
-        return found
+        if self.model.divisor > 1:  # the padding must be zero after normalization
+            y, x = (torch.arange(side) for side in image.shape[-2:])
+            image = image * (y < size[0])[:, None] * (x < size[1])
+        outputs = self.model.outputs(image, size)
+        if "labels" in outputs:  # rows without an object have score -1
+            rows = torch.nonzero(outputs["scores"] > 0)[:, 0]
+            outputs = {name: values[rows] for name, values in outputs.items()}
+        return outputs
 
 
 class _ReadCounter(TorchFunctionMode):
     """Counts the operations that read each of `tensors`, in this thread.
 
-    Tracing with torch.fx would give the same, but patches `nn.Module` for the whole process: models
-    running in other threads then fail (those of a server that loads another model).
+    Tracing with torch.fx would give the same, but patches `nn.Module` for the whole process, so
+    that models in other threads fail (those of a server that loads another model).
     """
 
     def __init__(self) -> None:
@@ -127,8 +127,8 @@ class _ReadCounter(TorchFunctionMode):
 def fold_batch_norms(model: ImageClassifier) -> ImageClassifier:
     """Return a copy of `model` in eval mode with norms folded into preceding convolutions.
 
-    Of folded norms only addition and relu are left, and their convolutions get biases; layer names
-    are kept. `model` itself is not modified.
+    Of folded norms only addition and relu remain, and their convolutions get biases; layer names
+    are unchanged. `model` itself is not modified.
     """
     folded = copy.deepcopy(model).eval()
     layers = dict(folded.named_modules())
@@ -143,8 +143,8 @@ def fold_batch_norms(model: ImageClassifier) -> ImageClassifier:
 def _foldable_norms(model: ImageClassifier) -> dict[str, str]:
     """Map each norm that is the only reader of a convolution's output to that convolution.
 
-    Runs the model on one image. (The meta device would compute nothing, but makes torch import its
-    compiler, which takes longer than any image.)
+    Runs the model on one image. (The meta device would avoid the computation, but makes torch
+    import its compiler, which takes longer than any image.)
     """
     counter = _ReadCounter()
     produced_by: dict[int, str] = {}

@@ -17,7 +17,7 @@ SETTINGS = {"providers": ["CPUExecutionProvider"]}
 
 
 def create_session(path: Path, size: int | None = None) -> Any:
-    """An onnxruntime.InferenceSession, for square images of `size` px if given."""
+    """Create an onnxruntime.InferenceSession, for square images of `size` px if given."""
     require_package("onnxruntime", f"{path}:")
     import onnxruntime as ort
 
@@ -28,14 +28,14 @@ def create_session(path: Path, size: int | None = None) -> Any:
     for side in ("height", "width") if size else ():
         options.add_free_dimension_override_by_name(side, size)
     try:
-        # Without its fallback, which prints and tries the same once more.
+        # Without the fallback, which prints a message and only tries the same again.
         return ort.InferenceSession(path, options, SETTINGS["providers"], enable_fallback=0)
     except Exception as error:  # its errors have no common base class
         raise open_error(path, error) from None
 
 
 def session_metadata(session: Any, path: Path) -> ArtifactMetadata:
-    """What the file of a session says of itself."""
+    """Return the metadata in the file of a session."""
     return ArtifactMetadata.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
 
 

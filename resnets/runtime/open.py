@@ -49,7 +49,7 @@ def _open(path: Path) -> ArtifactEngine:
 
 
 def measure_relative_speed(engine: Engine, other: Engine) -> float:
-    """Throughput of `engine` relative to `other`, from the best round of each."""
+    """Return the throughput of `engine` relative to `other`, from the best round of each."""
     shape = (other.size, other.size, other.channels)
     images = np.zeros((min(engine.batch, other.batch), *shape), np.uint8)
     engines, best = (engine, other), [0.0, 0.0]

@@ -27,7 +27,7 @@ from resnets.utils.precision import pick_precision
 
 T = TypeVar("T")
 
-HEAD = 1024  # bytes of a file in which a model begins
+HEADER_SIZE = 1024  # bytes of a file that are compared with MODEL
 FIELD = rb"""\s+[\w.:-]+\s*=\s*(?:"[^"<]*"|'[^'<]*')"""
 MODEL = re.compile(
     rb"""\s*(<\?xml[^>]*\?>\s*)?<net(%b)*\s+version=["']1\d["'](%b)*\s*>""" % (FIELD, FIELD)
@@ -39,7 +39,7 @@ _LOCK = threading.Lock()
 
 
 def shared_core() -> Any:
-    """The `openvino.Core` of the process with its CPU plugin loaded; created on first use.
+    """Return the `openvino.Core` of the process with its CPU plugin loaded; created on first use.
 
     The plugin gives the thread that loads it an alternate signal stack (AMX needs a large one), and
     frees it with its `Core` (sigstack_manager.cpp of the plugin,
@@ -72,10 +72,10 @@ def _create_core() -> Any:
 
 
 def read_model(path: Path) -> tuple[Any, ArtifactMetadata]:
-    """The openvino.Model at `path` and what it says of itself."""
+    """Return the openvino.Model at `path` and its metadata."""
     require_package("openvino", f"{path}:")
     with open(path, "rb") as file:
-        if not MODEL.match(file.read(HEAD)):  # OpenVINO would try readers of other formats
+        if not MODEL.match(file.read(HEADER_SIZE)):  # OpenVINO would try readers of other formats
             raise ArtifactError(f"{path}: is not an OpenVINO model; export again")
     try:
         model = shared_core().read_model(path)
@@ -86,7 +86,7 @@ def read_model(path: Path) -> tuple[Any, ArtifactMetadata]:
 
 
 def precision_setting(metadata: ArtifactMetadata) -> dict[str, str]:
-    """OpenVINO's setting for the precision of an artifact.
+    """Return OpenVINO's setting for the precision of an artifact.
 
     By default, CPUs with bfloat16 instructions run float32 graphs in bfloat16.
     """
@@ -136,13 +136,13 @@ class OpenvinoEngine(ArtifactEngine):
         return scores
 
     def _request(self) -> Any:
-        """The infer request of this thread, for one image."""
+        """Return the infer request of this thread, for one image."""
         if not hasattr(self.local, "request"):
             self.local.request = self._single_image_model.create_infer_request()
         return self.local.request
 
     def _queue(self) -> Any:
-        """The request queue of this thread, for chunks: one waiting for each that runs."""
+        """Return the request queue of this thread, for chunks: one waiting for each that runs."""
         import openvino as ov
 
         if not hasattr(self.local, "queue"):
@@ -172,7 +172,7 @@ class OpenvinoEngine(ArtifactEngine):
 
 
 def _without_resize(model: Any, path: Path, size: int, channels: int) -> Any:
-    """The model without resize and crop; OpenVINO does not remove a resize to the same size."""
+    """Return the model without resize and crop: OpenVINO keeps a resize to the same size."""
     import openvino as ov
     from openvino import opset13 as op
 

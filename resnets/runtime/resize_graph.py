@@ -1,8 +1,8 @@
 """Resize and center crop inside a graph, so that it accepts full images of any size.
 
-Both functions prepend what the decoder does otherwise (`data.decode.decode.center_box`): resize the
+Both functions prepend what the decoder usually does (`data.decode.decode.center_box`): resize the
 shorter side to `resize` px, antialiased as in Pillow, and crop the center `size` px. Images of
-`size` x `size` px are passed through, so one file serves both. A runtime that knows the input size
+`size` x `size` px are not changed, so one file serves both. A runtime that knows the input size
 in advance removes these nodes.
 """
 
@@ -25,30 +25,30 @@ resize (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{siz
     shape = Shape(images)
     from = Constant<value_ints=[1]>()
     to = Constant<value_ints=[3]>()
-    stored = Slice(shape, from, to)
-    wanted = Constant<value_ints=[{size}, {size}]>()
-    equal = Equal(stored, wanted)
-    number = Cast<to=7>(equal)
-    least = ReduceMin<keepdims=0>(number)
-    ready = Cast<to=9>(least)
-    view = If (ready) <
-        then_branch = taken () => (uint8[batch,{size},{size},{channels}] asis) {{
-            asis = Identity(images)
+    input_size = Slice(shape, from, to)
+    crop_size = Constant<value_ints=[{size}, {size}]>()
+    equal = Equal(input_size, crop_size)
+    equal_int = Cast<to=7>(equal)
+    all_equal = ReduceMin<keepdims=0>(equal_int)
+    is_cropped = Cast<to=9>(all_equal)
+    view = If (is_cropped) <
+        then_branch = cropped_branch () => (uint8[batch,{size},{size},{channels}] unchanged) {{
+            unchanged = Identity(images)
         }},
-        else_branch = scaled () => (uint8[batch,{size},{size},{channels}] made) {{
-            short = ReduceMin<keepdims=1>(stored)
+        else_branch = resize_branch () => (uint8[batch,{size},{size},{channels}] output) {{
+            shorter_side = ReduceMin<keepdims=1>(input_size)
             side = Constant<value_ints=[{resize}]>()
-            product = Mul(stored, side)
-            target = Div(product, short)
-            gap = Sub(target, wanted)
-            gapf = Cast<to=1>(gap)
+            product = Mul(input_size, side)
+            target = Div(product, shorter_side)
+            gap = Sub(target, crop_size)
+            gap_float = Cast<to=1>(gap)
             half = Constant<value_floats=[0.5]>()
-            middle = Mul(gapf, half)
-            whole = Round(middle)
-            start = Cast<to=7>(whole)
-            stop = Add(start, wanted)
-            planes = Transpose<perm=[0, 3, 1, 2]>(images)
-            floats = Cast<to=1>(planes)
+            middle = Mul(gap_float, half)
+            rounded_half = Round(middle)
+            start = Cast<to=7>(rounded_half)
+            stop = Add(start, crop_size)
+            channels_first = Transpose<perm=[0, 3, 1, 2]>(images)
+            floats = Cast<to=1>(channels_first)
             all = Shape(floats)
             zero = Constant<value_ints=[0]>()
             two = Constant<value_ints=[2]>()
@@ -63,7 +63,7 @@ resize (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{siz
             high = Constant<value_float=255.0>()
             clipped = Clip(rounded, low, high)
             bytes = Cast<to=2>(clipped)
-            made = Transpose<perm=[0, 2, 3, 1]>(bytes)
+            output = Transpose<perm=[0, 2, 3, 1]>(bytes)
         }}
     >
 }}"""

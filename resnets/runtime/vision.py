@@ -45,7 +45,7 @@ class ArtifactModel(DetectionModel):
     """An artifact of a detector, localizer or segmenter; `run` computes its graph, from any thread.
 
     settings: options of its runtime that its outputs depend on, for the manifest.
-    It takes uint8 images and runs on the CPU, at the precision it was exported for.
+    It takes uint8 images and runs on the CPU, in the precision of its export.
     """
 
     normalizes = True
@@ -72,7 +72,7 @@ class ArtifactModel(DetectionModel):
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
         scores: Tensor | None = None,
     ) -> list[Output]:
-        """See `DetectionModel`; images are uint8. ConfigError for what the graph cannot do."""
+        """See `DetectionModel`; images are uint8. ConfigError for unsupported options."""
         if others or options != InferenceOptions() or scores is not None:
             raise ConfigError(
                 f"{self.origin}: an artifact is evaluated alone, at one size and without"
@@ -85,10 +85,10 @@ class ArtifactModel(DetectionModel):
         if self.kind == "localizer":
             view, corner = center_crop(image, self.spec)
         pixels = np.ascontiguousarray(view.permute(1, 2, 0).numpy())
-        found = {name: torch.from_numpy(values) for name, values in self.run(pixels[None]).items()}
+        outputs = {name: torch.from_numpy(each) for name, each in self.run(pixels[None]).items()}
         if any(corner):
-            found["boxes"] = found["boxes"] + torch.tensor(corner * 2)
-        return MODELS[self.kind].to_output(found, image.shape[-2:], size)
+            outputs["boxes"] = outputs["boxes"] + torch.tensor(corner * 2)
+        return MODELS[self.kind].to_output(outputs, image.shape[-2:], size)
 
     def meter(self, split: DetectionSplit, others: Sequence[DetectionModel] = ()) -> Meter:
         """See `DetectionModel`."""
@@ -111,7 +111,7 @@ def open_artifact_model(path: Path) -> ArtifactModel:
 
 
 def check_runtime(where: str, backend: str, precision: str) -> None:
-    """ConfigError for a backend or precision that the model at `where` does not run with."""
+    """Raise ConfigError for a backend or precision that the model at `where` does not support."""
     kind = SUFFIXES.get(Path(where).suffix.lower())
     if kind is not None:
         if backend not in ("auto", kind):
@@ -130,29 +130,29 @@ def open_predictor(
     refine: bool | None = None,
     scales: tuple[int, ...] | None = None,
 ) -> Predictor:
-    """Checkpoints of models of one kind, or an artifact, ready to compute.
+    """Open checkpoints of models of one kind, or an artifact, for inference.
 
-    Raises CheckpointError, ArtifactError, and ConfigError where they do not go together.
+    Raises CheckpointError, ArtifactError, and ConfigError if they cannot be combined.
     """
     models: list[DetectionModel] = []
     for each in weights:
         if not is_artifact(each):
             models.append(load(each))
-            chosen, precise = to_device(models[-1], device, precision)
+            chosen, resolved = to_device(models[-1], device, precision)
             continue
         models.append(artifact := open_artifact_model(Path(each)))
-        chosen, precise = torch.device("cpu"), artifact.metadata.precision
-        if device not in ("auto", "cpu") or precision not in ("auto", precise):
+        chosen, resolved = torch.device("cpu"), artifact.metadata.precision
+        if device not in ("auto", "cpu") or precision not in ("auto", resolved):
             raise ConfigError(
-                f"{each}: computes on the CPU in {precise}; leave out --device and --precision"
+                f"{each}: computes on the CPU in {resolved}; omit --device and --precision"
             )
     if len(models) > 1 and any(each.normalizes for each in models):
         raise ConfigError("an ensemble needs checkpoints; an artifact is evaluated alone")
-    return Predictor.of(models, models[0].preprocess, chosen, precise, refine, scales)
+    return Predictor.of(models, models[0].preprocess, chosen, resolved, refine, scales)
 
 
 def engine_name(predictor: Predictor) -> str:
-    """Runtime and precision, for logs: "onnx float32"."""
+    """Return runtime and precision, such as "onnx float32", for logs."""
     first = predictor.models[0]
     runtime = first.metadata.kind if isinstance(first, ArtifactModel) else "torch"
     return f"{runtime} {predictor.precision}"
@@ -186,7 +186,7 @@ def _open_openvino(path: Path) -> ArtifactModel:
     def run(images: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
-        found = local.request.infer([images])
-        return {name: found[index].copy() for index, name in enumerate(names)}
+        outputs = local.request.infer([images])
+        return {name: outputs[index].copy() for index, name in enumerate(names)}
 
     return ArtifactModel(run, precision_setting(metadata), metadata, path)

@@ -29,8 +29,14 @@ from resnets.serve.http.limits import RequestError
 from resnets.serve.schemas import PredictOptions
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.checkpoint.format import FOLDER, RECIPE
-from resnets.weights.checkpoint.remote_store import local_path, remote_url
-from resnets.weights.load import NOTHING_SAID, LoadOptions, in_words, load_model, says_model
+from resnets.weights.checkpoint.store import local_path, remote_url
+from resnets.weights.load import (
+    DEFAULT_LOAD_OPTIONS,
+    LoadOptions,
+    describe_preprocess,
+    has_known_model,
+    load_model,
+)
 from resnets.weights.read import split_part
 
 Json = dict[str, Any]
@@ -79,7 +85,7 @@ class Classifier:
     task = "classify"
 
     def __init__(
-        self, backend: Backend, where: str, digest: str, loading: LoadOptions = NOTHING_SAID
+        self, backend: Backend, where: str, digest: str, loading: LoadOptions = DEFAULT_LOAD_OPTIONS
     ) -> None:
         self.backend, self.where, self.digest, self.loading = backend, where, digest, loading
         self.classes, self.engine = backend.classes, backend.name
@@ -193,7 +199,7 @@ def open_model(
     device: str,
     precision: str,
     calibrate: str | None = None,
-    loading: LoadOptions = NOTHING_SAID,
+    loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
     log: Callable[[str], None] = lambda _: None,
 ) -> Model:
     """Open an artifact, run or checkpoint for serving; raises the errors of its loader, and
@@ -209,8 +215,8 @@ def open_model(
         check_runtime(where, backend, precision)
         return VisionModel(where, device, precision)
     if is_artifact(where):
-        loading = NOTHING_SAID
-    elif says_model(where):  # --model and --classes are for other weights
+        loading = DEFAULT_LOAD_OPTIONS
+    elif has_known_model(where):  # --model and --classes are for other weights
         loading = dataclasses.replace(loading, model=None, rename=False)
     engine = open_backend(
         where,
@@ -223,7 +229,7 @@ def open_model(
         log=log,
     )
     log(f"computing with {describe_backend(engine)}")
-    log(f"preprocessing: {in_words(engine.preprocess.spec)}")
+    log(f"preprocessing: {describe_preprocess(engine.preprocess.spec)}")
     return Classifier(engine, where, digest, loading)
 
 

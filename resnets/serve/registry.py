@@ -19,7 +19,7 @@ from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
 from resnets.serve.metrics import Metrics
 from resnets.serve.models import Model, fingerprint, open_model
 from resnets.serve.schemas import PredictOptions
-from resnets.weights.load import NOTHING_SAID, LoadOptions
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
 log = logging.getLogger("resnets.serve")
 
@@ -87,7 +87,7 @@ class Registry:
         device: str = "auto",
         precision: str = "auto",
         calibrate: str | None = None,
-        loading: LoadOptions = NOTHING_SAID,
+        loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
     ) -> None:
         self.limits, self.metrics, self.lag = limits, metrics, EventLoopLag()
         self._options: dict[str, Any] = {

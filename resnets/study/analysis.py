@@ -36,7 +36,7 @@ from resnets.study.trained_models import (
 )
 from resnets.utils import environment
 from resnets.utils.files import atomic_write
-from resnets.weights.load import NOTHING_SAID, LoadOptions
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
 R = TypeVar("R")
 
@@ -107,7 +107,7 @@ class Analysis(Generic[R]):
         device: str,
         out: Path,
         seed: int = 0,
-        loading: LoadOptions = NOTHING_SAID,
+        loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
         **options: Any,
     ) -> Report:
         """Measure each of `checkpoints` on `examples` images; returns the report in `out`.

@@ -31,7 +31,7 @@ from resnets.evaluate.data.match_classes import (
 from resnets.evaluate.prepare import to_device
 from resnets.models import ImageClassifier
 from resnets.utils.printable import Console, escape
-from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def label_sets_error(where: str) -> ConfigError:
 def load_models(
     checkpoints: Sequence[Path],
     data: str | None,
-    loading: LoadOptions = NOTHING_SAID,
+    loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
 ) -> list[TrainedModel]:
     """Load the models of runs or checkpoints that can be measured on the same images.
 

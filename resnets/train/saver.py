@@ -18,10 +18,10 @@ from resnets.train.optim.optimizers import load_state_tensors, state_tensors
 from resnets.train.state import Meter, TrainState
 from resnets.utils.environment import accumulator_dtype, single_threaded_pool
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, EncodedCheckpoint
-from resnets.weights.checkpoint.image_record import Record
+from resnets.weights.checkpoint.image_record import FingerprintRecord
 from resnets.weights.checkpoint.manager import CheckpointManager
-from resnets.weights.checkpoint.remote_store import display_path
-from resnets.weights.lazy_tensors import naming
+from resnets.weights.checkpoint.store import display_path
+from resnets.weights.lazy_tensors import reading_weights
 from resnets.weights.load import load_weights
 
 _log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Saver:
     ) -> None:
         self._manager, self._writer = CheckpointManager(folder, recipe), Writer()
         self._snapshots = {LAST: Snapshot(), BEST: Snapshot()}
-        self._record = Record(fingerprint)
+        self._record = FingerprintRecord(fingerprint)
         self._meta = {"recipe": to_dict(recipe), **metadata, **self._record.meta}
         self._constant_tensors = {} if mean_image is None else {"preprocess/mean_image": mean_image}
         self._constant_tensors |= self._record.tensors
@@ -191,7 +191,7 @@ class Saver:
     def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
         """Load a checkpoint of `save_last` into `state`; or raises CheckpointError."""
         self._manager.resume_from(checkpoint)
-        with naming(display_path(checkpoint.path)):
+        with reading_weights(display_path(checkpoint.path)):
             self._restore(state, checkpoint)
 
     def _restore(self, state: TrainState, checkpoint: Checkpoint) -> None:

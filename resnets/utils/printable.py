@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+MAX_NAME_LENGTH = 120  # characters of a name in `shorten`
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -58,6 +59,12 @@ def join_names(names: Sequence[str], limit: int = 3) -> str:
     """Join the first `limit` names for a message and count the others: "a, b, c and 2 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def shorten(names: Iterable[str]) -> str:
+    """Return the first three of `names`, printable, for a one-line message."""
+    names = [printable(name[:MAX_NAME_LENGTH]) for name in names]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def escape(text: object) -> str:

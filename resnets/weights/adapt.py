@@ -1,4 +1,4 @@
-"""Adapt weights to another input: channels, the stem for 32 px, image size, preprocessing."""
+"""Adapt weights to other inputs: channels, the stem for 32 px, image size, preprocessing."""
 
 from __future__ import annotations
 
@@ -19,40 +19,60 @@ from resnets.data.transforms.preprocess import (
     Preprocessor,
     fit_preprocess,
 )
+from resnets.models import ImageClassifier
+from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.read import Weights
-from resnets.weights.readers.configs.stored_config import resized
+from resnets.weights.readers.configs.stored_config import shorter_side
 
 log = logging.getLogger("resnets")
 
-CIFAR_SIZE = 32  # px that a 3x3 stem without pool is for
-IMAGENET_RESIZE = 256 / 224  # shorter side over the crop, as ImageNet models are evaluated
+CIFAR_SIZE = 32  # px, for a 3x3 stem without pool
+IMAGENET_RESIZE = 256 / 224  # shorter side over crop in the evaluation of ImageNet models
+DEFAULT_CROP_PCT = 0.875  # crop over shorter side
+STEM_KERNEL = 7  # px, of the ImageNet stem
 STEM_STRIDE = 4  # of the ImageNet stem: 2 by its convolution, 2 by its pool
 
 
 def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution (O, C, k, k) for `in_channels` in place of C input channels.
+    """Return a first convolution (O, C, k, k) for `in_channels` instead of C input channels.
 
-    To one channel by summing, which is exact for a gray image repeated C times. Else channels
-    are repeated in turn and scaled by C / in_channels, which keeps the size of the response.
+    For one channel the kernels are summed, which is exact for a gray image repeated C times. Else
+    they are repeated in turn and scaled by C / in_channels, which keeps the size of the response.
     """
     old = weight.shape[1]
     if in_channels == 1:
         return weight.sum(1, keepdim=True)
-    turns = torch.arange(in_channels) % old
-    return weight[:, turns] * (old / in_channels)
+    channels = torch.arange(in_channels) % old
+    return weight[:, channels] * (old / in_channels)
 
 
 def adapt_stem(weight: Tensor) -> Tensor:
-    """The 3x3 kernel (O, C, 3, 3) of a CIFAR stem for the 7x7 kernel of an ImageNet stem.
+    """Return the 3x3 kernel (O, C, 3, 3) of a CIFAR stem for the 7x7 kernel of an ImageNet stem.
 
-    It gives on a small image what the 7x7 kernel gives at every fourth pixel of that image
-    enlarged four times by linear interpolation (the ImageNet stem's whole stride), so that the
-    stages after it see maps like those they were trained on. Exact away from the border.
+    On a small image it gives what the 7x7 kernel gives at every fourth pixel of that image enlarged
+    four times (the total stride of the ImageNet stem) by linear interpolation, so the following
+    stages get maps like those of their training. Exact except at the border.
     """
     taps = torch.arange(-3, 4) / STEM_STRIDE  # of the 7x7 kernel, in pixels of the small image
     pixels = torch.arange(-1, 2)
-    share = (1 - (taps - pixels[:, None]).abs()).clamp(min=0).to(weight)  # (3, 7)
-    return share @ weight @ share.T
+    interpolation = (1 - (taps - pixels[:, None]).abs()).clamp(min=0).to(weight)  # (3, 7)
+    return interpolation @ weight @ interpolation.T
+
+
+def adapt_first_conv(net: ImageClassifier, tensors: Tensors, source: str) -> None:
+    """Adapt the first convolution to the input channels and the stem of the model."""
+    name = f"{net.input_layer}.weight"
+    old, new = tensors[name].shape, net.state_dict()[name].shape
+    if len(old) != len(new):
+        return  # the caller raises an error
+    if old[1:2] != new[1:2]:
+        tensors[name] = adapt_input(tensors[name], new[1])
+        log.info(
+            "%s: first convolution adapted from %d to %d input channels", source, old[1], new[1]
+        )
+    if net.spec.stem == "cifar" and old[2:] == (STEM_KERNEL, STEM_KERNEL):
+        tensors[name] = adapt_stem(tensors[name])
+        log.info("%s: 7x7 kernel of the stem adapted to 3x3, for small images", source)
 
 
 def check_size(
@@ -60,119 +80,121 @@ def check_size(
 ) -> None:
     """Compare the image size that weights were trained at with `size`, in px.
 
-    ConfigError if the recipe's images are more than twice as large and `policy` is "near": such as
-    a CIFAR network at ImageNet's size, whose last feature maps are 56 px, not 8. Images less than
+    Raises ConfigError if `policy` is "near" and the recipe's images are more than twice as large:
+    the last feature maps of a CIFAR network at ImageNet's size are 56 px, not 8. Images less than
     half as large are logged, unless the stem is adapted to them.
     """
-    made = _made_for(weights, spec)
-    if made is None or policy == "any":
+    trained_size = _training_size(weights, spec)
+    if trained_size is None or policy == "any":
         return
     source = weights.source
-    if size > 2 * made:
+    if size > 2 * trained_size:
         raise ConfigError(
-            f"weights: {source} were made for images of {made} px, and this recipe trains at {size}"
-            f" px; --set data.size={made} --set data.resize={made} trains at their size,"
-            " --set weights_size=any trains at this one"
+            f"weights: {source} were trained on images of {trained_size} px, and this recipe trains"
+            f" at {size} px; --set data.size={trained_size} --set data.resize={trained_size} trains"
+            " at their size, --set weights_size=any at that of the recipe"
         )
-    if 2 * size < made and not (spec.stem == "cifar" and STEM_STRIDE * size >= made // 2):
-        log.info("%s: made for images of %d px, now trained at %d px", source, made, size)
+    stem_adapted = spec.stem == "cifar" and STEM_STRIDE * size >= trained_size // 2
+    if 2 * size < trained_size and not stem_adapted:
+        log.info("%s: of images of %d px, now trained at %d px", source, trained_size, size)
 
 
-def _made_for(weights: Weights, spec: ModelSpec) -> int | None:
-    """Size in px of the images that `weights` were trained on; None if unknown."""
-    if weights.spec is not None:  # preprocessing may be for a larger size at test
+def _training_size(weights: Weights, spec: ModelSpec) -> int | None:
+    """Return the size in px of the images that `weights` were trained on; None if unknown."""
+    if weights.spec is not None:  # preprocessing may be for a larger test size
         return weights.spec.input_size
     if weights.preprocess is not None:
         return weights.preprocess.spec.size
     return CIFAR_SIZE if weights.stem_kernel == 3 and spec.stem == "cifar" else None
 
 
-def adapt_preprocess(
-    known: Preprocessor, spec: ModelSpec, stem_adapted: bool = False
+def adapt_preprocess_to_model(
+    preprocess: Preprocessor, spec: ModelSpec, stem_adapted: bool = False
 ) -> Preprocessor | None:
-    """The preprocessing `known` of weights, for the model `spec` that is made of them.
+    """Adapt the `preprocess` of weights to the model `spec` that gets them.
 
-    None if the model takes neither 1 nor 3 channels. One channel takes the mean of three.
-    A CIFAR stem that was adapted from ImageNet's sees images of `spec.input_size` px.
+    Returns None if the model has neither 1 nor 3 input channels. One channel gets the mean of
+    three. With a CIFAR stem that was adapted from ImageNet's, images are of `spec.input_size` px.
     """
     if spec.in_channels not in (1, 3):
         return None
-    if spec.in_channels != known.spec.channels:
-        known = _other_planes(known, spec.in_channels)
+    if spec.in_channels != preprocess.spec.channels:
+        preprocess = _change_channels(preprocess, spec.in_channels)
     if stem_adapted:
-        return resize(known, spec.input_size, spec.input_size)
-    return known
+        return resize(preprocess, spec.input_size, spec.input_size)
+    return preprocess
 
 
-def fit_known(known: Preprocessor, split: Split, data: DataSpec, channels: int) -> Preprocessor:
-    """The preprocessing `known` of weights, for fine-tuning a model of `channels` on `split`.
+def adapt_preprocess_to_data(
+    preprocess: Preprocessor, split: Split, data: DataSpec, channels: int
+) -> Preprocessor:
+    """Adapt the `preprocess` of weights to fine-tuning a model of `channels` on `split`.
 
-    Mean, deviation, channel order and interpolation stay the weights'; sizes are those of `data`.
-    A set that was read at its size already keeps the interpolation it was read with. Raises
-    ConfigError as `fit_preprocess`.
+    Mean, deviation, channel order and interpolation stay those of the weights; sizes are those of
+    `data`. A split that is stored at its final size keeps the interpolation it was resized with.
+    Raises ConfigError as `fit_preprocess`.
     """
-    sizes = fit_preprocess(split, replace(data, normalize="imagenet"), channels).spec
-    if channels != known.spec.channels:
-        known = _other_planes(known, channels)
-    read = isinstance(split, TensorSplit) and split.prepared is not None
-    known = replace(known, spec=replace(known.spec, value_range=data.value_range))
-    return resize(known, sizes.size, sizes.resize, sizes.interpolation if read else None)
+    fitted = fit_preprocess(split, replace(data, normalize="imagenet"), channels).spec
+    if channels != preprocess.spec.channels:
+        preprocess = _change_channels(preprocess, channels)
+    is_resized = isinstance(split, TensorSplit) and split.prepared is not None
+    spec = replace(preprocess.spec, value_range=data.value_range)
+    interpolation = fitted.interpolation if is_resized else None
+    return resize(replace(preprocess, spec=spec), fitted.size, fitted.resize, interpolation)
 
 
 def resize(
-    known: Preprocessor,
+    preprocess: Preprocessor,
     size: int,
     shorter: int,
     interpolation: Literal["bilinear", "bicubic"] | None = None,
 ) -> Preprocessor:
-    """`known` for `size` px of a shorter side of `shorter` px; all else as it came.
+    """Return `preprocess` with crops of `size` px of a shorter side of `shorter` px.
 
     A mean image of another size is replaced by its mean pixel.
     """
-    how = interpolation or known.spec.interpolation
-    spec = replace(known.spec, size=size, resize=shorter, interpolation=how)
-    image = known.mean_image
+    interpolation = interpolation or preprocess.spec.interpolation
+    spec = replace(preprocess.spec, size=size, resize=shorter, interpolation=interpolation)
+    image = preprocess.mean_image
     if image is not None and image.shape[-1] != size:
         mean = tuple(image.mean((1, 2)).tolist())
         return Preprocessor(replace(spec, mean=mean, mean_image=False))
     return Preprocessor(spec, image)
 
 
-def _other_planes(known: Preprocessor, channels: int) -> Preprocessor:
-    spec, image = known.spec, known.mean_image
+def _change_channels(preprocess: Preprocessor, channels: int) -> Preprocessor:
+    spec, image = preprocess.spec, preprocess.mean_image
 
-    def planes(values: tuple[float, ...]) -> tuple[float, ...]:
+    def average(values: tuple[float, ...]) -> tuple[float, ...]:
         return (sum(values) / len(values),) * channels
 
     changed: Preprocess = replace(
-        spec, channels=channels, mean=planes(spec.mean), std=planes(spec.std), channel_order="rgb"
+        spec, channels=channels, mean=average(spec.mean), std=average(spec.std), channel_order="rgb"
     )
     if image is not None:
         image = image.mean(0, keepdim=True).expand(channels, -1, -1).contiguous()
     return Preprocessor(changed, image)
 
 
-USUAL_CROP = 0.875  # share of the shorter side
-
-
-def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
-    """The preprocessing that a file states; ImageNet's for what it does not state."""
-    assumed = _assumed(weights.source, spec)
-    seen = dict(weights.stored.preprocess)
-    crop_pct = seen.pop("crop_pct", None)
+def resolve_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
+    """Return the preprocessing that a file states, with ImageNet's for what it does not state."""
+    default = _default_preprocess(weights.source, spec)
+    stated = dict(weights.stored_config.preprocess)
+    crop_pct = stated.pop("crop_pct", None)
     for name in ("mean", "std"):
-        if name in seen and len(seen[name]) != assumed.channels:
+        if name in stated and len(stated[name]) != default.channels:
             raise ConfigError(
-                f"{weights.source}: states {name} {seen[name]} for images of {assumed.channels}"
+                f"{weights.source}: states {name} {stated[name]} for images of {default.channels}"
                 " channels"
             )
-    if crop_pct is not None or ("size" in seen and "resize" not in seen):
-        seen["resize"] = resized(seen.get("size", assumed.size), crop_pct or USUAL_CROP)
-    return replace(assumed, **seen)
+    if crop_pct is not None or ("size" in stated and "resize" not in stated):
+        size = stated.get("size", default.size)
+        stated["resize"] = shorter_side(size, crop_pct or DEFAULT_CROP_PCT)
+    return replace(default, **stated)
 
 
-def _assumed(source: str, spec: ModelSpec) -> Preprocess:
-    """The usual preprocessing: ImageNet's constants, at the size of the stem."""
+def _default_preprocess(source: str, spec: ModelSpec) -> Preprocess:
+    """Return the usual preprocessing: ImageNet's constants, at the size of the stem."""
     channels = spec.in_channels
     if channels not in (1, 3):
         raise ConfigError(f"{source}: takes {channels} channels; images have 1 (gray) or 3 (RGB)")

@@ -1,7 +1,7 @@
-"""Checks that names and shapes of tensors do not give: the stated architecture, and the values.
+"""Check what names and shapes of tensors do not show: the stated architecture, and the values.
 
-A file may state another architecture with the same tensors, may be truncated, or written before
-its norms had seen an image. What cannot be right is refused, what rarely is gives a warning.
+A file may state another architecture with the same tensors, or may have been written before its
+norms had seen an image. Impossible values raise an error, improbable ones give a warning.
 """
 
 from __future__ import annotations
@@ -17,76 +17,75 @@ from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import catalog
-from resnets.utils.printable import format_count
+from resnets.utils.printable import format_count, shorten
 from resnets.weights import folder
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import BATCH_COUNT, shorten
+from resnets.weights.name_maps.maps import BATCH_COUNT
 from resnets.weights.read import Weights
 
 log = logging.getLogger("resnets")
 
 MEAN, VAR = "running_mean", "running_var"
-# Their norms are folded into a scale and a shift, which stands as a norm of mean 0 and variance 1.
+# Formats whose norms are folded into a scale and a shift, read as norms of mean 0 and variance 1.
 FOLDED = frozenset({"detectron", "detectron2", "caffe"})
 
-# Names of networks with tensors like those here that compute otherwise.
-OTHERS = re.compile(
+# Names of networks whose tensors look like those of this package but which compute otherwise.
+OTHER_NETWORKS = re.compile(
     r"(legacy_)?(se|eca|sk|gc|dark|lambda_|halo|bot|cot)_?(resnet|resnext)\w*"
     r"|resnet(blur|aa|rs|v2|_?gn)\w*|resne(t|xt)\d+(c|d|s|t|ts|_gn|_clip\w*)(_\w+)?"
 )
 
 
-def known_network(arch: str) -> str | None:
-    """The network of the catalog that a file calls `arch`, in timm's or torchvision's spelling."""
-    name = _plain_name(arch)
-    ours = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.names()}
-    known = ours.get(re.sub(r"^(tv|gluon|cifar\d*)(?=[-_])|[-_]", "", name))
+def resolve_arch(arch: str) -> str | None:
+    """Return the catalog name of what a file calls `arch`, as timm or torchvision spells it."""
+    name = _normalize_arch(arch)
+    names = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.names()}
+    known = names.get(re.sub(r"^(tv|gluon|cifar\d*)(?=[-_])|[-_]", "", name))
     if known is None:
-        with suppress(ConfigError):  # of any depth
+        with suppress(ConfigError):  # a CIFAR model of any depth
             known = catalog.spec(name.replace("_", "-")).name
     return known
 
 
-def _plain_name(arch: str) -> str:
+def _normalize_arch(arch: str) -> str:
     return arch.rpartition("/")[2].partition(".")[0].lower()
 
 
 def check_arch(weights: Weights, spec: ModelSpec) -> None:
     """Raise ConfigError if the file states another architecture than `spec`.
 
-    FILE#PART takes the tensors alone; a name that cannot be compared is logged.
+    With FILE#PART only the tensors count. A name that cannot be compared is logged.
     """
-    arch, place, source = weights.stored.arch, weights.stored.place, weights.source
+    arch, source = weights.stored_config.arch, weights.source
     if not arch:
         return
-    name = _plain_name(arch)
-    known = known_network(arch)
-    field = None if known is None else folder.same_net(catalog.spec(known), spec)
+    name = _normalize_arch(arch)
+    known = resolve_arch(arch)
+    field = None if known is None else folder.first_difference(catalog.spec(known), spec)
     if known is not None and (field in (None, "stem") or known == spec.name):
         return
-    said = f"{source}: states that it is of {arch[:60]!r} ({place})"
-    if weights.part is None and (known is not None or OTHERS.fullmatch(name)):
-        part = next((each for each in ("state_dict", "model") if _has(weights, each)), None)
-        cure = f"use {source}#{part}" if part else "save it without that field"
-        raise ConfigError(f"{said}, not {spec.name}; if both compute the same, {cure}")
+    statement = f"{source}: states that it is of {arch[:60]!r} ({weights.stored_config.arch_field})"
+    if weights.part is None and (known is not None or OTHER_NETWORKS.fullmatch(name)):
+        part = next((each for each in ("state_dict", "model") if _has_part(weights, each)), None)
+        remedy = f"use {source}#{part}" if part else "save it without that field"
+        raise ConfigError(f"{statement}, not {spec.name}; if both compute the same, {remedy}")
     if re.search(r"\d", name):
-        log.warning("%s, which was not compared with %s", said, spec.name)
+        log.warning("%s, which was not compared with %s", statement, spec.name)
 
 
-def require_same_model(
-    source: str, theirs: ModelSpec, spec: ModelSpec, followed: Collection[str] = ()
+def check_same_model(
+    source: str, theirs: ModelSpec, spec: ModelSpec, adopted: Collection[str] = ()
 ) -> None:
-    """ConfigError where `spec`, which takes weights of `theirs`, computes otherwise.
+    """Raise ConfigError if `spec` computes otherwise than `theirs`, whose weights it takes.
 
-    A CIFAR stem may: the kernel is adapted. So may dilated stages and blurred subsampling, which
-    are changes to a model that is trained on, and the fields `followed`, which it takes from the
-    weights.
+    Allowed are a CIFAR stem, to which the kernel is adapted; dilated stages and blurred
+    subsampling, which are changes for further training; and the fields `adopted` from the weights.
     """
-    wanted = replace(spec, dilate=theirs.dilate, blur_pool=theirs.blur_pool)
-    wanted = replace(wanted, **{name: getattr(theirs, name) for name in followed})
+    compared = replace(spec, dilate=theirs.dilate, blur_pool=theirs.blur_pool)
+    compared = replace(compared, **{name: getattr(theirs, name) for name in adopted})
     if spec.stem == "cifar" and theirs.stem == "imagenet":
-        wanted = replace(wanted, stem="imagenet", stem_pool="padded")
-    field = folder.same_net(theirs, wanted)
+        compared = replace(compared, stem="imagenet", stem_pool="padded")
+    field = folder.first_difference(theirs, compared)
     if field is not None:
         raise ConfigError(
             f"weights: {source} is of a model with {field} {getattr(theirs, field)!r}, "
@@ -95,12 +94,12 @@ def require_same_model(
         )
 
 
-def _has(weights: Weights, part: str) -> bool:
+def _has_part(weights: Weights, part: str) -> bool:
     return any(name.startswith(f"{part}.") for name in weights.contents)
 
 
-def check_empty(tensors: Mapping[str, Tensor], source: str) -> None:
-    """WeightsError where tensors have no elements, as DeepSpeed writes them at ZeRO stage 3."""
+def check_not_empty(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError for tensors without elements, as DeepSpeed writes at ZeRO stage 3."""
     empty = [name for name, tensor in tensors.items() if not tensor.numel()]
     if empty:
         raise WeightsError(
@@ -110,7 +109,7 @@ def check_empty(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise WeightsError for values that no trained network has; it names the tensors."""
+    """Raise WeightsError for values that no trained network has."""
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         count = format_count(len(broken), "tensor")
@@ -130,17 +129,17 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-def warn_of_values(tensors: Mapping[str, Tensor], source: str, format: str | None) -> None:
-    """Log a warning for tensors of zeros alone and norms without statistics."""
+def warn_about_values(tensors: Mapping[str, Tensor], source: str, format: str | None) -> None:
+    """Log a warning for tensors of zeros and norms without statistics."""
     zero = [name for name, tensor in tensors.items() if _is_zero(name, tensor)]
     if zero:
         log.warning(
-            "%s: nothing but zeros in %d tensors (%s): its outputs may not depend on the image; "
+            "%s: only zeros in %d tensors (%s): its outputs may not depend on the image; "
             "was the file written before it was filled?",
             source, len(zero), shorten(zero),
         )  # fmt: skip
     norms = [name.removesuffix(MEAN) for name in tensors if name.endswith(MEAN)]
-    fresh = [norm for norm in norms if _is_fresh(tensors, norm)]
+    fresh = [norm for norm in norms if _has_initial_statistics(tensors, norm)]
     folded = format in FOLDED or _all_biased(tensors)
     if fresh and not folded:
         log.warning(
@@ -153,18 +152,18 @@ def warn_of_values(tensors: Mapping[str, Tensor], source: str, format: str | Non
 
 
 def _is_zero(name: str, tensor: Tensor) -> bool:
-    """A matrix, kernel or variance of zeros. Scales and shifts may begin at 0 and stay there."""
-    counts = tensor.dim() > 1 or name.endswith(VAR)
-    return counts and tensor.numel() > 0 and not tensor.any()
+    """Return whether this is a matrix, kernel or variance of zeros; scales and shifts may be 0."""
+    compared = tensor.dim() > 1 or name.endswith(VAR)
+    return compared and tensor.numel() > 0 and not tensor.any()
 
 
-def _is_fresh(tensors: Mapping[str, Tensor], norm: str) -> bool:
+def _has_initial_statistics(tensors: Mapping[str, Tensor], norm: str) -> bool:
     mean, var = tensors[f"{norm}{MEAN}"], tensors[f"{norm}{VAR}"]
-    counted = tensors.get(f"{norm}{BATCH_COUNT}", torch.tensor(0))
-    return not counted.any() and not mean.any() and bool((var == 1).all())
+    batches = tensors.get(f"{norm}{BATCH_COUNT}", torch.tensor(0))
+    return not batches.any() and not mean.any() and bool((var == 1).all())
 
 
 def _all_biased(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether every convolution has a bias: norms may have been folded into them."""
+    """Return whether every convolution has a bias: norms may have been folded into them."""
     kernels = [name for name, tensor in tensors.items() if tensor.dim() == 4]
     return all(f"{name.removesuffix('weight')}bias" in tensors for name in kernels)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,41 +15,57 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
+from resnets.utils.printable import shorten
 from resnets.weights import hub
-from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
+from resnets.weights.adapt import (
+    STEM_KERNEL,
+    adapt_first_conv,
+    adapt_preprocess_to_model,
+    resolve_preprocess,
+)
 from resnets.weights.check_values import (
     check_arch,
-    check_empty,
+    check_not_empty,
+    check_same_model,
     check_values,
-    require_same_model,
-    warn_of_values,
+    warn_about_values,
 )
 from resnets.weights.errors import WeightsError
-from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
-from resnets.weights.lazy_tensors import LazyTensor, naming
-from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, Selection, select
-from resnets.weights.name_maps.leftovers import report
-from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
+from resnets.weights.heads import (
+    NUM_IMAGENET_CLASSES,
+    HeadPolicy,
+    imagenet_classes,
+    parse_classes,
+    select_head_rows,
+)
+from resnets.weights.lazy_tensors import LazyTensor, reading_weights
+from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, Selection, select_tensors
+from resnets.weights.name_maps.leftovers import log_leftovers
+from resnets.weights.name_maps.maps import (
+    OWN,
+    NameMap,
+    build_name_map,
+    identity_map,
+    list_name_maps,
+)
 from resnets.weights.name_maps.matching_models import matching_models_hint
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.read import Weights, read_path
 from resnets.weights.readers.configs.input_convention import (
-    stated_input,
-    warn_of_detectron2,
-    warn_of_other_name,
-    warn_of_raw_input,
+    read_input_convention,
+    warn_about_detectron2,
+    warn_about_file_name,
+    warn_about_raw_input,
 )
 
 log = logging.getLogger("resnets")
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-DETECTRON2 = "detectron2"  # the format that has networks of both kinds
-STEM_KERNEL = 7  # side of the ImageNet stem's
-IMAGENET = 1000  # classes
-SMALL = 64  # px; formats of larger images than this are ImageNet's
-# A tensor in a file may be so many times as large as the network's own before it is refused
-# unread: heads differ in their classes, first convolutions in their kernel and channels.
-LARGER, MARGIN = 64, 1 << 22
+DETECTRON2 = "detectron2"  # its networks are of both input conventions
+MIN_IMAGENET_SIZE = 65  # px; preprocessing for images at least this large is ImageNet's
+# A tensor that is more than MAX_RATIO times as large as that of the model, and MARGIN elements, is
+# not read. Heads differ in their classes, first convolutions in their kernel and channels.
+MAX_RATIO, MARGIN = 64, 1 << 22
 
 
 def create_model(
@@ -61,21 +75,22 @@ def create_model(
     weights: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> ImageClassifier:
-    """A model by catalog name or from a spec, in training mode, float32, on the CPU.
+    """Create a model by catalog name or from a spec, in training mode, float32, on the CPU.
 
-    weights: None draws them at random (torch's global generator). "torchvision:IMAGENET1K_V2",
-    "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are downloaded once and cached. Otherwise it is a
-    path: a file in any format of `resnets.weights.name_maps.formats`, a checkpoint, a run or a
-    pushed folder. FILE#PART takes the tensors whose names begin with PART, such as model_ema.
+    weights: None initializes them at random (torch's global generator).
+    "torchvision:IMAGENET1K_V2", "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are downloaded once and
+    cached. Otherwise it is a path: a file in any format of `resnets.weights.name_maps.formats`, a
+    checkpoint, a run or a pushed folder. FILE#PART uses the tensors whose names begin with PART,
+    such as model_ema.
 
     classes: names of the outputs, in order. The head of the weights is then kept only if it has the
     same classes, by name; without `classes`, if it has the same number.
 
-    The model then has `.preprocess` and `.classes` if they are known, and `.origin`. What is done
-    to make weights fit is logged (logger "resnets", level INFO): the model follows them in
-    details that tensors do not show (`stride_in`, `stem_pool`, `shortcut_pool`, `norm_eps`,
-    `conv_bias`); a head for another number of classes, or none, is replaced by a new one; the first
-    convolution is adapted to other input channels and to a CIFAR stem. Every other tensor must fit.
+    The model then has `.preprocess` and `.classes` if they are known, and `.origin`. Adaptations
+    are logged (logger "resnets", level INFO): the model adopts details that tensors do not show
+    (`stride_in`, `stem_pool`, `shortcut_pool`, `norm_eps`, `conv_bias`); a head for another number
+    of classes, or a missing one, is replaced by a new one; the first convolution is adapted to
+    other input channels and to a CIFAR stem. Every other tensor must fit.
 
     Raises ConfigError for an unknown model or weights name, WeightsError (a ValueError) for weights
     that cannot be read, fetched or fitted.
@@ -83,7 +98,7 @@ def create_model(
     spec = catalog.spec(spec) if isinstance(spec, str) else spec
     if classes is not None:
         num_classes = len(classes) if num_classes is None else num_classes
-        read_classes(classes, num_classes, "the model")
+        parse_classes(classes, num_classes, "the model")
     if num_classes is not None:
         spec = dataclasses.replace(spec, num_classes=num_classes)
     if in_channels is not None:
@@ -92,135 +107,124 @@ def create_model(
         net = build(spec)
         net.classes = tuple(classes or ())
         return net
-    return net_from(read_weights(weights, spec), spec, classes=classes)
+    return build_from_weights(read_weights(weights, spec), spec, classes=classes)
 
 
 def read_weights(source: str, spec: ModelSpec) -> Weights:
-    """What `create_model` takes as `weights`, read and recognized for the model `spec`."""
+    """Read what `create_model` accepts as `weights`, and recognize its format for `spec`."""
     if hub.is_library(source):
-        return recognize(hub.read_library(source, spec), spec)
+        return recognize_weights(hub.read_library(source, spec), spec)
     if not isinstance(source, str | Path):
-        raise ConfigError(f"weights: {source!r}: must be a string{_meant(str(source), spec)}")
+        raise ConfigError(
+            f"weights: {source!r}: must be a string{hub.suggest_weights(str(source), spec)}"
+        )
     try:
-        return recognize(read_path(str(source)), spec)
+        return recognize_weights(read_path(str(source)), spec)
     except ConfigError as error:
-        if Path(source).expanduser().exists() or not (hint := _meant(source, spec)):
+        if Path(source).expanduser().exists() or not (hint := hub.suggest_weights(source, spec)):
             raise
         raise ConfigError(f"{error}{hint}") from None
 
 
-def _meant(source: str, spec: ModelSpec) -> str:
-    """A hint if `source` is no file but looks like the name of published weights."""
-    library, colon, name = source.partition(":")
-    near = difflib.get_close_matches(library.lower(), hub.LIBRARIES, 1)
-    if colon and near and not name.startswith("//"):
-        return f"; neither a file nor a library; did you mean {near[0]}:{name}?"
-    tag = source.rpartition("_Weights.")[2]  # torchvision's enumerations
-    if tag.upper() == "DEFAULT" or re.fullmatch(r"IMAGENET1K_\w+", tag.upper()):
-        return f"; did you mean torchvision:{tag.upper()}?"
-    if source.lower() in ("imagenet", "imagenet1k", "pretrained", "true"):
-        return "; did you mean torchvision:DEFAULT?"
-    net = spec.name.replace("-", "_")
-    for given in (source, f"{net}.{source}"):
-        if given.partition(".")[2] in hub.TIMM.get(given.partition(".")[0], ()):
-            return f"; did you mean timm:{given}?"
-    if re.fullmatch(r"[\w-]+/[\w.-]+", source):
-        return f"; did you mean hub:{source}?"
-    return ""
-
-
-def recognize(weights: Weights, spec: ModelSpec) -> Weights:
-    """`weights` with their tensors and format, and what the format implies.
+def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
+    """Return `weights` with their tensors and format, and what the format implies.
 
     Raises WeightsError if no format has these names, or the file cannot be read.
     """
     if weights.spec is None:
         check_arch(weights, spec)
-    elif weights.part is None:  # FILE#PART takes the tensors alone
-        require_same_model(weights.source, weights.spec, spec, (*weights.fields, "conv_bias"))
-    with shapes_only():  # biases beside norms are known in every format
-        sketch = build(dataclasses.replace(spec, conv_bias="all"))
-    chosen = select(weights.contents, maps_of(sketch), weights.source, weights.part)
-    if chosen is None:
+    elif weights.part is None:  # with FILE#PART only the tensors count
+        check_same_model(weights.source, weights.spec, spec, (*weights.fields, "conv_bias"))
+    with shapes_only():  # every format may have biases in convolutions before norms
+        template = build(dataclasses.replace(spec, conv_bias="all"))
+    selection = select_tensors(
+        weights.contents, list_name_maps(template), weights.source, weights.part
+    )
+    if selection is None:
         raise WeightsError(
             f"{weights.source}: none of its {len(weights.contents)} tensors "
-            f"({shorten(weights.contents)}) is known to {spec.name}; docs/weights.md has the "
+            f"({shorten(weights.contents)}) belongs to {spec.name}; docs/weights.md lists the "
             f"formats{matching_models_hint(weights.contents, weights.part)}"
         )
-    if chosen.refused:
-        raise WeightsError(chosen.refused)
-    report(chosen.left, weights.source)
-    names = chosen.map
-    tensors = _read(weights, chosen, sketch)
+    if selection.error:
+        raise WeightsError(selection.error)
+    log_leftovers(selection.leftovers, weights.source)
+    names = selection.map
+    tensors = _read_tensors(weights, selection, template)
     format = names.format
     present = names.own_names(tensors)
-    fields = {**format.needs, **weights.fields}
+    fields = {**format.implied_fields, **weights.fields}
     if spec.norm == "batch" and not spec.is_vgg:
-        everywhere = "stage1.0.conv1.bias" in present
-        stem = "stem" if "stem.conv.bias" in present else "none"
-        fields["conv_bias"] = "all" if everywhere else stem
-    known = format.preprocess(spec)
-    said = None
+        fields["conv_bias"] = "stem" if "stem.conv.bias" in present else "none"
+        if "stage1.0.conv1.bias" in present:
+            fields["conv_bias"] = "all"
+    preprocess = format.preprocess(spec)
+    stated = None
     if weights.preprocess is None and weights.spec is None:
-        said = _input_of(weights, names, tensors, spec, fields)
-        known = said or known
-    if {"mean", "std"} <= weights.stored.preprocess.keys():
-        known = stated_preprocess(weights, spec)
-    first = names.own(tensors, f"{sketch.input_layer}.weight")
-    head = names.own(tensors, HEAD_TENSORS[0])
+        stated = _find_stated_input(weights, names, tensors, spec, fields)
+        preprocess = stated or preprocess
+    if {"mean", "std"} <= weights.stored_config.preprocess.keys():
+        preprocess = resolve_preprocess(weights, spec)
+    first = names.get_own(tensors, f"{template.input_layer}.weight")
+    head = names.get_own(tensors, HEAD_TENSORS[0])
     channels = None if first is None or first.dim() != 4 else first.shape[1]
     rows = None if head is None or head.dim() != 2 else head.shape[0]
     if weights.spec is not None and channels not in (None, weights.spec.in_channels):
         raise WeightsError(
-            f"{weights.source}: its config is of {weights.spec.in_channels} input channels, its"
-            f" tensors of {channels}"
+            f"{weights.source}: its config has {weights.spec.in_channels} input channels, its"
+            f" tensors {channels}"
         )
-    classes = _named_once(weights, rows)
-    thousand = head is not None and head.shape[0] == IMAGENET
-    implied = known is not None and not weights.stored.preprocess
-    if implied and known is not None and not classes and known.size > SMALL and thousand:
+    classes = _check_classes(weights, rows)
+    if (
+        preprocess is not None
+        and not weights.stored_config.preprocess
+        and preprocess.size >= MIN_IMAGENET_SIZE
+        and not classes
+        and head is not None
+        and head.shape[0] == NUM_IMAGENET_CLASSES
+    ):
         classes = imagenet_classes()
     return dataclasses.replace(
         weights,
         format=format.name,
         tensors=tensors,
         fields=fields,
-        preprocess=weights.preprocess or (Preprocessor(known) if known is not None else None),
+        preprocess=weights.preprocess or (None if preprocess is None else Preprocessor(preprocess)),
         classes=classes,
-        head_note=chosen.head_note,
+        head_note=selection.head_note,
         head_rows=rows,
-        assumed=weights.preprocess is None and known is not None and said is None,
+        preprocess_assumed=weights.preprocess is None and preprocess is not None and stated is None,
         channels=channels,
         stem_kernel=None if first is None or first.dim() != 4 else first.shape[-1],
     )
 
 
-def _input_of(
+def _find_stated_input(
     weights: Weights, names: NameMap, tensors: Tensors, spec: ModelSpec, fields: dict[str, Any]
 ) -> Preprocess | None:
-    """The preprocessing that constants in the file say, and the stride with it, in `fields`.
+    """Return the preprocessing that constants in the file state; store the stride in `fields`.
 
-    Where nothing says it and the file may be from Caffe, a warning does.
+    Logs a warning if nothing states it and the file may be from Caffe.
     """
-    said = stated_input(weights.contents, weights.source, weights.part)
-    if said is not None:
-        fields["stride_in"] = said.stride_in
-        return said.preprocess
+    convention = read_input_convention(weights.contents, weights.source, weights.part)
+    if convention is not None:
+        fields["stride_in"] = convention.stride_in
+        return convention.preprocess
     if names.format.name == DETECTRON2:
-        warn_of_detectron2(weights.source, spec)
-    elif names.format.preprocess(spec) is None and not weights.stored.preprocess:
+        warn_about_detectron2(weights.source, spec)
+    elif names.format.preprocess(spec) is None and not weights.stored_config.preprocess:
         first, variance = (
-            names.own(tensors, name) if name in names.foreign_names else None
+            names.get_own(tensors, name) if name in names.foreign_names else None
             for name in ("stem.conv.weight", "stem.norm.running_var")
         )
         if first is not None:
-            warn_of_raw_input(weights.source, first, variance)
-        warn_of_other_name(weights.source, spec)
+            warn_about_raw_input(weights.source, first, variance)
+        warn_about_file_name(weights.source, spec)
     return None
 
 
-def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
-    """The class names in a file, if they match its head."""
+def _check_classes(weights: Weights, rows: int | None) -> tuple[str, ...]:
+    """Return the class names in a file, () if they do not match its head of `rows` classes."""
     names = weights.classes
     if rows is not None and names and len(names) != rows:
         log.warning(
@@ -228,44 +232,44 @@ def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
             weights.source, len(names), shorten(names), rows,
         )  # fmt: skip
         return ()
-    if len(set(names)) != len(names) and len(names) != IMAGENET:  # it has two cranes
-        twice = next(name for name in names if names.count(name) > 1)
-        raise WeightsError(f"{weights.source}: names a class twice ({shorten([twice])})")
+    if len(set(names)) != len(names) and len(names) != NUM_IMAGENET_CLASSES:  # it has two cranes
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise WeightsError(f"{weights.source}: names a class twice ({shorten([duplicate])})")
     return names
 
 
-def _read(weights: Weights, chosen: Selection, sketch: ImageClassifier) -> Tensors:
-    """The chosen tensors, after a check that their sizes are near those of the model."""
-    own = {name: tensor.numel() for name, tensor in sketch.state_dict().items()}
+def _read_tensors(weights: Weights, selection: Selection, template: ImageClassifier) -> Tensors:
+    """Read the selected tensors, after a check that their sizes are near those of the model."""
+    own = {name: tensor.numel() for name, tensor in template.state_dict().items()}
     theirs = {
-        their: own[name] for name, their in chosen.map.foreign_names.items() if their is not None
+        their: own[name] for name, their in selection.map.foreign_names.items() if their is not None
     }
-    largest, budget = max(own.values()), LARGER * sum(own.values()) + MARGIN
-    found: Tensors = {}
-    for name, full in chosen.names.items():
+    largest, budget = max(own.values()), MAX_RATIO * sum(own.values()) + MARGIN
+    tensors: Tensors = {}
+    for name, full in selection.names.items():
         stored = weights.contents[full]
         budget -= stored.size
-        if stored.size > LARGER * theirs.get(name, largest) + MARGIN or budget < 0:
+        if stored.size > MAX_RATIO * theirs.get(name, largest) + MARGIN or budget < 0:
             raise WeightsError(
                 f"{weights.source}: {shorten([full])} of shape {stored.shape} is far larger than "
-                f"any tensor of {sketch.spec.name}; not read"
+                f"any tensor of {template.spec.name}; not read"
             )
-        found[name] = _loaded(stored, full, weights.source)
-    return found
+        tensors[name] = _read_tensor(stored, full, weights.source)
+    return tensors
 
 
-def _loaded(stored: LazyTensor, name: str, source: str) -> Tensor:
-    with naming(source):
+def _read_tensor(stored: LazyTensor, name: str, source: str) -> Tensor:
+    with reading_weights(source):
         tensor = stored.read()
     name = shorten([name])
     if tensor.is_floating_point() and tensor.dtype not in FLOATS:
         raise WeightsError(f"{source}: {name} is of {tensor.dtype}, as of a quantized network")
     if tensor.is_complex() or tensor.is_quantized:
-        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, which is not real")
+        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, not of real numbers")
     return tensor
 
 
-def net_from(
+def build_from_weights(
     weights: Weights,
     spec: ModelSpec,
     *,
@@ -273,37 +277,38 @@ def net_from(
     policy: HeadPolicy = "names",
     whole: bool = False,
 ) -> ImageClassifier:
-    """The model `spec`, in training mode, with recognized `weights`; see `create_model`.
+    """Build the model `spec`, in training mode, with recognized `weights`; see `create_model`.
 
-    classes, policy: the classes that the model is for, and what of the weights' head serves them
-    (`heads.head_rows`). With `whole`, WeightsError where they lack a head for as many classes.
+    classes, policy: the classes of the model, and how the head of the weights is kept for them
+    (`heads.select_head_rows`). With `whole`, raises WeightsError if the weights have no head for as
+    many classes.
     """
-    spec = _follow(spec, weights)
+    spec = _adopt_fields(spec, weights)
     net = build(spec)
-    found = _tensors_for(net, weights)
-    check_empty(found, weights.source)
-    taken = _take_head(net, found, weights, classes, policy)
-    if whole and not taken:
+    tensors = _to_own(net, weights)
+    check_not_empty(tensors, weights.source)
+    head_kept = _fit_head(net, tensors, weights, classes, policy)
+    if whole and not head_kept:
         note = f" ({weights.head_note})" if weights.head_note else ""
         raise WeightsError(f"{weights.source}: has no head for {spec.num_classes} classes{note}")
-    if taken and classes is None and len(weights.classes) == spec.num_classes:
+    if head_kept and classes is None and len(weights.classes) == spec.num_classes:
         net.classes = weights.classes
         net.postprocess = weights.postprocess
     elif classes is not None:
         net.classes = tuple(classes)
-    _adapt_first(net, found, weights.source)
-    _check(net, found, weights.source)
-    warn_of_values(found, weights.source, weights.format)
-    net.load_state_dict(found)
+    adapt_first_conv(net, tensors, weights.source)
+    _check_tensors(net, tensors, weights.source)
+    warn_about_values(tensors, weights.source, weights.format)
+    net.load_state_dict(tensors)
     if weights.preprocess is not None:
-        small = spec.stem == "cifar" and weights.stem_kernel == STEM_KERNEL
-        net.preprocess = adapt_preprocess(weights.preprocess, spec, small)
+        stem_adapted = spec.stem == "cifar" and weights.stem_kernel == STEM_KERNEL
+        net.preprocess = adapt_preprocess_to_model(weights.preprocess, spec, stem_adapted)
     net.origin = weights.source
     return net
 
 
-def _follow(spec: ModelSpec, weights: Weights) -> ModelSpec:
-    """`spec` with the details of the weights' model that tensors do not show."""
+def _adopt_fields(spec: ModelSpec, weights: Weights) -> ModelSpec:
+    """Return `spec` with those fields of the weights' model that tensors do not show."""
     changes = {
         name: value
         for name, value in weights.fields.items()
@@ -312,89 +317,74 @@ def _follow(spec: ModelSpec, weights: Weights) -> ModelSpec:
         and not (name == "stem_pool" and spec.stem == "cifar")
     }
     if changes:
-        words = ", ".join(f"{name} {value!r}" for name, value in changes.items())
-        log.info("%s: model adapted to its weights: %s", weights.source, words)
+        changed = ", ".join(f"{name} {value!r}" for name, value in changes.items())
+        log.info("%s: model adapted to its weights: %s", weights.source, changed)
     return dataclasses.replace(spec, **changes)
 
 
-def _tensors_for(net: ImageClassifier, weights: Weights) -> Tensors:
-    """The weights' tensors under our names, the head's only where they have one."""
+def _to_own(net: ImageClassifier, weights: Weights) -> Tensors:
+    """Return the tensors under the names of `net`; those of the head may be missing."""
     assert weights.format is not None
-    names: NameMap = own_map(net) if weights.format == OWN.name else name_map(weights.format, net)
+    is_own = weights.format == OWN.name
+    names = identity_map(net) if is_own else build_name_map(weights.format, net)
     try:
         return names.to_own(weights.tensors, optional=HEAD_TENSORS)
     except WeightsError as error:
         raise WeightsError(f"{weights.source}: {error}") from None
 
 
-def _take_head(
+def _fit_head(
     net: ImageClassifier,
-    found: Tensors,
+    tensors: Tensors,
     weights: Weights,
     classes: Sequence[str] | None,
     policy: HeadPolicy,
 ) -> bool:
-    """Whether the head of the weights is kept; if not, `found` gets a random one."""
-    want, source = net.spec.num_classes, weights.source
-    have = None
-    if HEAD_TENSORS[0] in found:
-        have = found[HEAD_TENSORS[0]].shape[0]
-        if HEAD_TENSORS[1] not in found:
+    """Return whether the head of the weights is kept; if not, `tensors` gets a random one."""
+    expected, source = net.spec.num_classes, weights.source
+    count = None
+    if HEAD_TENSORS[0] in tensors:
+        count = tensors[HEAD_TENSORS[0]].shape[0]
+        if HEAD_TENSORS[1] not in tensors:
             log.warning(
-                "%s: its head has no bias; it is taken for a linear layer whose bias is 0, which a"
-                " classifier by cosines (of normalized features and weights) is not",
+                "%s: its head has no bias; it is read as a linear layer with bias 0, which is wrong"
+                " for a classifier by cosines (of normalized features and weights)",
                 source,
             )
-            found[HEAD_TENSORS[1]] = torch.zeros(have)
-    if have is not None and classes is not None:
-        rows = head_rows(source, weights.classes, have, classes, policy)
+            tensors[HEAD_TENSORS[1]] = torch.zeros(count)
+    if count is not None and classes is not None:
+        rows = select_head_rows(source, weights.classes, count, classes, policy)
         if rows is not None:
-            found |= {name: found[name][rows] for name in HEAD_TENSORS}
+            tensors |= {name: tensors[name][rows] for name in HEAD_TENSORS}
             return True
-    elif have == want:
+    elif count == expected:
         return True
     own = net.state_dict()
-    found |= {name: own[name] for name in HEAD_TENSORS}
-    if have is None:
+    tensors |= {name: own[name] for name in HEAD_TENSORS}
+    if count is None:
         note = f" ({weights.head_note})" if weights.head_note else ""
-        log.info("%s: has no head%s; a new one for %d classes", source, note, want)
+        log.info("%s: has no head%s; a new one for %d classes", source, note, expected)
     elif classes is None:
-        log.info("%s: head for %d classes replaced by a new one for %d", source, have, want)
+        log.info("%s: head for %d classes replaced by a new one for %d", source, count, expected)
     return False
 
 
-def _adapt_first(net: ImageClassifier, found: Tensors, source: str) -> None:
-    """Adapt the first convolution to the input channels and the stem of the model."""
-    name = f"{net.input_layer}.weight"
-    have, want = found[name].shape, net.state_dict()[name].shape
-    if len(have) != len(want):
-        return  # `_check` refuses it
-    if have[1:2] != want[1:2]:
-        found[name] = adapt_input(found[name], want[1])
-        log.info(
-            "%s: first convolution adapted from %d to %d input channels", source, have[1], want[1]
-        )
-    if net.spec.stem == "cifar" and have[2:] == (STEM_KERNEL, STEM_KERNEL):
-        found[name] = adapt_stem(found[name])
-        log.info("%s: 7x7 kernel of the stem adapted to 3x3, for small images", source)
-
-
-def _check(net: ImageClassifier, found: Tensors, source: str) -> None:
-    """Raise WeightsError if shapes differ or values cannot be those of a network."""
+def _check_tensors(net: ImageClassifier, tensors: Tensors, source: str) -> None:
+    """Raise WeightsError if shapes differ, or values are impossible for a trained network."""
     own = net.state_dict()
     wrong = [
-        f"{name} {tuple(found[name].shape)} for {tuple(own[name].shape)}"
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
         for name in own
-        if found[name].shape != own[name].shape
+        if tensors[name].shape != own[name].shape
     ]
     if wrong:
         raise WeightsError(
             f"{source}: {len(wrong)} tensors have another shape than in {net.spec.name}: "
             f"{shorten(wrong)}"
         )
-    whole = [
-        name for name in own if own[name].is_floating_point() > found[name].is_floating_point()
+    integers = [
+        name for name in own if own[name].is_floating_point() > tensors[name].is_floating_point()
     ]
-    if whole:
-        raise WeightsError(f"{source}: integers, as of a quantized model: {shorten(whole)}")
-    check_values(found, source)
+    if integers:
+        raise WeightsError(f"{source}: integers, as of a quantized model: {shorten(integers)}")
+    check_values(tensors, source)

@@ -6,15 +6,15 @@ from resnets.utils.errors import ResnetsError
 
 
 class WeightsError(ResnetsError):
-    """Weights that cannot be read, downloaded or fitted; the message names tensors or file."""
+    """Raised for weights that cannot be read, downloaded or fitted to the model."""
 
 
 class CheckpointError(ResnetsError):
-    """A checkpoint that is missing, damaged, or of another model; the message names it."""
+    """Raised for a checkpoint that is missing, damaged, or of another model."""
 
 
 class StoreError(Exception):
-    """A store that cannot read or write a file: the `reason`, and what to do, the `remedy`."""
+    """Raised if a store cannot read or write a file. reason: why. remedy: what to do."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}; {remedy}")

@@ -1,8 +1,8 @@
 """Model folders: config.json and model.safetensors, in the layout of timm.
 
-What timm has no field for is under "resnets" in config.json: the whole spec, preprocessing and
-recipe. Models that torchvision and timm have too use torchvision's tensor names, which both read,
-models that timm alone has use its; others use ours.
+Entries without a field of timm are under "resnets" in config.json: the whole spec, preprocessing
+and recipe. Models of torchvision have torchvision's tensor names, which timm reads too, other
+models of timm have timm's names; all others have those of this package.
 """
 
 from __future__ import annotations
@@ -35,11 +35,15 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.errors import reading
 from resnets.weights.errors import WeightsError
-from resnets.weights.heads import read_classes
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.heads import parse_classes
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.configs.field_handlers import apply_handlers
-from resnets.weights.readers.configs.timm import ParsedConfig, names_of, read_timm
-from resnets.weights.readers.configs.timm_tags import TIMM
+from resnets.weights.readers.configs.timm import (
+    TIMM_TAGS,
+    ParsedConfig,
+    parse_class_names,
+    read_timm,
+)
 from resnets.weights.readers.configs.transformers import (
     PROCESSOR,
     read_transformers,
@@ -48,9 +52,9 @@ from resnets.weights.readers.configs.transformers import (
 
 FORMAT = 1
 CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensors"
-MODELS = (MODEL, "pytorch_model.bin")  # where other libraries put the tensors
-# Fields without effect on what given tensors compute.
-FREE = (
+MODELS = (MODEL, "pytorch_model.bin")  # files of the tensors, also of other libraries
+# Fields without effect on the outputs of given tensors.
+IGNORED_FIELDS = (
     *("name", "init", "zero_init_residual", "gate_bias", "dropout", "drop_path"),
     "shortcut_dropout",
     *("num_classes", "in_channels", "input_size"),
@@ -58,23 +62,28 @@ FREE = (
 
 
 def published_name(spec: ModelSpec) -> str | None:
-    """The name of the model `spec` in timm, and in torchvision where that has it; None if new."""
+    """Return the name of the model `spec` in timm or torchvision; None if they do not have it."""
     for name in catalog.names():
-        if name.replace("-", "_") in TIMM and same_net(catalog.spec(name), spec) is None:
+        if (
+            name.replace("-", "_") in TIMM_TAGS
+            and first_difference(catalog.spec(name), spec) is None
+        ):
             return name.replace("-", "_")
     return None
 
 
 def torchvision_names() -> set[str]:
-    """Names of torchvision's classifiers."""
+    """Return the names of torchvision's classifiers."""
     from torchvision import models
 
     return set(models.list_models(module=models))
 
 
-def same_net(one: ModelSpec, other: ModelSpec) -> str | None:
-    """The first field in which two models with equal tensors compute differently, or None."""
-    fields = (entry.name for entry in dataclasses.fields(ModelSpec) if entry.name not in FREE)
+def first_difference(one: ModelSpec, other: ModelSpec) -> str | None:
+    """Return the first field by which two models of equal tensors compute differently, or None."""
+    fields = (
+        entry.name for entry in dataclasses.fields(ModelSpec) if entry.name not in IGNORED_FIELDS
+    )
     return next((name for name in fields if getattr(one, name) != getattr(other, name)), None)
 
 
@@ -87,50 +96,52 @@ def write_folder(
 ) -> None:
     """Write `net` into the existing folder `out`, with its preprocessing and classes if known.
 
-    format: "timm", or "transformers" with its config and tensor names; both include ours. dtype: of
-    the stored weights of convolutions and linear layers; None is the network's own.
-    ConfigError if transformers has no such model.
+    format: "timm", or "transformers" with its config and tensor names; both include the "resnets"
+    entry. dtype: of the stored weights of convolutions and linear layers; None keeps that of `net`.
+    Raises ConfigError if transformers has no such model.
     """
-    theirs = published_name(net.spec)
+    published = published_name(net.spec)
     state = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
     if dtype is not None:
         state = {name: each.to(dtype) if each.dim() > 1 else each for name, each in state.items()}
     if format == "transformers":
-        seen = None if net.preprocess is None else net.preprocess.spec
-        config, processor = write_transformers(net.spec, seen, net.classes)
-        state = name_map("transformers", net).to_foreign(state)
+        preprocess = None if net.preprocess is None else net.preprocess.spec
+        config, processor = write_transformers(net.spec, preprocess, net.classes)
+        state = build_name_map("transformers", net).to_foreign(state)
         if processor is not None:
             dump_json(processor, out / PROCESSOR)
     else:
-        config = _config(net, theirs, license)
-        if theirs is not None:  # timm reads torchvision's names of VGG, too
-            names = "torchvision" if theirs in torchvision_names() else "timm"
-            state = name_map(names, net).to_foreign(state)
-            if net.spec.is_preact:  # whose head is a 1x1 convolution there
+        config = _timm_config(net, published, license)
+        if published is not None:  # timm reads torchvision's names of VGG, too
+            names = "torchvision" if published in torchvision_names() else "timm"
+            state = build_name_map(names, net).to_foreign(state)
+            if net.spec.is_preact:  # timm's head is a 1x1 convolution
                 state["head.fc.weight"] = state["head.fc.weight"][:, :, None, None]
     safetensors.torch.save_file(state, out / MODEL, metadata={"format": "pt"})
     if net.preprocess is not None and net.preprocess.mean_image is not None:
         safetensors.torch.save_file({"mean_image": net.preprocess.mean_image}, out / MEAN)
-    dump_json({**config, "resnets": _own(net)}, out / CONFIG)
+    dump_json({**config, "resnets": _resnets_config(net)}, out / CONFIG)
 
 
-def _config(net: ImageClassifier, theirs: str | None, license: str | None) -> dict[str, Any]:
-    """timm's config.json."""
-    spec, seen = net.spec, None if net.preprocess is None else net.preprocess.spec
+def _timm_config(
+    net: ImageClassifier, published: str | None, license: str | None
+) -> dict[str, Any]:
+    """Return the fields of timm's config.json."""
+    spec, preprocess = net.spec, None if net.preprocess is None else net.preprocess.spec
     layers = {}
-    if theirs is not None:
-        names = name_map("timm", net).foreign_names
+    if published is not None:
+        names = build_name_map("timm", net).foreign_names
         ours = {"first_conv": net.input_layer, "classifier": "head"}
         layers = {
             key: str(names[f"{name}.weight"]).removesuffix(".weight") for key, name in ours.items()
         }
     config: dict[str, Any] = {
-        "architecture": theirs or spec.name,
+        "architecture": published or spec.name,
         "num_classes": spec.num_classes,
         "num_features": net.head.in_features,
         "label_names": list(net.classes),
         "pretrained_cfg": {
-            **({} if seen is None else _seen(spec, seen)),
+            **({} if preprocess is None else _timm_preprocess(spec, preprocess)),
             "num_classes": spec.num_classes,
             **layers,
             **({} if license is None else {"license": license}),
@@ -141,8 +152,8 @@ def _config(net: ImageClassifier, theirs: str | None, license: str | None) -> di
     return config
 
 
-def _own(net: ImageClassifier) -> dict[str, Any]:
-    """Fields that timm and transformers do not have."""
+def _resnets_config(net: ImageClassifier) -> dict[str, Any]:
+    """Return the "resnets" entry: fields that timm and transformers do not have."""
     return {
         "format": FORMAT,
         "model": to_dict(net.spec),
@@ -153,29 +164,29 @@ def _own(net: ImageClassifier) -> dict[str, Any]:
     }
 
 
-def _seen(spec: ModelSpec, seen: Preprocess) -> dict[str, Any]:
+def _timm_preprocess(spec: ModelSpec, preprocess: Preprocess) -> dict[str, Any]:
     return {
-        "input_size": [spec.in_channels, seen.size, seen.size],
+        "input_size": [spec.in_channels, preprocess.size, preprocess.size],
         "fixed_input_size": False,
-        "interpolation": seen.interpolation,
-        "crop_pct": _crop_pct(seen),
+        "interpolation": preprocess.interpolation,
+        "crop_pct": _crop_pct(preprocess),
         "crop_mode": "center",
-        "mean": list(seen.mean),
-        "std": list(seen.std),
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
     }
 
 
-def _crop_pct(seen: Preprocess) -> float:
-    """The share from which timm gets `seen.resize` again: it rounds `size / share` down."""
-    share = seen.size / seen.resize
-    return share if seen.size // share == seen.resize else math.nextafter(share, 0)
+def _crop_pct(preprocess: Preprocess) -> float:
+    """Return the `crop_pct` of which timm computes `resize` as floor(size / crop_pct)."""
+    crop_pct = preprocess.size / preprocess.resize
+    exact = preprocess.size // crop_pct == preprocess.resize
+    return crop_pct if exact else math.nextafter(crop_pct, 0)
 
 
 def read_config(path: Path) -> ParsedConfig:
     """Read config.json in the folder `path`, written by resnets, timm or transformers.
 
-    WeightsError if it is damaged, of a model that is not supported, or has a field that is neither
-    supported nor without effect.
+    Raises WeightsError if it is damaged, of an unsupported model, or has an unsupported field.
     """
     file = path / CONFIG
     with reading(file, WeightsError):
@@ -186,58 +197,63 @@ def read_config(path: Path) -> ParsedConfig:
 
 
 def _read_config(path: Path, file: Path) -> ParsedConfig:
-    config = _json(file)
+    config = _read_object(file)
     if "resnets" in config:
-        return _read_own(config["resnets"], str(file))
-    if not _of_transformers(config):
+        return _read_resnets_config(config["resnets"], str(file))
+    if not _is_of_transformers(config):
         return read_timm(config, str(file))
     processor = path / PROCESSOR
-    said = _json(processor) if processor.is_file() else None
-    return read_transformers(config, said, str(file))
+    processor_config = _read_object(processor) if processor.is_file() else None
+    return read_transformers(config, processor_config, str(file))
 
 
 def is_transformers(file: Path) -> bool:
-    """Whether a config.json is of transformers, which stores preprocessing in another file."""
+    """Return whether a config.json is of transformers, which has preprocessing in another file."""
     try:
-        return _of_transformers(_json(file))
+        return _is_of_transformers(_read_object(file))
     except (ConfigError, ValueError, RecursionError):
         return False  # reading it raises the error
 
 
-def _of_transformers(config: dict[str, Any]) -> bool:
+def _is_of_transformers(config: dict[str, Any]) -> bool:
     return config.get("model_type") not in (None, "timm_wrapper")
 
 
-def _json(file: Path) -> dict[str, Any]:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+def _read_object(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
         raise ConfigError(f"{file}: is not a JSON object")
-    return found
+    return content
 
 
-def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
-    if own["format"] != FORMAT:
-        raise WeightsError(f"{where}: format {own['format']}, this version reads {FORMAT}")
-    said = apply_handlers(
-        own,
+def _read_resnets_config(config: dict[str, Any], where: str) -> ParsedConfig:
+    if config["format"] != FORMAT:
+        raise WeightsError(f"{where}: format {config['format']}, this version reads {FORMAT}")
+    fields = apply_handlers(
+        config,
         f"{where}: resnets",
         {
-            "model": lambda value: _checked(from_dict(ModelSpec, value, where), where),
+            "model": lambda value: _parse_spec(value, where),
             "preprocess": lambda value: value and from_dict(Preprocess, value, where),
-            "classes": names_of,
+            "classes": parse_class_names,
             "postprocess": lambda value: from_dict(Postprocess, value, where),
             "recipe": lambda value: from_stored_dict(value, where),
         },
         frozenset({"format"}),
     )
-    postprocess = said.get("postprocess", SOFTMAX)
-    postprocess.check(len(said["classes"]) or said["model"].num_classes)
+    postprocess = fields.get("postprocess", SOFTMAX)
+    postprocess.check(len(fields["classes"]) or fields["model"].num_classes)
     return ParsedConfig(
-        said["model"], said.get("preprocess"), said["classes"], said.get("recipe"), postprocess
+        fields["model"],
+        fields.get("preprocess"),
+        fields["classes"],
+        fields.get("recipe"),
+        postprocess,
     )
 
 
-def _checked(spec: ModelSpec, where: str) -> ModelSpec:
+def _parse_spec(value: Any, where: str) -> ModelSpec:
+    spec = from_dict(ModelSpec, value, where)
     with reading(where):
         spec.check()
     return spec
@@ -250,39 +266,41 @@ def save_model(
     classes: Sequence[str] | None = None,
     preprocess: Preprocess | Preprocessor | None = None,
 ) -> None:
-    """See `ImageClassifier.save`."""
-    named = copy.copy(net)  # shares the tensors
+    """Do what `ImageClassifier.save` describes."""
+    saved = copy.copy(net)  # shares the tensors
     if classes is not None:
-        named.classes = read_classes(classes, net.spec.num_classes, "the network")
+        saved.classes = parse_classes(classes, net.spec.num_classes, "the network")
     elif net.classes and len(net.classes) != net.spec.num_classes:
         raise ConfigError(
             f"classes: the network has {net.spec.num_classes} outputs and {len(net.classes)} names"
         )
     if preprocess is not None:
-        given = preprocess if isinstance(preprocess, Preprocessor) else Preprocessor(preprocess)
-        named.preprocess = given
-    into_new_folder(out.expanduser(), lambda made: write_folder(named, made, None), str(out))
+        if isinstance(preprocess, Preprocess):
+            preprocess = Preprocessor(preprocess)
+        saved.preprocess = preprocess
+    write_new_folder(out.expanduser(), lambda path: write_folder(saved, path, None), str(out))
 
 
-def check_new_folder(out: Path, said: str) -> None:
-    """ConfigError, with the name `said`, where `out` cannot become a new folder."""
+def check_new_folder(out: Path, name: str) -> None:
+    """Raise ConfigError, which calls it `name`, if `out` cannot become a new folder."""
     if out.is_symlink() and not out.exists():
-        raise ConfigError(f"{said}: is a broken link; name a new folder")
+        raise ConfigError(f"{name}: is a broken link; name a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{said}: is not empty; name a new folder")
+        raise ConfigError(f"{name}: is not empty; name a new folder")
 
 
-def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None:
-    """Let `write` fill a temporary folder beside `out`, then rename it.
+def write_new_folder(out: Path, write: Callable[[Path], None], name: str) -> None:
+    """Call `write` with a temporary folder next to `out`, then rename it to `out`.
 
-    ConfigError if `out` is not empty or another process writes it; `said` is its name in messages.
+    Raises ConfigError if `out` is not empty or another process writes it. name: of `out`, for
+    messages.
     """
     with lock_path(out):
-        check_new_folder(out, said)
+        check_new_folder(out, name)
         with tempfile.TemporaryDirectory(prefix=".save-", dir=out.resolve().parent) as temporary:
-            made = Path(temporary) / "net"
-            made.mkdir()
-            write(made)
+            folder = Path(temporary) / "net"
+            folder.mkdir()
+            write(folder)
             if out.exists():
                 out.rmdir()
-            made.rename(out)
+            folder.rename(out)

@@ -1,4 +1,4 @@
-"""Tensors that a file holds: their shapes are known, their values are read when they are chosen."""
+"""Tensors in a file whose shapes are known and whose values are read on demand."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from torch import Tensor
 from resnets.utils.errors import reading
 from resnets.weights.errors import WeightsError
 
-DEEPEST = 8  # containers inside each other in which tensors are looked for
+MAX_DEPTH = 8  # nested containers that are searched for tensors
 
 
 @dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """A tensor in a file: `read` gives it, on the CPU; any error there says the file is damaged."""
+    """A tensor in a file.
+
+    read: returns it, on the CPU; an error there means that the file is damaged.
+    """
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
 
     @property
     def size(self) -> int:
-        """Number of its elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
-def stored(value: Tensor | np.ndarray[Any, Any]) -> LazyTensor:
-    """A tensor or array that is in memory already."""
+def to_lazy(value: Tensor | np.ndarray[Any, Any]) -> LazyTensor:
+    """Wrap a tensor or array that is already in memory."""
     if isinstance(value, Tensor):
         return LazyTensor(tuple(value.shape), lambda: value)
 
@@ -43,26 +46,26 @@ def stored(value: Tensor | np.ndarray[Any, Any]) -> LazyTensor:
     return LazyTensor(value.shape, read)
 
 
-def flatten(found: Mapping[Any, Any]) -> dict[str, LazyTensor]:
-    """Every tensor in nested dicts, as "key.key.name"; each dict is entered once."""
-    return dict(_leaves(found, "", set(), 0))
+def flatten_tensors(table: Mapping[Any, Any]) -> dict[str, LazyTensor]:
+    """Return all tensors in nested dicts as "key.key.name"; each dict is visited once."""
+    return dict(_iter_tensors(table, "", set(), 0))
 
 
-def _leaves(
-    found: Mapping[Any, Any], before: str, seen: set[int], depth: int
+def _iter_tensors(
+    table: Mapping[Any, Any], prefix: str, visited: set[int], depth: int
 ) -> Iterator[tuple[str, LazyTensor]]:
-    if id(found) in seen or depth > DEEPEST:
+    if id(table) in visited or depth > MAX_DEPTH:
         return
-    seen.add(id(found))
-    for key, value in found.items():
+    visited.add(id(table))
+    for key, value in table.items():
         if isinstance(value, LazyTensor):
-            yield f"{before}{key}", value
+            yield f"{prefix}{key}", value
         elif isinstance(value, Tensor | np.ndarray):
-            yield f"{before}{key}", stored(value)
+            yield f"{prefix}{key}", to_lazy(value)
         elif isinstance(value, dict):
-            yield from _leaves(value, f"{before}{key}.", seen, depth + 1)
+            yield from _iter_tensors(value, f"{prefix}{key}.", visited, depth + 1)
 
 
-def naming(path: Path | str) -> AbstractContextManager[None]:
-    """Whatever a reader raises over the file `path` becomes one line that names it."""
+def reading_weights(path: Path | str) -> AbstractContextManager[None]:
+    """Context in which any error about the file `path` becomes a WeightsError that names it."""
     return reading(path, WeightsError, "as weights")

@@ -17,10 +17,12 @@ from torch import nn
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
+from resnets.models.custom_model import MODEL_KEYS, MakeModel, build_custom
+from resnets.utils.printable import shorten
 from resnets.weights import folder, hub
-from resnets.weights.adapt import CIFAR_SIZE, stated_preprocess
-from resnets.weights.check_values import check_values, known_network
-from resnets.weights.checkpoint.find import as_file, open_checkpoint
+from resnets.weights.adapt import CIFAR_SIZE, resolve_preprocess
+from resnets.weights.check_values import check_values, resolve_arch
+from resnets.weights.checkpoint.find import open_checkpoint, resolve_file
 from resnets.weights.checkpoint.format import (
     FOLDER,
     Checkpoint,
@@ -28,36 +30,34 @@ from resnets.weights.checkpoint.format import (
     read_run_checkpoint,
 )
 from resnets.weights.checkpoint.image_record import read_fingerprint
-from resnets.weights.checkpoint.remote_store import display_path
-from resnets.weights.create import net_from, recognize
-from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
+from resnets.weights.checkpoint.store import display_path
+from resnets.weights.create import build_from_weights, recognize_weights
 from resnets.weights.errors import WeightsError
-from resnets.weights.heads import no_names, read_classes, same_classes
-from resnets.weights.lazy_tensors import naming
-from resnets.weights.name_maps.matching_models import join_or, matching_models
+from resnets.weights.heads import match_class_names, parse_classes, unnamed_classes_error
+from resnets.weights.lazy_tensors import reading_weights
+from resnets.weights.name_maps.matching_models import find_matching_models, join_or
 from resnets.weights.read import (
     Weights,
-    chosen_group,
     read_folder,
     read_path,
     read_postprocess,
     read_preprocess,
+    select_group,
     split_part,
 )
 from resnets.weights.readers.safetensors_file import read_metadata
-from resnets.weights.readers.unsupported_file import refuse_folder
+from resnets.weights.readers.unsupported_file import check_folder_kind
 
 log = logging.getLogger("resnets")
 
 CIFAR_KERNEL = 3  # px
-SHOWN = 3  # names of classes in a message
 
 
 @dataclass(frozen=True)
 class LoadOptions:
     """Options of every command for weights that do not state them.
 
-    model: catalog name of the model. classes: names of its outputs, as for `heads.read_classes`;
+    model: catalog name of the model. classes: names of its outputs, as for `heads.parse_classes`;
     without `rename`, only for outputs without names.
     """
 
@@ -66,7 +66,8 @@ class LoadOptions:
     rename: bool = True
 
 
-NOTHING_SAID = LoadOptions()
+DEFAULT_LOAD_OPTIONS = LoadOptions()
+Need = Literal["names", "head", "body"]
 
 
 def load(
@@ -74,46 +75,43 @@ def load(
     model: str | nn.Module | MakeModel | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier:
-    """The model of a run, checkpoint, pushed folder or file, in eval mode, float32, on the CPU.
+    """Load the model of a run, checkpoint, folder or file, in eval mode, float32, on the CPU.
 
-    Runs and checkpoints may be at a URL that fsspec opens.
-    A run gives its best checkpoint on validation, or its last if it had no validation split, and
-    averaged (EMA) weights if the run has them. The model has `.preprocess` (a `Preprocessor`),
+    Runs and checkpoints may be at a URL that fsspec opens. Of a run, the best checkpoint on
+    validation is loaded, or the last one if it had no validation split, with averaged (EMA) weights
+    if it has them. The model has `.preprocess` (a `Preprocessor`),
     `.postprocess`, `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
     Published models are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
     "torchvision:resnet50.IMAGENET1K_V2".
 
-    model: the network of a file that does not say it, such as a state dict; anything that
-    `create_model` takes as `weights` is taken here then. For a run of a network from outside the
-    package: that network, an `nn.Module` which gets the weights, or the function that makes it from
-    a `ModelSpec`; ConfigError names its classes where it is missing. classes: names of the
-    outputs, in their order: a sequence, or text as `--classes` takes it. Outputs that nobody names
-    are called "0", "1", .... Preprocessing that a file does not say is assumed, and logged.
+    model: the network of a file that does not state it, such as a state dict; then `where` may be
+    anything that `create_model` accepts as `weights`. For a run of a custom network: that network,
+    an `nn.Module` which gets the weights, or the function that makes it from a `ModelSpec`.
+    classes: names of the outputs, in order: a sequence, or text as for `--classes`. Outputs without
+    names are called "0", "1", .... Preprocessing that a file does not state is assumed, and logged.
 
-    Raises CheckpointError, WeightsError, and ConfigError for an unknown name or another network.
+    Raises CheckpointError, WeightsError, and ConfigError for an unknown name, another network or a
+    missing custom network.
     """
     if model is None or isinstance(model, str):
         return _load(fspath(where), model, classes, "head")
-    path = as_file(fspath(where))
+    path = resolve_file(fspath(where))
     checkpoint = open_checkpoint(fspath(where)) if path is None else read_run_checkpoint(path)
-    with naming(display_path(checkpoint.path)):
-        return _net_of(checkpoint, fspath(where), None, None, classes, model)
+    with reading_weights(display_path(checkpoint.path)):
+        return _load_checkpoint(checkpoint, fspath(where), None, None, classes, model)
 
 
 def load_model(
     where: str | Path,
     options: LoadOptions = LoadOptions(),
-    need: Literal["names", "head", "body"] = "names",
+    need: Need = "names",
 ) -> ImageClassifier:
-    """`load` for commands, with their options.
+    """Load a model for a command, with its options; see `load`.
 
     need: "names" refuses outputs without names; "body" accepts weights without a head, for
     features.
     """
     return _load(where, options.model, options.classes, need, options.rename)
-
-
-Need = Literal["names", "head", "body"]
 
 
 def _load(
@@ -126,24 +124,25 @@ def _load(
     source = str(where)
     if hub.is_library(source):
         spec = None if model is None else catalog.spec(model)
-        return _published(hub.read_library(source, spec), model, classes, need, rename)
+        return _build_published(hub.read_library(source, spec), model, classes, need, rename)
     place, part = split_part(source)
-    if (Path(place).expanduser() / folder.CONFIG).is_file():
-        found = dataclasses.replace(read_folder(Path(place).expanduser(), source), part=part)
-        return _published(found, model, classes, need, rename)
-    path = as_file(place)
-    if path is None and Path(place).expanduser().is_dir():
-        refuse_folder(Path(place).expanduser())
-    if path is not None and not _is_ours(path):
-        found = read_path(str(path) if part is None else f"{path}#{part}")
-        found = dataclasses.replace(found, source=source)
-        return _published(found, model, classes, need, rename)
+    local = Path(place).expanduser()
+    if (local / folder.CONFIG).is_file():
+        weights = dataclasses.replace(read_folder(local, source), part=part)
+        return _build_published(weights, model, classes, need, rename)
+    path = resolve_file(place)
+    if path is None and local.is_dir():
+        check_folder_kind(local)
+    if path is not None and not _is_resnets_checkpoint(path):
+        weights = read_path(str(path) if part is None else f"{path}#{part}")
+        weights = dataclasses.replace(weights, source=source)
+        return _build_published(weights, model, classes, need, rename)
     checkpoint = open_checkpoint(place) if path is None else read_run_checkpoint(path)
-    with naming(display_path(checkpoint.path)):
-        return _net_of(checkpoint, source, part, model, classes if rename else None)
+    with reading_weights(display_path(checkpoint.path)):
+        return _load_checkpoint(checkpoint, source, part, model, classes if rename else None)
 
 
-def _net_of(
+def _load_checkpoint(
     checkpoint: Checkpoint,
     source: str,
     part: str | None,
@@ -151,15 +150,15 @@ def _net_of(
     classes: str | Sequence[str] | None,
     custom: nn.Module | MakeModel | None = None,
 ) -> ImageClassifier:
-    """The model of one of our own checkpoints; `classes` are other names for its outputs.
+    """Build the model of a checkpoint of this package.
 
-    custom: its network, where that is from outside the package.
+    classes: other names for its outputs. custom: its network, if that is not of this package.
     """
     recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task != "classify":
         raise ConfigError(
-            f"{source}: is for task {recipe.task}, not a classifier; `evaluate` and `predict` take"
-            " its path"
+            f"{source}: is for task {recipe.task}, not a classifier; use `resnets evaluate` or"
+            " `resnets predict` with its path"
         )
     if model is not None:
         _check_model(source, recipe.model, catalog.spec(model))
@@ -168,13 +167,13 @@ def _net_of(
         net, _ = build_custom(custom, recipe.model)
     elif missing:
         raise ConfigError(
-            f"{display_path(path)}: its network is from outside the package ({', '.join(missing)});"
-            f" give it, in Python: resnets.load({source!r}, model=...)"
+            f"{display_path(path)}: its network is custom ({', '.join(missing)}); pass it, in"
+            f" Python: resnets.load({source!r}, model=...)"
         )
     else:
         net = build(recipe.model)
     averaged = checkpoint.group("ema") if part in (None, "ema") else {}
-    load_weights(net, chosen_group(checkpoint, part, source), path)
+    load_weights(net, select_group(checkpoint, part, source), path)
     check_values(net.state_dict(), display_path(path))
     net.preprocess = read_preprocess(checkpoint)
     net.classes = checkpoint.classes
@@ -185,7 +184,7 @@ def _net_of(
             f" {recipe.model.num_classes} outputs"
         )
     if classes is not None:
-        net.classes = read_classes(classes, recipe.model.num_classes, source)
+        net.classes = parse_classes(classes, recipe.model.num_classes, source)
     net.recipe = recipe
     net.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
@@ -193,105 +192,106 @@ def _net_of(
     return net.eval()
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a file is a checkpoint of resnets, possibly damaged."""
+def _is_resnets_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint of this package, possibly damaged."""
     try:
         return "resnets" in read_metadata(path)
     except (safetensors.SafetensorError, OSError):
         return path.parent.name == FOLDER
 
 
-def says_model(where: str | Path) -> bool:
-    """Whether weights state their model."""
+def has_known_model(where: str | Path) -> bool:
+    """Return whether weights state their model."""
     place, _ = split_part(str(where))
     if hub.is_library(place):
         return True
     try:
-        path = as_file(place)
+        path = resolve_file(place)
     except (CheckpointError, ConfigError):
-        return True  # whoever loads them says what is wrong
-    return path is None or _is_ours(path)
+        return True  # loading them raises the error
+    return path is None or _is_resnets_checkpoint(path)
 
 
-def _published(
+def _build_published(
     weights: Weights,
     model: str | None,
     classes: str | Sequence[str] | None,
     need: Need,
     rename: bool,
 ) -> ImageClassifier:
-    """The model that `weights` or the user states, with the head of the weights."""
+    """Build the model that `weights` or the user states, with the head of the weights."""
     source, spec = weights.source, weights.spec
     if spec is None:
-        spec = _said(weights, model)
-        weights = recognize(weights, spec)
-        spec = _sized(weights, spec, need)
-    elif model is not None:
-        _check_model(source, spec, catalog.spec(model))
-        weights = recognize(weights, spec)
+        spec = _choose_spec(weights, model)
+        weights = recognize_weights(weights, spec)
+        spec = _fit_spec(weights, spec, need)
     else:
-        weights = recognize(weights, spec)
+        if model is not None:
+            _check_model(source, spec, catalog.spec(model))
+        weights = recognize_weights(weights, spec)
     if spec.num_classes == 1 and need != "body":
         raise WeightsError(
-            f"{source}: has one output, as of a sigmoid; classes here are told apart by a softmax,"
-            " which makes 1 of any single output. Save a head of two outputs: weight 0 and bias 0"
-            " for the first, its own for the second"
+            f"{source}: has one output, as of a sigmoid; the softmax of this package makes 1 of any"
+            " single output. Save a head of two outputs: weight 0 and bias 0 for the first, its own"
+            " for the second"
         )
-    net = net_from(weights, spec, whole=need != "body")
+    net = build_from_weights(weights, spec, whole=need != "body")
     count = spec.num_classes
     if classes is not None and (rename or not net.classes):
-        named_there = net.classes
-        net.classes = read_classes(classes, count, source)
-        named_there = named_there or _same_names(weights, net.classes)
-        warn_of_names(source, named_there, net.classes)
+        stored_names = net.classes
+        net.classes = parse_classes(classes, count, source)
+        stored_names = stored_names or _find_same_names(weights, net.classes)
+        warn_about_names(source, stored_names, net.classes)
     if not net.classes:
         if need == "names":
-            raise no_names(source, count)
+            raise unnamed_classes_error(source, count)
         net.classes = tuple(map(str, range(count)))
-    assumed = net.preprocess is None or weights.assumed
+    assumed = net.preprocess is None or weights.preprocess_assumed
     if net.preprocess is None:
-        net.preprocess = Preprocessor(stated_preprocess(weights, net.spec))
-    if assumed or need != "head":  # commands say what they understood, calls what they assumed
-        _state(net, assumed, weights)
+        net.preprocess = Preprocessor(resolve_preprocess(weights, net.spec))
+    if assumed or need != "head":  # `load` logs only what it assumed
+        _log_summary(net, assumed, weights)
     net.recipe = weights.recipe
     return net.eval()
 
 
-def _same_names(weights: Weights, given: Sequence[str]) -> tuple[str, ...]:
-    """A list in the file of the same names as those given, in whatever order; () if none is."""
-    wanted = sorted(name.strip().casefold() for name in given)
+def _find_same_names(weights: Weights, given: Sequence[str]) -> tuple[str, ...]:
+    """Return a list in the file of the same names as those given, in any order; () without one."""
+    expected = sorted(name.strip().casefold() for name in given)
     for names in weights.other_names:
-        if sorted(name.strip().casefold() for name in names) == wanted:
+        if sorted(name.strip().casefold() for name in names) == expected:
             return names
     return ()
 
 
-def warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
-    """Log a warning if the given names differ from those in the file, in order or at all."""
+def warn_about_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
+    """Log a warning if the given names, or their order, differ from those in the file."""
     one, other = ([name.strip().casefold() for name in names] for names in (theirs, given))
     if not theirs or one == other:
         return
-    rows = same_classes(theirs, given)
+    rows = match_class_names(theirs, given)
     if rows is not None and rows.tolist() == list(range(len(given))):
         return
-    moved = sorted(one) == sorted(other) or rows is not None
-    how = "are those of the file in another order" if moved else "are others than the file's"
-    more = ", ..." if len(theirs) > SHOWN else ""
+    reordered = sorted(one) == sorted(other) or rows is not None
     log.warning(
-        "%s: the given classes %s (there: %s); the outputs are named as given",
-        source, how, ", ".join(theirs[:SHOWN]) + more,
-    )  # fmt: skip
+        "%s: the given classes %s (%s); the outputs are named as given",
+        source,
+        "are those of the file in another order" if reordered else "differ from those of the file",
+        shorten(theirs),
+    )
 
 
-def _said(weights: Weights, model: str | None) -> ModelSpec:
+def _choose_spec(weights: Weights, model: str | None) -> ModelSpec:
+    """Return the spec that the user names; ConfigError suggests models if none is named."""
     if model is not None:
         return catalog.spec(model)
-    if weights.stored.arch and (arch := known_network(weights.stored.arch)):
+    stored = weights.stored_config
+    if stored.arch and (arch := resolve_arch(stored.arch)):
         raise ConfigError(
-            f"{weights.source}: states that it is of {weights.stored.arch!r}"
-            f" ({weights.stored.place}); say --model {arch} (in Python model={arch!r})"
+            f"{weights.source}: states that it is of {stored.arch!r} ({stored.arch_field}); add"
+            f" --model {arch} (in Python model={arch!r})"
         )
-    fits = matching_models(weights.contents, weights.part)
+    fits = find_matching_models(weights.contents, weights.part)
     hint = f": the tensors match {join_or(fits)}" if fits else "; `resnets info` lists them"
     raise ConfigError(
         f"{weights.source}: does not state its model; give --model NAME (in Python"
@@ -299,17 +299,17 @@ def _said(weights: Weights, model: str | None) -> ModelSpec:
     )
 
 
-def _sized(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
-    """`spec` with as many classes and input channels as the tensors have, and their stem."""
+def _fit_spec(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
+    """Return `spec` with the number of classes, the input channels and the stem of the tensors."""
     count = weights.head_rows
     if count is None:
         if need == "body":
-            return _sized(dataclasses.replace(weights, head_rows=spec.num_classes), spec, need)
+            return _fit_spec(dataclasses.replace(weights, head_rows=spec.num_classes), spec, need)
         note = f" ({weights.head_note})" if weights.head_note else ""
         try:
-            net_from(weights, spec)  # a new head would not help where the rest does not fit either
+            build_from_weights(weights, spec)  # a new head does not help if the rest does not fit
         except WeightsError as error:
-            raise WeightsError(f"{error}; nor has it a head{note}") from None
+            raise WeightsError(f"{error}; it has no head either{note}") from None
         raise WeightsError(
             f"{weights.source}: has no head{note}, so it cannot name classes; train one with"
             f" `resnets train finetune --set weights={weights.source}`"
@@ -317,7 +317,7 @@ def _sized(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
     channels = weights.channels or spec.in_channels
     if weights.stem_kernel == CIFAR_KERNEL and spec.stem == "imagenet":
         log.warning(
-            "%s: its first kernel is 3x3: taken for %s with a CIFAR stem (stride 1, no pool)",
+            "%s: its first kernel is 3x3: loaded as %s with a CIFAR stem (stride 1, no pool)",
             weights.source,
             spec.name,
         )
@@ -325,49 +325,48 @@ def _sized(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
     return dataclasses.replace(spec, num_classes=count, in_channels=channels)
 
 
-def _check_model(source: str, theirs: ModelSpec, asked: ModelSpec) -> None:
-    """ConfigError where the user names another network than the weights do."""
-    field = folder.same_net(theirs, asked)
+def _check_model(source: str, theirs: ModelSpec, named: ModelSpec) -> None:
+    """Raise ConfigError if the user names another network than the weights."""
+    field = folder.first_difference(theirs, named)
     if field is not None:
         raise ConfigError(
-            f"--model {asked.name}: {source} is of {theirs.name}, whose {field} is"
-            f" {getattr(theirs, field)!r}, not {getattr(asked, field)!r}; leave --model out"
+            f"--model {named.name}: {source} is of {theirs.name}, whose {field} is"
+            f" {getattr(theirs, field)!r}, not {getattr(named, field)!r}; omit --model"
         )
 
 
-def _state(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
-    """Log in one line what was understood."""
-    classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
-    whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
-    if assumed and weights.stored.unread:
-        whence = "preprocessing assumed, what the file states is not read"
-    if weights.stored.preprocess:
-        said = ", ".join(weights.stored.preprocess)
-        whence = f"preprocessing, {said} as the file states, the rest assumed"
-    say = log.warning if assumed else log.info
-    say(
+def _log_summary(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
+    """Log in one line what was understood; a warning if the preprocessing is assumed."""
+    provenance = "preprocessing assumed, the file has none" if assumed else "preprocessing"
+    if assumed and weights.stored_config.unread:
+        provenance = "preprocessing assumed, that of the file is not supported"
+    if weights.stored_config.preprocess:
+        stated = ", ".join(weights.stored_config.preprocess)
+        provenance = f"preprocessing, {stated} as the file states, the rest assumed"
+    log.log(
+        logging.WARNING if assumed else logging.INFO,
         "%s: %s in the names of %s, %d classes (%s); %s: %s",
         weights.source,
         net.spec.name,
         weights.format,
         len(net.classes),
-        classes,
-        whence,
-        in_words(net.preprocess.spec),
+        shorten(net.classes),
+        provenance,
+        describe_preprocess(net.preprocess.spec),
     )
 
 
-def in_words(seen: Preprocess) -> str:
-    """The preprocessing in one line."""
-    planes = seen.channel_order.upper() if seen.channels == 3 else "gray"
-    mean = "a mean image" if seen.mean_image else f"mean {_numbers(seen.mean)}"
+def describe_preprocess(spec: Preprocess) -> str:
+    """Return the preprocessing in one line."""
+    channels = spec.channel_order.upper() if spec.channels == 3 else "gray"
+    mean = "a mean image" if spec.mean_image else f"mean {_format_numbers(spec.mean)}"
     return (
-        f"shorter side {seen.resize} px ({seen.interpolation}), center {seen.size} px, {planes}, "
-        f"{mean}, std {_numbers(seen.std)}"
+        f"shorter side {spec.resize} px ({spec.interpolation}), center {spec.size} px, {channels}, "
+        f"{mean}, std {_format_numbers(spec.std)}"
     )
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _format_numbers(values: Sequence[float]) -> str:
     return "/".join(f"{value:.4g}" for value in values)
 
 
@@ -380,10 +379,9 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
         if name not in own or name not in weights or own[name].shape != weights[name].shape
     ]
     if wrong:
-        shown = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
         name = net.spec.name if isinstance(net, ImageClassifier) else "this model"
         raise CheckpointError(
             f"{display_path(path)}: holds another architecture than {name}: "
-            f"{len(wrong)} tensors differ ({shown})"
+            f"{len(wrong)} tensors differ ({shorten(wrong)})"
         )
     net.load_state_dict(weights)

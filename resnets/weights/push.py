@@ -16,17 +16,17 @@ from resnets.models import ImageClassifier
 from resnets.report.render import render
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import (
-    into_new_folder,
     published_name,
     torchvision_names,
     write_folder,
+    write_new_folder,
 )
-from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load, load_model
+from resnets.weights.name_maps.maps import build_name_map
 
 Layout = Literal["timm", "transformers", "torchvision", "mmpretrain", "detectron2"]
 CARD, RESULT, HUBCONF = "README.md", "result.json", "hubconf.py"
-# What torch.hub runs of the folder; nothing of resnets does.
+# hubconf.py, which torch.hub runs; this package does not.
 HUB_TEXT = '''"""`torch.hub.load(FOLDER, "model", source="local")` (needs `pip install resnets`)."""
 
 dependencies = ["resnets"]
@@ -51,16 +51,16 @@ def push(
     *,
     license: str | None = None,
     private: bool = False,
-    options: LoadOptions = NOTHING_SAID,
+    options: LoadOptions = DEFAULT_LOAD_OPTIONS,
     format: Layout = "timm",
 ) -> str:
     """Write the model of a run or checkpoint to the folder `to` or the repository "hub:ORG/NAME".
 
     config.json, model.safetensors, README.md (the model card) and hubconf.py are written, read back
-    and compared before they are uploaded or moved in place. Returns their place.
+    and compared before they are uploaded or moved in place. Returns the folder or URL.
 
-    format: library whose config and tensor names are written. "torchvision", "mmpretrain" and
-    "detectron2" add model.pth, a state dict in the names of that library, to the folder of "timm".
+    format: the library whose config and tensor names are written. "torchvision", "mmpretrain" and
+    "detectron2" add model.pth, a state dict in the names of that library, to the files of "timm".
 
     Raises ConfigError for a folder that is not empty or an invalid name, WeightsError if the
     library has no such model or the Hub refuses.
@@ -83,47 +83,46 @@ def publish(
     notes: Sequence[str] = (),
     place: str | None = None,
 ) -> str:
-    """What `push` does, for a loaded model and the `result` of its run.
+    """Do what `push` does for a loaded model and the `result` of its run.
 
-    dtype: in which weights of convolutions and linear layers are stored; their values in `net` must
-    already be values of that type. notes: paragraphs for the card. place: what the card says to
-    load; default `to`.
+    dtype: of the stored weights of convolutions and linear layers; their values in `net` must be
+    exact in that type. notes: paragraphs for the card. place: what the card loads; default `to`.
     """
     remote = to.startswith(HUB)
     if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
         raise ConfigError(f"--to {to}: write it as hub:ORG/NAME")
 
-    def write(made: Path) -> None:
-        names: Literal["timm", "transformers"] = "timm"
+    def write(folder: Path) -> None:
+        config_format: Literal["timm", "transformers"] = "timm"
         if format == "transformers":
-            names = "transformers"
-        write_folder(net, made, license, names, dtype)
+            config_format = "transformers"
+        write_folder(net, folder, license, config_format, dtype)
         if format in ("torchvision", "mmpretrain", "detectron2"):
-            _write_state_dict(net, made / "model.pth", format)
-        text = card(net, result, to, license, notes=notes, place=place)
-        (made / CARD).write_text(text, encoding="utf-8")
-        (made / HUBCONF).write_text(HUB_TEXT, encoding="utf-8")
-        _compare(net, made)
+            _write_state_dict(net, folder / "model.pth", format)
+        text = render_card(net, result, to, license, notes=notes, place=place)
+        (folder / CARD).write_text(text, encoding="utf-8")
+        (folder / HUBCONF).write_text(HUB_TEXT, encoding="utf-8")
+        _check_folder(net, folder)
 
     if remote:
         with tempfile.TemporaryDirectory(prefix="push-") as temporary:
             write(Path(temporary))
             return _upload(Path(temporary), to.removeprefix(HUB), private)
     out = Path(to).expanduser()
-    into_new_folder(out, write, f"--to {to}")
+    write_new_folder(out, write, f"--to {to}")
     return str(out)
 
 
 def _write_state_dict(net: ImageClassifier, path: Path, format: str) -> None:
-    """A state dict as `format` names it; a checkpoint of mmengine has the classes beside it."""
-    state: dict[str, Any] = name_map(format, net).to_foreign(net.state_dict())
+    """Write a state dict in the names of `format`; one of mmengine also has the classes."""
+    state: dict[str, Any] = build_name_map(format, net).to_foreign(net.state_dict())
     if format == "mmpretrain":
         state = {"meta": {"dataset_meta": {"classes": list(net.classes)}}, "state_dict": state}
     torch.save(state, path)
 
 
 def find_result(where: Path) -> dict[str, Any]:
-    """result.json of the run that `where` is or belongs to; empty if there is none."""
+    """Return result.json of the run that `where` is or belongs to; empty if there is none."""
     for run in (where, where.parent.parent):
         if (run / RESULT).is_file():
             result = read_json(run / RESULT, "result", remedy=REMEDY)
@@ -149,7 +148,7 @@ def _check_metrics(result: dict[str, Any], path: Path) -> None:
             raise ConfigError(f"{path}: {split}: are not the metrics of a split; {REMEDY}")
 
 
-def card(
+def render_card(
     net: ImageClassifier,
     result: dict[str, Any],
     to: str,
@@ -158,9 +157,9 @@ def card(
     notes: Sequence[str] = (),
     place: str | None = None,
 ) -> str:
-    """README.md: notes, metrics with their protocol, usage, preprocessing, recipe and license."""
+    """Return README.md: notes, metrics, usage, preprocessing, recipe and license."""
     theirs = published_name(net.spec)
-    seen = net.preprocess.spec
+    preprocess = net.preprocess.spec
     name = to.removeprefix(HUB).rstrip("/").rpartition("/")[2]
     remote = to.startswith(HUB)
     return render(
@@ -170,14 +169,14 @@ def card(
         net=net.spec.name,
         theirs=theirs,
         torchvision=theirs in torchvision_names(),
-        vgg=net.spec.is_vgg,  # transformers has timm read its own names of tensors alone
+        vgg=net.spec.is_vgg,  # transformers lets timm read only timm's own tensor names
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         data=result.get("data") or (net.recipe.data.source if net.recipe is not None else ""),
         results=[{"split": part, **result[part]} for part in SPLITS if part in result],
         classes=net.classes,
         channels=net.spec.in_channels,
-        seen=seen,
-        plain=not seen.mean_image and seen.channel_order == "rgb",
+        seen=preprocess,
+        plain=not preprocess.mean_image and preprocess.channel_order == "rgb",
         initial=net.recipe.weights if net.recipe is not None else None,
         origin=net.origin,
         toml=to_toml(net.recipe) if net.recipe is not None else "",
@@ -188,30 +187,30 @@ def card(
     )
 
 
-def _compare(net: ImageClassifier, made: Path) -> None:
-    """Raise WeightsError unless the folder gives bitwise equal logits."""
-    again = load(made)
+def _check_folder(net: ImageClassifier, folder: Path) -> None:
+    """Raise WeightsError unless the model in `folder` gives bitwise equal logits."""
+    loaded = load(folder)
     size = net.preprocess.spec.size
     image = torch.rand(1, net.spec.in_channels, size, size)
     with torch.inference_mode():
-        if not torch.equal(net(image), again(image)) or again.classes != net.classes:
+        if not torch.equal(net(image), loaded(image)) or loaded.classes != net.classes:
             raise WeightsError(
                 "the written files give other outputs than the model; nothing pushed"
             )
 
 
-def _upload(made: Path, repository: str, private: bool) -> str:
+def _upload(folder: Path, repository: str, private: bool) -> str:
     """Upload the folder to a repository of the Hub, with the login of huggingface_hub."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        done = api.upload_folder(repo_id=repository, folder_path=made)
+        url = api.upload_folder(repo_id=repository, folder_path=folder)
     except Exception as error:  # the HTTP client differs between major versions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{repository}: the Hub refused it ({reason}); log in with `hf auth login`, or "
             "push to a folder and upload that"
         ) from None
-    return str(done)
+    return str(url)

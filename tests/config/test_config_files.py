@@ -12,7 +12,7 @@ import pytest
 
 from resnets.config import ConfigError, atomic_write, lock_folder, lock_path, new_folder
 from resnets.utils.files import LOCK, lock_file
-from resnets.weights.folder import into_new_folder
+from resnets.weights.folder import write_new_folder
 
 
 @pytest.fixture(autouse=True)
@@ -178,5 +178,5 @@ def test_a_broken_link_is_not_a_folder(tmp_path):
     with pytest.raises(ConfigError), lock_folder(tmp_path / "link"):
         pass
     with pytest.raises(ConfigError):
-        into_new_folder(tmp_path / "link", lambda _: None, "link")
+        write_new_folder(tmp_path / "link", lambda _: None, "link")
     assert not (tmp_path / "none").exists()

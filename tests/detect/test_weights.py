@@ -22,7 +22,7 @@ from resnets.detect.models.weights import find_model_tensors, load_whole_weights
 from resnets.models import build, catalog
 from resnets.recipes.detection import split_name
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import stored
+from resnets.weights.lazy_tensors import to_lazy
 from resnets.weights.read import Weights
 
 AS_GIVEN = {
@@ -64,7 +64,7 @@ def ours(name, task, classes=5, **spec):
 
 def whole(state):
     """A state dict as weights of a detector or segmenter."""
-    contents = {name: stored(tensor) for name, tensor in state.items()}
+    contents = {name: to_lazy(tensor) for name, tensor in state.items()}
     return find_model_tensors(Weights("reference", contents))
 
 

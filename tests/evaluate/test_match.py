@@ -19,7 +19,7 @@ from resnets.evaluate.data.match_classes import (
     open_labeled,
 )
 from resnets.models import build
-from resnets.weights.heads import read_classes
+from resnets.weights.heads import parse_classes
 
 
 def test_classes_are_matched_by_name():
@@ -68,9 +68,9 @@ def test_many_unknown_classes_are_cut_short():
 
 
 def test_class_names_from_a_list_and_from_a_file(tmp_path):
-    assert read_classes("ant, bee,cat", 3, "net") == ("ant", "bee", "cat")
+    assert parse_classes("ant, bee,cat", 3, "net") == ("ant", "bee", "cat")
     (tmp_path / "names.txt").write_text("ant\n\nred bee\n", encoding="utf-8")
-    assert read_classes(str(tmp_path / "names.txt"), 2, "net") == ("ant", "red bee")
+    assert parse_classes(str(tmp_path / "names.txt"), 2, "net") == ("ant", "red bee")
 
 
 NOTE = "not compared with training images"

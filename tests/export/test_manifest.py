@@ -52,6 +52,8 @@ def test_the_form_for_tensorrt_has_no_control_flow(digits_run, tmp_path, precisi
     flag = "--fp16" if precision == "float16" else "--int8"
     assert main(["export", str(digits_run), *words, flag]) == 0
     graph = onnx.load(out).graph
+    dims = [value.type.tensor_type.shape.dim[0] for value in (*graph.input, *graph.output)]
+    assert {dim.dim_param for dim in dims} == {"batch"}
     operators = {node.op_type for node in graph.node}
     assert not operators & {"If", "Loop", "Scan"}
     assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim[1:3]] != [0, 0]

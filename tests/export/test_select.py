@@ -204,7 +204,7 @@ def test_the_least_recently_used_are_removed(monkeypatch, tmp_path):
         cache_module.cache_root() / "gone"
     )  # as what another process removes once it has been listed
     gone.symlink_to(tmp_path / "nowhere")
-    cache_module._keep_newest()
+    cache_module._remove_old_entries()
     gone.unlink()
     left = {each.name for each in cache_module.cache_root().iterdir()}
     assert left == {".making-now", *(f"entry{age}" for age in range(cache_module.MAX_ENTRIES))}

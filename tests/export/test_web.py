@@ -37,7 +37,7 @@ def test_the_page_gives_the_classes_of_the_artifact(digits_run, tmp_path):
     pytest.importorskip("onnxscript")
     out = tmp_path / "page"
     code = main(["export", str(digits_run), "--to", "web", "--out", str(out)])
-    if code == 2 and not (web.cache() / "npm").is_dir():
+    if code == 2 and not (web.cache_folder() / "npm").is_dir():
         pytest.skip("npm cannot fetch the runtime here")
     assert code == 0
     manifest = json.loads((out / "model.onnx.json").read_text())

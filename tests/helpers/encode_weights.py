@@ -6,12 +6,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from resnets.models import ImageClassifier
+from resnets.weights.lazy_tensors import to_lazy
+from resnets.weights.name_maps.find_tensors import select_tensors
 from resnets.weights.name_maps.formats_caffe import _transposed
-from resnets.weights.name_maps.maps import NameMap
+from resnets.weights.name_maps.maps import NameMap, list_name_maps
 from resnets.weights.name_maps.rules import Tensors
 
 PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0
 LETTERED = 6  # the longest stage of ResNet-50; longer models number the blocks of stages 3 and 4
+
+
+def find_map(tensors: Mapping[str, Tensor], net: ImageClassifier) -> NameMap | None:
+    """The map that fits the names of `tensors` best; None if none fits."""
+    contents = {name: to_lazy(tensor) for name, tensor in tensors.items()}
+    selection = select_tensors(contents, list_name_maps(net), "file")
+    return None if selection is None else selection.map
 
 
 def encoded(names: NameMap, tensors: Mapping[str, Tensor]) -> Tensors:

@@ -20,7 +20,7 @@ from torchvision import models
 from resnets.config import Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
-from resnets.weights.hub import TIMM, _from_transforms
+from resnets.weights.hub import TIMM_TAGS, _from_transforms
 from resnets.weights.readers.configs.timm import read_timm
 
 
@@ -37,7 +37,7 @@ class Published:
 
 
 def _timm_weights() -> Iterator[Published]:
-    for name in (f"{net}.{tag}" for net, tags in TIMM.items() for tag in tags):
+    for name in (f"{net}.{tag}" for net, tags in TIMM_TAGS.items() for tag in tags):
         said = timm.models.get_pretrained_cfg(name).to_dict()
         config = json.loads(json.dumps({"architecture": name, "pretrained_cfg": said}))
         ours = read_timm(config, name).preprocess

@@ -12,7 +12,7 @@ from resnets.config import ConfigError, DetectSpec, FinetuneSpec, Recipe
 from resnets.detect.models.segmenter import Segmenter
 from resnets.models import build, catalog
 from resnets.models.norm import use_cpu_kernels
-from resnets.train.guards.norm_batch_check import check_norm_values, smallest_pass
+from resnets.train.guards.norm_batch_check import check_norm_values, find_smallest_pass
 
 
 def recipe(**changes: object) -> Recipe:
@@ -35,7 +35,7 @@ def recipe(**changes: object) -> Recipe:
     ],
 )
 def test_the_fewest_images_of_a_pass(changes: dict, processes: int, images: int) -> None:
-    assert smallest_pass(recipe(**changes), processes)[0] == images
+    assert find_smallest_pass(recipe(**changes), processes)[0] == images
 
 
 def test_only_maps_of_one_pixel_are_refused() -> None:

@@ -14,7 +14,7 @@ from resnets.config import ConfigError, ModelSpec
 from resnets.models import ImageClassifier, build, catalog, cost
 from resnets.models.layers import BlurredConv, DropPath, low_pass
 from resnets.weights.folder import published_name
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 
 TINY = ModelSpec(
     name="tiny", depths=(2, 2), widths=(16, 32), stem="cifar", stem_width=16, num_classes=5
@@ -33,7 +33,7 @@ def test_dilated_stages_equal_torchvision(stages: int) -> None:
         ours = build(catalog.spec("resnet50", dilate=stages))
         replaced = [index >= 3 - stages for index in range(3)]
         theirs = resnet50(replace_stride_with_dilation=replaced)
-    names = name_map("torchvision", ours)
+    names = build_name_map("torchvision", ours)
     state = random_state(ours, seed=1)
     ours.load_state_dict(state, assign=True)
     theirs.load_state_dict(names.to_foreign(state), assign=True)

@@ -14,7 +14,7 @@ from serving import Running, encoded_image, running, save_classifier
 from resnets.cli.main import main
 from resnets.serve.models import fingerprint
 from resnets.serve.registry import Registry
-from resnets.weights.checkpoint import remote_store
+from resnets.weights.checkpoint import store
 from resnets.weights.checkpoint.format import CheckpointError, read_checkpoint
 
 READ_WHILE_IT_IS_CUT = """
@@ -103,8 +103,8 @@ def test_reloads_from_a_url_leave_one_copy(tmp_path: Path):
         len(
             [
                 path
-                for path in remote_store._copies().rglob("*/last.safetensors")
-                if remote_store.display_path(path) == url
+                for path in store._download_folder().rglob("*/last.safetensors")
+                if store.display_path(path) == url
             ]
         )
         == 1

@@ -18,7 +18,7 @@ from resnets.config import ConfigError, Recipe, replace_fields, to_toml
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
 from resnets.train import run as training
-from resnets.weights.checkpoint import remote_store
+from resnets.weights.checkpoint import store
 from resnets.weights.checkpoint.find import SUFFIXES, find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import (
     BEST,
@@ -27,7 +27,7 @@ from resnets.weights.checkpoint.format import (
     step_name,
 )
 from resnets.weights.checkpoint.manager import CheckpointManager
-from resnets.weights.checkpoint.remote_store import UrlStore, local_path, remote_url
+from resnets.weights.checkpoint.store import UrlStore, local_path, remote_url
 from resnets.weights.read import READERS
 
 
@@ -63,7 +63,7 @@ fsspec.register_implementation("shaky", Shaky, clobber=True)
 @pytest.fixture
 def url(monkeypatch):
     """A place of this test alone, tried again at once."""
-    monkeypatch.setattr(remote_store, "WAITS", (0, 0, 0))
+    monkeypatch.setattr(store, "WAITS", (0, 0, 0))
     monkeypatch.setattr(Shaky, "failures", 0)
     return f"shaky://bucket/{uuid.uuid4().hex}"
 
@@ -80,7 +80,7 @@ def there(url):
 
 @pytest.mark.parametrize("whole", [True, False], ids=["object-store", "moved"])
 def test_they_are_kept_there_in_place_of_the_folder(url, tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(remote_store, "WHOLE", {"shaky"} if whole else set())
+    monkeypatch.setattr(store, "ATOMIC_PROTOCOLS", {"shaky"} if whole else set())
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     saved(out, 10, 20, 30, recipe=plan)
     assert files(out) == []

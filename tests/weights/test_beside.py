@@ -16,8 +16,8 @@ import resnets
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.configs.class_names import classes_of
+from resnets.weights.name_maps.maps import build_name_map
+from resnets.weights.readers.configs.class_names import find_classes
 
 NET, NAMES = "cifar-resnet8", ["ant", "bee", "cat"]
 BACK = NAMES[::-1]
@@ -65,7 +65,7 @@ def test_metadata_that_are_not_read_are_named(file, metadata: dict[str, str], ca
     warned = [each for each in caplog.records if each.levelno == logging.WARNING]
     said = " ".join(each.getMessage() for each in warned)
     assert any(field in said for field in ("mean", "std", "img_size"))
-    assert "the file says none" not in said
+    assert "the file has none" not in said
 
 
 def test_metadata_of_timms_arguments_are_the_preprocessing(file) -> None:
@@ -76,7 +76,7 @@ def test_metadata_of_timms_arguments_are_the_preprocessing(file) -> None:
 
 def test_metadata_of_another_network(tmp_path: Path) -> None:
     net = resnets.create_model("resnet18", num_classes=3)
-    tensors = name_map("torchvision", net).to_foreign(random_state(net, seed=1))
+    tensors = build_name_map("torchvision", net).to_foreign(random_state(net, seed=1))
     save_file(tensors, tmp_path / "w.safetensors", metadata={"arch": "seresnet18"})
     with pytest.raises(ConfigError, match="seresnet18"):
         resnets.load(tmp_path / "w.safetensors", model="resnet18", classes=NAMES)
@@ -94,21 +94,21 @@ def test_numbers_in_another_order_than_the_files(file, tmp_path: Path, caplog, c
 
 @pytest.mark.parametrize("key", ["class_to_idx", "label2id", "label2idx"])
 def test_numbers_that_are_names_are_read_by_the_key(key: str) -> None:
-    assert classes_of({key: {0: 0, 1: 1, 10: 2, 2: 3}}) == ("0", "1", "10", "2")
-    assert classes_of({key: {0: "cat", 1: "ant"}}) == ("cat", "ant")
+    assert find_classes({key: {0: 0, 1: 1, 10: 2, 2: 3}}) == ("0", "1", "10", "2")
+    assert find_classes({key: {0: "cat", 1: "ant"}}) == ("cat", "ant")
 
 
 @pytest.mark.parametrize("key", ["idx_to_class", "id2label", "idx2label"])
 def test_numbers_of_classes_whose_names_are_numbers(key: str) -> None:
-    assert classes_of({key: {0: 0, 1: 1, 2: 10, 3: 2}}) == ("0", "1", "10", "2")
-    assert classes_of({key: {"0": 2, "1": 0, "2": 1}}) == ("2", "0", "1")
+    assert find_classes({key: {0: 0, 1: 1, 2: 10, 3: 2}}) == ("0", "1", "10", "2")
+    assert find_classes({key: {"0": 2, "1": 0, "2": 1}}) == ("2", "0", "1")
 
 
 def test_a_table_in_no_known_direction_is_named(caplog) -> None:
     table = {0: 1, 1: 2, 2: 0}
-    assert classes_of({"label_map": table, "names": NAMES}) == tuple(NAMES)
+    assert find_classes({"label_map": table, "names": NAMES}) == tuple(NAMES)
     assert not caplog.records
-    assert classes_of({"label_map": table}, "w.pth") == ()
+    assert find_classes({"label_map": table}, "w.pth") == ()
     assert "label_map" in caplog.text
 
 
@@ -183,8 +183,11 @@ def test_an_unpacked_archive_and_how_it_is_zipped_again(tmp_path: Path, state) -
     ],
 )
 def test_names_that_may_be_of_something_else_are_said_and_not_used(beside, caplog) -> None:
-    assert classes_of(beside, "w.pth") == ()
+    assert find_classes(beside, "w.pth") == ()
     assert next(iter(beside)) in caplog.text
     caplog.clear()
-    assert classes_of({**beside, "hyper_parameters": {"labels": ["ant", "bee"]}}) == ("ant", "bee")
+    assert find_classes({**beside, "hyper_parameters": {"labels": ["ant", "bee"]}}) == (
+        "ant",
+        "bee",
+    )
     assert not caplog.records

@@ -14,7 +14,7 @@ import resnets
 from resnets.config import ModelSpec
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.caffe import read_caffemodel, read_mean
 
 FIFTY = dataclasses.replace(SMALL, depths=(3, 4, 6, 3))
@@ -43,7 +43,7 @@ def test_ours_as_their_blobs(depths: tuple[int, ...], bias: bool) -> None:
     )
     ours = build(spec)
     ours.load_state_dict(random_state(ours, seed=2))
-    named = encoded(name_map("caffe", ours), ours.state_dict())
+    named = encoded(build_name_map("caffe", ours), ours.state_dict())
     blobs: Blobs = {}
     for name in sorted(named):
         blobs.setdefault(name.partition("/")[0], []).append(named[name].numpy())
@@ -59,7 +59,7 @@ def test_there_and_back_is_the_same(tmp_path: Path) -> None:
         )
         ours = build(spec)
         state = random_state(ours, seed=depth)
-        names = name_map("caffe", ours)
+        names = build_name_map("caffe", ours)
         there = encoded(names, state)
         numbered = {50: "res4f_branch2c/0", 101: "res4b22_branch2c/0", 152: "res3b7_branch2c/0"}
         assert numbered[depth] in there
@@ -69,7 +69,7 @@ def test_there_and_back_is_the_same(tmp_path: Path) -> None:
 
 def test_a_factor_of_zero_means_statistics_of_zero() -> None:
     ours = build(SMALL)
-    names = name_map("caffe", ours)
+    names = build_name_map("caffe", ours)
     there = encoded(names, ours.state_dict()) | {"bn_conv1/2": torch.zeros(1)}
     assert not names.to_own(there)["stem.norm.running_var"].any()
 

@@ -13,7 +13,7 @@ from weights_state import assert_same, logits, random_images, random_state
 import resnets
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 
 
 class Block(nn.Module):
@@ -97,7 +97,7 @@ def test_ours_in_their_net() -> None:
     ours = build(catalog.spec("cifar-resnet20"))
     ours.load_state_dict(random_state(ours, seed=2))
     theirs = Reference(3)
-    theirs.load_state_dict(name_map("cifar", ours).to_foreign(ours.state_dict()))
+    theirs.load_state_dict(build_name_map("cifar", ours).to_foreign(ours.state_dict()))
     images = random_images(32)
     assert_same(logits(theirs, images), logits(ours, images))
 

@@ -14,7 +14,7 @@ from resnets.config import ConfigError, Preprocess
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config, write_folder
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.configs.field_handlers import apply_handlers, only
 from resnets.weights.readers.configs.transformers import read_processor, read_transformers
 
@@ -98,7 +98,7 @@ def test_fields_are_refused_by_name(tmp_path: Path, where: str, field: str, valu
     config = json.loads(json.dumps(TIMM))
     (config.setdefault(where, {}) if where else config)[field] = value
     net = build(catalog.spec("resnet18", num_classes=3))
-    state = name_map("torchvision", net).to_foreign(net.state_dict())
+    state = build_name_map("torchvision", net).to_foreign(net.state_dict())
     safetensors.torch.save_file(state, folder(tmp_path, config) / "model.safetensors")
     for use in (resnets.load, lambda path: resnets.create_model("resnet18", weights=str(path))):
         with pytest.raises(WeightsError, match=field) as caught:

@@ -25,10 +25,10 @@ from resnets.config import (
 from resnets.data import TensorSplit
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import build, catalog
-from resnets.weights.adapt import adapt_input, adapt_stem, fit_known, resize
+from resnets.weights.adapt import adapt_input, adapt_preprocess_to_data, adapt_stem, resize
 from resnets.weights.checkpoint.format import CheckpointError
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 
@@ -45,7 +45,7 @@ def test_model_from_a_file(tmp_path: Path, naming: str, suffix: str) -> None:
     net = build(TINY)
     state = net.state_dict()
     if naming == "torchvision":
-        state = name_map("torchvision", net).to_foreign(state)
+        state = build_name_map("torchvision", net).to_foreign(state)
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(state, path)
@@ -61,7 +61,7 @@ def test_model_from_a_file(tmp_path: Path, naming: str, suffix: str) -> None:
 def test_other_classes_and_channels(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     net = build(TINY)
     path = tmp_path / "weights.pth"
-    torch.save(name_map("torchvision", net).to_foreign(net.state_dict()), path)
+    torch.save(build_name_map("torchvision", net).to_foreign(net.state_dict()), path)
     found = resnets.create_model(TINY, num_classes=7, in_channels=1, weights=str(path))
     assert "head for 3 classes replaced by a new one for 7" in said.text
     assert "adapted from 3 to 1 input channels" in said.text
@@ -97,7 +97,7 @@ def test_a_small_stem_sees_what_the_large_one_sees_of_the_enlarged_picture() -> 
 
 def test_conv_biases_follow_the_file(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     net = build(dataclasses.replace(TINY, conv_bias="stem"))
-    state = name_map("torchvision", net).to_foreign(random_state(net, seed=1))
+    state = build_name_map("torchvision", net).to_foreign(random_state(net, seed=1))
     torch.save(state, tmp_path / "biased.pth")
     found = resnets.create_model(TINY, weights=str(tmp_path / "biased.pth"))
     assert found.spec.conv_bias == "stem"
@@ -190,13 +190,13 @@ def test_fine_tuning_keeps_the_weights_normalization() -> None:
     pixels = torch.zeros(4, 40, 40, 3, dtype=torch.uint8)
     split = TensorSplit(pixels, torch.zeros(4, dtype=torch.int64), ("a",), "four")
     data = DataSpec(size=32, resize=36, augment=AugmentSpec(), normalize="channel")
-    found = fit_known(known, split, data, 3).spec
+    found = adapt_preprocess_to_data(known, split, data, 3).spec
     assert (found.size, found.resize, found.mean) == (32, 36, (0.1, 0.2, 0.3))
     assert (found.interpolation, found.channel_order) == ("bicubic", "bgr")
-    gray = fit_known(known, split, data, 1).spec
+    gray = adapt_preprocess_to_data(known, split, data, 1).spec
     assert (gray.channels, gray.mean, gray.channel_order) == (1, pytest.approx((0.2,)), "rgb")
     read = dataclasses.replace(split, prepared=(32, 36, "bilinear"))
-    assert fit_known(known, read, data, 3).spec.interpolation == "bilinear"
+    assert adapt_preprocess_to_data(known, read, data, 3).spec.interpolation == "bilinear"
 
 
 def broken(kind: str, path: Path) -> None:
@@ -232,7 +232,7 @@ def broken(kind: str, path: Path) -> None:
         ("text", "cannot be read as weights"),
         ("pickle", "holds a pickled pathlib"),
         ("nested", "not a state dict .* but keys epoch, state"),
-        ("foreign", r"none of its 1 tensors \(encoder.weight\) is known to tiny"),
+        ("foreign", r"none of its 1 tensors \(encoder.weight\) belongs to tiny"),
         ("deeper", r"\(stage1.1.conv1.weight"),
         ("wider", r"another shape than in tiny: stage2.0.conv1.weight \(16, 4, 3, 3\) for"),
         ("nan", "not finite in 1 tensor: stem.conv.weight"),

@@ -19,7 +19,7 @@ from resnets.data.files.unpickle import unpickle
 from resnets.data.files.unpickle_numpy import ARRAYS
 from resnets.models import build
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 
 
 class Conv(nn.Conv2d):
@@ -116,7 +116,7 @@ def test_ours_in_their_net() -> None:
     ours = build(SMALL)
     ours.load_state_dict(random_state(ours, seed=2))
     theirs = Reference(SMALL, stride_in_1x1=True)
-    theirs.load_state_dict(name_map("detectron2", ours).to_foreign(ours.state_dict()))
+    theirs.load_state_dict(build_name_map("detectron2", ours).to_foreign(ours.state_dict()))
     images = random_images()
     assert_same(logits(theirs, images), logits(ours, images))
 
@@ -202,7 +202,7 @@ def test_msra_backbones(tmp_path: Path, wrapped: bool) -> None:
 def test_detectron_names_there_and_back() -> None:
     ours = build(SMALL)
     state = random_state(ours, seed=2)
-    names = name_map("detectron", ours)
+    names = build_name_map("detectron", ours)
     back = names.to_own(names.to_foreign(state))
     assert all(torch.equal(back[k], v) for k, v in state.items() if "num_batches" not in k)
     assert back.keys() == state.keys()

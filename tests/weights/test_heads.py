@@ -18,20 +18,20 @@ from resnets.detect.models.build import build_model
 from resnets.detect.models.weights import find_model_tensors, load_whole_weights
 from resnets.models import build, catalog
 from resnets.train import run as training
-from resnets.weights.heads import imagenet_classes, read_classes, same_classes
-from resnets.weights.lazy_tensors import stored
+from resnets.weights.heads import imagenet_classes, match_class_names, parse_classes
+from resnets.weights.lazy_tensors import to_lazy
 from resnets.weights.read import Weights
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 
 
 def test_classes_are_the_same_by_name() -> None:
-    assert same_classes(["a", "b"], ["b", "a"]).tolist() == [1, 0]
-    assert same_classes(["caf\u00e9", "b"], ["b", "cafe\u0301"]).tolist() == [1, 0]
-    assert same_classes(["a", "b"], ["a", "c"]) is None
-    assert same_classes(["a", "b", "c"], ["a", "b"]) is None
-    assert same_classes(["a", "a"], ["a", "a"]) is None
-    assert same_classes(imagenet_classes(), WNIDS[::-1]).tolist() == list(range(1000))[::-1]
+    assert match_class_names(["a", "b"], ["b", "a"]).tolist() == [1, 0]
+    assert match_class_names(["caf\u00e9", "b"], ["b", "cafe\u0301"]).tolist() == [1, 0]
+    assert match_class_names(["a", "b"], ["a", "c"]) is None
+    assert match_class_names(["a", "b", "c"], ["a", "b"]) is None
+    assert match_class_names(["a", "a"], ["a", "a"]) is None
+    assert match_class_names(imagenet_classes(), WNIDS[::-1]).tolist() == list(range(1000))[::-1]
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_weights_for_small_images_do_not_train_on_large_ones(
 
 
 def whole(model: torch.nn.Module, classes: tuple[str, ...]) -> Weights:
-    contents = {f"module.{name}": stored(value) for name, value in model.state_dict().items()}
+    contents = {f"module.{name}": to_lazy(value) for name, value in model.state_dict().items()}
     return find_model_tensors(Weights("reference", contents, classes=classes))
 
 
@@ -196,13 +196,13 @@ def test_a_classifier_under_a_prefix_is_no_detector(tmp_path: Path) -> None:
 
 def test_names_that_a_user_says(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\ufeffant\n\nred bee\n", encoding="utf-8")
-    assert read_classes(str(tmp_path / "names.txt"), 2, "net") == ("ant", "red bee")
-    assert read_classes("numbers", 3, "net") == ("0", "1", "2")
-    assert read_classes("imagenet", 1000, "net") == imagenet_classes()
-    assert read_classes(None, 3, "net") == ()
+    assert parse_classes(str(tmp_path / "names.txt"), 2, "net") == ("ant", "red bee")
+    assert parse_classes("numbers", 3, "net") == ("0", "1", "2")
+    assert parse_classes("imagenet", 1000, "net") == imagenet_classes()
+    assert parse_classes(None, 3, "net") == ()
     for said in ("a,b", "a,a,b"):
         with pytest.raises(ConfigError, match="--classes"):
-            read_classes(said, 3, "net")
+            parse_classes(said, 3, "net")
 
 
 @pytest.mark.parametrize("line", ["{n} {name}", "{name},{n}", "{n}: {name}"])
@@ -211,9 +211,9 @@ def test_lines_that_number_their_class_are_read_in_that_order(tmp_path: Path, li
     for first in (0, 1):
         numbered = [(2 + first, "cat"), (first, "dog"), (1 + first, "eel")]
         file.write_text("\n".join(line.format(n=n, name=name) for n, name in numbered))
-        assert read_classes(str(file), 3, "net") == ("dog", "eel", "cat")
+        assert parse_classes(str(file), 3, "net") == ("dog", "eel", "cat")
     file.write_text("2010 Audi\n2012 Audi\n2007 Audi")
-    assert read_classes(str(file), 3, "net") == ("2010 Audi", "2012 Audi", "2007 Audi")
+    assert parse_classes(str(file), 3, "net") == ("2010 Audi", "2012 Audi", "2007 Audi")
     file.write_text("name\nant\nbee")
     with pytest.raises(ConfigError, match="'name'.*header"):
-        read_classes(str(file), 3, "net")
+        parse_classes(str(file), 3, "net")

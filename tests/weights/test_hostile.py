@@ -18,9 +18,9 @@ import resnets
 from resnets.config import ConfigError
 from resnets.models import build
 from resnets.weights.errors import CheckpointError, WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.caffe import read_caffemodel
-from resnets.weights.readers.configs.keras import read_fields
+from resnets.weights.readers.keras import read_fields
 
 h5py = pytest.importorskip("h5py")
 KNOWN = (ConfigError, WeightsError, CheckpointError)
@@ -54,12 +54,12 @@ def test_values_of_other_files_are_not_read(tmp_path: Path, kernel) -> None:
     secret = tmp_path / "secret.bin"
     secret.write_bytes(np.arange(1000, dtype="<f4").tobytes())
     path = kernel(shape=(1000,), dtype="<f4", external=[(str(secret), 0, 4000)])
-    refused(path, "takes its values from other files")
+    refused(path, "has its values in other files")
     layout = h5py.VirtualLayout((3,), "<f4")
     layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (3,))
     with h5py.File(path, "w") as file:
         file.create_group("conv1_conv/conv1_conv").create_virtual_dataset("kernel:0", layout)
-    refused(path, "takes its values from other files")
+    refused(path, "has its values in other files")
     with h5py.File(path, "w") as file:
         group = file.create_group("conv1_conv/conv1_conv")
         group["kernel:0"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
@@ -145,7 +145,7 @@ def whole_files(folder: Path) -> dict[str, bytes]:
     safetensors.torch.save_file(state, folder / "net.safetensors")
     blobs = random_blobs(SMALL, seed=1, bias=False, factor=1.0)
     (folder / "net.caffemodel").write_bytes(caffemodel(blobs))
-    keras = name_map("keras", net).to_foreign(state)
+    keras = build_name_map("keras", net).to_foreign(state)
     with h5py.File(folder / "net.h5", "w") as file:
         for name, tensor in keras.items():
             layer, _, leaf = name.partition("/")

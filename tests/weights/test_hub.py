@@ -19,7 +19,7 @@ import resnets
 from resnets.config import ConfigError, Preprocess
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.push import push
 
 V1 = models.ResNet18_Weights.IMAGENET1K_V1
@@ -135,7 +135,7 @@ def test_a_whole_net_by_name(published) -> None:
 def test_other_bytes_than_promised_are_not_kept(published, caches: Path) -> None:
     server, name = published
     server.files[f"/{name}"] += b"x"
-    with pytest.raises(WeightsError, match="the download is not that file .*; try again"):
+    with pytest.raises(WeightsError, match="the download is another file .*; try again"):
         resnets.create_model("resnet18", weights="torchvision:IMAGENET1K_V1")
     assert not list((caches / "torch" / "checkpoints").iterdir())
 
@@ -312,4 +312,4 @@ def test_imagenet_weights_for_small_gray_pictures(
 
 def test_name_maps_give_the_published_names(state) -> None:
     ours = build(catalog.spec("resnet18"))
-    assert name_map("torchvision", ours).to_foreign(ours.state_dict()).keys() == state.keys()
+    assert build_name_map("torchvision", ours).to_foreign(ours.state_dict()).keys() == state.keys()

@@ -14,8 +14,8 @@ import resnets
 from resnets.config import Recipe
 from resnets.detect.models.build import build_model
 from resnets.models import build, catalog
-from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.configs.input_convention import warn_of_other_name
+from resnets.weights.name_maps.maps import build_name_map
+from resnets.weights.readers.configs.input_convention import warn_about_file_name
 
 BGR, RGB = (103.53, 116.28, 123.675), (123.675, 116.28, 103.53)
 MSRA_STD, IMAGENET_STD = (1.0, 1.0, 1.0), (58.395, 57.12, 57.375)
@@ -29,7 +29,7 @@ def warnings(caplog):
 def backbone(prefix="backbone.bottom_up."):
     net = build(SMALL)
     net.load_state_dict(random_state(net, seed=1))
-    theirs = name_map("detectron2", net).to_foreign(net.state_dict())
+    theirs = build_name_map("detectron2", net).to_foreign(net.state_dict())
     return {f"{prefix}{name}": v.numpy() for name, v in theirs.items() if "linear" not in name}
 
 
@@ -127,7 +127,7 @@ def test_networks_from_caffe_in_torchvisions_names(name, scale, warned, tmp_path
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # plain averages
     net((smooth - smooth.mean()) / smooth.std() * scale)
-    theirs = name_map("torchvision", net).to_foreign(net.state_dict())
+    theirs = build_name_map("torchvision", net).to_foreign(net.state_dict())
     torch.save(theirs, tmp_path / name)
     resnets.create_model(SMALL, weights=str(tmp_path / name))
     assert bool([line for line in warnings(caplog) if "Caffe" in line]) == warned
@@ -148,5 +148,5 @@ def test_networks_from_caffe_in_torchvisions_names(name, scale, warned, tmp_path
     ],
 )
 def test_a_file_called_like_another_network_is_warned_of(file, model, warned, caplog):
-    warn_of_other_name(file, catalog.spec(model))
+    warn_about_file_name(file, catalog.spec(model))
     assert bool(caplog.records) == warned

@@ -16,7 +16,7 @@ from weights_state import SMALL, assert_same, logits, random_images, random_stat
 import resnets
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.keras import read_keras
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -97,7 +97,7 @@ def test_preprocessing_is_theirs(tmp_path: Path, theirs) -> None:
 def test_ours_in_their_net(theirs) -> None:
     ours = build(dataclasses.replace(SPEC, conv_bias="all", norm_eps=1.001e-5))
     ours.load_state_dict(random_state(ours, seed=2))
-    named = encoded(name_map("keras", ours), ours.state_dict())
+    named = encoded(build_name_map("keras", ours), ours.state_dict())
     kept = {weight.path: weight.numpy() for weight in theirs.weights}
     assert kept.keys() == named.keys()
     for weight in theirs.weights:
@@ -114,7 +114,7 @@ def test_published_nets_have_the_same_tensors(depth: int) -> None:
     theirs = {weight.path: tuple(weight.shape) for weight in net.weights}
     with torch.device("meta"):
         ours = build(catalog.spec(f"resnet{depth}-v1", conv_bias="all"))
-    found = encoded(name_map("keras", ours), ours.state_dict())
+    found = encoded(build_name_map("keras", ours), ours.state_dict())
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     assert {k: v for k, v in shapes.items() if not k.startswith("predictions/")} == theirs
 
@@ -136,7 +136,7 @@ def test_files_that_number_layers_are_read_by_their_config(tmp_path: Path, their
     expected, found = values(new), values(old)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    with pytest.raises(WeightsError, match="does not name its layers; save the whole model"):
+    with pytest.raises(WeightsError, match="has no names of layers; save the whole model"):
         read_keras(tmp_path / "model.weights.h5")
 
 

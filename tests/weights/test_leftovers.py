@@ -14,9 +14,9 @@ from weights_state import random_state
 import resnets
 from resnets.config import ModelSpec
 from resnets.models import build
-from resnets.weights.create import recognize
+from resnets.weights.create import recognize_weights
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.read import read_path
 
 SPEC = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=5)
@@ -28,7 +28,7 @@ WIDTH, CLASSES = 8, 5
 def state() -> State:
     """torchvision's names."""
     net = build(SPEC)
-    return name_map("torchvision", net).to_foreign(random_state(net, seed=1))
+    return build_name_map("torchvision", net).to_foreign(random_state(net, seed=1))
 
 
 def under(prefix: str, state: State) -> State:
@@ -83,7 +83,7 @@ def test_a_head_of_more_layers_is_not_taken(
     make, named = HEADS[name]
     path = tmp_path / "w.pth"
     torch.save(make(state), path)
-    found = recognize(read_path(str(path)), SPEC)
+    found = recognize_weights(read_path(str(path)), SPEC)
     assert found.head_rows is None
     assert named in found.head_note
     assert any(record.levelno == logging.WARNING for record in caplog.records)
@@ -214,7 +214,7 @@ def test_layers_of_keras_between_features_and_outputs(tmp_path: Path) -> None:
         stride_in="1x1", conv_bias="all", norm_eps=1.001e-5,
     )  # fmt: skip
     net = build(spec)
-    theirs = name_map("keras", net).to_foreign(net.state_dict())
+    theirs = build_name_map("keras", net).to_foreign(net.state_dict())
     for name, beside in (("plain", {}), ("norm", {"neck/gamma": 32}), ("dense", {"hid/kernel": 0})):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             for full, tensor in theirs.items():
@@ -224,6 +224,6 @@ def test_layers_of_keras_between_features_and_outputs(tmp_path: Path) -> None:
                 layer, leaf = full.split("/")
                 value = torch.ones(width) if width else torch.ones(32, 32)
                 file[f"{layer}/{layer}/{leaf}:0"] = value.numpy()
-        found = recognize(read_path(str(tmp_path / f"{name}.h5")), spec)
+        found = recognize_weights(read_path(str(tmp_path / f"{name}.h5")), spec)
         assert (found.head_rows is None) == (name != "plain"), name
         assert all(full in found.head_note for full in beside)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from encode_weights import encoded
+from encode_weights import encoded, find_map
 from torch import nn
 from torchvision import models as torchvision_models
 from weights_state import assert_same, logits, random_images, random_state
@@ -11,7 +11,7 @@ from resnets.config import ModelSpec
 from resnets.models import ImageClassifier, build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.formats import FORMATS
-from resnets.weights.name_maps.maps import detect, name_map, own_map
+from resnets.weights.name_maps.maps import build_name_map, identity_map
 from resnets.weights.name_maps.rules import translate
 
 SHARED = [
@@ -32,7 +32,7 @@ def pair(name: str) -> tuple[ImageClassifier, nn.Module]:
 @pytest.mark.parametrize("name", SHARED)
 def test_same_logits_both_directions(name: str) -> None:
     ours, theirs = pair(name)
-    names = name_map("torchvision", ours)
+    names = build_name_map("torchvision", ours)
     state = random_state(ours, seed=1)
     ours.load_state_dict(state, assign=True)
     there = names.to_foreign(state)
@@ -57,7 +57,7 @@ def test_there_and_back_is_the_same(format: str, name: str) -> None:
     """Every format is a bijection, in the layout of tensors too, for each net it has."""
     with torch.device("cpu" if format == "caffe" else "meta"):  # Caffe divides by its factor
         net = build(catalog.spec(name))
-    names = name_map(format, net)
+    names = build_name_map(format, net)
     state = net.state_dict()
     back = names.to_own(encoded(names, state))
     assert back.keys() == state.keys()
@@ -66,7 +66,7 @@ def test_there_and_back_is_the_same(format: str, name: str) -> None:
 
 def test_tensors_left_over_or_missing_are_named() -> None:
     net = build(TINY)
-    names = name_map("torchvision", net)
+    names = build_name_map("torchvision", net)
     theirs = names.to_foreign(net.state_dict())
     del theirs["layer1.0.conv2.weight"]
     theirs["layer9.0.conv1.weight"] = torch.zeros(1)
@@ -80,7 +80,7 @@ def test_tensors_left_over_or_missing_are_named() -> None:
 
 def test_files_older_than_batch_counters_load() -> None:
     net = build(TINY)
-    names = name_map("torchvision", net)
+    names = build_name_map("torchvision", net)
     theirs = names.to_foreign(net.state_dict())
     old = {key: value for key, value in theirs.items() if "num_batches" not in key}
     assert names.to_own(old).keys() == net.state_dict().keys()
@@ -88,17 +88,17 @@ def test_files_older_than_batch_counters_load() -> None:
 
 def test_detection_of_names() -> None:
     net = build(TINY)
-    theirs = name_map("torchvision", net)
-    assert detect(net.state_dict(), net) == own_map(net)
-    assert detect(theirs.to_foreign(net.state_dict()), net) == theirs
-    assert detect({"encoder.layer.0": torch.zeros(1)}, net) is None
+    theirs = build_name_map("torchvision", net)
+    assert find_map(net.state_dict(), net) == identity_map(net)
+    assert find_map(theirs.to_foreign(net.state_dict()), net) == theirs
+    assert find_map({"encoder.layer.0": torch.zeros(1)}, net) is None
 
 
 def test_torchvision_has_no_preactivation_nets() -> None:
     net = build(catalog.spec("cifar-preact-resnet20"))
     with pytest.raises(WeightsError, match="cifar-preact-resnet20"):
-        name_map("torchvision", net)
-    assert detect(net.state_dict(), net) == own_map(net)
+        build_name_map("torchvision", net)
+    assert find_map(net.state_dict(), net) == identity_map(net)
 
 
 def test_patterns() -> None:

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 import resnets
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import build
-from resnets.weights.create import recognize
+from resnets.weights.create import recognize_weights
 from resnets.weights.errors import WeightsError
 from resnets.weights.read import read_path
-from resnets.weights.readers.configs.class_names import classes_of
+from resnets.weights.readers.configs.class_names import find_classes
 from resnets.weights.readers.configs.timm import read_timm
 from resnets.weights.readers.configs.transformers import read_processor, read_transformers
 
@@ -31,7 +31,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def test_names_of_classes_that_contradict_each_other_are_refused(tmp_path: Path, state) -> None:
-    assert classes_of({"classes": NAMES, "args": {"class_to_idx": NUMBERS}}) == tuple(NAMES)
+    assert find_classes({"classes": NAMES, "args": {"class_to_idx": NUMBERS}}) == tuple(NAMES)
     for beside in ({"class_to_idx": NUMBERS}, {"hyper_parameters": {"class_names": NAMES}}):
         torch.save({"model": state, "classes": NAMES[::-1], **beside}, tmp_path / "w.pth")
         with pytest.raises(WeightsError, match="w.pth.*classes"):
@@ -40,11 +40,11 @@ def test_names_of_classes_that_contradict_each_other_are_refused(tmp_path: Path,
 
 def test_names_that_cannot_be_those_of_the_head(tmp_path: Path, state, caplog) -> None:
     torch.save({"model": state, "classes": ["none", *NAMES]}, tmp_path / "w.pth")
-    assert recognize(read_path(str(tmp_path / "w.pth")), TINY).classes == ()
+    assert recognize_weights(read_path(str(tmp_path / "w.pth")), TINY).classes == ()
     assert "names 4 classes" in caplog.text
     torch.save({"model": state, "classes": ["ant", "bee", "ant"]}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="ant"):
-        recognize(read_path(str(tmp_path / "w.pth")), TINY)
+        recognize_weights(read_path(str(tmp_path / "w.pth")), TINY)
 
 
 def test_given_names_in_another_order_are_warned_of(tmp_path: Path, caplog) -> None:
@@ -56,12 +56,12 @@ def test_given_names_in_another_order_are_warned_of(tmp_path: Path, caplog) -> N
 
 
 def test_preprocessing_that_a_format_implies_is_said_to_be_assumed(tmp_path: Path, caplog) -> None:
-    from resnets.weights.name_maps.maps import name_map
+    from resnets.weights.name_maps.maps import build_name_map
 
     net = resnets.create_model("cifar-resnet8", num_classes=3)
     spec = net.spec if net.spec.shortcut == "A" else None
     assert spec is not None
-    torch.save(name_map("cifar", net).to_foreign(net.state_dict()), tmp_path / "w.pth")
+    torch.save(build_name_map("cifar", net).to_foreign(net.state_dict()), tmp_path / "w.pth")
     resnets.load(tmp_path / "w.pth", model="cifar-resnet8", classes=NAMES)
     assert "preprocessing assumed" in caplog.text
 
@@ -143,7 +143,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, state) -> None:
         "index": b'{"metadata": {}, "weight_map": {"a": "b"}}',
         "ONNX": b"\x08\x08\x12\x07pytorch" + bytes(99),
         "npz": (tmp_path / "a.npz").read_bytes(),
-        "cut short": whole[: len(whole) // 2],
+        "truncated": whole[: len(whole) // 2],
         "empty": b"",
     }
     for kind, data in cases.items():

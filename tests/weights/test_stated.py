@@ -16,7 +16,7 @@ from weights_state import random_state
 import resnets
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 
 NET, NAMES = "cifar-resnet8", ["ant", "bee", "cat"]
 BACK = NAMES[::-1]
@@ -135,7 +135,7 @@ def test_what_is_stated_and_not_read_is_named(file, beside, named: str, caplog) 
 
 def test_a_file_of_another_network_with_the_same_tensors(tmp_path: Path, caplog) -> None:
     net = resnets.create_model("resnet18", num_classes=3)
-    state = name_map("torchvision", net).to_foreign(random_state(net, seed=1))
+    state = build_name_map("torchvision", net).to_foreign(random_state(net, seed=1))
     path = tmp_path / "w.pth"
     for arch in ("resnetblur18", "seresnet18", "resnet50", "resnet18-a"):
         torch.save({"arch": arch, "state_dict": state, "best": torch.ones(1)}, path)

@@ -15,7 +15,7 @@ from weights_state import random_state
 import resnets
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.read import read_path
 from resnets.weights.readers.configs.openmmlab import parse_config
 
@@ -42,7 +42,7 @@ test_pipeline = [
 @pytest.fixture(scope="module")
 def eighteen() -> State:
     net = resnets.create_model("resnet18", num_classes=3)
-    return name_map("mmpretrain", net).to_foreign(random_state(net, seed=1))
+    return build_name_map("mmpretrain", net).to_foreign(random_state(net, seed=1))
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_description_in_any_form_is_named(
         assert "stats" in beside
     warned = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert named in " ".join(warned)
-    assert "the file says none" not in " ".join(warned)
+    assert "the file has none" not in " ".join(warned)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_what_describes_nothing_is_not_named(tmp_path: Path, small: State, besid
     torch.save({"state_dict": small, **beside}, tmp_path / "w.pth")
     resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
     assert "not read" not in caplog.text
-    assert "the file says none" in caplog.text
+    assert "the file has none" in caplog.text
 
 
 def test_the_usual_interpolation_is_not_denied(tmp_path: Path, small: State, caplog) -> None:
     torch.save({"state_dict": small, "args": {"interpolation": "bilinear"}}, tmp_path / "w.pth")
     resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
-    assert "the file says none" not in caplog.text
+    assert "the file has none" not in caplog.text
 
 
 def test_values_of_a_layer_before_the_network_are_named(
@@ -210,7 +210,7 @@ def test_values_of_a_layer_before_the_network_are_named(
     caplog.clear()
     resnets.load(f"{tmp_path / 'w.pth'}#model.model", model=NET, classes=NAMES)
     assert "new_mean [0.25, 0.25, 0.25]" in caplog.text
-    assert "the file says none" not in caplog.text
+    assert "the file has none" not in caplog.text
 
 
 def test_constants_of_a_detector_are_named(tmp_path: Path, small: State, caplog) -> None:
@@ -218,7 +218,7 @@ def test_constants_of_a_detector_are_named(tmp_path: Path, small: State, caplog)
     torch.save({"model": {**constants, **small}}, tmp_path / "w.pth")
     resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
     assert "pixel_mean [0.25, 0.25, 0.25]" in caplog.text
-    assert "the file says none" not in caplog.text
+    assert "the file has none" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_timms_bce_loss_is_a_sigmoid(tmp_path: Path, small: State, caplog) -> No
 
 def test_paddles_names_are_recognized(tmp_path: Path) -> None:
     net = resnets.create_model("resnet18", num_classes=3)
-    theirs = name_map("torchvision", net).to_foreign(random_state(net, seed=1))
+    theirs = build_name_map("torchvision", net).to_foreign(random_state(net, seed=1))
     state = {
         name.replace("running_mean", "_mean").replace("running_var", "_variance"): tensor
         for name, tensor in theirs.items()

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from encode_weights import encoded
+from encode_weights import encoded, find_map
 from weights_state import assert_same, logits, random_images, random_state
 
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.catalog import LATER_NAMES
-from resnets.weights.hub import TIMM
+from resnets.weights.hub import TIMM_TAGS
 from resnets.weights.name_maps.formats import FORMATS
-from resnets.weights.name_maps.maps import WeightsError, detect, name_map
+from resnets.weights.name_maps.maps import WeightsError, build_name_map
 
 timm = pytest.importorskip("timm")
 
@@ -39,7 +39,7 @@ def pair(name: str) -> tuple[ImageClassifier, torch.nn.Module]:
 @pytest.mark.parametrize("name", NETS)
 def test_same_logits_both_directions(name: str) -> None:
     ours, theirs = pair(name)
-    names = name_map("timm", ours)
+    names = build_name_map("timm", ours)
     state = random_state(theirs, seed=1)
     theirs.load_state_dict(state, assign=True)
     ours.load_state_dict(names.to_own(state), assign=True)
@@ -52,7 +52,7 @@ def test_same_logits_both_directions(name: str) -> None:
     assert sum(each.numel() for each in ours.parameters()) == sum(
         each.numel() for each in theirs.parameters()
     )
-    assert detect(state, ours).format in (FORMATS["timm"], FORMATS["torchvision"])
+    assert find_map(state, ours).format in (FORMATS["timm"], FORMATS["torchvision"])
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_same_logits_both_directions(name: str) -> None:
 def test_later_networks_have_timms_tensors(name: str) -> None:
     """Names and shapes of all, on meta: the largest has 937 million parameters."""
     ours, theirs = pair(name)
-    found = encoded(name_map("timm", ours), ours.state_dict())
+    found = encoded(build_name_map("timm", ours), ours.state_dict())
     expected = theirs.state_dict()
     assert {key: value.shape for key, value in found.items()} == {
         key: value.shape for key, value in expected.items()
@@ -74,7 +74,7 @@ def test_dilated_stages_are_timms(name: str) -> None:
     theirs = timm.create_model(name, output_stride=8)
     state = random_state(theirs, seed=1)
     theirs.load_state_dict(state)
-    ours.load_state_dict(name_map("timm", ours).to_own(state))
+    ours.load_state_dict(build_name_map("timm", ours).to_own(state))
     images = random_images(64)
     with torch.inference_mode():
         found = ours.eval().stages(images)["stage4"]
@@ -84,12 +84,12 @@ def test_dilated_stages_are_timms(name: str) -> None:
 def test_preactivation_nets_are_not_timms() -> None:
     net = build(catalog.spec("preact-resnet18"))
     with pytest.raises(WeightsError, match="preact-resnet18"):
-        name_map("timm", net)
+        build_name_map("timm", net)
 
 
 def test_known_tags_are_timms_own() -> None:
     """The table that notices misspelt tags offline lists what this timm knows, no more."""
-    for net, tags in TIMM.items():
+    for net, tags in TIMM_TAGS.items():
         known = {name.partition(".")[2] for name in timm.list_pretrained(f"{net}.*")}
         assert set(tags) <= known, net
         assert catalog.spec(net.replace("_bn", "-bn")).num_classes == 1000

@@ -175,12 +175,12 @@ def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog)
 
     from resnets.models.cost import shapes_only
     from resnets.weights.lazy_tensors import LazyTensor
-    from resnets.weights.name_maps.maps import maps_of
-    from resnets.weights.name_maps.matching_models import matching_models
+    from resnets.weights.name_maps.maps import list_name_maps
+    from resnets.weights.name_maps.matching_models import find_matching_models
 
     with shapes_only():
         net = build(catalog.spec(name))
-    for names in maps_of(net)[1:]:
+    for names in list_name_maps(net)[1:]:
         if names.format.name not in ENCODERS and names.format.decode is not dict:
             continue  # its layout is not written here
         theirs = encoded(names, net.state_dict())
@@ -188,6 +188,6 @@ def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog)
             each: LazyTensor(tuple(tensor.shape), lambda tensor=tensor: tensor)
             for each, tensor in theirs.items()
         }
-        assert any(fit in name or name in fit for fit in matching_models(contents)), (
+        assert any(fit in name or name in fit for fit in find_matching_models(contents)), (
             names.format.name
         )

@@ -20,7 +20,7 @@ from resnets.config import ConfigError, Preprocess
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.load import LoadOptions, load_model
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -229,10 +229,12 @@ def test_a_cifar_stem_shows_in_its_kernel(tmp_path: Path, caplog: pytest.LogCapt
     spec = catalog.spec("resnet18", stem="cifar", num_classes=4, input_size=32)
     net = build(spec)
     net.load_state_dict(random_state(net, seed=1))
-    torch.save({"net": name_map("cifar", net).to_foreign(net.state_dict())}, tmp_path / "w.pth")
+    torch.save(
+        {"net": build_name_map("cifar", net).to_foreign(net.state_dict())}, tmp_path / "w.pth"
+    )
     with pytest.raises(ConfigError, match="resnet18$"):
         resnets.load(tmp_path / "w.pth")
     found = resnets.load(tmp_path / "w.pth", model="resnet18")
-    assert "taken for resnet18 with a CIFAR stem" in caplog.text
+    assert "loaded as resnet18 with a CIFAR stem" in caplog.text
     assert found.preprocess.spec.size == 32
     assert_same(logits(found, random_images(32)), logits(net, random_images(32)))

@@ -18,7 +18,7 @@ from resnets.config import ConfigError, ModelSpec
 from resnets.data.files.pickle_machine import PickleError
 from resnets.models import build
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.torch_file import VOCABULARY, Storage, read_pickled
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
@@ -34,7 +34,7 @@ def net() -> resnets.models.ImageClassifier:
 @pytest.fixture(scope="module")
 def state(net) -> State:
     """torchvision's names."""
-    return name_map("torchvision", net).to_foreign(net.state_dict())
+    return build_name_map("torchvision", net).to_foreign(net.state_dict())
 
 
 def under(prefix: str, state: State) -> State:

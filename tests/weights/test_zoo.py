@@ -35,9 +35,9 @@ def change_index(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(index))
 
 
-@pytest.mark.parametrize("name", list(zoo.entries()))
+@pytest.mark.parametrize("name", list(zoo.read_index()))
 def test_each_model_loads_and_its_card_agrees_with_the_index(name: str) -> None:
-    entry = zoo.entries()[name]
+    entry = zoo.read_index()[name]
     net = resnets.load(f"resnets:{name}")
     assert len(net.classes) == net.spec.num_classes
     assert net.preprocess is not None
@@ -52,14 +52,14 @@ def test_each_model_loads_and_its_card_agrees_with_the_index(name: str) -> None:
 
 def test_the_page_of_weights_lists_each_model() -> None:
     page = (ROOT / "docs" / "weights.md").read_text()
-    for name, entry in zoo.entries().items():
+    for name, entry in zoo.read_index().items():
         row = f"| `resnets:{name}` | {entry.top1_error:.2f}% | {entry.examples:,} |"
         assert f"{row} `{entry.command}` |" in page
 
 
 def test_the_error_in_the_index_is_that_of_the_files() -> None:
     found = resnets.evaluate(f"resnets:{SMALL}", "digits", precision="float32", quiet=True)
-    entry = zoo.entries()[SMALL]
+    entry = zoo.read_index()[SMALL]
     assert found.evaluation.examples == entry.examples
     assert abs(found.evaluation.top1_error - entry.top1_error) < 100.5 / entry.examples
 
@@ -107,7 +107,7 @@ def test_larger_models_are_downloaded_once_and_verified(
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(WeightsError, match="cannot download"):
         resnets.load(f"resnets:{SMALL}")
-    wrong = dict.fromkeys(zoo.entries()[SMALL].sha256, "0" * 64)
+    wrong = dict.fromkeys(zoo.read_index()[SMALL].sha256, "0" * 64)
     change_index(copied, url=(tmp_path / "gone").as_uri(), sha256=wrong)
     with pytest.raises(WeightsError):
         resnets.load(f"resnets:{SMALL}")

@@ -102,11 +102,11 @@ def command(
     if not images:
         raise ConfigError("give at least one image, folder or URL")
     from resnets.weights.checkpoint.find import read_task
-    from resnets.weights.load import NOTHING_SAID
+    from resnets.weights.load import DEFAULT_LOAD_OPTIONS
 
     task = read_task(weights)
     if task in ("text", "signals"):
-        unused = (explain, draw, as_json, calibrate, options != NOTHING_SAID)
+        unused = (explain, draw, as_json, calibrate, options != DEFAULT_LOAD_OPTIONS)
         is_torch = backend in ("auto", "torch") and precision == "auto"
         if any(unused) or not is_torch or (csv and task == "text"):
             raise ConfigError(f"a model of task {task!r} takes only --device, --length or --csv")
@@ -119,7 +119,7 @@ def command(
         output = _OutputOptions(top_k, as_json, csv, explain)
         with local_files(images) as inputs:
             return _classify(weights, inputs, output, options, runtime)
-    if options != NOTHING_SAID:
+    if options != DEFAULT_LOAD_OPTIONS:
         raise ConfigError("--model and --classes are for classifiers; detectors store both")
     if explain is not None:
         raise ConfigError("--explain is for classifiers; use --draw for detectors")

@@ -27,8 +27,8 @@ from resnets.models import ImageClassifier, build
 from resnets.models.norm import recompute_statistics
 from resnets.weights.checkpoint.find import open_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
-from resnets.weights.checkpoint.remote_store import remote_url
-from resnets.weights.create import net_from, read_weights, recognize
+from resnets.weights.checkpoint.store import remote_url
+from resnets.weights.create import build_from_weights, read_weights, recognize_weights
 from resnets.weights.hub import is_library
 from resnets.weights.load import load_weights
 from resnets.weights.read import Weights, read_path, read_preprocess, split_part
@@ -72,7 +72,7 @@ def build_model(
         model = assemble(build(recipe.model), recipe, num_classes)
         load_whole_weights(model, weights, classes, recipe.weights_head)
         return model, preprocessor
-    net = net_from(weights, recipe.model)
+    net = build_from_weights(weights, recipe.model)
     return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
 
 
@@ -86,7 +86,7 @@ def _read_weights(source: str, recipe: Recipe) -> Weights:
     if not Path(split_part(source)[0]).expanduser().exists() and remote_url(source) is None:
         return read_weights(source, recipe.model)  # raises an error
     found = find_model_tensors(read_path(source))
-    return found if found.tensors else recognize(found, recipe.model)
+    return found if found.tensors else recognize_weights(found, recipe.model)
 
 
 def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:

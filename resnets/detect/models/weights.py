@@ -14,16 +14,20 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
-from resnets.weights.check_values import check_values, warn_of_values
+from resnets.utils.printable import shorten
+from resnets.weights.check_values import check_values, warn_about_values
 from resnets.weights.errors import WeightsError
-from resnets.weights.heads import HeadPolicy, head_rows
+from resnets.weights.heads import HeadPolicy, select_head_rows
 from resnets.weights.hub import torchvision_file
-from resnets.weights.lazy_tensors import naming
-from resnets.weights.name_maps.find_tensors import choose_copy
-from resnets.weights.name_maps.maps import name_map, shorten
+from resnets.weights.lazy_tensors import reading_weights
+from resnets.weights.name_maps.find_tensors import select_copy
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.read import Weights, read_path
-from resnets.weights.readers.configs.input_convention import assumed_input, stated_input
+from resnets.weights.readers.configs.input_convention import (
+    assume_input_convention,
+    read_input_convention,
+)
 
 log = logging.getLogger("resnets")
 
@@ -107,7 +111,7 @@ def find_model_tensors(weights: Weights) -> Weights:
     ]
     if not complete:
         return weights
-    prefix = choose_copy(complete, complete[0], weights.source, log.info)
+    prefix = select_copy(complete, complete[0], weights.source, log.info)
     chosen = {
         name.removeprefix(prefix): stored
         for name, stored in weights.contents.items()
@@ -116,7 +120,7 @@ def find_model_tensors(weights: Weights) -> Weights:
     num_left_out = len(weights.contents) - len(chosen)
     if num_left_out and weights.recipe is None:
         log.info("%s: left out %d tensors that are not the model's", weights.source, num_left_out)
-    with naming(weights.source):
+    with reading_weights(weights.source):
         tensors = {name: stored.read() for name, stored in chosen.items()}
     return dataclasses.replace(weights, tensors=tensors)
 
@@ -135,10 +139,10 @@ def adapt_recipe(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor
     if _is_detectron2(weights.tensors):
         spec, convention = (
             recipe.model,
-            stated_input(weights.contents, weights.source, weights.part),
+            read_input_convention(weights.contents, weights.source, weights.part),
         )
         if convention is None:
-            convention = assumed_input(weights.source)
+            convention = assume_input_convention(weights.source)
         if spec.expansion > 1:
             spec = dataclasses.replace(spec, stride_in=convention.stride_in)
         return dataclasses.replace(recipe, model=spec), Preprocessor(convention.preprocess)
@@ -154,9 +158,10 @@ def load_whole_weights(
 ) -> None:
     """Copy `weights` (of `find_model_tensors`) into a detector or segmenter.
 
-    classes, policy: as of `heads.head_rows`: class layers are kept by the names of these, in their
-    order; if the classes differ, the layers stay random. Without `classes`, they are kept if their
-    number is equal. WeightsError names tensors that are unknown, missing, or of another shape.
+    classes, policy: as of `heads.select_head_rows`: class layers are kept by the names of these, in
+    their order; if the classes differ, the layers stay random. Without `classes`, they are kept if
+    their number is equal. WeightsError names tensors that are unknown, missing, or of another
+    shape.
     """
     net, spec = model.net, model.spec
     assert isinstance(net, ImageClassifier)
@@ -203,7 +208,7 @@ def load_whole_weights(
                 f"{problem} ({shorten(names)})"
             )
     check_values(converted, weights.source)
-    warn_of_values(converted, weights.source, "detectron2")  # detectors' norms are frozen
+    warn_about_values(converted, weights.source, "detectron2")  # detectors' norms are frozen
     model.load_state_dict(converted)
 
 
@@ -227,10 +232,10 @@ def _match_classes(
     indices = [index for index, name in enumerate(theirs) if name != UNUSED_CLASS]
     used_names = [theirs[index] for index in indices]
     if indices and len(used_names) < count and len(theirs) == count:
-        chosen = head_rows(weights.source, used_names, len(used_names), classes, policy)
+        chosen = select_head_rows(weights.source, used_names, len(used_names), classes, policy)
         rows = None if chosen is None else torch.tensor(indices)[chosen]
     else:
-        rows = head_rows(weights.source, theirs, count, classes, policy)
+        rows = select_head_rows(weights.source, theirs, count, classes, policy)
     if rows is None:
         return of_classes
     for name in of_classes:
@@ -260,7 +265,7 @@ def _network_names(
     net: ImageClassifier, format: str, prefixed: Callable[[str], str]
 ) -> dict[str, str]:
     """Return their name -> ours for the network without its head; `prefixed` adds the prefix."""
-    theirs = name_map(format, _NetworkNames(net)).foreign_names  # type: ignore[arg-type]
+    theirs = build_name_map(format, _NetworkNames(net)).foreign_names  # type: ignore[arg-type]
     return {prefixed(name): f"net.{own}" for own, name in theirs.items() if name is not None}
 
 

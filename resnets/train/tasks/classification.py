@@ -30,6 +30,7 @@ from resnets.evaluate.metrics.multiclass import gather_rows
 from resnets.evaluate.views import compute_logits
 from resnets.models import ImageClassifier, build
 from resnets.models.block_config import eval_mode
+from resnets.models.custom_model import build_custom
 from resnets.report.run_details import CaptionedImage, RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
@@ -47,11 +48,10 @@ from resnets.train.tasks.label_settings import (
 )
 from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
 from resnets.utils.distributed import ProcessGroup
-from resnets.weights.adapt import check_size, fit_known
+from resnets.weights.adapt import adapt_preprocess_to_data, check_size
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
-from resnets.weights.create import net_from, read_weights
-from resnets.weights.custom_model import build_custom
+from resnets.weights.create import build_from_weights, read_weights
 from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")
@@ -159,7 +159,9 @@ class ClassificationTask:
                 "%s: using the normalization of the weights, not data.normalize", recipe.weights
             )
             channels = recipe.model.in_channels
-            preprocessor = fit_known(weights.preprocess, splits.train, data, channels)
+            preprocessor = adapt_preprocess_to_data(
+                weights.preprocess, splits.train, data, channels
+            )
         spec = dataclasses.replace(
             recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
         )
@@ -171,7 +173,9 @@ class ClassificationTask:
             model = build(spec)
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
-            model = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
+            model = build_from_weights(
+                weights, spec, classes=splits.classes, policy=recipe.weights_head
+            )
         recipe = parts.add_names(dataclasses.replace(recipe, model=model.spec), names)
         return cls(recipe, splits, model, preprocessor, parts=parts)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe
 from resnets.data.dataset.source import Source
+from resnets.models.custom_model import MODEL_KEYS, MakeModel
 from resnets.utils.imports import PREFIX, qualified_name
-from resnets.weights.custom_model import MODEL_KEYS, MakeModel
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

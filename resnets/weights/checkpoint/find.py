@@ -1,4 +1,4 @@
-"""Find the checkpoint that a path or URL refers to: a file, or the best intact one of a run."""
+"""Find the checkpoint of a path or URL: a file, or the best intact one of a run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from resnets.weights.checkpoint.format import (
     read_run_checkpoint,
     step_name,
 )
-from resnets.weights.checkpoint.remote_store import (
+from resnets.weights.checkpoint.store import (
+    CheckpointStore,
+    FolderStore,
     display_path,
     local_path,
     open_checkpoint_store,
     remote_url,
 )
-from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
 from resnets.weights.errors import CheckpointError, StoreError
 
 _log = logging.getLogger(__name__)
@@ -41,17 +42,17 @@ SUFFIXES = {
 
 
 def open_checkpoint(where: str | Path) -> Checkpoint:
-    """Read and verify the best intact checkpoint of a run, or the file that `where` names.
+    """Read and verify the best intact checkpoint of a run, or the file `where`.
 
-    Of a run: the best on validation, else the last, else the newest older one. A warning names
-    damaged files that were skipped. Raises CheckpointError if none is intact, and as
-    `find_checkpoint`.
+    Of a run: the best on validation, else the last, else the newest older one. Damaged files that
+    are skipped are logged as a warning. Raises CheckpointError if none is intact, and ConfigError
+    for a URL without an installed driver.
     """
-    path = as_file(where)
+    path = resolve_file(where)
     if path is not None:
         return read_run_checkpoint(path)
     damaged: list[str] = []
-    for path in _candidates(where):
+    for path in _iter_candidates(where):
         try:
             checkpoint = read_run_checkpoint(path)
         except CheckpointError as error:
@@ -63,18 +64,18 @@ def open_checkpoint(where: str | Path) -> Checkpoint:
 
 
 def find_checkpoint(where: str | Path) -> Path:
-    """The file of a run (best on validation, else last) or of a checkpoint's path or URL.
+    """Return the file of a run (best on validation, else last) or of a checkpoint's path or URL.
 
-    A run is given by its folder or by the URL of its checkpoints; its file is the one that
-    `open_checkpoint` reads, so it is intact. Remote files are downloaded, and the path is that of
-    the copy. Raises CheckpointError, and ConfigError for a URL without an installed driver.
+    A run is given by its folder or by the URL of its checkpoints; the file is the one that
+    `open_checkpoint` reads, so it is intact. Remote files are downloaded; the path is that of the
+    copy. Raises as `open_checkpoint`.
     """
-    path = as_file(where)
+    path = resolve_file(where)
     return open_checkpoint(where).path if path is None else path
 
 
-def as_file(where: str | Path) -> Path | None:
-    """The single file that a path or URL names, downloaded if remote; None if it names a run."""
+def resolve_file(where: str | Path) -> Path | None:
+    """Return the file that a path or URL names, downloaded if remote; None if it names a run."""
     url = remote_url(where)
     if url is None:
         path = local_path(where)
@@ -89,15 +90,15 @@ def as_file(where: str | Path) -> Path | None:
 
 
 def run_url(out: Path, checkpoint_url: str) -> str:
-    """URL of the checkpoints of the run `out`: its folder's name under `checkpoint_url`."""
+    """Return the URL of the checkpoints of the run `out`: its name under `checkpoint_url`."""
     return f"{checkpoint_url.rstrip('/')}/{out.resolve().name}"
 
 
 def read_task(where: str | Path) -> str:
-    """Task of a run or checkpoint, from the first readable header; nothing is verified.
+    """Return the task of a run or checkpoint, from the first readable header, not verified.
 
-    Of an artifact, as its manifest says. "classify" for everything else, such as published weights;
-    loading those reports any error.
+    Of an artifact, the task in its manifest. "classify" for everything else, such as published
+    weights, whose errors are raised when they are loaded.
     """
     tasks = get_args(get_type_hints(Recipe)["task"])
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -105,8 +106,8 @@ def read_task(where: str | Path) -> str:
         if manifest.get("artifact") == Path(where).name and manifest.get("task") in tasks:
             return str(manifest["task"])
     try:
-        path = as_file(where)
-        for each in _candidates(where) if path is None else (path,):
+        path = resolve_file(where)
+        for each in _iter_candidates(where) if path is None else (path,):
             recipe = read_header(each).get("recipe")
             task = recipe.get("task", "classify") if isinstance(recipe, dict) else None
             if task in tasks:
@@ -120,7 +121,7 @@ _warned: set[tuple[str, int]] = set()
 
 
 def _warn_skipped(damaged: Sequence[str], used: Checkpoint) -> None:
-    """Warn of damaged checkpoints, once per version of the file that replaces them."""
+    """Log a warning about damaged checkpoints, once per version of the file used instead."""
     message = "; ".join(damaged)
     key = message, used.path.stat().st_mtime_ns
     if damaged and key not in _warned:
@@ -130,10 +131,10 @@ def _warn_skipped(damaged: Sequence[str], used: Checkpoint) -> None:
         )
 
 
-def _candidates(where: str | Path) -> Iterator[Path]:
-    """At least one checkpoint of a run: the best, the last, then older ones, newest first.
+def _iter_candidates(where: str | Path) -> Iterator[Path]:
+    """Yield at least one checkpoint of a run: the best, the last, then older ones, newest first.
 
-    Each comes from the first store that has it and is downloaded only when it is asked for.
+    Each is from the first store that has it, and is downloaded when it is yielded.
     """
     url, path = remote_url(where), local_path(where)
     if url is not None:
@@ -148,20 +149,20 @@ def _candidates(where: str | Path) -> Iterator[Path]:
     try:
         files = [store.list_files() for store in stores]
         steps = {step for each in files for step in older_steps(each)}
-        found = False
+        any_found = False
         for name in (BEST, LAST, *map(step_name, sorted(steps, reverse=True))):
             for store, each in zip(stores, files, strict=True):
                 if name in each:
                     yield store.fetch(name)
-                    found = True
+                    any_found = True
     except StoreError as error:
         if url is not None:
             raise CheckpointError(
                 f"{url}: cannot be read ({error.reason}); {error.remedy}"
             ) from None
-        places = " or ".join(store.location("") for store in stores)
-        raise CheckpointError(f"{places}: cannot be read ({error})") from None
-    if found:
+        locations = " or ".join(store.location("") for store in stores)
+        raise CheckpointError(f"{locations}: cannot be read ({error})") from None
+    if any_found:
         return
     if url is not None:
         raise CheckpointError(f"{url}: no checkpoint; give the URL of a run or of a .safetensors")
@@ -171,7 +172,7 @@ def _candidates(where: str | Path) -> Iterator[Path]:
 
 
 def _recorded_url(out: Path) -> str | None:
-    """URL at which a run stores its checkpoints, from its recipe; None if in its folder."""
+    """Return the URL of a run's checkpoints, from its recipe; None if they are in its folder."""
     try:
         recipe = tomllib.loads((out / RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ import torch
 
 from resnets.config import ConfigError, Recipe, from_stored_dict
 from resnets.config.aliases import with_current_names
-from resnets.weights.checkpoint.remote_store import display_path
+from resnets.weights.checkpoint.store import display_path
 from resnets.weights.errors import CheckpointError
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors
 
@@ -56,7 +56,7 @@ class Checkpoint:
     meta: dict[str, Any]
 
     def group(self, prefix: str) -> dict[str, torch.Tensor]:
-        """Tensors whose name starts with `prefix`/, by the rest of their names."""
+        """Return the tensors whose name starts with `prefix`/, without that prefix."""
         start = f"{prefix}/"
         return {
             name.removeprefix(start): tensor
@@ -83,19 +83,19 @@ class Checkpoint:
     @property
     def recipe(self) -> Recipe:
         """The recipe of the run."""
-        said = self.meta.get("recipe")
-        if not isinstance(said, dict):
-            raise self.invalid_entry("recipe", "an object", said)
+        entry = self.meta.get("recipe")
+        if not isinstance(entry, dict):
+            raise self.invalid_entry("recipe", "an object", entry)
         try:
-            return from_stored_dict(said, where="recipe")
+            return from_stored_dict(entry, where="recipe")
         except ConfigError as error:
             raise CheckpointError(f"{display_path(self.path)}: {error}") from None
 
-    def invalid_entry(self, name: str, kind: str, found: object) -> CheckpointError:
-        """The error for a JSON entry that is missing or not `kind`."""
-        given = "is missing" if found is None else f"is {short_repr(found)}"
+    def invalid_entry(self, name: str, kind: str, value: object) -> CheckpointError:
+        """Return the error for a JSON entry that is missing or not `kind`."""
+        problem = "is missing" if value is None else f"is {short_repr(value)}"
         return CheckpointError(
-            f"{display_path(self.path)}: {name} {given}, not {kind}; the file was not written by"
+            f"{display_path(self.path)}: {name} {problem}, not {kind}; the file was not written by"
             " a run, or was modified"
         )
 
@@ -104,13 +104,13 @@ class EncodedCheckpoint:
     """A checkpoint as the bytes of its file, identical to those of `safetensors.torch.save`.
 
     The writer of safetensors is not used: before 0.8 it holds the GIL, which stops the training
-    loop; since 0.8 it makes a temporary file of its own, which a killed process leaves behind.
+    loop; since 0.8 it creates a temporary file, which a killed process leaves behind.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         entries_json = json.loads(json.dumps({**meta, "format": FORMAT}))
-        entries_json.pop("sha256", None)  # of the checkpoint that these entries came from
+        entries_json.pop("sha256", None)  # of the checkpoint that these entries are from
         header_json = json.dumps({**entries_json, "sha256": digest_of(flat, entries_json)})
         order = list(DTYPES)
         self._tensors = sorted(flat.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
@@ -126,14 +126,14 @@ class EncodedCheckpoint:
         self.size = len(self._head) + end
 
     def write(self, file: BinaryIO) -> None:
-        """Write all of it."""
+        """Write the whole file."""
         file.write(self._head)
         for _, tensor in self._tensors:
             file.write(_bytes(tensor))
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and verify a file; CheckpointError says what is wrong with it."""
+    """Read and verify a file; CheckpointError if it is missing, damaged or of a newer version."""
     path = Path(path)
     try:
         metadata, tensors = read_safetensors(path)
@@ -166,25 +166,25 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_run_checkpoint(path: Path) -> Checkpoint:
-    """`read_checkpoint` of a file that must have a step, a recipe and classes."""
+    """Read and verify a checkpoint that must have a step, a recipe and classes."""
     checkpoint = read_checkpoint(path)
     _ = checkpoint.step, checkpoint.recipe, checkpoint.classes
     return checkpoint
 
 
 def step_name(step: int) -> str:
-    """File name of an older checkpoint."""
+    """Return the file name of an older checkpoint."""
     return f"step-{step:08d}.safetensors"
 
 
 def older_steps(names: Sequence[str]) -> list[int]:
-    """Steps of the older checkpoints among file names, sorted."""
-    found = (re.fullmatch(r"step-(\d{8,})\.safetensors", name) for name in names)
-    return sorted(int(match[1]) for match in found if match)
+    """Return the steps of the older checkpoints among file names, sorted."""
+    matches = (re.fullmatch(r"step-(\d{8,})\.safetensors", name) for name in names)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a file, not verified; empty if there is none or it cannot be read."""
+    """Return the JSON header of a file, not verified; empty if missing or unreadable."""
     try:
         header = json.loads(read_metadata(path).get("resnets", "{}"))
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError):
@@ -193,19 +193,19 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def header_step(path: Path) -> int | None:
-    """The step in the header of a file, not verified; None if it has none."""
+    """Return the step in the header of a file, not verified; None if it has none."""
     step = read_header(path).get("step")
     return step if type(step) is int else None
 
 
-def short_repr(found: object) -> str:
-    """A value of a damaged or foreign file, shortened for a one-line message."""
-    text = repr(found)
+def short_repr(value: object) -> str:
+    """Return the repr of a value of a damaged file, shortened for a one-line message."""
+    text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | None = None) -> str:
-    """SHA-256 of the tensors and, since format 2, of the JSON entries `meta`."""
+    """Return the SHA-256 of the tensors and, since format 2, of the JSON entries `meta`."""
     digest = hashlib.sha256()
     if meta is not None:
         digest.update(json.dumps(meta, sort_keys=True).encode())
@@ -217,5 +217,5 @@ def digest_of(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | Non
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without a copy."""
+    """Return the bytes of a contiguous CPU tensor, without a copy."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -1,7 +1,7 @@
-"""Where a run stores its record of images: in its checkpoints, or in a file next to them.
+"""Storage of the fingerprint of a run's images: in its checkpoints, or in a file next to them.
 
-Small records are in each checkpoint. Those of large sets, 29 bytes an image, are one file beside
-the checkpoints, which name it and its hash.
+A small fingerprint is stored in each checkpoint. That of a large data set, 29 bytes per image, is
+one file next to the checkpoints, which store its name and hash.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from resnets.weights.checkpoint.format import (
     EncodedCheckpoint,
     read_checkpoint,
 )
-from resnets.weights.checkpoint.remote_store import display_path
+from resnets.weights.checkpoint.store import display_path
 
 log = logging.getLogger("resnets")
 
-MOST_WITHIN = 1 << 14  # images of a record that is in each checkpoint
+MAX_EMBEDDED = 1 << 14  # images of a fingerprint that is stored in each checkpoint
 FIELD = "images"
 
 
-class Record:
-    """How the checkpoints of a run keep a fingerprint.
+class FingerprintRecord:
+    """The parts of a stored fingerprint.
 
-    tensors, meta: what each checkpoint has of it. file: name and payload of the file beside them;
-    None where there is none.
+    tensors, meta: what each checkpoint contains. file: name and payload of the file next to the
+    checkpoints, None without one.
     """
 
     def __init__(self, fingerprint: Fingerprint | None) -> None:
@@ -44,7 +44,7 @@ class Record:
             return
         self.meta = {FIELD: fingerprint.counts()}
         tensors = fingerprint.tensors()
-        if len(fingerprint) <= MOST_WITHIN:
+        if len(fingerprint) <= MAX_EMBEDDED:
             self.tensors = tensors
             return
         digest = _digest(tensors)
@@ -54,31 +54,31 @@ class Record:
 
 
 def read_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
-    """What a checkpoint remembers of its run's images; None where it is of an older version.
+    """Read the fingerprint of a run's images; None for a checkpoint of an older version.
 
-    A warning says where the file that it names is missing or damaged.
+    Returns None and logs a warning if the file that the checkpoint names is missing or damaged.
     """
-    stated = checkpoint.meta.get(FIELD)
-    if not isinstance(stated, dict) or "file" not in stated:
-        return _fingerprint(checkpoint.tensors, checkpoint.path)
-    path = checkpoint.path.parent / str(stated["file"])
+    entry = checkpoint.meta.get(FIELD)
+    if not isinstance(entry, dict) or "file" not in entry:
+        return _parse_fingerprint(checkpoint.tensors, checkpoint.path)
+    path = checkpoint.path.parent / str(entry["file"])
     try:
-        found = read_checkpoint(path).tensors
+        tensors = read_checkpoint(path).tensors
     except CheckpointError as error:
-        log.warning("%s; images are not compared with those that were trained on", error)
+        log.warning("%s; images are not compared with those of the training", error)
         return None
-    if _digest(found) != stated.get("digest"):
+    if _digest(tensors) != entry.get("digest"):
         log.warning(
-            "%s: is not the record that %s names; images are not compared with those that were"
-            " trained on",
+            "%s: is not the fingerprint that %s names; images are not compared with those of the"
+            " training",
             path,
             display_path(checkpoint.path),
         )
         return None
-    return _fingerprint(found, path)
+    return _parse_fingerprint(tensors, path)
 
 
-def _fingerprint(tensors: dict[str, torch.Tensor], path: Path) -> Fingerprint | None:
+def _parse_fingerprint(tensors: dict[str, torch.Tensor], path: Path) -> Fingerprint | None:
     with reading(path, CheckpointError, "as a record of images"):
         return Fingerprint.from_tensors(tensors)
 

@@ -5,8 +5,8 @@
 of these operations, an intact file has the latest contents.
 
 With `Recipe.checkpoint_url` they are stored there, under the name of the run's folder. Each is
-written to the run's folder first and deleted from it once uploaded; a file that could not be
-uploaded stays, and is uploaded with the next one.
+written to the run's folder first and deleted from it after the upload; a file whose upload failed
+stays, and is uploaded with the next one.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from resnets.weights.checkpoint.format import (
     read_run_checkpoint,
     step_name,
 )
-from resnets.weights.checkpoint.remote_store import (
+from resnets.weights.checkpoint.store import (
+    CheckpointStore,
+    FolderStore,
     UrlStore,
     display_path,
     local_path,
     open_checkpoint_store,
     remote_url,
 )
-from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
 from resnets.weights.errors import CheckpointError, StoreError
 
 T = TypeVar("T")
@@ -89,18 +90,18 @@ class CheckpointManager:
         self._local = FolderStore(out / FOLDER)
         self._remote: UrlStore | None = None
         if recipe.checkpoint_url is not None:
-            place = run_url(out, recipe.checkpoint_url)
-            if remote_url(place) is None:  # file://
-                self._local = FolderStore(local_path(place))
+            url = run_url(out, recipe.checkpoint_url)
+            if remote_url(url) is None:  # file://
+                self._local = FolderStore(local_path(url))
             else:
-                self._remote = UrlStore(place)
+                self._remote = UrlStore(url)
         self._store: CheckpointStore = self._remote or self._local
         self._written: dict[str, int] = {}  # steps of the files that this process wrote locally
         self._last: int | None = None  # step of an intact LAST in `_store`
         self._older: set[int] = set()
         self._restored: Checkpoint | None = None
         self._indexed = False
-        self._good: tuple[str, int] | None = None  # file last written by this process, and its step
+        self._last_good: tuple[str, int] | None = None  # file this process wrote last, and its step
 
     @property
     def path(self) -> str:
@@ -121,7 +122,7 @@ class CheckpointManager:
             )
 
     def upload_recipe(self, recipe: Recipe) -> None:
-        """Store the recipe at the URL, if there is one, which also tests that it is writable.
+        """Store the recipe at the URL, if there is one; this also tests that it is writable.
 
         Raises CheckpointError if it is not.
         """
@@ -154,19 +155,19 @@ class CheckpointManager:
                 continue
             if bad:
                 _log.warning("%s; resuming from %s instead", "; ".join(bad), store.location(name))
-            self._fetch_beside(store, checkpoint)
+            self._fetch_companion(store, checkpoint)
             return checkpoint
         if bad:
             raise CheckpointError(f"{'; '.join(bad)}; no older checkpoint is intact")
         _log.warning("%s: no such checkpoint; starting from the first step", self.path)
         return None
 
-    def _fetch_beside(self, store: CheckpointStore, checkpoint: Checkpoint) -> None:
+    def _fetch_companion(self, store: CheckpointStore, checkpoint: Checkpoint) -> None:
         """Download the file that a remote checkpoint refers to, next to the checkpoint's copy."""
-        beside = checkpoint.meta.get("images", {}).get("file")
-        if beside and not (checkpoint.path.parent / beside).exists():
+        name = checkpoint.meta.get("images", {}).get("file")
+        if name and not (checkpoint.path.parent / name).exists():
             with suppress(StoreError):  # reported by the reader of that file
-                shutil.copyfile(store.fetch(beside), checkpoint.path.parent / beside)
+                shutil.copyfile(store.fetch(name), checkpoint.path.parent / name)
 
     def _claimed_step(self, store: CheckpointStore, name: str) -> float:
         """Step in the name or header of a file; infinity if it has none."""
@@ -197,7 +198,7 @@ class CheckpointManager:
             raise self._write_error(self._local, name, step, error) from None
         self._written[name] = step
         if name == LAST:
-            self._good = (self._local.location(LAST), step)
+            self._last_good = (self._local.location(LAST), step)
         self.upload_pending(final=final)
 
     def save_companion(self, name: str, payload: EncodedCheckpoint) -> None:
@@ -214,7 +215,7 @@ class CheckpointManager:
             self._checkpoint_errors(lambda: self._local.remove(name))
 
     def upload_pending(self, *, final: bool) -> None:
-        """Upload the files that wait in the run's folder; raises CheckpointError if `final`."""
+        """Upload the files still in the run's folder; raises CheckpointError if `final`."""
         if self._remote is None:
             return
         for name in (BEST, LAST):
@@ -238,8 +239,8 @@ class CheckpointManager:
         self._written.pop(name, None)
 
     def last_good(self) -> str:
-        """The checkpoint that a failure now would leave, as part of a message."""
-        good = self._good
+        """Return the checkpoint that would remain after a failure now, for a message."""
+        good = self._last_good
         if good is None:  # another process writes, or none has been written
             step = header_step(self._local.fetch(LAST))
             good = None if step is None else (self._local.location(LAST), step)
@@ -260,7 +261,7 @@ class CheckpointManager:
             raise self._write_error(self._store, name, step, error) from None
         if name == LAST:
             self._last = step
-            self._good = (self._store.location(LAST), step)
+            self._last_good = (self._store.location(LAST), step)
             self._prune()
 
     def _preserve_last(self, step: int) -> None:
@@ -285,11 +286,11 @@ class CheckpointManager:
     def _prune(self) -> None:
         """Delete older checkpoints past `keep_checkpoints`, and files left by killed processes."""
         self._older = set(sorted(self._older, reverse=True)[: self._count - 1])
-        stay = {step_name(step) for step in self._older}
+        kept = {step_name(step) for step in self._older}
         try:
             for name in self._store.list_files():
-                half = name.startswith(".") and name.endswith(".safetensors.tmp")
-                if half or (older_steps([name]) and name not in stay):
+                temporary = name.startswith(".") and name.endswith(".safetensors.tmp")
+                if temporary or (older_steps([name]) and name not in kept):
                     self._store.remove(name)
         except StoreError as error:
             _log.warning(
@@ -297,18 +298,18 @@ class CheckpointManager:
             )
 
     def _step_of(self, name: str) -> int:
-        """Step of a file that waits for upload; one of another process is verified first."""
+        """Return the step of a file to upload; one of another process is verified first."""
         if name in self._written:
             return self._written[name]
         return read_run_checkpoint(self._local.fetch(name)).step
 
     def _superseded(self, name: str) -> bool:
-        """Whether the run resumed from the URL, past what an earlier process left in its folder."""
+        """Return whether the run resumed from the URL, past a file left here by another process."""
         restored = self._restored
         return name not in self._written and restored is not None and not self._is_pending(restored)
 
     def _is_pending(self, checkpoint: Checkpoint) -> bool:
-        """Whether it has not been uploaded yet."""
+        """Return whether it has not been uploaded yet."""
         return self._remote is not None and checkpoint.path.parent == self._local.path
 
     def _write_error(

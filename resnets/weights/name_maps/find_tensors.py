@@ -1,9 +1,8 @@
-"""Select the tensors of a network in a weights file: their prefix, and what else is there.
+"""Select the tensors of a network in a weights file, whatever their prefix.
 
 Training scripts and wrappers add prefixes ("state_dict.module.", "model._orig_mod.", "encoder_q.")
 and other tensors (losses, metrics, projectors, averaged copies, optimizer state). A list of these
-would never be complete, so there is none: the network is where its own names are found, whatever
-their prefix.
+would never be complete. So the network is searched by its own names.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from dataclasses import dataclass
 
 import torch
 
-from resnets.utils.printable import printable
+from resnets.utils.printable import printable, shorten
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import LazyTensor, naming
+from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.name_maps.leftovers import (
     MOMENTS,
     Leftovers,
     Network,
-    refusal,
-    sort_leftovers,
+    classify_leftovers,
+    refusal_message,
 )
-from resnets.weights.name_maps.maps import NameMap, shorten
+from resnets.weights.name_maps.maps import NameMap
 
 log = logging.getLogger("resnets")
 LogFunction = Callable[..., None]
 
-NUM_ANCHORS = 8  # names of a network that are searched behind a prefix
+NUM_ANCHORS = 8  # names of a network that are searched after a prefix
 COPY_RATIO = 0.9  # of the best copy's number of names, for another prefix to count as a copy
 PARTIAL_COPY_RATIO = 0.5  # the same for incomplete copies, such as averages of parameters alone
 MAX_COMPARED = 1 << 26  # elements of a tensor that is compared with another
@@ -62,42 +61,44 @@ class Selection:
     """The network's tensors in a file.
 
     names: name in the format -> name in the file. head_note: why the file has no usable head; "" if
-    there is one, or nothing that looks like one. left: the other tensors. refused: why the network
-    cannot be loaded from this file; "" if it can.
+    there is one, or nothing that looks like one. leftovers: the other tensors. error: why the
+    network cannot be loaded from this file; "" if it can.
     """
 
     map: NameMap
     names: Mapping[str, str]
     head_note: str
-    left: Leftovers
-    refused: str
+    leftovers: Leftovers
+    error: str
 
 
-def select(
+def select_tensors(
     tensors: Mapping[str, LazyTensor],
     maps: Sequence[NameMap],
     source: str,
     part: str | None = None,
     log_info: LogFunction = log.info,
 ) -> Selection | None:
-    """Select the tensors of the network of `maps`; None if no map has a single name in common.
+    """Select the tensors of the network of `maps`; None if no map has any name in common.
 
     part: prefix of the names to use, for a file with several copies. Raises WeightsError for an
-    unknown part, and if it is unclear which copy to use.
+    unknown part, and if it is ambiguous which copy to use.
     """
     within = list(tensors) if part is None else _names_under(tensors, part, source)
     best: tuple[int, NameMap, str] | None = None
     for names in maps:
-        for prefix in _prefixes(names, within):
-            score = names.count(_strip_prefix(within, prefix))
+        for prefix in _find_prefixes(names, within):
+            score = names.count_own(_strip_prefix(within, prefix))
             if score > (best[0] if best else 0):
                 best = score, names, prefix
     if best is None:
         return None
     score, names, prefix = best
-    scores = {each: names.count(_strip_prefix(within, each)) for each in _prefixes(names, within)}
+    scores = {
+        each: names.count_own(_strip_prefix(within, each)) for each in _find_prefixes(names, within)
+    }
     copies = [each for each, count in scores.items() if count >= COPY_RATIO * score]
-    prefix = choose_copy(_drop_duplicates(copies, tensors, names, source), prefix, source, log_info)
+    prefix = select_copy(_drop_duplicates(copies, tensors, names, source), prefix, source, log_info)
     _refuse_non_weights(prefix, part, source)
     others = [
         each
@@ -108,26 +109,26 @@ def select(
 
 
 def _names_under(tensors: Iterable[str], part: str, source: str) -> list[str]:
-    found = [name for name in tensors if name.startswith(f"{part}.")]
-    if not found:
+    names = [name for name in tensors if name.startswith(f"{part}.")]
+    if not names:
         known = sorted({printable(name.partition(".")[0]) for name in tensors if "." in name})
         near = difflib.get_close_matches(part, known, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known[:8])}"
         raise WeightsError(f"{source}: no tensors under {part!r}{hint}")
-    return found
+    return names
 
 
-def _prefixes(names: NameMap, within: Sequence[str]) -> list[str]:
-    """Prefixes of the format's names in a file, most frequent first; "" included."""
-    anchors = names.anchors(NUM_ANCHORS)
-    found: dict[str, int] = {}
+def _find_prefixes(names: NameMap, within: Sequence[str]) -> list[str]:
+    """Return prefixes of the format's names in a file, most frequent first; "" included."""
+    anchors = names.anchor_names(NUM_ANCHORS)
+    counts: dict[str, int] = {}
     for name in within:
         for anchor in anchors:
             if name.endswith(anchor):
                 prefix = name[: len(name) - len(anchor)]
                 if not prefix or prefix.endswith("."):
-                    found[prefix] = found.get(prefix, 0) + 1
-    ordered = sorted(found, key=lambda prefix: -found[prefix])[:64]
+                    counts[prefix] = counts.get(prefix, 0) + 1
+    ordered = sorted(counts, key=lambda prefix: -counts[prefix])[:64]
     return ordered if "" in ordered else [*ordered, ""]
 
 
@@ -138,19 +139,19 @@ def _strip_prefix(within: Iterable[str], prefix: str) -> list[str]:
 def _drop_duplicates(
     copies: Sequence[str], tensors: Mapping[str, LazyTensor], names: NameMap, source: str
 ) -> list[str]:
-    """`copies` without those whose tensors all equal those of an earlier one."""
-    kept: list[str] = []
+    """Return `copies` without those whose tensors all equal those of an earlier one."""
+    unique: list[str] = []
     for copy in copies:
-        if not any(_are_equal(one, copy, tensors, names, source) for one in kept):
-            kept.append(copy)
-    return kept
+        if not any(_are_equal(one, copy, tensors, names, source) for one in unique):
+            unique.append(copy)
+    return unique
 
 
 def _are_equal(
     one: str, other: str, tensors: Mapping[str, LazyTensor], names: NameMap, source: str
 ) -> bool:
     known = [
-        names.known(full.removeprefix(prefix) for full in tensors if full.startswith(prefix))
+        names.known_names(full.removeprefix(prefix) for full in tensors if full.startswith(prefix))
         for prefix in (one, other)
     ]
     if known[0] != known[1]:
@@ -158,20 +159,20 @@ def _are_equal(
     pairs = [(tensors[one + name], tensors[other + name]) for name in sorted(known[0])]
     if any(left.shape != right.shape or left.size > MAX_COMPARED for left, right in pairs):
         return False
-    with naming(source):
+    with reading_weights(source):
         return all(torch.equal(left.read(), right.read()) for left, right in pairs)
 
 
-def choose_copy(copies: Sequence[str], best: str, source: str, log_info: LogFunction) -> str:
-    """The copy to use: the only one that is not derived from another."""
+def select_copy(copies: Sequence[str], best: str, source: str, log_info: LogFunction) -> str:
+    """Return the prefix of the copy to use: the only one that is not derived from another."""
     if len(copies) < 2:
         return best
     words = {prefix: _words(prefix) for prefix in copies}
-    online = any(ONLINE_WORDS & found for found in words.values())
+    has_online = any(ONLINE_WORDS & each for each in words.values())
     plain = [
         prefix
-        for prefix, found in words.items()
-        if not (AVERAGE_WORDS & found or (TARGET_WORD in found and online))
+        for prefix, each in words.items()
+        if not (AVERAGE_WORDS & each or (TARGET_WORD in each and has_online))
         and not re.search(r"_k(\.|$)", prefix)
     ]
     labels = [printable(prefix.removesuffix(".")) or "(no prefix)" for prefix in copies]
@@ -181,7 +182,7 @@ def choose_copy(copies: Sequence[str], best: str, source: str, log_info: LogFunc
             f"{source}#{labels[0]}"
         )
     others = [name for name, prefix in zip(labels, copies, strict=True) if prefix != plain[0]]
-    used = plain[0].removesuffix(".") or "those without prefix"
+    used = plain[0].removesuffix(".") or "the one without prefix"
     log_info(
         "%s: has several sets of weights; using %s; for %s use %s#%s",
         source, used, " or ".join(others), source, others[0],
@@ -190,13 +191,13 @@ def choose_copy(copies: Sequence[str], best: str, source: str, log_info: LogFunc
 
 
 def _refuse_non_weights(prefix: str, part: str | None, source: str) -> None:
-    """WeightsError if the tensors are not weights, by their names, unless `part` asks for them."""
-    asked = part is not None and prefix.startswith(part)
+    """Raise WeightsError for tensors that by name are not weights, unless `part` names them."""
+    requested = part is not None and prefix.startswith(part)
     parts = prefix.split(".")
-    if not asked and (_words(prefix) & NON_WEIGHTS or any(map(MOMENTS.fullmatch, parts))):
+    if not requested and (_words(prefix) & NON_WEIGHTS or any(map(MOMENTS.fullmatch, parts))):
         raise WeightsError(
-            f"{source}: has no weights but {printable(prefix.removesuffix('.'))}, which by its"
-            " name is optimizer state or a difference of two networks; save the network's"
+            f"{source}: has no weights except {printable(prefix.removesuffix('.'))}, which by"
+            " its name is optimizer state or a difference of two networks; save the network's"
             " state dict"
         )
 
@@ -215,46 +216,42 @@ def _make_selection(
     log_info: LogFunction,
 ) -> Selection:
     under = {name.removeprefix(prefix): name for name in within if name.startswith(prefix)}
-    known, roots = names.known(under), names.roots()
-    taken = {
+    known, roots = names.known_names(under), names.root_patterns()
+    selected = {
         name: full
         for name, full in under.items()
         if name in known or any(root.fullmatch(_root(name)) for root in roots)
     }
     note = ""
     head = names.foreign_names.get(HEAD_TENSORS[0])
-    if head is not None and head not in taken:
-        note = _find_head(tensors, within, taken, names, prefix, source, log_info)
-    net = _connections(tensors, taken, names, prefix, copies)
-    left = _unused(within, taken)
-    found = sort_leftovers(tensors, left, net)
-    if found.head:
-        note = f"its head is not the only layer after the features: {shorten(found.head)}"
+    if head is not None and head not in selected:
+        note = _find_head(tensors, within, selected, names, prefix, source, log_info)
+    net = _describe_network(tensors, selected, names, prefix, copies)
+    used = set(selected.values())
+    unused = [name for name in within if name not in used]
+    leftovers = classify_leftovers(tensors, unused, net)
+    if leftovers.head:
+        note = f"its head is not the only layer after the features: {shorten(leftovers.head)}"
         for ours in HEAD_TENSORS:
-            taken.pop(names.foreign_names[ours] or "", None)
-    found = dataclasses.replace(
-        found, training=(*found.training, *sorted(set(tensors) - set(within)))
+            selected.pop(names.foreign_names[ours] or "", None)
+    leftovers = dataclasses.replace(
+        leftovers, training=(*leftovers.training, *sorted(set(tensors) - set(within)))
     )
-    refused = refusal(found.own, net, source) if found.own else ""
-    return Selection(names, taken, note, found, refused)
+    error = refusal_message(leftovers.own, net, source) if leftovers.own else ""
+    return Selection(names, selected, note, leftovers, error)
 
 
-def _unused(within: Sequence[str], taken: Mapping[str, str]) -> list[str]:
-    used = set(taken.values())
-    return [name for name in within if name not in used]
-
-
-def _connections(
+def _describe_network(
     tensors: Mapping[str, LazyTensor],
-    taken: Mapping[str, str],
+    selected: Mapping[str, str],
     names: NameMap,
     prefix: str,
     copies: Sequence[str],
 ) -> Network:
-    """The sizes of the selected network's interfaces."""
-    head = taken.get(names.foreign_names.get(HEAD_TENSORS[0]) or "")
+    """Return the sizes of the selected network's inputs and outputs."""
+    head = selected.get(names.foreign_names.get(HEAD_TENSORS[0]) or "")
     rows = None if head is None else _inputs_and_outputs(head, tensors)[1]
-    first = taken.get(next(iter(names.anchors(1)), ""))
+    first = selected.get(next(iter(names.anchor_names(1)), ""))
     channels = None if first is None else _inputs_and_outputs(first, tensors)[0]
     return Network(prefix, copies, head, names.head_width, rows, channels)
 
@@ -262,7 +259,7 @@ def _connections(
 def _inputs_and_outputs(
     name: str, tensors: Mapping[str, LazyTensor]
 ) -> tuple[int | None, int | None]:
-    """Input and output channels of a matrix or kernel; Keras stores them last."""
+    """Return input and output channels of a matrix or kernel; Keras stores them last."""
     shape = tensors[name].shape
     if len(shape) < 2:
         return None, None
@@ -276,7 +273,7 @@ def _root(name: str) -> str:
 def _find_head(
     tensors: Mapping[str, LazyTensor],
     within: Sequence[str],
-    taken: dict[str, str],
+    selected: dict[str, str],
     names: NameMap,
     prefix: str,
     source: str,
@@ -285,34 +282,33 @@ def _find_head(
     """Use a single linear layer of the right width as the head, or return why there is none."""
     outer = prefix.removesuffix(".").rpartition(".")[0]
     outer = f"{outer}." if outer else ""
-    found: dict[str, list[str]] = {}
-    used = set(taken.values())
-    for place in dict.fromkeys((prefix, outer)):
+    candidates: dict[str, list[str]] = {}
+    used = set(selected.values())
+    for start in dict.fromkeys((prefix, outer)):
         for name in within:
-            rest = name.removeprefix(place)
-            layer, _, leaf = rest.rpartition(".")
-            if name.startswith(place) and name not in used and HEAD_LAYER.fullmatch(layer):
-                found.setdefault(f"{place}{layer}", []).append(leaf)
+            layer, _, leaf = name.removeprefix(start).rpartition(".")
+            if name.startswith(start) and name not in used and HEAD_LAYER.fullmatch(layer):
+                candidates.setdefault(f"{start}{layer}", []).append(leaf)
     width = names.head_width
     fits = [
         layer
-        for layer, leaves in found.items()
+        for layer, leaves in candidates.items()
         if {"weight", "bias"} == set(leaves) and tensors[f"{layer}.weight"].shape[1:] == (width,)
     ]
-    if len(found) == len(fits) == 1:
+    if len(candidates) == len(fits) == 1:
         log_info("%s: the head is %s", source, fits[0])
         for ours, leaf in zip(HEAD_TENSORS, ("weight", "bias"), strict=True):
             theirs = names.foreign_names[ours]
             assert theirs is not None
-            taken[theirs] = f"{fits[0]}.{leaf}"
+            selected[theirs] = f"{fits[0]}.{leaf}"
         return ""
-    if found:
-        return f"its head is not one linear layer ({shorten(found)})"
+    if candidates:
+        return f"its head is not one linear layer ({shorten(candidates)})"
     near = [name for name in within if name not in used and _is_linear_on(tensors[name], width)]
     return f"{shorten(near)} may be the head, in an unknown format" if near else ""
 
 
 def _is_linear_on(stored: LazyTensor, width: int) -> bool:
-    """Whether a tensor is a matrix, or a 1x1 kernel, on the features of the head."""
+    """Return whether a tensor is a matrix, or a 1x1 kernel, on the features of the head."""
     shape = tuple(size for size in stored.shape if size != 1)
     return len(shape) == 2 and width in shape and len(stored.shape) in (2, 4)

@@ -1,7 +1,7 @@
-"""The formats that can be read and written: one rules function each.
+"""The formats that can be read and written, with a function for the rules of each.
 
-torchvision, timm (residual models are named alike in both, VGG is not), the CIFAR-10 models in
-circulation, detectron2, Hugging Face's transformers, MMPretrain, a torchvision model in an
+torchvision, timm (residual models have the same names in both, VGG does not), common CIFAR-10
+models, detectron2, Hugging Face's transformers, MMPretrain, a torchvision model in an
 `nn.Sequential`; and those of `resnets.weights.name_maps.formats_caffe`.
 """
 
@@ -33,23 +33,22 @@ def _torchvision(spec: ModelSpec) -> Rules | None:
 
 
 def _vgg_features(spec: ModelSpec) -> Iterator[tuple[str, str]]:
-    """torchvision numbers convolutions, norms, relus and pools in one list, `features`."""
-    normed = spec.norm == "batch"
+    """Yield rules: torchvision numbers convolutions, norms, relus and pools in `features`."""
+    has_norms = spec.norm == "batch"
     index = 0
     for stage, depth in enumerate(spec.depths, start=1):
         for unit in range(depth):
             yield f"stage{stage}.{unit}.conv.*", f"features.{index}.*"
-            if normed:
+            if has_norms:
                 yield f"stage{stage}.{unit}.norm.*", f"features.{index + 1}.*"
-            index += 3 if normed else 2
+            index += 3 if has_norms else 2
         index += 1
 
 
 def _timm(spec: ModelSpec) -> Rules | None:
     """timm's resnet, resnetv2 and vgg.
 
-    Pre-activation models with a norm before the pool, as He et al. (ECCV 2016) have it, are none of
-    its own.
+    timm has no pre-activation models with a norm in the stem, as in He et al. (ECCV 2016).
     """
     if spec.is_vgg:
         head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
@@ -81,7 +80,7 @@ def _timm_v2(spec: ModelSpec) -> Rules | None:
     )
 
 
-# Convolutions, norms and relus of a deep stem are in one list there.
+# timm has convolutions, norms and relus of a deep stem in one `nn.Sequential`.
 TIMM_DEEP_STEM: Rules = (
     ("stem.conv.*", "conv1.0.*"),
     ("stem.norm.*", "conv1.1.*"),
@@ -103,7 +102,7 @@ TIMM_LATER: Rules = (
 
 
 def _timm_decode(tensors: Tensors) -> Tensors:
-    """VGG's first two linear layers and resnetv2's head are convolutions there, of 7x7 and 1x1."""
+    """Flatten kernels: timm's VGG and resnetv2 have linear layers as convolutions."""
     for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight", "head.fc.weight"):
         if name in tensors and tensors[name].dim() == 4:
             tensors[name] = tensors[name].flatten(1)
@@ -111,7 +110,7 @@ def _timm_decode(tensors: Tensors) -> Tensors:
 
 
 def _cifar(spec: ModelSpec) -> Rules | None:
-    """CIFAR-10 models as most repositories name them; option A has no tensors in its shortcuts."""
+    """CIFAR-10 models as most repositories name them; shortcuts of option A have no tensors."""
     if not spec.is_resnet:
         return None
     shortcut = (
@@ -122,7 +121,7 @@ def _cifar(spec: ModelSpec) -> Rules | None:
 
 
 def _cifar_preprocess(spec: ModelSpec) -> Preprocess | None:
-    """ImageNet's constants at 32 px, as in the repository of the usual option A models.
+    """Return ImageNet's constants at 32 px, as in the repository of the usual option A models.
 
     Source: akamaster/pytorch_resnet_cifar10, trainer.py. Other repositories use other constants.
     """
@@ -145,15 +144,15 @@ def _detectron2(spec: ModelSpec) -> Rules | None:
 
 
 def _detectron2_decode(tensors: Tensors) -> Tensors:
-    """Its converter from torchvision stores the head under the stem."""
+    """Rename the head, which detectron2's converter from torchvision stores under the stem."""
     return {name.replace("stem.fc.", "linear."): tensor for name, tensor in tensors.items()}
 
 
-def _transformers(spec: ModelSpec, before: str) -> Rules | None:
-    """transformers' ResNetForImageClassification; `before` is empty in a ResNetModel."""
+def _transformers(spec: ModelSpec, prefix: str) -> Rules | None:
+    """transformers' ResNetForImageClassification; `prefix` is empty in a ResNetModel."""
     if not spec.is_resnet:
         return None
-    stem, block = f"{before}embedder.embedder", f"{before}encoder.stages.#-1.layers.#"
+    stem, block = f"{prefix}embedder.embedder", f"{prefix}encoder.stages.#-1.layers.#"
     return (
         ("stem.conv.*", f"{stem}.convolution.*"),
         ("stem.norm.*", f"{stem}.normalization.*"),
@@ -202,7 +201,7 @@ FORMATS: Mapping[str, Format] = {
             "detectron2",
             _detectron2,
             decode=_detectron2_decode,
-            belongs=lambda name: name.startswith("stem.fc."),
+            is_decoded=lambda name: name.startswith("stem.fc."),
         ),
         Format("transformers", lambda spec: _transformers(spec, "resnet.")),
         Format("transformers-backbone", lambda spec: _transformers(spec, "")),

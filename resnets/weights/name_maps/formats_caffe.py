@@ -1,7 +1,6 @@
 """Formats of the authors' models: Caffe, Detectron's pickles of them, Keras Applications.
 
-All have the stride in a bottleneck's first 1x1 convolution, and take BGR images
-in 0..255 minus a mean.
+All have the stride in a bottleneck's first 1x1 convolution, and inputs in BGR, 0..255 minus a mean.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from resnets.config import ModelSpec, Preprocess
 from resnets.weights.name_maps.rules import Format, Rules, Tensors
 
 # x - mean in 0..255, BGR: preprocessing of models that come from Caffe.
-BYTE = 1 / 255
+BYTE = 1 / 255  # one gray level
 RESNET_MEAN = (103.0626, 115.9029, 123.1516)  # mean of the authors' ResNet_mean.binaryproto, BGR
 DETECTRON_MEAN = (103.53, 116.28, 123.675)
 KERAS_MEAN = (103.939, 116.779, 123.68)
@@ -26,18 +25,18 @@ BLOCK = re.compile(r"(res|bn|scale)(\d)([a-z])(\d*)_branch(.+)")  # res4b22_bran
 
 
 def caffe_preprocess(mean: tuple[float, ...]) -> Preprocess:
-    """BGR in 0..255 minus `mean`: the authors' preprocessing (224 px of a shorter side of 256)."""
+    """Return the authors' preprocessing: BGR in 0..255 minus `mean`, 224 px of a side of 256."""
     means = tuple(value * BYTE for value in mean)
     return Preprocess(mean=means, std=(BYTE,) * 3, channel_order="bgr")
 
 
-def _is_authors(spec: ModelSpec) -> bool:
-    """Models of bottlenecks with projections on an ImageNet stem, as the authors released."""
+def _is_released(spec: ModelSpec) -> bool:
+    """Return whether the authors released such models: bottlenecks with projections (option B)."""
     return spec.is_resnet and spec.is_bottleneck and spec.shortcut == "B" and spec.groups == 1
 
 
 def _leaves(ours: str, theirs: str, leaves: Mapping[str, str | None]) -> Rules:
-    """One rule for each of our `leaves`, with its name in the other format."""
+    """Return a rule for each of our `leaves`, with its name in the other format."""
     return tuple(
         (f"{ours}.{our}", None if their is None else theirs + their)
         for our, their in leaves.items()
@@ -45,24 +44,24 @@ def _leaves(ours: str, theirs: str, leaves: Mapping[str, str | None]) -> Rules:
 
 
 def _norm_leaves(weight: str, bias: str, mean: str, var: str) -> dict[str, str | None]:
-    named = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
-    return named | {"num_batches_tracked": None}
+    leaves = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
+    return leaves | {"num_batches_tracked": None}
 
 
 def _branches(conv: Mapping[str, str | None], norm: Mapping[str, str | None], bn: str) -> Rules:
-    """Rules of the blocks of Caffe and Detectron (res2_0_branch2a); `bn`: pattern of norms."""
+    """Return the rules of blocks of Caffe and Detectron (res2_0_branch2a); bn: pattern of norms."""
     rules: list[tuple[str, str | None]] = []
     for part, branch in (*((f"conv{k}", f"2{letter}") for k, letter in BRANCHES), ("", "1")):
         block = "stage#.#." + (part or "shortcut.conv")
-        normed = block.replace("conv", "norm")
+        norm_block = block.replace("conv", "norm")
         rules += _leaves(block, f"res#+1_#_branch{branch}", conv)
-        rules += _leaves(normed, bn.format(branch=branch), norm)
+        rules += _leaves(norm_block, bn.format(branch=branch), norm)
     return rules
 
 
 def _detectron(spec: ModelSpec) -> Rules | None:
-    """Detectron (Caffe2) and with it the MSRA backbones of detectron2's model zoo."""
-    if not _is_authors(spec):
+    """Return the rules of Detectron (Caffe2) and of MSRA's backbones in detectron2's model zoo."""
+    if not _is_released(spec):
         return None
     conv = {"weight": "_w", "bias": "_b"}
     norm = _norm_leaves("_bn_s", "_bn_b", "_bn_rm", "_bn_riv")
@@ -79,24 +78,24 @@ def _detectron_decode(tensors: Tensors) -> Tensors:
 
     A scale and shift becomes a norm of mean 0 and variance 1 - eps.
     """
-    found = {}
+    decoded = {}
     for name, tensor in tensors.items():
         if name.endswith("_momentum"):
             continue
         if re.fullmatch(r"(conv1|res\d_\d+_branch\w+?)_b", name) and not name.endswith("_bn_b"):
             if tensor.any():
-                found[name] = tensor
+                decoded[name] = tensor
             continue
-        found[re.sub(r"^pred_(?=[wb]$)", "fc1000_", name)] = tensor
+        decoded[re.sub(r"^pred_(?=[wb]$)", "fc1000_", name)] = tensor
         if name.endswith("_bn_s") and name.replace("_bn_s", "_bn_rm") not in tensors:
-            found[name.replace("_bn_s", "_bn_rm")] = torch.zeros_like(tensor)
-            found[name.replace("_bn_s", "_bn_riv")] = torch.full_like(tensor, 1 - 1e-5)
-    return found
+            decoded[name.replace("_bn_s", "_bn_rm")] = torch.zeros_like(tensor)
+            decoded[name.replace("_bn_s", "_bn_riv")] = torch.full_like(tensor, 1 - 1e-5)
+    return decoded
 
 
 def _caffe(spec: ModelSpec) -> Rules | None:
-    """The authors' models: blobs by layer and number, a norm in two layers (BatchNorm, Scale)."""
-    if not _is_authors(spec):
+    """Return the rules of the authors' models: "layer/number", a norm in two layers."""
+    if not _is_released(spec):
         return None
     conv = {"weight": "/0", "bias": "/1"}
     bn = _norm_leaves("/weight", "/bias", "/0", "/1")
@@ -111,8 +110,8 @@ def _caffe(spec: ModelSpec) -> Rules | None:
 def _caffe_decode(tensors: Tensors) -> Tensors:
     """Join the two layers of each norm; statistics are divided by the factor in blob 2."""
 
-    def number(found: re.Match[str]) -> str:
-        kind, stage, letter, digits, branch = found.groups()
+    def number_block(match: re.Match[str]) -> str:
+        kind, stage, letter, digits, branch = match.groups()
         return f"{kind}{stage}_{digits or ord(letter) - ord('a')}_branch{branch}"
 
     joined = {}
@@ -125,13 +124,13 @@ def _caffe_decode(tensors: Tensors) -> Tensors:
             tensor = tensor / factor if factor.any() else torch.zeros_like(tensor)
         elif layer.startswith("scale"):
             layer, leaf = f"bn{layer.removeprefix('scale')}", "weight" if leaf == "0" else "bias"
-        joined[BLOCK.sub(number, f"{layer}/{leaf}")] = tensor
+        joined[BLOCK.sub(number_block, f"{layer}/{leaf}")] = tensor
     return joined
 
 
 def _keras(spec: ModelSpec) -> Rules | None:
-    """keras.applications.ResNet50, 101 and 152 (not V2)."""
-    if not _is_authors(spec):
+    """Return the rules of keras.applications.ResNet50, 101 and 152 (not V2)."""
+    if not _is_released(spec):
         return None
     conv = {"weight": "/kernel", "bias": "/bias"}
     norm = _norm_leaves("/gamma", "/beta", "/moving_mean", "/moving_variance")
@@ -162,22 +161,22 @@ DETECTRON = Format(
     "detectron",
     _detectron,
     decode=_detectron_decode,
-    needs=V1,
+    implied_fields=V1,
     preprocess=lambda _spec: caffe_preprocess(DETECTRON_MEAN),
-    belongs=re.compile(r"(conv1|res_?conv1|res\d_\d+_branch\w+?|pred|fc1000)_\w+").fullmatch,
+    is_decoded=re.compile(r"(conv1|res_?conv1|res\d_\d+_branch\w+?|pred|fc1000)_\w+").fullmatch,
 )
 CAFFE = Format(
     "caffe",
     _caffe,
     decode=_caffe_decode,
-    needs=V1 | {"stem_pool": "ceil"},
+    implied_fields=V1 | {"stem_pool": "ceil"},
     preprocess=lambda _spec: caffe_preprocess(RESNET_MEAN),
-    belongs=re.compile(r"(conv1|(bn|scale)_conv1|(res|bn|scale)\d\w+|fc1000)/\d").fullmatch,
+    is_decoded=re.compile(r"(conv1|(bn|scale)_conv1|(res|bn|scale)\d\w+|fc1000)/\d").fullmatch,
 )
 KERAS = Format(
     "keras",
     _keras,
     decode=_keras_decode,
-    needs=V1 | {"norm_eps": KERAS_EPS},
+    implied_fields=V1 | {"norm_eps": KERAS_EPS},
     preprocess=lambda _spec: caffe_preprocess(KERAS_MEAN),
 )

@@ -13,8 +13,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from resnets.utils.printable import shorten
 from resnets.weights.lazy_tensors import LazyTensor
-from resnets.weights.name_maps.maps import shorten
 
 log = logging.getLogger("resnets")
 
@@ -33,14 +33,14 @@ STATISTICS = frozenset({"running_mean", "running_var", "moving_mean", "moving_va
 LAYER = frozenset({"weight", "kernel"})
 VECTOR = STATISTICS | {"weight", "bias", "gamma", "beta"}
 CONSTANTS = frozenset({"mean", "std", "var", "variance"})
-NETWORK = 8  # convolutions from which a module is another network, not a layer of this one
+MIN_NETWORK_KERNELS = 8  # convolutions of a module that is another network, not a layer
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in a file and the sizes of its interfaces.
+    """A network in a file and the sizes of its inputs and outputs.
 
-    prefix: prefix of its names. copies: prefixes of other copies of it. head: name of the head's
+    prefix: of its names. copies: prefixes of other copies of it. head: name of the head's
     weight in the file; None without a head. width: input features of the head. rows: outputs;
     channels: input channels; None if unknown.
     """
@@ -68,25 +68,29 @@ class Leftovers:
     unknown: tuple[str, ...] = ()
 
 
-def sort_leftovers(
-    tensors: Mapping[str, LazyTensor], left: Sequence[str], net: Network
+def classify_leftovers(
+    tensors: Mapping[str, LazyTensor], unused: Sequence[str], net: Network
 ) -> Leftovers:
-    """Classify the `tensors` named in `left` relative to `net`."""
+    """Classify the `unused` tensors relative to `net`."""
     copies = tuple(copy for copy in net.copies if copy and not net.prefix.startswith(copy))
-    branches = _networks(tensors, left, net.prefix)
-    kinds = {name: _kind(name, tensors, net, copies, branches) for name in left}
+    branches = _find_networks(tensors, unused, net.prefix)
+    kinds = {name: _classify(name, tensors, net, copies, branches) for name in unused}
     for kind in ("head", "own"):  # all tensors of a layer are of the same kind
-        layers = {_layer(name) for name, found in kinds.items() if found == kind} - {net.prefix, ""}
+        layers = {_layer(name) for name, each in kinds.items() if each == kind} - {net.prefix, ""}
         kinds |= {
             name: kind
-            for name, found in kinds.items()
-            if found == "unknown" and _layer(name) in layers
+            for name, each in kinds.items()
+            if each == "unknown" and _layer(name) in layers
         }
-    found = {kind: [name for name in left if kinds[name] == kind] for kind in set(kinds.values())}
-    return Leftovers(**{kind: tuple(names) for kind, names in found.items()})
+    return Leftovers(
+        **{
+            kind: tuple(name for name in unused if kinds[name] == kind)
+            for kind in set(kinds.values())
+        }
+    )
 
 
-def _kind(
+def _classify(
     name: str,
     tensors: Mapping[str, LazyTensor],
     net: Network,
@@ -105,28 +109,30 @@ def _kind(
     return "unknown"
 
 
-def report(left: Leftovers, source: str) -> None:
+def log_leftovers(leftovers: Leftovers, source: str) -> None:
     """Log which tensors of a file are ignored; a warning if they may be part of the network."""
-    if left.training:
-        names = sorted(left.training, key=lambda name: name.startswith("optim"))  # rare ones first
+    if leftovers.training:
+        names = sorted(
+            leftovers.training, key=lambda name: name.startswith("optim")
+        )  # rare ones first
         log.info(
             "%s: ignored %d tensors that are not part of the network (%s)",
             source, len(names), shorten(names),
         )  # fmt: skip
-    if left.head:
+    if leftovers.head:
         log.warning(
-            "%s: its head is not used: there are other layers besides it (%s)",
-            source, shorten(left.head),
+            "%s: its head is not used: there are other layers next to it (%s)",
+            source, shorten(leftovers.head),
         )  # fmt: skip
-    if left.unknown:
+    if leftovers.unknown:
         log.warning(
             "%s: ignored %d tensors that may be part of the network (%s)",
-            source, len(left.unknown), shorten(left.unknown),
+            source, len(leftovers.unknown), shorten(leftovers.unknown),
         )  # fmt: skip
 
 
-def refusal(names: Sequence[str], net: Network, source: str) -> str:
-    """The error message for layers that our networks do not have."""
+def refusal_message(names: Sequence[str], net: Network, source: str) -> str:
+    """Return the error message for layers that the networks of this package do not have."""
     part = net.prefix.removesuffix(".")
     remedy = f"use {source}#{part}" if part else "save the network's state dict alone"
     return (
@@ -140,27 +146,27 @@ def _parts(name: str) -> list[str]:
 
 
 def _relative_parts(name: str, prefix: str) -> list[str]:
-    """The parts of a name after those it has in common with the network's prefix."""
-    parts, before = _parts(name), prefix.split(".")
-    while len(parts) > 1 and before and parts[0] == before[0]:
-        parts, before = parts[1:], before[1:]
+    """Return the parts of a name after those it has in common with the network's prefix."""
+    parts, common = _parts(name), prefix.split(".")
+    while len(parts) > 1 and common and parts[0] == common[0]:
+        parts, common = parts[1:], common[1:]
     return parts
 
 
 def _branch(name: str, prefix: str) -> tuple[bool, str]:
-    """The module, other than the network, that a tensor belongs to."""
+    """Return the module, other than the network, that a tensor belongs to."""
     return name.startswith(prefix), _relative_parts(name, prefix)[0]
 
 
-def _networks(
-    tensors: Mapping[str, LazyTensor], left: Sequence[str], prefix: str
+def _find_networks(
+    tensors: Mapping[str, LazyTensor], unused: Sequence[str], prefix: str
 ) -> set[tuple[bool, str]]:
-    """Other modules in the file that are networks themselves."""
+    """Return the other modules in the file that are networks themselves."""
     kernels: dict[tuple[bool, str], int] = {}
-    for name in left:
+    for name in unused:
         branch = _branch(name, prefix)
         kernels[branch] = kernels.get(branch, 0) + (len(tensors[name].shape) == 4)
-    return {branch for branch, count in kernels.items() if count >= NETWORK}
+    return {branch for branch, count in kernels.items() if count >= MIN_NETWORK_KERNELS}
 
 
 def _is_training_only(name: str, net: Network) -> bool:
@@ -172,28 +178,28 @@ def _is_training_only(name: str, net: Network) -> bool:
 
 
 def _layer(matrix: str) -> str:
-    """Prefix of the tensors of a layer: "fc." of "fc.weight"."""
+    """Return the prefix of the tensors of a layer: "fc." for "fc.weight"."""
     return matrix[: len(matrix) - len(_parts(matrix)[-1])]
 
 
 def _is_in_head(name: str, net: Network) -> bool:
-    """Whether it is in the head's layer, or in the same head module."""
+    """Return whether it is in the head's layer, or in the same head module."""
     if net.head is None:
         return False
     layer = _layer(net.head)
     module = layer[:-1].rpartition(".")[0]
-    of_head = bool(module) and not net.prefix.startswith(f"{module}.")
-    return name.startswith(layer) or (of_head and name.startswith(f"{module}."))
+    is_head_module = bool(module) and not net.prefix.startswith(f"{module}.")
+    return name.startswith(layer) or (is_head_module and name.startswith(f"{module}."))
 
 
 def _is_after_features(name: str, shape: Sequence[int], net: Network) -> bool:
-    """Whether it is a linear layer or norm on the head's features or outputs."""
+    """Return whether it is a linear layer or norm on the head's features or outputs."""
     if net.head is None:
         return False
     leaf = _parts(name)[-1]
     if len(shape) == 2 and leaf in LAYER:
-        taken = shape[0] if leaf == "kernel" else shape[1]
-        return net.width in shape or taken == net.rows
+        inputs = shape[0] if leaf == "kernel" else shape[1]
+        return net.width in shape or inputs == net.rows
     if len(shape) == 1:
         return (leaf in VECTOR and shape[0] == net.width) or (
             leaf in STATISTICS and shape[0] == net.rows and net.rows != net.channels
@@ -202,22 +208,22 @@ def _is_after_features(name: str, shape: Sequence[int], net: Network) -> bool:
 
 
 def _is_before_input(name: str, shape: Sequence[int], net: Network) -> bool:
-    """Whether it is a convolution, norm or constant over the channels of the input."""
+    """Return whether it is a convolution, norm or constant over the channels of the input."""
     leaf = _parts(name)[-1]
     if net.channels is None:
         return False
     if len(shape) == 4 and leaf in LAYER:
         return shape[2 if leaf == "kernel" else 1] == net.channels
-    wide = [size for size in shape if size != 1]
-    if wide != ([] if net.channels == 1 else [net.channels]) or leaf.startswith("pixel_"):
+    sizes = [size for size in shape if size != 1]
+    if sizes != ([] if net.channels == 1 else [net.channels]) or leaf.startswith("pixel_"):
         return False  # detectron2's constants, which its formats read
     if CONSTANTS & set(leaf.lower().split("_")):
         return True
-    named = leaf in VECTOR if net.rows not in (None, net.channels) else leaf in STATISTICS
-    return len(shape) == 1 and named and net.channels > 1
+    is_norm = leaf in (VECTOR if net.rows not in (None, net.channels) else STATISTICS)
+    return len(shape) == 1 and is_norm and net.channels > 1
 
 
 def _is_inside(name: str, shape: Sequence[int], net: Network) -> bool:
-    """Whether it is a convolution inside a whole classifier."""
-    inside = net.head is not None and name.startswith(net.prefix)
-    return inside and len(shape) == 4 and _parts(name)[-1] in LAYER
+    """Return whether it is a convolution inside a whole classifier."""
+    is_inside = net.head is not None and name.startswith(net.prefix)
+    return is_inside and len(shape) == 4 and _parts(name)[-1] in LAYER

@@ -1,7 +1,7 @@
-"""Name maps between our tensors and other libraries', two-way and without loss.
+"""Name maps between the tensors of this package and those of other libraries, in both directions.
 
 A `NameMap` is the rules of a format (`resnets.weights.name_maps.formats`) applied to one model: a
-bijection between two sets of names, so either direction uses every tensor exactly once or raises an
+bijection between two sets of names, so each direction uses every tensor exactly once or raises an
 error that names the tensors.
 """
 
@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from resnets.models import ImageClassifier
-from resnets.utils.printable import printable
+from resnets.utils.printable import shorten
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.rules import Format, Tensors, translate
 
-MAX_NAME_LENGTH = 120  # characters of a name in a message
 BATCH_COUNT = "num_batches_tracked"
 PADDLE = (
     "; _mean and _variance are PaddlePaddle's names: rename them to running_mean and running_var,"
@@ -44,7 +43,7 @@ class NameMap:
     head_width: int = 0
 
     def to_foreign(self, tensors: Mapping[str, Tensor]) -> Tensors:
-        """Our tensors under the names of `format`, in our layout. WeightsError as `to_own`."""
+        """Return our tensors under the names of `format`, in our layout. Raises as `to_own`."""
         self._check(tensors.keys(), self.foreign_names.keys())
         return {
             foreign: tensors[own]
@@ -53,30 +52,30 @@ class NameMap:
         }
 
     def to_own(self, tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> Tensors:
-        """Tensors of `format` under our names and in our layout.
+        """Return tensors of `format` under our names and in our layout.
 
-        WeightsError names tensors that the model does not have, or that are missing. Those of ours
-        in `optional` may be missing, and so may batch counters, which other libraries and files
-        from before torch 0.4.1 lack; they start at zero, as in torch.
+        Raises WeightsError for tensors that the model does not have, or that are missing. Those of
+        our names in `optional` may be missing, and so may batch counters, which other libraries and
+        files from before torch 0.4.1 lack; they start at zero, as in torch.
         """
-        found = self.format.decode(dict(tensors))
+        decoded = self.format.decode(dict(tensors))
         ours = {foreign: own for own, foreign in self.foreign_names.items() if foreign is not None}
-        spare = {
+        may_miss = {
             foreign for foreign, own in ours.items() if own in optional or _is_batch_count(own)
         }
-        self._check(found.keys(), ours.keys(), spare)
-        own = {ours[name]: tensor for name, tensor in found.items()}
+        self._check(decoded.keys(), ours.keys(), may_miss)
+        own = {ours[name]: tensor for name, tensor in decoded.items()}
         counters = (
             name for name in self.foreign_names if _is_batch_count(name) and name not in own
         )
         return own | {name: torch.tensor(0) for name in counters}
 
-    def own(self, tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
-        """The tensor with our name `name`, in our layout; None if it is missing."""
+    def get_own(self, tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
+        """Return the tensor with our name `name`, in our layout; None if it is missing."""
         return self.format.decode(dict(tensors)).get(self.foreign_names[name] or "")
 
     def own_names(self, tensors: Mapping[str, Tensor]) -> set[str]:
-        """Our names of the `tensors` that this map contains."""
+        """Return our names of the `tensors` that this map contains."""
         ours = self._own_names
         return {ours[name] for name in self.format.decode(dict(tensors)) if name in ours}
 
@@ -84,59 +83,57 @@ class NameMap:
     def _own_names(self) -> dict[str, str]:
         return {foreign: own for own, foreign in self.foreign_names.items() if foreign is not None}
 
-    def _decoded(self, names: Iterable[str]) -> Iterable[str]:
-        """The names that `to_own` decodes these to; values are not needed."""
+    def _decode_names(self, names: Iterable[str]) -> Iterable[str]:
+        """Return the names that `to_own` decodes these to; values are not needed."""
         if self.format.decode is dict:
             return names
         return self.format.decode({name: torch.zeros(1) for name in names})
 
-    def count(self, names: Iterable[str]) -> int:
-        """Number of this model's tensors in a file with such names, without batch counters."""
+    def count_own(self, names: Iterable[str]) -> int:
+        """Return how many tensors of this model a file with `names` has, without batch counters."""
         return sum(
-            name in self._own_names and not _is_batch_count(name) for name in self._decoded(names)
+            name in self._own_names and not _is_batch_count(name)
+            for name in self._decode_names(names)
         )
 
-    def known(self, names: Iterable[str]) -> set[str]:
-        """The `names` that `to_own` uses: of the model, or of the layout of the format.
-
-        Formats whose layout differs from ours are recognized by their names alone.
-        """
+    def known_names(self, names: Iterable[str]) -> set[str]:
+        """Return the `names` that `to_own` uses: of the model, or of the layout of the format."""
         names = list(names)
         if self.format.decode is dict:
             return {name for name in names if name in self._own_names}
-        return {name for name in names if self.format.belongs(name) or name in self._own_names}
+        return {name for name in names if self.format.is_decoded(name) or name in self._own_names}
 
-    def anchors(self, limit: int) -> list[str]:
-        """Up to `limit` names of weights in this format, first layers first."""
-        named = [
+    def anchor_names(self, limit: int) -> list[str]:
+        """Return up to `limit` names of weights in this format, first layers first."""
+        weights = [
             foreign
             for foreign in self._own_names
             if foreign.endswith(("weight", "_w", "kernel", "/0"))
         ]
-        return named[:limit]
+        return weights[:limit]
 
-    def roots(self) -> list[re.Pattern[str]]:
-        """Patterns of the first parts of this model's names, at any depth.
+    def root_patterns(self) -> list[re.Pattern[str]]:
+        """Return patterns of the first parts of this model's names, at any depth.
 
         A number matches any number ("layer1" matches "layer9"), unless it is the whole part.
         """
         heads = {self.foreign_names.get("head.weight"), self.foreign_names.get("head.bias")}
-        found = {foreign.partition(".")[0] for foreign in self._own_names if foreign not in heads}
+        roots = {foreign.partition(".")[0] for foreign in self._own_names if foreign not in heads}
         return [
             re.compile(root if root.isdigit() else re.sub(r"\d+", r"\\d+", re.escape(root)))
-            for root in sorted(found)
+            for root in sorted(roots)
         ]
 
     def _check(
-        self, given: Collection[str], known: Collection[str], spare: Collection[str] = ()
+        self, given: Collection[str], known: Collection[str], may_miss: Collection[str] = ()
     ) -> None:
         unknown = sorted(set(given) - set(known))
-        missing = sorted(set(known) - set(given) - set(spare))
+        missing = sorted(set(known) - set(given) - set(may_miss))
         if unknown or missing:
             parts = [
-                f"{len(some)} {what} ({shorten(some)})"
-                for some, what in ((unknown, "it does not have"), (missing, "missing"))
-                if some
+                f"{len(names)} {problem} ({shorten(names)})"
+                for names, problem in ((unknown, "it does not have"), (missing, "missing"))
+                if names
             ]
             paddle = any(name.endswith("._variance") for name in unknown)
             raise WeightsError(
@@ -145,50 +142,34 @@ class NameMap:
             )
 
 
-def shorten(names: Iterable[str]) -> str:
-    """The first three of `names`, printable, for a one-line message."""
-    names = [printable(name[:MAX_NAME_LENGTH]) for name in names]
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def identity_map(net: ImageClassifier) -> NameMap:
+    """Return the map of our own names for `net`."""
+    return NameMap(OWN, net.spec.name, {name: name for name in net.state_dict()}, _head_width(net))
 
 
-def own_map(net: ImageClassifier) -> NameMap:
-    """The identity map: our own names for `net`."""
-    return NameMap(OWN, net.spec.name, {name: name for name in net.state_dict()}, _width(net))
+def build_name_map(format: str, net: ImageClassifier) -> NameMap:
+    """Return the map between `net` and `format`, a key of `FORMATS`.
 
-
-def name_map(format: str, net: ImageClassifier) -> NameMap:
-    """The map between `net` and `format`, a key of `FORMATS`.
-
-    WeightsError if that library has no model of this kind.
+    Raises WeightsError if that library has no model of this kind.
     """
     rules = FORMATS[format].rules(net.spec)
     if rules is None:
         raise WeightsError(f"{format} has no model like {net.spec.name}")
     foreign = translate(net.state_dict(), rules)
-    named = [name for name in foreign.values() if name is not None]
-    assert len(set(named)) == len(named), f"{format}: duplicate names"
-    return NameMap(FORMATS[format], net.spec.name, foreign, _width(net))
+    names = [name for name in foreign.values() if name is not None]
+    assert len(set(names)) == len(names), f"{format}: duplicate names"
+    return NameMap(FORMATS[format], net.spec.name, foreign, _head_width(net))
 
 
-def _width(net: ImageClassifier) -> int:
+def _head_width(net: ImageClassifier) -> int:
     head = getattr(net, "head", None)  # a detector's wrapper has none
     return 0 if head is None else head.in_features
 
 
-def maps_of(net: ImageClassifier) -> list[NameMap]:
-    """The map of our own names for `net`, and of every format that has such a model."""
+def list_name_maps(net: ImageClassifier) -> list[NameMap]:
+    """Return the map of our own names for `net`, and that of each format that has such a model."""
     foreign = (name for name, format in FORMATS.items() if format.rules(net.spec))
-    return [own_map(net), *(name_map(name, net) for name in foreign)]
-
-
-def detect(tensors: Mapping[str, Tensor], net: ImageClassifier) -> NameMap | None:
-    """The map with the most names in common with `tensors`; None if there is none."""
-    best, most = None, 0
-    for names in maps_of(net):
-        shared = len(names.own_names(tensors))
-        if shared > most:
-            best, most = names, shared
-    return best
+    return [identity_map(net), *(build_name_map(name, net) for name in foreign)]
 
 
 def _is_batch_count(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which catalog models a file's tensors match, if the architecture is not stated."""
+"""Find the catalog models that a file's tensors match, if it does not state its architecture."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
-from resnets.weights.name_maps.find_tensors import select
-from resnets.weights.name_maps.maps import maps_of
+from resnets.weights.name_maps.find_tensors import select_tensors
+from resnets.weights.name_maps.maps import list_name_maps
 
 MAX_DEPTH = 10_000  # layers
 MAX_COPIES = 6  # of the weights in one file: averages and an optimizer's moments
 
 
-def matching_models(contents: Mapping[str, LazyTensor], part: str | None = None) -> list[str]:
-    """Catalog names of the models whose tensors, the head aside, are all there in their shapes."""
+def find_matching_models(contents: Mapping[str, LazyTensor], part: str | None = None) -> list[str]:
+    """Return the catalog models whose tensors, except the head, are all there in their shapes."""
     kernels = sum(len(stored.shape) == 4 for stored in contents.values())
     names = dict.fromkeys([*catalog.names(), *_cifar_of_depth(kernels)])
     return [name for name in names if _matches(catalog.spec(name), contents, part, kernels)]
 
 
 def matching_models_hint(contents: Mapping[str, LazyTensor], part: str | None = None) -> str:
-    """`matching_models` as the end of a message; "" if there are none."""
-    names = matching_models(contents, part)
+    """Return the matching models as the end of a message; "" if there are none."""
+    names = find_matching_models(contents, part)
     return f"; the tensors match {join_or(names)}" if names else ""
 
 
 def join_or(names: Sequence[str]) -> str:
-    """ "a, b or c"."""
+    """Return "a, b or c"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
@@ -43,41 +43,42 @@ def _matches(
     with shapes_only():
         model = build(dataclasses.replace(spec, conv_bias="none"))
     try:
-        chosen = select(contents, maps_of(model), "", part, log_info=_discard)
+        selection = select_tensors(contents, list_name_maps(model), "", part, log_info=_discard)
     except WeightsError:  # several copies of the weights
         return False
-    if chosen is None:
+    if selection is None:
         return False
     own = {name: tensor for name, tensor in model.state_dict().items() if _is_compared(name, model)}
-    if chosen.map.format.decode is not dict:
-        expected = len(chosen.map.known(chosen.names))
-        return expected >= len(own) - 1 and chosen.map.count(chosen.names) >= len(own)
-    theirs = {their: name for name, their in chosen.map.foreign_names.items() if their is not None}
-    found = {theirs.get(name): contents[full].shape for name, full in chosen.names.items()}
-    return None not in found and all(
-        name in found and _same_shape(name, found[name], tuple(tensor.shape), model)
+    names = selection.map
+    if names.format.decode is not dict:
+        count = len(names.known_names(selection.names))
+        return count >= len(own) - 1 and names.count_own(selection.names) >= len(own)
+    theirs = {their: name for name, their in names.foreign_names.items() if their is not None}
+    shapes = {theirs.get(name): contents[full].shape for name, full in selection.names.items()}
+    return None not in shapes and all(
+        name in shapes and _same_shape(name, shapes[name], tuple(tensor.shape), model)
         for name, tensor in own.items()
     )
 
 
 def _cifar_of_depth(kernels: int) -> list[str]:
-    """CIFAR models with so many 3x3 layers; the catalog lists only some depths."""
+    """Return the CIFAR models with this many 3x3 layers; the catalog lists only some depths."""
     depths = {kernels // copies + 1 for copies in range(1, MAX_COPIES) if kernels % copies == 0}
     families = ("cifar-resnet", "cifar-plain", "cifar-preact-resnet")
-    fits = [depth for depth in depths if depth >= 8 and depth % 6 == 2 and depth < MAX_DEPTH]
-    return [f"{family}{depth}" for depth in fits for family in families]
+    possible = [depth for depth in depths if depth >= 8 and depth % 6 == 2 and depth < MAX_DEPTH]
+    return [f"{family}{depth}" for depth in possible for family in families]
 
 
-def _has_plausible_count(spec: ModelSpec, found: int) -> bool:
-    """Whether the number of kernels is that of the model, or of several copies of it.
+def _has_plausible_count(spec: ModelSpec, kernels: int) -> bool:
+    """Return whether the number of kernels is that of the model, or of several copies of it.
 
-    Avoids building every model of the catalog.
+    This avoids building every model of the catalog.
     """
     blocks = sum(spec.depths)
     least = spec.layers_per_block * blocks + (not spec.is_vgg) * len(spec.stem_widths)
     least += 2 * blocks * (spec.attention == "se") + (spec.stem_pool == "conv")
     most = least + len(spec.depths) + 1  # projections, and a head that is a 1x1 convolution
-    return any(least <= found / copies <= most for copies in range(1, MAX_COPIES))
+    return any(least <= kernels / copies <= most for copies in range(1, MAX_COPIES))
 
 
 def _is_compared(name: str, model: ImageClassifier) -> bool:
@@ -85,13 +86,13 @@ def _is_compared(name: str, model: ImageClassifier) -> bool:
 
 
 def _same_shape(
-    name: str, found: tuple[int, ...], own: tuple[int, ...], model: ImageClassifier
+    name: str, shape: tuple[int, ...], own: tuple[int, ...], model: ImageClassifier
 ) -> bool:
-    """Equal shapes; the first convolution may have other input channels, or be a CIFAR stem's."""
-    if name == f"{model.input_layer}.weight" and len(found) == 4:
-        return found[0] == own[0] and found[2:] in (own[2:], (3, 3))
-    return found == own
+    """Compare shapes; the first convolution may have other input channels, or be a CIFAR stem's."""
+    if name == f"{model.input_layer}.weight" and len(shape) == 4:
+        return shape[0] == own[0] and shape[2:] in (own[2:], (3, 3))
+    return shape == own
 
 
-def _discard(*_said: object) -> None:
+def _discard(*_: object) -> None:
     pass

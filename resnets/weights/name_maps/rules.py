@@ -1,4 +1,4 @@
-"""How another library stores models of this family: names and layout of tensors."""
+"""`Format`: how a library names and lays out the tensors of models of this family."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Rules = Sequence[tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class Format:
-    """How one library stores models of this family.
+    """How a library stores models of this family.
 
-    rules: for a model, pairs (our pattern, foreign pattern) of whole tensor names; None if the
+    rules: for a model, pairs (own pattern, foreign pattern) of whole tensor names; None if the
     library has no such model. `#` is a number, `#+1` and `#-1` on the foreign side that number plus
     or minus one, `*` the last part of a name. The first rule whose left side matches applies. A
-    right side None: their files do not have the tensor (a batch counter).
-    decode: converts from their layout to ours, under foreign names, where renaming is not enough
-    (transposed kernels, one tensor stored as two).
-    needs: fields of `ModelSpec` common to all its models that names and shapes do not show.
-    preprocess: preprocessing of the models published in this format, if a file states none.
-    belongs: whether a name that `decode` changes is of this format.
+    right side None: the library's files do not have the tensor (a batch counter). decode: converts
+    from the foreign layout to that of this package, under foreign names, where renaming is not
+    enough (transposed kernels, one tensor stored as two). implied_fields: fields of `ModelSpec`
+    common to all its models that names and shapes do not show. preprocess: preprocessing of the
+    models published in this format, if a file states none. is_decoded: whether a name is one of
+    those that `decode` changes.
     """
 
     name: str
     rules: Callable[[ModelSpec], Rules | None]
     decode: Callable[[Tensors], Tensors] = dict
-    needs: Mapping[str, Any] = field(default_factory=dict)
+    implied_fields: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Callable[[ModelSpec], Preprocess | None] = lambda _spec: None
-    belongs: Callable[[str], object] = lambda _name: False
+    is_decoded: Callable[[str], object] = lambda _name: False
 
 
 def translate(names: Iterable[str], rules: Rules) -> dict[str, str | None]:
-    """The foreign name of each of our `names`; each must match a rule."""
+    """Return the foreign name of each of our `names`; each must match a rule."""
     compiled = [(ours.partition("#")[0].rstrip("*"), _pattern(ours), to) for ours, to in rules]
     foreign: dict[str, str | None] = {}
     for name in names:
@@ -58,11 +58,11 @@ def _pattern(ours: str) -> re.Pattern[str]:
 
 
 def _fill(template: str, match: re.Match[str]) -> str:
-    """`template` with the groups of `match` filled in, in order."""
-    parts = iter(match.groups())
+    """Return `template` with the groups of `match` filled in, in order."""
+    groups = iter(match.groups())
 
-    def part(place: re.Match[str]) -> str:
-        found = next(parts)
-        return str(int(found) + int(place[0][1:])) if place[0][1:] else found
+    def fill(placeholder: re.Match[str]) -> str:
+        group, offset = next(groups), placeholder[0][1:]
+        return str(int(group) + int(offset)) if offset else group
 
-    return re.sub(r"#[+-]1|#|\*", part, template)
+    return re.sub(r"#[+-]1|#|\*", fill, template)

@@ -1,8 +1,7 @@
 """Reading safetensors files with plain reads.
 
-The library maps files into memory. A mapped file that is cut short or rewritten in place while its
-tensors are copied ends the process by SIGBUS, and one that is rewritten later changes tensors that
-were verified. What is read here belongs to the process.
+The library maps files into memory. If a mapped file is truncated or rewritten in place, the process
+ends by SIGBUS, or tensors change after they were verified. Here tensors are copies in memory.
 """
 
 from __future__ import annotations
@@ -19,44 +18,44 @@ LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a file, by name; SafetensorError and OSError as the library.
+    """Return the metadata and the tensors of a file by name, sorted by name.
 
-    The library returns tensors in the order of a hash map, another one in every call.
+    The library returns tensors in the order of a hash map, which differs in each call. Raises
+    SafetensorError and OSError as the library does.
     """
     data = path.read_bytes()
     tensors = safetensors.torch.load(data)  # checks the header, and copies
-    metadata = _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = _parse_header(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return metadata, dict(sorted(tensors.items()))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone; SafetensorError for what is no safetensors file."""
+    """Return the metadata alone; SafetensorError for another kind of file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if not 2 <= size <= LONGEST_HEADER:
             raise SafetensorError("not a safetensors file: its header has an impossible length")
-        return _metadata(file.read(size))
+        return _parse_header(file.read(size))
 
 
-def stated_in(metadata: dict[str, str]) -> dict[str, Any]:
-    """Metadata as the table that they were before they became texts: JSON is read, else text."""
-    return {key: _value(text) for key, text in metadata.items()}
+def parse_metadata(metadata: dict[str, str]) -> dict[str, Any]:
+    """Parse the values of metadata, which are texts: JSON if they are JSON, else text."""
+    return {key: _parse_value(text) for key, text in metadata.items()}
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-def _metadata(header: bytes) -> dict[str, str]:
+def _parse_header(header: bytes) -> dict[str, str]:
     try:
-        found = json.loads(header)
-        metadata = found.get("__metadata__", {})
+        metadata = json.loads(header).get("__metadata__", {})
         items = dict(metadata.items())
     except (ValueError, RecursionError, AttributeError):
-        raise SafetensorError("not a safetensors file: its header is no JSON object") from None
+        raise SafetensorError("not a safetensors file: its header is not a JSON object") from None
     if not all(isinstance(value, str) for value in items.values()):
-        raise SafetensorError("not a safetensors file: its metadata are not texts")
+        raise SafetensorError("not a safetensors file: its metadata values are not texts")
     return items

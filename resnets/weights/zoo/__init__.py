@@ -1,4 +1,4 @@
-"""Models of this project: small ones are in this folder, larger ones at the URL that it states.
+"""Models of this project: small ones are in this folder, larger ones at a URL.
 
 index.json lists them by name, DATA/NET, with the SHA-256 of each of their files. A model is a
 folder as `resnets push` writes it; `benchmarks/zoo.py` adds one from a run.
@@ -21,7 +21,7 @@ class ZooEntry:
 
     sha256: by the name of the file. url: folder that has these files; None if they are in the
     package, in `folder`. top1_error: [percent] of the stored weights, on `examples` images that
-    `protocol` describes. data: what it was trained on. command: what trained it.
+    `protocol` describes. data: what it was trained on. command: that trained it.
     """
 
     name: str
@@ -36,11 +36,11 @@ class ZooEntry:
 
     @property
     def folder(self) -> Path:
-        """Where a model of the package has its files."""
+        """Folder of a model in the package."""
         return FOLDER / self.name
 
 
-def entries() -> dict[str, ZooEntry]:
-    """All models by name, in order."""
-    found: dict[str, Any] = json.loads((FOLDER / INDEX).read_text(encoding="utf-8"))
-    return {name: ZooEntry(name, **found[name]) for name in sorted(found)}
+def read_index() -> dict[str, ZooEntry]:
+    """Return all models by name, in order."""
+    entries: dict[str, Any] = json.loads((FOLDER / INDEX).read_text(encoding="utf-8"))
+    return {name: ZooEntry(name, **entries[name]) for name in sorted(entries)}

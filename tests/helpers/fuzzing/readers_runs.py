@@ -28,8 +28,8 @@ from resnets.study.grid.cells import Grid, read_cells, write_grid
 from resnets.train.log.run_log import RunLog, read_rows
 from resnets.train.log.timing import STAGES, stage_summary
 from resnets.utils import files as locks
-from resnets.weights.heads import read_classes
-from resnets.weights.push import card, find_result
+from resnets.weights.heads import parse_classes
+from resnets.weights.push import find_result, render_card
 
 ENVIRONMENT = {"torch": "2.11", "packages": {"numpy": "2"}, "threads": 2, "cpu_quota": None}
 RESULT = {
@@ -99,8 +99,8 @@ def resumed_log(root: Path) -> object:
 
 
 def result(root: Path) -> object:
-    """What a model card takes of it."""
-    return card(small_net(RESIDUAL), find_result(root / "run"), "out", None)
+    """The model card of it."""
+    return render_card(small_net(RESIDUAL), find_result(root / "run"), "out", None)
 
 
 def environments(root: Path) -> object:
@@ -203,7 +203,7 @@ def write_class_names(folder: Path) -> None:
 
 
 def class_names(root: Path) -> object:
-    return read_classes(str(root / "names.txt"), 3, "the network")
+    return parse_classes(str(root / "names.txt"), 3, "the network")
 
 
 def write_records(folder: Path) -> None:

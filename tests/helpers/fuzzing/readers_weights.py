@@ -29,7 +29,7 @@ from resnets.weights.checkpoint.find import open_checkpoint, read_task
 from resnets.weights.checkpoint.format import read_header
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.folder import read_config, write_folder
-from resnets.weights.name_maps.maps import name_map
+from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.readers.configs.transformers import write_transformers
 
 SMALL = ModelSpec(
@@ -94,7 +94,7 @@ def write_keras(folder: Path) -> None:
     import h5py
 
     net = _net()
-    tensors = encoded(name_map("keras", net), net.state_dict())
+    tensors = encoded(build_name_map("keras", net), net.state_dict())
     for name, options in (("net.h5", {}), ("packed.h5", {"compression": "gzip"})):
         with h5py.File(_place(folder, name), "w") as file:
             for path, tensor in tensors.items():
@@ -125,10 +125,10 @@ def write_folders(folder: Path) -> None:
     net = resnets.create_model("resnet18", num_classes=3)
     net.classes, seen = CLASSES, Preprocess(size=64, resize=72)
     net.preprocess = Preprocessor(seen)
-    own = {**folders._config(net, "resnet18", None), "resnets": folders._own(net)}
+    own = {**folders._timm_config(net, "resnet18", None), "resnets": folders._resnets_config(net)}
     config, processor = write_transformers(net.spec, seen, net.classes)
     args = {"layers": [1, 1, 2, 1], "in_chans": 3, "output_stride": 16}
-    timm = {**folders._config(net, "resnet18", None), "model_args": args}
+    timm = {**folders._timm_config(net, "resnet18", None), "model_args": args}
     for name, found in (("own", own), ("transformers", config), ("timm", timm)):
         root = folder / name / "net"
         root.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Whether a file states that its network was trained with a sigmoid for each class."""
+"""Detect that a file states training with a sigmoid for each class."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ MULTILABEL = re.compile(r"bce|binary_?cross|multi[-_ ]?label", re.I)
 SINGLE = "single_label_classification"  # transformers' problem_type of a softmax
 
 
-def warn_of_sigmoid(
+def warn_about_sigmoid(
     nodes: Sequence[tuple[str, dict[Any, Any] | str]],
     tensors: Mapping[str, LazyTensor],
     source: str,
 ) -> None:
-    """Log fields that say that several classes may be true at once.
+    """Log a warning for fields that state multi-label training.
 
-    WeightsError for transformers' problem_type, which their config.json is refused for too.
+    Raises WeightsError for transformers' problem_type, as for a config.json with it.
     """
-    found = [name for name in tensors if name.rpartition(".")[2] == "pos_weight"]
+    fields = [name for name in tensors if name.rpartition(".")[2] == "pos_weight"]
     for place, node in nodes:
-        before = f"{place}." if place else ""
+        prefix = f"{place}." if place else ""
         if not isinstance(node, dict):
             continue
         problem = node.get("problem_type")
         if isinstance(problem, str) and problem not in ("", SINGLE):
             raise WeightsError(
-                f"{source}: {before}problem_type = {short_text(problem)}: is another question; only"
+                f"{source}: {prefix}problem_type = {short_text(problem)}: is not supported; only"
                 f" {SINGLE!r}"
             )
-        found += [
-            f"{before}{key} {short_text(node[key])}"
+        fields += [
+            f"{prefix}{key} {short_text(node[key])}"
             for key in LOSSES
             if isinstance(node.get(key), str) and MULTILABEL.search(node[key])
         ]
-        found += [f"{before}{key} True" for key in SIGMOID if node.get(key) is True]
-    if found:
+        fields += [f"{prefix}{key} True" for key in SIGMOID if node.get(key) is True]
+    if fields:
         log.warning(
-            "%s: %s says that it was trained with a sigmoid for each class; the probabilities here"
-            " are of a softmax, which is not what it was trained for",
-            source, found[0],
+            "%s: %s states training with a sigmoid for each class; the probabilities here are of a"
+            " softmax, which it was not trained for",
+            source, fields[0],
         )  # fmt: skip
 
 
 def short_text(value: Any) -> str:
-    """A value of a foreign file, for a message: at most 60 printable characters."""
+    """Return a value of a foreign file for a message: at most 60 printable characters."""
     return clean(repr(value))
 
 
 def clean(text: str) -> str:
-    """The first 60 characters of a foreign text, printable."""
+    """Return the first 60 characters of a foreign text, printable."""
     return "".join(char if char.isprintable() else " " for char in text[:60])

@@ -1,9 +1,9 @@
-"""What a file states beside its tensors about its network and its images.
+"""Read what a file states about its network and its images, in addition to the tensors.
 
 Arguments of timm's and torchvision's training scripts and configs of OpenMMLab's libraries are read
-as config.json is: every field is honoured, or refused by name. The rest of the file, tables, lists
-and text at any depth, is searched for fields that look like a description of the network or of its
-preprocessing; those are logged as stated and not read.
+like a config.json: every field is used or refused by name. The rest of the file (tables, lists and
+text at any depth) is searched for fields that seem to describe the network or its preprocessing;
+those are logged as stated but not read.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.readers.configs import openmmlab as openmmlab_config
 from resnets.weights.readers.configs.field_handlers import apply_handlers
-from resnets.weights.readers.configs.sigmoid_loss import clean, short_text, warn_of_sigmoid
-from resnets.weights.readers.configs.timm import ABOUT, ARGS, POOL, SEEN
-from resnets.weights.readers.configs.timm import square as square_size
+from resnets.weights.readers.configs.input_convention import PIXEL_CONSTANTS, pixel_constants
+from resnets.weights.readers.configs.sigmoid_loss import clean, short_text, warn_about_sigmoid
+from resnets.weights.readers.configs.timm import (
+    MODEL_ARGS,
+    NO_EFFECT,
+    POOL,
+    PREPROCESS_FIELDS,
+    parse_square,
+)
 
 log = logging.getLogger("resnets")
 
-DEEPEST = 12  # containers inside each other that are searched
-MOST = 100_000  # containers and texts that are searched
-LONGEST = 200_000  # characters of a text that are searched
-SHOWN = 4  # fields in a message
-# Held by tables whose readers read it, or of no use.
+MAX_DEPTH = 12  # nested containers that are searched
+MAX_CONTAINERS = 100_000  # containers and texts that are searched
+MAX_TEXT = 200_000  # characters of a text that are searched
+MAX_SHOWN = 4  # fields in a message
+# Entries that other readers read, or without information.
 UNSEARCHED = ("optimizer", "model_kwargs", "model_args")
 ARCH = ("arch", "architecture", "model", "model_name", "net", "backbone")
 # Words before the name of a field: norm_mean, val_img_size.
@@ -57,8 +63,19 @@ COMPUTATION = frozenset(
     }
 )
 SIZES = frozenset({"size", "sz", "imgsz", "resolution", "crop", "resize", "height", "width"})
-# Values that say what is taken anyway.
-USUAL = ("", "relu", "batch", "batchnorm", "batchnorm2d", "bn", "avg", "bilinear", "center", "rgb")
+# Values that are assumed anyway.
+DEFAULT_VALUES = (
+    "",
+    "relu",
+    "batch",
+    "batchnorm",
+    "batchnorm2d",
+    "bn",
+    "avg",
+    "bilinear",
+    "center",
+    "rgb",
+)
 RESIZES = r"(?:\w+\.)*(?:Resize\w*|CenterCrop\w*|SmallestMaxSize|LongestMaxSize)"
 TRANSFORM = re.compile(rf"{RESIZES}|(?:\w+\.)*Normalize\w*")
 # In text: name=value or "name": value; --name value; Resize(...).
@@ -68,19 +85,19 @@ ASSIGNED = re.compile(
 NETWORK = re.compile(r"[a-z_-]*(resnet|resnext|vgg)[a-z_-]*\d[\w.-]*", re.I)
 OPTION = re.compile(r"--([A-Za-z][\w-]*)[ =]([^\s-][^\n-]{0,40})")
 CALL = re.compile(rf"\b{RESIZES}\([^()]{{0,80}}\)?")
-PIXEL_CONSTANTS = ("pixel_mean", "pixel_std")
 
 
 @dataclass(frozen=True)
 class StoredConfig:
-    """arch: what the file calls its network, "" where it does not. place: where it says so.
+    """What a file states about its model.
 
-    spec: the network, where a config in the file describes it whole. preprocess: fields of
-    `Preprocess` that it states, and crop_pct. unread: whether it states more that is not read.
+    arch: name of the network, "" if not stated. arch_field: the field with that name. spec: the
+    network, if a config in the file describes it completely. preprocess: fields of `Preprocess`
+    that it states, and crop_pct. unread: whether it states more that is not read.
     """
 
     arch: str = ""
-    place: str = ""
+    arch_field: str = ""
     spec: ModelSpec | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     unread: bool = False
@@ -90,77 +107,79 @@ NO_CONFIG = StoredConfig()
 
 
 def read_stored_config(
-    found: Mapping[Any, Any],
+    table: Mapping[Any, Any],
     source: str,
     tensors: Mapping[str, LazyTensor] = {},
     part: str | None = None,
 ) -> StoredConfig:
-    """What the content `found` of a file says beside its `tensors`.
+    """Read what the `table` of a file states in addition to its `tensors`.
 
-    What is stated and not read is logged as a warning. WeightsError where a config or a script's
-    arguments ask for what the networks here do not compute; with `part` (FILE#PART), which takes
-    tensors alone, that is logged too.
+    Anything stated but not read is logged as a warning. Raises WeightsError if a config or a
+    script's arguments need what the networks of this package do not compute; with `part`
+    (FILE#PART), which uses only tensors, that is logged, too.
     """
-    nodes = list(_nodes(found))
-    arch, arch_place = _arch(nodes)
+    nodes = list(_iter_nodes(table))
+    arch, arch_field = _find_arch(nodes)
     spec, preprocess = None, dict[str, Any]()
-    unread, usual = [], False
-    done: list[str] = []  # places that a reader has read whole
+    unread, states_defaults = [], False
+    done: list[str] = []  # tables that were read completely
     for place, node in nodes:
         if any(place == each or place.startswith(f"{each}.") for each in done):
             continue
         reader = next(
-            (read for fits, read in READERS if isinstance(node, dict) and fits(node)), None
+            (read for matches, read in READERS if isinstance(node, dict) and matches(node)), None
         )
         if reader is None:
-            unread += _unread(node, place)
-            usual = usual or _states_usual(node)
+            unread += _find_unread(node, place)
+            states_defaults = states_defaults or _states_default(node)
             continue
         done.append(place)
         try:
-            their_spec, theirs, others = reader(node, f"{source}: {place}")
+            their_spec, fields, others = reader(node, f"{source}: {place}")
         except (ConfigError, WeightsError) as error:
             if part is None:
-                raise WeightsError(f"{error}{_alone(found, source)}") from None
-            log.warning("%s; its tensors are taken alone, as #%s says", error, part)
+                raise WeightsError(f"{error}{_suggest_part(table, source)}") from None
+            log.warning("%s; only its tensors are used, because of #%s", error, part)
             unread.append(place)
             continue
-        spec, preprocess = spec or their_spec, preprocess | theirs
+        spec, preprocess = spec or their_spec, preprocess | fields
         unread += [f"{place}: {each}" for each in others]
-    unread += _constants(tensors)
+    unread += _find_constants(tensors)
     if unread:
         unread.sort(key=lambda each: re.search("mean|std", each, re.I) is None)  # they matter most
-        more = ", ..." if len(unread) > SHOWN else ""
-        log.warning("%s: states %s, which is not read", source, ", ".join(unread[:SHOWN]) + more)
-    warn_of_sigmoid(nodes, tensors, source)
-    return StoredConfig(arch, arch_place, spec, preprocess, bool(unread) or usual)
+        more = ", ..." if len(unread) > MAX_SHOWN else ""
+        log.warning(
+            "%s: states %s, which is not read", source, ", ".join(unread[:MAX_SHOWN]) + more
+        )
+    warn_about_sigmoid(nodes, tensors, source)
+    return StoredConfig(arch, arch_field, spec, preprocess, bool(unread) or states_defaults)
 
 
-def _alone(found: Mapping[Any, Any], source: str) -> str:
-    """How to take the tensors of a file without what stands beside them, for a message."""
-    states = (key for key, value in found.items() if isinstance(value, dict) and _is_state(value))
+def _suggest_part(table: Mapping[Any, Any], source: str) -> str:
+    """Return how to use only the tensors of a file, for a message."""
+    states = (key for key, value in table.items() if isinstance(value, dict) and _is_state(value))
     key = next(states, None)
-    return f"; to take its tensors alone, say {source}#{key}" if isinstance(key, str) else ""
+    return f"; to use only its tensors, give {source}#{key}" if isinstance(key, str) else ""
 
 
-def _nodes(found: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, Any] | str]]:
-    """Every table and text in a file with its place, from the top down; configs in text as tables.
+def _iter_nodes(table: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, Any] | str]]:
+    """Yield every table and text in a file with its key path, top down; configs in text as tables.
 
-    Tables of tensors and of an optimizer's state are left out.
+    Tables of tensors and of an optimizer's state are skipped.
     """
-    waiting: deque[tuple[str, Any, int]] = deque([("", found, 0)])
-    entered: set[int] = set()
-    while waiting and len(entered) < MOST:
+    waiting: deque[tuple[str, Any, int]] = deque([("", table, 0)])
+    visited: set[int] = set()
+    while waiting and len(visited) < MAX_CONTAINERS:
         place, value, depth = waiting.popleft()
         if isinstance(value, str):
-            parsed = _parsed(value)
+            parsed = _parse_text(value)
             if parsed is None:
                 yield place, value
                 continue
             value = parsed
-        if id(value) in entered or depth > DEEPEST:
+        if id(value) in visited or depth > MAX_DEPTH:
             continue
-        entered.add(id(value))
+        visited.add(id(value))
         if isinstance(value, dict):
             if not _is_state(value):
                 yield place, value
@@ -174,80 +193,81 @@ def _nodes(found: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, Any] | str
         ]
 
 
-def _parsed(text: str) -> dict[Any, Any] | list[Any] | None:
-    """A table or list in JSON, or a config in Python source; None for other text."""
+def _parse_text(text: str) -> dict[Any, Any] | list[Any] | None:
+    """Return a table or list in JSON, or a config in Python source; None for other text."""
     if text[:1] in ("{", "["):
         try:
-            found = json.loads(text)
+            parsed = json.loads(text)
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict | list):
-            return found
+            parsed = None
+        if isinstance(parsed, dict | list):
+            return parsed
     return openmmlab_config.parse_config(text)
 
 
-def _is_state(found: Mapping[Any, Any]) -> bool:
-    """Whether a table is a state dict; a figure or two beside it are tensors as well."""
-    return sum(isinstance(each, LazyTensor) for each in found.values()) > 2
+def _is_state(table: Mapping[Any, Any]) -> bool:
+    """Return whether a table is a state dict; other tables may have one or two tensors."""
+    return sum(isinstance(each, LazyTensor) for each in table.values()) > 2
 
 
-def _arch(nodes: Sequence[tuple[str, dict[Any, Any] | str]]) -> tuple[str, str]:
-    """The first name of a network, and its place.
+def _find_arch(nodes: Sequence[tuple[str, dict[Any, Any] | str]]) -> tuple[str, str]:
+    """Return the first name of a network, and its field.
 
     That is a field of ARCH, NAME in a table of such a name (MODEL.NAME), or in text one of both
     whose value looks like a network.
     """
     for place, node in nodes:
         if isinstance(node, str):
-            for key, value in ASSIGNED.findall(node[:LONGEST]):
+            for key, value in ASSIGNED.findall(node[:MAX_TEXT]):
                 name = value.strip("'\"")
                 if key.lower() in (*ARCH, "name") and NETWORK.fullmatch(name):
                     return name, f"{place}: {key}"
         elif place.count(".") < 3:
-            inside = place.rpartition(".")[2].lower() in ARCH
+            in_arch_table = place.rpartition(".")[2].lower() in ARCH
             for key, value in node.items():
-                named = isinstance(key, str) and isinstance(value, str)
-                if named and (key.lower() in ARCH or (inside and key.lower() == "name")):
+                if not isinstance(key, str) or not isinstance(value, str):
+                    continue
+                if key.lower() in ARCH or (in_arch_table and key.lower() == "name"):
                     return value, f"{place}.{key}".removeprefix(".")
     return "", ""
 
 
-def _unread(node: dict[Any, Any] | str, place: str) -> list[str]:
-    """Descriptions of a network or of its preprocessing in a table or text."""
+def _find_unread(node: dict[Any, Any] | str, place: str) -> list[str]:
+    """Return the descriptions of a network or of its preprocessing in a table or text."""
     if isinstance(node, str):
-        text = node[:LONGEST]
-        said = [
+        text = node[:MAX_TEXT]
+        fields = [
             f"{name}={value}"
             for name, value in [*ASSIGNED.findall(text), *OPTION.findall(text)]
             if name.lower() != "size" and _describes(name, value)
         ]
         calls = [match[0] for match in CALL.finditer(text)]
-        return [f"{place}: {clean(each)}" for each in dict.fromkeys(said + calls)]
-    before = f"{place}." if place else ""
-    named = [
-        f"{before}{key} {short_text(value)}"
+        return [f"{place}: {clean(each)}" for each in dict.fromkeys(fields + calls)]
+    prefix = f"{place}." if place else ""
+    fields = [
+        f"{prefix}{key} {short_text(value)}"
         for key, value in node.items()
-        if _describes(key, value) and not _is_usual(value)
+        if _describes(key, value) and not _is_default(value)
     ]
     transforms = [
-        f"{before.removesuffix('.')}: {value.rpartition('.')[2]}"
+        f"{place}: {value.rpartition('.')[2]}"
         for value in node.values()
         if isinstance(value, str) and TRANSFORM.fullmatch(value)
     ]
-    return [*named, *transforms]
+    return [*fields, *transforms]
 
 
-def _states_usual(node: dict[Any, Any] | str) -> bool:
-    """Whether a table states preprocessing, if only what is assumed without it."""
+def _states_default(node: dict[Any, Any] | str) -> bool:
+    """Return whether a table states preprocessing that is assumed anyway."""
     return isinstance(node, dict) and any(
-        _field(key) in PREPROCESSING and _is_usual(value) and value
+        _strip_qualifiers(key) in PREPROCESSING and _is_default(value) and value
         for key, value in node.items()
         if isinstance(key, str)
     )
 
 
-def _field(key: str) -> str:
-    """The name of a field without the words before it: "mean" of "norm_mean" and "imageMean"."""
+def _strip_qualifiers(key: str) -> str:
+    """Return the name of a field without QUALIFIERS: "mean" for "norm_mean" and "imageMean"."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[-.]", "_", key).lower().split("_")
     while len(words) > 1 and words[0] in QUALIFIERS:
         words = words[1:]
@@ -257,10 +277,10 @@ def _field(key: str) -> str:
 
 
 def _describes(key: Any, value: Any) -> bool:
-    """Whether a field says how images have to look, or what a network computes."""
+    """Return whether a field describes preprocessing, or what a network computes."""
     if not isinstance(key, str):
         return False
-    name = _field(key)
+    name = _strip_qualifiers(key)
     if name in SIZES:
         sides = value if isinstance(value, list | tuple) else [value]
         return bool(sides) and all(_is_side(side) for side in sides)
@@ -270,53 +290,27 @@ def _describes(key: Any, value: Any) -> bool:
 
 
 def _is_side(value: Any) -> bool:
-    """Whether a value may be a side of an image, in px."""
+    """Return whether a value may be the side of an image, in px."""
     if isinstance(value, str):
         numbers = [int(each) for each in re.findall(r"\d{1,6}", value)]
         return bool(numbers) and re.fullmatch(r"[\d\s,x()\[\]-]+", value) is not None
     return type(value) is int and (8 <= value <= 8192 or value in (1, 3))
 
 
-def _is_usual(value: Any) -> bool:
-    """Whether a value is what is assumed without it."""
+def _is_default(value: Any) -> bool:
+    """Return whether a value is assumed anyway."""
     return (
-        isinstance(value, str) and value.lower().replace("nn.", "").replace("torch.", "") in USUAL
+        isinstance(value, str)
+        and value.lower().replace("nn.", "").replace("torch.", "") in DEFAULT_VALUES
     )
 
 
-def pixel_constants(
-    tensors: Mapping[str, LazyTensor], before: str = ""
-) -> tuple[list[float], list[float]] | None:
-    """detectron2's `pixel_mean` and `pixel_std`, in 0..255, of names that start with `before`.
+def _find_constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """Return the tensors that are means and deviations of input channels, with their values.
 
-    None where they are not there or do not tell the order of the planes: the means of photographs
-    grow from blue to red.
+    Without detectron2's pair, which `input_convention` reads.
     """
-    found = []
-    for leaf in PIXEL_CONSTANTS:
-        tensor = next(
-            (
-                tensor
-                for name, tensor in tensors.items()
-                if name.startswith(before) and name.rpartition(".")[2] == leaf and tensor.size == 3
-            ),
-            None,
-        )
-        if tensor is None:
-            return None
-        found.append([float(value) for value in tensor.read().flatten()])
-    mean, std = found
-    sorted_ = mean[0] < mean[1] < mean[2] or mean[0] > mean[1] > mean[2]
-    usable = all(map(math.isfinite, (*mean, *std))) and min(mean) > 1 and min(std) > 0
-    return (mean, std) if sorted_ and usable else None
-
-
-def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """Means and deviations of an input's channels that are tensors, with their values.
-
-    Not detectron2's pair, which `input_convention` reads.
-    """
-    found = []
+    constants = []
     pair = pixel_constants(tensors)
     for name, tensor in tensors.items():
         if pair is not None and name.rpartition(".")[2] in PIXEL_CONSTANTS:
@@ -325,49 +319,49 @@ def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
         small = tensor.size in (1, 3) and max(tensor.shape, default=0) == tensor.size
         if small and words & {"mean", "std"} and not words & {"running", "moving"}:
             values = [round(float(value), 4) for value in tensor.read().flatten()]
-            found.append(f"{clean(name)} {values}")
-    return found
+            constants.append(f"{clean(name)} {values}")
+    return constants
 
 
-Read = tuple[ModelSpec | None, dict[str, Any], list[str]]
+ConfigFields = tuple[ModelSpec | None, dict[str, Any], list[str]]
 
 
-def _of_timm(table: Mapping[Any, Any], where: str) -> Read:
-    """The arguments of timm's train.py, with its own rules for those that are not given."""
-    given = {
+def _read_timm_args(table: Mapping[Any, Any], where: str) -> ConfigFields:
+    """Read the arguments of timm's train.py, which has its own rules for missing ones."""
+    arguments = {
         key: table[key]
         for key in ("mean", "std", "crop_pct", "interpolation", "input_size")
         if table.get(key) not in (None, "", "random")
     }
     try:
-        seen = apply_handlers(given, where, SEEN)
-        if table.get("img_size") and "input_size" not in seen:
+        fields = apply_handlers(arguments, where, PREPROCESS_FIELDS)
+        if table.get("img_size") and "input_size" not in fields:
             size = table["img_size"]
-            seen["input_size"] = square_size((3, size, size))
+            fields["input_size"] = parse_square((3, size, size))
         apply_handlers({"gp": table.get("gp") or None}, where, {"gp": POOL})
-        apply_handlers(table.get("model_kwargs") or {}, f"{where}.model_kwargs", ARGS, ABOUT)
+        apply_handlers(
+            table.get("model_kwargs") or {}, f"{where}.model_kwargs", MODEL_ARGS, NO_EFFECT
+        )
     except (ValueError, TypeError) as error:  # ConfigError is one
-        said = str(error) if str(error).startswith(where) else f"{where}: {error}"
-        raise WeightsError(said) from None
+        message = str(error) if str(error).startswith(where) else f"{where}: {error}"
+        raise WeightsError(message) from None
     stated: dict[str, Any] = {
-        key: seen[key] for key in ("mean", "std", "interpolation") if key in seen
+        key: fields[key] for key in ("mean", "std", "interpolation", "crop_pct") if key in fields
     }
-    if "input_size" in seen:
-        stated["size"] = seen["input_size"][1]
-    if "crop_pct" in seen:
-        stated["crop_pct"] = seen["crop_pct"]
-    own = [name for name in ("crop_pct", "interpolation") if name not in seen]
-    if own:
+    if "input_size" in fields:
+        stated["size"] = fields["input_size"][1]
+    missing = [name for name in ("crop_pct", "interpolation") if name not in fields]
+    if missing:
         log.warning(
-            "%s: states no %s; the usual ones are assumed, and timm takes those of its own config"
-            " of %s, which may be others",
-            where, " and no ".join(own), short_text(table.get("model")),
+            "%s: states no %s; the usual ones are assumed; timm uses those of its own config of %s,"
+            " which may differ",
+            where, " and no ".join(missing), short_text(table.get("model")),
         )  # fmt: skip
     return None, stated, []
 
 
-def _of_torchvision(table: Mapping[Any, Any], where: str) -> Read:
-    """The arguments of torchvision's references; its mean and deviation are ImageNet's."""
+def _read_torchvision_args(table: Mapping[Any, Any], where: str) -> ConfigFields:
+    """Read the arguments of torchvision's references, whose mean and deviation are ImageNet's."""
     size, resize = table["val_crop_size"], table["val_resize_size"]
     if type(size) is not int or type(resize) is not int or not 0 < size <= resize:
         return (
@@ -375,20 +369,26 @@ def _of_torchvision(table: Mapping[Any, Any], where: str) -> Read:
             {},
             [f"val_crop_size {short_text(size)}", f"val_resize_size {short_text(resize)}"],
         )
-    how = table.get("interpolation", "bilinear")
-    if how not in ("bilinear", "bicubic"):
-        return None, {"size": size, "resize": resize}, [f"interpolation {short_text(how)}"]
-    return None, {"size": size, "resize": resize, "interpolation": how}, []
+    fields = {"size": size, "resize": resize}
+    interpolation = table.get("interpolation", "bilinear")
+    if interpolation not in ("bilinear", "bicubic"):
+        return None, fields, [f"interpolation {short_text(interpolation)}"]
+    return None, fields | {"interpolation": interpolation}, []
 
 
-# What tells a table of a known kind, and its reader.
-READERS: Sequence[tuple[Callable[[Mapping[Any, Any]], object], Callable[[Any, str], Read]]] = (
+# Whether a table is of a known kind, and the reader of that kind.
+READERS: Sequence[
+    tuple[Callable[[Mapping[Any, Any]], object], Callable[[Any, str], ConfigFields]]
+] = (
     (openmmlab_config.is_config, openmmlab_config.read_openmmlab),
-    (lambda said: "model" in said and {"crop_pct", "gp", "img_size"} & said.keys(), _of_timm),
-    (lambda said: {"val_crop_size", "val_resize_size"} <= said.keys(), _of_torchvision),
+    (
+        lambda table: "model" in table and {"crop_pct", "gp", "img_size"} & table.keys(),
+        _read_timm_args,
+    ),
+    (lambda table: {"val_crop_size", "val_resize_size"} <= table.keys(), _read_torchvision_args),
 )
 
 
-def resized(size: int, crop_pct: float) -> int:
-    """The shorter side before a crop of `size`, as timm has it."""
+def shorter_side(size: int, crop_pct: float) -> int:
+    """Return the shorter side before a crop of `size`, as timm computes it."""
     return max(size, math.floor(size / crop_pct))

@@ -1,4 +1,4 @@
-"""Hugging Face's ResNets (transformers): config.json and preprocessor_config.json, both ways."""
+"""Read and write config.json and preprocessor_config.json of transformers' ResNets."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.weights.readers.configs.field_handlers import apply_handlers, only, positive_int
 from resnets.weights.readers.configs.timm import (
     ParsedConfig,
-    deviations,
-    names_of,
-    numbers,
+    parse_class_names,
+    parse_numbers,
+    parse_std,
     with_catalog_name,
 )
 
 PROCESSOR = "preprocessor_config.json"
-SHARE = 224 / 256  # crop_pct where ConvNext's processor is not told one
-LARGE = 384  # px from which on that processor squashes images
+DEFAULT_CROP_PCT = 224 / 256  # of ConvNext's processor
+MIN_SQUASHED_SIZE = 384  # px; from this size ConvNext's processor ignores the aspect ratio
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
-# Fields of every config of theirs, of training, and of their backbones' outputs.
-ABOUT = frozenset(
+# Fields of all configs of transformers, of training, and of outputs of backbones.
+NO_EFFECT = frozenset(
     {
         *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version"),
         *("_name_or_path", "_commit_hash", "out_features", "out_indices"),
@@ -31,7 +31,7 @@ ABOUT = frozenset(
         *("resnets", "chunk_size_feed_forward"),
     }
 )
-SEEN_ABOUT = frozenset(
+PROCESSOR_NO_EFFECT = frozenset(
     {
         *("feature_extractor_type", "image_processor_type", "processor_class", "do_convert_rgb"),
         *("_valid_processor_keys", "return_tensors", "disable_grouping", "device", "data_format"),
@@ -43,97 +43,100 @@ SEEN_ABOUT = frozenset(
 def read_transformers(
     config: Mapping[str, Any], processor: Mapping[str, Any] | None, where: str
 ) -> ParsedConfig:
-    """ConfigError names a field that is not known here or that the networks cannot express."""
+    """Parse the configs. Raises ConfigError for an unknown field or an unsupported value."""
     kind = config.get("model_type")
     if kind != "resnet":
-        raise ConfigError(f"{where}: model_type {str(kind)[:40]!r} is none of the networks here")
-    said = apply_handlers(config, where, _NET, ABOUT)
-    block = said.get("layer_type", "bottleneck")
-    sizes = said.get("hidden_sizes", (256, 512, 1024, 2048))
+        raise ConfigError(f"{where}: model_type {str(kind)[:40]!r} is not supported")
+    fields = apply_handlers(config, where, _MODEL_FIELDS, NO_EFFECT)
+    block = fields.get("layer_type", "bottleneck")
+    sizes = fields.get("hidden_sizes", (256, 512, 1024, 2048))
     expansion = 4 if block == "bottleneck" else 1
     if any(size % expansion for size in sizes):
         raise ConfigError(f"{where}: hidden_sizes = {sizes}: not four times a width")
-    classes = said.get("id2label", ())
-    if "label2id" in said:
-        if classes and said["label2id"] != classes:
+    classes = fields.get("id2label", ())
+    if "label2id" in fields:
+        if classes and fields["label2id"] != classes:
             raise ConfigError(f"{where}: label2id is not the inverse of id2label")
-        classes = said["label2id"]
+        classes = fields["label2id"]
     spec = ModelSpec(
         block=block,
-        depths=said.get("depths", (3, 4, 6, 3)),
+        depths=fields.get("depths", (3, 4, 6, 3)),
         widths=tuple(size // expansion for size in sizes),
-        stem_width=said.get("embedding_size", 64),
-        stride_in="1x1" if said.get("downsample_in_bottleneck") else "3x3",
-        num_classes=said.get("num_labels", len(classes) or 2),
-        in_channels=said.get("num_channels", 3),
+        stem_width=fields.get("embedding_size", 64),
+        stride_in="1x1" if fields.get("downsample_in_bottleneck") else "3x3",
+        num_classes=fields.get("num_labels", len(classes) or 2),
+        in_channels=fields.get("num_channels", 3),
     )
     spec = with_catalog_name(spec)
     if all(re.fullmatch(r"LABEL_\d+", name) for name in classes):
         classes = ()
-    seen = None if processor is None else read_processor(processor, f"{where}: {PROCESSOR}")
-    if seen is not None:
-        spec = dataclasses.replace(spec, input_size=seen.size)
-    return ParsedConfig(spec, seen, classes)
+    if processor is None:
+        return ParsedConfig(spec, None, classes)
+    preprocess = read_processor(processor, f"{where}: {PROCESSOR}")
+    spec = dataclasses.replace(spec, input_size=preprocess.size)
+    return ParsedConfig(spec, preprocess, classes)
 
 
-def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:
-    """What an image processor does, if it is a resize, a center crop and a normalization."""
-    kind = str(said.get("image_processor_type", said.get("feature_extractor_type", "")))
+def read_processor(config: Mapping[str, Any], where: str) -> Preprocess:
+    """Return the preprocessing of an image processor that resizes, center-crops and normalizes."""
+    kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "")))
     kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast)?$", "", kind)
     if kind not in ("ConvNext", "Bit", "CLIP"):
         raise ConfigError(
-            f"{where}: image_processor_type {kind[:40]!r} is not known to keep an image's shape; "
-            "known are ConvNext, Bit and CLIP"
+            f"{where}: image_processor_type {kind[:40]!r} is not supported; only ConvNext, Bit "
+            "and CLIP are known to keep the aspect ratio"
         )
-    found = apply_handlers(said, where, _SEEN, SEEN_ABOUT)
+    fields = apply_handlers(config, where, _PROCESSOR_FIELDS, PROCESSOR_NO_EFFECT)
     for name in ("size", "image_mean", "image_std", "resample"):  # defaults differ by version
-        if name not in found:
-            raise ConfigError(f"{where}: does not say {name}")
-    if found.get("default_to_square") and not isinstance(said["size"], Mapping):
+        if name not in fields:
+            raise ConfigError(f"{where}: does not state {name}")
+    if fields.get("default_to_square") and not isinstance(config["size"], Mapping):
         raise ConfigError(f"{where}: default_to_square = True: images are squashed to a square")
     for name in ("image_mean", "image_std"):
-        if len(found[name]) != 3:
-            raise ConfigError(f"{where}: {name}: is of {len(found[name])} channels, images have 3")
-    edge = found["size"]
+        if len(fields[name]) != 3:
+            raise ConfigError(f"{where}: {name}: has {len(fields[name])} channels, images have 3")
+    edge = fields["size"]
     if kind == "ConvNext":
-        if edge >= LARGE:
-            raise ConfigError(f"{where}: size = {edge}: images of {LARGE} px and more are squashed")
-        size, resize = edge, int(edge / found.get("crop_pct", SHARE))
+        if edge >= MIN_SQUASHED_SIZE:
+            raise ConfigError(
+                f"{where}: size = {edge}: images of {MIN_SQUASHED_SIZE} px and more are squashed"
+            )
+        size, resize = edge, int(edge / fields.get("crop_pct", DEFAULT_CROP_PCT))
     else:
-        if "crop_size" not in found:  # theirs is 224 then, whatever the size
-            raise ConfigError(f"{where}: does not say crop_size")
-        size, resize = found["crop_size"], edge
+        if "crop_size" not in fields:  # transformers then uses 224, whatever the size
+            raise ConfigError(f"{where}: does not state crop_size")
+        size, resize = fields["crop_size"], edge
     if resize < size:
         raise ConfigError(f"{where}: crop of {size} px of a shorter side of {resize} px")
     return Preprocess(
         size=size,
         resize=resize,
-        mean=found["image_mean"],
-        std=found["image_std"],
-        interpolation=found["resample"],
+        mean=fields["image_mean"],
+        std=fields["image_std"],
+        interpolation=fields["resample"],
     )
 
 
 def write_transformers(
-    spec: ModelSpec, seen: Preprocess | None, classes: Sequence[str]
+    spec: ModelSpec, preprocess: Preprocess | None, classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Their two configs of a model of ours; ConfigError where they have none like it."""
-    plain = ModelSpec(
+    """Return the two configs of a model; ConfigError if transformers has none like it."""
+    nearest = ModelSpec(
         **{
             field.name: getattr(spec, field.name)
             for field in dataclasses.fields(ModelSpec)
-            if field.name in FREE
+            if field.name in SUPPORTED_FIELDS
         }
     )
     for field in dataclasses.fields(ModelSpec):
-        if getattr(plain, field.name) != getattr(spec, field.name):
+        if getattr(nearest, field.name) != getattr(spec, field.name):
             raise ConfigError(
                 f"transformers has no network like {spec.name}: its {field.name} is "
-                f"{getattr(spec, field.name)!r}, and theirs {getattr(plain, field.name)!r}"
+                f"{getattr(spec, field.name)!r}, there {getattr(nearest, field.name)!r}"
             )
     if not spec.is_resnet or len(spec.depths) != 4:
         raise ConfigError(f"transformers has no network like {spec.name}")
-    names = classes or [f"LABEL_{place}" for place in range(spec.num_classes)]
+    names = classes or [f"LABEL_{number}" for number in range(spec.num_classes)]
     config = {
         "model_type": "resnet",
         "architectures": ["ResNetForImageClassification"],
@@ -145,14 +148,14 @@ def write_transformers(
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": spec.stride_in == "1x1" and spec.is_bottleneck,
         "num_channels": spec.in_channels,
-        "id2label": {str(place): name for place, name in enumerate(names)},
-        "label2id": {name: place for place, name in enumerate(names)},
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
     }
-    return config, None if seen is None else _processor(seen)
+    return config, None if preprocess is None else _processor_config(preprocess)
 
 
-# Fields in which their networks may differ, or that matter in training alone.
-FREE = frozenset(
+# Fields that transformers' networks can express, or that matter only in training.
+SUPPORTED_FIELDS = frozenset(
     {
         *("name", "block", "depths", "widths", "stem_width", "stride_in", "num_classes"),
         *("in_channels", "input_size", "init", "zero_init_residual", "dropout", "drop_path"),
@@ -160,95 +163,95 @@ FREE = frozenset(
 )
 
 
-def _processor(seen: Preprocess) -> dict[str, Any]:
-    if seen.mean_image or seen.channel_order != "rgb" or seen.channels != 3:
+def _processor_config(preprocess: Preprocess) -> dict[str, Any]:
+    if preprocess.mean_image or preprocess.channel_order != "rgb" or preprocess.channels != 3:
         raise ConfigError("transformers has no processor of mean images, BGR or gray planes")
-    if seen.value_range is not None:
+    if preprocess.value_range is not None:
         raise ConfigError("transformers has no processor of images with more than 8 bits")
-    order = {name: number for number, name in RESAMPLE.items()}
+    resample = {name: number for number, name in RESAMPLE.items()}
     return {
         "image_processor_type": "BitImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": seen.resize},
-        "resample": order[seen.interpolation],
+        "size": {"shortest_edge": preprocess.resize},
+        "resample": resample[preprocess.interpolation],
         "do_center_crop": True,
-        "crop_size": {"height": seen.size, "width": seen.size},
+        "crop_size": {"height": preprocess.size, "width": preprocess.size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(seen.mean),
-        "image_std": list(seen.std),
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
         "do_convert_rgb": True,
     }
 
 
-def _side(value: Any) -> int:
-    """A size: a number, a shortest edge, or a square."""
+def _parse_side(value: Any) -> int:
+    """Handle a size: a number, a shortest edge, or a square."""
     if isinstance(value, Mapping):
-        known = {name: each for name, each in value.items() if each is not None}
-        if set(known) == {"shortest_edge"}:
-            return positive_int(known["shortest_edge"])
-        if set(known) != {"height", "width"} or known["height"] != known["width"]:
+        given = {name: each for name, each in value.items() if each is not None}
+        if set(given) == {"shortest_edge"}:
+            return positive_int(given["shortest_edge"])
+        if set(given) != {"height", "width"} or given["height"] != given["width"]:
             raise ValueError("is neither a shortest edge nor a square")
-        return positive_int(known["height"])
+        return positive_int(given["height"])
     return positive_int(value)
 
 
-def _edge(value: Any) -> int:
+def _parse_edge(value: Any) -> int:
     if isinstance(value, Mapping) and "shortest_edge" not in value:
         raise ValueError("squashes images to a square")
-    return _side(value)
+    return _parse_side(value)
 
 
-def _by_number(value: Any) -> tuple[str, ...]:
-    """Names in the order of their numbers, of a table from name to number."""
+def _parse_label2id(value: Any) -> tuple[str, ...]:
+    """Handle a table from name to number: names in the order of their numbers."""
     if not isinstance(value, Mapping) or len(set(value.values())) != len(value):
-        raise ValueError("is no table from names to numbers, each of them once")
-    return names_of({number: name for name, number in value.items()})
+        raise ValueError("is not a table from names to different numbers")
+    return parse_class_names({number: name for name, number in value.items()})
 
 
-def _resample(value: Any) -> str:
+def _parse_resample(value: Any) -> str:
     if value not in RESAMPLE:
-        raise ValueError("is not how images are resized here; only 2 (bilinear) and 3 (bicubic)")
+        raise ValueError("is not supported; only 2 (bilinear) and 3 (bicubic)")
     return RESAMPLE[value]
 
 
-def _factor(value: Any) -> float:
+def _parse_factor(value: Any) -> float:
     if abs(float(value) * 255 - 1) > 1e-6:
         raise ValueError("is not 1/255")
     return float(value)
 
 
-def _counts(value: Any) -> tuple[int, ...]:
+def _parse_ints(value: Any) -> tuple[int, ...]:
     return tuple(map(positive_int, value))
 
 
-_NET = {
+_MODEL_FIELDS = {
     "layer_type": only("basic", "bottleneck"),
-    "depths": _counts,
-    "hidden_sizes": _counts,
+    "depths": _parse_ints,
+    "hidden_sizes": _parse_ints,
     "embedding_size": positive_int,
-    "hidden_act": only("relu", why="is another activation than the networks here have"),
-    "downsample_in_first_stage": only(False, why="puts a stride where the networks here have none"),
+    "hidden_act": only("relu", why="is not an activation of these networks"),
+    "downsample_in_first_stage": only(False, why="puts a stride where these networks have none"),
     "downsample_in_bottleneck": only(False, True),
     "num_channels": positive_int,
     "num_labels": positive_int,
-    "id2label": names_of,
-    "label2id": _by_number,
-    "problem_type": only("single_label_classification", why="is another question"),
+    "id2label": parse_class_names,
+    "label2id": _parse_label2id,
+    "problem_type": only("single_label_classification", why="is not supported"),
 }
-_SEEN = {
+_PROCESSOR_FIELDS = {
     "do_resize": only(True),
-    "size": _edge,
+    "size": _parse_edge,
     "crop_pct": float,
-    "resample": _resample,
+    "resample": _parse_resample,
     "do_center_crop": only(True),
-    "crop_size": _side,
+    "crop_size": _parse_side,
     "do_rescale": only(True),
-    "rescale_factor": _factor,
+    "rescale_factor": _parse_factor,
     "do_normalize": only(True),
-    "image_mean": numbers,
-    "image_std": deviations,
+    "image_mean": parse_numbers,
+    "image_std": parse_std,
     "do_pad": only(False),
     "default_to_square": only(True, False),
 }
