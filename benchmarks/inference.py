@@ -104,8 +104,8 @@ def print_rates(title: str, first: str, groups: Iterable[dict[str, list[float]]]
     for number, rates in enumerate(groups):
         for name, each in rates.items():
             if number == 0 or name != first:
-                ratio = format_spread(ratios(each, rates[first]), "8.2f")
-                print(f"{name:<28}{statistics.median(each):>8.1f}  {ratio}", flush=True)
+                ratio = format_spread(ratios(each, rates[first]))
+                print(f"{name:<28}{statistics.median(each):>8.1f}      {ratio}", flush=True)
 
 
 def main() -> None:
