@@ -157,7 +157,7 @@ def test_another_runs_checkpoints_are_not_overwritten(tmp_path):
     ("changes", "message"),
     [
         ({"keep_checkpoints": 0}, "keep_checkpoints: 0 must be at least 1"),
-        ({"checkpoint_url": "bucket/runs"}, "checkpoint_url: 'bucket/runs' is no URL"),
+        ({"checkpoint_url": "bucket/runs"}, "checkpoint_url: 'bucket/runs' is not a URL"),
     ],
 )
 def test_bad_fields_are_refused(changes, message):
