@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import IO, Any, TypeVar
 
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-MAX_NAME_LENGTH = 120  # characters of a name in `shorten`
+MAX_NAME_LENGTH = 120  # characters of a name in `join_names`
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -55,16 +55,14 @@ def format_count(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-def join_names(names: Sequence[str], limit: int = 3) -> str:
-    """Join the first `limit` names for a message and count the others: "a, b, c and 2 more"."""
+def join_names(names: Iterable[str], limit: int = 3) -> str:
+    """Join the first `limit` names for a message and count the others: "a, b, c and 2 more".
+
+    Names are cut after MAX_NAME_LENGTH characters, and control characters escaped.
+    """
+    names = list(names)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def shorten(names: Iterable[str]) -> str:
-    """Return the first three of `names`, printable, for a one-line message."""
-    names = [printable(name[:MAX_NAME_LENGTH]) for name in names]
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(printable(name[:MAX_NAME_LENGTH]) for name in names[:limit]) + more
 
 
 def escape(text: object) -> str:

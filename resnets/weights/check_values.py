@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import catalog
-from resnets.utils.printable import format_count, shorten
+from resnets.utils.printable import format_count, join_names
 from resnets.weights import folder
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import BATCH_COUNT
@@ -103,8 +103,9 @@ def check_not_empty(tensors: Mapping[str, Tensor], source: str) -> None:
     empty = [name for name, tensor in tensors.items() if not tensor.numel()]
     if empty:
         raise WeightsError(
-            f"{source}: {len(empty)} tensors are empty ({shorten(empty)}): one part of a model that"
-            " DeepSpeed saved in shards (ZeRO stage 3)? its zero_to_fp32.py makes one file of them"
+            f"{source}: {len(empty)} tensors are empty ({join_names(empty)}): one part of a model"
+            " that DeepSpeed saved in shards (ZeRO stage 3)? its zero_to_fp32.py makes one file of"
+            " them"
         )
 
 
@@ -113,18 +114,18 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         count = format_count(len(broken), "tensor")
-        raise WeightsError(f"{source}: not finite in {count}: {shorten(broken)}")
+        raise WeightsError(f"{source}: not finite in {count}: {join_names(broken)}")
     variances = {name: tensor for name, tensor in tensors.items() if name.endswith(VAR)}
     negative = [name for name, tensor in variances.items() if (tensor < 0).any()]
     if negative:
         raise WeightsError(
             f"{source}: variances below 0 in {format_count(len(negative), 'tensor')}"
-            f" ({shorten(negative)}); the file is damaged, or its tensors are the difference of two"
-            " networks"
+            f" ({join_names(negative)}); the file is damaged, or its tensors are the difference of"
+            " two networks"
         )
     if variances and not any(tensor.any() for tensor in variances.values()):
         raise WeightsError(
-            f"{source}: all variances are 0 ({shorten(variances)}): the statistics of its norms "
+            f"{source}: all variances are 0 ({join_names(variances)}): the statistics of its norms "
             "were never filled; save the weights of the trained network"
         )
 
@@ -136,7 +137,7 @@ def warn_about_values(tensors: Mapping[str, Tensor], source: str, format: str | 
         log.warning(
             "%s: only zeros in %d tensors (%s): its outputs may not depend on the image; "
             "was the file written before it was filled?",
-            source, len(zero), shorten(zero),
+            source, len(zero), join_names(zero),
         )  # fmt: skip
     norms = [name.removesuffix(MEAN) for name in tensors if name.endswith(MEAN)]
     fresh = [norm for norm in norms if _has_initial_statistics(tensors, norm)]
@@ -147,7 +148,7 @@ def warn_about_values(tensors: Mapping[str, Tensor], source: str, format: str | 
             "collected, and outputs will be wrong; for averaged weights, call "
             "torch.optim.swa_utils.update_bn before saving",
             source, "all" if len(fresh) == len(norms) else len(fresh), len(norms),
-            shorten(norm.removesuffix(".") for norm in fresh),
+            join_names(norm.removesuffix(".") for norm in fresh),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights import hub
 from resnets.weights.adapt import (
     STEM_KERNEL,
@@ -143,7 +143,7 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
     if selection is None:
         raise WeightsError(
             f"{weights.source}: none of its {len(weights.contents)} tensors "
-            f"({shorten(weights.contents)}) belongs to {spec.name}; docs/weights.md lists the "
+            f"({join_names(weights.contents)}) belongs to {spec.name}; docs/weights.md lists the "
             f"formats{matching_models_hint(weights.contents, weights.part)}"
         )
     if selection.error:
@@ -229,12 +229,12 @@ def _check_classes(weights: Weights, rows: int | None) -> tuple[str, ...]:
     if rows is not None and names and len(names) != rows:
         log.warning(
             "%s: names %d classes (%s), but its head has %d outputs; the names are not used",
-            weights.source, len(names), shorten(names), rows,
+            weights.source, len(names), join_names(names), rows,
         )  # fmt: skip
         return ()
     if len(set(names)) != len(names) and len(names) != NUM_IMAGENET_CLASSES:  # it has two cranes
         duplicate = next(name for name in names if names.count(name) > 1)
-        raise WeightsError(f"{weights.source}: names a class twice ({shorten([duplicate])})")
+        raise WeightsError(f"{weights.source}: names a class twice ({join_names([duplicate])})")
     return names
 
 
@@ -251,8 +251,8 @@ def _read_tensors(weights: Weights, selection: Selection, template: ImageClassif
         budget -= stored.size
         if stored.size > MAX_RATIO * theirs.get(name, largest) + MARGIN or budget < 0:
             raise WeightsError(
-                f"{weights.source}: {shorten([full])} of shape {stored.shape} is far larger than "
-                f"any tensor of {template.spec.name}; not read"
+                f"{weights.source}: {join_names([full])} of shape {stored.shape} is far larger"
+                f" than any tensor of {template.spec.name}; not read"
             )
         tensors[name] = _read_tensor(stored, full, weights.source)
     return tensors
@@ -261,7 +261,7 @@ def _read_tensors(weights: Weights, selection: Selection, template: ImageClassif
 def _read_tensor(stored: LazyTensor, name: str, source: str) -> Tensor:
     with reading_weights(source):
         tensor = stored.read()
-    name = shorten([name])
+    name = join_names([name])
     if tensor.is_floating_point() and tensor.dtype not in FLOATS:
         raise WeightsError(f"{source}: {name} is of {tensor.dtype}, as of a quantized network")
     if tensor.is_complex() or tensor.is_quantized:
@@ -380,11 +380,11 @@ def _check_tensors(net: ImageClassifier, tensors: Tensors, source: str) -> None:
     if wrong:
         raise WeightsError(
             f"{source}: {len(wrong)} tensors have another shape than in {net.spec.name}: "
-            f"{shorten(wrong)}"
+            f"{join_names(wrong)}"
         )
     integers = [
         name for name in own if own[name].is_floating_point() > tensors[name].is_floating_point()
     ]
     if integers:
-        raise WeightsError(f"{source}: integers, as of a quantized model: {shorten(integers)}")
+        raise WeightsError(f"{source}: integers, as of a quantized model: {join_names(integers)}")
     check_values(tensors, source)

@@ -14,7 +14,7 @@ from torch import Tensor
 from resnets.config import ConfigError
 from resnets.data.layout.class_spelling import HEADERS, indexed_names
 from resnets.data.tables.ground_truth_file import WNIDS
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 
 log = logging.getLogger("resnets")
@@ -75,7 +75,9 @@ def select_head_rows(
         reason = "the weights do not name their classes; --set weights_head=keep keeps it"
         reason = reason if count == total else f"it is for {count} classes"
     else:
-        reason = f"its classes ({shorten(theirs)}) are not those of the data ({shorten(ours)})"
+        reason = (
+            f"its classes ({join_names(theirs)}) are not those of the data ({join_names(ours)})"
+        )
     log.info(
         "%s: head for %d classes replaced by a new one for %d: %s", source, count, total, reason
     )

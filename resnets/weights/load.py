@@ -18,7 +18,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.custom_model import MODEL_KEYS, MakeModel, build_custom
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, resolve_preprocess
 from resnets.weights.check_values import check_values, resolve_arch
@@ -277,7 +277,7 @@ def warn_about_names(source: str, theirs: Sequence[str], given: Sequence[str]) -
         "%s: the given classes %s (%s); the outputs are named as given",
         source,
         "are those of the file in another order" if reordered else "differ from those of the file",
-        shorten(theirs),
+        join_names(theirs),
     )
 
 
@@ -350,7 +350,7 @@ def _log_summary(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
         net.spec.name,
         weights.format,
         len(net.classes),
-        shorten(net.classes),
+        join_names(net.classes),
         provenance,
         describe_preprocess(net.preprocess.spec),
     )
@@ -382,6 +382,6 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
         name = net.spec.name if isinstance(net, ImageClassifier) else "this model"
         raise CheckpointError(
             f"{display_path(path)}: holds another architecture than {name}: "
-            f"{len(wrong)} tensors differ ({shorten(wrong)})"
+            f"{len(wrong)} tensors differ ({join_names(wrong)})"
         )
     net.load_state_dict(weights)

@@ -25,7 +25,7 @@ from resnets.config import (
     from_dict,
 )
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights import folder
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, read_run_checkpoint
@@ -251,7 +251,7 @@ def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
         raise WeightsError(f"{path}: not a state dict (names to tensors) but a {kind}")
     contents = flatten_tensors(table)
     if not contents:
-        keys = shorten(str(key)[:40] for key in table)
+        keys = join_names(str(key)[:40] for key in table)
         raise WeightsError(f"{path}: not a state dict (names to tensors) but keys {keys or 'none'}")
     weights = _with_metadata(table, contents, path, source, part)
     _log_unnamed_tensors(table, str(path))
@@ -292,7 +292,7 @@ def _log_unnamed_tensors(table: dict[Any, Any], source: str) -> None:
         for name, value in inner.items() if isinstance(inner, dict) else ((None, inner),):
             is_list = isinstance(value, list | tuple) and len(value) > 1
             if is_list and all(isinstance(each, LazyTensor) for each in value):
-                key_path = shorten([f"{key}" if name is None else f"{key}.{name}"])
+                key_path = join_names([f"{key}" if name is None else f"{key}.{name}"])
                 log.info(
                     "%s: ignored %s, a list of %d tensors without names; if they are averaged"
                     " weights, copy them into the network and save its state dict",

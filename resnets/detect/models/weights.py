@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights.check_values import check_values, warn_about_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, select_head_rows
@@ -187,7 +187,7 @@ def load_whole_weights(
     if classes is not None and class_layers:
         replaced = _match_classes(converted, class_layers, weights, classes, policy)
     if replaced:
-        message = shorten(sorted(replaced))
+        message = join_names(sorted(replaced))
         log.info("%s: new layers for other classes: %s", weights.source, message)
         converted |= {name: state[name] for name in replaced}
     unknown, missing = (
@@ -205,7 +205,7 @@ def load_whole_weights(
         if names:
             raise WeightsError(
                 f"{weights.source}: does not fit {net.spec.name}-{spec.head}: {len(names)} tensors "
-                f"{problem} ({shorten(names)})"
+                f"{problem} ({join_names(names)})"
             )
     check_values(converted, weights.source)
     warn_about_values(converted, weights.source, "detectron2")  # detectors' norms are frozen

@@ -380,15 +380,13 @@ def _build_all(models: Sequence[ModelSummary], blocks: Blocks) -> dict[str, Imag
 
 def _commands(folder: Path, grid: Grid) -> list[str]:
     """Return the commands that repeat the whole study, and one run."""
-    run = f"{folder.name}/{CELLS}/{folder_name(grid.models[0], 0)}/{RECIPE}"
-    train_one = f"resnets train {run}"
+    train_one = f"resnets train {folder.name}/{CELLS}/{folder_name(grid.models[0], 0)}/{RECIPE}"
     preset = next((name for name, make in PRESETS.items() if make() == grid.requested), None)
     if preset is not None:
         return [format_command(grid.study, preset=preset), train_one]
     counts = [str(count) for count in grid.seeds]
-    names = list(dict.fromkeys(grid.split_swept(model)[0] for model in grid.models))
-    if grid.study == "forms":
-        names = base_models(grid)
+    swept = dict.fromkeys(grid.split_swept(model)[0] for model in grid.models)
+    names = base_models(grid) if grid.study == "forms" else list(swept)
     counts = counts[:: len(grid.models) // len(names)] if grid.sweep else counts
     flags = {
         "data": grid.data,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from resnets.utils.printable import printable, shorten
+from resnets.utils.printable import join_names, printable
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.name_maps.leftovers import (
@@ -231,7 +231,7 @@ def _make_selection(
     unused = [name for name in within if name not in used]
     leftovers = classify_leftovers(tensors, unused, net)
     if leftovers.head:
-        note = f"its head is not the only layer after the features: {shorten(leftovers.head)}"
+        note = f"its head is not the only layer after the features: {join_names(leftovers.head)}"
         for ours in HEAD_TENSORS:
             selected.pop(names.foreign_names[ours] or "", None)
     leftovers = dataclasses.replace(
@@ -303,9 +303,9 @@ def _find_head(
             selected[theirs] = f"{fits[0]}.{leaf}"
         return ""
     if candidates:
-        return f"its head is not one linear layer ({shorten(candidates)})"
+        return f"its head is not one linear layer ({join_names(candidates)})"
     near = [name for name in within if name not in used and _is_linear_on(tensors[name], width)]
-    return f"{shorten(near)} may be the head, in an unknown format" if near else ""
+    return f"{join_names(near)} may be the head, in an unknown format" if near else ""
 
 
 def _is_linear_on(stored: LazyTensor, width: int) -> bool:

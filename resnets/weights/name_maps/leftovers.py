@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights.lazy_tensors import LazyTensor
 
 log = logging.getLogger("resnets")
@@ -117,17 +117,17 @@ def log_leftovers(leftovers: Leftovers, source: str) -> None:
         )  # rare ones first
         log.info(
             "%s: ignored %d tensors that are not part of the network (%s)",
-            source, len(names), shorten(names),
+            source, len(names), join_names(names),
         )  # fmt: skip
     if leftovers.head:
         log.warning(
             "%s: its head is not used: there are other layers next to it (%s)",
-            source, shorten(leftovers.head),
+            source, join_names(leftovers.head),
         )  # fmt: skip
     if leftovers.unknown:
         log.warning(
             "%s: ignored %d tensors that may be part of the network (%s)",
-            source, len(leftovers.unknown), shorten(leftovers.unknown),
+            source, len(leftovers.unknown), join_names(leftovers.unknown),
         )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def refusal_message(names: Sequence[str], net: Network, source: str) -> str:
     remedy = f"use {source}#{part}" if part else "save the network's state dict alone"
     return (
         f"{source}: has {len(names)} tensors before or inside its network that change what it "
-        f"computes ({shorten(names)}); to load the network without them, {remedy}"
+        f"computes ({join_names(names)}); to load the network without them, {remedy}"
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resnets.models import ImageClassifier
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.rules import Format, Tensors, translate
@@ -131,7 +131,7 @@ class NameMap:
         missing = sorted(set(known) - set(given) - set(may_miss))
         if unknown or missing:
             parts = [
-                f"{len(names)} {problem} ({shorten(names)})"
+                f"{len(names)} {problem} ({join_names(names)})"
                 for names, problem in ((unknown, "it does not have"), (missing, "missing"))
                 if names
             ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from resnets.utils.printable import shorten
+from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 
@@ -56,14 +56,14 @@ def find_classes(table: Mapping[Any, Any], source: str = "") -> tuple[str, ...]:
     for field, names in usable:
         if names != usable[0][1]:
             raise WeightsError(
-                f"its {usable[0][0]} ({shorten(usable[0][1])}) and {field} ({shorten(names)}) name"
-                " different classes; save it with one of them"
+                f"its {usable[0][0]} ({join_names(usable[0][1])}) and {field}"
+                f" ({join_names(names)}) name different classes; save it with one of them"
             )
     if not usable and candidates:
         field, names = candidates[0]
         reason = "it does not give each of 0, 1, ... one name, or names and numbers are ambiguous"
         if names:
-            reason = f"({shorten(names)}) is in a table that may describe something else"
+            reason = f"({join_names(names)}) is in a table that may describe something else"
         log.warning(
             "%s: %s is not used for the names of classes: %s; give them with --classes (in Python"
             " classes=...)",
