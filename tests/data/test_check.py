@@ -333,7 +333,7 @@ def test_what_the_command_writes(tree: Path, tmp_path: Path, capsys, monkeypatch
     assert "no part shares an image" in printed
     assert "no part shares an image" in (tmp_path / "again" / "report.html").read_text()
     assert main(["data", "check", "root", "--leave-out", "leeks"]) == 2
-    assert "--leave-out leeks: no such finding; there are leak," in capsys.readouterr().err
+    assert "--leave-out leeks: no such finding; known: leak," in capsys.readouterr().err
     assert main(["data", "check", "root", "--quarantine", "leeks"]) == 2
     assert "data.quarantine: leeks" in capsys.readouterr().err
 

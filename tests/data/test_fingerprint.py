@@ -332,7 +332,7 @@ def test_loose_files_with_labels(tmp_path: Path) -> None:
 def test_large_records_lie_beside_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(image_record, "MOST_WITHIN", 3)
+    monkeypatch.setattr(image_record, "MAX_EMBEDDED", 3)
     tree = write_tree(tmp_path / "set")
     training.run(recipe(tree), tmp_path / "run", device="cpu", quiet=True)
     folder = tmp_path / "run" / "checkpoints"

@@ -255,7 +255,7 @@ def test_what_an_artifact_cannot_do_is_reported(capsys, torch_artifact, tmp_path
         (("evaluate", torch_artifact, "--precision", "bfloat16"), "computes in float32"),
         (("predict", torch_artifact, "x.png", "--explain", tmp_path), "use the checkpoint"),
         (("predict", torch_artifact, "x.png", "--device", "cuda"), "computes on the CPU"),
-        (("export", torch_artifact), "is an artifact already"),
+        (("export", torch_artifact), "is already an artifact"),
     ):
         code, _, err = call(capsys, *words)
         assert code == 2, err

@@ -14,7 +14,7 @@ from resnets.weights.load import load_model
 
 
 def test_another_runtime_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(web, "cache", lambda: tmp_path)
+    monkeypatch.setattr(web, "cache_folder", lambda: tmp_path)
     package = tmp_path / "npm" / f"{web.RUNTIME}-{web.VERSION}.tgz"
     package.parent.mkdir()
     package.write_bytes(b"something else")
