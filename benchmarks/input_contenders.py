@@ -14,8 +14,8 @@ import torch
 
 from resnets.config import AugmentSpec, DataSpec, Preprocess
 from resnets.data import Preprocessor, TrainStream, open_data, order
-from resnets.data.dataset.quarantine import Quarantine
-from resnets.data.dataset.reader import BatchPlan, read_ahead
+from resnets.data.dataset.quarantine_list import Quarantine
+from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.loading.pack_write import pack as write_pack
 from resnets.data.sources.open import find_source
 from resnets.data.transforms.augment import train_views

@@ -14,7 +14,7 @@ from resnets.config import Recipe
 from resnets.data import TrainStream, fit_preprocess
 from resnets.data.batch import Batch
 from resnets.data.dataset.labeled_images import Split, TensorSplit
-from resnets.data.loading.loader import eval_batches
+from resnets.data.loading.batches import eval_batches
 from resnets.evaluate import evaluate_model
 from resnets.models import build
 from resnets.models.norm import use_cpu_kernels

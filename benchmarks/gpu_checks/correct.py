@@ -23,7 +23,7 @@ from gpu_checks.case import Case, Row, Setting, cifar_recipe, rounded
 from resnets.config import LossSpec, replace_fields
 from resnets.data import TrainStream, fit_preprocess
 from resnets.data.batch import Batch
-from resnets.data.loading.loader import eval_batches
+from resnets.data.loading.batches import eval_batches
 from resnets.models import build, catalog
 from resnets.models.layers import StdConv
 from resnets.models.norm import BatchNormAct2d, convert_batch_norms

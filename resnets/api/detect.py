@@ -15,8 +15,8 @@ from resnets.data.dataset.summary import announce
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.evaluate.measure import detect_all, measure
+from resnets.detect.evaluate.server_submission import Unlabeled, save_results
 from resnets.detect.evaluate.splits import SplitName, choose_set, choose_split
-from resnets.detect.evaluate.unlabeled import Unlabeled, save_results
 from resnets.detect.evaluate.write import save_evaluation
 from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.predictor import InferenceInput, Prediction, predict_files

@@ -32,8 +32,8 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Kind, Views
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
+from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
 from resnets.runtime.open import open_artifact
-from resnets.runtime.score import BackendScorer, evaluate_backend
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.bulk.data_set import DatasetIndex, NamesWriter
+from resnets.bulk.dataset_index import DatasetIndex, NamesWriter
 from resnets.bulk.images import NAMES, SPANS
 from resnets.config import dump_json
 from resnets.data.dataset.pack import PackFiles, is_pack, open_pack
@@ -27,7 +27,7 @@ from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.tar import TarFiles, list_tar, unpack
 from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabeled
 from resnets.data.sources.archive import list_inner_images
-from resnets.data.sources.find_tables import find_tabular
+from resnets.data.sources.find_parquet import find_tabular
 from resnets.data.sources.huggingface import HUB
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import SAMPLE_ROWS, TABLE_SUFFIXES, open_table_file

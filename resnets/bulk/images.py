@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnets.bulk.data_set import (
+from resnets.bulk.dataset_index import (
     INDEX_FILE,
     DatasetIndex,
     ImageSet,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from resnets.bulk import pool
-from resnets.bulk.data_set import ImageSet
+from resnets.bulk.dataset_index import ImageSet
 from resnets.bulk.image_index import index_dataset
 from resnets.bulk.images import open_dataset
 from resnets.bulk.plan import (
@@ -35,7 +35,7 @@ from resnets.bulk.pool import Event
 from resnets.bulk.worker import Job, ShardWorker, device_type, weights_sha256
 from resnets.bulk.write import Format, Summary
 from resnets.config import ConfigError, dump_json
-from resnets.data.dataset.image_probe import probe_images
+from resnets.data.dataset.probe_split import probe_images
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.errors import DataError

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from resnets.bulk.data_set import DatasetIndex, Item, require_exists
+from resnets.bulk.dataset_index import DatasetIndex, Item, require_exists
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
-from resnets.data.sources.find_tables import find_tabular, is_saved
+from resnets.data.sources.find_parquet import find_tabular, is_saved
 from resnets.data.sources.huggingface import (
     HUB,
     ArrowFiles,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.bulk.data_set import Item
+from resnets.bulk.dataset_index import Item
 from resnets.bulk.images import open_dataset
 from resnets.bulk.plan import WORK, AttemptCounter, Checksums, Manifest
 from resnets.bulk.pool import ShardDone, ShardFailed

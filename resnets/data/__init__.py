@@ -27,7 +27,7 @@ walker and readers.
 from resnets.data.batch import Batch
 from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
 from resnets.data.errors import DataError
-from resnets.data.loading.loader import TrainStream, eval_batches
+from resnets.data.loading.batches import TrainStream, eval_batches
 from resnets.data.splits.open import Splits, open_data
 from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, prepare
 

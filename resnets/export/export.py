@@ -34,7 +34,7 @@ from resnets.export.verify import (
 from resnets.export.write import check_format, write_artifact
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision, model_sha256
-from resnets.runtime.graph import INPUT
+from resnets.runtime.inference_module import INPUT
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
 

@@ -163,7 +163,7 @@ def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvalu
     positions = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
     chosen = {truth.rows[position] for position in positions.tolist()}
     subset = truth.select(chosen)
-    from resnets.runtime.score import evaluate_backend  # deferred: slow to import
+    from resnets.runtime.evaluate_backend import evaluate_backend  # deferred: slow to import
 
     return evaluate_backend(backend, split, subset).evaluation
 

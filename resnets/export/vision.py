@@ -28,7 +28,7 @@ from resnets.export.verify import MAX_MEASURED, VerificationError, write_verifie
 from resnets.export.write import check_format
 from resnets.export.write_vision import write_vision
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision
-from resnets.runtime.graph import INPUT
+from resnets.runtime.inference_module import INPUT
 from resnets.runtime.vision import ArtifactModel, engine_name, open_artifact_model
 
 COMPARED = 10  # images of a data set whose outputs are compared

@@ -19,7 +19,7 @@ import torch
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactMetadata
-from resnets.runtime.graph import INPUT, OUTPUT, InferenceModule
+from resnets.runtime.inference_module import INPUT, OUTPUT, InferenceModule
 from resnets.runtime.openvino import run_in_new_thread
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
 from resnets.utils.imports import require_package

@@ -25,7 +25,7 @@ from resnets.export.write import (
     trace,
 )
 from resnets.runtime.artifact import ArtifactMetadata
-from resnets.runtime.graph import INPUT, VisionModule
+from resnets.runtime.inference_module import INPUT, VisionModule
 from resnets.runtime.resize_graph import prepend_to_onnx
 
 SIZE = "size"  # input of the traced program: height and width without padding

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from resnets.config import ConfigError
-from resnets.report.figures import inline_drawing, inline_plot, to_svg
+from resnets.report.figure_style import inline_drawing, inline_plot, to_svg
 from resnets.report.render import Row, extract_lead, render
 from resnets.utils.csv_files import write_csv
 from resnets.utils.files import RUNS, atomic_write

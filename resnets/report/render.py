@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from resnets.report.figures import THEME
+from resnets.report.figure_style import THEME
 from resnets.utils.printable import valid_text
 
 MINUS = "\N{MINUS SIGN}"

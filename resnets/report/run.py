@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 from resnets.config import Recipe
 from resnets.config.aliases import read_json
-from resnets.report.figures import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
+from resnets.report.classification_details import RunDetails
+from resnets.report.figure_style import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
 from resnets.report.page import REPORT
 from resnets.report.render import render
-from resnets.report.run_details import RunDetails
 from resnets.utils.files import atomic_write
 from resnets.utils.imports import PREFIX
 

@@ -10,7 +10,7 @@ import torch
 
 from resnets.runtime.artifact import KEY, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
-from resnets.runtime.graph import OUTPUT
+from resnets.runtime.inference_module import OUTPUT
 from resnets.utils.imports import require_package
 
 SETTINGS = {"providers": ["CPUExecutionProvider"]}

@@ -20,7 +20,7 @@ import torch
 
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
-from resnets.runtime.graph import INPUT
+from resnets.runtime.inference_module import INPUT
 from resnets.runtime.resize_graph import VIEW
 from resnets.utils.imports import require_package
 from resnets.utils.precision import pick_precision

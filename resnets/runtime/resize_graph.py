@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnets.config import Preprocess
-from resnets.runtime.graph import INPUT
+from resnets.runtime.inference_module import INPUT
 
 VIEW = "view"  # input of the model itself: uint8 (batch, size, size, channels)
 

@@ -19,7 +19,7 @@ from resnets.evaluate.batched_inference import PixelBudget
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_error
-from resnets.runtime.graph import InferenceModule
+from resnets.runtime.inference_module import InferenceModule
 from resnets.utils import environment
 from resnets.utils.errors import within_memory
 from resnets.utils.precision import pick_precision

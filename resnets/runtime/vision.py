@@ -30,7 +30,7 @@ from resnets.runtime.artifact import (
     check_artifact_files,
     is_artifact,
 )
-from resnets.runtime.graph import INPUT
+from resnets.runtime.inference_module import INPUT
 from resnets.utils.errors import reading
 
 Run = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]

@@ -18,10 +18,10 @@ from resnets.data.dataset.summary import announce
 from resnets.data.errors import DataError
 from resnets.evaluate.evaluation import evaluate_scores
 from resnets.models.block_config import eval_mode
+from resnets.sequence.dataset import Windows, window_batches
 from resnets.sequence.load import load, open_sequences
 from resnets.sequence.signals import Signals
 from resnets.sequence.text import TextWindows, encode, read_text
-from resnets.sequence.windows import Windows, window_batches
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.precision import autocast, pick_precision

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, ModelSpec, Recipe
 from resnets.models import build as build_network
 from resnets.models.transformer.network import Transformer
+from resnets.sequence.dataset import SequenceData
 from resnets.sequence.signals import Signals, open_signals
 from resnets.sequence.text import open_text
-from resnets.sequence.windows import SequenceData
 from resnets.weights.checkpoint.find import open_checkpoint
 from resnets.weights.load import load_weights
 

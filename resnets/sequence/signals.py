@@ -20,7 +20,7 @@ from resnets.config import DataSpec, SignalSpec
 from resnets.data import order
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
-from resnets.sequence.windows import Ints, SequenceData
+from resnets.sequence.dataset import Ints, SequenceData
 from resnets.utils.errors import reading
 
 CBF = "cylinder-bell-funnel"

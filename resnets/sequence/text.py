@@ -16,7 +16,7 @@ from torch import Tensor
 from resnets.config import DataSpec
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
-from resnets.sequence.windows import Ints, SequenceData
+from resnets.sequence.dataset import Ints, SequenceData
 from resnets.utils.errors import reading
 from resnets.utils.printable import printable
 

@@ -36,7 +36,7 @@ from resnets.serve.schemas import (
     make_docs_renderer,
     merge_body_options,
 )
-from resnets.serve.thread_pool import WorkerPool
+from resnets.serve.timeout_pool import WorkerPool
 from resnets.utils.cpu_count import cores
 
 T = TypeVar("T")

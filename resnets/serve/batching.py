@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
-from resnets.serve.thread_pool import WorkerPool
+from resnets.serve.timeout_pool import WorkerPool
 
 log = logging.getLogger("resnets.serve")
 

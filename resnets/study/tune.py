@@ -28,8 +28,8 @@ from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
 from resnets.train.optim.schedule import Schedule
 from resnets.train.replay import open_training
-from resnets.train.results import RESULT
 from resnets.train.run import run as run_training
+from resnets.train.write_results import RESULT
 from resnets.utils.errors import read_object, reading
 from resnets.utils.files import page_folder
 from resnets.utils.imports import require_package

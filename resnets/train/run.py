@@ -24,8 +24,7 @@ from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.trackers import Trackers, check_trackers
 from resnets.train.loop import Step, Stream, fit
-from resnets.train.results import write_environment, write_results
-from resnets.train.resume import describe_extension, merge_recipes
+from resnets.train.resume_recipe import describe_extension, merge_recipes
 from resnets.train.saver import Saver
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
@@ -34,6 +33,7 @@ from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import teacher_changes
 from resnets.train.tasks.sequence import SignalTask, TextTask
 from resnets.train.tasks.task import Task
+from resnets.train.write_results import write_environment, write_results
 from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory

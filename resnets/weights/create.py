@@ -40,6 +40,7 @@ from resnets.weights.heads import (
 )
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, Selection, select_tensors
+from resnets.weights.name_maps.format_spec import Tensors
 from resnets.weights.name_maps.leftovers import log_leftovers
 from resnets.weights.name_maps.maps import (
     OWN,
@@ -49,7 +50,6 @@ from resnets.weights.name_maps.maps import (
     list_name_maps,
 )
 from resnets.weights.name_maps.matching_models import matching_models_hint
-from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.read import Weights, read_path
 from resnets.weights.readers.configs.input_convention import (
     read_input_convention,

@@ -32,7 +32,7 @@ from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, read_
 from resnets.weights.checkpoint.store import display_path, remote_url
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, flatten_tensors, reading_weights, to_lazy
-from resnets.weights.name_maps.rules import Tensors
+from resnets.weights.name_maps.format_spec import Tensors
 from resnets.weights.readers import caffe, keras
 from resnets.weights.readers.configs.class_names import find_classes, iter_name_lists
 from resnets.weights.readers.configs.stored_config import (

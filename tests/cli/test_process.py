@@ -17,7 +17,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, atomic_write
 from resnets.export.write import _trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
-from resnets.runtime.graph import InferenceModule
+from resnets.runtime.inference_module import InferenceModule
 from resnets.train.guards.interrupt import Interrupted
 from resnets.utils import environment
 from resnets.utils.processes import deferred_signals, environment_int

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data import open_data
-from resnets.data.dataset.quarantine import Quarantine, read_quarantine, write_quarantine
+from resnets.data.dataset.quarantine_list import Quarantine, read_quarantine, write_quarantine
 
 ODD = (
     "a/tab\there.png",

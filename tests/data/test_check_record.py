@@ -11,7 +11,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data.check.run import check_data
 from resnets.data.sources.open import find_source
-from resnets.data.splits.check_record import (
+from resnets.data.splits.check_results import (
     find_known_leaks,
     fingerprint_source,
     read_record,

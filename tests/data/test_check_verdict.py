@@ -18,7 +18,7 @@ from resnets.data import DataError, open_data
 from resnets.data.check.run import CheckReport, check_data
 from resnets.data.check.verdict import exit_code, make_verdict, train_command
 from resnets.data.tables.flat_labels import NOT_IN_TABLE
-from resnets.detect.check.images import annotated_contents
+from resnets.detect.check.images_by_split import annotated_contents
 from resnets.detect.loading.sources import open_detection
 
 

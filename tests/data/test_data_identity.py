@@ -19,7 +19,7 @@ from resnets.config import DataSpec, from_toml
 from resnets.data import Split, open_data
 from resnets.data.dataset.image_hash import can_hash, file_keys, hash_blocks
 from resnets.data.dataset.image_identity import hash_names, hold_out, strip_common_folder
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.files.archives import list_zip
 from resnets.data.files.folder import FolderFiles
 from resnets.data.files.tar import list_tar

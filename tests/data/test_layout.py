@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnets.config import DataSpec
 from resnets.data import DataError
-from resnets.data.check.parts import open_contents
+from resnets.data.check.images_by_split import open_contents
 from resnets.data.dataset.summary import summarize_source
 from resnets.data.finding_kinds import LAYOUT
 from resnets.data.layout.folder_layout import MASKS, NO_CLASS_FOLDER, NO_LABELS, read_layout

@@ -21,7 +21,7 @@ from PIL import Image
 from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, TrainStream, fit_preprocess, open_data
 from resnets.data.dataset import pack as packing
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.decode.decode import (
     Crop,
     center_box,

@@ -15,7 +15,7 @@ from resnets.config import DataSpec, DetectSpec
 from resnets.data import open_data
 from resnets.data.check.report import COLUMNS
 from resnets.data.dataset import summary
-from resnets.data.dataset.quarantine import write_quarantine
+from resnets.data.dataset.quarantine_list import write_quarantine
 from resnets.data.dataset.summary import MAX_LINES, WIDTH, DataSummary, SplitSummary
 from resnets.detect.loading.sources import open_detection
 

@@ -11,7 +11,7 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.detect.formats.records import RawImage, RawObject
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.store import open_store
-from resnets.detect.loading.image_sets import class_imbalances, halve_by_class
+from resnets.detect.loading.choose_splits import class_imbalances, halve_by_class
 from resnets.detect.loading.sources import find_source, open_detection, open_set
 
 DET = DetectSpec(train_set="train+val1", val_set="val2")

@@ -22,7 +22,7 @@ from colored_sets import (
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference
+from resnets.detect.images.path_matching import ImageReference
 from resnets.detect.images.store import Store
 
 JSON = "annotations/instances_train.json"

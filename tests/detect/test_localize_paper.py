@@ -16,7 +16,7 @@ from resnets.config import ConfigError, DataSpec, OptimSpec, Preprocess, Recipe,
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.transforms import crop_object
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.loading.stream import DetectStream
+from resnets.detect.loading.train_batches import DetectStream
 from resnets.detect.models.base import InferenceOptions
 from resnets.detect.models.layers import rescale
 from resnets.models import build, catalog

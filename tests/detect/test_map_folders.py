@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
-from resnets.detect.check.images import annotated_contents
+from resnets.detect.check.images_by_split import annotated_contents
 from resnets.detect.check.run import annotation_tasks, check_annotations
 from resnets.detect.loading.sources import open_detection
 

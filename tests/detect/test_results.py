@@ -14,8 +14,8 @@ from resnets.data.decode import open_image
 from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.decode.open_image import PixelBudget
 from resnets.data.errors import DataError
+from resnets.detect.evaluate.server_submission import Unlabeled, open_unlabeled, save_results
 from resnets.detect.evaluate.splits import choose_set, choose_split, reorder
-from resnets.detect.evaluate.unlabeled import Unlabeled, open_unlabeled, save_results
 from resnets.detect.evaluate.write import coco_results
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
@@ -215,7 +215,7 @@ def test_batches_of_many_masks_are_not_read_ahead(tmp_path, monkeypatch):
 
     from detect_batches import same, stream
 
-    from resnets.detect.loading import stream as module
+    from resnets.detect.loading import train_batches as module
 
     write_coco(tmp_path, "train", [(80, 60)] * 6)
     plain = list(islice(stream(tmp_path).batches(), 4))

@@ -15,7 +15,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.check.run import check_annotations
 from resnets.detect.data.masks import encode_masks, outline_box
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.loading.stream import DetectStream
+from resnets.detect.loading.train_batches import DetectStream
 
 JSON = "annotations/instances_train.json"
 

@@ -30,7 +30,7 @@ from resnets.export.verify import (
 )
 from resnets.export.write import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
-from resnets.runtime.graph import InferenceModule, fold_batch_norms
+from resnets.runtime.inference_module import InferenceModule, fold_batch_norms
 from resnets.runtime.torch import TorchEngine
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")

@@ -5,7 +5,7 @@ import torch
 from resnets.config import DataSpec, DetectSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.loading.stream import DetectStream
+from resnets.detect.loading.train_batches import DetectStream
 
 PLAIN = Preprocessor(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from resnets.models import ImageClassifier
 from resnets.weights.lazy_tensors import to_lazy
 from resnets.weights.name_maps.find_tensors import select_tensors
+from resnets.weights.name_maps.format_spec import Tensors
 from resnets.weights.name_maps.formats_caffe import _transposed
 from resnets.weights.name_maps.maps import NameMap, list_name_maps
-from resnets.weights.name_maps.rules import Tensors
 
 PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0
 LETTERED = 6  # the longest stage of ResNet-50; longer models number the blocks of stages 3 and 4

@@ -24,7 +24,7 @@ from resnets import recipes
 from resnets.cli.main import main
 from resnets.config import replace_fields
 from resnets.data.batch import Batch
-from resnets.runtime.graph import InferenceModule
+from resnets.runtime.inference_module import InferenceModule
 from resnets.runtime.open import open_artifact
 from resnets.study.grid.worker import train_cell
 from resnets.train import run as training

@@ -8,7 +8,7 @@ import pytest
 from html_elements import Elements
 from matplotlib.figure import Figure as Plot
 
-from resnets.report.figures import THEME, figure_style, integer_ticks, subplots
+from resnets.report.figure_style import THEME, figure_style, integer_ticks, subplots
 from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import _environment, format_cell, minus_signs
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from resnets.config import DataSpec, Recipe
+from resnets.report.classification_details import ClassRow, RunDetails, class_rows
 from resnets.report.run import advise
-from resnets.report.run_details import ClassRow, RunDetails, class_rows
 
 
 def rows(val: list[float], train: list[float], losses: list[float] | None = None) -> list[Any]:

@@ -22,7 +22,7 @@ from PIL import Image
 from serving import Running, encoded_image, running, save_classifier
 from small_nets import RESIDUAL, small_net
 
-from resnets.runtime.graph import InferenceModule
+from resnets.runtime.inference_module import InferenceModule
 from resnets.serve.http import connection
 from resnets.serve.http.limits import EventLoopLag
 

@@ -9,7 +9,7 @@ from serving import encoded_image, running, save_classifier
 
 from resnets.data import DataError
 from resnets.serve import app
-from resnets.serve.thread_pool import WorkerPool
+from resnets.serve.timeout_pool import WorkerPool
 
 RAW = {"content-type": "image/png"}
 

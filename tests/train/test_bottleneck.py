@@ -15,7 +15,7 @@ from resnets.data import FileSplit, TrainStream, fit_preprocess, open_data
 from resnets.data.decode.decode import encode_pnm
 from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
-from resnets.report.figures import to_svg
+from resnets.report.figure_style import to_svg
 from resnets.report.run import plot_stages
 from resnets.train import run as training
 from resnets.train.log.run_log import read_rows

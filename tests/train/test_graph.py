@@ -8,7 +8,7 @@ import torch
 
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
-from resnets.data.loading.loader import TrainStream
+from resnets.data.loading.batches import TrainStream
 from resnets.train import run as training
 from resnets.train.cuda_graph import capture, start, step
 from resnets.train.cuda_graph.start import find_obstacle, start_graph

@@ -16,10 +16,10 @@ from test_early_stop import plan
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data, order
-from resnets.data.dataset.reader import BatchPlan, read_ahead
+from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.decode.decode import Crop, center_box
 from resnets.data.errors import DataError
-from resnets.data.loading.loader import TrainStream
+from resnets.data.loading.batches import TrainStream
 from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.weights.checkpoint.format import LAST, read_checkpoint

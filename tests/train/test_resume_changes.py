@@ -12,7 +12,7 @@ from digit_trees import recipe, write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, ScheduleSpec, from_toml
 from resnets.train import run as training
-from resnets.train.resume import (
+from resnets.train.resume_recipe import (
     describe_differences,
     describe_extension,
     differences,

@@ -24,7 +24,7 @@ from resnets.data import (
     open_data,
     order,
 )
-from resnets.data.dataset.quarantine import QUARANTINE
+from resnets.data.dataset.quarantine_list import QUARANTINE
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.files.folder import read_file
 from resnets.models import catalog

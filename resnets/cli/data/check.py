@@ -87,12 +87,12 @@ class Check:
             print_annotation_check,
             repair,
         )
-        from resnets.data.check.parts import open_contents, split_into_shares
+        from resnets.data.check.images_by_split import open_contents, split_into_shares
         from resnets.data.check.report import write_check
         from resnets.data.check.run import check_data
         from resnets.data.check.verdict import exit_code
         from resnets.data.dataset.summary import announce
-        from resnets.detect.check.images import annotated_contents
+        from resnets.detect.check.images_by_split import annotated_contents
         from resnets.detect.check.run import annotation_tasks, explain_no_annotations
 
         listed, leave_out = self._options()
@@ -161,8 +161,8 @@ def _save_findings(
     """Save the findings in the cache, where training on the same data set reads them."""
     from resnets.data.errors import DataError
     from resnets.data.sources.open import find_source
-    from resnets.data.splits.check_record import fingerprint_source, save_record
-    from resnets.detect.check.images import annotated_listing
+    from resnets.data.splits.check_results import fingerprint_source, save_record
+    from resnets.detect.check.images_by_split import annotated_listing
 
     try:
         if annotated:

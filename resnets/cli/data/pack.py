@@ -60,7 +60,7 @@ class Pack:
 
 def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
     from resnets.data.dataset.pack import SUFFIX
-    from resnets.data.dataset.quarantine import Quarantine
+    from resnets.data.dataset.quarantine_list import Quarantine
     from resnets.data.dataset.summary import announce, summarize_source
     from resnets.data.decode.pixel_values import describe_levels
     from resnets.data.loading.pack_write import pack

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnets.data.check.parts import Contents
+from resnets.data.check.images_by_split import Contents
 from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.source import VAL_NAMES
 from resnets.data.finding_kinds import IMBALANCE, UNMEASURED, Finding

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from resnets.data.check.duplicates import Pair
-from resnets.data.check.parts import Contents
+from resnets.data.check.images_by_split import Contents
 from resnets.data.finding_kinds import (
     DUPLICATE,
     LEAK,

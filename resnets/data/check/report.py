@@ -9,14 +9,14 @@ from pathlib import Path
 
 from resnets.config import DataSpec, atomic_write
 from resnets.data.check.classes import count_suffixes, find_role, make_class_table, select_rows
-from resnets.data.check.parts import Contents
+from resnets.data.check.images_by_split import Contents
 from resnets.data.check.run import CheckReport
 from resnets.data.check.verdict import count_usable, exit_code, make_verdict, train_command
-from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quarantine
+from resnets.data.dataset.quarantine_list import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import KINDS, LEAKS, Finding, Kind
-from resnets.report.figures import Thumbnail
+from resnets.report.figure_style import Thumbnail
 from resnets.report.render import render
 from resnets.utils.csv_files import CsvWriter
 

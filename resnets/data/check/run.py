@@ -28,9 +28,9 @@ from resnets.data.check.image import (
     extract_reason,
     make_thumbnail,
 )
+from resnets.data.check.images_by_split import Contents, open_contents, split_into_shares
 from resnets.data.check.leaks import OTHER_LABEL, find_copies, find_same_source
-from resnets.data.check.parts import Contents, open_contents, split_into_shares
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import (
     EMPTY_CLASS,

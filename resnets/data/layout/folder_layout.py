@@ -18,7 +18,11 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from resnets.data.errors import DataError
-from resnets.data.layout.ambiguous import class_name_warnings, explain_not_classes, format_folders
+from resnets.data.layout.ambiguous_folders import (
+    class_name_warnings,
+    explain_not_classes,
+    format_folders,
+)
 from resnets.data.layout.class_spelling import class_key, clean_name
 from resnets.data.layout.folder_names import (
     GENERIC,

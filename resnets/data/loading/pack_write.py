@@ -22,9 +22,9 @@ from PIL import Image
 from resnets.config import ConfigError, atomic_write
 from resnets.data.dataset.image_hash import content_keys
 from resnets.data.dataset.image_identity import identify_part
-from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, encode_numbers
-from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
+from resnets.data.dataset.probe_split import probe_images
+from resnets.data.dataset.quarantine_list import Quarantine, path_within, prefixes
 from resnets.data.dataset.source import Part, Source
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole, encode_pnm, image_header, scaled_size

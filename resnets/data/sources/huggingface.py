@@ -26,7 +26,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import NOT_IMAGE, LeftOut
 from resnets.data.sources.builtin import find_connection_error
-from resnets.data.sources.find_tables import (
+from resnets.data.sources.find_parquet import (
     TabularFiles,
     check_same_classes,
     escape_pattern,

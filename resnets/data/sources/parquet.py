@@ -19,7 +19,7 @@ import numpy as np
 from resnets.data.dataset.source import Rows, Source
 from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
-from resnets.data.sources.find_tables import TabularFiles, check_same_classes, find_tabular
+from resnets.data.sources.find_parquet import TabularFiles, check_same_classes, find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
     format_part_name,

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from resnets.config import DataSpec
-from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.probe_split import probe_images
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.dataset.source import ArrayPart, Part, Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_images
 from resnets.data.errors import DataError

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnets.config import ConfigError, DataSpec
-from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import Part, Source, image_name
 from resnets.data.errors import DataError
 from resnets.utils.csv_files import read_rows, write_csv

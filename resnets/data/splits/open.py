@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from resnets.config import ConfigError, DataSpec
-from resnets.data.dataset.image_probe import ImageProbe, probe_images
 from resnets.data.dataset.labeled_images import Split, with_summary
 from resnets.data.dataset.labels import class_counts
+from resnets.data.dataset.probe_split import ImageProbe, probe_images
 from resnets.data.dataset.source import Rows, Source
 from resnets.data.dataset.summary import DataSummary, summarize
 from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels, describe_levels
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.sources.open import apply_label_form, find_source
-from resnets.data.splits.check_record import KnownLeaks, fingerprint_source, load_known_leaks
+from resnets.data.splits.check_results import KnownLeaks, fingerprint_source, load_known_leaks
 from resnets.data.splits.corrections import apply_corrections
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import version_warnings

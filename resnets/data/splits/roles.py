@@ -14,7 +14,7 @@ from resnets.data.dataset.image_hash import Keys
 from resnets.data.dataset.image_identity import find_group_rows, hold_out_by_rank, rows_by_side
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.pack import PackFiles
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.errors import DataError
 from resnets.data.order import STREAM_SPLIT, random_bits

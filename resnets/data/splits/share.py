@@ -17,7 +17,7 @@ from resnets.data.dataset.image_identity import (
     hold_out,
     hold_out_by_rank,
 )
-from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import Part, Rows, Source, image_name
 from resnets.data.errors import DataError
 from resnets.data.splits.image_record import (

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from resnets.data.dataset.quarantine import FIRST_LINE as QUARANTINE_HEAD
-from resnets.data.dataset.quarantine import QUARANTINE
+from resnets.data.dataset.quarantine_list import FIRST_LINE as QUARANTINE_HEAD
+from resnets.data.dataset.quarantine_list import QUARANTINE
 from resnets.data.files.folder import Listing
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
 from resnets.data.layout.folder_names import name_words, role_within, split_role

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from resnets.config import ConfigError, DataSpec, Preprocess
 from resnets.data.dataset.labeled_images import Split, TensorSplit
-from resnets.data.dataset.reader import BatchPlan, read_ahead
+from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.decode.decode import Crop, center_box, decode, reading_image, render
 from resnets.data.errors import DataError

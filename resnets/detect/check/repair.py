@@ -29,6 +29,7 @@ from resnets.detect.check.upright_boxes import (
     move_outline,
 )
 from resnets.detect.data.masks import encode_outline, outline_box
+from resnets.detect.formats.box_format_check import flag_wrong_box_form
 from resnets.detect.formats.problems import (
     TOLERANCE,
     clip_box,
@@ -47,7 +48,6 @@ from resnets.detect.formats.records import (
     RawObject,
     Task,
 )
-from resnets.detect.formats.set_checks import flag_wrong_box_form
 from resnets.detect.images.sizes import Frame, uniform_scale
 from resnets.detect.loading.split_opener import to_target
 from resnets.utils.csv_files import write_csv

@@ -34,7 +34,7 @@ from resnets.detect.class_maps.pairing import (
 from resnets.detect.class_maps.schemes import CLASS_FILES
 from resnets.detect.data.class_maps import read_class_map
 from resnets.detect.formats.voc.lists import find_list_files, find_lists
-from resnets.detect.images.references import fold_case, is_image_folder_name
+from resnets.detect.images.path_matching import fold_case, is_image_folder_name
 from resnets.detect.images.store import Store, has_image_suffix
 
 SET_FOLDER = "ImageSets/Segmentation"

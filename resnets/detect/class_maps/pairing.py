@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from resnets.data.layout.folder_names import role_within
-from resnets.detect.images.references import fold_case
+from resnets.detect.images.path_matching import fold_case
 from resnets.detect.images.store import Store, is_text_path
 
 MAP_FOLDERS = frozenset(

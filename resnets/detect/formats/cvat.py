@@ -42,7 +42,7 @@ from resnets.detect.formats.shapes import (
     to_coco_polygons,
 )
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference
+from resnets.detect.images.path_matching import ImageReference
 from resnets.detect.images.store import Store
 
 HEAD = 1 << 12
@@ -165,22 +165,22 @@ def _parse_box(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
     if not rotation:
         return (left, top, right, bottom), None, None
     corners = rectangle_corners(left, top, right, bottom)
-    image_sets = [rotate_corners(corners, (left + right) / 2, (top + bottom) / 2, rotation)]
-    return bounding_box(image_sets), to_coco_polygons(image_sets), polygon_area(image_sets)
+    polygons = [rotate_corners(corners, (left + right) / 2, (top + bottom) / 2, rotation)]
+    return bounding_box(polygons), to_coco_polygons(polygons), polygon_area(polygons)
 
 
 def _parse_polygon(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
     pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
     if len(pairs) < 3 or any(len(pair) != 2 for pair in pairs):
         raise ValueError("has fewer than three corners of x and y")
-    image_sets = [np.array([[read_number(x), read_number(y)] for x, y in pairs])]
-    return bounding_box(image_sets), to_coco_polygons(image_sets), polygon_area(image_sets)
+    polygons = [np.array([[read_number(x), read_number(y)] for x, y in pairs])]
+    return bounding_box(polygons), to_coco_polygons(polygons), polygon_area(polygons)
 
 
 def _parse_ellipse(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:
     x, y, rx, ry = (_read_attribute(shape, key) for key in ("cx", "cy", "rx", "ry"))
-    image_sets = [ellipse_corners(x, y, rx, ry, read_number(shape.get("rotation", "0")))]
-    return bounding_box(image_sets), to_coco_polygons(image_sets), polygon_area(image_sets)
+    polygons = [ellipse_corners(x, y, rx, ry, read_number(shape.get("rotation", "0")))]
+    return bounding_box(polygons), to_coco_polygons(polygons), polygon_area(polygons)
 
 
 def _parse_mask(shape: ElementTree.Element, size: tuple[int, int]) -> Geometry:

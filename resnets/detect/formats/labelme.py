@@ -45,7 +45,7 @@ from resnets.detect.formats.shapes import (
     to_coco_polygons,
 )
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference
+from resnets.detect.images.path_matching import ImageReference
 from resnets.detect.images.store import Store
 
 HEAD = 1 << 14

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from resnets.data.errors import DataError
 from resnets.detect.data.masks import MaskError, check_segmentation
 from resnets.detect.data.values import Box
-from resnets.detect.formats.records import ID_TWICE, Flaw, Problem, RawImage, RawImageSet, RawObject
-from resnets.detect.formats.set_checks import (
+from resnets.detect.formats.box_format_check import (
     FORM,
     find_extent_warnings,
     find_outline_warnings,
     flag_wrong_box_form,
     list_form_problems,
 )
+from resnets.detect.formats.records import ID_TWICE, Flaw, Problem, RawImage, RawImageSet, RawObject
 from resnets.detect.images.sizes import Frame, StoredSize, infer_frame, read_sizes
 from resnets.detect.images.store import Store
 

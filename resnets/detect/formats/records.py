@@ -13,7 +13,7 @@ from resnets.data.layout.folder_names import Role, role_within
 from resnets.detect.data.class_maps import Coding
 from resnets.detect.data.types import Segmentation
 from resnets.detect.data.values import Box
-from resnets.detect.images.references import Match
+from resnets.detect.images.path_matching import Match
 from resnets.detect.images.sizes import StoredSize
 from resnets.detect.images.store import Store
 

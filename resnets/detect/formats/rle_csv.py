@@ -27,6 +27,7 @@ from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.masks import encode_run_lengths, outline_box
 from resnets.detect.data.values import NAN, Box, read_name
+from resnets.detect.formats.box_format_check import add_form_flaw
 from resnets.detect.formats.records import (
     Flaw,
     RawDataset,
@@ -36,9 +37,8 @@ from resnets.detect.formats.records import (
     is_training_set,
     set_image_paths,
 )
-from resnets.detect.formats.set_checks import add_form_flaw
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference
+from resnets.detect.images.path_matching import ImageReference
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import Store
 

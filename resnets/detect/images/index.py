@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from resnets.data.layout.folder_names import split_role
-from resnets.data.splits.check_record import fingerprint_files
-from resnets.detect.images.references import (
+from resnets.data.splits.check_results import fingerprint_files
+from resnets.detect.images.path_matching import (
     ImageReference,
     Match,
     Parts,
@@ -395,5 +395,5 @@ def _shared_image(entry: ImageReference, other: ImageReference, path: str) -> Ma
 
 
 def fingerprint_images(store: Store) -> str:
-    """Return the fingerprint of all images of a store, annotated or not; see `check_record`."""
+    """Return the fingerprint of all images of a store, annotated or not; see `data.splits.check_results`."""
     return fingerprint_files([store.take(ImageIndex.of(store).images)], store.where)

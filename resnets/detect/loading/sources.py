@@ -13,12 +13,12 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.dataset.image_hash import can_hash, file_keys
 from resnets.data.dataset.image_identity import hash_names, hash_stems
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.dataset.source import FilePart, Rows, Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary, find_rarest_object
 from resnets.data.errors import DataError
 from resnets.data.sources.builtin import fetch_voc
-from resnets.data.splits.check_record import KnownLeaks, load_known_leaks
+from resnets.data.splits.check_results import KnownLeaks, load_known_leaks
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import version_warnings
 from resnets.data.splits.overlap import Overlap
@@ -34,7 +34,7 @@ from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.index import fingerprint_images
 from resnets.detect.images.store import open_store
-from resnets.detect.loading.image_sets import (
+from resnets.detect.loading.choose_splits import (
     ChosenSets,
     add_val_halves,
     choose_sets,

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from resnets.config import DetectSpec
-from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.errors import DataError
-from resnets.detect.class_maps.outline_maps import (
+from resnets.detect.class_maps.instances_to_class_maps import (
     NUM_SCANNED,
     add_background,
     draw_class_map,

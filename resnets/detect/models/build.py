@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.loading.stream import DetectStream
+from resnets.detect.loading.train_batches import DetectStream
 from resnets.detect.models.base import InferenceOptions, ModelKind
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.layers import pad

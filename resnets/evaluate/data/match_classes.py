@@ -20,7 +20,7 @@ from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.dataset.image_hash import file_keys
 from resnets.data.dataset.labeled_images import with_summary
 from resnets.data.dataset.labels import is_multilabel
-from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.splits.all_images import open_all, open_unlabeled

@@ -21,7 +21,7 @@ from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
-from resnets.report.figures import add_legend, figure_style, series_colors, subplots
+from resnets.report.figure_style import add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analyses.landscape import random_direction, shift_weights
 from resnets.study.analysis import Analysis, Subject, find_twins

@@ -22,7 +22,7 @@ from resnets.evaluate import Evaluation
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
-from resnets.report.figures import (
+from resnets.report.figure_style import (
     add_legend,
     figure_style,
     integer_ticks,

@@ -23,7 +23,7 @@ from resnets.data import Batch
 from resnets.models import ImageClassifier
 from resnets.models.block_config import get_block_attr, residual_paths
 from resnets.models.shortcut import GatedShortcut, ScaledShortcut, ZeroPad
-from resnets.report.figures import SERIES, SOFT, figure_style, integer_ticks, subplots
+from resnets.report.figure_style import SERIES, SOFT, figure_style, integer_ticks, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analyses.deepen import DeepenedComparison, compare_deepened
 from resnets.study.analyses.lesions import (

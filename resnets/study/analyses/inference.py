@@ -29,7 +29,7 @@ from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode, get_block_attr
-from resnets.report.figures import (
+from resnets.report.figure_style import (
     SOFT,
     add_legend,
     figure_style,

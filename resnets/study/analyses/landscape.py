@@ -22,7 +22,7 @@ from torch.linalg import vector_norm
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
-from resnets.report.figures import SERIES, figure_style, series_colors, subplots
+from resnets.report.figure_style import SERIES, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import Analysis, Subject, find_twins
 from resnets.study.trained_models import line_style, progress

@@ -17,7 +17,7 @@ from resnets.data import Batch
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.norm import NormAct
-from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
+from resnets.report.figure_style import figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import Analysis, Subject, find_twins
 from resnets.study.trained_models import get_images, line_style

@@ -22,7 +22,7 @@ from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
-from resnets.report.figures import figure_style, integer_ticks, subplots
+from resnets.report.figure_style import figure_style, integer_ticks, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import Analysis, Subject
 from resnets.study.trained_models import LabeledImages, get_images, iter_units, named_units

@@ -25,7 +25,7 @@ from resnets.data import Batch
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode, get_block_attr, residual_paths
-from resnets.report.figures import (
+from resnets.report.figure_style import (
     add_legend,
     figure_style,
     integer_ticks,

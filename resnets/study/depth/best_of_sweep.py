@@ -19,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
 from resnets.config import Recipe
-from resnets.report.figures import CARD, INK, SERIES, figure_style, subplots
+from resnets.report.figure_style import CARD, INK, SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
 from resnets.study.depth.verdict import Verdict, judge_degradation

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from resnets.models.transformer.network import Transformer
-from resnets.report.figures import (
+from resnets.report.figure_style import (
     PANEL,
     SERIES,
     SOFT,

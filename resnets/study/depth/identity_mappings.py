@@ -14,7 +14,7 @@ from itertools import combinations
 from matplotlib.axes import Axes
 
 from resnets.diagrams.draw import block_diagram
-from resnets.report.figures import INK, SERIES, SOFT, add_legend, figure_style, subplots
+from resnets.report.figure_style import INK, SERIES, SOFT, add_legend, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
 from resnets.study import paper

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnets.config import from_toml
 from resnets.data.dataset.source import Part
 from resnets.data.errors import DataError
-from resnets.data.loading.loader import eval_batches
+from resnets.data.loading.batches import eval_batches
 from resnets.data.sources.open import find_source
 from resnets.data.splits.corrections import apply_corrections, image_path_within
 from resnets.data.splits.image_record import TEST

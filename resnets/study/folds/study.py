@@ -12,11 +12,11 @@ from typing import Any
 
 from resnets import recipes
 from resnets.config import ConfigError, DataSpec
-from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quarantine
+from resnets.data.dataset.quarantine_list import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.splits.corrections import Correction, write_corrections
-from resnets.report.figures import Thumbnail
+from resnets.report.figure_style import Thumbnail
 from resnets.report.page import Table, write_page
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.folds.predictions import (

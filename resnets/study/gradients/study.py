@@ -16,7 +16,7 @@ from resnets.config import ConfigError, to_toml
 from resnets.data import fit_preprocess, open_data
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
-from resnets.report.figures import LINE, figure_style, integer_ticks, series_colors, subplots
+from resnets.report.figure_style import LINE, figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.study.convergence_rule import FITTED, chance_level
 from resnets.study.gradients.measure import (

@@ -18,7 +18,7 @@ from resnets.config import ConfigError, Recipe
 from resnets.data import open_data
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
-from resnets.data.loading.loader import TrainStream
+from resnets.data.loading.batches import TrainStream
 from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
 from resnets.models.block_config import MakeBlock

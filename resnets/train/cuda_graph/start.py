@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from resnets.config import AugmentSpec, Recipe
-from resnets.data.loading.loader import TrainStream
+from resnets.data.loading.batches import TrainStream
 from resnets.train.cuda_graph import capture
 from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel

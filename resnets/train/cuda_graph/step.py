@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resnets.data.batch import Batch
-from resnets.data.loading.loader import TrainStream
+from resnets.data.loading.batches import TrainStream
 from resnets.data.timings import Timings
 from resnets.train.cuda_graph.capture import Capture, compiled_blocks
 from resnets.train.optim.optimizers import set_lr

@@ -19,7 +19,7 @@ from resnets.data.batch import Batch
 from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.errors import DataError
-from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
+from resnets.data.loading.batches import TrainStream, epoch_draw, eval_batches, keep_on_device
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, resize_preprocessor
 from resnets.evaluate import describe_protocol, evaluate_model
@@ -31,7 +31,7 @@ from resnets.evaluate.views import compute_logits
 from resnets.models import ImageClassifier, build
 from resnets.models.block_config import eval_mode
 from resnets.models.custom_model import build_custom
-from resnets.report.run_details import CaptionedImage, RunDetails
+from resnets.report.classification_details import CaptionedImage, RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss

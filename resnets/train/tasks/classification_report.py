@@ -14,8 +14,8 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.evaluation import AnyEvaluation, Evaluation
 from resnets.evaluate.measure import Mistake
 from resnets.evaluate.views import load_image
-from resnets.report.figures import Thumbnail
-from resnets.report.run_details import CaptionedImage, RunDetails, class_rows
+from resnets.report.classification_details import CaptionedImage, RunDetails, class_rows
+from resnets.report.figure_style import Thumbnail
 
 log = logging.getLogger("resnets")
 

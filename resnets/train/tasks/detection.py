@@ -17,7 +17,7 @@ from resnets.data.splits.image_record import Fingerprint
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import DetectionSplits, open_detection
-from resnets.detect.loading.stream import DetectStream
+from resnets.detect.loading.train_batches import DetectStream
 from resnets.detect.metrics.coco import require_coco
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import (
@@ -30,7 +30,7 @@ from resnets.detect.models.build import (
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.predictor import Predictor
-from resnets.report.run_details import RunDetails
+from resnets.report.classification_details import RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, Recipe
 from resnets.data.batch import Batch
 from resnets.data.splits.open import SetReport
-from resnets.report.run_details import RunDetails
+from resnets.report.classification_details import RunDetails
+from resnets.sequence.dataset import SequenceData, WindowStream
 from resnets.sequence.evaluate import (
     BITS,
     SequenceEvaluation,
@@ -22,7 +23,6 @@ from resnets.sequence.evaluate import (
     nats_to_bits,
 )
 from resnets.sequence.load import build, complete_recipe, load, open_sequences
-from resnets.sequence.windows import SequenceData, WindowStream
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn, classification_loss

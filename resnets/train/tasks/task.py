@@ -12,7 +12,7 @@ from torch import nn
 from resnets.config import Recipe
 from resnets.data.dataset.summary import DataSummary
 from resnets.data.splits.open import SetReport
-from resnets.report.run_details import RunDetails
+from resnets.report.classification_details import RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from resnets.config import ModelSpec, Preprocess
+from resnets.weights.name_maps.format_spec import Format, Rules, Tensors
 from resnets.weights.name_maps.formats_caffe import CAFFE, DETECTRON, KERAS
-from resnets.weights.name_maps.rules import Format, Rules, Tensors
 
 TORCHVISION_RESNET: Rules = (
     ("stem.conv.*", "conv1.*"),

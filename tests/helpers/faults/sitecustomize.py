@@ -53,16 +53,16 @@ def fill_disk_of_rows() -> None:
 
 def break_disk(step: int) -> None:
     """Let the threads' reading fail from there on."""
-    from resnets.data.dataset import reader
+    from resnets.data.dataset import read_ahead
 
-    real, images = reader._try_read, itertools.count()
+    real, images = read_ahead._try_read, itertools.count()
 
     def read(split, row, view):
         if next(images) >= step * IMAGES:
             raise OSError(errno.EIO, os.strerror(errno.EIO), f"images/{row}.png")
         return real(split, row, view)
 
-    reader._try_read = read
+    read_ahead._try_read = read
 
 
 def install() -> None:

@@ -18,7 +18,7 @@ from resnets.bulk.images import open_dataset
 from resnets.bulk.plan import SUMMARY, Checksums, Manifest, RowOptions
 from resnets.config import Recipe, dump_json, from_toml, to_toml
 from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
-from resnets.data.splits import check_record
+from resnets.data.splits import check_results
 from resnets.evaluate.data.ground_truth import read_labels
 from resnets.report.run import write_run_report
 from resnets.serve.http.limits import RequestError
@@ -209,7 +209,7 @@ def class_names(root: Path) -> object:
 def write_records(folder: Path) -> None:
     (folder / "record").mkdir()
     record = {
-        "version": check_record.VERSION,
+        "version": check_results.VERSION,
         "source": "SOURCE",
         "checked": "2026-11-30",
         "listing": "a" * 40,
@@ -220,11 +220,11 @@ def write_records(folder: Path) -> None:
 
 
 def record(root: Path) -> object:
-    place = check_record._record_path(str(root))
+    place = check_results._record_path(str(root))
     place.parent.mkdir(parents=True, exist_ok=True)
     data = (root / "record.json").read_bytes()
-    place.write_bytes(data.replace(b"SOURCE", check_record._source_key(str(root)).encode()))
-    return check_record.read_record(str(root))
+    place.write_bytes(data.replace(b"SOURCE", check_results._source_key(str(root)).encode()))
+    return check_results.read_record(str(root))
 
 
 def write_locks(folder: Path) -> None:

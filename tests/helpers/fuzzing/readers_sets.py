@@ -21,7 +21,7 @@ from digit_sets import WNIDS, digit_files
 from fuzzing.readers import HOME, Reader
 from resnets.config import DataSpec, SignalSpec
 from resnets.data.dataset.pack import HEADER, MAGIC, VERSION, open_pack
-from resnets.data.dataset.quarantine import FIRST_LINE, Quarantine, read_quarantine
+from resnets.data.dataset.quarantine_list import FIRST_LINE, Quarantine, read_quarantine
 from resnets.data.decode.decode import Crop, center_box
 from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source

@@ -20,6 +20,7 @@ from resnets.detect.data.values import (
     read_name,
     read_side,
 )
+from resnets.detect.formats.box_format_check import add_form_flaw, explain_swapped_corners
 from resnets.detect.formats.coco.find import KEYS
 from resnets.detect.formats.coco.objects import (
     has_corner_boxes,
@@ -39,10 +40,9 @@ from resnets.detect.formats.records import (
     RawObject,
     set_role,
 )
-from resnets.detect.formats.set_checks import add_form_flaw, explain_swapped_corners
 from resnets.detect.formats.unread import list_unread_fields
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import (
+from resnets.detect.images.path_matching import (
     ImageReference,
     Match,
     describe_folders_of_bare_names,

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import parse_json
-from resnets.detect.images.references import is_in_drawing_folder
+from resnets.detect.images.path_matching import is_in_drawing_folder
 from resnets.detect.images.store import Store
 
 KEYS = ("images", "annotations", "categories")

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import parse_xml
 from resnets.detect.data.values import read_flag, read_name, read_number, read_side
+from resnets.detect.formats.box_format_check import add_form_flaw, explain_swapped_corners
 from resnets.detect.formats.records import (
     Box,
     Flaw,
@@ -30,10 +31,9 @@ from resnets.detect.formats.records import (
     is_training_set,
     set_image_paths,
 )
-from resnets.detect.formats.set_checks import add_form_flaw, explain_swapped_corners
 from resnets.detect.formats.voc.lists import SET_FOLDER, UNLISTED, image_lists
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference
+from resnets.detect.images.path_matching import ImageReference
 from resnets.detect.images.store import Store, has_image_suffix
 
 _EMPTY_HINT = ", but its image is listed; one without objects needs an XML without <object>"
@@ -160,12 +160,12 @@ def _read_image_set(
         notes.append(f"{title}: {num_swapped:,} boxes had their corners swapped; reordered")
     if corners:
         zeros = sum(0 in each[:2] for each in corners)
-        image_sets = sum(
+        num_fractional = sum(
             any(math.isfinite(value) and value % 1 for value in each) for each in corners
         )
         notes.append(
             f"{title}: boxes are taken to count pixels from 1, as VOC does, and are read 1 px less"
-            f" ({zeros:,} of {len(corners):,} begin at 0, {image_sets:,} have fractions of pixels;"
+            f" ({zeros:,} of {len(corners):,} begin at 0, {num_fractional:,} have fractions of pixels;"
             " tools that count from 0 write such boxes)"
         )
     count = sum(len(image.objects) for image in matched)

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from resnets.data.layout.folder_names import split_role
 from resnets.detect.data.values import read_name
 from resnets.detect.formats.records import is_training_set
-from resnets.detect.images.references import common_suffix_length
+from resnets.detect.images.path_matching import common_suffix_length
 from resnets.detect.images.store import Store, has_image_suffix
 
 SET_FOLDER = "ImageSets/Main"

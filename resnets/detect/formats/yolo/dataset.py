@@ -31,7 +31,7 @@ from resnets.detect.formats.yolo.files import (
 )
 from resnets.detect.formats.yolo.labels import Layout, read_image_set
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference, is_in_image_folder
+from resnets.detect.images.path_matching import ImageReference, is_in_image_folder
 from resnets.detect.images.store import Store, has_image_suffix
 
 ROLES: Mapping[str, Role] = {"train": "train", "val": "val", "valid": "val", "test": "test"}

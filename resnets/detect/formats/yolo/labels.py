@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.values import NAN, Box, read_number
+from resnets.detect.formats.box_format_check import FORM
 from resnets.detect.formats.records import Flaw, Problem, RawImage, RawImageSet, RawObject
-from resnets.detect.formats.set_checks import FORM
 from resnets.detect.formats.shapes import bounding_box, polygon_area, to_coco_polygons
 from resnets.detect.formats.yolo.files import LabelFiles, label_paths
 from resnets.detect.images.sizes import StoredSize, read_sizes

@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from resnets.config import DataSpec, DetectSpec
-from resnets.data.check.parts import SHARES, Contents, Section
+from resnets.data.check.images_by_split import SHARES, Contents, Section
 from resnets.data.dataset.image_hash import can_hash, file_keys
 from resnets.data.dataset.image_identity import hash_names
-from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.dataset.summary import DataSummary, find_rarest_object
 from resnets.data.errors import DataError

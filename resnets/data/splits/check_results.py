@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnets.config import dump_json
-from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.files.folder import Files, FolderFiles
 from resnets.data.finding_kinds import LEAKS, Finding

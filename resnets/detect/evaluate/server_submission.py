@@ -26,7 +26,7 @@ from resnets.detect.evaluate.write import coco_results
 from resnets.detect.formats.coco.objects import to_result_id
 from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.index import ImageIndex
-from resnets.detect.images.references import ImageReference, is_in_image_folder
+from resnets.detect.images.path_matching import ImageReference, is_in_image_folder
 from resnets.detect.images.store import Store, open_store
 
 LIST_FOLDER = "ImageSets/Main"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnets.report.figures import Thumbnail
+from resnets.report.figure_style import Thumbnail
 
 MATRIX_CLASSES = 20  # up to which the confusion matrix is shown as a table
 MAX_CLASSES = 40  # rows of the table of classes

@@ -14,7 +14,7 @@ from resnets.report.run import write_run_report
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.log.run_log import read_rows
 from resnets.train.log.timing import STAGES, stage_summary
-from resnets.train.resume import changed_fields
+from resnets.train.resume_recipe import changed_fields
 from resnets.train.state import TrainState
 from resnets.train.tasks.task import Task
 from resnets.utils import environment

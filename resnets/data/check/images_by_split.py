@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from resnets.config import DataSpec
-from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.labels import Labels, class_counts, format_label
 from resnets.data.dataset.pack import is_pack
-from resnets.data.dataset.quarantine import QUARANTINE, path_within, prefixes
+from resnets.data.dataset.probe_split import probe_images
+from resnets.data.dataset.quarantine_list import QUARANTINE, path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import (
     DataSummary,

@@ -18,7 +18,7 @@ from resnets.data.batch import Batch
 from resnets.data.dataset.in_memory import has_random_scaling
 from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
 from resnets.data.dataset.pack import PackFiles
-from resnets.data.dataset.reader import BatchPlan, read_ahead
+from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.timings import Timings
 from resnets.data.transforms.augment import BatchAugment, Ints, train_views
