@@ -165,8 +165,8 @@ def _read_image_set(
         )
         notes.append(
             f"{title}: boxes are taken to count pixels from 1, as VOC does, and are read 1 px less"
-            f" ({zeros:,} of {len(corners):,} begin at 0, {num_fractional:,} have fractions of pixels;"
-            " tools that count from 0 write such boxes)"
+            f" ({zeros:,} of {len(corners):,} begin at 0, {num_fractional:,} have fractions of"
+            " pixels; tools that count from 0 write such boxes)"
         )
     count = sum(len(image.objects) for image in matched)
     return RawImageSet(matched, problems, (), count, notes)
