@@ -1,7 +1,7 @@
 """Read-ahead: threads process items before they are needed, in order.
 
-Training and evaluation batches (`dataset.reader`), sets that are read into memory, packing, checks,
-class maps and batched inference use it.
+Training and evaluation batches (`dataset.read_ahead`), sets that are read into memory, packing,
+checks, class maps and batched inference use it.
 """
 
 from __future__ import annotations

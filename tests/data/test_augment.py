@@ -86,11 +86,11 @@ def test_mean_is_subtracted_where_pixels_were_and_padding_is_zero(images: torch.
 
 def test_without_augmentation_training_sees_what_evaluation_sees(images: torch.Tensor) -> None:
     mean = torch.rand(3, 12, 12)
-    for spec, image in (
+    for spec, mean_image in (
         (PLAIN, None),
         (replace(PLAIN, mean_image=True, channel_order="bgr"), mean),
     ):
-        preprocessor = Preprocessor(spec, image)
+        preprocessor = Preprocessor(spec, mean_image)
         batch = augmented(AugmentSpec(), preprocessor, images, np.zeros(20, int), np.arange(20))
         assert_close(batch, preprocessor.normalize(images.permute(0, 3, 1, 2)), rtol=0, atol=0)
 

@@ -102,36 +102,36 @@ def _pair_equal_hashes(images: ImageHashes, group: Rows) -> tuple[Rows, NDArray[
     return _keep_nearest(images, _filter_by_color(images, pairs[kept])), many
 
 
-def _pair_near_hashes(shapes: Words) -> tuple[Rows, Rows]:
+def _pair_near_hashes(hashes: Words) -> tuple[Rows, Rows]:
     """Pair (P, 2) distinct hashes differing in at most three bits; also return crowded ones."""
     found, crowded = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
     for quarter in range(4):
-        key = shapes >> np.uint64(16 * quarter) & np.uint64(0xFFFF)
-        pairs, many = _pair_in_window(np.lexsort((shapes, key)), key, WINDOW)
-        found.append(_filter_near(shapes, pairs))
+        key = hashes >> np.uint64(16 * quarter) & np.uint64(0xFFFF)
+        pairs, many = _pair_in_window(np.lexsort((hashes, key)), key, WINDOW)
+        found.append(_filter_near(hashes, pairs))
         if not len(many):
             continue
-        for fine in _fine_keys(shapes[many], quarter):
-            pairs, rest = _pair_in_window(np.lexsort((shapes[many], fine)), fine, FINE_WINDOW)
-            found.append(_filter_near(shapes, many[pairs]))
+        for fine in _fine_keys(hashes[many], quarter):
+            pairs, rest = _pair_in_window(np.lexsort((hashes[many], fine)), fine, FINE_WINDOW)
+            found.append(_filter_near(hashes, many[pairs]))
             crowded.append(many[rest])
-    edges = _unique_pairs(np.concatenate(found), len(shapes))
-    differ = np.bitwise_count(shapes[edges[:, 0]] ^ shapes[edges[:, 1]])
+    edges = _unique_pairs(np.concatenate(found), len(hashes))
+    differ = np.bitwise_count(hashes[edges[:, 0]] ^ hashes[edges[:, 1]])
     edges = edges[np.lexsort((edges[:, 0], differ, edges[:, 1]))]
     return edges[_rank(edges[:, 1]) < MAX_NEIGHBORS], np.unique(np.concatenate(crowded))
 
 
-def _fine_keys(shapes: Words, quarter: int) -> Iterator[Words]:
+def _fine_keys(hashes: Words, quarter: int) -> Iterator[Words]:
     """Yield keys of 40 bits: a quarter, and three of the six bytes outside of it.
 
     Three different bits are in at most three bytes, so two such hashes share one of the keys.
     """
-    quarter_key = shapes >> np.uint64(16 * quarter) & np.uint64(0xFFFF)
+    quarter_key = hashes >> np.uint64(16 * quarter) & np.uint64(0xFFFF)
     other_bytes = [byte for byte in range(8) if byte // 2 != quarter]
     for chosen in combinations(other_bytes, 3):
         key = quarter_key
         for byte in chosen:
-            key = key << np.uint64(8) | shapes >> np.uint64(8 * byte) & np.uint64(0xFF)
+            key = key << np.uint64(8) | hashes >> np.uint64(8 * byte) & np.uint64(0xFF)
         yield key
 
 
@@ -154,9 +154,9 @@ def _pair_in_window(order: Rows, keys: NDArray[Any], window: int) -> tuple[Rows,
     return np.concatenate(found), np.sort(order[end - start > window + 1])
 
 
-def _filter_near(shapes: Words, pairs: Rows) -> Rows:
+def _filter_near(hashes: Words, pairs: Rows) -> Rows:
     """Return the pairs that differ in few bits, the smaller row first."""
-    differ = np.bitwise_count(shapes[pairs[:, 0]] ^ shapes[pairs[:, 1]])
+    differ = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
     return np.sort(pairs[differ <= MAX_DISTANCE], 1)
 
 

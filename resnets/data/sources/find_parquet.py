@@ -1,7 +1,8 @@
 """Find the Parquet or Arrow files of a folder that hold images, and the split of each file.
 
-A folder of class folders of images is a set of image files, even if there are tables in it. Every
-table belongs to a split, or an error names the file; all other files are counted.
+A folder is such a set if these files hold its images; a folder of class folders of images is a set
+of image files, even if there are tables in it. Every table belongs to a split, or an error names
+the file; all other files are counted.
 """
 
 from __future__ import annotations
@@ -168,8 +169,8 @@ def find_tabular(path: Path) -> TabularFiles | None:
             tables.append(found)
             continue
         tars += suffix_of(name) == ".tar"
-        root_cause = why_not_image(found, partial(file_head, path / found))
-        if root_cause is None:
+        reason = why_not_image(found, partial(file_head, path / found))
+        if reason is None:
             images += 1
             folders.add(posixpath.dirname(found))
             if len(folders - {""}) > 1:  # class folders
@@ -179,7 +180,7 @@ def find_tabular(path: Path) -> TabularFiles | None:
                     f"{path}: holds folders of images and what `datasets` saved; move one away"
                 )
         if not (saved and name in SAVED_FILES):
-            left_out.add(root_cause or NOT_IN_TABLE, found)
+            left_out.add(reason or NOT_IN_TABLE, found)
     if saved:
         return TabularFiles(path, "saved", tuple(sorted(tables)), left_out)
     has_images = images or tars  # img2dataset writes a table of the members of each tar

@@ -140,8 +140,12 @@ def _explain_no_labels(
             " one by --set data.ground_truth=FILE"
         )
     annotation_names = {"labels", "annotations", "labelme", "bboxes"}
-    annotations = [path for path in folders if path.lower().split("/")[-1] in annotation_names]
-    if annotations:
-        remedy += f"; if {annotations[0]}/ holds annotations of objects, train a detection recipe"
+    annotation_folders = [
+        path for path in folders if path.lower().split("/")[-1] in annotation_names
+    ]
+    if annotation_folders:
+        remedy += (
+            f"; if {annotation_folders[0]}/ holds annotations of objects, train a detection recipe"
+        )
     kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
     return f"{location}: its {len(paths):,} images ({kinds}) are in no class folders; {remedy}"

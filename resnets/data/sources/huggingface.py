@@ -1,6 +1,6 @@
 """Parquet, Arrow and the Hugging Face Hub, through the library `datasets` (extra `hub`).
 
-`datasets` finds columns, and on the Hub also files and their splits (locally `find_tables` does);
+`datasets` finds columns, and on the Hub also files and their splits (locally `find_parquet` does);
 it stores Arrow tables that are memory-mapped. It never decodes images, so these are read as all
 others. Parquet is copied into its cache once (HF_HOME), which `data.streaming` avoids; files of
 `save_to_disk`, and .arrow files, are read in place.

@@ -1,6 +1,6 @@
 """Parquet for streaming: read in place, one row group at a time, locally or on the Hub.
 
-Opening reads each file's footer and its columns of labels and splits, but no images. `find_tables`
+Opening reads each file's footer and its columns of labels and splits, but no images. `find_parquet`
 finds the files and their splits, on the Hub `datasets` does.
 """
 

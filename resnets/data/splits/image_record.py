@@ -258,7 +258,7 @@ class Fingerprint(ImageKeys):
     def changes(self, current: Fingerprint) -> Changes:
         """Compare the recorded images with the `current` ones."""
         replaced, removed = self._is_replaced(current), self._is_removed(current)
-        is_relabeled, renamed = self.is_relabeled(current), self._is_renamed(current)
+        relabeled, renamed = self.is_relabeled(current), self._is_renamed(current)
         new = self.roles_of(current) == UNKNOWN
         new |= self._is_inserted(current) | (self._is_moved(current) & ~renamed)
         count = {
@@ -267,7 +267,7 @@ class Fingerprint(ImageKeys):
                 "removed": int((removed & (self.roles == role)).sum()),
                 "changed": int((replaced & (current.roles == role)).sum()),
                 "renamed": int((renamed & (current.roles == role)).sum()),
-                "relabelled": int((is_relabeled & (current.roles == role)).sum()),
+                "relabelled": int((relabeled & (current.roles == role)).sum()),
             }
             for role, name in enumerate(ROLES)
         }

@@ -298,7 +298,7 @@ def _is_row_number(body: Rows, column: int, header: Sequence[str]) -> bool:
 
 
 def _is_one_hot(body: Rows, columns: Sequence[int], negative: str) -> bool:
-    """Return whether all of these columns hold only `off` and 1."""
+    """Return whether all of these columns hold only `negative` and 1."""
     cells = (row[column] for row in body for column in columns if len(row) > column)
     return bool(body) and all(ZERO_DECIMALS.sub("", cell) in (negative, "1") for cell in cells)
 
@@ -340,7 +340,9 @@ def parse_split(row: Sequence[str], columns: Columns, location: str) -> str:
 
 
 def parse_one_hot(row: Sequence[str], columns: Columns, location: str) -> tuple[str, ...]:
-    """Return the classes whose column is 1; raise DataError for any other cell than 0 or -1."""
+    """Return the classes whose column is 1; raise DataError for a cell that is neither
+    `columns.negative` nor 1.
+    """
     cells = {column: ZERO_DECIMALS.sub("", row[column]) for column in columns.one_hot}
     invalid = next(
         (column for column, cell in cells.items() if cell not in (columns.negative, "1")), None

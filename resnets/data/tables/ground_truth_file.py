@@ -76,7 +76,7 @@ def _list_candidates(where: Path, prefix: str) -> list[Path]:
         *(folder / name for folder in folders for name in (*KNOWN_FILES, *GENERIC_FILES)),
         *(folder / name for folder in parents for name in KNOWN_FILES),
     ]
-    return [folder for folder in files if folder.is_file()]
+    return [file for file in files if file.is_file()]
 
 
 def read_labels(file: Path, names: Sequence[str]) -> tuple[list[str], str]:

@@ -97,23 +97,23 @@ class Table:
         return "; ".join(parts)
 
     def _parse_row(self, line: int, cells: Sequence[str]) -> TableRow:
-        name, columns = f"{self.name}: line {line}", self.columns
+        location, columns = f"{self.name}: line {line}", self.columns
         if len(cells) != columns.count:
-            raise DataError(f"{name}: {len(cells)} cells, but line 1 has {columns.count}")
+            raise DataError(f"{location}: {len(cells)} cells, but line 1 has {columns.count}")
         path = cells[columns.path]
         if not path:
-            raise DataError(f"{name}: no path")
+            raise DataError(f"{location}: no path")
         if columns.one_hot:
-            label: Label = parse_one_hot(cells, columns, name)
+            label: Label = parse_one_hot(cells, columns, location)
         elif columns.label is None:
             return TableRow(line, path)
         else:
             label = cells[columns.label]
-        split = parse_split(cells, columns, name) if columns.has_splits else ""
+        split = parse_split(cells, columns, location) if columns.has_splits else ""
         group = "" if columns.group is None else cells[columns.group]
         if columns.group is not None and is_missing(group):
             raise DataError(
-                f"{name}: no value in the column of groups, {columns.header[columns.group]!r}"
+                f"{location}: no value in the column of groups, {columns.header[columns.group]!r}"
             )
         return TableRow(line, path, label, split, group)
 
@@ -125,7 +125,7 @@ class Table:
                 " one by one unless --set data.group=column:NAME names such a column, or a column"
                 " called split, of train, val and test, says otherwise",
                 self.name,
-                ", ".join(repr(printable(encoding)) for encoding in names),
+                ", ".join(repr(printable(name)) for name in names),
                 "is" if len(names) == 1 else "are",
             )
 

@@ -74,10 +74,10 @@ class Photometric:
         return low + draws[:, :count] * (high - low), draws[:, count:].argsort(1, kind="stable")
 
     def _jitter(self, planes: Tensor, epochs: Ints, ids: Ints) -> None:
-        factors, ranks = self.draw_jitter(epochs, ids)
+        factors, kinds = self.draw_jitter(epochs, ids)
         for position in range(len(JITTER)):
             for kind, width in enumerate(self.spec.color_jitter):
-                rows = np.flatnonzero(ranks[:, position] == kind)
+                rows = np.flatnonzero(kinds[:, position] == kind)
                 if not width or not len(rows):
                     continue
                 selected = self._to_device(rows, planes)

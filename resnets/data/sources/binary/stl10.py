@@ -27,7 +27,7 @@ def find_stl10(folder: Path) -> Path | None:
 
 
 def open_stl10(folder: Path, name: str) -> Source:
-    """Open the set in the folder `folder`. Raises DataError for a missing or damaged file.
+    """Open the set in `folder`. Raises DataError for a missing or damaged file.
 
     Unlabeled images and the folds of the training images are not read, which notes say.
     """
