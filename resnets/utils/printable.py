@@ -58,11 +58,19 @@ def format_count(count: int, one: str, many: str = "") -> str:
 def join_names(names: Iterable[str], limit: int = 3) -> str:
     """Join the first `limit` names for a message and count the others: "a, b, c and 2 more".
 
-    Names are cut after MAX_NAME_LENGTH characters, and control characters escaped.
+    Of names longer than MAX_NAME_LENGTH characters the middle is left out ("..."), since the end of
+    a path tells most; control characters are escaped.
     """
     names = list(names)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(printable(name[:MAX_NAME_LENGTH]) for name in names[:limit]) + more
+    return ", ".join(printable(_shorten(name)) for name in names[:limit]) + more
+
+
+def _shorten(name: str) -> str:
+    if len(name) <= MAX_NAME_LENGTH:
+        return name
+    half = (MAX_NAME_LENGTH - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"
 
 
 def escape(text: object) -> str:
