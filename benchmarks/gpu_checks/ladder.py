@@ -68,7 +68,7 @@ def _row(
     step = median(seconds)
     return [
         {
-            "network": model,
+            "model": model,
             "mode": mode,
             "weights": weights,
             "ms per step": format_spread([1000 * value for value in seconds], ".3g"),
@@ -153,8 +153,8 @@ def _count_waits(setting: Setting, name: str, mode: str, fields: dict[str, str])
         torch.cuda.set_sync_debug_mode("default")
     lines = Counter(_line(each) for each in caught if "synchroniz" in str(each.message))
     where = "; ".join(f"{line} ({count / WAIT_STEPS:g})" for line, count in lines.most_common())
-    waits = rounded(sum(lines.values()) / WAIT_STEPS)
-    return [{"training": name, "mode": mode, "waits per step": waits, "where": where or "nowhere"}]
+    count = rounded(sum(lines.values()) / WAIT_STEPS)
+    return [{"training": name, "mode": mode, "waits per step": count, "where": where or "nowhere"}]
 
 
 def _line(warning: warnings.WarningMessage) -> str:

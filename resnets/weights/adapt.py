@@ -96,7 +96,7 @@ def check_size(
         )
     stem_adapted = spec.stem == "cifar" and STEM_STRIDE * size >= trained_size // 2
     if 2 * size < trained_size and not stem_adapted:
-        log.info("%s: of images of %d px, now trained at %d px", source, trained_size, size)
+        log.info("%s: trained on images of %d px, now trained at %d px", source, trained_size, size)
 
 
 def _training_size(weights: Weights, spec: ModelSpec) -> int | None:

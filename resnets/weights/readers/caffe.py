@@ -1,7 +1,7 @@
 """Reader of Caffe's .caffemodel and .binaryproto: a minimal reader of the protobuf wire format.
 
-Only the fields with weights are read (numbers from BVLC's caffe.proto); the format allows to skip
-all others. https://protobuf.dev/programming-guides/encoding
+Only the fields with weights are read (numbers from BVLC's caffe.proto); the format lets readers
+skip all others. https://protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations

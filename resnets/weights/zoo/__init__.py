@@ -21,7 +21,7 @@ class ZooEntry:
 
     sha256: by the name of the file. url: folder that has these files; None if they are in the
     package, in `folder`. top1_error: [percent] of the stored weights, on `examples` images that
-    `protocol` describes. data: what it was trained on. command: that trained it.
+    `protocol` describes. data: what it was trained on. command: the command that trained it.
     """
 
     name: str

@@ -119,7 +119,7 @@ def recipe(root: Path) -> object:
     return from_toml(root / "recipe.toml")
 
 
-def from_stored_dict(root: Path) -> object:
+def stored_recipe(root: Path) -> object:
     return from_toml(root / "recipe.toml", stored=True)
 
 
@@ -331,7 +331,7 @@ READERS = (
         share=10,
         slow=True,
     ),
-    Reader("recipes", write_recipes, (recipe, from_stored_dict), share=40),
+    Reader("recipes", write_recipes, (recipe, stored_recipe), share=40),
     Reader("studies", write_studies, (study,), ("*.toml", "*.json", "*.jsonl"), share=30),
     Reader("bulk predictions", write_bulk, (manifest, sums, listed), share=30),
     Reader("labels to evaluate", write_truths, (truth,), share=30),

@@ -119,7 +119,7 @@ def warn_about_detectron2(source: str, spec: ModelSpec) -> None:
     """Log a warning for a backbone in detectron2's names without its input convention."""
     stride = f", stride in the {spec.stride_in} (model.stride_in)" if spec.is_bottleneck else ""
     log.warning(
-        "%s: detectron2's names do not tell the preprocessing nor where the stride is. Assumed:"
+        "%s: detectron2's names tell neither the preprocessing nor where the stride is. Assumed:"
         " RGB, as for a network without stated preprocessing%s. Its model zoo (MSRA's networks) has"
         " BGR in 0..255 minus %s and the stride in the first 1x1; %s",
         source, stride, "/".join(map(str, DETECTRON_MEAN)), CHOICE,
