@@ -67,13 +67,15 @@ def draw(pixels: Pixels, objects: Sequence[DrawnObject]) -> Image.Image:
         page = page.resize(size, Image.Resampling.BICUBIC)
     line_width = max(2, round(min(page.size) / 240))
     pen = ImageDraw.Draw(page)
-    boxes = [tuple(value * scale for value in mark.box) for mark in objects]
-    for mark, box in zip(objects, boxes, strict=True):
+    boxes = [tuple(value * scale for value in drawn.box) for drawn in objects]
+    for drawn, box in zip(objects, boxes, strict=True):
         left, top, right, bottom = box
-        pen.rectangle(_sort_corners(left, top, right, bottom), outline=mark.color, width=line_width)
+        pen.rectangle(
+            _sort_corners(left, top, right, bottom), outline=drawn.color, width=line_width
+        )
     tag_boxes: list[TagBox] = []
-    for mark, box in reversed(list(zip(objects, boxes, strict=True))):  # the highest scores first
-        tag_boxes.append(_write_tag(page, pen, mark, (box[0], box[1], box[2], box[3]), tag_boxes))
+    for drawn, box in reversed(list(zip(objects, boxes, strict=True))):  # the highest scores first
+        tag_boxes.append(_write_tag(page, pen, drawn, (box[0], box[1], box[2], box[3]), tag_boxes))
     return page
 
 
@@ -106,12 +108,12 @@ def save_drawing(page: Image.Image, path: Path) -> None:
 def _tint_masks(pixels: Pixels, objects: Sequence[DrawnObject]) -> Image.Image:
     """Return the image with each mask tinted, and its edge drawn, in its color."""
     blended = pixels.astype(np.float32)
-    for mark in objects:
-        if mark.mask is None:
+    for drawn in objects:
+        if drawn.mask is None:
             continue
-        inside = mark.mask.astype(bool)
-        blended[inside] = (1 - TINT) * blended[inside] + TINT * np.array(mark.color, np.float32)
-        blended[_mask_edge(inside)] = mark.color
+        inside = drawn.mask.astype(bool)
+        blended[inside] = (1 - TINT) * blended[inside] + TINT * np.array(drawn.color, np.float32)
+        blended[_mask_edge(inside)] = drawn.color
     return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
 
 
@@ -125,21 +127,21 @@ def _mask_edge(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.
 def _write_tag(
     page: Image.Image,
     pen: ImageDraw.ImageDraw,
-    mark: DrawnObject,
+    drawn: DrawnObject,
     box: TagBox,
     tag_boxes: Sequence[TagBox],
 ) -> TagBox:
     """Write the label where it covers others least: above the box, below, or inside."""
-    text, tag = TextRenderer(int(np.clip(min(page.size) / 34, 11, 30))), printable(mark.tag)
-    width, height = text.width(tag) + 6, text.size + 5.0
+    renderer, tag = TextRenderer(int(np.clip(min(page.size) / 34, 11, 30))), printable(drawn.tag)
+    width, height = renderer.width(tag) + 6, renderer.size + 5.0
     left, top, right, bottom = _sort_corners(*box)
     corners = ((left, top - height), (left, bottom), (left, top), (right - width, bottom - height))
     boxes = [_fit_on_page(x, y, width, height, page.size) for x, y in corners]
-    best = min(boxes, key=lambda spot: sum(_overlap_area(spot, other) for other in tag_boxes))
-    pen.rectangle(best, fill=mark.color)
-    bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 140
+    best = min(boxes, key=lambda each: sum(_overlap_area(each, other) for other in tag_boxes))
+    pen.rectangle(best, fill=drawn.color)
+    bright = np.dot(drawn.color, (0.299, 0.587, 0.114)) > 140
     anchor_point = (best[0] + 3, best[1] + height / 2)
-    text.draw(pen, anchor_point, tag, "black" if bright else "white", anchor="lm")
+    renderer.draw(pen, anchor_point, tag, "black" if bright else "white", anchor="lm")
     return best
 
 
@@ -160,7 +162,7 @@ def _sort_corners(left: float, top: float, right: float, bottom: float) -> TagBo
 
 
 def _add_legend(image: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
-    text, row_height, column_width = TextRenderer(14), 22, 210
+    renderer, row_height, column_width = TextRenderer(14), 22, 210
     columns = max(1, image.width // column_width)
     lines = -(-len(rows) // columns)
     page = Image.new("RGB", (image.width, image.height + lines * row_height + 10), "white")
@@ -171,5 +173,5 @@ def _add_legend(image: Image.Image, rows: Sequence[tuple[str, float, Color]]) ->
         y = image.height + 6 + number // columns * row_height
         pen.rectangle((x, y + 3, x + 14, y + 17), fill=color)
         message = f"{share:.0%}" if share >= 0.005 else "<1%"
-        text.draw(pen, (x + 20, y + 10), f"{printable(name)} {message}", "#1f2933", anchor="lm")
+        renderer.draw(pen, (x + 20, y + 10), f"{printable(name)} {message}", "#1f2933", anchor="lm")
     return page

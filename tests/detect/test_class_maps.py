@@ -26,9 +26,9 @@ def image(path, size=(WIDTH, HEIGHT)):
     Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), np.uint8)).save(path)
 
 
-def save_map(path, image):
+def save_map(path, class_map):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    class_map.save(path)
 
 
 def write_set(root, convert, *, classes="background\nobject\n", folder="masks", suffix=".png"):

@@ -173,14 +173,8 @@ def test_geometry_by_hand():
     assert boxes.tolist() == [[140, 10, 180, 20]]
     run = {"size": [4, 6], "counts": [4, 8, 12]}  # column by column: columns 1 and 2
     target = bare_target([[1, 0, 3, 4]], [0], size=(4, 6), masks=(run,))
-    assert transform_masks(target, ResizeFlip((4, 6), flip=True))[0, 0].tolist() == [
-        0,
-        0,
-        0,
-        1,
-        1,
-        0,
-    ]
+    flipped = transform_masks(target, ResizeFlip((4, 6), flip=True))
+    assert flipped[0, 0].tolist() == [0, 0, 0, 1, 1, 0]
     assert transform_masks(target, ResizeFlip((2, 3)))[0].sum() == 2
     pixels, classes = np.ones((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
     image, labels = crop_square(pixels, classes, 5, (0.99, 0.99), (7, 8, 9))

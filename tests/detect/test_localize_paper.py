@@ -130,9 +130,8 @@ def test_at_several_scales_the_most_confident_box_of_a_class_is_kept() -> None:
     model = small_model(CROP, "localize")
     image = torch.randn(3, 96, 130, generator=torch.Generator().manual_seed(0))
     scales = (48, 64, 96)
-    found = model.infer(image[None], [(96, 130)], options=InferenceOptions(scales=scales))[
-        0
-    ].located
+    options = InferenceOptions(scales=scales)
+    found = model.infer(image[None], [(96, 130)], options=options)[0].located
     with torch.no_grad():
         each = [model([rescale(image, side / 96)]) for side in scales]
     for label in range(3):

@@ -296,7 +296,7 @@ def test_bad_json_is_one_line_that_names_the_file(tmp_path, name, content):
 
 
 def test_a_json_lists_images_of_other_folders_of_the_machine_only_by_its_own_names(tmp_path):
-    """`info.images` names where images lie; nothing else there is listed or read."""
+    """`info.pictures` names where images lie; nothing else there is listed or read."""
     draw(tmp_path / "elsewhere/p0.jpg", 0)
     draw(tmp_path / "p1.jpg", 1)
     made = document({0: "p0.jpg", 1: "../p1.jpg"}) | {

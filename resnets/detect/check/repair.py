@@ -230,7 +230,7 @@ def _find_move(image: RawImage, frame: Frame | None) -> Move | str:
     mismatch = f"is {upright[0]}x{upright[1]}, its annotations are for {image.width}x{image.height}"
     if not image.has_size or min(image.width, image.height) <= 0:
         sides = zip((image.width, image.height), upright, strict=True)
-        if any(side > 0 and side != side_px for side, side_px in sides):
+        if any(side > 0 and side != actual for side, actual in sides):
             return mismatch
         annotated = None
     frame_used: Frame | None = "upright"

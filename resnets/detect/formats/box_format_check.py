@@ -144,9 +144,8 @@ def _describe_likely_form(boxes: Sequence[tuple[Box, RawImage]]) -> str:
     return "they are in another form than it is read in, or for images of another size"
 
 
-MIN_OUTLINE_IOU = (
-    0.7  # of a box and the bounding box of its outline; small objects lose some by rounding
-)
+# Of a box and the bounding box of its outline; small objects lose some by rounding.
+MIN_OUTLINE_IOU = 0.7
 
 
 def find_outline_warnings(images: Sequence[RawImage]) -> list[str]:

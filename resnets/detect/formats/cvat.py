@@ -114,9 +114,7 @@ def _read_image_set(
         references.append(ImageReference((name or "?",), path, title))
         size = read_side(image.get("height")), read_side(image.get("width"))
         objects: list[RawObject] = []
-        for number, shape in sorted(
-            enumerate(image), key=lambda raw_object: _z_order(raw_object[1])
-        ):
+        for number, shape in sorted(enumerate(image), key=lambda pair: _z_order(pair[1])):
             if shape.tag not in PARSERS:
                 unread[shape.tag if shape.tag in NOT_SHAPES else f"{shape.tag} shapes"] += 1
                 continue
@@ -142,9 +140,7 @@ def _read_image_set(
     if unread.total():
         counts = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
         notes.append(f"{title or 'all'}: not read: {counts}")
-    return RawImageSet(
-        matched, (), (), sum(len(raw_object.objects) for raw_object in matched), notes
-    )
+    return RawImageSet(matched, (), (), sum(len(each.objects) for each in matched), notes)
 
 
 def _z_order(shape: ElementTree.Element) -> float:

@@ -219,8 +219,8 @@ def find_name_warnings(classes: Sequence[str]) -> list[str]:
     ]
     series: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        if (number := NUMBERED_NAME.fullmatch(name)) is not None:
-            series[number[1].casefold()].append(name)
+        if (match := NUMBERED_NAME.fullmatch(name)) is not None:
+            series[match[1].casefold()].append(name)
     numbered = [names for key, names in series.items() if len(names) > 1]
     if numbered and (len(numbered) > 1 or numbered[0][0].rstrip("0123456789-_ #") in classes):
         examples = "; ".join(", ".join(names[:4]) for names in numbered[:3])
@@ -265,8 +265,10 @@ def clip_box(box: Box, image: RawImage) -> Box:
 
 
 def find_image_problems(image: RawImage, frame: Frame | None = None) -> Iterator[Problem]:
-    """Yield what is wrong with an image as a whole; frame: which pixels boxes of the set are"
-    " for."""
+    """Yield what is wrong with an image as a whole.
+
+    frame: which pixels the boxes of the set are for.
+    """
     item = "" if image.name in image.where else image.name
     if image.path is None:
         missing = image.missing or Flaw("missing image", "its image is missing")

@@ -201,9 +201,8 @@ def _count_touching_pixels(runs: Runs, side: int) -> int:
     starts, ends = runs
     totals = np.concatenate(([0], np.cumsum(ends - starts)))
 
-    def count_before(
-        pixel: NDArray[np.int64],
-    ) -> NDArray[np.int64]:  # pixels of the mask before `pixel`
+    def count_before(pixel: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of pixels of the mask before `pixel`."""
         run = np.searchsorted(starts, pixel, "right") - 1
         offset = np.minimum(pixel - starts[run], ends[run] - starts[run])
         return np.where(run < 0, 0, totals[run] + offset)

@@ -81,8 +81,10 @@ UNSUPPORTED = (  # format, suffix, pattern of the first line (of the head of JSO
 
 
 def describe_unsupported_files(store: Store) -> str:
-    """Return "; FILE looks like KITTI text, which is not read ..." of the first such file, or"
-    " ""."""
+    """Return "; FILE looks like KITTI text, which is not read ..." for the first such file.
+
+    Without one, name a file of an unknown format, or return "" if there is none.
+    """
     for suffix in dict.fromkeys(form[1] for form in UNSUPPORTED):
         for path in store.find_files("", suffix)[:MAX_FILES]:
             text = store.head(path, HEAD_BYTES)[:HEAD_BYTES].decode("utf-8", "replace")

@@ -238,10 +238,7 @@ def find_nearest_folder(folder: str, folder_lists: Sequence[Sequence[str]]) -> s
     while folder:
         for folders in folder_lists:
             positions = (bisect_left(folders, start) for start in (folder, f"{folder}/"))
-            if any(
-                start_index < len(folders) and is_inside(folders[start_index], folder)
-                for start_index in positions
-            ):
+            if any(i < len(folders) and is_inside(folders[i], folder) for i in positions):
                 return folder
         folder = posixpath.dirname(folder)
     return None

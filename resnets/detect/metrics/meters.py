@@ -111,8 +111,7 @@ class Meter(Protocol):
     def metrics(
         self, split: DetectionSplit, rows: Sequence[int], protocol: str
     ) -> DetectionMetrics:
-        """Return the metrics of `split`: the images `rows` of the split that the meter was made"
-        " for."""
+        """Return the metrics of `split`: images `rows` of the split that the meter was made for."""
         ...
 
 

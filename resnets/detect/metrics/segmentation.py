@@ -40,8 +40,7 @@ class PixelMeter:
         self.present = range(classes) if present is None else present
 
     def add(self, predicted: NDArray[Any], truth: NDArray[Any]) -> None:
-        """Count one image: predicted and true classes (H, W); pixels with 255 in truth are"
-        " ignored."""
+        """Count one image: predicted and true classes (H, W); 255 in `truth` is ignored."""
         count = len(self.confusion)
         rows = max(1, BLOCK // max(1, truth.shape[1]))
         for start in range(0, len(truth), rows):  # counting copies to 64 bits
@@ -55,8 +54,8 @@ class PixelMeter:
         correct = np.diag(self.confusion)
         union = self.confusion.sum(0) + self.confusion.sum(1) - correct
         ious: Sequence[float | None] = [
-            float(hit / pixels_of_union) if pixels_of_union and label in self.present else None
-            for label, (hit, pixels_of_union) in enumerate(zip(correct, union, strict=True))
+            float(hit / total) if total and label in self.present else None
+            for label, (hit, total) in enumerate(zip(correct, union, strict=True))
         ]
         present_ious = [share for share in ious if share is not None]
         pixels = self.confusion.sum()

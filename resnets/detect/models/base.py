@@ -84,8 +84,7 @@ class DetectionModel(nn.Module):
     def to_output(
         found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
     ) -> Output:
-        """Return the output of an image of `shape` (h, w), in pixels of the stored `size` (H,"
-        " W)."""
+        """Return the output of an image of `shape` (h, w), in px of the stored `size` (H, W)."""
         raise NotImplementedError
 
     def meter(self, split: DetectionSplit, others: Sequence[Self] = ()) -> Meter:

@@ -75,9 +75,8 @@ class Detector(DetectionModel):
         if masks:
             _add_mask_head(self.roi_heads, net, spec, channels, strides, num_classes)
         self.proposer = None if proposer is None else proposer.requires_grad_(False)
-        self._frozen = tuple(
-            _frozen_modules(self)
-        )  # a tuple: no submodules, which they are already
+        # A tuple, so that modules are not registered twice.
+        self._frozen = tuple(_frozen_modules(self))
         for part in self._frozen:
             part.requires_grad_(False)
 

@@ -161,9 +161,9 @@ class ProposalNetwork(RegionProposalNetwork):
         best, rows = F.pad(flat_logits, (0, num_candidates), value=-torch.inf).topk(num_candidates)
         flat_offsets = offsets[0].unflatten(0, (num_anchors, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
         cells = torch.div(rows, num_anchors, rounding_mode="floor")
-        rows_of_cell = torch.div(cells, width, rounding_mode="floor")
-        y = rows_of_cell * (images.tensors.shape[-2] // height)
-        x = (cells - rows_of_cell * width) * (images.tensors.shape[-1] // width)
+        cell_rows = torch.div(cells, width, rounding_mode="floor")
+        y = cell_rows * (images.tensors.shape[-2] // height)
+        x = (cells - cell_rows * width) * (images.tensors.shape[-1] // width)
         shapes = self.anchor_generator.cell_anchors[level][rows % num_anchors]
         anchors = shapes + torch.stack([x, y, x, y], 1)
         decoded = self.box_coder.decode_single(

@@ -197,8 +197,7 @@ class Localizer(LocalizationModel):
 
     @torch.no_grad()
     def propose(self, images: Sequence[Tensor], labels: Tensor, max_boxes: int) -> list[Tensor]:
-        """Return the `max_boxes` most likely boxes (R, 4) of class `labels[i]` (from 0) in image"
-        " i."""
+        """Return the best `max_boxes` boxes (R, 4) of class `labels[i]` (from 0) in image i."""
         _, objectness, offsets, anchors, sizes = self.read(pad(images))
         proposals = []
         for index, label in enumerate(labels.tolist()):
@@ -217,8 +216,7 @@ class Localizer(LocalizationModel):
         anchors: list[Tensor],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Compute losses of sampled anchors, half of them on an object if possible (1:1 in the"
-        " paper)."""
+        """Compute losses of sampled anchors, half of them on an object if possible (paper: 1:1)."""
         objectness_loss, box_loss, num_sampled = logits.new_zeros(()), logits.new_zeros(()), 0
         for index, target in enumerate(targets):
             matched = self.matcher(box_iou(target["boxes"], anchors[index]))
@@ -274,8 +272,7 @@ class Refiner(LocalizationModel):
         return self
 
     def score_boxes(self, images: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of boxes of"
-        " images."""
+        """Return logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of all boxes."""
         side = self.net.spec.input_size
         crops = [
             roi_align(image[None], [box], side, sampling_ratio=1)

@@ -87,8 +87,10 @@ class RegionHeads(RoIHeads):
         image_shapes: Sizes,
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return detections of each image and no losses; in training no detections and the"
-        " losses."""
+        """Return detections of each image, and losses by name.
+
+        There are no losses in eval mode, and no detections in training.
+        """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         found = [
@@ -150,10 +152,10 @@ def select_detections(
     """
     if torch.compiler.is_exporting():
         by_class, class_scores = boxes[:, 1:].transpose(0, 1), scores[:, 1:].T
-        best_of, best_scores, labels = best_boxes(
+        chosen_boxes, best_scores, labels = best_boxes(
             by_class, class_scores, overlap, threshold, max_detections, MIN_SIDE
         )
-        return {"boxes": best_of, "scores": best_scores, "labels": labels + 1}
+        return {"boxes": chosen_boxes, "scores": best_scores, "labels": labels + 1}
     return suppress_overlaps(flatten_candidates(boxes, scores, threshold), overlap, max_detections)
 
 

@@ -224,10 +224,8 @@ def _match_classes(
     num_background = 1 if _has_background(narrowest) else 0
     count = found[narrowest].shape[0] - num_background
     theirs = list(weights.classes)
-    if (
-        len(theirs) == count + num_background and num_background
-    ):  # torchvision names the background too
-        theirs = theirs[1:]
+    if num_background and len(theirs) == count + num_background:
+        theirs = theirs[1:]  # torchvision names the background too
     # Numbers that COCO left unused, in torchvision's lists.
     indices = [index for index, name in enumerate(theirs) if name != UNUSED_CLASS]
     used_names = [theirs[index] for index in indices]

@@ -79,7 +79,7 @@ def has_corner_boxes(document: dict[str, Any]) -> bool:
     otherwise.
     """
     annotations = document["annotations"]
-    sizes = {read_id(each.get("id")): each for each in document["images"]}
+    entry_of_image = {read_id(each.get("id")): each for each in document["images"]}
     corners = sides = beyond = num_examined = invalid = 0
     for entry in annotations[:: max(1, len(annotations) // SAMPLE)]:
         x, y, x2, y2 = read_box(entry.get("bbox"))
@@ -89,20 +89,18 @@ def has_corner_boxes(document: dict[str, Any]) -> bool:
         if x + y == 0:
             continue
         num_examined += 1
-        image = sizes.get(read_id(entry.get("image_id")), {})
+        image = entry_of_image.get(read_id(entry.get("image_id")), {})
         beyond += (
             x + x2 > read_side(image.get("width")) + 1
             or y + y2 > read_side(image.get("height")) + 1
         )
-        area, outline_box = (
-            read_number(entry.get("area")),
-            _polygon_bounds(entry.get("segmentation")),
-        )
-        if outline_box is not None:
-            corners += _is_close(outline_box, (x, y, x2, y2)) and not _is_close(
-                outline_box, (x, y, x + x2, y + y2)
+        area = read_number(entry.get("area"))
+        bounds = _polygon_bounds(entry.get("segmentation"))
+        if bounds is not None:
+            corners += _is_close(bounds, (x, y, x2, y2)) and not _is_close(
+                bounds, (x, y, x + x2, y + y2)
             )
-            sides += _is_close(outline_box, (x, y, x + x2, y + y2))
+            sides += _is_close(bounds, (x, y, x + x2, y + y2))
         elif area > 0:
             corners += abs(area - (x2 - x) * (y2 - y)) < 0.02 * area
             sides += abs(area - x2 * y2) < 0.02 * area

@@ -275,9 +275,9 @@ def explain_key_points(lines: Iterable[NDArray[np.float64]]) -> str:
 
     YOLO's pose labels are a box (center, width, height) and points of two or three values. Without
     `kpt_shape` in data.yaml, an even number of values would be read as an outline. They are poses
-    if all have as many values, their first four are boxes within the image, and the points are in
-    them, or every third value is 0, 1 or 2 (visible). Rectangles of four corners do neither unless
-    objects are in the lower right.
+    if all have the same number of values, their first four are boxes within the image, and the
+    points are in them, or every third value is 0, 1 or 2 (visible). Rectangles of four corners do
+    neither unless objects are in the lower right.
     """
     values = list(lines)
     if len(values) < MIN_LINES_VISIBLE or len({len(line) for line in values}) > 1:
