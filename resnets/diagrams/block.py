@@ -40,8 +40,8 @@ class Op:
 class Flow:
     """A block's data flow, each part in order from input to output.
 
-    shared: before the paths divide. branch: F(x). shortcut: empty for the identity. after: behind
-    the addition.
+    shared: before the paths divide. branch: F(x). shortcut: empty for the identity. after: what
+    follows the addition.
     """
 
     title: str

@@ -47,10 +47,7 @@ class Svg:
 
     def line(self, x1: float, y1: float, x2: float, y2: float, *, color: str = INK) -> None:
         """Add a straight line."""
-        self.path(
-            f"M{_num(x1)} {_num(y1)}L{_num(x2)} {_num(y2)}",
-            color=color,
-        )
+        self.path(f"M{_num(x1)} {_num(y1)}L{_num(x2)} {_num(y2)}", color=color)
 
     def arrow_down(self, x: float, top: float, bottom: float) -> None:
         """Add a vertical arrow whose tip is at (x, bottom)."""

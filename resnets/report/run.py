@@ -57,13 +57,8 @@ SHORT = {
     "majority_error": "baseline",
     "frequency_bits": "baseline",
 }
-PLOTTED = (
-    "top1_error",
-    "mAP",
-    "AP50",
-    "mean_iou",
-    "bits_per_character",
-)  # next to the loss: the first that a run has
+# The first of these that a run has is plotted next to the loss.
+PLOTTED = ("top1_error", "mAP", "AP50", "mean_iou", "bits_per_character")
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked
 STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])

@@ -85,10 +85,8 @@ def evaluate_sequences(
             raise DataError(f"{data}: has classes {opened.classes}, the model {model.classes}")
         if role not in opened.splits:
             raise DataError(f"{spec.source}: the run has no {split} split")
-        part, description = (
-            opened.splits[role],
-            f"{opened.name} {role if data is None else 'whole'}",
-        )
+        part = opened.splits[role]
+        description = f"{opened.name} {role if data is None else 'whole'}"
         if not quiet:
             announce(opened)
     if data is not None and split != "test":

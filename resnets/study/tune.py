@@ -103,15 +103,15 @@ def tune(
     )
     with page_folder(None if out is None else Path(out), "tune") as folder:
         _check_same(folder, to_toml(trial_recipe))
-        rates = _load_or_run_range_test(folder, trial_recipe, device)
-        finished = _search(folder, trial_recipe, rates, trials, seed, device)
+        lr_test = _load_or_run_range_test(folder, trial_recipe, device)
+        finished = _search(folder, trial_recipe, lr_test, trials, seed, device)
         best = min(finished, key=lambda each: (each.error, each.number))
         if best.error >= WORST:
             raise ConfigError("all trials diverged or had no validation images; see their folders")
         tuned = replace_fields(recipe, dict(best.fields))
         with atomic_write(folder / BEST) as temporary:
             temporary.write_text(to_toml(tuned), encoding="utf-8")
-        page = _write_report(folder, recipe, rates, finished, best, budget)
+        page = _write_report(folder, recipe, lr_test, finished, best, budget)
         return Tuned(folder, tuned, best, tuple(finished), page.lead, page.path)
 
 
@@ -184,13 +184,13 @@ def _load_or_run_range_test(folder: Path, recipe: Recipe, device: str) -> RangeT
         stored = read_object(folder / RANGE)
         with reading(folder / RANGE, remedy="delete it"):
             return RangeTest(tuple(stored["rates"]), tuple(stored["losses"]))
-    rates = range_test(recipe, device)
-    dump_json({"rates": rates.rates, "losses": rates.losses}, folder / RANGE)
-    return rates
+    lr_test = range_test(recipe, device)
+    dump_json({"rates": lr_test.rates, "losses": lr_test.losses}, folder / RANGE)
+    return lr_test
 
 
 def _search(
-    folder: Path, recipe: Recipe, rates: RangeTest, trials: int, seed: int, device: str
+    folder: Path, recipe: Recipe, lr_test: RangeTest, trials: int, seed: int, device: str
 ) -> list[Trial]:
     """Run the missing trials; returns all."""
     import optuna
@@ -223,7 +223,7 @@ def _search(
                 break
             study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(finished))
             trial = study.ask()
-            fields = _suggest_fields(trial, recipe, rates)
+            fields = _suggest_fields(trial, recipe, lr_test)
         error = _run_trial(folder, recipe, fields, device)
         with accessing_store():
             study.tell(trial, error)
@@ -232,13 +232,13 @@ def _search(
             Trial(number, fields, float(each.value), _trial_folder(folder, fields))
             for number, each in enumerate(finished)
             if each.value is not None
-            for fields in [_suggest_fields(optuna.trial.FixedTrial(each.params), recipe, rates)]
+            for fields in [_suggest_fields(optuna.trial.FixedTrial(each.params), recipe, lr_test)]
         ]
 
 
-def _suggest_fields(trial: Any, recipe: Recipe, rates: RangeTest) -> dict[str, Any]:
+def _suggest_fields(trial: Any, recipe: Recipe, lr_test: RangeTest) -> dict[str, Any]:
     """Draw the fields of a trial."""
-    low, high = (factor * rates.suggested for factor in LR_FACTORS)
+    low, high = (factor * lr_test.suggested for factor in LR_FACTORS)
     fields: dict[str, Any] = {
         "optim.lr": trial.suggest_float("lr", low, high, log=True),
         "optim.weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
@@ -280,7 +280,7 @@ def _run_trial(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: 
 def _write_report(
     folder: Path,
     recipe: Recipe,
-    rates: RangeTest,
+    lr_test: RangeTest,
     trials: list[Trial],
     best: Trial,
     budget: str,
@@ -294,13 +294,13 @@ def _write_report(
     return write_page(
         folder,
         "study/tune.html.j2",
-        figures=[_plot_range_test(rates)],
+        figures=[_plot_range_test(lr_test)],
         tables=[Table("trials", ("trial", "val error %", *names), tuple(rows))],
         name=recipe.name,
         data=Path(recipe.data.source).name,
         best=best,
         fields={name: _format_value(value) for name, value in best.fields.items()},
-        suggested=rates.suggested,
+        suggested=lr_test.suggested,
         trials=len(trials),
         budget=budget,
         command=f"resnets train {folder / BEST}",
@@ -311,13 +311,13 @@ def _format_value(value: Any) -> str | None:
     return f"{value:.3g}" if isinstance(value, float) else value
 
 
-def _plot_range_test(test: RangeTest) -> Figure:
+def _plot_range_test(lr_test: RangeTest) -> Figure:
     from matplotlib.figure import Figure as Plot
 
     plot = Plot(figsize=(6, 3.2))
     axes = plot.subplots()
-    axes.plot(test.rates, test.losses)
-    axes.axvline(test.suggested, linestyle="--")
+    axes.plot(lr_test.rates, lr_test.losses)
+    axes.axvline(lr_test.suggested, linestyle="--")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-    numbers = Numbers(("lr", "loss"), tuple(zip(test.rates, test.losses, strict=True)))
+    numbers = Numbers(("lr", "loss"), tuple(zip(lr_test.rates, lr_test.losses, strict=True)))
     return Figure("range-test", plot, numbers)

@@ -72,10 +72,11 @@ def choose_plan(
     checkpoint: Checkpoint | None = None,
     load: cpu_count.OtherLoad | None = None,
 ) -> ExecutionPlan:
-    """Resolve the recipe's "auto" settings: device, precision, compilation, kernels, malloc, and
-    the number of torch's threads, which is set.
+    """Resolve the recipe's "auto" settings, and set the number of torch's threads.
 
-    load: the cores that other programs use; a new run on the CPU leaves them to those.
+    The settings are device, precision, compilation, kernels and malloc. load: the cores that other
+    programs use; a new run on the CPU leaves them to those.
+
     A run resumed from `checkpoint` keeps its precision if the device supports it and, on a device
     of the same type, its other settings where possible: changing them would change results.
     """
@@ -122,7 +123,7 @@ def choose_plan(
 
 
 def _choose_threads(before: dict[str, Any], load: cpu_count.OtherLoad | None) -> int:
-    """The number of threads of a run on the CPU, whose stored plan is `before` if it is resumed.
+    """Return the number of threads of a run on the CPU; before: the stored plan if it is resumed.
 
     Threads synchronize a thousand times in a step of a small network. Where other programs use the
     cores, each of these waits takes as long as a thread is without a core, so that fewer threads

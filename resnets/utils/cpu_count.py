@@ -1,5 +1,6 @@
-"""Number of CPUs that this process may use: affinity, cgroup quota, share per local process, and
-those that other programs leave free.
+"""Number of CPUs that this process may use, and of those that other programs leave free.
+
+It is limited by affinity, cgroup quota and the share per local process.
 
 In a container with a CPU quota the machine's other cores are still visible. Threads beyond the
 quota do not help: the kernel suspends all of them for the rest of each period, and threads that
@@ -88,9 +89,9 @@ class OtherLoad:
         self._before = self._seconds()
 
     def cores(self) -> float | None:
-        """Mean number of cores that others used, of those this process may use; None if unknown.
+        """Return the mean number of cores that others used; None if unknown.
 
-        Waits until MIN_WINDOW seconds have been measured.
+        Only cores that this process may use count. Waits until MIN_WINDOW seconds have passed.
         """
         if self._before is None:
             return None
@@ -99,14 +100,14 @@ class OtherLoad:
         return None if after is None else max(0.0, (after - self._before) / passed)
 
     def free_cores(self) -> int:
-        """Whole cores that others leave, at least 1 and at most `cores()`."""
+        """Return the whole cores that others leave, at least 1 and at most `cores()`."""
         others = self.cores()
         if others is None:
             return cores()
         return max(1, min(cores(), int(affinity() - others + TOLERANCE)))
 
     def _seconds(self) -> float | None:
-        """CPU seconds so far that were not spent by this process and its ended children."""
+        """Return the CPU seconds so far not spent by this process and its ended children."""
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         busy = 0
         for line in _read(self._stat).splitlines():

@@ -1,4 +1,4 @@
-"""CSV files that are safe to open in a spreadsheet (no formula injection) and are read exactly."""
+"""CSV files that are safe to open in a spreadsheet (no formula injection) and read back exactly."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class CsvWriter:
     def writerow(self, cells: Iterable[Any]) -> None:
         """Write one row; None is an empty cell."""
         row = [self._cell(cell) if isinstance(cell, str) else cell for cell in cells]
-        has_line_break = any(isinstance(cell, str) and "\r" in cell for cell in row)
-        (self._quoted if has_line_break else self._plain).writerow(row)
+        has_carriage_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (self._quoted if has_carriage_return else self._plain).writerow(row)
 
     def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
         """Write each of `rows`."""

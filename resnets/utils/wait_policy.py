@@ -56,8 +56,8 @@ class SchedulerStats:
 
     @classmethod
     def read(cls, tasks: Path = TASKS) -> dict[str, SchedulerStats] | None:
-        """Of each thread of this process by id, from schedstat; None if the kernel has none."""
-        found = {}
+        """Read those of each thread of this process by id; None if the kernel has no schedstat."""
+        stats = {}
         try:
             names = os.listdir(tasks)
         except OSError:
@@ -66,8 +66,8 @@ class SchedulerStats:
             with suppress(OSError, ValueError):  # the thread has ended
                 words = (tasks / name / "schedstat").read_text(encoding="ascii").split()
                 running, waiting, timeslices = (int(word) for word in words)
-                found[name] = cls(running / 1e9, waiting / 1e9, timeslices)
-        return found if any(each.running for each in found.values()) else None
+                stats[name] = cls(running / 1e9, waiting / 1e9, timeslices)
+        return stats if any(each.running for each in stats.values()) else None
 
     @staticmethod
     def between(

@@ -1,4 +1,4 @@
-"""Measuring a model: modes, counting, views, protocol, JSON, and the image of it."""
+"""Measuring a model: modes, counting, views, protocol, JSON, and the figure."""
 
 import json
 from collections.abc import Iterator

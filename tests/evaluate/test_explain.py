@@ -1,4 +1,4 @@
-"""Grad-CAM against an independent computation with hooks, and the images made of it."""
+"""Grad-CAM against an independent computation with hooks, and the figures made of it."""
 
 from pathlib import Path
 

@@ -19,8 +19,8 @@ Z = 1.959964  # of the normal distribution: 95% lie within
 def wilson_interval(events: int, trials: int, z: float = Z) -> tuple[float, float]:
     """Return the confidence interval, in 0..1, of the probability of an event.
 
-    events, trials: how often it happened. Wilson 1927, as recommended by Brown, Cai and DasGupta
-    2001; z = 1.96 is 95%.
+    It happened `events` times in `trials` trials. Wilson 1927, as recommended by Brown, Cai and
+    DasGupta 2001; z = 1.96 is 95%.
     """
     share, spread = events / trials, z * z / trials
     center = (share + spread / 2) / (1 + spread)
@@ -169,7 +169,10 @@ def gather_rows(chunks: list[Tensor]) -> np.ndarray:
 
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
-    """Return the expected calibration error, L1 over equal bins (Guo et al. 2017), of (N,)."""
+    """Return the expected calibration error of (N,) confidences, L1 over equal bins.
+
+    Guo et al. 2017. hits: (N,), 1 for each correct prediction, else 0.
+    """
     indices = (confidence * bins).astype(np.int64).clip(0, bins - 1)
     gaps = np.bincount(indices, hits, bins) - np.bincount(indices, confidence, bins)
     return float(np.abs(gaps).sum() / max(1, len(hits)))

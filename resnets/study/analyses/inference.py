@@ -172,8 +172,8 @@ def measure(subject: Subject) -> Inference:
         error = head_error(features[name], targets, test_features[name], test_targets)
         each = cosines.get(name, np.zeros(0))
         mean = float(each.mean()) if len(each) else None
-        deviation = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
-        units.append(Unit(name, error, mean, deviation))
+        standard_error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
+        units.append(Unit(name, error, mean, standard_error))
     return Inference(subject.label, model.spec, subject.intact.top1_error, tuple(units))
 
 

@@ -16,12 +16,7 @@ from resnets.study.metric import ERROR, Metric
 HeldOut = Literal["test", "val"]
 Which = Literal["last", "best"]
 ENVIRONMENT = "environment.json"
-CELL_FIELDS = (
-    "name",
-    "model",
-    "seed",
-    "custom",
-)  # of a recipe, in which the cells of a grid differ
+CELL_FIELDS = ("name", "model", "seed", "custom")  # of a recipe, in which the cells differ
 SPLIT_NAMES = {"test": "test", "val": "validation", "train": "training"}
 
 
@@ -185,7 +180,7 @@ def list_differences(recipes: Mapping[str, Recipe]) -> list[str]:
         for path in sorted(first.keys() | fields.keys()):
             if first.get(path) != fields.get(path):
                 names_by_field.setdefault(f"{path} = {fields.get(path, 'none')}", []).append(name)
-    return [f"{field} for {', '.join(names)}" for field, names in names_by_field.items()]
+    return [f"{path} for {', '.join(names)}" for path, names in names_by_field.items()]
 
 
 def merge_environments(folders: Sequence[Path]) -> dict[str, Any]:

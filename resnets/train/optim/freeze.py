@@ -77,8 +77,7 @@ class FreezeSchedule:
 def _pretrained_parts(model: nn.Module) -> list[nn.Module]:
     """Return the parts of the model that have pretrained weights, from input to output."""
     net = next((module for module in model.modules() if isinstance(module, ImageClassifier)), None)
-    if (
-        net is None or not net.stage_names
-    ):  # a network from outside the package, with its own weights
+    # A network from outside the package has its own weights.
+    if net is None or not net.stage_names:
         return []
     return [part for part in net.children() if part is not net.head and list(part.parameters())]
