@@ -315,7 +315,7 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
 def _hold_out_by_rank(
     labels: Rows, *, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Rows, Rows, Rows]:
-    """Hold out by the rule of earlier versions; see `identity.hold_out_by_rank`."""
+    """Hold out by the rule of earlier versions; see `image_identity.hold_out_by_rank`."""
     count = len(labels)
     random_keys = order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT)
     rows = np.argsort(random_keys, kind="stable")
