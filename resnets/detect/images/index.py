@@ -395,8 +395,5 @@ def _shared_image(entry: ImageReference, other: ImageReference, path: str) -> Ma
 
 
 def fingerprint_images(store: Store) -> str:
-    """Return the fingerprint of all images of a store, annotated or not.
-
-    See `data.splits.check_results`.
-    """
+    """Return the fingerprint of all images of a store (`data.splits.check_results`)."""
     return fingerprint_files([store.take(ImageIndex.of(store).images)], store.where)
