@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
+LIMIT = "RESNETS_CPU_LIMIT"  # the OMP_NUM_THREADS that `limit_threads` set, for child processes
 MIN_WINDOW = 0.5  # seconds of the shortest measurement of other programs' load
 TOLERANCE = 0.5  # cores that other programs may use before one core is left to them
 
@@ -70,9 +71,9 @@ def limit_threads() -> None:
 
     Called on import of the package; child processes inherit it. A set OMP_NUM_THREADS is kept.
     """
-    if is_fixed() or (allowed := cores()) >= affinity():
+    if "OMP_NUM_THREADS" in os.environ or (allowed := cores()) >= affinity():
         return
-    os.environ["OMP_NUM_THREADS"] = str(allowed)
+    os.environ["OMP_NUM_THREADS"] = os.environ[LIMIT] = str(allowed)
     if (torch := sys.modules.get("torch")) is not None:  # has already read the variable
         torch.set_num_threads(allowed)
 
@@ -121,8 +122,9 @@ class OtherLoad:
 
 
 def is_fixed() -> bool:
-    """Whether OMP_NUM_THREADS fixes the number of threads; `limit_threads` sets it, too."""
-    return "OMP_NUM_THREADS" in os.environ
+    """Whether the user set OMP_NUM_THREADS, which then fixes the number of threads."""
+    number = os.environ.get("OMP_NUM_THREADS")
+    return number is not None and number != os.environ.get(LIMIT)
 
 
 def _group_folders(mount: Path, path: str) -> Iterator[Path]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from resnets.utils import cpu_count
 
@@ -154,3 +155,19 @@ def test_without_statistics_of_cpus_all_cores_count(tmp_path, text):
     load = cpu_count.OtherLoad(tmp_path / "stat")
     assert load.cores() is None
     assert load.free_cores() == cpu_count.cores()
+
+
+def test_a_quota_does_not_count_as_the_users_number_of_threads(monkeypatch):
+    for name in ("OMP_NUM_THREADS", cpu_count.LIMIT):
+        monkeypatch.delenv(name, raising=False)
+    assert not cpu_count.is_fixed()
+    monkeypatch.setattr(cpu_count, "affinity", lambda: 16)
+    monkeypatch.setattr(cpu_count, "quota", lambda: 4.0)
+    threads = torch.get_num_threads()
+    cpu_count.limit_threads()
+    torch.set_num_threads(threads)
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert not cpu_count.is_fixed()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert cpu_count.is_fixed()
+    os.environ.pop(cpu_count.LIMIT, None)
