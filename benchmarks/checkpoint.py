@@ -6,9 +6,9 @@ A save blocks the loop while tensors are copied; a thread writes the file. Compa
 waits for the file, as the last one of a run does.
 """
 
+import argparse
 import dataclasses
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -58,4 +58,6 @@ def main(folder: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", help="where files are written; default: temporary")
+    main(parser.parse_args().folder)

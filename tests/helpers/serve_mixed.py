@@ -6,6 +6,7 @@ response is not as docs/serve.md documents: a 5xx other than 503, a 503 without 
 reset. All connections are on loopback.
 """
 
+import argparse
 import gzip
 import io
 import json
@@ -219,7 +220,7 @@ def reload_until(done: threading.Event, folder: Path, pid: int, load: Load) -> i
     return reloads
 
 
-def main(requests: int = 4000, clients: int = 8) -> int:
+def main(requests: int, clients: int = 8) -> int:
     with tempfile.TemporaryDirectory() as folder:
         finder = f"finder={save_detector(Path(folder) / 'finder.safetensors')}"
         with server(Path(folder), models=(finder,)) as (host, port, pid):
@@ -266,4 +267,8 @@ def main(requests: int = 4000, clients: int = 8) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main(*(int(each) for each in sys.argv[1:3])))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("requests", nargs="?", type=int, default=4000)
+    parser.add_argument("clients", nargs="?", type=int, default=8)
+    args = parser.parse_args()
+    sys.exit(main(args.requests, args.clients))
