@@ -22,6 +22,8 @@ class AugmentSpec:
         scale: [px or fraction] Range of the shorter side in px for crop "scale-jitter"; of the area
             fraction for "random-resized".
         flip: Mirror each image left to right with probability 0.5.
+        flip_rule: When `flip` mirrors an image. "random": a draw in each epoch. "alternate": in
+            every other epoch, from a random one on, so that two epochs have both (Jordan 2024).
         vertical_flip: Mirror each image top to bottom with probability 0.5, for images without an
             up and down: microscopes, satellites.
         rotate90: Turn each image by 0, 90, 180 or 270 degrees with equal probability.
@@ -54,6 +56,7 @@ class AugmentSpec:
     pad: int = 4
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = False
+    flip_rule: Literal["random", "alternate"] = "random"
     vertical_flip: bool = False
     rotate90: bool = False
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)

@@ -53,21 +53,27 @@ class OptimSpec:
     """The optimizer. The paper's is SGD with momentum 0.9 and weight decay 1e-4 on every parameter.
 
     Attributes:
-        kind: Optimizer: SGD with momentum, AdamW (Loshchilov and Hutter 2019), or LAMB for large
-            batches (You et al. 2020).
+        kind: Optimizer: SGD with momentum; AdamW (Loshchilov and Hutter 2019); LAMB for large
+            batches (You et al. 2020); or Muon (Jordan et al. 2024), which orthogonalizes the
+            updates of convolutions and linear layers, and trains the input layer, the head, norms
+            and biases by SGD.
         lr: [per step] Learning rate at the peak of the schedule; it belongs to the batch size.
-        momentum: [fraction] Momentum of SGD.
-        nesterov: Nesterov's form of momentum, for SGD.
+        head_lr_scale: [factor] Learning rate of the head relative to `lr`.
+        norm_bias_lr_scale: [factor] Learning rate of norms and biases relative to `lr`.
+        momentum: [fraction] Momentum of SGD and Muon.
+        nesterov: Nesterov's form of momentum, for SGD and Muon.
         betas: [fraction] Decay rates of both moments, for AdamW and LAMB.
-        weight_decay: [per step] L2 penalty for SGD; decoupled for AdamW and LAMB.
+        weight_decay: [per step] L2 penalty for SGD; decoupled for AdamW, LAMB and Muon.
         decay_norm_and_bias: Apply weight decay to norms and biases too, as in the paper.
         clip_norm: [norm] Upper limit of the norm of all gradients; None is no clipping.
         shard: With several processes each holds the optimizer state of its part of the parameters
             only (ZeRO stage 1, Rajbhandari et al. 2020). The result is the same.
     """
 
-    kind: Literal["sgd", "adamw", "lamb"] = "sgd"
+    kind: Literal["sgd", "adamw", "lamb", "muon"] = "sgd"
     lr: float = 0.1
+    head_lr_scale: float = 1.0
+    norm_bias_lr_scale: float = 1.0
     momentum: float = 0.9
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
@@ -79,6 +85,9 @@ class OptimSpec:
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optim.betas: {self.betas} must both be in [0, 1)")
+        for name in ("head_lr_scale", "norm_bias_lr_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"optim.{name}: {getattr(self, name)} is not in [0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)

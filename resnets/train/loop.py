@@ -16,6 +16,7 @@ from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.train.guards.watchdog import Watchdog
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.timing import TIME, StepTimer
+from resnets.train.optim.optimizers import schedule_lr
 from resnets.train.saver import Saver
 from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
@@ -176,7 +177,7 @@ def _log_interval(
             **_row("train", state, recipe, stream),
             **metrics,
             **({} if state.scaler is None else state.scaler.row()),
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": schedule_lr(state.optimizer),
             "images_per_second": steps * recipe.batch_size / seconds,
             "seconds_per_step": seconds / steps,
             "waiting_for_data": times.waiting / seconds,

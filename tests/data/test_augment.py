@@ -71,6 +71,23 @@ def test_every_crop_and_both_flips_occur(images: torch.Tensor) -> None:
     assert len(torch.unique(batch.flatten(1), dim=0)) == 3 * 3 * 2
 
 
+@pytest.mark.parametrize("crop", ["pad", "none"])
+def test_alternate_flips_show_each_image_both_ways_in_two_epochs(
+    images: torch.Tensor, crop: str
+) -> None:
+    spec = AugmentSpec(crop=crop, pad=0, flip=True, flip_rule="alternate")
+    ids = np.arange(20)
+    epochs = [
+        augmented(spec, Preprocessor(PLAIN), images, np.full(20, epoch), ids) for epoch in range(4)
+    ]
+    assert torch.equal(epochs[0], epochs[2])
+    assert torch.equal(epochs[1], epochs[3])
+    assert torch.equal(epochs[1], epochs[0].flip(3))
+    stored = images.permute(0, 3, 1, 2)
+    unflipped = (epochs[0].round().byte() == stored).flatten(1).all(1)
+    assert 3 < unflipped.sum() < 17  # the first epoch is random
+
+
 def test_mean_is_subtracted_where_pixels_were_and_padding_is_zero(images: torch.Tensor) -> None:
     mean = torch.rand(3, 12, 12)
     spec = replace(PLAIN, mean_image=True, std=(1.0, 0.5, 2.0))

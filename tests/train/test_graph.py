@@ -33,6 +33,12 @@ SETTINGS = {
     "parts": {"optim.clip_norm": "1.0", "norm_batch": "16", "micro_batch": "16"},
     "averaged": {"ema_decay": "0.9", "data.grow_from": "6", "data.grow_step": "1"},
     "adamw": {"optim.kind": "adamw", "optim.lr": "0.003", "schedule.kind": "cosine"},
+    "muon": {
+        "optim.kind": "muon",
+        "optim.norm_bias_lr_scale": "0.5",
+        "data.augment.flip": "true",
+        "data.augment.flip_rule": "alternate",
+    },
     "held": {"schedule.hold_until_error": "99.0"},
 }
 

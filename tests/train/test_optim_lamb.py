@@ -76,7 +76,7 @@ def test_trust_makes_the_first_step_a_share_of_the_weights() -> None:
     assert (weight - before).norm().item() == pytest.approx(0.01 * before.norm().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb", "muon"])
 def test_state_goes_there_and_back_exactly(kind: str) -> None:
     spec = OptimSpec(kind=kind, lr=0.01, betas=(0.8, 0.95))
     net = tiny()

@@ -256,7 +256,10 @@ class BatchAugment:
         return images.permute(0, 3, 1, 2)
 
     def _draw_flips(self, epochs: Ints, ids: Ints) -> NDArray[np.bool_]:
-        return order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
+        if self.spec.flip_rule == "random":
+            return order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
+        first = order.uniform(self.seed, np.zeros_like(epochs), ids, order.STREAM_FLIP) < 0.5
+        return first ^ (epochs % 2 == 1)
 
     def places(self, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Return each pixel's index in its padded image, y * width + x: (B, size, size) int64."""

@@ -18,7 +18,7 @@ from resnets.train.step import TrainStep
 from resnets.utils.errors import OutOfMemory
 
 # Augmentation whose draws `TrainStream.draws` makes; a crop at random scales is not in memory.
-IN_TABLES = {"crop", "pad", "flip", "repeats", "scale"}
+IN_TABLES = {"crop", "pad", "flip", "flip_rule", "repeats", "scale"}
 
 
 def start_graph(

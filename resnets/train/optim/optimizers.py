@@ -1,4 +1,4 @@
-"""Create optimizers, among them LAMB, and convert their state to named tensors and back."""
+"""Create optimizers, among them LAMB and Muon; convert their state to named tensors and back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from resnets.config import OptimSpec
+from resnets.models import ImageClassifier
+from resnets.train.optim.muon import Muon
 from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 
@@ -85,7 +87,8 @@ def _eager(optimizer: type[torch.optim.Optimizer]) -> Any:
     return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
 
 
-SGD, AdamW, EagerLamb = _eager(torch.optim.SGD), _eager(torch.optim.AdamW), _eager(Lamb)
+SGD, AdamW = _eager(torch.optim.SGD), _eager(torch.optim.AdamW)
+EagerLamb, EagerMuon = _eager(Lamb), _eager(Muon)
 
 
 def make_optimizer(
@@ -94,11 +97,11 @@ def make_optimizer(
     lr_scales: Mapping[nn.Parameter, float],
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> Optimizer:
-    """Create SGD as in the paper (v = m v + g; w -= lr v), AdamW or LAMB, fused where available.
+    """Create the optimizer of `spec`: SGD as in the paper (v = m v + g; w -= lr v), or another.
 
-    Without `decay_norm_and_bias`, only weights of convolutions and linear layers decay. Each
-    parameter group has an `lr_scale`, the factor on the schedule's learning rate (see `set_lr`);
-    the first group's is the largest.
+    SGD and AdamW are fused where torch can. Without `decay_norm_and_bias`, only weights of
+    convolutions and linear layers decay. Each parameter group has an `lr_scale`, the factor on the
+    schedule's learning rate (see `set_lr`): that of `lr_scales` times those of `spec`.
     """
     if spec.shard and group.world_size > 1:
         return ShardedOptimizer(model, group, lambda own: _create(model, spec, lr_scales, own))
@@ -111,36 +114,83 @@ def _create(
     lr_scales: Mapping[nn.Parameter, float],
     own: Container[nn.Parameter],
 ) -> torch.optim.Optimizer:
-    """Create an optimizer of the parameters in `own`; the groups do not depend on `own`."""
-    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """Create an optimizer of the parameters in `own`."""
+    groups = _parameter_groups(model, spec, lr_scales, own)
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    match spec.kind:
+        case "sgd":
+            sgd: torch.optim.Optimizer = SGD(
+                groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
+            )
+            if spec.momentum:  # torch's fused step fails if some parameters start to train later
+                for group in groups:
+                    for parameter in group["params"]:
+                        sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            return sgd
+        case "lamb":
+            return EagerLamb(groups, lr=spec.lr, betas=spec.betas)
+        case "muon":
+            return EagerMuon(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+        case "adamw":
+            return AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
+
+
+def _parameter_groups(
+    model: nn.Module,
+    spec: OptimSpec,
+    lr_scales: Mapping[nn.Parameter, float],
+    own: Container[nn.Parameter],
+) -> list[dict[str, Any]]:
+    """Return groups of equal options, which do not depend on `own`, with the parameters in it."""
+    ends = _input_and_head(model)
+    members: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        decays = spec.decay_norm_and_bias or parameter.ndim > 1
-        group_members = members.setdefault((lr_scales[parameter], decays), [])
+        is_matrix = parameter.ndim > 1
+        lr_scale = lr_scales[parameter]
+        if ends.get(parameter) == "head":
+            lr_scale *= spec.head_lr_scale
+        elif not is_matrix:
+            lr_scale *= spec.norm_bias_lr_scale
+        decays = spec.decay_norm_and_bias or is_matrix
+        orthogonalizes = spec.kind == "muon" and is_matrix and parameter not in ends
+        group_members = members.setdefault((lr_scale, decays, orthogonalizes), [])
         if parameter in own:
             group_members.append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": members[key], "lr_scale": key[0], "weight_decay": spec.weight_decay * key[1]}
+    return [
+        {
+            "params": members[key],
+            "lr_scale": key[0],
+            "weight_decay": spec.weight_decay * key[1],
+            **({"orthogonalize": key[2]} if spec.kind == "muon" else {}),
+        }
         for key in sorted(members, reverse=True)
     ]
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    if spec.kind == "sgd":
-        sgd: torch.optim.Optimizer = SGD(
-            groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
-        )
-        if spec.momentum:  # torch's fused step fails if some parameters start to train later
-            for group in groups:
-                for parameter in group["params"]:
-                    sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
-    if spec.kind == "lamb":
-        return EagerLamb(groups, lr=spec.lr, betas=spec.betas)
-    return AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
+
+
+def _input_and_head(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the parameters of input layers (of images, signals or tokens) and of heads."""
+    ends: dict[nn.Parameter, str] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            ends |= dict.fromkeys(module.parameters(), "input")
+        if isinstance(module, ImageClassifier):
+            ends |= dict.fromkeys(module.get_submodule(module.input_layer).parameters(), "input")
+        head = getattr(module, "head", None)
+        if isinstance(head, nn.Linear):
+            ends |= dict.fromkeys(head.parameters(), "head")
+    return ends
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Set each group's learning rate to `lr` times its scale."""
+    """Set each group's learning rate to `lr`, the schedule's, times its scale."""
     for group in optimizer.param_groups:
+        group["schedule_lr"] = lr
         group["lr"] = lr * group["lr_scale"]
+
+
+def schedule_lr(optimizer: Optimizer) -> float:
+    """Return the schedule's learning rate of the last step."""
+    return float(optimizer.param_groups[0]["schedule_lr"])
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
