@@ -59,7 +59,7 @@ def depth(
 
     Args:
         models: Catalog names; NAME:OPTION for another shortcut option, NAME:FIELD=VALUE for another
-            field of the model or, with a dot, of the recipe.
+            field of the model or of the recipe (optim.lr, batch_size).
         preset: "quick" (minutes, embedded digits), "text" (transformers), "paper-cifar10" or
             "paper-imagenet".
         data: Data set: a name or a path.

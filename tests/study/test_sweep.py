@@ -8,11 +8,12 @@ import pytest
 from html_elements import Elements
 from made_up_study import write_runs
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, replace_fields
+from resnets.recipes import recipe
 from resnets.study.depth.best_of_sweep import group_sweep
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
-from resnets.study.grid.cells import cell_recipe, read_cells, read_grid
+from resnets.study.grid.cells import cell_recipe, read_cell, read_cells, read_grid
 from resnets.study.grid.model_names import family_name, model_spec, split_names
 
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")
@@ -157,3 +158,31 @@ def test_page_of_a_sweep(study: Path) -> None:
     assert "--models cifar-plain8,cifar-plain14,cifar-resnet8,cifar-resnet14" in text
     for name in ("sweep", "error-curves", "error-against-depth"):
         assert (study / "figures" / f"{name}.svg").is_file()
+
+
+def test_no_sentence_of_a_sweep_ends_twice(tmp_path: Path) -> None:
+    grid = depth_grid(
+        models=NETS[2:], seeds=1, budget="100it", sweep=[f"optim.lr={','.join(RATES)}"]
+    )
+    grid = dataclasses.replace(grid, iterations=100, epoch=10)
+    page = write_grid_page(write_runs(tmp_path / "study", grid, error))
+    assert ".." not in page.lead
+
+
+def test_fields_at_the_top_of_a_recipe_and_of_a_transformer_are_axes() -> None:
+    sweep = ["optim.lr=0.01,0.1", "batch_size=64,128"]
+    grid = depth_grid(models=["cifar-resnet8"], sweep=sweep, seeds=1, budget="100it")
+    recipes = [cell_recipe(grid, model, 0) for model in grid.models]
+    assert [each.batch_size for each in recipes] == [64, 128, 64, 128]
+    cells = [read_cell(Path("none"), model, 0) for model in grid.models]
+    assert group_sweep(grid, cells, recipe("digits")).fixed == "0.1, 64"
+
+    grid = depth_grid(models=["transformer2"], sweep=["width=16,32"], seeds=1, budget="400it")
+    assert [cell_recipe(grid, model, 0).transformer.width for model in grid.models] == [16, 32]
+    cells = [read_cell(Path("none"), model, 0) for model in grid.models]
+    assert (
+        group_sweep(grid, cells, replace_fields(recipe("text"), {"transformer.width": 16})).fixed
+        == "16"
+    )
+    with pytest.raises(ConfigError):
+        depth_grid(models=["cifar-resnet8:seed=1"], budget="100it")

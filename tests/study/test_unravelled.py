@@ -1,5 +1,6 @@
 """Blocks removed and reordered: the networks that are left, against networks built that way."""
 
+import csv
 import dataclasses
 import random
 
@@ -136,6 +137,10 @@ def test_page_of_a_plain_and_a_residual_network(tmp_path):
     assert "plain (plain): removing one block changes its error of 5.00% by +60.00" in report.lead
     assert "paths of 1 branch carry" in report.lead
     assert (tmp_path / "out/figures/paths.svg").is_file()
+    for path in (tmp_path / "out/numbers").glob("*.csv"):
+        header = path.read_text(encoding="utf-8").splitlines()[0]
+        (columns,) = csv.reader([header])
+        assert len(set(columns)) == len(columns), path
 
 
 @pytest.mark.slow

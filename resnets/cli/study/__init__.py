@@ -38,7 +38,7 @@ class GridStudy(ABC):
 
     Args:
         models: Models, separated by commas; NAME:OPTION for another shortcut option,
-            NAME:FIELD=VALUE for another field of the model or, with a dot, of the recipe.
+            NAME:FIELD=VALUE for another field of the model or of the recipe (optim.lr, batch_size).
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
         seeds: Runs of each model (seeds 0, 1, ...), or one number per model as in 3,3,1; two or
             more give an uncertainty. Default 3.

@@ -354,7 +354,7 @@ def _path_numbers(results: Sequence[Unravelled]) -> Numbers:
 def _single_table(results: Sequence[Unravelled]) -> Table:
     columns = (
         *("Model", "Blocks", "Intact", "Intact, recomputed", "Without one block, median"),
-        *("The same, recomputed", "Without one block, worst", "The same, recomputed"),
+        *("Median, recomputed", "Without one block, worst", "Worst, recomputed"),
     )
     rows: list[Row] = []
     for each in results:

@@ -24,6 +24,7 @@ from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
 from resnets.study.depth.verdict import Verdict, judge_degradation
 from resnets.study.grid.cells import Cell, Grid
+from resnets.study.grid.model_names import field_path
 from resnets.study.metric import ERROR
 
 CELL = (0.62, 0.42)  # inches of a cell of the heat map
@@ -130,8 +131,12 @@ def group_sweep(grid: Grid, cells: Sequence[Cell], recipe: Recipe | None) -> Swe
     networks.sort(key=lambda each: _sort_key(each.first_cell))
     values = list(networks[0].cells)
     paths = [axis.partition("=")[0] for axis in grid.sweep]
-    own = "" if recipe is None else ", ".join(_format_field(recipe, path) for path in paths)
-    same = [value for value in values if _parse_number(value) == _parse_number(own)]
+    own = (
+        ""
+        if recipe is None
+        else ", ".join(_format_field(recipe, field_path(networks[0].name, path)) for path in paths)
+    )
+    same = [value for value in values if _parse_numbers(value) == _parse_numbers(own)]
     fixed = same[0] if same else values[len(values) // 2]
     return Sweep(" and ".join(paths), fixed, tuple(networks))
 
@@ -241,9 +246,14 @@ def _sort_key(cell: Cell) -> tuple[bool, bool, str, int, str]:
 
 def _format_field(recipe: Recipe, path: str) -> str:
     node: object = recipe
-    for part in (path if "." in path else f"model.{path}").split("."):
+    for part in path.split("."):
         node = getattr(node, part)
     return str(node)
+
+
+def _parse_numbers(text: str) -> list[float | str]:
+    """Return the values of a point of the sweep, numbers as such, so that 0 is 0.0."""
+    return [_parse_number(word) for word in text.split(", ")]
 
 
 def _parse_number(text: str) -> float | str:

@@ -210,7 +210,10 @@ def _plot_model(axes: Axes, model: ErrorCurves, color: str, *, bold: bool) -> fl
         values = [np.asarray(errors[step]) for step in steps]
         means = [value.mean() for value in values]
         marker = "o" if len(steps) == 1 else None
-        axes.plot(steps, means, ls=style, color=color, lw=width, marker=marker, ms=4, zorder=3)
+        axes.plot(
+            steps, means, ls=style, color=color, lw=width, marker=marker, ms=4, zorder=3,
+            clip_on=marker is None,
+        )  # fmt: skip
         if style == "-" and len(values[0]) > 1:
             lows, highs = [value.min() for value in values], [value.max() for value in values]
             axes.fill_between(steps, lows, highs, color=color, alpha=0.16, lw=0)

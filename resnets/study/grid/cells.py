@@ -57,9 +57,9 @@ class Grid:
 
     models: names of the catalog, followed by changes: NAME:OPTION for another shortcut option
     ("resnet34:C", "resnet50:none"), NAME:FIELD=VALUE for another field of the model
-    ("cifar-resnet20:norm=none") or, with a dot, of the recipe ("cifar-resnet20:optim.lr=0.3"), also
-    several. sweep: fields that the study varies as FIELD=VALUE,VALUE,...; `models` has a name for
-    each value. blocks: names of blocks from outside the package, which models have as
+    ("cifar-resnet20:norm=none") or of the recipe ("cifar-resnet20:optim.lr=0.3:batch_size=64"),
+    also several. sweep: fields that the study varies as FIELD=VALUE,VALUE,...; `models` has a name
+    for each value. blocks: names of blocks from outside the package, which models have as
     NAME:block=NAME. seeds: number of seeds (0, 1, ...) of each model. settings: other recipe fields
     as path=value. budget: as requested; `iterations` is the resulting number of steps and `epoch`
     that of one pass over the training set, both fixed when the study starts. version: 1 for studies

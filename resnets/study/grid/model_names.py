@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from functools import cache
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ OPTIONS: tuple[Literal["A", "B", "C", "none"], ...] = ("A", "B", "C", "none")
 # Fields of a cell's recipe that the grid decides, and the option that sets each.
 GRID_FIELDS = {
     "seed": "--seeds",
+    "task": "--recipe",
     "duration": "--budget",
     "data.source": "--data",
     "data.train_fraction": "--subsets of resnets study data",
@@ -69,16 +71,32 @@ def network_spec(model: str) -> Spec:
     return replace_fields(base, {"transformer.name": model, **changes}, where=model).transformer
 
 
+def field_path(model: str, path: str) -> str:
+    """Return the path in a recipe of a field in a model's name or a sweep.
+
+    A name without a dot is a field of the model or, if that has none of this name, of the recipe:
+    norm is model.norm (transformer.norm of a transformer), batch_size is batch_size.
+    """
+    is_text = catalog.is_transformer(model.partition(":")[0])
+    table, spec = ("transformer", TransformerSpec) if is_text else ("model", ModelSpec)
+    own = {field.name for field in dataclasses.fields(spec)}
+    top = {
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if not dataclasses.is_dataclass(field.default_factory)  # a table
+    }
+    return path if "." in path or path in top - own else f"{table}.{path}"
+
+
 def model_fields(model: str) -> dict[str, str]:
     """Return the recipe fields set after the colons of a model's name: path -> value as text."""
     name, *words = model.split(":")
-    is_text = catalog.is_transformer(name)
-    table, option = ("transformer", "residual") if is_text else ("model", "shortcut")
+    option = "residual" if catalog.is_transformer(name) else "shortcut"
     fields: dict[str, str] = {}
     for word in words:
         path, equals, value = word.partition("=")
         path, value = (path, value) if equals else (option, f'"{word}"')
-        path = path if "." in path else f"{table}.{path}"
+        path = field_path(name, path)
         if path == "model.block" and value not in get_args(Block):
             continue  # `custom_block`
         if path in fields:
