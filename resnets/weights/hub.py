@@ -100,6 +100,11 @@ def _read_torchvision(name: str, spec: ModelSpec | None) -> Weights:
         hint = _suggest(tag, choices.__members__)
         raise ConfigError(f"weights: torchvision has no {tag!r} for {net}; known: {known}{hint}")
     entry = choices[tag]
+    if entry.meta["categories"] is None:
+        raise ConfigError(
+            f"weights: {source}: its fully connected layers have no values, so that it computes"
+            f" nothing; use {choices.DEFAULT.name}"
+        )
     return replace(
         read_path(str(torchvision_file(entry.url))),
         source=source,

@@ -23,6 +23,8 @@ from resnets.models import catalog
 from resnets.weights.hub import TIMM_TAGS, _from_transforms
 from resnets.weights.readers.configs.timm import read_timm
 
+FEATURES = "vgg16.IMAGENET1K_FEATURES"  # of no classifier; refused by name
+
 
 @dataclass(frozen=True)
 class Published:
@@ -34,6 +36,8 @@ class Published:
     size: int
     resize: int
     interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def _timm_weights() -> Iterator[Published]:
@@ -47,17 +51,22 @@ def _timm_weights() -> Iterator[Published]:
         size = seen["input_size"][1]
         resize, how = int(size / seen["crop_pct"]), seen["interpolation"]
         transform = timm.data.create_transform(**seen, is_training=False)
-        yield Published(f"timm:{name}", ours, transform, size, resize, how)
+        constants = tuple(seen["mean"]), tuple(seen["std"])
+        yield Published(f"timm:{name}", ours, transform, size, resize, how, *constants)
 
 
 def _torchvision_weights() -> Iterator[Published]:
     listed = models.list_models(module=models)
     for net in (each.replace("-", "_") for each in catalog.names()):
         for entry in models.get_model_weights(net) if net in listed else ():
+            if f"{net}.{entry.name}" == FEATURES:
+                continue
             seen = entry.transforms()
             size, resize, how = seen.crop_size[0], seen.resize_size[0], seen.interpolation.value
             ours = _from_transforms(seen).spec
-            yield Published(f"torchvision:{net}.{entry.name}", ours, seen, size, resize, how)
+            constants = tuple(seen.mean), tuple(seen.std)
+            name = f"torchvision:{net}.{entry.name}"
+            yield Published(name, ours, seen, size, resize, how, *constants)
 
 
 @cache
@@ -66,8 +75,8 @@ def published() -> tuple[Published, ...]:
 
 
 def distinct() -> list[Published]:
-    """One of all weights of a library that are preprocessed alike."""
-    return list({(each.ours, each.name.partition(":")[0]): each for each in published()}.values())
+    """One of all weights whose transforms are alike, both ours and the library's."""
+    return list({(each.ours, repr(each.transform)): each for each in published()}.values())
 
 
 def difference(each: Published, file: Path) -> Tensor:

@@ -273,6 +273,7 @@ def test_a_repository_that_is_not_there(server: Server) -> None:
             "timm:resnet50.a1_in1k",
             "is of a model with block 'bottleneck', resnet18 here",
         ),
+        ("vgg16", "torchvision:IMAGENET1K_FEATURES", "use IMAGENET1K_V1"),
         ("resnet18", "hub:resnet18", "write it as hub:ORG/NAME"),
     ],
 )

@@ -2,23 +2,42 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from paths import ROOT
+import sklearn.datasets
 from PIL import Image
+from torchvision import models
+
+from resnets.models import catalog
+from resnets.weights.hub import TIMM_TAGS
 
 pytest.importorskip("timm")
 
-from published_weights import difference, distinct, published
+import timm
+from published_weights import FEATURES, difference, distinct, published
 
 LEVELS = 2  # of 255, largest difference: two roundings (resize, then crop) against one
 MEAN_LEVELS = 0.05
 
 
-def test_sizes_are_those_of_the_library() -> None:
+def test_no_weights_are_left_out() -> None:
+    """Every tag of every network of the catalog that the two libraries have weights for."""
+    names = [name.replace("-", "_") for name in catalog.names()]
+    in_timm = {name.partition(".")[0] for name in timm.list_pretrained()} & set(names)
+    assert in_timm == {net for net, tags in TIMM_TAGS.items() if tags}
+    listed = {f"timm:{net}.{tag}" for net, tags in TIMM_TAGS.items() for tag in tags}
+    for net in set(models.list_models(module=models)) & set(names):
+        listed |= {f"torchvision:{net}.{entry.name}" for entry in models.get_model_weights(net)}
+    assert {each.name for each in published()} == listed - {f"torchvision:{FEATURES}"}
+    assert len(published()) == len(listed) - 1 > 180
+
+
+def test_constants_are_those_of_the_library() -> None:
     for each in published():
-        ours = (each.ours.size, each.ours.resize, each.ours.interpolation)
-        assert ours == (each.size, each.resize, each.interpolation), each.name
+        ours, seen = each.ours, each
+        assert (ours.size, ours.resize) == (seen.size, seen.resize), each.name
+        assert ours.interpolation == seen.interpolation, each.name
+        assert (ours.mean, ours.std) == (seen.mean, seen.std), each.name
+        assert (ours.channels, ours.channel_order, ours.mean_image) == (3, "rgb", False), each.name
     sizes = {each.name: (each.size, each.resize) for each in published()}
     assert sizes["timm:resnet50.a1_in1k"] == (288, 288)
     assert sizes["torchvision:resnet50.IMAGENET1K_V2"] == (224, 232)
@@ -27,21 +46,17 @@ def test_sizes_are_those_of_the_library() -> None:
 
 @pytest.fixture(scope="module")
 def jpegs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Photographs where they are at hand; else smooth noise, upright and across."""
-    real = sorted((ROOT.parent / "data").glob("imagenette/val/*/*.JPEG"))
-    if real:
-        return real[:: len(real) // 2][:2]
-    folder, rng = tmp_path_factory.mktemp("jpegs"), np.random.default_rng(5)
-    for width, height in ((500, 375), (300, 431)):
-        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        image.save(folder / f"{width}.jpg", quality=90)
-    return sorted(folder.iterdir())
+    """Two photographs of 640 x 427 px from scikit-learn, and an upright one of an odd size."""
+    found = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    upright = tmp_path_factory.mktemp("jpegs") / "upright.jpg"
+    with Image.open(found[0]) as image:
+        image.transpose(Image.Transpose.ROTATE_90).crop((20, 30, 363, 533)).save(upright)
+    return [*found, upright]
 
 
 def test_pixels_are_those_of_the_librarys_transform(jpegs: list[Path]) -> None:
     assert len(distinct()) > 8
     for number, each in enumerate(distinct()):
-        found = difference(each, jpegs[number % 2]).abs()
+        found = difference(each, jpegs[number % len(jpegs)]).abs()
         assert found.max() <= LEVELS + 0.01, each.name
         assert found.mean() < MEAN_LEVELS, each.name
