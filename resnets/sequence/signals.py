@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
 from resnets.sequence.dataset import Ints, SequenceData
 from resnets.utils.errors import reading
+from resnets.utils.numpy_files import read_member_header
 
 CBF = "cylinder-bell-funnel"
 CBF_SIGNALS, CBF_LENGTH = 930, 128  # as in the UCR archive (Dau et al. 2019)
@@ -180,16 +180,7 @@ def read_npz(source: str, names: Sequence[str]) -> list[NDArray[np.generic]]:
             stored = ", ".join(name.removesuffix(".npy") for name in members)
             raise DataError(f"{source}: has arrays {stored}; {' and '.join(names)} are needed")
         for name in names:
-            member = members[f"{name}.npy"]
-            with archive.open(member) as file:
-                first_version = np.lib.format.read_magic(file) == (1, 0)
-                shape, _, dtype = (
-                    np.lib.format.read_array_header_1_0(file)
-                    if first_version
-                    else np.lib.format.read_array_header_2_0(file)
-                )
-            if math.prod(shape) * dtype.itemsize > member.file_size:
-                raise DataError(f"{source}: {name} is shorter than its shape {shape}")
+            read_member_header(archive, members[f"{name}.npy"])
         with np.load(source, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
 

@@ -33,7 +33,8 @@ from resnets.weights.checkpoint.store import display_path, remote_url
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, flatten_tensors, reading_weights, to_lazy
 from resnets.weights.name_maps.format_spec import Tensors
-from resnets.weights.readers import caffe, keras
+from resnets.weights.name_maps.formats_bit import published_preprocess
+from resnets.weights.readers import caffe, keras, npz
 from resnets.weights.readers.configs.class_names import find_classes, iter_name_lists
 from resnets.weights.readers.configs.stored_config import (
     NO_CONFIG,
@@ -101,9 +102,9 @@ def read_path(source: str) -> Weights:
     """Read the weights of a file, a run folder, a pushed folder, or a file or run at a URL.
 
     Files: checkpoints of this package, .safetensors, torch's (.pth and others), detectron2's .pkl,
-    Caffe's .caffemodel, Keras's .h5 and .keras. FILE#PART uses the tensors whose names begin with
-    PART. Raises ConfigError if there is no such path, WeightsError or CheckpointError if it cannot
-    be read.
+    Caffe's .caffemodel, Keras's .h5 and .keras, BiT's .npz. FILE#PART uses the tensors whose names
+    begin with PART. Raises ConfigError if there is no such path, WeightsError or CheckpointError if
+    it cannot be read.
     """
     place, part = split_part(source)
     path = find_checkpoint(place) if remote_url(place) else Path(place).expanduser()
@@ -133,6 +134,8 @@ def _select_reader(path: Path) -> Callable[[Path, str, str | None], Weights]:
         return _read_safetensors
     if start[:2] == b"PK" and keras.is_keras(path):
         return _read_keras
+    if start[:2] == b"PK" and npz.is_npz(path):
+        return _read_npz
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # torch's archives, and pickles
         return _read_pickled
     suffix = path.suffix.lower()
@@ -314,6 +317,12 @@ def _read_caffe(path: Path, source: str, part: str | None) -> Weights:
 def _read_keras(path: Path, source: str, part: str | None) -> Weights:
     contents, fields = keras.read_keras(path)
     return Weights(source, contents, fields=fields, part=part)
+
+
+def _read_npz(path: Path, source: str, part: str | None) -> Weights:
+    preprocess = published_preprocess(path.stem)
+    preprocessor = None if preprocess is None else Preprocessor(preprocess)
+    return Weights(source, npz.read_npz(path), preprocessor, part=part)
 
 
 READERS: Mapping[str, Callable[[Path, str, str | None], Weights]] = {

@@ -1,4 +1,4 @@
-"""Weights in the layouts of Caffe, Keras and timm, which the package reads but does not write."""
+"""Weights in layouts that the package reads but does not write: BiT, Caffe, Keras, timm."""
 
 import re
 from collections.abc import Mapping
@@ -63,6 +63,12 @@ def _keras_encode(tensors: Tensors) -> Tensors:
     }
 
 
+def _bit_encode(tensors: Tensors) -> Tensors:
+    """As Keras's; the head is a 1x1 convolution."""
+    head = "resnet/head/conv2d/kernel"
+    return _keras_encode(tensors | {head: tensors[head][:, :, None, None]})
+
+
 def _timm_encode(tensors: Tensors) -> Tensors:
     """VGG's first two linear layers and resnetv2's head are convolutions there, of 7x7 and 1x1."""
     head = (("head.fc.weight", 1),) if "norm.weight" in tensors else ()
@@ -72,4 +78,9 @@ def _timm_encode(tensors: Tensors) -> Tensors:
     return tensors
 
 
-ENCODERS = {"caffe": _caffe_encode, "keras": _keras_encode, "timm": _timm_encode}
+ENCODERS = {
+    "bit": _bit_encode,
+    "caffe": _caffe_encode,
+    "keras": _keras_encode,
+    "timm": _timm_encode,
+}

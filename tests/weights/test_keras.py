@@ -172,3 +172,11 @@ def test_other_nets_name_the_tensors(tmp_path: Path) -> None:
         file["conv1_conv/conv1_conv/kernel:0"] = np.zeros((7, 7, 3, 64), np.float32)
     with pytest.raises(WeightsError, match="resnet50"):
         resnets.create_model("resnet50", weights=str(path))
+
+
+def test_a_network_of_version_2_is_refused_by_name(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "v2.h5", "w") as file:
+        for name in ("conv1_conv/conv1_conv/kernel:0", "conv2_block1_preact_bn/x/gamma:0"):
+            file.create_dataset(name.replace("/x/", "/conv2_block1_preact_bn/"), data=np.ones(3))
+    with pytest.raises(WeightsError, match="ResNetV2"):
+        resnets.create_model("resnet50-v1", weights=str(tmp_path / "v2.h5"))

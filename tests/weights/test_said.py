@@ -135,14 +135,17 @@ def test_torchs_files_are_read_under_any_name(tmp_path: Path, state, caplog) -> 
 def test_files_of_other_kinds_are_named(tmp_path: Path, state) -> None:
     torch.save(state, tmp_path / "ok.pth")
     whole = (tmp_path / "ok.pth").read_bytes()
-    np.savez(tmp_path / "a.npz", a=np.ones(3))
+    np.save(tmp_path / "a.npy", np.ones(3))
     cases = {
         "gzip": b"\x1f\x8b\x08" + bytes(99),
         "web page": b"\n<!DOCTYPE html><html></html>",
         "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
         "index": b'{"metadata": {}, "weight_map": {"a": "b"}}',
         "ONNX": b"\x08\x08\x12\x07pytorch" + bytes(99),
-        "npz": (tmp_path / "a.npz").read_bytes(),
+        "NumPy": (tmp_path / "a.npy").read_bytes(),
+        "GGUF": b"GGUF" + bytes(99),
+        "TensorRT": b"ptrt" + bytes(99),
+        "OpenVINO": b'<?xml version="1.0"?><net/>',
         "truncated": whole[: len(whole) // 2],
         "empty": b"",
     }
@@ -153,3 +156,36 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, state) -> None:
             with pytest.raises(WeightsError) as caught:
                 read_path(str(path))
             assert kind in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.ckpt-1.index", "TensorFlow"),
+        ("model.ckpt-1.data-00000-of-00001", "TensorFlow"),
+        ("saved_model.pb", "TensorFlow"),
+        ("net.tflite", "TensorFlow Lite"),
+        ("resnet-0000.params", "MXNet"),
+        ("flax_model.msgpack", "Flax"),
+    ],
+)
+def test_files_without_a_signature_are_named(tmp_path: Path, state, name: str, kind: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\x08\x01\x12\x04abcd" + bytes(range(99)))
+    with pytest.raises(WeightsError, match=kind):
+        read_path(str(path))
+    if path.name != "net.tflite":
+        return
+    torch.save(state, path)  # first bytes decide
+    assert read_path(str(path)).contents.keys() == state.keys()
+
+
+def test_folders_of_tensorflow_are_named(tmp_path: Path) -> None:
+    for file in ("saved/saved_model.pb", "steps/model.ckpt-9.index"):
+        path = tmp_path / file
+        path.parent.mkdir()
+        path.write_bytes(b"\x08\x01\x12")
+        with pytest.raises(WeightsError, match="TensorFlow"):
+            read_path(str(path.parent))
+        with pytest.raises(WeightsError, match="TensorFlow"):
+            resnets.load(path.parent)

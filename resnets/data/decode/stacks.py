@@ -17,6 +17,7 @@ from PIL import Image
 from resnets.data.decode.exif import Box
 from resnets.data.decode.open_image import MAX_PIXELS, TIFF_STARTS, open_image
 from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels
+from resnets.utils.numpy_files import read_header
 
 NPY_START = b"\x93NUMPY"
 NPY_SUFFIX = ".npy"
@@ -98,13 +99,7 @@ def _read_values(data: bytes | memoryview) -> NDArray[Any]:
 def _read_npy(data: bytes | memoryview) -> NDArray[Any]:
     """Read the array of a .npy file; nothing pickled is read."""
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects, which are not read")
+    shape, _ = read_header(stream)
     _check_size(shape)
     stream.seek(0)
     return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))

@@ -21,13 +21,15 @@ class Format:
 
     rules: for a model, pairs (own pattern, foreign pattern) of whole tensor names; None if the
     library has no such model. `#` is a number, `#+1` and `#-1` on the foreign side that number plus
-    or minus one, `*` the last part of a name. The first rule whose left side matches applies. A
-    right side None: the library's files do not have the tensor (a batch counter). decode: converts
-    from the foreign layout to that of this package, under foreign names, where renaming is not
-    enough (transposed kernels, one tensor stored as two). implied_fields: fields of `ModelSpec`
+    or minus one, `##+1` the same with two digits at least, `*` the last part of a name. The first
+    rule whose left side matches applies. A right side None: the library's files do not have the
+    tensor (a batch counter). decode: converts from the foreign layout to that of this package,
+    under foreign names, where renaming is not enough (transposed kernels, one tensor stored as
+    two). implied_fields: fields of `ModelSpec`
     common to all its models that names and shapes do not show. preprocess: preprocessing of the
     models published in this format, if a file states none. is_decoded: whether a name is one of
-    those that `decode` changes.
+    those that `decode` changes. decodes_values: whether `decode` looks at values, so that shapes
+    alone do not show what it returns.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Format:
     implied_fields: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Callable[[ModelSpec], Preprocess | None] = lambda _spec: None
     is_decoded: Callable[[str], object] = lambda _name: False
+    decodes_values: bool = False
 
 
 def translate(names: Iterable[str], rules: Rules) -> dict[str, str | None]:
@@ -62,7 +65,7 @@ def _fill(template: str, match: re.Match[str]) -> str:
     groups = iter(match.groups())
 
     def fill(placeholder: re.Match[str]) -> str:
-        group, offset = next(groups), placeholder[0][1:]
-        return str(int(group) + int(offset)) if offset else group
+        group, (digits, offset) = next(groups), placeholder.groups()
+        return str(int(group) + int(offset)).zfill(len(digits)) if offset else group
 
-    return re.sub(r"#[+-]1|#|\*", fill, template)
+    return re.sub(r"(#+)([+-]1)|#|\*", fill, template)

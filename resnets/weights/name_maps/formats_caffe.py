@@ -164,6 +164,7 @@ DETECTRON = Format(
     implied_fields=V1,
     preprocess=lambda _spec: caffe_preprocess(DETECTRON_MEAN),
     is_decoded=re.compile(r"(conv1|res_?conv1|res\d_\d+_branch\w+?|pred|fc1000)_\w+").fullmatch,
+    decodes_values=True,
 )
 CAFFE = Format(
     "caffe",
@@ -172,6 +173,7 @@ CAFFE = Format(
     implied_fields=V1 | {"stem_pool": "ceil"},
     preprocess=lambda _spec: caffe_preprocess(RESNET_MEAN),
     is_decoded=re.compile(r"(conv1|(bn|scale)_conv1|(res|bn|scale)\d\w+|fc1000)/\d").fullmatch,
+    decodes_values=True,
 )
 KERAS = Format(
     "keras",

@@ -79,6 +79,18 @@ class NameMap:
         ours = self._own_names
         return {ours[name] for name in self.format.decode(dict(tensors)) if name in ours}
 
+    def own_shapes(
+        self, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str | None, tuple[int, ...]]:
+        """Return shapes in our layout by our names, None for tensors that the model does not have.
+
+        shapes: of the tensors of a file, by their names in the format. The format must not decode
+        values.
+        """
+        meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        decoded = self.format.decode(meta)
+        return {self._own_names.get(name): tuple(each.shape) for name, each in decoded.items()}
+
     @cached_property
     def _own_names(self) -> dict[str, str]:
         return {foreign: own for own, foreign in self.foreign_names.items() if foreign is not None}

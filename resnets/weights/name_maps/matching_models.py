@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from resnets.config import ModelSpec
@@ -14,6 +15,8 @@ from resnets.weights.name_maps.find_tensors import select_tensors
 from resnets.weights.name_maps.maps import list_name_maps
 
 MAX_DEPTH = 10_000  # layers
+MAX_SIZE = 2**40  # elements of a tensor; larger ones are damaged
+CONV_BIAS = re.compile(r"conv\d?\.bias$")
 MAX_COPIES = 6  # of the weights in one file: averages and an optimizer's moments
 
 
@@ -41,20 +44,22 @@ def _matches(
     if not _has_plausible_count(spec, kernels):
         return False
     with shapes_only():
-        model = build(dataclasses.replace(spec, conv_bias="none"))
+        model = build(dataclasses.replace(spec, conv_bias="all"))
     try:
         selection = select_tensors(contents, list_name_maps(model), "", part, log_info=_discard)
     except WeightsError:  # several copies of the weights
         return False
     if selection is None:
         return False
-    own = {name: tensor for name, tensor in model.state_dict().items() if _is_compared(name, model)}
+    own = {name: tensor for name, tensor in model.state_dict().items() if _is_compared(name)}
     names = selection.map
-    if names.format.decode is not dict:
+    if names.format.decodes_values:
         count = len(names.known_names(selection.names))
         return count >= len(own) - 1 and names.count_own(selection.names) >= len(own)
-    theirs = {their: name for name, their in names.foreign_names.items() if their is not None}
-    shapes = {theirs.get(name): contents[full].shape for name, full in selection.names.items()}
+    stored = {name: contents[full] for name, full in selection.names.items()}
+    if any(each.size > MAX_SIZE for each in stored.values()):
+        return False
+    shapes = names.own_shapes({name: each.shape for name, each in stored.items()})
     return None not in shapes and all(
         name in shapes and _same_shape(name, shapes[name], tuple(tensor.shape), model)
         for name, tensor in own.items()
@@ -81,8 +86,10 @@ def _has_plausible_count(spec: ModelSpec, kernels: int) -> bool:
     return any(least <= kernels / copies <= most for copies in range(1, MAX_COPIES))
 
 
-def _is_compared(name: str, model: ImageClassifier) -> bool:
-    return not name.startswith("head.") and not name.endswith("num_batches_tracked")
+def _is_compared(name: str) -> bool:
+    """Return whether a tensor must be in a file; biases of convolutions may be."""
+    optional = name.endswith("num_batches_tracked") or CONV_BIAS.search(name)
+    return not name.startswith("head.") and not optional
 
 
 def _same_shape(

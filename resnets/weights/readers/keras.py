@@ -170,6 +170,10 @@ def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[
             tensors[name] = LazyTensor(tuple(item.shape), _make_reader(data, key, path))
 
         file.visititems(visit)
+    if any("_preact_bn/" in name for name in tensors):
+        raise WeightsError(
+            f"{path}: is of Keras's ResNetV2, whose pre-activation blocks none of the networks has"
+        )
     return tensors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from resnets.weights.errors import WeightsError
 
 HEADER_SIZE = 512  # bytes that are compared
 UNPACK = "unpack it, and name the file in it"
+SAVE = "save the tensors where it was made: torch.save(model.state_dict())"
+AS_NPZ = "save its arrays under the names of a format that is read (docs/weights.md), with np.savez"
 KINDS = (
     (b"\x1f\x8b", f"a gzip archive; {UNPACK}"),
     (b"BZh", f"a bzip2 archive; {UNPACK}"),
@@ -18,11 +21,24 @@ KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
     (b"<!doctype", "a web page instead of the file; download it again"),
     (b"<html", "a web page instead of the file; download it again"),
+    (b"<?xml", "XML, such as the graph of OpenVINO"),
+    (b"GGUF", "a GGUF file; no network of this package is in that format"),
+    (b"ptrt", f"an engine of TensorRT; {SAVE}"),
 )
+# By the end of their name, unless their first bytes are those of a file that is read.
+ENDINGS = (
+    (r"\.pb", f"a graph of TensorFlow; {AS_NPZ}"),
+    (r"\.index|\.data-\d{5}-of-\d{5}", f"a checkpoint of TensorFlow; {AS_NPZ}"),
+    (r"\.params", f"parameters of MXNet; {AS_NPZ}"),
+    (r"\.msgpack", f"parameters of Flax; {AS_NPZ}"),
+    (r"\.tflite", f"a model of TensorFlow Lite; {SAVE}"),
+    (r"\.(engine|plan|trt)", f"an engine of TensorRT; {SAVE}"),
+)
+READABLE = (b"PK", b"\x80", b"\x89HDF")  # zip archives, pickles, HDF5; safetensors has b"{" at 8
+TENSORFLOW = ("saved_model.pb", "*.ckpt*.index", "variables/variables.index")
 PICKLE = "data.pkl"  # in archives of torch
 ADAPTER = "adapter_config.json"
 SNAPSHOTS = "snapshots"
-NUMPY = "arrays of NumPy (npz); save the tensors as .safetensors or with torch.save"
 
 
 def check_folder_kind(path: Path) -> None:
@@ -44,6 +60,12 @@ def check_folder_kind(path: Path) -> None:
             f"{path}: is a model in the cache of the Hugging Face Hub; give one of its snapshots:"
             f" {', '.join(map(str, snapshots[:3]))}"
         )
+    for pattern in TENSORFLOW:
+        if found := sorted(path.glob(pattern)):
+            raise WeightsError(
+                f"{path}: cannot be read as weights: it is a model of TensorFlow ({found[0].name});"
+                f" {AS_NPZ}"
+            )
     adapter = next(iter(sorted(path.glob("adapter_model.*"))), path / ADAPTER)
     if adapter.is_file() or (path / ADAPTER).is_file():
         raise adapter_error(path)
@@ -79,9 +101,13 @@ def _find_kind(start: bytes, path: Path) -> str | None:
     if start[257:262] == b"ustar":
         return f"a tar archive; {UNPACK}"
     if start[:6] == b"\x93NUMPY":
-        return "an array of NumPy; save the tensors as .safetensors or with torch.save"
+        return "one array of NumPy; save all tensors by name, as .npz or .safetensors"
+    if not (start.startswith(READABLE) or start[8:9] == b"{"):
+        for ending, kind in ENDINGS:
+            if re.search(rf"({ending})$", path.name.lower()):
+                return kind
     if path.suffix.lower() == ".onnx" or _looks_like_onnx(start):
-        return "an ONNX graph; save the tensors where it was made: torch.save(model.state_dict())"
+        return f"an ONNX graph; {SAVE}"
     if text.startswith(b"{") and (b"weight_map" in start or path.name.endswith(".index.json")):
         return "the index of weights in several files; merge these into one .safetensors"
     return None
@@ -95,8 +121,6 @@ def _looks_like_onnx(start: bytes) -> bool:
 def describe_archive(archive: zipfile.ZipFile) -> str:
     """Return the kind of a zip archive that does not hold weights of torch."""
     names = [name for name in archive.namelist() if not name.endswith("/")]
-    if names and all(name.endswith(".npy") for name in names):
-        return NUMPY
     if any(name.endswith(("archive_format", "exported_program.json")) for name in names):
         return "a program of torch.export; save its tensors: torch.export.load(FILE).state_dict"
     roots = [name.removesuffix(PICKLE) for name in names if f"/{name}".endswith(f"/{PICKLE}")]

@@ -111,6 +111,12 @@ def write_keras(folder: Path) -> None:
         archive.writestr(zipfile.ZipInfo("model.weights.h5"), data)
 
 
+def write_npz(folder: Path) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in _net().state_dict().items()}
+    np.savez(_place(folder, "plain.npz"), **arrays)
+    np.savez_compressed(_place(folder, "packed.npz"), **arrays)
+
+
 def _layer(kind: str) -> dict[str, object]:
     return {"class_name": kind, "config": {"name": "conv1_relu", "trainable": True}}
 
@@ -275,6 +281,7 @@ READERS = (
     Reader("safetensors", write_safetensors, FOREIGN, share=25),
     Reader("caffemodel", write_caffe, FOREIGN, share=30),
     Reader("keras", write_keras, FOREIGN, share=40),
+    Reader("npz weights", write_npz, FOREIGN, share=30),
     Reader("model configs", write_folders, (described,), ("*.json",), share=40),
     Reader("pushed networks", write_pushed, (load,), ("*.json", "*.safetensors"), share=25),
     Reader("checkpoints", write_checkpoints, (checkpoint, loaded, resumed), share=70),

@@ -1,4 +1,4 @@
-"""Read and write config.json and preprocessor_config.json of transformers' ResNets."""
+"""config.json and preprocessor_config.json of transformers: ResNet (read, written), BiT (read)."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def read_transformers(
 ) -> ParsedConfig:
     """Parse the configs. Raises ConfigError for an unknown field or an unsupported value."""
     kind = config.get("model_type")
-    if kind != "resnet":
+    if not isinstance(kind, str) or kind not in _MODEL_FIELDS:
         raise ConfigError(f"{where}: model_type {str(kind)[:40]!r} is not supported")
-    fields = apply_handlers(config, where, _MODEL_FIELDS, NO_EFFECT)
+    fields = apply_handlers(config, where, _MODEL_FIELDS[kind], NO_EFFECT)
     block = fields.get("layer_type", "bottleneck")
     sizes = fields.get("hidden_sizes", (256, 512, 1024, 2048))
-    expansion = 4 if block == "bottleneck" else 1
+    expansion = 1 if block == "basic" else 4
     if any(size % expansion for size in sizes):
         raise ConfigError(f"{where}: hidden_sizes = {sizes}: not four times a width")
     classes = fields.get("id2label", ())
@@ -67,6 +67,8 @@ def read_transformers(
         num_classes=fields.get("num_labels", len(classes) or 2),
         in_channels=fields.get("num_channels", 3),
     )
+    if kind == "bit":
+        spec = _as_bit(spec, fields)
     spec = with_catalog_name(spec)
     if all(re.fullmatch(r"LABEL_\d+", name) for name in classes):
         classes = ()
@@ -75,6 +77,19 @@ def read_transformers(
     preprocess = read_processor(processor, f"{where}: {PROCESSOR}")
     spec = dataclasses.replace(spec, input_size=preprocess.size)
     return ParsedConfig(spec, preprocess, classes)
+
+
+def _as_bit(spec: ModelSpec, fields: Mapping[str, Any]) -> ModelSpec:
+    """Return BiT's network (Kolesnikov et al. 2020) with the sizes of `spec`."""
+    return dataclasses.replace(
+        spec,
+        block="preact-bottleneck",
+        stem_norm=False,
+        stem_pool="zeros",
+        norm="group+ws",
+        norm_groups=fields.get("num_groups", 32),
+        drop_path=fields.get("drop_path_rate", 0.0),
+    )
 
 
 def read_processor(config: Mapping[str, Any], where: str) -> Preprocess:
@@ -226,19 +241,36 @@ def _parse_ints(value: Any) -> tuple[int, ...]:
     return tuple(map(positive_int, value))
 
 
-_MODEL_FIELDS = {
-    "layer_type": only("basic", "bottleneck"),
+_COMMON_FIELDS = {
     "depths": _parse_ints,
     "hidden_sizes": _parse_ints,
     "embedding_size": positive_int,
     "hidden_act": only("relu", why="is not an activation of these networks"),
-    "downsample_in_first_stage": only(False, why="puts a stride where these networks have none"),
-    "downsample_in_bottleneck": only(False, True),
     "num_channels": positive_int,
     "num_labels": positive_int,
     "id2label": parse_class_names,
     "label2id": _parse_label2id,
     "problem_type": only("single_label_classification", why="is not supported"),
+}
+_MODEL_FIELDS = {
+    "resnet": {
+        **_COMMON_FIELDS,
+        "layer_type": only("basic", "bottleneck"),
+        "downsample_in_first_stage": only(
+            False, why="puts a stride where these networks have none"
+        ),
+        "downsample_in_bottleneck": only(False, True),
+    },
+    "bit": {
+        **_COMMON_FIELDS,
+        "layer_type": only("preactivation"),
+        "global_padding": only(None, why="pads otherwise"),
+        "num_groups": positive_int,
+        "drop_path_rate": float,
+        "embedding_dynamic_padding": only(False, why="pads otherwise"),
+        "output_stride": only(32),
+        "width_factor": only(1),
+    },
 }
 _PROCESSOR_FIELDS = {
     "do_resize": only(True),
