@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 from resnets.config import ModelSpec, Preprocess
 from resnets.weights.name_maps.format_spec import Format, Rules, Tensors
@@ -59,7 +60,9 @@ def _bit_decode(tensors: Tensors) -> Tensors:
     return decoded
 
 
-def bit_preprocess(size: int = 224, crop: float = 0.875, how: str = "bilinear") -> Preprocess:
+def bit_preprocess(
+    size: int = 224, crop: float = 0.875, how: Literal["bilinear", "bicubic"] = "bilinear"
+) -> Preprocess:
     """Return BiT's preprocessing as timm has it; its authors' script resizes to a square."""
     resize = int(size / crop)
     return Preprocess(size=size, resize=resize, mean=HALF, std=HALF, interpolation=how)
