@@ -1,4 +1,4 @@
-"""Draws random-changes.jpg: what the fields of data.augment do to pictures, as the net gets them.
+"""Draws random-changes.jpg: what the fields of data.augment do to images, as the network gets them.
 
     python docs/images/random_changes.py
 
@@ -22,15 +22,19 @@ SHOWN = 8
 CROP = {"crop": "random-resized", "flip": True}
 ROWS = {
     "crop, flip": AugmentSpec(**CROP),
+    "vertical_flip, rotate90": AugmentSpec(**CROP, vertical_flip=True, rotate90=True),
+    "color_jitter": AugmentSpec(**CROP, color_jitter=(0.4, 0.4, 0.4, 0.1)),
+    "grayscale": AugmentSpec(**CROP, grayscale=0.5),
+    "blur": AugmentSpec(**CROP, blur=0.5, blur_sigma=(0.5, 2.0)),
     "policy rand": AugmentSpec(**CROP, policy="rand"),
     "policy trivial": AugmentSpec(**CROP, policy="trivial"),
-    "erase": AugmentSpec(**CROP, erase=1.0),
+    "random_erase": AugmentSpec(**CROP, random_erase=1.0),
     "mixup": AugmentSpec(**CROP, mixup=1.0),
     "cutmix": AugmentSpec(**CROP, cutmix=1.0),
 }
 
 
-def pictures(folder: Path, augment: AugmentSpec) -> torch.Tensor:
+def augmented(folder: Path, augment: AugmentSpec) -> torch.Tensor:
     """(SHOWN, S, S, 3) in 0..1: four batches of the two photographs."""
     spec = DataSpec(
         source=str(folder), size=112, val_fraction=0, test_fraction=0, augment=augment,
@@ -45,16 +49,16 @@ def pictures(folder: Path, augment: AugmentSpec) -> torch.Tensor:
 
 
 def main() -> None:
-    """Write the picture beside this script."""
+    """Write the figure beside this script."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, pixels in enumerate(load_sample_images().images):
             (folder / "ab"[number]).mkdir()
             Image.fromarray(pixels).save(folder / "ab"[number] / "0.png")
-        grid = {title: pictures(folder, augment) for title, augment in ROWS.items()}
+        grid = {title: augmented(folder, augment) for title, augment in ROWS.items()}
     figure, axes = plt.subplots(
-        len(grid), SHOWN, figsize=(SHOWN, len(grid)), dpi=112,
-        gridspec_kw={"wspace": 0.04, "hspace": 0.04, "left": 0.12, "right": 0.995,
+        len(grid), SHOWN, figsize=(SHOWN + 1.6, len(grid)), dpi=100,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04, "left": 0.17, "right": 0.995,
                      "top": 0.995, "bottom": 0.005},
     )  # fmt: skip
     for line, (title, images) in zip(axes, grid.items(), strict=True):
@@ -63,7 +67,7 @@ def main() -> None:
             axis.set_axis_off()
         line[0].text(-8, 56, title, ha="right", va="center", fontsize=9)
     path = Path(__file__).with_name("random-changes.jpg")
-    figure.savefig(path, pil_kwargs={"quality": 88})
+    figure.savefig(path, pil_kwargs={"quality": 85})
 
 
 if __name__ == "__main__":

@@ -231,8 +231,11 @@ def _evaluate_models(
     split, truth = open_labeled(nets[0], options.data, options.split, options.labels, nets[1:])
     with init_distributed(options.device) as group:
         quiet = options.quiet or not group.is_main
+        keep_bits = any(net.preprocess.spec.keep_bits for net in nets)
         for net in nets:
-            device, precision = to_device(net, options.device, options.precision)
+            device, precision = to_device(
+                net, options.device, options.precision, keep_bits=keep_bits
+            )
         ensemble = Ensemble(nets, options.views, options.average, device, precision)
         if not quiet:
             announce(split)

@@ -116,6 +116,12 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
             f"  {title}: {errors[f'{key}_after']:.2f}%, the model's"
             f" {errors[f'{key}_before']:.2f}%, on {errors['images']:,} images"
         )
+        if "balanced_error_after" in errors:
+            echo(
+                f"  balanced error: {errors['balanced_error_after']:.2f}%, the model's"
+                f" {errors['balanced_error_before']:.2f}%; macro F1"
+                f" {errors['macro_f1_after']:.2f}%, the model's {errors['macro_f1_before']:.2f}%"
+            )
     if mixed := manifest.get("mixed"):
         layers = len(mixed["float"]) + mixed["quantized"]
         echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -58,5 +59,5 @@ def command(
     )
     echo(search.lead)
     echo(f"report: {search.report}")
-    echo(f"next: resnets train {search.folder / BEST}")
+    echo(f"next: {shlex.join(('resnets', 'train', str(search.folder / BEST)))}")
     return 0

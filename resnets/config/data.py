@@ -142,7 +142,8 @@ class DataSpec:
         channels: [channels] Planes of each image: 1 gray, 3 RGB, or the channels of TIFF and NumPy
             (.npy) stacks; None is model.in_channels. The first convolution of pretrained weights is
             adapted to them.
-        keep_bits: Read values of more than 8 bits as they are, in float32, in place of 8 bits.
+        keep_bits: Read values of more than 8 bits as they are, in float32, in place of 8 bits; the
+            network then computes in float32, too (`precision` "auto").
         value_range: [pixel value] Values that become 0 and 255 in images of more than 8 bits; None
             measures them on the training images if those fill less than half of 16 bits. Stored
             with the weights.

@@ -56,7 +56,8 @@ class Recipe:
         sync_norm: Batch norm takes its statistics over the global batch, on all devices.
         ema_decay: [per step] Decay of the averaged weights, which are then evaluated; 0 is off.
         precision: "auto" is bfloat16 where the device computes it natively, float16 on other GPUs
-            with tensor cores (V100, T4), else float32. "tf32" is float32 whose convolutions and
+            with tensor cores (V100, T4), else float32; with data.keep_bits always float32, since
+            bfloat16 has 8 bits. "tf32" is float32 whose convolutions and
             matrix products round their operands to TF32 (GPUs from Ampere on); "float32" does not.
             "float16" scales the loss and skips steps whose gradients overflow (Micikevicius et al.
             2018).

@@ -26,17 +26,19 @@ from resnets.utils.printable import Console
 T = TypeVar("T")
 
 
-def to_device(model: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
+def to_device(
+    model: nn.Module, device: str, precision: str, *, keep_bits: bool = False
+) -> tuple[torch.device, str]:
     """Move `model` to a device ("auto", "cuda:1"), channels last.
 
-    Returns the device and the precision, resolved if it is "auto".
+    Returns the device and the precision, resolved if it is "auto" as `pick_precision` does.
     """
     chosen = environment.pick_device(device)
     if chosen.type == "cpu":
         environment.tune_malloc()
     with within_memory(f"the model does not fit on {chosen}", "use --device cpu"):
         model.to(chosen).to(memory_format=torch.channels_last)
-    return chosen, pick_precision(precision, chosen)
+    return chosen, pick_precision(precision, chosen, keep_bits=keep_bits)
 
 
 def with_progress(

@@ -185,7 +185,11 @@ def compare_errors(
             after.error,
         )
     before, now = baseline.metrics, after.metrics
-    measured = [key for key in ("top1_error", "top5_error", "mAP", "macro_f1") if key in now]
+    measured = [
+        key
+        for key in ("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1")
+        if key in now
+    ]
     return {
         **{f"{key}_before": before[key] for key in measured},
         **{f"{key}_after": now[key] for key in measured},

@@ -61,6 +61,8 @@ SHORT = {
 PLOTTED = ("top1_error", "mAP", "AP50", "mean_iou", "bits_per_character")
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked
+BALANCED = "balanced_error"  # is plotted beside the top-1 error if they differ
+MIN_DIFFERENCE = 1.0  # points from which the balanced error is shown beside the error in curves
 STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])
 
 # Thresholds of `advise`.
@@ -218,7 +220,10 @@ def format_metric(key: str, value: float | None) -> str:
 
 
 def plot_curves(rows: Rows) -> Plot:
-    """Plot main metric and loss against epochs: training dashed, held out solid (as in Fig. 6)."""
+    """Plot main metric and loss against epochs: training dashed, held out solid (as in Fig. 6).
+
+    Where the balanced error of held-out images differs from their error, it is dotted.
+    """
     with figure_style():
         figure, panels = subplots(2)
         metric = next((key for key in PLOTTED if any(key in row for row in rows)), PLOTTED[0])
@@ -232,12 +237,23 @@ def plot_curves(rows: Rows) -> Plot:
                     marker = "o" if len(points) <= FEW_POINTS else None
                     x, y = zip(*points, strict=True)
                     axes.plot(x, y, style, color=color, label=kind, marker=marker, ms=3.5)
+                if key == "top1_error" and (points := _balanced_points(rows, kind)):
+                    x, y = zip(*points, strict=True)
+                    axes.plot(x, y, ":", color=color, label=f"{kind}, balanced")
             axes.set(xlabel="epoch", ylabel=label)
             highest = axes.dataLim.ymax  # not finite without a point
             axes.set_ylim(0, 1.06 * highest if 0 < highest < math.inf else None)
             if axes.lines:
                 axes.legend()
     return figure
+
+
+def _balanced_points(rows: Rows, kind: str) -> list[tuple[float, float]]:
+    """Return epoch and balanced error of the rows of a kind; none if it is the error throughout."""
+    chosen = [row for row in rows if row["kind"] == kind and row.keys() >= {BALANCED, "top1_error"}]
+    if all(abs(row[BALANCED] - row["top1_error"]) < MIN_DIFFERENCE for row in chosen):
+        return []
+    return [(row["epoch"], row[BALANCED]) for row in chosen]
 
 
 def plot_stages(rows: Rows, stages: Mapping[str, str]) -> Plot:

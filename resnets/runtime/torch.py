@@ -58,7 +58,8 @@ class TorchEngine(Engine):
         self.device = environment.pick_device(device)
         if self.device.type == "cpu":
             environment.tune_malloc()
-        resolved = pick_precision(precision, self.device)
+        keep_bits = model.preprocess.spec.keep_bits
+        resolved = pick_precision(precision, self.device, keep_bits=keep_bits)
         name = f"torch {resolved}, {environment.device_name(self.device)}"
         super().__init__(
             name, model.classes, model.preprocess, model.origin, model.recipe, model.postprocess

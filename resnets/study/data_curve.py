@@ -24,7 +24,10 @@ from resnets.study.run import grid_folder, single_model_grid, train_or_stop
 MIN_POINTS = 3  # for a law
 RESAMPLES = 200
 EXPONENTS = np.linspace(0.05, 2.0, 80)  # candidates; floor and scale follow from each
-COLUMNS = ("training images", "test error %", "90% interval", "how")
+COLUMNS = (
+    *("training images", "test error %", "90% interval", "balanced error %", "macro F1 %"),
+    "how",
+)
 
 
 @dataclass(frozen=True)
@@ -174,11 +177,16 @@ def run_data_study(
 def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurve:
     """Fit the finished cells, and write the page. ConfigError if none has a test error."""
     measured = sorted(
-        (cell.result["splits"]["images"]["train"], cell.result["test"]["top1_error"], cell.seed)
+        (
+            cell.result["splits"]["images"]["train"],
+            cell.result["test"]["top1_error"],
+            cell.seed,
+            cell.result["test"],
+        )
         for cell in cells
         if cell.result is not None and "test" in cell.result
     )
-    points = [(count, error) for count, error, _ in measured]
+    points = [(count, error) for count, error, *_ in measured]
     if not points:
         raise ConfigError(f"{folder}: no subset is finished, or the data set has no test images")
     images, errors = ([point[axis] for point in points] for axis in (0, 1))
@@ -189,9 +197,12 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
     short = "" if convergence is None or convergence.converged else convergence.text
     if len(points) >= MIN_POINTS and not short:
         law, expected = extrapolate(images, errors, tested)
-    rows: list[Row] = [(count, error, None, "measured") for count, error in points]
+    rows: list[Row] = [
+        (count, error, None, test.get("balanced_error"), test.get("macro_f1"), "measured")
+        for count, error, _, test in measured
+    ]
     rows += [
-        (each.images, each.error, f"{each.low:.2f} to {each.high:.2f}", "extrapolated")
+        (each.images, each.error, f"{each.low:.2f} to {each.high:.2f}", None, None, "extrapolated")
         for each in expected
     ]
     page = write_page(

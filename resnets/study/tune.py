@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -24,17 +25,20 @@ from resnets.config import (
     to_toml,
 )
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
+from resnets.report.run import METRICS
 from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
 from resnets.train.optim.schedule import Schedule
 from resnets.train.replay import open_training
 from resnets.train.run import run as run_training
+from resnets.train.tasks.label_settings import choose_monitor
 from resnets.train.write_results import RESULT
 from resnets.utils.errors import read_object, reading
 from resnets.utils.files import page_folder
 from resnets.utils.imports import require_package
 
 BASE, BEST, RANGE, STORE, TRIALS = "base.toml", "recipe.toml", "range.json", "trials.db", "trials"
+SHOWN = ("top1_error", "balanced_error", "mAP", "macro_f1")  # of each trial, on the page
 SEED = "seed"  # attribute of the search in STORE
 WORST = 100.0  # percent; the error of a trial that diverged
 WEIGHT_DECAYS = (1e-5, 1e-2)
@@ -47,12 +51,18 @@ DIVERGED = 4.0  # times the lowest loss, at which the range test ends
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the search: the fields that it sets, and its validation error in percent."""
+    """One run of the search.
+
+    fields: that it sets. error: in percent, the metric of validation images that is minimized: the
+    one that chooses the best checkpoint of a run (`eval.monitor`), of sets of labels 100 - mAP.
+    metrics: all metrics of validation images; empty if it diverged.
+    """
 
     number: int
     fields: Mapping[str, Any]
     error: float
     folder: Path
+    metrics: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,12 @@ def tune(
 ) -> Tuned:
     """Search learning rate, weight decay and augmentation strength on validation images.
 
-    A learning-rate range test (Smith 2017) gives the rate to search around; trials are then drawn
-    by Optuna's TPE (Bergstra et al. 2011), each from (seed, number) and the trials before it, so a
-    resumed search equals an uninterrupted one. Test images are not read.
+    What is minimized is the error that chooses the best checkpoint: the balanced error where
+    classes are weighted or balanced, else the top-1 error; 100 - mAP for sets of labels. A
+    learning-rate range test (Smith 2017) gives the rate to search around. The first trial has the
+    recipe's own settings; others are drawn by Optuna's TPE (Bergstra et al. 2011), each from (seed,
+    number) and the trials before it, so a resumed search equals an uninterrupted one. Test images
+    are not read.
 
     Args:
         recipe: Recipe to tune; the recipe that is written keeps its duration.
@@ -216,6 +229,9 @@ def _search(
             f"{folder}: has a search of seed {stored_seed}, not {seed}; "
             f"give --seed {stored_seed} or another --out"
         )
+    with accessing_store():
+        if not study.get_trials(states=(TrialState.COMPLETE, TrialState.WAITING)):
+            study.enqueue_trial(_own_settings(recipe))
     while True:
         with accessing_store():
             finished = study.get_trials(states=(TrialState.COMPLETE,))
@@ -229,7 +245,13 @@ def _search(
             study.tell(trial, error)
     with accessing_store():
         return [
-            Trial(number, fields, float(each.value), _trial_folder(folder, fields))
+            Trial(
+                number,
+                fields,
+                float(each.value),
+                _trial_folder(folder, fields),
+                _read_metrics(_trial_folder(folder, fields)),
+            )
             for number, each in enumerate(finished)
             if each.value is not None
             for fields in [_suggest_fields(optuna.trial.FixedTrial(each.params), recipe, lr_test)]
@@ -237,11 +259,14 @@ def _search(
 
 
 def _suggest_fields(trial: Any, recipe: Recipe, lr_test: RangeTest) -> dict[str, Any]:
-    """Draw the fields of a trial."""
-    low, high = (factor * lr_test.suggested for factor in LR_FACTORS)
+    """Draw the fields of a trial; the ranges include the recipe's own values."""
+    own = _own_settings(recipe)
+    rates = [factor * lr_test.suggested for factor in LR_FACTORS]
     fields: dict[str, Any] = {
-        "optim.lr": trial.suggest_float("lr", low, high, log=True),
-        "optim.weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
+        f"optim.{name}": trial.suggest_float(
+            name, min(*limits, own[name]), max(*limits, own[name]), log=True
+        )
+        for name, limits in (("lr", rates), ("weight_decay", WEIGHT_DECAYS))
     }
     if not recipe.data.has_stacks:
         magnitude = trial.suggest_categorical("augment", MAGNITUDES)
@@ -249,6 +274,15 @@ def _suggest_fields(trial: Any, recipe: Recipe, lr_test: RangeTest) -> dict[str,
             fields["data.augment.policy"] = "rand"
             fields["data.augment.policy_magnitude"] = float(magnitude)
     return fields
+
+
+def _own_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the parameters of a trial of the recipe itself; no weight decay is the smallest."""
+    settings: dict[str, Any] = {
+        "lr": recipe.optim.lr,
+        "weight_decay": recipe.optim.weight_decay or WEIGHT_DECAYS[0],
+    }
+    return settings if recipe.data.has_stacks else {**settings, "augment": MAGNITUDES[0]}
 
 
 def _trial_folder(folder: Path, fields: Mapping[str, Any]) -> Path:
@@ -271,10 +305,23 @@ def _run_trial(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: 
     if "val" not in result:
         raise ConfigError("tuning needs validation images; set data.val_fraction")
     with reading(run / RESULT, remedy="delete the trial's folder"):
-        error = float(result["val"]["top1_error"])
+        val = result["val"]
+        name = _monitored(recipe, val)
+        error = float(WORST - val["mAP"] if name == "error" else val[name])
         if not 0 <= error <= WORST:
-            raise ConfigError(f"val.top1_error is {error}")
+            raise ConfigError(f"the validation error is {error}")
     return error
+
+
+def _monitored(recipe: Recipe, val: Mapping[str, Any]) -> str:
+    """Return the metric that is minimized; "error" is 100 - mAP."""
+    return choose_monitor(recipe, multilabel="mAP" in val)
+
+
+def _read_metrics(run: Path) -> Mapping[str, Any]:
+    """Return the validation metrics of a trial's run; empty if it has no result."""
+    result = read_object(run / RESULT) if (run / RESULT).is_file() else {}
+    return result["val"] if isinstance(result.get("val"), dict) else {}
 
 
 def _write_report(
@@ -287,15 +334,31 @@ def _write_report(
 ) -> Report:
     """Write the page of the search."""
     names = list(dict.fromkeys(name for each in trials for name in each.fields))
+    metrics = {
+        key: title
+        for key, title in METRICS.items()
+        if key in SHOWN and any(key in each.metrics for each in trials)
+    }
     rows = [
-        (each.number, each.error, *(_format_value(each.fields.get(name)) for name in names))
+        (
+            each.number,
+            *(each.metrics.get(key) for key in metrics),
+            *(_format_value(each.fields.get(name)) for name in names),
+        )
         for each in sorted(trials, key=lambda each: (each.error, each.number))
     ]
+    columns = ("trial", *(f"{title} %" for title in metrics.values()), *names)
+    monitored = _monitored(recipe, best.metrics)
     return write_page(
         folder,
         "study/tune.html.j2",
         figures=[_plot_range_test(lr_test)],
-        tables=[Table("trials", ("trial", "val error %", *names), tuple(rows))],
+        tables=[Table("trials", columns, tuple(rows))],
+        interval=best.metrics.get("top1_interval") if monitored == "top1_error" else None,
+        tested=best.metrics.get("examples"),
+        own=next((each for each in trials if each.number == 0), None),
+        errors=[each.error for each in trials],
+        minimized=METRICS.get(monitored, "error (100 - mAP)"),
         name=recipe.name,
         data=Path(recipe.data.source).name,
         best=best,
@@ -303,7 +366,7 @@ def _write_report(
         suggested=lr_test.suggested,
         trials=len(trials),
         budget=budget,
-        command=f"resnets train {folder / BEST}",
+        command=shlex.join(("resnets", "train", str(folder / BEST))),
     )
 
 

@@ -86,7 +86,7 @@ def choose_plan(
     requested, previous = recipe.precision, before.get("precision")
     if requested == "auto" and previous and supports_precision(previous, chosen):
         requested = previous
-    precision = pick_precision(requested, chosen)
+    precision = pick_precision(requested, chosen, keep_bits=recipe.data.keep_bits)
     if torch.device(before.get("device", "cpu")).type != chosen.type:
         before = {}
     compiled, missing = recipe.compile == "on", _missing_compiler(chosen)

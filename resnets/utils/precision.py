@@ -21,16 +21,18 @@ TENSOR_CORE_CAPABILITY = (7, 0)  # Volta: float16 is several times as fast as fl
 BF16_MACOS = 14  # the first macOS whose Metal has bfloat16
 
 
-def pick_precision(requested: str, device: torch.device) -> str:
+def pick_precision(requested: str, device: torch.device, *, keep_bits: bool = False) -> str:
     """Resolve "auto" on `device`, and apply the precision of float32 arithmetic on CUDA.
 
     "auto" is "bfloat16" where the device computes it natively, "float16" on other CUDA devices with
-    tensor cores (V100, T4), else "float32". On CUDA devices, "tf32" rounds the operands of float32
-    convolutions and matrix products to TF32's 10 bits (Ampere and later), and all others do not:
-    torch itself would in cuDNN. That is a setting of the whole process.
+    tensor cores (V100, T4), else "float32". With `keep_bits` it is "float32": images then have more
+    than 8 bits (data.keep_bits), of which bfloat16 keeps 8. On CUDA devices, "tf32" rounds the
+    operands of float32 convolutions and matrix products to TF32's 10 bits (Ampere and later), and
+    all others do not: torch itself would in cuDNN. That is a setting of the whole process.
     Raises ConfigError if the device does not compute in `requested`.
     """
-    chosen = _choose_precision(device) if requested == "auto" else requested
+    automatic = "float32" if keep_bits else _choose_precision(device)
+    chosen = automatic if requested == "auto" else requested
     if chosen not in DTYPES:
         names = ", ".join(DTYPES)
         raise ConfigError(f"precision {chosen!r}: must be one of auto, {names}")

@@ -14,6 +14,7 @@ from resnets.config import ConfigError, to_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
 from resnets.report.render import render
+from resnets.report.run import METRICS
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import (
     published_name,
@@ -41,6 +42,7 @@ def model():
     return resnets.load(Path(__file__).parent)
 '''
 SPLITS = ("test", "val")
+CARD_METRICS = ("top1_error", "balanced_error", "top5_error", "mAP", "micro_f1", "macro_f1")
 REMEDY = "measure again with `resnets evaluate`, or remove the file"
 HUB = "hub:"
 
@@ -133,12 +135,13 @@ def find_result(where: Path) -> dict[str, Any]:
 
 def _check_metrics(result: dict[str, Any], path: Path) -> None:
     """ConfigError if the metrics of a split are damaged or were edited."""
-    limits = {"top1_error": 100, "top5_error": 100, "examples": 1 << 62}
+    limits = dict.fromkeys(CARD_METRICS, 100) | {"examples": 1 << 62}
     for split in (split for split in SPLITS if split in result):
         metrics = result[split]
         if (
             not isinstance(metrics, dict)
-            or not metrics.keys() >= {"top1_error", "examples", "protocol"}
+            or not metrics.keys() >= {"examples", "protocol"}
+            or not metrics.keys() & {"top1_error", "mAP"}
             or not isinstance(metrics["protocol"], str)
             or not all(
                 isinstance(metrics.get(name, 0), int | float) and 0 <= metrics.get(name, 0) <= limit
@@ -162,6 +165,7 @@ def render_card(
     preprocess = net.preprocess.spec
     name = to.removeprefix(HUB).rstrip("/").rpartition("/")[2]
     remote = to.startswith(HUB)
+    results = [{"split": part, **result[part]} for part in SPLITS if part in result]
     return render(
         "card.md.j2",
         name=name,
@@ -172,7 +176,8 @@ def render_card(
         vgg=net.spec.is_vgg,  # transformers lets timm read only timm's own tensor names
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         data=result.get("data") or (net.recipe.data.source if net.recipe is not None else ""),
-        results=[{"split": part, **result[part]} for part in SPLITS if part in result],
+        results=results,
+        metrics={key: METRICS[key] for key in CARD_METRICS if any(key in row for row in results)},
         classes=net.classes,
         channels=net.spec.in_channels,
         seen=preprocess,

@@ -15,6 +15,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec, ModelSpec
 from resnets.data import DataError, fit_preprocess, open_data
 from resnets.data.decode.decode import Crop, center_box, decode
 from resnets.models import build
+from resnets.utils import precision
 from resnets.weights.adapt import adapt_input
 from resnets.weights.checkpoint.find import find_checkpoint
 
@@ -108,14 +109,21 @@ def test_each_channel_is_normalized(tree: Path) -> None:
     assert len(seen.spec.std) == CHANNELS
 
 
-def test_pretrained_weights_train_on_stacks(tree: Path, tmp_path: Path) -> None:
+def test_pretrained_weights_train_on_stacks(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)
     known = build(ModelSpec(depths=(1,), widths=(4,), stem="cifar", stem_width=4, num_classes=7))
     first = next(each.detach() for each in known.parameters() if each.ndim == 4)
     torch.save(known.state_dict(), tmp_path / "rgb.pt")
     chosen = recipe(tree, "4it", channels=CHANNELS, keep_bits=True)
     assert adapt_input(first, CHANNELS).shape[1] == CHANNELS
-    chosen = replace(chosen, weights=str(tmp_path / "rgb.pt"), weights_size="any")
+    chosen = replace(chosen, weights=str(tmp_path / "rgb.pt"), weights_size="any", precision="auto")
     run = resnets.train(chosen, out=tmp_path / "run", quiet=True)
+    measured = resnets.evaluate(run, quiet=True).evaluation
+    assert measured.top1_error == run.result["test"]["top1_error"]
+    for protocol in (measured.protocol, run.result["test"]["protocol"]):
+        assert "float32" in protocol  # bfloat16 would round 16 bits to 8
     model = resnets.load(find_checkpoint(tmp_path / "run"))
     assert (model.spec.in_channels, model.preprocess.spec.channels) == (CHANNELS, CHANNELS)
     assert model.preprocess.spec.keep_bits

@@ -6,7 +6,7 @@ import pytest
 
 from resnets.config import DataSpec, Recipe
 from resnets.report.classification_details import ClassRow, RunDetails, class_rows
-from resnets.report.run import advise
+from resnets.report.run import advise, plot_curves
 
 
 def rows(val: list[float], train: list[float], losses: list[float] | None = None) -> list[Any]:
@@ -47,6 +47,18 @@ def test_only_validation_decides_the_advice() -> None:
     test = [{**row, "kind": "test" if row["kind"] == "val" else "train"} for row in rows(
         FALLING, FALLING)]  # fmt: skip
     assert advise(Recipe(), test, 3000) == []
+
+
+@pytest.mark.parametrize(("points", "labels"), [(20.0, 1), (0.5, 0)])
+def test_the_balanced_error_is_plotted_where_it_differs(points: float, labels: int) -> None:
+    found = [
+        {**row, "balanced_error": row["top1_error"] + points} if row["kind"] == "val" else row
+        for row in rows(FLAT, FLAT)
+    ]
+    lines = [line for line in plot_curves(found).axes[0].lines if "balanced" in line.get_label()]
+    assert len(lines) == labels
+    for line in lines:
+        assert line.get_ydata() == pytest.approx([error + points for error in FLAT])
 
 
 def test_classes_of_a_run() -> None:

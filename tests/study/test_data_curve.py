@@ -1,5 +1,6 @@
 """`resnets study data`: nested subsets, and the power law through their errors."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def test_cells_and_page(tmp_path: Path) -> None:
             "cifar-resnet8", k, tmp_path / f"c{k}", "done", None, [],
             {
                 "splits": {"images": {"train": round(1000 * fraction)}},
-                "test": {"top1_error": 2 + 10 * fraction**-0.5, "examples": 400},
+                "test": {
+                    "top1_error": 2 + 10 * fraction**-0.5, "examples": 400,
+                    "balanced_error": 40.0 + k, "macro_f1": 60.0,
+                },
             },
         )
         for k, fraction in enumerate(fractions)
@@ -66,6 +70,10 @@ def test_cells_and_page(tmp_path: Path) -> None:
     assert found.expected[0].images == 2000
     assert 2 < found.expected[0].error < 12
     assert f"{found.expected[0].error:.2f}" in found.report.read_text()
+    with open(tmp_path / "numbers" / "points.csv", newline="") as file:
+        points = list(csv.DictReader(file))
+    balanced = [each["balanced error %"] for each in points if each["how"] == "measured"]
+    assert [float(each) for each in balanced] == [40, 41, 42, 43]
     assert OF_STUDY in found.report.read_text()  # the index of studies lists it
     assert write_curve(grid, tmp_path, cells[:2]).law is None
     rows = [{"kind": "train", "step": 60, "epoch": 3.0, "top1_error": 40.0}]

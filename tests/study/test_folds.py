@@ -20,6 +20,7 @@ from resnets.data.splits.corrections import (
     read_corrections,
     write_corrections,
 )
+from resnets.evaluate.metrics.multiclass import balanced_error
 from resnets.study.folds.study import folds_grid, write_folds
 from resnets.study.grid.cells import cell_recipe, folder_name, read_cells, write_grid
 from resnets.train.run import run
@@ -81,6 +82,18 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(found, 
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == list(found.predictions.paths)
     assert {"label", "fold", "predicted", "digit0", "digit1", "digit2"} < rows[0].keys()
+
+
+def test_classes_count_alike_in_the_balanced_error(found) -> None:
+    wrong = found.predictions.predicted != found.predictions.labels
+    errors = [100 * wrong[found.predictions.labels == each].mean() for each in range(CLASSES)]
+    assert np.trace(found.predictions.confusion) == (~wrong).sum()
+    assert balanced_error(found.predictions.confusion) == pytest.approx(np.mean(errors))
+    with open(found.folder / "numbers" / "folds.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, cell in zip(rows, found.cells, strict=True):
+        assert float(row["balanced error %"]) == cell.result["test"]["balanced_error"]
+        assert float(row["macro F1 %"]) == cell.result["test"]["macro_f1"]
 
 
 def test_planted_labels_are_found(found, tree) -> None:

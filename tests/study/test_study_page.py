@@ -70,7 +70,7 @@ def test_report_has_all_its_parts(study: Path) -> None:
     } < sections
     assert {"protocol", "repeat-it", "environment"} < sections
     assert "gaps" not in sections
-    assert len(page.of("caption")) == len(page.of("table")) == 4
+    assert len(page.of("caption")) == len(page.of("table")) == 5
     assert len(page.of("figcaption")) == len(page.of("figure")) == 3
     for link in page.of("a"):
         target = link["href"]
@@ -104,6 +104,15 @@ def test_every_error_of_the_table_is_the_mean_of_rows_it_names(study: Path) -> N
                 assert float(row[f"{name} mean"]) == pytest.approx(mean)
                 assert float(row[f"{name} standard deviation"]) == pytest.approx(spread)
                 assert f"{mean:.2f} ± {spread:.2f}" in shown
+
+
+def test_balanced_error_and_macro_f1_stand_beside_the_error(study: Path) -> None:
+    for row in read_csv(study, "class-metrics"):
+        last = [each.last("test") for each in read_cells(study) if each.model == row["Model"]]
+        for title, key in (("balanced error", "balanced_error"), ("macro F1", "macro_f1")):
+            values = [each[key] for each in last if each is not None]
+            mean, spread = statistics.fmean(values), statistics.stdev(values)
+            assert row[f"Test {title}"] == f"{mean:.2f} ± {spread:.2f}"
 
 
 def test_last_is_the_last_row_and_best_the_lowest(study: Path) -> None:

@@ -9,7 +9,7 @@ from digit_trees import recipe, write_tree
 
 import resnets.study.tune as search
 from resnets.cli.main import main
-from resnets.config import ConfigError, from_toml
+from resnets.config import ConfigError, dump_json, from_toml
 from resnets.study.tune import RangeTest, range_test, tune
 from resnets.utils.errors import read_object
 
@@ -40,6 +40,11 @@ def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
         (each.fields, each.error) for each in whole.trials
     ]
     assert len({each.folder.name for each in whole.trials}) == 2
+    first = whole.trials[0].fields
+    assert first == {
+        "optim.lr": chosen.optim.lr,
+        "optim.weight_decay": chosen.optim.weight_decay or 1e-5,
+    }
     for each in whole.trials:
         result = read_object(each.folder / "result.json")
         assert "test" not in result
@@ -52,6 +57,25 @@ def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
     assert f"{whole.best.error:.2f}" in whole.report.read_text()
     with pytest.raises(ConfigError, match="another"):
         tune(chosen, trials=1, budget="9it", out=tmp_path / "whole", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("loss", "val", "error"),
+    [
+        ({}, {"top1_error": 10.0, "balanced_error": 40.0}, 10.0),
+        ({"class_weights": "auto"}, {"top1_error": 10.0, "balanced_error": 40.0}, 40.0),
+        ({"kind": "bce"}, {"mAP": 70.0, "macro_f1": 50.0}, 30.0),
+    ],
+)
+def test_a_search_minimizes_what_chooses_the_best_checkpoint(
+    chosen, tmp_path: Path, loss, val, error
+) -> None:
+    found = replace(chosen, loss=replace(chosen.loss, **loss))
+    fields = {"optim.lr": 0.1}
+    folder = search._trial_folder(tmp_path, fields)
+    folder.mkdir(parents=True)
+    dump_json({"val": val}, folder / "result.json")
+    assert search._run_trial(tmp_path, found, fields, "cpu") == error
 
 
 @pytest.fixture
@@ -76,6 +100,7 @@ def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         tune(chosen, trials=3, out=out, device="cpu")
     again = tune(chosen, trials=3, out=out, device="cpu")
+    assert untrained[0]["optim.lr"] == chosen.optim.lr
     assert untrained[1] == untrained[2]
     assert [each.fields for each in again.trials] == [untrained[0], *untrained[2:]]
     assert os.listdir(tmp_path) == [out.name]

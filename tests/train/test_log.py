@@ -23,6 +23,7 @@ BAD = [
     b'{"kind": 3, "step": 4}',
     b'{"kind": "tr\xff", "step": 4}',
     b"\x00\x00\x00",
+    b'{"kind": "val", "step": 2, "epoch": 0.5, "balanced_error": "60"}',
     b"[" * 100_000,
     json.dumps(
         {

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import resnets.utils.precision as precision_module
 from resnets.config import ConfigError
 from resnets.utils.precision import autocast, pick_precision
 
@@ -35,6 +36,13 @@ def test_precision_is_resolved_and_can_be_forced():
     assert pick_precision("bfloat16", CPU) == "bfloat16"
     assert pick_precision("float16", CPU) == "float16"
     assert pick_precision("auto", CPU) in ("float32", "bfloat16")
+
+
+def test_images_of_more_bits_are_computed_in_float32(monkeypatch):
+    monkeypatch.setattr(precision_module, "_cpu_has_bf16", lambda: True)
+    assert pick_precision("auto", CPU) == "bfloat16"
+    assert pick_precision("auto", CPU, keep_bits=True) == "float32"
+    assert pick_precision("bfloat16", CPU, keep_bits=True) == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_the_card_has_figures_protocol_recipe_and_license(run: Path, tmp_path: P
     assert 'license: "apache-2.0"' in head
     assert "value: 95.7500" in head
     assert "| test | 4.25% | 0.00% | 1,200 | 1 view, 64x64 px, float32, best, pets test |" in body
+    assert "balanced" not in text  # the run is of a version that did not measure it
     assert 'weights = "torchvision:DEFAULT"' in body
     assert "torchvision.models.resnet18(num_classes=3)" in body
     assert "center crop of 64 px" in body
@@ -96,6 +97,39 @@ def test_the_card_has_figures_protocol_recipe_and_license(run: Path, tmp_path: P
 
     front = yaml.safe_load(head)
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 95.75
+
+
+@pytest.mark.parametrize(
+    ("metrics", "column", "cell", "types"),
+    [
+        (
+            {"top1_error": 4.25, "balanced_error": 9.5, "macro_f1": 88.0},
+            "| top-1 error | balanced error | macro F1 |",
+            "| 4.25% | 9.50% | 88.00% |",
+            ["accuracy", "balanced_accuracy", "f1"],
+        ),
+        (
+            {"mAP": 71.0, "macro_f1": 60.0, "micro_f1": 65.0},
+            "| mAP | micro F1 | macro F1 |",
+            "| 71.00% | 65.00% | 60.00% |",
+            ["mean_average_precision", "f1"],
+        ),
+    ],
+)
+def test_the_card_has_all_metrics_of_a_run(
+    run: Path, tmp_path: Path, metrics, column, cell, types
+) -> None:
+    import yaml
+
+    result = json.loads((run / "result.json").read_text())
+    measured = {"examples": 1200, "protocol": "1 view"}
+    (run / "result.json").write_text(json.dumps({**result, "test": {**measured, **metrics}}))
+    push(str(run), str(tmp_path / "pets"))
+    _, head, body = (tmp_path / "pets" / "README.md").read_text().split("---\n", 2)
+    assert column in body
+    assert cell in body
+    listed = yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"]
+    assert [each["type"] for each in listed] == types
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def _draw_heading(
     title = f"{evaluation.top1_error:.2f}% top-1 error"
     if evaluation.top5_error is not None:
         title += f", {evaluation.top5_error:.2f}% top-5"
+    sums = evaluation.sums
+    title += f"; {sums.balanced_error:.2f}% balanced error, {sums.macro_f1:.2f}% macro F1"
     panel.text(0.02, 1 - 0.14 / height, title, fontsize=15, weight="bold", color=INK, va="top")
     below = 1 - 0.46 / height
     panel.text(0.02, below, "\n".join(protocol), fontsize=9, color=SOFT, va="top")

@@ -28,6 +28,23 @@ def wilson_interval(events: int, trials: int, z: float = Z) -> tuple[float, floa
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def balanced_error(confusion: np.ndarray) -> float:
+    """Return the mean over the classes of the percent of their examples predicted as another.
+
+    1 - balanced accuracy (Brodersen et al. 2010); classes without examples are left out.
+    confusion: (K, K) counts, rows the true class.
+    """
+    true = confusion.sum(1)
+    recalls = confusion.diagonal()[true > 0] / true[true > 0]
+    return 100 * (1 - float(recalls.mean()))
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Return the mean F1 in percent of the classes that have examples or are predicted."""
+    both = confusion.sum(1) + confusion.sum(0)
+    return 100 * float((2 * confusion.diagonal()[both > 0] / both[both > 0]).mean())
+
+
 @dataclass(frozen=True, eq=False)
 class ClassificationSums:
     """The sums of a `ClassificationMeter`, and the metrics computed from them.
@@ -67,19 +84,13 @@ class ClassificationSums:
 
     @property
     def balanced_error(self) -> float:
-        """Mean over the classes of the percent of their examples that are predicted as another.
-
-        1 - balanced accuracy (Brodersen et al. 2010); classes without examples are left out.
-        """
-        true = self.confusion.sum(1)
-        recalls = self.confusion.diagonal()[true > 0] / true[true > 0]
-        return 100 * (1 - float(recalls.mean()))
+        """Mean error of the classes in percent; see `balanced_error`."""
+        return balanced_error(self.confusion)
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 in percent of the classes that have examples or are predicted."""
-        both = self.confusion.sum(1) + self.confusion.sum(0)
-        return 100 * float((2 * self.confusion.diagonal()[both > 0] / both[both > 0]).mean())
+        """Mean F1 of the classes in percent; see `macro_f1`."""
+        return macro_f1(self.confusion)
 
     @property
     def majority_error(self) -> float:

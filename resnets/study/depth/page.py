@@ -37,6 +37,7 @@ from resnets.study.depth.summary import (
     SPLIT_NAMES,
     ModelSummary,
     Which,
+    class_metrics_table,
     format_duration,
     list_differences,
     merge_environments,
@@ -91,6 +92,7 @@ def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Repo
             _summary_table(models, reported),
             *([sweep_table(sweep)] if sweep else []),
             *(forms_tables(forms, SPLIT_NAMES[models[0].held_out]) if forms else []),
+            *class_metrics_table(models),
             *_verdict_table(verdict),
             _cells_table(all_models),
             _models_table(models, blocks),
@@ -363,10 +365,8 @@ def _build_all(models: Sequence[ModelSummary], blocks: Blocks) -> dict[str, Imag
         for cell in model.cells
         if cell.status != "missing" and isinstance(cell.spec, ModelSpec)
     ]
-    shape = {}
-    if started:
-        fields = ("num_classes", "in_channels", "input_size")
-        shape = {key: getattr(started[0], key) for key in fields}
+    fields = ("num_classes", "in_channels", "input_size")
+    shape = {key: getattr(spec, key) for spec in started[:1] for key in fields}
     labels = {model.name: custom_block(model.name) for model in models}
     specs = [
         dataclasses.replace(spec, name=model.name, **shape)

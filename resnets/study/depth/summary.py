@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from resnets.config import Recipe, flatten_fields, parse_duration, to_dict
 from resnets.config.aliases import read_json
+from resnets.report.page import Table
+from resnets.report.render import Row
 from resnets.study.grid.cells import Cell
 from resnets.study.metric import ERROR, Metric
 
@@ -17,6 +19,11 @@ HeldOut = Literal["test", "val"]
 Which = Literal["last", "best"]
 ENVIRONMENT = "environment.json"
 CELL_FIELDS = ("name", "model", "seed", "custom")  # of a recipe, in which the cells differ
+CLASS_METRICS = {  # of rows of held-out images
+    "top1_error": "error",
+    "balanced_error": "balanced error",
+    "macro_f1": "macro F1",
+}
 SPLIT_NAMES = {"test": "test", "val": "validation", "train": "training"}
 
 
@@ -44,9 +51,7 @@ class Errors:
     @property
     def text(self) -> str | None:
         """The mean with its spread, such as "8.75 ± 0.12"; None without rows."""
-        if self.mean is None:
-            return None
-        return f"{self.mean:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
+        return _mean_and_spread(self.values) if self.rows else None
 
     @property
     def trace(self) -> str:
@@ -154,6 +159,22 @@ def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
     return [ModelSummary(name, tuple(group), held_out) for name, group in grouped.items()]
 
 
+def class_metrics_table(models: Sequence[ModelSummary]) -> list[Table]:
+    """Tabulate the held-out error beside balanced error and macro F1, which count classes alike.
+
+    Values are means over the finished seeds, of the last row of each. No table if none has them.
+    """
+    rows: list[Row] = []
+    for model in models:
+        last = [row for _, row in model.errors(model.held_out, "last").rows]
+        if last and all(row.keys() >= set(CLASS_METRICS) for row in last):
+            values = [[float(row[key]) for row in last] for key in CLASS_METRICS]
+            rows.append((model.name, len(last), *(_mean_and_spread(each) for each in values)))
+    title = SPLIT_NAMES[models[0].held_out].capitalize()
+    columns = ("Model", "Seeds", *(f"{title} {name}" for name in CLASS_METRICS.values()))
+    return [Table("class-metrics", columns, tuple(rows))] if rows else []
+
+
 def run_folder(cell: Cell) -> str:
     """Return the cell's run folder, relative to the study's."""
     return f"cells/{cell.folder.name}"
@@ -195,6 +216,12 @@ def merge_environments(folders: Sequence[Path]) -> dict[str, Any]:
             if _format_value(value) not in texts:
                 texts.append(_format_value(value))
     return {key: " | ".join(values) for key, values in merged.items()}
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    """Format the mean and, of several values, their standard deviation."""
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _format_value(value: Any) -> str:

@@ -51,6 +51,13 @@ class Predictions:
         """The most probable class of each image, (N,)."""
         return self.probabilities.argmax(1)
 
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K) counts; rows are the label, columns the predicted class."""
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
+
     def write(self, path: Path) -> None:
         """Write a CSV file: path, label, fold, prediction, and the probability of each class."""
         rows = []

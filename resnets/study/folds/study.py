@@ -16,6 +16,7 @@ from resnets.data.dataset.quarantine_list import QUARANTINE, Quarantine, write_q
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.splits.corrections import Correction, write_corrections
+from resnets.evaluate.metrics.multiclass import balanced_error, macro_f1
 from resnets.report.figure_style import Thumbnail
 from resnets.report.page import Table, write_page
 from resnets.study.convergence_rule import measure_convergence
@@ -168,6 +169,8 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
         spread=spread,
         images=len(predictions.labels),
         out_of_sample=100 * float(wrong.mean()),
+        balanced=balanced_error(predictions.confusion),
+        macro_f1=macro_f1(predictions.confusion),
         group=spec.group,
         issues=None if issues is None else len(issues),
         shown=[(each, _thumbnail(predictions, each.row)) for each in (issues or [])[:MAX_ISSUES]],
@@ -200,8 +203,10 @@ def _folds_table(cells: Sequence[Cell]) -> Table:
     rows: list[Any] = []
     for cell in cells:
         test = (cell.result or {}).get("test", {})
-        rows.append((cell.seed, cell.status, test.get("examples"), test.get("top1_error")))
-    return Table("folds", ("fold", "state", "images", "error %"), tuple(rows))
+        values = (test.get(key) for key in ("top1_error", "balanced_error", "macro_f1"))
+        rows.append((cell.seed, cell.status, test.get("examples"), *values))
+    columns = ("fold", "state", "images", "error %", "balanced error %", "macro F1 %")
+    return Table("folds", columns, tuple(rows))
 
 
 def _class_table(predictions: Predictions) -> Table:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from resnets.report.run import BALANCED, MIN_DIFFERENCE
+
 Row = Mapping[str, Any]
 
 # Format of the metrics that are printed.
@@ -21,7 +23,6 @@ PRINTED = {
     "pixel_accuracy": "pixel accuracy {:.1f}%",
     "bits_per_character": "{:.3f} bits/character",
 }
-MIN_DIFFERENCE = 1.0  # points between balanced error and error from which both are printed
 MAX_SILENCE = 60.0  # seconds after which a line is printed within an epoch
 
 
@@ -92,7 +93,7 @@ class EpochLines:
 def format_metrics(row: Row) -> str:
     """Format the metrics of a row: "loss 0.621, error 21.3%", or "val error 18.2%"."""
     words = [text.format(row[name]) for name, text in PRINTED.items() if name in row]
-    balanced = row.get("balanced_error")
+    balanced = row.get(BALANCED)
     if balanced is not None and abs(balanced - row.get("top1_error", balanced)) >= MIN_DIFFERENCE:
         words.append(f"balanced {balanced:.1f}%")
     if row["kind"] == "train" or not words:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
+from resnets.report.run import BALANCED
 from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_duration, format_metrics
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
@@ -27,7 +28,7 @@ NOTEBOOK_SECONDS = 0.5  # between two updates of a notebook's progress bar
 _log = logging.getLogger(__name__)
 # Fields that rows of kind "time" must have, and fields that must be numbers in any row.
 TIME_FIELDS = ("seconds", *STAGES, "decode_threads", "packed")
-NUMERIC_FIELDS = {*PRINTED, *TIME_FIELDS, "loss", "decode_busy", "decode_cpu"}
+NUMERIC_FIELDS = {*PRINTED, *TIME_FIELDS, BALANCED, "loss", "decode_busy", "decode_cpu"}
 
 
 class RunLog:
