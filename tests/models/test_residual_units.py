@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from very_deep import FORMS, train_deep
 from weights_state import random_state
 
 from resnets.config import ConfigError, ModelSpec
@@ -383,45 +384,17 @@ def test_contradictions_are_named(fields: dict, field: str) -> None:
         build(dataclasses.replace(WIDE, **fields))
 
 
-DEEP = {
-    "preact": {"block": "preact-basic"},
-    "no norm, skipinit": {"norm": "none", "branch_scale": "skipinit"},
-    "no norm, fixup": {"norm": "none", "branch_scale": "fixup"},
-}
-
-
-def train_deep(
-    layers: int, steps: int, fields: dict, *, widths: tuple[int, int, int], lr: float = 0.02
-) -> list[float]:
-    """Losses of a few steps of SGD on eight fixed images, with recomputed activations."""
-    torch.manual_seed(0)
-    spec = catalog.spec(f"cifar-resnet{layers}", widths=widths, stem_width=widths[0], **fields)
-    model = build(spec).train()
-    model.recompute = True
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    losses = []
-    for _ in range(steps):
-        loss = F.cross_entropy(model(images), torch.arange(8))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-@pytest.mark.parametrize("form", DEEP)
+@pytest.mark.parametrize("form", FORMS)
 def test_deep_networks_start(form: str) -> None:
-    losses = train_deep(98, 3, DEEP[form], widths=(4, 4, 8))
+    losses = train_deep(form, 98, widths=(4, 4, 8))
     assert losses[-1] < losses[0] < 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [1004, 10004])
-@pytest.mark.parametrize("form", DEEP)
+@pytest.mark.parametrize("form", FORMS)
 def test_very_deep_networks_start(form: str, layers: int) -> None:
-    lr = 0.005 if form == "preact" else 0.02  # a larger one raises the loss of 1,004 layers at once
-    losses = train_deep(layers, 3, DEEP[form], widths=(4, 8, 16), lr=lr)
+    losses = train_deep(form, layers)
     assert max(losses) < 4
     assert min(losses[1:]) < losses[0]
 

@@ -214,7 +214,9 @@ def _draw_rows(axes: Axes, rows: Sequence[FormRow]) -> None:
         label="training error here",
     )  # fmt: skip
     tested = [
-        (position, row.error) for position, row in zip(positions, rows, strict=True) if row.error
+        (position, row.error)
+        for position, row in zip(positions, rows, strict=True)
+        if row.error is not None
     ]
     axes.plot(
         [error for _, error in tested], [position for position, _ in tested], "o", color=INK, ms=5,
@@ -231,14 +233,14 @@ def _draw_rows(axes: Axes, rows: Sequence[FormRow]) -> None:
         [position for position, error in known if error is not None],
         "D", color=SERIES[1], ms=6, mfc="none", mew=1.6, label="paper, 110 layers, CIFAR-10",
     )  # fmt: skip
-    top = max([100.0 if row.train and row.train > 60 else 60.0 for row in rows])
+    largest = max((max(row.train or 0.0, row.error or 0.0) for row in rows), default=0.0)
     for position, error in known:
         if error is None:
-            axes.text(top * 0.98, position, "paper: fail", ha="right", va="center", fontsize=9,
-                      color=SERIES[1])  # fmt: skip
+            axes.text(1.02, position, "paper: fail", va="center", fontsize=9, color=SERIES[1],
+                      transform=axes.get_yaxis_transform())  # fmt: skip
     cases = [row.form.case.replace(" -", " \N{MINUS SIGN}") for row in rows]
     axes.set_yticks(list(positions), cases)
-    axes.set_xlim(0, top)
+    axes.set_xlim(0, 100.0 if largest > 60 else 60.0)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.axvline(FAILED, color=SOFT, lw=0.8, ls=":")
