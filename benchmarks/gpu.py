@@ -16,7 +16,7 @@ ladder     ms per step of CIFAR models: eager, compiled, one graph, one graph of
 first      cifar-resnet20 with the paper's recipe, 64,000 steps, five seeds at a time
 waits      operations that make the host wait for the device, from torch's warnings
 resnet50   training and inference, compared with torchvision's script and timm
-commands   about 20 commands of the package
+commands   about 25 commands of the package
 at-once    several runs in one process
 full       the other recipes, as time allows
 """

@@ -66,6 +66,9 @@ COMMANDS = (
         *("digits", "--set", "data.augment.policy=rand", "--set", "data.augment.mixup=0.2"),
         *("--set", "data.augment.random_erase=0.2"),
     ),
+    train("distilled", "digits", "--set", "distill.teacher=resnets:digits/cifar-resnet20"),
+    train("text", "text"),
+    train("signals", "signals"),
     Command("ten-crop", ("evaluate", "{out}/digits", "--views", "ten-crop"), needs=(DIGITS,)),
     Command(
         "features",

@@ -126,7 +126,8 @@ def average_scores(logits: Tensor, average: Average, activation: str = "softmax"
     if average == "logits" or len(logits) == 1:
         return logits.mean(0)
     if activation == "sigmoid":
-        return torch.special.logit(logits.double().sigmoid().mean(0), 1e-12).to(logits.dtype)
+        # log p - log(1 - p) of the mean p; the number of views cancels.
+        return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 

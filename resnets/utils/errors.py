@@ -14,11 +14,13 @@ from typing import Any
 from resnets.utils.printable import printable
 
 # Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN
-# (CUBLAS_STATUS_ALLOC_FAILED), and oneDNN, which does not name its reason.
+# (CUBLAS_STATUS_ALLOC_FAILED, and of cuDNN 9 CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED),
+# and oneDNN, which does not name its reason.
 OOM_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
     "out of memory",
     "could not create a primitive",
 )

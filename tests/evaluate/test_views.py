@@ -205,6 +205,15 @@ def test_average_of_one_changes_no_bit_and_none_underflows():
     torch.testing.assert_close(averaged, torch.full((1, 2), math.log(0.5)))
 
 
+def test_sigmoids_are_averaged_without_float64():
+    logits = torch.tensor([[[-3.0, 0.5, 8.0]], [[1.0, -0.5, 6.0]]])
+    averaged = average_scores(logits, "probabilities", "sigmoid")
+    torch.testing.assert_close(averaged.sigmoid(), logits.sigmoid().mean(0))
+    extreme = torch.tensor([[[90.0, -90.0]], [[90.0, -90.0]]])  # 1 - p and p underflow
+    averaged = average_scores(extreme, "probabilities", "sigmoid")
+    torch.testing.assert_close(averaged, extreme[0])
+
+
 def test_scales_of_each_kind():
     imagenet, small = Preprocess(), Preprocess(size=32, resize=36)
     assert Views("dense").sides(imagenet) == (224, 256, 384, 480, 640)  # the paper, section 3.4

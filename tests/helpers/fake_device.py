@@ -168,9 +168,13 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if used and target is not None and torch.device(target).type == "meta":
         target = _device  # the shape that stands for a tensor here is one
     to_device = target is not None and _is_device(target)
+    pinned = kwargs.get("pin_memory", False)
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
     if not used and not to_device:
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        if pinned:
+            made._is_pinned = True
+        return made
     _check_dtype(kwargs.get("dtype"))
     _check_devices(func, name, tensors, used)
     _count_waits(name, args, kwargs, target, to_device)
@@ -193,7 +197,7 @@ def _check_devices(func: Any, name: str, tensors: list[torch.Tensor], used: bool
 
 
 def _count_waits(name: str, args: Any, kwargs: Any, target: Any, to_device: bool) -> None:
-    if name in READING:
+    if name in READING or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         _wait("value read")
     elif name in INDEXING:
         for index in args[1] or ():
@@ -349,6 +353,7 @@ def install(kind: str, index: int = 0) -> None:
 def _patch_operators() -> None:
     """Where torch's C++ looks at a tensor's real device before it dispatches."""
     where, type_as = torch.where, torch.Tensor.type_as
+    attention = torch.nn.functional.scaled_dot_product_attention
 
     def tensor_to(self: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         if args and _on_device(args[0]) and not _on_device(self):
@@ -364,6 +369,14 @@ def _patch_operators() -> None:
             )
         return where(condition, *args, **options)
 
+    def attention_with_mask(query: Any, key: Any, value: Any, **options: Any) -> torch.Tensor:
+        if _on_device(query) and options.pop("is_causal", False):
+            allowed = torch.ones(query.shape[-2], key.shape[-2]).tril().bool()
+            mask = torch.zeros(allowed.shape).masked_fill(~allowed, float("-inf"))
+            options["attn_mask"] = DeviceTensor(mask)  # not a wait: kernels make it themselves
+        return attention(query, key, value, **options)
+
+    torch.nn.functional.scaled_dot_product_attention = attention_with_mask
     torch.Tensor.to = tensor_to
     torch.Tensor.type_as = lambda self, other: (
         tensor_to(self, other) if _on_device(other) else type_as(self, other)

@@ -1,6 +1,6 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
-python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [graph] [resume] [cell]
+python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [tasks] [graph] [resume] [cell]
     [tools] [commands]
 """
 
@@ -38,7 +38,9 @@ from resnets.utils.distributed import ProcessGroup
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
 
 
-def waits_of_a_step(recipe_fields: dict[str, str], folder: Path, kind: str) -> dict[str, Any]:
+def waits_of_a_step(
+    recipe_fields: dict[str, str], folder: Path, kind: str, name: str = "digits"
+) -> dict[str, Any]:
     """Run 8 steps; waits of steps 4 to 7, with the making of their batches, and the test loss."""
     step, seen = TrainStep.__call__, Counter[tuple[str, str]]()
 
@@ -51,7 +53,7 @@ def waits_of_a_step(recipe_fields: dict[str, str], folder: Path, kind: str) -> d
 
     TrainStep.__call__ = counted
     try:
-        recipe = replace_fields(recipes.recipe("digits"), SHORT | recipe_fields)
+        recipe = replace_fields(recipes.recipe(name), SHORT | recipe_fields)
         result = training.run(recipe, folder, device=kind, quiet=True)
     finally:
         TrainStep.__call__ = step
@@ -151,6 +153,8 @@ def commands(folder: Path, kind: str) -> list[int]:
         ("evaluate", str(run), "--views", "ten-crop", "--out", str(folder / "evaluated")),
         ("features", str(run), "digits", "--out", str(folder / "features.parquet")),
         ("study", "responses", str(run)),
+        ("study", "similarity", str(run), "--examples", "8"),
+        ("study", "shattered", str(run), "--examples", "8"),
         ("train", "detect-small", *small, "--out", str(folder / "detector")),
         ("train", "segment", *small, *maps, "--out", str(folder / "maps")),
     )
@@ -178,6 +182,9 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
     mixing = {"data.augment.mixup": "0.2", "data.augment.cutmix": "1", "ema_decay": "0.9"}
     policy = {"data.augment.policy": "trivial", "optim.clip_norm": "1.0", "norm_batch": "32"}
     thin = {"model.widths": "[4,4,4]", "model.stem_width": "4", "batch_size": "8"}
+    focal = thin | {"loss.kind": "focal", "loss.class_weights": "auto", "data.balance": "sqrt"}
+    distill = thin | {"distill.teacher": str(folder / "plain")}
+    short_text = {"transformer.depth": "1", "transformer.context": "16"}
     found: dict[str, Any] = {"plain": waits_of_a_step({}, folder / "plain", kind)}
     found["environment"] = json.loads((folder / "plain" / "environment.json").read_text())
     if "settings" in parts:
@@ -185,6 +192,11 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
         half = thin | {"precision": "float16"}
         found["float16"] = waits_of_a_step(half, folder / "float16", kind)
+    if "tasks" in parts:
+        found["focal"] = waits_of_a_step(focal, folder / "focal", kind)
+        found["distill"] = waits_of_a_step(distill, folder / "distill", kind)
+        found["signals"] = waits_of_a_step({}, folder / "signals", kind, "signals")
+        found["text"] = waits_of_a_step(short_text, folder / "text", kind, "text")
     if "graph" in parts:
         found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:

@@ -57,6 +57,12 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
     assert_tools_work(found)
 
 
+def test_a_step_of_other_losses_and_tasks_does_not_wait(tmp_path: Path) -> None:
+    found = on_device("cuda", tmp_path, "tasks")
+    for task in ("focal", "distill", "signals", "text"):
+        assert found[task]["waits"] == {}, task
+
+
 def test_mps_computes_what_the_cpu_does_without_float64(tmp_path: Path, cpu) -> None:
     found = on_device("mps", tmp_path, "resume", "tools")
     assert found["mixed"] == "RuntimeError"
@@ -69,7 +75,7 @@ def test_mps_computes_what_the_cpu_does_without_float64(tmp_path: Path, cpu) -> 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_commands_work_on_a_device(kind: str, tmp_path: Path) -> None:
     found = on_device(kind, tmp_path, "commands")
-    assert found["statuses"] == [0] * 5
+    assert found["statuses"] == [0] * 7
 
 
 def test_a_checkpoint_waits_for_copies_from_a_device_that_is_not_the_current_one(

@@ -12,6 +12,8 @@ MESSAGES = (
     "CUDA out of memory. Tried to allocate 2.00 GiB",
     "CUDA error: out of memory",
     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "MPS backend out of memory (MPS allocated: 9.0 GB)",
     "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",

@@ -19,6 +19,7 @@ from torchvision.ops import boxes as box_ops
 from resnets.config import DetectSpec
 from resnets.detect.models.export_ops import best_boxes
 from resnets.detect.models.layers import clip_boxes, to_float32
+from resnets.utils.environment import copy_to_device
 
 Sizes = list[tuple[int, int]]
 MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvision does
@@ -53,12 +54,14 @@ class RegionHeads(RoIHeads):
         if not self.context:
             return vectors
         image_boxes = [
-            torch.tensor([[0.0, 0.0, width, height]], device=vectors.device)
+            copy_to_device(torch.tensor([[0.0, 0.0, width, height]]), vectors.device)
             for height, width in sizes
         ]
         image_vectors = self.box_head(self.box_roi_pool(features, image_boxes, sizes))  # (B, D)
-        counts = torch.tensor([len(each) for each in boxes], device=vectors.device)
-        return torch.cat((vectors, image_vectors.repeat_interleave(counts, 0)), 1)
+        repeated = [
+            vector.expand(len(each), -1) for vector, each in zip(image_vectors, boxes, strict=True)
+        ]
+        return torch.cat((vectors, torch.cat(repeated)), 1)
 
     def predict(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (R, K + 1), background first, and box offsets (R, 4 (K + 1))."""

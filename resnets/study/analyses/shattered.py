@@ -82,7 +82,7 @@ def line_gradients(model: ImageClassifier, first: Tensor, last: Tensor, output: 
     shares = torch.linspace(0, 1, POINTS, device=first.device).view(-1, 1, 1, 1)
     inputs = (first + shares * (last - first)).requires_grad_()
     (gradient,) = torch.autograd.grad(model(inputs)[:, output].sum(), inputs)
-    return gradient.flatten(1).double().cpu().numpy()
+    return gradient.flatten(1).cpu().double().numpy()
 
 
 def list_forms(model: ImageClassifier) -> dict[str, ModelSpec | None]:

@@ -92,7 +92,7 @@ def gram_matrices(model: ImageClassifier, images: LabeledImages) -> Tensor:
         for parts in zip(*(iter_units(model, part) for part in x.split(50)), strict=True):
             flat = torch.cat([out for _, _, _, out in parts]).flatten(1)
             flat = flat - flat.mean(0)  # CKA is invariant to it; reduces rounding
-            grams.append((flat @ flat.T).double().cpu())
+            grams.append((flat @ flat.T).cpu().double())
     return torch.stack(grams)
 
 

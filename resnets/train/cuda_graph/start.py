@@ -66,7 +66,7 @@ def _iter_obstacles(
     if model.group.world_size > 1:
         yield f"{model.group.world_size} processes exchange gradients"
     if not isinstance(stream, TrainStream):
-        yield f"task={recipe.task} has images of many sizes"
+        yield f"task={recipe.task} is not classification of images"
     elif not stream.in_memory:
         yield "the data set is not in memory"
     default = AugmentSpec()
