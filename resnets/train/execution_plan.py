@@ -6,8 +6,11 @@ import dataclasses
 import logging
 import os
 import shutil
+import sys
+import sysconfig
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,9 +146,14 @@ def _missing_compiler(device: torch.device) -> str | None:
         if find_spec("triton") is None:
             return "Triton is not installed, which torch.compile needs on GPUs"
         compiler_path = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-        return None if compiler_path else "there is no C compiler (gcc, clang), which Triton needs"
-    compiler_path = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    return None if compiler_path else "there is no C++ compiler (c++, g++)"
+        if not compiler_path:
+            return "there is no C compiler (gcc, clang), which Triton needs"
+    elif not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
+        return "there is no C++ compiler (c++, g++)"
+    headers = Path(sysconfig.get_path("include"))  # launchers and kernels are Python modules
+    if sys.platform == "linux" and not (headers / "Python.h").is_file():
+        return f"{headers} has no Python.h (package python3-dev)"
+    return None
 
 
 def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:

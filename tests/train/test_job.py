@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sysconfig
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from resnets.models import build, catalog
 from resnets.ops import compiler
 from resnets.recipes import recipe
 from resnets.train import run as training
-from resnets.train.execution_plan import choose_plan
+from resnets.train.execution_plan import _missing_compiler, choose_plan
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log.run_log import read_rows
 from resnets.utils.precision import pick_precision
@@ -271,6 +272,15 @@ def test_without_a_compiler_auto_falls_back_with_a_line_and_on_is_refused(monkey
     assert "no C++ compiler" in caplog.text
     with pytest.raises(ConfigError, match="compile=on"):
         choose_plan(dataclasses.replace(long, compile="on"), net, 1269, "cpu")
+
+
+def test_without_the_headers_of_python_on_is_refused(monkeypatch, tmp_path):
+    if _missing_compiler(torch.device("cpu")) is not None:
+        pytest.skip("compiling needs a C++ compiler and Python.h")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+    plan = short(1, compile="on")
+    with pytest.raises(ConfigError, match=r"Python\.h"):
+        choose_plan(plan, build(plan.model), 1269, "cpu")
 
 
 def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
