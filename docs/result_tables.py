@@ -6,10 +6,18 @@ A page has a marker, and the table of docs/results/NAME.json is written below it
     <!-- /result -->
 
 `<!-- result: NAME, source -->` adds a line with command, hardware, date and commit; with `optional`
-a missing file is "not run yet". `make reference` writes the tables; the tests and `make docs`
-(mkdocs calls `on_pre_build`) fail where a page differs, where a file is in no page, and where a
-table that looks like results has no file. A table that is none, such as another paper's figures,
-says so in the line above it: `<!-- not measured here: WHY -->`.
+a missing file is "not run yet". Within a sentence, a cell of the table, or the difference of two:
+
+    is <!-- value: NAME, ROW, COLUMN, .1f -->56.5<!-- /value -->%
+    by <!-- value: NAME, ROW - OTHER ROW, COLUMN, +.1f -->+41.0<!-- /value --> points
+
+ROW is the text of the first cell of a row (the first such row), COLUMN counts from 1. A line that
+began with such a marker would end the paragraph in Markdown.
+
+`make reference` writes tables and values; the tests and `make docs` (mkdocs calls `on_pre_build`)
+fail where a page differs, where a file is in no page, and where a table that looks like results has
+no file. A table that is none, such as another paper's figures, says so in the line above it: `<!--
+not measured here: WHY -->`. Figures in sentences without a marker are not checked.
 """
 
 from __future__ import annotations
@@ -25,6 +33,8 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 FOLDER = DOCS / "results"
 MARKER = re.compile(r"<!-- result: ([^>]+?) -->\n(.*?)<!-- /result -->\n", re.DOTALL)
+VALUE = re.compile(r"<!-- value: ([^>]+?) -->([^<\n]*)<!-- /value -->")
+LEADING_NUMBER = re.compile(r"^[+-]?[\d,]*\.?\d+")
 NOT_MEASURED = "<!-- not measured here: "
 FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
 FIGURE = re.compile(r"[*~≈<>+−-]*\s*\d")  # how a cell with a measured value begins
@@ -103,8 +113,9 @@ def pages() -> list[Path]:
 
 
 def rendered(text: str) -> str:
-    """A page with the tables of its markers."""
-    return MARKER.sub(lambda match: _block(match[1]), text)
+    """A page with the tables and values of its markers."""
+    text = MARKER.sub(lambda match: _block(match[1]), text)
+    return VALUE.sub(lambda match: _value(match[1]), text)
 
 
 def write_pages() -> None:
@@ -122,7 +133,9 @@ def problems() -> Iterator[str]:
         text = page.read_text(encoding="utf-8")
         try:
             if rendered(text) != text:
-                yield f"{page.name}: a table differs from docs/results/; run: make reference"
+                yield f"{page.name}: differs from docs/results/; run: make reference"
+            if re.search(r"^<!-- value:", text, re.MULTILINE):
+                yield f"{page.name}: a line begins with the marker of a value"
         except ResultError as error:
             yield f"{page.name}: {error}"
         used |= {match[1].split(",")[0] for match in MARKER.finditer(text)}
@@ -169,6 +182,31 @@ def _block(marker: str) -> str:
         result = load(name)
         body = "\n" + result.table() + (result.source() if "source" in options else "") + "\n"
     return f"<!-- result: {marker} -->\n{body}<!-- /result -->\n"
+
+
+def _value(marker: str) -> str:
+    """A marker of a value with the value."""
+    words = [word.strip() for word in marker.split(",")]
+    if len(words) != 4:
+        raise ResultError(f"value: {marker}: needs a file, rows, a column and a format")
+    name, rows, column, form = words
+    result = load(name)
+    try:
+        first, *others = [_number(result, row, int(column)) for row in rows.split(" - ")]
+        number = format(first - sum(others), form).replace("-", "\N{MINUS SIGN}")
+    except (IndexError, StopIteration, ValueError):
+        raise ResultError(f"value: {marker}: no such number in docs/results/{name}.json") from None
+    return f"<!-- value: {marker} -->{number}<!-- /value -->"
+
+
+def _number(result: Result, row: str, column: int) -> float:
+    cells = next(cells for cells in result.rows if cells[0] == row)
+    cell = cells[column - 1]
+    if isinstance(cell, str):  # "41.41 (42.30, 40.13)", "24.15%"
+        cell = float(LEADING_NUMBER.findall(cell)[0].replace(",", ""))
+    if column < 1 or cell is None:
+        raise IndexError(column)
+    return cell
 
 
 def _line(cells: list[str]) -> str:

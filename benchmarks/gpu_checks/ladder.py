@@ -124,6 +124,7 @@ WAIT_SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
     "policy, erasing": (EAGER, {"data.augment.policy": "rand", "data.augment.random_erase": "0.2"}),
     "adamw": (EAGER, {"optim.kind": "adamw"}),
     "lamb": (EAGER, {"optim.kind": "lamb"}),
+    "muon": (EAGER, {"optim.kind": "muon"}),
     "one graph": (GRAPH, {"ema_decay": "0.998"}),
 }
 

@@ -67,6 +67,34 @@ def test_a_missing_file_is_refused_unless_it_is_optional(folder):
     TABLES["rendered"]("<!-- result: speed, optional -->\n<!-- /result -->\n")
 
 
+@pytest.mark.parametrize(
+    ("marker", "value"),
+    [
+        ("speed, resnets, 2, ,.0f", None),  # a comma divides fields
+        ("speed, resnets, 2, .1f", "1640.0"),
+        ("speed, resnets - torch, 2, +.1f", "+1637.5"),
+        ("speed, torch - resnets, 2, .0f", "−1638"),
+        ("speed, text, 2, .2f", "41.41"),
+        ("speed, other, 2, .1f", None),
+        ("speed, resnets, 1, .1f", None),
+        ("speed, resnets, 3, .1f", None),
+        ("speed, resnets, 0, .1f", None),
+        ("speed, nobody, 2, .1f", None),
+        ("nowhere, resnets, 2, .1f", None),
+    ],
+)
+def test_values_in_sentences_are_those_of_the_file(folder, marker, value):
+    rows = [*FIELDS["rows"], ["text", "41.41 (42.30, 40.13)"]]
+    (folder / "speed.json").write_text(json.dumps(FIELDS | {"rows": rows}))
+    page = f"are <!-- value: {marker} -->9<!-- /value --> per second\n"
+    if value is None:
+        with pytest.raises(ValueError, match="speed|nowhere"):
+            TABLES["rendered"](page)
+    else:
+        expected = page.replace("9", value)
+        assert TABLES["rendered"](page) == TABLES["rendered"](expected) == expected
+
+
 TABLE = "| | images/s | ratio |\n|---|---|---|\n| resnets | 1,640 | **2.0** |\n"
 
 
