@@ -202,7 +202,8 @@ def localize(net: str = "resnet50-pcr") -> Recipe:
 
     A per-class RPN ("PCR") on the model, trained on batches of 256 random crops of 224 px of images
     whose shorter side is 256 to 480 px: 8 anchors an image, half of them on the object. Then R-CNN
-    on its 200 best proposals:
+    on its 200 best proposals, 256 regions in a batch, a quarter of them on the object (4 of each of
+    64 images, where the paper's are drawn from all images):
     resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localize-1.
     The paper takes the class from other networks: resnets evaluate runs/localize-1 --classes-from
     NET [NET ...]; without, it is that of a linear layer trained with the RPN. Tested on the
@@ -228,14 +229,14 @@ def localize(net: str = "resnet50-pcr") -> Recipe:
             train_crop=224,
             anchor_sizes=(64, 128, 224),
             rpn_batch_size=8,
-            box_batch_size=8 if head == "rcnn" else 512,
+            box_batch_size=4 if head == "rcnn" else 512,
             proposals=(200, 200) if head == "rcnn" else (2000, 1000),
             group_aspect=False,
         ),
-        optim=OptimSpec(lr=0.04, weight_decay=1e-4),
+        optim=OptimSpec(lr=0.01 if head == "rcnn" else 0.04, weight_decay=1e-4),
         schedule=ScheduleSpec(kind="cosine", warmup=0.05),
         duration="30ep",
-        batch_size=256,
+        batch_size=64 if head == "rcnn" else 256,
         weights=IMAGENET,
         log_every="20it",
     )

@@ -11,6 +11,7 @@ from detect_nets import NET, PCR, small_model
 from detect_sets import CATEGORIES, write_coco
 
 import resnets
+from resnets import recipes
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec, OptimSpec, Preprocess, Recipe, from_toml
 from resnets.data.transforms.preprocess import Preprocessor
@@ -143,6 +144,16 @@ def test_at_several_scales_the_most_confident_box_of_a_class_is_kept() -> None:
     one = model.infer(image[None], [(96, 130)], options=InferenceOptions(scales=(96,)))[0].located
     with torch.no_grad():
         np.testing.assert_allclose(one["boxes"], model([image])[1][0].numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_a_batch_of_the_recipe_has_the_anchors_and_regions_of_the_paper() -> None:
+    proposals, regions = (
+        recipes.recipe("localize", f"resnet101-{head}") for head in ("pcr", "rcnn")
+    )
+    assert (proposals.batch_size, proposals.detect.rpn_batch_size) == (256, 8)
+    assert proposals.detect.train_crop == 224
+    assert regions.batch_size * regions.detect.box_batch_size == 256
+    assert regions.detect.proposals == (200, 200)
 
 
 def test_rcnn_reads_the_classes_that_others_say() -> None:
