@@ -22,6 +22,7 @@ from resnets.config import Recipe
 from resnets.report.figure_style import CARD, INK, SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
+from resnets.study.depth.figures import capitalize
 from resnets.study.depth.verdict import Verdict, judge_degradation
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.grid.model_names import field_path
@@ -154,7 +155,7 @@ def plot_sweep(sweep: Sweep) -> Figure:
         for axes, (name, networks) in zip(panels, families.items(), strict=True):
             _draw_family(axes, networks, values)
             depth = networks[0].first_cell.metric.depth.split()[-1]
-            axes.set(title=f"{name[:1].upper()}{name[1:]}", xlabel=sweep.fields, ylabel=depth)
+            axes.set(title=capitalize(name), xlabel=sweep.fields, ylabel=depth)
     columns = ("model", "layers", sweep.fields, "seeds", "training error mean", "status")
     numbers = tuple(
         (

@@ -78,7 +78,7 @@ def plot_error_curves(models: Sequence[ErrorCurves], held_out: str) -> Plot:
                 end = _plot_model(axes, model, color, bold=model.shortcut != "none")
                 if end is not None:
                     ends.append((min(end, top), labels[model.name], color))
-            title = f"{kind[:1].upper()}{kind[1:]}{' networks' if len(kind) < 16 else ''}"
+            title = f"{capitalize(kind)}{' networks' if len(kind) < 16 else ''}"
             axes.set(title=title, xlim=(0, last), ylim=(0, top))
             axes.set(xlabel="iteration", ylabel=models[0].metric.axis)
             _label_ends(axes, ends, top, gap)
@@ -86,6 +86,11 @@ def plot_error_curves(models: Sequence[ErrorCurves], held_out: str) -> Plot:
             axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         _line_legend(figure, held_out, any(model.unfinished for model in models))
     return figure
+
+
+def capitalize(family: str) -> str:
+    """Return a family's name as a title: "Plain", but "mHC"."""
+    return family[:1].upper() + family[1:] if family[:2].islower() else family
 
 
 def list_families(models: Sequence[ErrorCurves]) -> list[str]:
@@ -184,13 +189,13 @@ def plot_stream_norms(models: Sequence[ModelSummary]) -> Figure | None:
     depths = sorted({each.depth for each in curves})
     colors = dict(zip(depths, series_colors(len(depths)), strict=True))
     with figure_style():
-        figure, panels = subplots(len(kinds), max_columns=len(kinds), share="both")
+        figure, panels = subplots(len(kinds), max_columns=MAX_COLUMNS, share="both")
         for axes, kind in zip(panels, kinds, strict=True):
             for curve in (each for each in curves if each.kind == kind):
                 values = norms[curve.name]
                 depth = np.linspace(0, 1, len(values))
                 axes.plot(depth, values, "o-", ms=3, color=colors[curve.depth], label=curve.size)
-            axes.set(title=f"{kind[:1].upper()}{kind[1:]}", xlabel="relative depth")
+            axes.set(title=capitalize(kind), xlabel="relative depth")
             axes.set(ylabel="RMS of the stream", yscale="log")
             axes.legend()
     columns = ("model", "blocks", "block", "root mean square", "run folder")
