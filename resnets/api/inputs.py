@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
-from resnets.config import ConfigError, DataSpec
+from resnets.api.recipe import data_source
+from resnets.config import DataSpec
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
 from resnets.data.sources.objects import open_objects
@@ -30,13 +30,6 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
         return open_spec(DataSpec(source=data_source(data), **fields))
     source = open_objects(data)
     return open_spec(DataSpec(source=source.name, **fields), source=source)
-
-
-def data_source(data: str | PathLike[str]) -> str:
-    """Return a data set's name, or absolute path, for `DataSpec.source`; ConfigError for ""."""
-    if not str(data).strip():
-        raise ConfigError("data: is empty; name a data set, or its folder or file")
-    return str(Path(data).resolve() if Path(data).exists() else data)
 
 
 def path_or_model(weights: Weights) -> str | ImageClassifier:

@@ -1,4 +1,7 @@
-"""Choose a recipe by name or file, and apply the options of a command or call."""
+"""Choose a recipe by name or file, and apply the options of a command or call.
+
+This module must not import torch: `resnets train` prints its first line before it does.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from resnets import recipes
-from resnets.api.inputs import data_source
 from resnets.config import (
     DEFAULTS,
     ConfigError,
@@ -77,6 +79,13 @@ def choose_recipe(
     for warning in warnings:
         log.warning("%s", warning)
     return chosen
+
+
+def data_source(data: str | PathLike[str]) -> str:
+    """Return a data set's name, or absolute path, for `DataSpec.source`; ConfigError for ""."""
+    if not str(data).strip():
+        raise ConfigError("data: is empty; name a data set, or its folder or file")
+    return str(Path(data).resolve() if Path(data).exists() else data)
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:

@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from resnets.api.inputs import data_source
-from resnets.api.recipe import choose_duration, choose_recipe
+from resnets.api.recipe import choose_duration, choose_recipe, data_source
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
 from resnets.data.sources.objects import open_objects

@@ -111,7 +111,7 @@ def command(
     if environment_int("RANK", 0) > 0:
         return 1 if result.errors else 0
     if isinstance(result, Measurement):
-        _print_classifier(result, as_json=json)
+        _print_classifier(result, as_json=json, drawn=out is not None)
     elif isinstance(result, SequenceEvaluation):
         _print_sequences(result, as_json=json)
     else:
@@ -126,13 +126,15 @@ def _parse_scales(scales: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _print_classifier(result: Measurement, *, as_json: bool) -> None:
+def _print_classifier(result: Measurement, *, as_json: bool, drawn: bool) -> None:
     if as_json:
         print(json.dumps(result.to_json()))  # noqa: T201
     else:
         print_evaluation(result.evaluation)
         if result.unknown is not None:
             _print_metrics(_format_unknown(result.unknown))
+        if not drawn:
+            echo("\nfigures of the confusions, the calibration and the errors: --out FOLDER")
     if result.errors:
         count = len(result.errors)
         echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)

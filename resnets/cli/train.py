@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from resnets.cli.options import Fields, Flag, split_setting
-from resnets.config import ConfigError
+from resnets.config import ConfigError, parse_duration
 from resnets.utils.printable import Console, echo
 
 
@@ -100,21 +100,38 @@ def command(
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     is_main = os.environ.get("RANK", "0") == "0"
     if chosen is not None and is_main:  # before seconds of imports
-        what = f"{chosen.net_name}, {chosen.name}, {chosen.duration}"
-        logging.getLogger("resnets").info("training %s", what)
+        amount, unit = parse_duration(chosen.duration, "duration")
+        count = int(amount) if amount == int(amount) else amount
+        length = f"{count:,} {'epoch' if unit == 'ep' else 'iteration'}{'s' * (count != 1)}"
+        logging.getLogger("resnets").info(
+            "training %s on %s: recipe %s, %s",
+            chosen.net_name,
+            Path(chosen.data.source).name,
+            chosen.name,
+            length,
+        )
     from resnets.api.train import train
+    from resnets.weights.errors import DownloadError
 
-    run = train(
-        chosen,
-        data=data,
-        epochs=epochs,
-        iterations=iterations,
-        out=resume or out,
-        resume=resume is not None or resume_if_exists or restarted,
-        device=device,
-        fit_memory=fit_memory,
-        hang_after=hang_after,
-    )
+    try:
+        run = train(
+            chosen,
+            data=data,
+            epochs=epochs,
+            iterations=iterations,
+            out=resume or out,
+            resume=resume is not None or resume_if_exists or restarted,
+            device=device,
+            fit_memory=fit_memory,
+            hang_after=hang_after,
+        )
+    except DownloadError as error:
+        if chosen is None or chosen.name != "finetune":
+            raise
+        words = "scratch" if data is None else f"scratch --data {shlex.quote(data)}"
+        raise DownloadError(
+            f"{error}; to train from random weights instead: resnets train {words}"
+        ) from None
     if is_main:
         _print_result(run.result, run.folder)
     return 0

@@ -78,7 +78,7 @@ class Recipe:
         keep_checkpoints: [files] Checkpoints to resume from that are kept, the last one included.
         checkpoint_url: Where checkpoints are stored in place of the run folder, under its name:
             s3://bucket/runs, gs://..., file:///...
-        log_every: [it or ep] Interval between rows of the log.
+        log_every: [it or ep] Interval between rows of the log; in iterations, at most an epoch.
         trackers: Where the log is sent in addition to the run's folder and TensorBoard: "wandb"
             (Weights & Biases), "mlflow"; configured by their environment variables.
         seed: [seed] Seed of initialization, order and augmentation.
@@ -182,6 +182,16 @@ class Recipe:
         amount, unit = parse_duration(duration, "duration")
         count = amount if unit == "it" else amount * examples / self.batch_size
         return max(1, round(count))
+
+    def is_due(self, interval: str, step: int, examples: int) -> bool:
+        """Whether an interval of `interval` ends with optimizer step `step`, counted from 1.
+
+        The k-th epoch ends with the step that is nearest to k epochs, so that the intervals do not
+        drift away from whole epochs where the batch size does not divide `examples`.
+        """
+        amount, unit = parse_duration(interval, "interval")
+        length = max(1.0, amount if unit == "it" else amount * examples / self.batch_size)
+        return step > 0 and step == round(round(step / length) * length)
 
 
 def parse_duration(text: str, path: str) -> tuple[float, Literal["it", "ep"]]:

@@ -87,8 +87,10 @@ class Evaluation:
         low, high = self.sums.top1_interval
         if not 0 < self.sums.majority_error <= high:
             return ()
+        worse = self.top1_error >= self.sums.majority_error
         return (
-            f"no better than always predicting {printable(self.majority_class)!r}: that has"
+            f"{'no' if worse else 'not clearly'} better than always predicting"
+            f" {printable(self.majority_class)!r}: that has"
             f" {self.sums.majority_error:.2f}% top-1 error on these {self.examples:,} images, the"
             f" model {self.top1_error:.2f}% (95% interval {low:.1f} to {high:.1f}%), and"
             f" {self.sums.balanced_error:.2f}% balanced error",

@@ -15,7 +15,15 @@ from markupsafe import Markup
 from resnets.config import Recipe
 from resnets.config.aliases import read_json
 from resnets.report.classification_details import RunDetails
-from resnets.report.figure_style import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
+from resnets.report.figure_style import (
+    PANEL,
+    SERIES,
+    figure_style,
+    inline_plot,
+    integer_ticks,
+    subplots,
+    to_svg,
+)
 from resnets.report.page import REPORT
 from resnets.report.render import render
 from resnets.utils.files import atomic_write
@@ -124,7 +132,9 @@ def write_run_report(
         environment=read_json(folder / "environment.json", "environment"),
         measured=measured,
         details=details,
-        advice=advise(recipe, rows, _count_images(result)) if details else (),
+        advice=[*advise_on_data(result), *advise(recipe, rows, _count_images(result))]
+        if details
+        else (),
         data=recipe.data.source,
         custom=bool(recipe.custom) or recipe.data.source.startswith(PREFIX),
         recipe_file=shlex.quote(str(folder / "recipe.toml")),
@@ -139,8 +149,14 @@ def write_run_report(
 class Advice:
     """A suggestion for the next run: `kind` names its text in the template, `values` fill it."""
 
-    kind: Literal["falling", "overfitting", "pretrained"]
+    kind: Literal["data", "falling", "overfitting", "pretrained"]
     values: Mapping[str, Any]
+
+
+def advise_on_data(result: Mapping[str, Any]) -> list[Advice]:
+    """Return the warnings about the data set, which come before all other advice."""
+    warnings = result.get("data_summary", {}).get("warnings", ())
+    return [Advice("data", {"warning": text}) for text in warnings]
 
 
 def advise(recipe: Recipe, rows: Rows, images: int) -> list[Advice]:
@@ -241,6 +257,8 @@ def plot_curves(rows: Rows) -> Plot:
                     x, y = zip(*points, strict=True)
                     axes.plot(x, y, ":", color=color, label=f"{kind}, balanced")
             axes.set(xlabel="epoch", ylabel=label)
+            if 2 <= axes.dataLim.xmax < math.inf:
+                integer_ticks(axes)
             highest = axes.dataLim.ymax  # not finite without a point
             axes.set_ylim(0, 1.06 * highest if 0 < highest < math.inf else None)
             if axes.lines:

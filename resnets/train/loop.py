@@ -84,12 +84,14 @@ def fit(
     usable last checkpoint.
     """
     total = recipe.steps(recipe.duration, stream.examples)
-    every = {
-        "log": recipe.steps(recipe.log_every, stream.examples),
-        "eval": recipe.steps(recipe.eval.every, stream.examples),
-        "save": recipe.steps(recipe.checkpoint_every, stream.examples),
-        "epoch": recipe.steps("1ep", stream.examples),
-    }
+    epoch = recipe.steps("1ep", stream.examples)
+    log_every = recipe.log_every
+    if log_every.endswith("it") and recipe.steps(log_every, stream.examples) > epoch:
+        log_every = "1ep"  # else the lines of short epochs would have no loss
+
+    def is_due(interval: str) -> bool:
+        return state.step == total or recipe.is_due(interval, state.step, stream.examples)
+
     timer = StepTimer(stream.timings, state.seconds)
     divergence = DivergenceCheck(saver.last_good, group)
     watchdog = Watchdog(hang_after, lambda: _hang_message(state, saver, group, hang_after))
@@ -101,28 +103,27 @@ def fit(
     ):
         batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
         for batch in signals.until_signal(batches) if group.world_size == 1 else batches:
-            if (total - state.step) % every["epoch"] == 0:
+            if (total - state.step) % epoch == 0:
                 state.epoch.reset()  # counted back from the end: the last one is a whole epoch
             with timer.computing:
                 step(batch)
             watchdog.beat()
             stopping = group.any(signals.received is not None or log.error is not None)
             done = state.step == total
-            log_due = done or state.step % every["log"] == 0
-            epoch_over = done or state.step % every["epoch"] == 0
+            log_due, epoch_over = is_due(log_every), is_due("1ep")
             timer.end_step(state.interval if log_due or epoch_over else None)
             log.tick(state.step)
             if log_due:
                 _log_interval(state, recipe, stream, log, divergence, timer, group)
             if epoch_over:
                 log.write(_row(TIME, state, recipe, stream) | timer.epoch_row())
-            if evaluate is not None and (done or state.step % every["eval"] == 0):
+            if evaluate is not None and is_due(recipe.eval.every):
                 divergence.check(state)  # the evaluated weights may become the best checkpoint
                 watchdog.pause()
                 _evaluate(state, recipe, stream, evaluate, monitor, log, saver, group)
                 watchdog.beat()
                 done = done or out_of_patience(state, recipe)
-            if done or stopping or state.step % every["save"] == 0:
+            if done or stopping or is_due(recipe.checkpoint_every):
                 divergence.check(state)
                 state.seconds = timer.total()
                 state.gather(group)

@@ -121,7 +121,7 @@ def run(
                 log.info("\n".join(task.summary.lines()))
                 log.info(_format_headline(task, plan, group, checkpoint, out))
                 for note in notes:
-                    log.info(f"note: {note}")
+                    log.info("\n".join(wrap_entry("note", note)))
                 if graph_note is not None:
                     log.info(graph_note)
                 fit(

@@ -9,6 +9,10 @@ class WeightsError(ResnetsError):
     """Raised for weights that cannot be read, downloaded or fitted to the model."""
 
 
+class DownloadError(WeightsError):
+    """Raised if published weights cannot be downloaded."""
+
+
 class CheckpointError(ResnetsError):
     """Raised for a checkpoint that is missing, damaged, or of another model."""
 

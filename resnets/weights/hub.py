@@ -26,7 +26,7 @@ from resnets.models import catalog
 from resnets.utils import environment
 from resnets.weights import zoo
 from resnets.weights.check_values import check_same_model
-from resnets.weights.errors import WeightsError
+from resnets.weights.errors import DownloadError, WeightsError
 from resnets.weights.folder import (
     CONFIG,
     MEAN,
@@ -147,7 +147,7 @@ def _download(url: str, file: Path, sha256: str) -> None:
         torch.hub.download_url_to_file(url, str(file), sha256, progress=False)
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or error
-        raise WeightsError(
+        raise DownloadError(
             f"cannot download {url} ({reason}); download it elsewhere and put it at {file}"
         ) from None
     except RuntimeError as error:
@@ -244,7 +244,7 @@ def _fetch_repository(source: str, repository: str, revision: str, manual: Path)
                 get(MEAN)
     except utils.LocalEntryNotFoundError as error:
         reason = offline_reason or _first_line(error.__cause__ or error)
-        raise WeightsError(
+        raise DownloadError(
             f"cannot download {url}/{MODEL} ({reason}); download it and its {CONFIG}"
             f" elsewhere, and put both into {manual}"
         ) from None
@@ -256,7 +256,7 @@ def _fetch_repository(source: str, repository: str, revision: str, manual: Path)
             "that needs a login (`hf auth login`)"
         ) from None
     except OSError as error:
-        raise WeightsError(f"cannot download {url}/{MODEL} ({_first_line(error)})") from None
+        raise DownloadError(f"cannot download {url}/{MODEL} ({_first_line(error)})") from None
     sha256 = model.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", sha256):
         _verify(model.resolve(), sha256, f"delete it and download {url}/{MODEL} again")

@@ -14,6 +14,15 @@ code = main(sys.argv[2:])
 open(sys.argv[1], "w").write(" ".join(sys.modules))
 sys.exit(code)
 """
+# Before PROGRAM: an import of torch ends it.
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise SystemExit("torch is imported")
+sys.meta_path.insert(0, Blocker())
+"""
 UNUSED = {  # by predict and train
     *("matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "sympy", "torch._dynamo"),
     *("torchvision", "onnx", "onnxruntime", "openvino", "nncf", "fastapi", "ray", "datasets"),
@@ -41,6 +50,14 @@ def test_the_recipes_are_read_without_torch(tmp_path: Path) -> None:
     found = imported(tmp_path, "train", "--list")
     assert "resnets.recipes.imagenet" in found
     assert not found & HEAVY
+
+
+def test_train_prints_its_first_line_before_it_imports_torch(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED + PROGRAM, tmp_path / "names", "train", "digits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    first, second = done.stderr.splitlines()
+    assert "cifar-resnet20" in first
+    assert second == "torch is imported"
 
 
 def test_predict_imports_what_it_uses(

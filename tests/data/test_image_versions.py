@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnets.cli.main import main
 from resnets.config import DataSpec
-from resnets.data.splits.image_versions import find_sources
+from resnets.data.splits.image_versions import find_sources, series_warnings
 from resnets.data.splits.open import open_data
 
 
@@ -72,6 +72,29 @@ def test_frames_of_a_video_across_splits_are_warned_of(tmp_path, monkeypatch):
     assert warned("set")
     assert not warned("set", group="regex:(.+)/")
     assert not warned("plain")
+
+
+@pytest.mark.parametrize(
+    ("names", "is_one"),
+    [
+        (["{}/p{}_{}.png"], True),  # objects of a photograph, by class
+        (["{}/p{}_frame_{}.png", "{}/p{}_frame_0.png"], False),  # both classes number their clips
+    ],
+)
+def test_the_group_that_is_advised_follows_a_series_into_other_folders(names, is_one):
+    paths = [
+        name.format("ab"[number % 2 if "frame" not in name else number // 8], photo, number)
+        for name in names
+        for photo in range(3)
+        for number in range(16)
+    ]
+    paths = sorted(set(paths))
+    (said,) = series_warnings(
+        paths, [path[0] for path in paths], [n % 2 for n in range(len(paths))]
+    )
+    pattern = re.search(r"data\.group=regex:(.+)'", said)[1]
+    groups = {path: re.search(pattern, path)[1] for path in paths}
+    assert len(set(groups.values())) == (3 if is_one else 6)
 
 
 @pytest.mark.parametrize(

@@ -350,6 +350,7 @@ def test_flat_splits_take_their_labels_from_a_table(tmp_path, file, text, packed
     source = find_source(DataSpec(source=str(root)))
     assert source.train.labels.tolist() == [0, 1, 1]
     assert file in source.notes[0]
+    assert not source.left_out.total  # the tables are used
 
 
 def test_a_flat_folder_with_a_table_beside_it(tmp_path: Path) -> None:

@@ -460,6 +460,9 @@ def test_classes_that_seem_to_be_none_are_warned_about(flat) -> None:
     assert "28 classes are numbers" in class_warnings(ages, (2,) * 28)[0]
     assert class_warnings(ages, (50,) * 28) == []
     assert "12 of 12 classes have one image" in class_warnings(ages[:12], (1,) * 12)[0]
+    (said,) = class_warnings(("cat", "truck", "turck"), (90, 80, 9))
+    assert "'turck' (9 images) for 'truck' (80)" in said
+    assert class_warnings(("tshirt", "shirt"), (90, 80)) == []
     with pytest.raises(DataError, match="the label -1"):
         check_spellings(["0", "1", "-1"], "line {}".format)
     check_spellings(["-2", "2"], str)

@@ -6,7 +6,7 @@ import pytest
 
 from resnets.config import DataSpec, Recipe
 from resnets.report.classification_details import ClassRow, RunDetails, class_rows
-from resnets.report.run import advise, plot_curves
+from resnets.report.run import advise, advise_on_data, plot_curves
 
 
 def rows(val: list[float], train: list[float], losses: list[float] | None = None) -> list[Any]:
@@ -59,6 +59,15 @@ def test_the_balanced_error_is_plotted_where_it_differs(points: float, labels: i
     assert len(lines) == labels
     for line in lines:
         assert line.get_ydata() == pytest.approx([error + points for error in FLAT])
+
+
+def test_warnings_about_the_data_are_advice() -> None:
+    warnings = ["two classes share images", "59 series in two splits"]
+    found = advise_on_data({"data_summary": {"warnings": warnings}})
+    assert [(each.kind, each.values["warning"]) for each in found] == [
+        ("data", text) for text in warnings
+    ]
+    assert advise_on_data({}) == []
 
 
 def test_classes_of_a_run() -> None:

@@ -61,6 +61,17 @@ def test_rare_classes_are_warned_about_and_remedies_select_by_the_balanced_error
         assert task.class_weights.tolist() == pytest.approx([72 / (2 * 66), 72 / (2 * 6)])
 
 
+def test_small_images_that_are_enlarged_are_warned_about(folder: Path) -> None:
+    random_crops = {"data.augment.crop": "random-resized", "data.resize": 128}
+    found = [
+        ClassificationTask.open(
+            plan(folder, **random_crops, **{"data.size": size})
+        ).summary.warnings
+        for size in (16, 128)
+    ]
+    assert [sum("16x16 px" in text for text in warnings) for warnings in found] == [0, 1]
+
+
 def test_a_run_that_learned_nothing_is_reported_as_such(folder: Path, tmp_path: Path) -> None:
     given = plan(folder, **{"data.balance": "classes", "loss.kind": "focal"})
     run = resnets.train(given, out=tmp_path / "run", device="cpu", quiet=True)

@@ -152,6 +152,21 @@ def test_a_diverged_net_is_not_measured(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "run")] == [3]
 
 
+def test_each_epoch_has_its_training_error_and_ends_at_a_whole_epoch(tmp_path):
+    """An epoch may be shorter than the interval of the log, and no whole number of steps."""
+    plan = short(12, batch_size=512, log_every="100it", **{"eval.every": "1ep"})
+    training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    rows = read_rows(tmp_path / "run")
+    steps = {
+        kind: [row["step"] for row in rows if row["kind"] == kind] for kind in ("train", "val")
+    }
+    assert steps["train"] == steps["val"] == [r["step"] for r in rows if r["kind"] == "time"]
+    length = rows[-1]["step"] / rows[-1]["epoch"]  # steps of an epoch
+    assert length % 1
+    ends = [round(number * length) for number in range(1, len(steps["val"]))]
+    assert steps["val"] == [*ends, 12]
+
+
 def test_no_validation_split_uses_the_last_weights(tmp_path):
     plan = short(10, **{"data.val_fraction": 0.0, "eval.watch_test": True})
     result = training.run(plan, tmp_path / "run", device="cpu", quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ class Check:
             if self.repair is not None:
                 repair(self.source, tasks[0], self.repair, detect)
             code = exit_code(report)
-            _print_conclusion(report, written, code)
+            _print_conclusion(report, written, spec, code)
             return code
 
     def _options(self) -> tuple[str | None, frozenset[Kind]]:
@@ -202,6 +203,10 @@ def _print_report(report: CheckReport, written: WrittenReport) -> None:
 
 
 def _format_remedy(report: CheckReport, written: WrittenReport) -> str:
+    if report.refused:  # until then no command trains on it
+        return (
+            f"Once training accepts the set, leave them out: data.quarantine={written.quarantine}"
+        )
     if report.leaks and not written.without_leaks:
         return "Check again with --leave-out leak,near-leak for a list to train without them."
     return f"Train without them:\n  {written.command}"
@@ -247,8 +252,11 @@ def _tables(report: CheckReport) -> Iterator[Table]:
         yield table
 
 
-def _print_conclusion(report: CheckReport, written: WrittenReport, code: int) -> None:
+def _print_conclusion(
+    report: CheckReport, written: WrittenReport, spec: DataSpec, code: int
+) -> None:
     """Print the files that were written, the worst problem once more, and the exit code."""
+    from resnets.data.check.classes import make_class_table
     from resnets.data.check.verdict import list_warnings, make_verdict
 
     echo(f"report: {written.page}\nfindings: {written.table}")
@@ -267,3 +275,9 @@ def _print_conclusion(report: CheckReport, written: WrittenReport, code: int) ->
         echo(f"exit code 0, with {len(found):,} warning{'s' * (len(found) > 1)}: see above")
     else:
         echo("nothing that spoils a result was found")
+    plain = (spec.labels_from, spec.ground_truth, spec.quarantine) == ("auto", None, None)
+    classes = make_class_table(report.contents)
+    if not code and plain and classes is not None and written.recipe == "scratch":
+        source = shlex.quote(spec.source)
+        echo(f"next:   resnets train finetune --data {source}    (from pretrained weights)")
+        echo(f"        resnets train scratch --data {source}     (from random weights)")

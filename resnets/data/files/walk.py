@@ -105,12 +105,24 @@ class LeftOut:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
     links: int = 0
+    _label_files: set[str] = field(default_factory=set)
 
     def add(self, reason: str, path: str, *, suffix: str | None = None, count: int = 1) -> None:
         """Count the file or folder `path`."""
         key = reason, suffix_of(path) if suffix is None else suffix
         self.counts[key] += count
         self.examples.setdefault(key, path)
+
+    def discard_label_file(self, path: str) -> None:
+        """Uncount a file that is not an image but is read for labels, once per path."""
+        key = NOT_IMAGE, suffix_of(path)
+        if path in self._label_files or not self.counts[key]:
+            return
+        self._label_files.add(path)
+        self.counts[key] -= 1
+        if not self.counts[key]:
+            del self.counts[key]
+            self.examples.pop(key, None)
 
     def add_all(self, other: LeftOut) -> None:
         """Add the counts of another one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -16,6 +17,7 @@ INDEXED = (  # "2 cassette", "2: cassette", "2,cassette"; "cassette 2", "cassett
     re.compile(r"(?P<number>\d{1,6})[\s:;,=]+(?P<name>\S.*)"),
     re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,6})"),
 )
+MIN_LETTERS = 5  # of a name whose misspellings are looked for
 HEADERS = ("name", "names", "class", "classes", "label", "labels", "class_name", "category")
 
 
@@ -33,6 +35,32 @@ def class_key(name: str) -> str:
     if SIGNED.fullmatch(clean_name(name)):  # a sign is significant
         return clean_name(name)
     return BLANKS.sub(" ", clean_name(name).casefold()).strip()
+
+
+def is_misspelling(name: str, other: str) -> bool:
+    """Whether names differ by one letter, or by two that are swapped, in one word of five or more.
+
+    Names that count or enumerate differ so, too, and are none: "grade2", "type_b", "stageII".
+
+    >>> is_misspelling("turck", "truck"), is_misspelling("Fire truk", "fire_truck")
+    (True, True)
+    >>> is_misspelling("type_a", "type_b"), is_misspelling("typeI", "typeII")
+    (False, False)
+    """
+    words, others = class_key(name).split(), class_key(other).split()
+    pairs = [pair for pair in zip(words, others, strict=False) if pair[0] != pair[1]]
+    if len(words) != len(others) or len(pairs) != 1:
+        return False
+    short, long = sorted(pairs[0], key=len)
+    start = len(posixpath.commonprefix([short, long]))
+    one, two = short[start:], long[start:]
+    enumerated = not (one[:1] + two[:1]).isalpha() or set(one + two) <= set("ivx")
+    if len(long) < MIN_LETTERS or enumerated:
+        return False
+    if len(short) < len(long):
+        return one == two[1:]
+    swapped = one[:2] == two[1::-1] and one[2:] == two[2:]
+    return len(one) > 1 and (one[1:] == two[1:] or swapped)
 
 
 def label_in_name(path: str) -> str | None:

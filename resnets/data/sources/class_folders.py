@@ -107,7 +107,10 @@ def read_tree(
             check_distinct(split.class_folders, where)
 
     def read_flat(split: SplitRows, form: LabelForm = labels) -> FlatLabels | None:
-        return read_flat_labels(split, layout, everything, where, truth, group, form)
+        found = read_flat_labels(split, layout, everything, where, truth, group, form)
+        if found is not None:
+            listing.left_out.discard_label_file(found.file)
+        return found
 
     training = _find_training_split(layout, where)
     if labels_from == "auto":

@@ -31,6 +31,7 @@ MIN_TILES = 4  # of a scene
 NUMBERED = re.compile(r"(.*?)(\d{1,9})")
 MIN_FRAMES = 4  # of a series
 SERIES_PREFIX = r"(.*\D)\d+\."  # a path without the number at its end
+NAME_PREFIX = r"([^/]*\D)\d+\.[^/]*$"  # the same of a file name, for a series in several folders
 MAX_TAILS = 8  # alternatives in a pattern
 FRAME = re.compile(r".*\d.*?[\d_. -](?:frame|frm|fr?|slice|slc|t|z)[_. -]*", re.I)
 SIZED = re.compile(r"(.+)-(?:[1-9]\d{1,4}x[1-9]\d{1,4}|scaled)")
@@ -245,14 +246,34 @@ def series_warnings(
         if split_series:
             one, many = ("folder", "folders") if is_folder else ("series", "series")
             first = names[split_series[0][0]]
+            crosses = not is_folder and _series_crosses_folders(folders)
+            pattern = "(.+)/" if is_folder else NAME_PREFIX if crosses else SERIES_PREFIX
             warnings.append(
                 f"{format_count(len(split_series), one, many)} of numbered images in both training"
                 " and held-out splits, such as"
                 f" {posixpath.dirname(first) if is_folder else first}; if each is one video or"
                 " scan, the error is too low: keep them together with --set"
-                f" 'data.group=regex:{'(.+)/' if is_folder else SERIES_PREFIX}'"
+                f" 'data.group=regex:{pattern}'"
             )
     return warnings
+
+
+def _series_crosses_folders(folders: Mapping[str, Sequence[tuple[int, str, str]]]) -> bool:
+    """Whether a series lies in several folders, as objects cut out of an image, sorted by class.
+
+    folders: index, name before the number, and number of the images of each folder. Where two
+    folders have the same number of a name, they have two series of that name.
+    """
+    numbers: dict[str, list[set[str]]] = {}
+    for members in folders.values():
+        by_word: dict[str, set[str]] = {}
+        for _, word, number in members:
+            by_word.setdefault(word, set()).add(number)
+        for word, found in by_word.items():
+            if re.search(r"\d", word):
+                numbers.setdefault(word, []).append(found)
+    shared = [found for found in numbers.values() if len(found) > 1]
+    return bool(shared) and all(len(set.union(*found)) == sum(map(len, found)) for found in shared)
 
 
 def _is_series(numbers: Sequence[int], any_step: bool) -> bool:

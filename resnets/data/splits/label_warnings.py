@@ -16,10 +16,10 @@ from resnets.data.dataset.labels import (
     format_label,
     group_labels,
 )
-from resnets.data.layout.class_spelling import BLANKS
+from resnets.data.layout.class_spelling import BLANKS, is_misspelling
 from resnets.data.layout.class_spelling import SIGNED as NUMBER
 from resnets.data.splits.share import Share
-from resnets.utils.printable import join_names
+from resnets.utils.printable import format_count, join_names
 
 UNLABELED = frozenset(
     {
@@ -30,6 +30,8 @@ UNLABELED = frozenset(
     }
 )
 MAX_IMAGES_PER_VALUE = 5  # average below which numeric classes may be quantities
+MAX_COMPARED = 1000  # classes up to which all pairs of names are compared
+MIN_RATIO = 4  # images of a class per image of one whose name may be a misspelling of it
 MIN_VALUES = 10  # classes from which they may be quantities or ids
 
 
@@ -76,7 +78,8 @@ def label_conflicts(
 def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
     """Return warnings about `classes`, with `counts` images, that are probably not classes.
 
-    These are names for images without a label, numbers of a quantity, and one class per image.
+    These are names for images without a label, misspellings of another class, numbers of a
+    quantity, and one class per image.
     """
     warnings = []
     named = [
@@ -89,6 +92,7 @@ def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
             f"trained on as {'a class' if len(named) == 1 else 'classes'}: {', '.join(named)},"
             f" called as images without a label are; leave such images out"
         )
+    warnings += _misspelling_warning(classes, counts)
     total = sum(counts)
     num_single = sum(count == 1 for count in counts)
     if len(classes) >= MIN_VALUES and 2 * num_single > len(classes):
@@ -107,6 +111,25 @@ def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
             " classifier does not know that 20 is near 21; make ranges of them"
         )
     return warnings
+
+
+def _misspelling_warning(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Return a warning about classes that have few images and almost the name of a larger one."""
+    if len(classes) > MAX_COMPARED:
+        return []
+    largest = sorted(zip(counts, classes, strict=True), reverse=True)
+    found = [
+        f"{name!r} ({format_count(count, 'image')}) for {other!r} ({many:,})"
+        for count, name in largest[::-1]
+        for many, other in largest
+        if many >= MIN_RATIO * count and is_misspelling(name, other)
+    ]
+    if not found:
+        return []
+    return [
+        f"class names that may be misspelt: {', '.join(found[:3])}{', ...' * (len(found) > 3)};"
+        " put the images together if they are of one class"
+    ]
 
 
 def unmeasured_classes(labels: Labels, classes: Sequence[str], title: str) -> tuple[str, ...]:

@@ -227,7 +227,7 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
         changes |= {"data.split_rule": "rank", "data.overlap": "allow"}
     if grid.iterations:
         spacing = min(MAX_ROW_STEPS, grid.epoch)
-        rows = max(1, round(grid.iterations / spacing))
+        rows = -(-grid.iterations // spacing)
         changes["duration"] = f"{grid.iterations}it"
         changes["log_every"] = f"{-(-grid.iterations // rows)}it"
     settings = dict(_parse_setting(each) for each in grid.settings)

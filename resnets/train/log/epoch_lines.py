@@ -85,7 +85,8 @@ class EpochLines:
         parts = [f"epoch {_format_epoch(end['epoch'])}/{_format_epoch(epochs)}"]
         parts += [text for row in rows if (text := format_metrics(row))]
         remaining = (self.total - end["step"]) * self._seconds_per_step
-        parts += [f"{format_duration(remaining)} left"] if end["step"] < self.total else []
+        if end["step"] < self.total and self._seconds_per_step:
+            parts.append(f"{format_duration(remaining)} left")
         self._emit("  ".join(parts))
         self._printed = time.monotonic()
 

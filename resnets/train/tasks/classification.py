@@ -44,6 +44,7 @@ from resnets.train.tasks.label_settings import (
     choose_monitor,
     imbalance_warnings,
     logged_metrics,
+    size_warnings,
     unreadable_messages,
 )
 from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
@@ -92,9 +93,9 @@ class ClassificationTask:
         self.multilabel = is_multilabel(splits.train.labels)
         counts = class_counts(splits.train.labels.numpy(), len(splits.classes))
         self.class_counts: list[int] = counts.tolist()
-        warnings = (
-            [] if self.multilabel else imbalance_warnings(recipe, splits.classes, self.class_counts)
-        )
+        warnings = size_warnings(recipe, splits.train)
+        if not self.multilabel:
+            warnings += imbalance_warnings(recipe, splits.classes, self.class_counts)
         self.summary = dataclasses.replace(
             splits.summary, warnings=(*splits.summary.warnings, *warnings)
         )
