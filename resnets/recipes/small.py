@@ -29,7 +29,7 @@ def digits(net: str = "cifar-resnet20") -> Recipe:
         schedule=ScheduleSpec(kind="one-cycle", warmup=0.2),
         duration="40ep",
         batch_size=64,
-        log_every="2ep",
+        log_every="1ep",
         eval=EvalSpec(every="5ep"),
         checkpoint_every="5ep",
     )

@@ -40,6 +40,8 @@ THEME = {
 }
 INK, SOFT, LINE, CARD = (THEME[name][0] for name in ("ink", "soft", "line", "card"))
 SERIES = tuple(light for name, (light, _) in THEME.items() if name.startswith("series"))
+# Over the pixels of an image, which are the same in both themes: not among the theme's colors.
+DARK_ON_IMAGE, LIGHT_ON_IMAGE = "#1b222f", "#fefefe"
 
 PANEL = (4.3, 3.9)  # inches of a panel: two fit side by side on a desktop, one on a phone
 PX_PER_POINT = 4 / 3

@@ -15,13 +15,22 @@ from resnets.utils.printable import valid_text
 
 MINUS = "\N{MINUS SIGN}"
 
+# Elements with commands, and an option in one: lines must not break after its hyphens.
+CODE = re.compile(r"<(pre|code)\b[^>]*>[^<]*</\1>")
+OPTION = re.compile(r"(?<![\w/.=-])--[a-z][\w-]*")
+
 Cell = str | float | int | None
 Row = tuple[Cell, ...]
 
 
 def render(template: str, **values: Any) -> str:
     """Render a template of report/templates, with escaping if its name ends in .html.j2."""
-    return valid_text(_environment().get_template(template).render(**values))
+    text = valid_text(_environment().get_template(template).render(**values))
+    return CODE.sub(_keep_options_together, text) if template.endswith(".html.j2") else text
+
+
+def _keep_options_together(element: re.Match[str]) -> str:
+    return OPTION.sub(r'<span class="option">\g<0></span>', element[0])
 
 
 def extract_lead(page: str) -> str:

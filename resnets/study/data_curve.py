@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError
+from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
@@ -231,24 +232,24 @@ def _plot_curve(
     law: PowerLaw | None,
     expected: Sequence[Extrapolation],
 ) -> Figure:
-    from matplotlib.figure import Figure as Plot
-
-    plot = Plot(figsize=(6, 3.4))
-    axes = plot.subplots()
-    axes.plot(images, errors, "o", label="measured")
-    if law is not None and expected:
-        counts = np.geomspace(min(images), expected[-1].images, 100)
-        axes.plot(counts, [law(count) for count in counts], "--", label="power law")
-        below = [each.error - each.low for each in expected]
-        above = [each.high - each.error for each in expected]
-        axes.errorbar(
-            [each.images for each in expected],
-            [each.error for each in expected],
-            yerr=np.clip([below, above], 0, None),
-            fmt="s",
-            label="extrapolated",
-        )
-    axes.set(xscale="log", xlabel="training images", ylabel="test error (%)")
-    axes.legend()
+    with figure_style():
+        plot, (axes,) = subplots(1, panel=(6, 3.4))
+        axes.plot(images, errors, "o", color=SERIES[0], label="measured")
+        if law is not None and expected:
+            counts = np.geomspace(min(images), expected[-1].images, 100)
+            fitted = [law(count) for count in counts]
+            axes.plot(counts, fitted, "--", color=SERIES[0], label="power law")
+            below = [each.error - each.low for each in expected]
+            above = [each.high - each.error for each in expected]
+            axes.errorbar(
+                [each.images for each in expected],
+                [each.error for each in expected],
+                yerr=np.clip([below, above], 0, None),
+                fmt="s",
+                color=SERIES[3],
+                label="extrapolated",
+            )
+        axes.set(xscale="log", xlabel="training images", ylabel="test error (%)")
+        axes.legend()
     points = tuple(zip(images, errors, strict=True))
     return Figure("curve", plot, Numbers(("images", "error"), points))

@@ -24,6 +24,7 @@ from resnets.config import (
     replace_fields,
     to_toml,
 )
+from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.report.run import METRICS
 from resnets.train.fit_memory import OutOfMemory
@@ -375,12 +376,10 @@ def _format_value(value: Any) -> str | None:
 
 
 def _plot_range_test(lr_test: RangeTest) -> Figure:
-    from matplotlib.figure import Figure as Plot
-
-    plot = Plot(figsize=(6, 3.2))
-    axes = plot.subplots()
-    axes.plot(lr_test.rates, lr_test.losses)
-    axes.axvline(lr_test.suggested, linestyle="--")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    with figure_style():
+        plot, (axes,) = subplots(1, panel=(6, 3.2))
+        axes.plot(lr_test.rates, lr_test.losses, color=SERIES[0])
+        axes.axvline(lr_test.suggested, color=SERIES[3], linestyle="--")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     numbers = Numbers(("lr", "loss"), tuple(zip(lr_test.rates, lr_test.losses, strict=True)))
     return Figure("range-test", plot, numbers)

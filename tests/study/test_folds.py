@@ -103,6 +103,7 @@ def test_planted_labels_are_found(found, tree) -> None:
     assert sum(planted[each.path] == each.suggested for each in hits) >= 4
     page = found.report.read_text()
     assert all(each.path in page for each in found.issues)
+    assert '<span class="option">--set</span> data.corrections=' in page  # no break in an option
     listed = {line.split("\t")[0] for line in (found.folder / "quarantine.txt").open()}
     assert {each.path for each in found.issues} <= listed
 

@@ -158,8 +158,8 @@ def test_a_study_of_which_nothing_has_run_still_has_a_report(tmp_path: Path) -> 
 
 def test_a_presets_study_is_repeated_by_its_name(tmp_path: Path) -> None:
     write_grid(PRESETS["paper-imagenet"](), tmp_path)
-    page = write_grid_page(tmp_path).path.read_text(encoding="utf-8")
-    assert "resnets study depth --preset paper-imagenet\n" in page
+    write_grid_page(tmp_path)
+    assert "resnets study depth --preset paper-imagenet\n" in read_page(tmp_path).text
 
 
 def write_run(folder: Path, net: str, seed: int, source: str, error: float) -> None:

@@ -10,6 +10,7 @@ from made_up_study import write_runs
 
 from resnets.config import ConfigError, replace_fields
 from resnets.recipes import recipe
+from resnets.report.figure_style import DARK_ON_IMAGE
 from resnets.study.depth.best_of_sweep import group_sweep
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
@@ -152,8 +153,9 @@ def test_page_of_a_sweep(study: Path) -> None:
     assert len(rows) == len(NETS) * len(RATES)
     failed = [row for row in rows if row["status"] == "failed"]
     assert [(row["model"], row["optim.lr"]) for row in failed] == [("cifar-plain14", "0.3")]
-    page = Elements(report.path.read_text(encoding="utf-8"))
-    text = page.text if hasattr(page, "text") else report.path.read_text(encoding="utf-8")
+    page = report.path.read_text(encoding="utf-8")
+    assert DARK_ON_IMAGE in page  # the heat map's cells are the same in the dark theme
+    text = Elements(page).text
     assert "--sweep optim.lr=0.01,0.1,0.3" in text
     assert "--models cifar-plain8,cifar-plain14,cifar-resnet8,cifar-resnet14" in text
     for name in ("sweep", "error-curves", "error-against-depth"):

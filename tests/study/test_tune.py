@@ -1,6 +1,9 @@
 """`resnets tune`: a range test, and a seeded search on validation images alone."""
 
+import html
 import os
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +108,8 @@ def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Pa
     assert [each.fields for each in again.trials] == [untrained[0], *untrained[2:]]
     assert os.listdir(tmp_path) == [out.name]
     assert (out / search.STORE).is_file()
+    command = re.search(r"<pre[^>]*>(.*?)</pre>", (out / "report.html").read_text())[1]
+    assert shlex.split(html.unescape(command))[2:] == [str(out / search.BEST)]
     with pytest.raises(ConfigError, match="seed 0, not 1"):
         tune(chosen, trials=4, seed=1, out=out, device="cpu")
     assert len(untrained) == 4

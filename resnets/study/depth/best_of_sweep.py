@@ -19,7 +19,15 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
 from resnets.config import Recipe
-from resnets.report.figure_style import CARD, INK, SERIES, figure_style, subplots
+from resnets.report.figure_style import (
+    CARD,
+    DARK_ON_IMAGE,
+    INK,
+    LIGHT_ON_IMAGE,
+    SERIES,
+    figure_style,
+    subplots,
+)
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
 from resnets.study.depth.figures import capitalize
@@ -186,11 +194,13 @@ def _draw_family(axes: Axes, networks: Sequence[SweptNetwork], values: Sequence[
             cells = each.cells.get(value, ())
             failed = any(cell.status == "failed" for cell in cells)
             text = ("×" if failed else "–") if error is None else f"{error:.1f}"
-            color = CARD if error is not None and error > 0.45 * top else INK
+            color = INK  # over the card: a cell without a value is transparent
+            if error is not None:
+                color = LIGHT_ON_IMAGE if error > 0.45 * top else DARK_ON_IMAGE
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
             if value == each.best:
                 frame = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False, lw=2)
-                frame.set_edgecolor(INK)
+                frame.set_edgecolor(DARK_ON_IMAGE)
                 axes.add_patch(frame)
     axes.set_xticks(range(len(values)), values)
     depths = [each.first_cell.depth for each in networks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
     spread = statistics.stdev(errors) if len(errors) > 1 else None
     wrong = predictions.predicted != predictions.labels
     convergence = measure_convergence(cells)
-    train = f"resnets train {grid.recipe} --data {grid.data}"
+    train = f"resnets train {shlex.quote(grid.recipe)} --data {shlex.quote(grid.data)} --set"
     report = write_page(
         folder,
         "study/folds.html.j2",
@@ -179,8 +180,8 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
         corrections=CORRECTIONS,
         quarantine=QUARANTINE,
         predictions=PREDICTIONS,
-        train_corrected=f"{train} --set data.corrections={folder / CORRECTIONS}",
-        train_without=f"{train} --set data.quarantine={folder / QUARANTINE}",
+        train_corrected=f"{train} {shlex.quote(f'data.corrections={folder / CORRECTIONS}')}",
+        train_without=f"{train} {shlex.quote(f'data.quarantine={folder / QUARANTINE}')}",
         missing=[cell.folder.name for cell in cells if cell.status != "done"],
     )
     return Folds(folder, cells, errors, predictions, issues, report.lead, report.path)

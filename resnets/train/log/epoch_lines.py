@@ -66,7 +66,8 @@ class EpochLines:
         if self._end is None or (step is not None and step <= self._end["step"]):
             return
         rows = [*([self._mean()] if self._over and self._train else []), *self._evaluations]
-        self._print(self._end, rows)
+        if rows:  # else the log has no row in this epoch
+            self._print(self._end, rows)
         if self._over:
             self._train = []
         self._end, self._over, self._evaluations = None, False, []
@@ -81,8 +82,10 @@ class EpochLines:
         return {"kind": "train", **means}
 
     def _print(self, end: Row, rows: list[Row]) -> None:
-        epochs = end["epoch"] * self.total / max(1, end["step"])
-        parts = [f"epoch {_format_epoch(end['epoch'])}/{_format_epoch(epochs)}"]
+        step = end["epoch"] / max(1, end["step"])  # in epochs
+        parts = [
+            f"epoch {_format_epoch(end['epoch'], step)}/{_format_epoch(step * self.total, step)}"
+        ]
         parts += [text for row in rows if (text := format_metrics(row))]
         remaining = (self.total - end["step"]) * self._seconds_per_step
         if end["step"] < self.total and self._seconds_per_step:
@@ -111,7 +114,7 @@ def format_duration(seconds: float) -> str:
     return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
 
 
-def _format_epoch(epoch: float) -> str:
-    """Format an epoch, as an integer if it nearly is one: batches do not divide epochs."""
+def _format_epoch(epoch: float, step: float) -> str:
+    """Format an epoch, as an integer if no other step (of `step` epochs) is nearer to its end."""
     whole = round(epoch)
-    return f"{whole}" if whole and abs(epoch - whole) < 0.05 else f"{epoch:.1f}"
+    return f"{whole}" if whole and abs(epoch - whole) <= max(0.05, step / 2) else f"{epoch:.1f}"
