@@ -25,8 +25,10 @@ Row = tuple[Cell, ...]
 
 def render(template: str, **values: Any) -> str:
     """Render a template of report/templates, with escaping if its name ends in .html.j2."""
-    text = valid_text(_environment().get_template(template).render(**values))
-    return CODE.sub(_keep_options_together, text) if template.endswith(".html.j2") else text
+    found = _environment().get_template(template)
+    text = valid_text(found.render(**values))
+    is_page = found.name is None or found.name.endswith(".html.j2")
+    return CODE.sub(_keep_options_together, text) if is_page else text
 
 
 def _keep_options_together(element: re.Match[str]) -> str:

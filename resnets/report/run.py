@@ -77,7 +77,8 @@ STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])
 MIN_EVALUATIONS = 5
 LATE = 0.25  # fraction of the run that is its end
 FALLING = 0.05  # relative decrease of the validation error in it that suggests longer training
-RISING = 1.05  # last validation loss over the lowest that is overfitting
+RISING = 1.05  # last validation loss over the lowest that is overfitting ...
+MIN_RISE = 0.02  # ... if they also differ by this much: below it are losses of almost no error
 GAP = 2.0  # validation error over training error that is overfitting ...
 POINTS = 5.0  # ... if they also differ by this many points
 FEW_IMAGES = 20_000  # training images below which pretrained weights are suggested
@@ -181,7 +182,7 @@ def advise(recipe: Recipe, rows: Rows, images: int) -> list[Advice]:
                 "train": train[-1]["top1_error"],
                 "val": val[-1]["top1_error"],
                 "best_epoch": lowest["epoch"],
-                "rises": val[-1]["loss"] > RISING * lowest["loss"],
+                "rises": _rises(lowest["loss"], val[-1]["loss"]),
             }
             advice.append(Advice("overfitting", values))
     if recipe.weights is None and images < FEW_IMAGES and (recipe.data.size or 0) >= 64:
@@ -191,9 +192,14 @@ def advise(recipe: Recipe, rows: Rows, images: int) -> list[Advice]:
 
 def _overfits(val: Rows, train: Rows) -> bool:
     losses = [row["loss"] for row in val if "loss" in row]
-    rises = bool(losses) and losses[-1] > RISING * min(losses)
+    rises = bool(losses) and _rises(min(losses), losses[-1])
     error, trained = val[-1]["top1_error"], train[-1]["top1_error"]
     return rises or (error > GAP * trained and error - trained > POINTS)
+
+
+def _rises(lowest: float, last: float) -> bool:
+    """Whether the validation loss rose from its lowest value by more than noise."""
+    return last > max(RISING * lowest, lowest + MIN_RISE)
 
 
 def _count_images(result: Mapping[str, Any]) -> int:

@@ -33,6 +33,7 @@ SMALL = Recipe(data=DataSpec(size=96))
         (rows(FLAT, FLAT), Recipe(), []),
         (rows(FLAT, [40, 30, 20, 15, 10, 6, 3, 1]), Recipe(), ["overfitting"]),
         (rows(FLAT, FLAT, RISING), Recipe(), ["overfitting"]),
+        (rows(FLAT, FLAT, [loss / 100 for loss in RISING]), Recipe(), []),  # almost no loss
         (rows(FLAT[:3], [1.0] * 3), Recipe(), []),  # too few to tell
         (rows(FLAT, FLAT), SMALL, ["pretrained"]),
         (rows(FLAT, FLAT), Recipe(data=DataSpec(size=96), weights="a.safetensors"), []),
