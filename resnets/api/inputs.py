@@ -5,8 +5,8 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import Any
 
-from resnets.api.recipe import data_source
 from resnets.config import DataSpec
+from resnets.config.data import data_source
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
 from resnets.data.sources.objects import open_objects

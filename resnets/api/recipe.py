@@ -27,6 +27,7 @@ from resnets.config import (
     read_field_names,
     replace_fields,
 )
+from resnets.config.data import data_source
 from resnets.models import catalog
 from resnets.recipes.detection import split_name
 
@@ -79,13 +80,6 @@ def choose_recipe(
     for warning in warnings:
         log.warning("%s", warning)
     return chosen
-
-
-def data_source(data: str | PathLike[str]) -> str:
-    """Return a data set's name, or absolute path, for `DataSpec.source`; ConfigError for ""."""
-    if not str(data).strip():
-        raise ConfigError("data: is empty; name a data set, or its folder or file")
-    return str(Path(data).resolve() if Path(data).exists() else data)
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:

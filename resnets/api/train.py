@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from resnets.api.recipe import choose_duration, choose_recipe, data_source
+from resnets.api.recipe import choose_duration, choose_recipe
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
+from resnets.config.data import data_source
 from resnets.data.sources.objects import open_objects
 from resnets.models.custom_model import MakeModel
 from resnets.train.guards.interrupt import Interrupted

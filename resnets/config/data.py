@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 from resnets.utils.errors import ConfigError
@@ -237,6 +239,13 @@ class DataSpec:
     def tested_at(self) -> int | None:
         """Pixels of the square the model sees at test time; None = as stored."""
         return self.test_size or self.size
+
+
+def data_source(data: str | PathLike[str]) -> str:
+    """Return a data set's name, or absolute path, for `DataSpec.source`; ConfigError for ""."""
+    if not str(data).strip():
+        raise ConfigError("data: is empty; name a data set, or its folder or file")
+    return str(Path(data).resolve() if Path(data).exists() else data)
 
 
 def parse_group(group: str) -> tuple[Literal["column", "regex"], str]:
