@@ -26,6 +26,7 @@ SUFFIX: dict[str, str] = {
     "onnx": ".onnx",
     "openvino": ".xml",
     "torch": ".pt2",
+    "executorch": ".pte",
     "tensorrt": "-tensorrt.onnx",
     "web": "-web",
 }
@@ -69,10 +70,11 @@ def export(
         weights: A run, checkpoint, file in a known format, published weights, or a loaded model.
             Detectors, localizers and segmenters are runs or checkpoints.
         to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export),
-            "tensorrt" (.onnx as TensorRT takes it) or "web" (a folder with a page that classifies
-            images in the browser, by model.onnx).
+            "executorch" (.pte, for phones and edge devices, by XNNPACK), "tensorrt" (.onnx as
+            TensorRT takes it) or "web" (a folder with a page that classifies images in the browser,
+            by model.onnx).
         precision: "float32"; "bfloat16" (openvino, torch); "float16" (tensorrt); "int8" (onnx,
-            openvino, tensorrt, web; with `calibrate`).
+            openvino, executorch, tensorrt, web; with `calibrate`).
         out: File, or folder for "web", to write; default: MODEL[-int8|-bf16|-fp16] with the
             suffix of the format, in the run's folder.
         calibrate: Data set that calibrates int8 and on which errors are counted.

@@ -57,6 +57,8 @@ def choose_recipe(
         chosen = recipe
     elif is_name:
         chosen = recipes.recipe(str(recipe), model if isinstance(model, str) else None)
+        if recipe == "qat" and (weights := dict(flatten_fields(fields or {})).get("weights")):
+            chosen = _fine_tune_int8(str(weights), chosen, has_data=data is not None)
     else:
         chosen = from_toml(recipe)
     if isinstance(model, ModelSpec) or (model is not None and not is_name):
@@ -80,6 +82,38 @@ def choose_recipe(
     for warning in warnings:
         log.warning("%s", warning)
     return chosen
+
+
+def _fine_tune_int8(weights: str, qat: Recipe, *, has_data: bool) -> Recipe:
+    """Return recipe qat for `weights`, with what it does not decide from the recipe of their run.
+
+    Its learning rate and duration are a tenth of the run's.
+    """
+    from resnets.weights.load import load_model  # deferred: slow to import
+
+    net = load_model(weights)
+    run = net.recipe
+    if run is None:
+        if not has_data:
+            raise ConfigError(f"{weights}: does not say what it was trained on; add --data")
+        return dataclasses.replace(qat, model=net.spec, weights=weights)
+    amount, unit = parse_duration(run.duration, "duration")
+    if unit == "it":
+        amount = max(10.0, amount)
+    return dataclasses.replace(
+        qat,
+        task=run.task,
+        model=run.model,
+        data=run.data,
+        loss=run.loss,
+        optim=dataclasses.replace(run.optim, lr=run.optim.lr / 10),
+        duration=f"{round(amount / 10) if unit == 'it' else amount / 10:g}{unit}",
+        batch_size=run.batch_size,
+        micro_batch=run.micro_batch,
+        norm_batch=run.norm_batch,
+        sync_norm=run.sync_norm,
+        weights=weights,
+    )
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:

@@ -38,7 +38,8 @@ class RowOptions:
     """The options that decide the rows, besides data set and model.
 
     top: classes per image. batch: batch size, which can change the last digit of a float.
-    backend, precision, device: resolved, never "auto".
+    backend, precision, device: resolved, never "auto". threshold: lowest score of an object; None
+    for classifiers.
     """
 
     format: Format
@@ -48,6 +49,7 @@ class RowOptions:
     backend: str
     precision: str
     device: str
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from resnets.bulk import pool
 from resnets.bulk.dataset_index import ImageSet
 from resnets.bulk.image_index import index_dataset
 from resnets.bulk.images import open_dataset
+from resnets.bulk.model import BulkModel, open_bulk_model, weights_sha256
 from resnets.bulk.plan import (
     SUMMARY,
     WORK,
@@ -32,16 +33,14 @@ from resnets.bulk.plan import (
     shard_size,
 )
 from resnets.bulk.pool import Event
-from resnets.bulk.worker import Job, ShardWorker, device_type, weights_sha256
-from resnets.bulk.write import Format, Summary
+from resnets.bulk.worker import Job, ShardWorker
+from resnets.bulk.write import Format, Layout, Summary
 from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.probe_split import probe_images
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.errors import DataError
-from resnets.evaluate.predict import MAX_BATCH
-from resnets.export.select_backend import open_backend
-from resnets.runtime.base import Backend, Runtime, describe_backend
+from resnets.runtime.base import Runtime
 from resnets.utils.cpu_count import cores
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
@@ -52,7 +51,8 @@ RANDOM_ACCESS = ("files", "spans")  # kinds of data sets of which single images 
 class BulkOptions:
     """Options of the user; None selects a default.
 
-    data, out, model: paths or names. processes: 0 means one per core.
+    data, out, model: paths or names. top: classes per image. threshold: lowest score of an object.
+    processes: 0 means one per core.
     """
 
     model: str
@@ -60,6 +60,7 @@ class BulkOptions:
     out: Path
     format: Format = "parquet"
     top: int = 5
+    threshold: float = 0.5
     shard_size: int | None = None
     batch: int | None = None
     processes: int = 1
@@ -82,7 +83,7 @@ class BulkOptions:
 class Run:
     """A prepared bulk prediction: `out` is locked and its manifest written.
 
-    backend: its description, for the log.
+    backend: its description, for the log. counted: the column that the summary counts.
     """
 
     manifest: Manifest
@@ -91,6 +92,7 @@ class Run:
     missing: tuple[int, ...]
     processes: int
     engine: Literal["local", "ray"]
+    counted: str
 
     @property
     def images_left(self) -> int:
@@ -123,7 +125,7 @@ class Run:
 
         DataError if the shards do not contain each image once.
         """
-        summary, manifest = Summary(), self.manifest
+        summary, manifest = Summary(self.counted), self.manifest
         for shard in range(manifest.shards):
             summary.add(manifest.path(self.job.out, shard), manifest.options.format)
         if summary.rows != manifest.images:
@@ -160,14 +162,14 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     )
     if previous is not None:
         previous.check_inputs(out, Manifest(*inputs, previous.options))
-    backend = _open_backend(request, model, previous, index.count, log)
+    opened = _open_model(request, model, previous, index.count, log)
     if index.kind in RANDOM_ACCESS:
         sample = _RandomAccess(open_dataset(out / WORK))
-        levels = backend.preprocess.spec.value_range or RANGE_16_BIT
+        levels = opened.preprocess.spec.value_range or RANGE_16_BIT
         for warning in probe_images(sample, np.arange(index.count), levels).warnings:
             log(f"warning: {warning}")
-    options = _resolve_options(
-        request, backend, index.count, previous.options if previous else None
+    options, layout = _resolve_options(
+        request, opened, index.count, previous.options if previous else None
     )
     manifest = Manifest(*inputs, options)
     if previous is None:
@@ -188,7 +190,9 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     any_device = request.device == "auto" or request.engine == "ray"
     device = options.device if any_device else request.device
     job = Job(out, model, device, request.calibrate, max(1, cores() // processes), request.loading)
-    return Run(manifest, describe_backend(backend), job, missing, processes, request.engine)
+    return Run(
+        manifest, opened.description, job, missing, processes, request.engine, layout.counted
+    )
 
 
 @dataclass(frozen=True)
@@ -211,19 +215,19 @@ def _count_existing(manifest: Manifest, out: Path, missing: Sequence[int]) -> in
     return sum(manifest.path(out, shard).exists() for shard in missing)
 
 
-def _open_backend(
+def _open_model(
     request: BulkOptions,
     model: str,
     previous: Manifest | None,
     count: int,
     log: Callable[[str], None],
-) -> Backend:
-    """Open the backend; "auto" means that of the previous run, if any."""
+) -> BulkModel:
+    """Open the model; "auto" means the backend of the previous run, if any."""
     backend, precision = request.backend, request.precision
     if previous is not None:
         backend = cast(Runtime, previous.options.backend) if backend == "auto" else backend
         precision = previous.options.precision if precision == "auto" else precision
-    return open_backend(
+    return open_bulk_model(
         model,
         backend=backend,
         device=request.device,
@@ -236,18 +240,21 @@ def _open_backend(
 
 
 def _resolve_options(
-    request: BulkOptions, backend: Backend, count: int, previous: RowOptions | None
-) -> RowOptions:
-    runtime, precision = backend.name.replace(",", "").split()[:2]
-    return RowOptions(
+    request: BulkOptions, model: BulkModel, count: int, previous: RowOptions | None
+) -> tuple[RowOptions, Layout]:
+    runtime, precision = model.engine.replace(",", "").split()[:2]
+    top, layout = model.columns(request.top)
+    options = RowOptions(
         request.format,
         request.shard_size or (previous.shard_size if previous else shard_size(count)),
-        min(request.top, len(backend.classes)),
-        request.batch or (previous.batch if previous else min(MAX_BATCH, backend.batch)),
+        top,
+        request.batch or (previous.batch if previous else model.batch),
         runtime,
         precision,
-        device_type(backend),
+        model.device,
+        request.threshold if layout.counted == "objects" else None,
     )
+    return options, layout
 
 
 def _check_out_folder(data: str, out: Path) -> None:

@@ -1,8 +1,9 @@
 """Write shards of predictions as Parquet or CSV, atomically.
 
-Columns: path, then class1, id1, probability1, class2, ... in order of probability; `labels` of
-multi-label models (a list in Parquet, JSON in CSV), `unknown` of models that detect unknown images;
-then error: why an image could not be read; its other cells are empty.
+Columns: path, then of classifiers class1, id1, probability1, class2, ... in order of probability,
+`labels` of multi-label models and `unknown` of models that detect unknown images; of others width,
+height and objects or areas, as the server answers them; then error: why an image could not be read;
+its other cells are empty. Lists are nested in Parquet and JSON in CSV.
 """
 
 from __future__ import annotations
@@ -26,46 +27,55 @@ ROW_GROUP = 8192  # rows per row group, which are buffered
 MAX_ERRORS = 20  # quoted in the summary
 
 
+Kind = Literal["text", "int", "float", "bool", "texts", "objects", "masked objects", "areas"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of the rows between path and error, and the one whose classes the summary counts."""
+
+    columns: tuple[tuple[str, Kind], ...]
+    counted: str
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns."""
+        return ["path", *(name for name, _ in self.columns), "error"]
+
+
 @dataclass(frozen=True)
 class Row:
-    """An image and its most likely classes, their indices and probabilities; or an error.
-
-    labels, unknown: see `evaluate.predict.Prediction`.
-    """
+    """An image and its cells, as the layout names them; or why it could not be read."""
 
     path: str
-    classes: Sequence[str] = ()
-    ids: Sequence[int] = ()
-    probabilities: Sequence[float] = ()
+    cells: Sequence[Any] = ()
     error: str | None = None
-    labels: Sequence[str] | None = None
-    unknown: bool | None = None
 
-    def values(self, top: int, spec: Postprocess) -> list[Any]:
+    def values(self, layout: Layout) -> list[Any]:
         """One value per column; None for an empty cell."""
-        ranked = zip(self.classes, self.ids, self.probabilities, strict=True)
-        cells: list[Any] = [cell for group in ranked for cell in group] or [None] * (3 * top)
-        labels = None if self.labels is None else list(self.labels)
-        decisions = {"labels": labels, "unknown": self.unknown}
-        return [
-            self.path,
-            *cells,
-            *(decisions[name] for name in decision_columns(spec)),
-            self.error,
-        ]
+        cells = list(self.cells) or [None] * len(layout.columns)
+        return [self.path, *cells, self.error]
 
 
-def decision_columns(spec: Postprocess) -> list[str]:
-    """Names of the columns of decisions: labels of multi-label models, unknown if detected."""
-    labels = ["labels"] if spec.multilabel else []
-    return labels + (["unknown"] if spec.min_score is not None else [])
+def classes_layout(top: int, spec: Postprocess = SOFTMAX) -> Layout:
+    """Return the columns of a classifier with `top` classes per image."""
+    columns: list[tuple[str, Kind]] = []
+    for k in range(1, top + 1):
+        columns += [(f"class{k}", "text"), (f"id{k}", "int"), (f"probability{k}", "float")]
+    if spec.multilabel:
+        columns.append(("labels", "texts"))
+    if spec.min_score is not None:
+        columns.append(("unknown", "bool"))
+    return Layout(tuple(columns), "class1")
 
 
-def columns(top: int, spec: Postprocess = SOFTMAX) -> list[str]:
-    """Column names for `top` classes per image."""
-    ranks = range(1, top + 1)
-    ranked = [f"{name}{k}" for k in ranks for name in ("class", "id", "probability")]
-    return ["path", *ranked, *decision_columns(spec), "error"]
+def vision_layout(task: str) -> Layout:
+    """Return the columns of a detector, localizer or segmenter."""
+    found: Kind = "areas" if task == "segment" else "objects"
+    name = found
+    if task == "instances":
+        found = "masked objects"
+    return Layout((("width", "int"), ("height", "int"), (name, found)), name)
 
 
 class _Writer(Protocol):
@@ -86,17 +96,16 @@ class ShardWriter:
         self,
         path: Path,
         kind: Format,
-        top: int,
-        spec: Postprocess = SOFTMAX,
+        layout: Layout,
     ) -> None:
-        self.path, self.kind, self.top, self.spec = path, kind, top, spec
+        self.path, self.kind, self.layout = path, kind, layout
         # Not `atomic_write`: another process may write the same shard, for example one that a
         # cluster considers dead, or one that has not yet noticed that its parent ended.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
     def __enter__(self) -> _Writer:
         make = _ParquetWriter if self.kind == "parquet" else _CsvWriter
-        self._writer: _Writer = make(self.temporary, self.top, self.spec)
+        self._writer: _Writer = make(self.temporary, self.layout)
         return self._writer
 
     def __exit__(
@@ -117,21 +126,16 @@ class ShardWriter:
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, top: int, spec: Postprocess) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         pa, pq = _arrow()
-        kinds = {"class": pa.string(), "id": pa.int32(), "probability": pa.float32()}
-        kinds |= {"labels": pa.list_(pa.string()), "unknown": pa.bool_()}
-        self.schema = pa.schema(
-            [
-                (name, kinds.get(name.rstrip("0123456789"), pa.string()))
-                for name in columns(top, spec)
-            ]
-        )
-        self.top, self.spec, self.buffer = top, spec, list[list[Any]]()
+        kinds = _arrow_types(pa)
+        columns = [("path", "text"), *layout.columns, ("error", "text")]
+        self.schema = pa.schema([(name, kinds[kind]) for name, kind in columns])
+        self.layout, self.buffer = layout, list[list[Any]]()
         self.writer = pq.ParquetWriter(path, self.schema)
 
     def add(self, rows: Sequence[Row]) -> None:
-        self.buffer += [row.values(self.top, self.spec) for row in rows]
+        self.buffer += [row.values(self.layout) for row in rows]
         while len(self.buffer) >= ROW_GROUP:
             self._flush()
 
@@ -151,15 +155,15 @@ class _ParquetWriter:
 
 
 class _CsvWriter:
-    def __init__(self, path: Path, top: int, spec: Postprocess) -> None:
-        self.top, self.spec = top, spec
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.layout = layout
         self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
         self.writer = CsvWriter(self.file)
-        self.writer.writerow(columns(top, spec))
+        self.writer.writerow(layout.names)
 
     def add(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self.writer.writerow(map(_csv_cell, row.values(self.top, self.spec)))
+            self.writer.writerow(map(_csv_cell, row.values(self.layout)))
 
     def close(self) -> None:
         self.file.close()
@@ -172,6 +176,24 @@ def _csv_cell(value: Any) -> Any:
     if isinstance(value, list | bool):
         return json.dumps(value, ensure_ascii=False)
     return value
+
+
+def _arrow_types(pa: Any) -> dict[str, Any]:
+    """Map each kind of column to its type."""
+    box = ("box", pa.list_(pa.float32(), 4))
+    mask = ("mask", pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.string())]))
+    found = [("class", pa.string()), ("score", pa.float32()), box]
+    area = [("class", pa.string()), ("share", pa.float32())]
+    return {
+        "text": pa.string(),
+        "int": pa.int32(),
+        "float": pa.float32(),
+        "bool": pa.bool_(),
+        "texts": pa.list_(pa.string()),
+        "objects": pa.list_(pa.struct(found)),
+        "masked objects": pa.list_(pa.struct([*found, mask])),
+        "areas": pa.list_(pa.struct(area)),
+    }
 
 
 def _arrow() -> tuple[Any, Any]:
@@ -187,8 +209,12 @@ def _arrow() -> tuple[Any, Any]:
 
 @dataclass
 class Summary:
-    """Counts over shards: images by most likely class, and unreadable images."""
+    """Counts over shards: images by most likely class, or objects by class, and unreadable images.
 
+    counted: the column of the classes; of areas, images are counted by the classes in them.
+    """
+
+    counted: str = "class1"
     rows: int = 0
     unreadable: int = 0
     classes: Counter[str] = field(default_factory=Counter)
@@ -196,10 +222,10 @@ class Summary:
 
     def add(self, path: Path, kind: Format) -> None:
         """Add a shard; ValueError or OSError if it is damaged."""
-        for name, top_class, error in _read(path, kind):
+        for name, classes, error in _read(path, kind, self.counted):
             self.rows += 1
             if not error:
-                self.classes[top_class] += 1
+                self.classes.update(classes)
                 continue
             self.unreadable += 1
             if len(self.errors) < MAX_ERRORS:
@@ -207,28 +233,39 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible values, classes sorted by name."""
+        title = {"class1": "top_classes"}.get(self.counted, self.counted)
         return {
             "images": self.rows,
             "unreadable": self.unreadable,
-            "top_classes": dict(sorted(self.classes.items())),
+            title: dict(sorted(self.classes.items())),
             "first_errors": self.errors,
         }
 
 
-def _read(path: Path, kind: Format) -> Iterator[tuple[str, str, str]]:
-    """Path, most likely class and error of each row; "" for an empty cell."""
+def _read(path: Path, kind: Format, counted: str) -> Iterator[tuple[str, list[str], str]]:
+    """Path, classes and error of each row; "" for an empty cell."""
     if kind == "parquet":
         _, pq = _arrow()
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROW_GROUP, columns=["path", "class1", "error"]):
-                cells = (column.to_pylist() for column in batch.columns)
-                for name, top_class, error in zip(*cells, strict=True):
-                    yield name, top_class or "", error or ""
+            for batch in file.iter_batches(ROW_GROUP, columns=["path", counted, "error"]):
+                cells = (batch.column(name).to_pylist() for name in ("path", counted, "error"))
+                for name, cell, error in zip(*cells, strict=True):
+                    yield name, _classes(cell), error or ""
         return
     with open(path, encoding="utf-8", newline="") as stream:
         rows = read_rows(stream)
         header = next(rows, [])
+        column = header.index(counted)
         for values in rows:
             if len(values) != len(header):
                 raise ValueError(f"{path}: truncated")
-            yield values[0], values[1], values[-1]
+            cell = values[column]
+            found = json.loads(cell) if counted != "class1" and cell else cell
+            yield values[0], _classes(found), values[-1]
+
+
+def _classes(cell: Any) -> list[str]:
+    """Return the classes in a cell: a name, or a list of objects or areas."""
+    if isinstance(cell, list):
+        return [each["class"] for each in cell]
+    return [cell or ""]

@@ -21,7 +21,7 @@ def command(
     /,
     model: str | None = None,
     classes: str | None = None,
-    to: Literal["onnx", "openvino", "torch", "tensorrt", "web"] = "onnx",
+    to: Literal["onnx", "openvino", "torch", "executorch", "tensorrt", "web"] = "onnx",
     int8: Flag = False,
     bf16: Flag = False,
     fp16: Flag = False,
@@ -43,9 +43,10 @@ def command(
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
             line, a,b,c, imagenet, or numbers for 0, 1, ...
         to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin), torch (.pt2, torch.export),
-            tensorrt (.onnx as TensorRT takes it), or web (a folder with a page that classifies
-            images in the browser; npm fetches its runtime).
-        int8: 8-bit weights and activations, of onnx and openvino; needs --calibrate.
+            executorch (.pte, for phones and edge devices), tensorrt (.onnx as TensorRT takes it),
+            or web (a folder with a page that classifies images in the browser; npm fetches its
+            runtime).
+        int8: 8-bit weights and activations, of all but torch; needs --calibrate.
         bf16: bfloat16, of openvino and torch; of detectors and segmenters with --calibrate.
         fp16: float16, of tensorrt.
         calibrate: Data set, as for train. int8 is calibrated on its training images; errors are

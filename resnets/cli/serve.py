@@ -64,8 +64,8 @@ def command(
         queue: Most images waiting for one model.
         max_upload_mb: Largest request in MiB.
         max_megapixels: Largest image in millions of pixels.
-        backend: Runtime for checkpoints. auto is the fastest that is installed and verified; the
-            first start with a model takes about ten seconds longer.
+        backend: Runtime for checkpoints (artifacts have their own). auto is the fastest that is
+            installed and verified; the first start with a model takes about ten seconds longer.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: Precision of checkpoints. auto is bfloat16 where the device computes it natively,
             float16 on GPUs with tensor cores but without it, else float32; and int8 if an artifact

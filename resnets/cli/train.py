@@ -21,6 +21,7 @@ from resnets.utils.printable import Console, echo
 
 def command(
     recipe: tyro.conf.Positional[str | None] = None,
+    run: tyro.conf.Positional[str | None] = None,
     /,
     resume: Path | None = None,
     data: str | None = None,
@@ -42,6 +43,7 @@ def command(
 
     Args:
         recipe: Name of a recipe (see --list) or path of a recipe.toml.
+        run: For recipe qat: the run, checkpoint or published weights to fine-tune for int8.
         resume: Run folder to resume exactly where it stopped, or the URL of its checkpoints
             (checkpoint_url), which recreates the run folder as runs/NAME.
         data: Data set: a name, hub:ORG/NAME, or a path: class folders, a tar, a CSV, Parquet, ...
@@ -77,6 +79,10 @@ def command(
     duration, chosen = choose_duration(epochs, iterations), None
     if recipe is not None:
         settings = dict(split_setting(text) for text in fields)
+        if run is not None:
+            if recipe != "qat":
+                raise ConfigError(f"{run}: only recipe qat takes a run; others --set weights={run}")
+            settings["weights"] = run
         chosen = choose_recipe(
             recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
         )

@@ -160,11 +160,14 @@ class FinetuneSpec:
         layer_decay: [factor] Learning rate of each stage relative to the next one; 1 is equal rates
             (Howard and Ruder 2018).
         freeze_norm: Batch norms keep their pretrained statistics, scales and shifts.
+        quantize: Weights and inputs of layers are rounded to 8 bits in the forward pass of
+            training, as int8 artifacts do (Jacob et al. 2018), in float32 or tf32; see recipe qat.
     """
 
     head_first: float = 0.0
     layer_decay: float = 1.0
     freeze_norm: bool = False
+    quantize: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.head_first <= 1:

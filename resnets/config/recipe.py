@@ -140,7 +140,23 @@ class Recipe:
             )
         if self.distill.teacher is not None and self.task != "classify":
             raise ConfigError(f"distill.teacher: not for task {self.task!r}")
+        if self.finetune.quantize:
+            self._check_quantize()
         self._check_batch_sizes()
+
+    def _check_quantize(self) -> None:
+        """Raise ConfigError for what quantization-aware training excludes."""
+        for path, allowed in (
+            ("task", ("classify",)),
+            ("precision", ("float32", "tf32")),  # bfloat16 rounds more than int8
+            ("compile", ("off",)),
+            ("cuda_graph", (False,)),
+            ("recompute", (False,)),  # recomputes without rounding
+        ):
+            if (value := getattr(self, path)) not in allowed:
+                raise ConfigError(
+                    f"finetune.quantize: needs {path} {' or '.join(map(str, allowed))}, not {value}"
+                )
 
     def _check_batch_sizes(self) -> None:
         """Raise ConfigError where batch, micro-batch and norm batch contradict each other."""

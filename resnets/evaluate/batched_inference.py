@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,22 +20,24 @@ NOT_FINITE = (
 )
 T = TypeVar("T")
 R = TypeVar("R")
+Out = TypeVar("Out")
 
 
 def batched_inference(
     read: Callable[[T], R],
-    compute: Callable[[Sequence[R]], Tensor],
+    compute: Callable[[Sequence[R]], Iterable[Out]],
     items: Iterable[T],
     *,
     group: int,
     workers: int,
     at_once: int = 1,
     finite: bool = False,
-) -> Iterator[list[tuple[T, Tensor | str]]]:
+) -> Iterator[list[tuple[T, Out | str]]]:
     """Read and compute `items` in batches; yields each batch as items with their outputs, in order.
 
     read: reads one item, on one of `workers` threads, while the batch before is computed. compute:
-    maps the read items of a batch of up to `group` to a tensor (B, ...), in inference mode.
+    maps the read items of a batch of up to `group` to their outputs, such as a tensor (B, ...), in
+    inference mode.
     at_once: batches computed at a time, on threads of their own if several, so that cores that
     finish one batch start on the next. If reading an item raises DataError or OSError, the message
     replaces its output; with `finite`, `NOT_FINITE` replaces an output that is not finite.
@@ -47,9 +49,9 @@ def batched_inference(
         except (DataError, OSError) as error:
             return str(error)
 
-    def compute_batch(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Tensor | str]]:
+    def compute_batch(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Out | str]]:
         readable = [content[0] for _, content in chunk if not isinstance(content, str)]
-        rows: Iterator[Tensor | str] = iter(())
+        rows: Iterator[Out | str] = iter(())
         if readable:
             with torch.inference_mode():
                 outputs = compute(readable)
@@ -67,8 +69,8 @@ def batched_inference(
             yield from (batch for _, batch in batches)
 
 
-def _check_rows(rows: Tensor) -> list[Tensor | str]:
-    """Replace the rows of a batch that are not finite by `NOT_FINITE`."""
+def _check_rows(rows: Any) -> list[Any]:
+    """Replace the rows of a tensor that are not finite by `NOT_FINITE`."""
     finite = rows.flatten(1).isfinite().all(1).tolist()
     return [row if good else NOT_FINITE for row, good in zip(rows, finite, strict=True)]
 

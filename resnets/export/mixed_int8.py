@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnets.export.trace import silence_exporters
 from resnets.export.verify import VerificationError, relative_difference
 from resnets.export.write import (
     WEIGHTED_OPS,
     openvino_model,
     quantize_openvino,
-    silence_exporters,
     write_openvino,
 )
 from resnets.models import ImageClassifier

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError
+from resnets.export.trace import to_onnx, trace
 from resnets.export.verify import (
     BATCHES,
     LIMITS,
@@ -15,7 +16,7 @@ from resnets.export.verify import (
     relative_difference,
     write_verified,
 )
-from resnets.export.write import check_format, to_onnx, trace
+from resnets.export.write import check_format
 from resnets.sequence.load import SignalNetwork, load
 
 SIGNALS, LOGITS = "signals", "logits"

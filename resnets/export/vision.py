@@ -99,9 +99,9 @@ def _check_exportable(
     """Raise ConfigError if the model cannot be exported in this format and precision."""
     check_format(kind, precision)
     spec, origin = model.spec, model.origin
-    if kind == "torch":
+    if kind in ("torch", "executorch"):
         raise ConfigError(
-            "--to torch: not supported for detectors, localizers and segmenters; use onnx or"
+            f"--to {kind}: not supported for detectors, localizers and segmenters; use onnx or"
             " openvino"
         )
     if isinstance(model, Refiner):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import sys
 import tempfile
-import threading
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,8 @@ import numpy as np
 import torch
 
 from resnets.config import ConfigError
+from resnets.export.trace import silence_exporters, to_onnx, trace_for_any_batch
+from resnets.export.write_executorch import write_executorch
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactMetadata
 from resnets.runtime.inference_module import INPUT, OUTPUT, InferenceModule
@@ -25,7 +23,6 @@ from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
 from resnets.utils.imports import require_package
 from resnets.utils.processes import deferred_signals
 
-OPSET = 18
 WEIGHTED_OPS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's operations with weights
 
 
@@ -44,6 +41,8 @@ def write_artifact(
     with silence_exporters():
         if metadata.kind == "torch":
             _write_torch(model, metadata, path)
+        elif metadata.kind == "executorch":
+            write_executorch(model, metadata, path, calibration)
         elif metadata.kind == "onnx":
             _write_onnx(model, metadata, path, calibration)
         else:
@@ -56,6 +55,11 @@ def check_format(kind: str, precision: str) -> None:
         if precision == "int8":
             raise ConfigError("--int8: not supported with --to torch; use openvino or onnx")
         return
+    if kind == "executorch":
+        if precision not in ("float32", "int8"):
+            raise ConfigError(f"--to executorch: float32 or --int8, not {precision}")
+        require_package("executorch", "--to executorch", "executorch")
+        return
     if kind == "onnx" and precision == "bfloat16":
         raise ConfigError(
             "--bf16: ONNX Runtime has no bfloat16 on CPUs; use --to openvino or torch"
@@ -66,63 +70,8 @@ def check_format(kind: str, precision: str) -> None:
         require_package("nncf", "--to openvino --int8")
 
 
-def trace(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], dynamic_shapes: dict[str, Any]
-) -> torch.export.ExportedProgram:
-    """Do `torch.export.export`, and remove stack traces, which have paths of this machine."""
-    with deferred_signals():
-        program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    return program
-
-
-def to_onnx(
-    program: torch.export.ExportedProgram,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    translations: dict[Any, Any] | None = None,
-) -> Any:
-    """Convert a program to an onnx.ModelProto with these names of its inputs and outputs.
-
-    translations: ONNX functions of custom operators.
-    """
-    with deferred_signals():
-        exported = torch.onnx.export(
-            program,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=OPSET,
-            custom_translation_table=translations,
-            dynamo=True,
-            verbose=False,
-        )
-    assert exported is not None
-    model = exported.model_proto  # a new object in each access
-    _name_batch(model.graph)
-    return model
-
-
-def _name_batch(graph: Any) -> None:
-    """Call a dynamic first dimension of the inputs "batch" everywhere, which torch calls "s34"."""
-    values = [*graph.input, *graph.output, *graph.value_info]
-    shapes = [value.type.tensor_type.shape.dim for value in values]
-    symbols = {dims[0].dim_param for dims in shapes[: len(graph.input)] if dims} - {""}
-    for dim in (dim for dims in shapes for dim in dims if dim.dim_param in symbols):
-        dim.dim_param = "batch"
-
-
-def _trace_for_any_batch(
-    module: InferenceModule, metadata: ArtifactMetadata
-) -> torch.export.ExportedProgram:
-    """Trace with an example of two images, since torch specializes batch sizes 0 and 1."""
-    size, channels = metadata.preprocess.size, metadata.preprocess.channels
-    example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
-    return trace(module, (example,), {INPUT: {0: torch.export.Dim("batch", min=1)}})
-
-
 def _write_torch(model: ImageClassifier, metadata: ArtifactMetadata, path: Path) -> None:
-    program = _trace_for_any_batch(InferenceModule(model, metadata.precision), metadata)
+    program = trace_for_any_batch(InferenceModule(model, metadata.precision), metadata.preprocess)
     torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
 
 
@@ -131,7 +80,7 @@ def _write_onnx(
 ) -> None:
     import onnx
 
-    program = _trace_for_any_batch(InferenceModule(model, channels_first=True), metadata)
+    program = trace_for_any_batch(InferenceModule(model, channels_first=True), metadata.preprocess)
     graph = to_onnx(program, [INPUT], [OUTPUT])
     if metadata.precision == "int8":
         assert calibration is not None
@@ -233,7 +182,7 @@ def openvino_model(
     """Convert to a float32 openvino.Model for cropped images; named: name layers by module."""
     import openvino as ov
 
-    program = _trace_for_any_batch(InferenceModule(model, channels_first=True), metadata)
+    program = trace_for_any_batch(InferenceModule(model, channels_first=True), metadata.preprocess)
     with deferred_signals():
         graph = ov.convert_model(program)
     graph.output(0).set_names({OUTPUT})
@@ -290,27 +239,3 @@ def quantize_openvino(
             backend_params={"compress_weights": not for_ranking},
         ),
     )
-
-
-_LOCK = threading.RLock()
-
-
-@contextlib.contextmanager
-def silence_exporters() -> Iterator[None]:
-    """Suppress the output of exporters: errors are raised, and the result is verified.
-
-    This changes process-wide state, so one thread at a time.
-    """
-    with _LOCK:
-        disabled = logging.root.manager.disable
-        levels = [(handler, handler.level) for handler in logging.root.handlers]
-        logging.disable(logging.WARNING)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with contextlib.redirect_stdout(sys.stderr):
-                    yield
-        finally:
-            logging.disable(disabled)
-            for handler, level in levels:  # exporters change the level of existing handlers
-                handler.setLevel(level)

@@ -15,15 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from resnets.detect.models.base import DetectionModel
-from resnets.export.write import (
-    OPSET,
-    add_metadata,
-    quantize_onnx,
-    save_openvino,
-    silence_exporters,
-    to_onnx,
-    trace,
-)
+from resnets.export.trace import OPSET, silence_exporters, to_onnx, trace
+from resnets.export.write import add_metadata, quantize_onnx, save_openvino
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.inference_module import INPUT, VisionModule
 from resnets.runtime.resize_graph import prepend_to_onnx

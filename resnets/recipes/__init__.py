@@ -27,6 +27,7 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "imagenet-fast-40": imagenet.imagenet_fast_40,
         "scratch": small.scratch,
         "finetune": small.finetune,
+        "qat": small.qat,
         "detect": detection.detect,
         "detect-paper": detection.detect_paper,
         "detect-small": detection.detect_small,

@@ -118,3 +118,28 @@ def finetune(net: str = "resnet50") -> Recipe:
         eval=EvalSpec(patience=5),
         log_every="10it",
     )
+
+
+def qat(net: str = "cifar-resnet20") -> Recipe:
+    """Quantization-aware fine-tuning, for networks whose int8 artifact fails verification.
+
+    `resnets train qat RUN` takes network, data, augmentation, loss and batch size from the run, and
+    trains for a tenth of its duration from a tenth of its learning rate, while weights and inputs
+    of layers are rounded to 8 bits (Jacob et al. 2018). Then: resnets export runs/qat-1 --int8
+    --calibrate DATA. Weights without a recipe are trained as here; give them --data.
+    Command: resnets train qat RUN. Hardware and time: a tenth of the run's time, or twice that,
+    since it computes in float32. Expected: an int8 artifact with the run's error.
+    Reached here: see docs/export.md.
+    """
+    return Recipe(
+        name="qat",
+        model=catalog.spec(net, num_classes=10, in_channels=1, input_size=16),
+        data=DataSpec(source="digits", augment=AugmentSpec(crop="pad", pad=1)),
+        optim=OptimSpec(lr=0.01, nesterov=True, weight_decay=5e-4),
+        schedule=ScheduleSpec(kind="cosine"),
+        duration="4ep",
+        batch_size=64,
+        precision="float32",
+        weights="resnets:digits/cifar-resnet20",
+        finetune=FinetuneSpec(quantize=True),
+    )

@@ -5,6 +5,7 @@
 | .onnx | ONNX Runtime | one |
 | .xml | OpenVINO | .xml and .bin of one name |
 | .pt2 | torch (`torch.export`) | one |
+| .pte | ExecuTorch | one |
 
 Each stores `ArtifactMetadata` as JSON in its own metadata, under the key "resnets". The manifest,
 <artifact>.json, holds the results of `export/verify.py` and the SHA-256 of the files; a file whose
@@ -38,9 +39,14 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
 
-Kind = Literal["onnx", "openvino", "torch"]
+Kind = Literal["onnx", "openvino", "torch", "executorch"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
-SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
+SUFFIXES: dict[str, Kind] = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".pt2": "torch",
+    ".pte": "executorch",
+}
 FORMAT = 1
 KEY = "resnets"
 # Fields of ModelSpec and Preprocess that version 0.1 hashed whatever their values.
@@ -54,7 +60,10 @@ FIRST_FIELDS = frozenset(
         *("mean_image", "value_range"),
     }
 )
-PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+PACKAGES = (
+    *("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
+    *("executorch", "torchao"),
+)
 
 
 class ArtifactError(ResnetsError):

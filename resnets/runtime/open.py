@@ -43,6 +43,10 @@ def _open(path: Path) -> ArtifactEngine:
         from resnets.runtime.openvino import OpenvinoEngine
 
         return OpenvinoEngine(path)
+    if suffix == ".pte":
+        from resnets.runtime.executorch import ExecutorchEngine
+
+        return ExecutorchEngine(path)
     from resnets.runtime.torch import ProgramEngine
 
     return ProgramEngine(path)

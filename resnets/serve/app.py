@@ -28,6 +28,9 @@ from resnets.serve.schemas import (
     PREDICT_RESPONSES,
     PREVIEW_BODY,
     PREVIEW_RESPONSES,
+    READY_RESPONSES,
+    RELOAD_RESPONSES,
+    Alive,
     ExplainOptions,
     ModelOptions,
     Options,
@@ -317,13 +320,13 @@ def _add_inference_routes(app: FastAPI, service: PredictService) -> None:
 
 def _add_health_routes(app: FastAPI, service: PredictService, token: str | None) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz")
+    @app.get("/healthz", responses={200: {"model": Alive}})
     async def healthz() -> JSONResponse:
         """200 while the process is alive."""
         return JSONResponse({"status": "alive"})
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz")
+    @app.get("/readyz", responses=READY_RESPONSES)
     async def readyz() -> JSONResponse:
         """200 while requests are accepted; 503 once the server stops, or if threads are stuck."""
         if service.stopping:
@@ -339,7 +342,7 @@ def _add_health_routes(app: FastAPI, service: PredictService, token: str | None)
             service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
-    @app.post("/admin/reload")
+    @app.post("/admin/reload", responses=RELOAD_RESPONSES)
     async def reload() -> JSONResponse:
         """Reload the models whose files have changed. Only if the server has a token."""
         if token is None:

@@ -205,10 +205,13 @@ def open_model(
     """Open an artifact, run or checkpoint for serving; raises the errors of its loader, and
     ConfigError for models of text and signals.
 
-    digest: its `fingerprint` before this call. loading: options for weights that do not name their
+    digest: its `fingerprint` before this call. backend, device, precision, calibrate: for
+    checkpoints; artifacts have their own. loading: options for weights that do not name their
     model; ignored for others.
     """
     task = read_task(where)
+    if is_artifact(where):
+        backend, device, precision, calibrate = "auto", "auto", "auto", None
     if task in ("text", "signals"):
         raise ConfigError(f"{where}: is for task {task!r}, which is not served; use predict")
     if task != "classify":

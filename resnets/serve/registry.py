@@ -6,13 +6,14 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError
+from resnets.runtime.artifact import is_artifact
 from resnets.runtime.base import Runtime
 from resnets.serve.batching import Admission, Batcher
 from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
@@ -97,6 +98,7 @@ class Registry:
             "calibrate": calibrate,
             "loading": loading,
         }
+        _check_options(sources, self._options)
         self._lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._served = {source: self._load(source) for source in sources}
@@ -199,3 +201,15 @@ def _warm_up(model: Model, admission: Admission, batch: int) -> None:
     start = time.monotonic()
     model.compute([prepared])
     admission.record_batch(count, elapsed if count > 1 else time.monotonic() - start)
+
+
+def _check_options(sources: Sequence[Source], options: Mapping[str, Any]) -> None:
+    """ConfigError for an option of checkpoints if there are none."""
+    if not all(is_artifact(source.where) for source in sources):
+        return
+    for name in ("backend", "device", "precision", "calibrate"):
+        if options[name] not in ("auto", None, *(("cpu",) if name == "device" else ())):
+            raise ConfigError(
+                f"--{name} {options[name]}: is for checkpoints, and all models are artifacts, which"
+                " have their own runtime and precision"
+            )

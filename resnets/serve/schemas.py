@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -143,6 +143,28 @@ class ServedModel(_Strict):
     classes: list[str]
 
 
+class Alive(_Strict):
+    """Answer of GET /healthz."""
+
+    status: Literal["alive"]
+
+
+class Ready(_Strict):
+    """Answer of GET /readyz."""
+
+    status: Literal["ready"]
+    models: int = Field(description="number of models", examples=[1])
+
+
+class Reloaded(_Strict):
+    """Answer to POST /admin/reload."""
+
+    models: dict[str, str] = Field(
+        description="outcome for each model",
+        examples=[{"flowers@3f2a9c01b7de": "now flowers@8c5c3a45e173", "cells@v1": "unchanged"}],
+    )
+
+
 class ErrorResponse(_Strict):
     """Answer to a request that failed."""
 
@@ -187,10 +209,36 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": reason, "model": ErrorResponse} for status, reason in REASONS.items()
 }
 PNG = {"content": {"image/png": {"schema": BINARY}}}
+
+
+def _predict_example(task: str, prediction: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": f"task {task}",
+        "value": {
+            "model": "flowers" if task == "classify" else "cells",
+            "version": "3f2a9c01b7de",
+            "task": task,
+            "engine": "torch float32",
+            "predictions": [prediction],
+            "milliseconds": {"total": 12.4, "accepted": 11.9},
+        },
+    }
+
+
+_SIZE = {"width": 640, "height": 480}
+_OBJECT = {"class": "platelet", "score": 0.973, "box": [12.5, 30.0, 200.25, 180.0]}
+_RANKED = [{"class": "rose", "probability": 0.973}, {"class": "tulip", "probability": 0.021}]
+_AREAS = [{"class": "background", "share": 0.8125}, {"class": "cell", "share": 0.1875}]
+PREDICT_EXAMPLES = {
+    "classifier": _predict_example("classify", {"classes": _RANKED}),
+    "detector": _predict_example("detect", {**_SIZE, "objects": [_OBJECT]}),
+    "segmenter": _predict_example("segment", {**_SIZE, "areas": _AREAS}),
+}
 PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "one prediction for each image, in their order",
         "model": PredictResponse,
+        "content": {"application/json": {"examples": PREDICT_EXAMPLES}},
     },
     **ERRORS,
 }
@@ -205,6 +253,17 @@ EXPLAIN_RESPONSES: dict[int | str, dict[str, Any]] = {
 PREVIEW_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the image as PNG", **PNG},
     **ERRORS,
+}
+
+
+READY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Ready},
+    503: {"description": "stopping, or threads are stuck", "model": ErrorResponse},
+}
+RELOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Reloaded},
+    401: ERRORS[401],
+    403: {"description": "the server was started without --token-env", "model": ErrorResponse},
 }
 
 

@@ -27,7 +27,7 @@ from resnets.bulk.plan import MAX_ATTEMPTS, lock_output
 from resnets.bulk.pool import ShardDone, ShardFailed
 from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.bulk.worker import ShardWorker
-from resnets.bulk.write import columns
+from resnets.bulk.write import classes_layout
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.data.errors import DataError
@@ -59,7 +59,7 @@ def test_csv_shards_hold_what_parquet_shards_hold(digits_run, nested_digits, tmp
         f"part-0000{number}.csv" for number in range(4)
     ]
     table = pq.read_table(tmp_path / "parquet" / "part-00000.parquet")
-    assert table.column_names == columns(2) == [
+    assert table.column_names == classes_layout(2).names == [
         "path", "class1", "id1", "probability1", "class2", "id2", "probability2", "error",
     ]  # fmt: skip
     for one, other in zip(rows(tmp_path / "parquet"), rows(tmp_path / "csv"), strict=True):

@@ -1,5 +1,6 @@
 """Bulk prediction of data sets in all formats: one row per image."""
 
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,10 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import predict_here, rows
+from detect_nets import FPN, SEGMENT, small_model
 from PIL import Image
+from serving import encoded_image, save_vision
 
 from resnets.bulk import tables
+from resnets.cli.main import main
 from resnets.data.errors import DataError
+from resnets.runtime.vision import open_predictor
 
 
 def _csv(folder: Path, paths: list[str], out: Path) -> Path:
@@ -178,3 +183,46 @@ def test_pixel_values_are_told_before_work_begins(digits_run, tmp_path, capsys):
     predict_here(digits_run, tmp_path / "deep", tmp_path / "out")
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if line.startswith("warning: ") and "16" in line]
+
+
+@pytest.mark.parametrize(("task", "kind"), [("detect", "parquet"), ("instances", "csv")])
+def test_objects_of_a_detector_are_rows_of_a_table(task, kind, tmp_path, capsys):
+    weights = save_vision(tmp_path / "net.safetensors", small_model(FPN, task), task)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encoded_image(90, 70, seed=number))
+    (folder / "bad.png").write_bytes(b"not an image")
+    predict_here(weights, folder, tmp_path / "out", format=kind, threshold=0.05, shard_size=2)
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert sorted(found) == ["0.png", "1.png", "2.png", "bad.png"]
+    assert found.pop("bad.png")["error"]
+    predictor = open_predictor([weights], "cpu", "auto")
+    count = 0
+    for path, row in found.items():
+        inputs = predictor.prepare((folder / path).read_bytes(), path)
+        expected = predictor.infer([inputs])[0].above(0.05).to_json(("disc", "box", "star"))
+        actual = json.loads(row["objects"]) if kind == "csv" else row["objects"]
+        assert (int(row["width"]), int(row["height"])) == (90, 70)
+        assert [each["class"] for each in actual] == [each["class"] for each in expected["objects"]]
+        for one, other in zip(actual, expected["objects"], strict=True):
+            assert one["box"] == pytest.approx(other["box"], abs=0.02)
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            assert ("mask" in one) == (task == "instances")
+        count += len(actual)
+    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
+    assert summary["unreadable"] == 1
+    assert sum(summary["objects"].values()) == count > 0
+    words = ["predict", weights, "--data", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*words, "--format", kind, "--threshold", "0.3"]) == 2
+    assert "threshold" in capsys.readouterr().err
+
+
+def test_pixels_of_a_segmenter_are_areas(tmp_path):
+    weights = save_vision(tmp_path / "net.safetensors", small_model(SEGMENT, "segment"), "segment")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(encoded_image(90, 70))
+    predict_here(weights, folder, tmp_path / "out")
+    (row,) = rows(tmp_path / "out")
+    assert sum(each["share"] for each in row["areas"]) == pytest.approx(1, abs=1e-4)

@@ -15,7 +15,7 @@ from small_nets import RESIDUAL, small_net
 from resnets.cli import info
 from resnets.cli.main import main
 from resnets.config import ConfigError, atomic_write
-from resnets.export.write import _trace_for_any_batch
+from resnets.export.trace import trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule
 from resnets.train.guards.interrupt import Interrupted
@@ -117,7 +117,7 @@ def test_exporting_is_not_interrupted_within_torch(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         metadata = ArtifactMetadata.from_model(net, "torch", "float32")
-        _trace_for_any_batch(InferenceModule(net), metadata)
+        trace_for_any_batch(InferenceModule(net), metadata.preprocess)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

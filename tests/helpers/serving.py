@@ -134,6 +134,7 @@ def running(
     hosts: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
     backend: Runtime = "torch",
+    precision: str = "auto",
     **limits,
 ) -> Iterator[Running]:
     """A server in a thread of this process; it ends gracefully with the block.
@@ -143,7 +144,8 @@ def running(
     """
     bounds = Limits(**{"max_latency": 60.0, "stall": 60.0, "answer": 120.0, **limits})
     metrics = Metrics()
-    registry = Registry([Source.parse(text) for text in models], bounds, metrics, backend=backend)
+    sources = [Source.parse(text) for text in models]
+    registry = Registry(sources, bounds, metrics, backend=backend, precision=precision)
     app = create_app(registry, bounds, metrics, token, hosts, origins)
     sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]

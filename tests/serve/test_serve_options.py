@@ -11,7 +11,14 @@ from serving import Running, encoded_image, running, save_classifier, save_detec
 from resnets.cli.main import main
 from resnets.data.decode.decode import decode_whole
 from resnets.serve.registry import Source
-from resnets.serve.schemas import ErrorResponse, PredictResponse, ServedModel
+from resnets.serve.schemas import (
+    Alive,
+    ErrorResponse,
+    PredictResponse,
+    Ready,
+    Reloaded,
+    ServedModel,
+)
 
 RAW = {"content-type": "application/octet-stream"}
 ORIGIN = "https://app.example"
@@ -96,6 +103,38 @@ def test_schema_names_options_answers_and_forms_of_bodies(served: Running):
     assert answer == {"$ref": "#/components/schemas/PredictResponse"}
     error = predict["responses"]["422"]["content"]["application/json"]["schema"]
     assert error == {"$ref": "#/components/schemas/ErrorResponse"}
+
+
+def test_examples_of_the_schema_are_answers(served: Running):
+    schema = served.client.get("/openapi.json").json()
+    content = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]
+    examples = [each["value"] for each in content["application/json"]["examples"].values()]
+    assert {each["task"] for each in examples} == {"classify", "detect", "segment"}
+    for example in examples:
+        typed = PredictResponse.model_validate(example)
+        assert typed.model_dump(by_alias=True, exclude_none=True, mode="json") == example
+    for method, path, kind in (
+        ("get", "/healthz", Alive),
+        ("get", "/readyz", Ready),
+        ("post", "/admin/reload", Reloaded),
+    ):
+        answer = served.client.request(method, path)
+        kind.model_validate(answer.json())
+        typed = schema["paths"][path][method]["responses"]["200"]["content"]["application/json"]
+        assert typed["schema"] == {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def test_options_of_checkpoints_leave_artifacts_alone(tmp_path: Path, capsys):
+    net = save_classifier(tmp_path / "net.safetensors")
+    artifact = tmp_path / "net.pt2"
+    assert main(["export", net, "--to", "torch", "--out", str(artifact)]) == 0
+    with running(
+        f"net={net}", f"exported={artifact}", backend="torch", precision="float32"
+    ) as both:
+        engines = [each["engine"] for each in both.client.get("/models").json()]
+    assert [each.split()[:2] for each in engines] == [["torch", "float32,"], ["torch", "float32"]]
+    assert main(["serve", str(artifact), "--backend", "onnx", "--port", "0"]) == 2
+    assert "--backend" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics"])

@@ -96,7 +96,9 @@ def command(
             raise ConfigError("--data excludes IMAGES, --json, --csv, --explain and --draw")
         from resnets.cli.predict.bulk import predict as predict_dataset
 
-        return predict_dataset(weights, bulk, top_k=top_k, runtime=runtime, loading=options)
+        return predict_dataset(
+            weights, bulk, top_k=top_k, threshold=threshold, runtime=runtime, loading=options
+        )
     if as_json and csv:
         raise ConfigError("--json and --csv exclude each other")
     if not images:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resnets.bulk.run import Run
     from resnets.weights.load import LoadOptions
 
-WORKER_MODULES = ("resnets.bulk.worker", "resnets.export.select_backend")  # imported by workers
+WORKER_MODULES = ("resnets.bulk.worker", "resnets.bulk.model")  # imported by workers
 PROGRESS_INTERVAL = 10.0  # seconds between lines of progress without a bar
 MAX_NAMED_FAILURES = 3  # failures named on the terminal
 
@@ -48,22 +48,22 @@ class Bulk:
 
 
 def predict(
-    model: str, options: Bulk, *, top_k: int, runtime: Mapping[str, Any], loading: LoadOptions
+    model: str,
+    options: Bulk,
+    *,
+    top_k: int,
+    threshold: float,
+    runtime: Mapping[str, Any],
+    loading: LoadOptions,
 ) -> int:
     """Write all missing shards; returns 1 if any failed, 130, 143 or 129 if stopped.
 
     runtime: device, precision, backend and calibrate, as `export.select_backend.open_backend` takes
     them.
     """
-    from resnets.weights.checkpoint.find import read_task
-
     if options.data is None or options.out is None:
         raise ConfigError(
             "--data and --out go together: the data set, and the folder for its shards"
-        )
-    if read_task(model) != "classify":
-        raise ConfigError(
-            "--data is for classifiers of images; give other models their inputs as arguments"
         )
     from resnets.bulk import pool
 
@@ -81,6 +81,7 @@ def predict(
                 options.out,
                 format=options.format,
                 top=top_k,
+                threshold=threshold,
                 shard_size=options.shard_size,
                 batch=options.batch_size,
                 processes=options.processes,

@@ -33,6 +33,7 @@ from resnets.models.block_config import eval_mode
 from resnets.models.custom_model import build_custom
 from resnets.report.classification_details import CaptionedImage, RunDetails
 from resnets.train.execution_plan import ExecutionPlan
+from resnets.train.fake_quantize import quantized_loss
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
 from resnets.train.tasks.classification_report import run_details, training_images
@@ -204,11 +205,13 @@ class ClassificationTask:
     def loss_fn(self) -> LossFn:
         """The recipe's loss, or the one that was passed."""
         if self.parts.loss is not None:
-            return custom_loss(self.parts.loss)
-        loss = classification_loss(self.recipe.loss, self.class_weights)
-        if self.teacher is None:
-            return loss
-        return distillation_loss(self.recipe.distill, loss, self.teacher)
+            loss = custom_loss(self.parts.loss)
+        else:
+            loss = classification_loss(self.recipe.loss, self.class_weights)
+        if self.teacher is not None:
+            loss = distillation_loss(self.recipe.distill, loss, self.teacher)
+        quantize = self.recipe.finetune.quantize and self.recipe.weights is not None
+        return quantized_loss(loss) if quantize else loss
 
     def smallest_input(self) -> tuple[int, int, int]:
         """Return (C, H, W) of the smallest training images."""
