@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from resnets.export.verify import (
     compare_full_images,
     compare_logits,
     count_errors,
+    relative_difference,
     sample_images,
     write_verified,
 )
@@ -103,8 +105,11 @@ def export(
         log("verifying outputs")
         verify_artifact = functools.partial(verify, model, evidence=evidence, max_drop=max_drop)
         try:
-            graph = {"graph": check_static_graph(artifact)} if tensorrt else {}
-            return verify_artifact(artifact) | graph
+            if not tensorrt:
+                return verify_artifact(artifact)
+            graph = check_static_graph(artifact)
+            opencv = compare_in_opencv(artifact, evidence.images)
+            return verify_artifact(artifact) | {"graph": graph, "opencv": opencv}
         except VerificationError as error:
             if (kind, precision) != ("openvino", "int8"):
                 raise
@@ -206,6 +211,38 @@ def check_static_graph(path: Path) -> dict[str, Any]:
         raise VerificationError(f"{path.name}: has {', '.join(bad[:3])}; nothing was written")
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     return {"opset": opset, "operators": operators}
+
+
+def compare_in_opencv(path: Path, images: NDArray[np.uint8]) -> dict[str, Any] | None:
+    """Compute an .onnx file of cropped images with OpenCV, a reader independent of ONNX Runtime.
+
+    Returns its version and the difference from ONNX Runtime's logits, or what OpenCV cannot read;
+    None if OpenCV is not installed, or older than version 5, which rewrote its reader. Raises
+    VerificationError if the logits differ.
+    """
+    if importlib.util.find_spec("cv2") is None:
+        return None
+    import cv2
+
+    if int(cv2.__version__.partition(".")[0]) < 5:
+        return None
+    engine = open_artifact(path)
+    limit = LIMITS[engine.metadata.precision]
+    try:
+        net = cv2.dnn.readNetFromONNX(str(path))
+        outputs = []
+        for image in images:  # one by one: it does not read dynamic batch sizes
+            net.setInput(image[None].copy())
+            outputs.append(net.forward()[0])
+    except cv2.error as error:
+        return {"version": cv2.__version__, "error": " ".join(str(error).split())[:200]}
+    relative = relative_difference(np.stack(outputs), engine.logits(images))
+    if not relative <= limit:
+        raise VerificationError(
+            f"{path.name}: OpenCV's logits differ from ONNX Runtime's: {relative:.2g}, allowed"
+            f" {limit:g}; nothing was written"
+        )
+    return {"version": cv2.__version__, "relative": relative, "limit": limit}
 
 
 def gather_evidence(model: ImageClassifier, data: str | None, precision: Precision) -> Evidence:

@@ -5,6 +5,10 @@ pass only, and gradients pass through it except where a value is out of range. T
 ranges are those of the batch, so checkpoints are ordinary ones, and `resnets export --int8`
 calibrates them as it does others.
 
+Before the first step `equalize_channels` (Nagel et al. 2019) gives the channels between two
+convolutions like ranges, without changing the function: a channel that is far wider than the
+others leaves them few of the 256 levels, and training alone hardly changes that.
+
 Weights are s8, symmetric, with one scale per output channel, so it makes no difference that exports
 fold batch norms into them. Inputs are u8, asymmetric, with one range per layer that includes zero.
 """
@@ -12,16 +16,20 @@ fold batch norms into them. Inputs are u8, asymmetric, with one range per layer 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from resnets.data.batch import Batch
+from resnets.models.norm import BatchNormAct2d
+from resnets.models.residual_unit import ResidualUnit
 from resnets.train.loss import Losses, LossFn
 
+DEVIATIONS = 3.0  # of a normalized channel that its range covers
 LAYERS = (F.conv2d, torch.conv2d, F.linear)
 
 
@@ -35,6 +43,38 @@ class FakeQuantize(TorchFunctionMode):
             inputs, weight, *others = args
             args = (quantize_inputs(inputs), quantize_weight(weight), *others)
         return func(*args, **(kwargs or {}))
+
+
+def equalize_channels(model: nn.Module) -> None:
+    """Scale channels between two convolutions of a residual unit, each by its own factor.
+
+    The batch norm before the relu is divided by the factor and the weights after it multiplied, so
+    the function stays the same. Factors make the ranges of a channel's activations and weights
+    proportional to each other; their geometric mean is 1.
+    """
+    for unit in model.modules():
+        if not isinstance(unit, ResidualUnit):
+            continue
+        layers = [unit.get_submodule(name) for name in unit.branch_layers]
+        for norm, conv in pairwise(layers[1:]):  # the shortcut may read the first
+            if isinstance(norm, BatchNormAct2d) and isinstance(conv, nn.Conv2d) and norm.relu:
+                _equalize(norm, conv)
+
+
+@torch.no_grad()
+def _equalize(norm: BatchNormAct2d, conv: nn.Conv2d) -> None:
+    if conv.groups != 1 or norm.weight is None:
+        return
+    activations = norm.bias.abs() + DEVIATIONS * norm.weight.abs()
+    weights = conv.weight.abs().amax((0, 2, 3))
+    used = (activations > 0) & (weights > 0)
+    if not used.any():
+        return
+    factors = torch.where(used, activations / weights, 1.0).sqrt()
+    factors = torch.where(used, factors / factors[used].log().mean().exp(), 1.0)
+    norm.weight /= factors
+    norm.bias /= factors
+    conv.weight *= factors[:, None, None]
 
 
 def quantize_inputs(x: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ from resnets.export.verify import (
 from resnets.export.write import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule, fold_batch_norms
+from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
+from resnets.weights.load import load_model
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
@@ -266,3 +268,32 @@ def test_images_of_another_size_are_rejected_by_name(torch_artifact):
     engine = open_backend(torch_artifact)
     with pytest.raises(ValueError, match="float32.*uint8.*16.*16.*1"):
         engine.logits(np.zeros((1, 17, 17, 1), np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_program_for_phones_gives_the_models_logits_in_its_own_runtime(
+    capsys, digits_run, tmp_path, precision
+):
+    runtime = pytest.importorskip("executorch.runtime")
+    out = tmp_path / "digits.pte"
+    flags = ["--int8"] if precision == "int8" else []
+    words = ("export", digits_run, "--to", "executorch", *flags, "--calibrate", "digits")
+    code, _, err = call(capsys, *words, "--max-drop", "2", "--out", out)
+    assert code == 0, err
+    manifest = json.loads((tmp_path / "digits.pte.json").read_text())
+    method = runtime.Runtime.get().load_program(out).load_method("forward")
+    model = load_model(str(digits_run))
+    images = noise(model, 3)
+    found = method.execute([torch.tensor(images.tolist(), dtype=torch.uint8)])[0].numpy()
+    expected = reference_logits(model)(images)
+    assert np.abs(found - expected).std() <= manifest["parity"]["limit"] * expected.std()
+
+    engine = open_artifact(out)
+    batch = noise(model, manifest["settings"]["largest_batch"] + 3)
+    apart = np.concatenate([engine.logits(each[None]) for each in batch])
+    np.testing.assert_allclose(engine.logits(batch), apart, atol=1e-4)
+    out.write_bytes(b"no program")
+    out.with_name("digits.pte.json").unlink()
+    with pytest.raises(ArtifactError):
+        open_artifact(out)

@@ -1,5 +1,6 @@
 """The manifest of an artifact alone suffices to repeat its proof."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -57,6 +58,11 @@ def test_the_form_for_tensorrt_has_no_control_flow(digits_run, tmp_path, precisi
     operators = {node.op_type for node in graph.node}
     assert not operators & {"If", "Loop", "Scan"}
     assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim[1:3]] != [0, 0]
+    opencv = json.loads(out.with_name("net.onnx.json").read_text())["opencv"]
+    if importlib.util.find_spec("cv2"):
+        assert opencv["relative"] <= opencv["limit"]
+    else:
+        assert opencv is None
     if precision == "int8":
         layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
         made = {name: node.op_type for node in graph.node for name in node.output}

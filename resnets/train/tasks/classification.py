@@ -33,7 +33,7 @@ from resnets.models.block_config import eval_mode
 from resnets.models.custom_model import build_custom
 from resnets.report.classification_details import CaptionedImage, RunDetails
 from resnets.train.execution_plan import ExecutionPlan
-from resnets.train.fake_quantize import quantized_loss
+from resnets.train.fake_quantize import equalize_channels, quantized_loss
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
 from resnets.train.tasks.classification_report import run_details, training_images
@@ -210,8 +210,11 @@ class ClassificationTask:
             loss = classification_loss(self.recipe.loss, self.class_weights)
         if self.teacher is not None:
             loss = distillation_loss(self.recipe.distill, loss, self.teacher)
-        quantize = self.recipe.finetune.quantize and self.recipe.weights is not None
-        return quantized_loss(loss) if quantize else loss
+        return quantized_loss(loss) if self._quantizes else loss
+
+    @property
+    def _quantizes(self) -> bool:
+        return self.recipe.finetune.quantize and self.recipe.weights is not None
 
     def smallest_input(self) -> tuple[int, int, int]:
         """Return (C, H, W) of the smallest training images."""
@@ -220,7 +223,9 @@ class ClassificationTask:
         return (self.recipe.model.in_channels, smallest := min(sizes), smallest)
 
     def setup(self, device: torch.device) -> None:
-        """Do nothing."""
+        """Equalize channels before quantization-aware training."""
+        if self._quantizes:
+            equalize_channels(self.model)
 
     def stream(self, device: torch.device, group: ProcessGroup) -> TrainStream:
         """Return the stream of this process's share of the training batches."""
