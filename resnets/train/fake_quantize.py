@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from resnets.data.batch import Batch
 from resnets.models.norm import BatchNormAct2d
 from resnets.models.residual_unit import ResidualUnit
+from resnets.models.resnet import BasicBlock, Bottleneck
 from resnets.train.loss import Losses, LossFn
 
 DEVIATIONS = 3.0  # of a normalized channel that its range covers
@@ -53,10 +54,12 @@ def equalize_channels(model: nn.Module) -> None:
     proportional to each other; their geometric mean is 1.
     """
     for unit in model.modules():
-        if not isinstance(unit, ResidualUnit):
-            continue
-        layers = [unit.get_submodule(name) for name in unit.branch_layers]
-        for norm, conv in pairwise(layers[1:]):  # the shortcut may read the first
+        names: list[str] = []
+        if isinstance(unit, ResidualUnit):
+            names = unit.branch_layers[1:]  # the shortcut may read the first
+        elif isinstance(unit, BasicBlock | Bottleneck):
+            names = ["norm1", "conv2", *(["norm2", "conv3"] if hasattr(unit, "conv3") else [])]
+        for norm, conv in pairwise(map(unit.get_submodule, names)):
             if isinstance(norm, BatchNormAct2d) and isinstance(conv, nn.Conv2d) and norm.relu:
                 _equalize(norm, conv)
 

@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from detect_nets import C4, FPN, PCR, SEGMENT, small_model
+from detect_sets import annotation
+from detect_sets import save as save_annotations
 from PIL import Image
 from serving import running, save_vision
 
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.data.sources.builtin import load_photographs
+from resnets.export import vision
 from resnets.export.vision import export_vision
 from resnets.runtime.vision import open_predictor
 
@@ -94,3 +98,60 @@ def test_boxes_and_masks_are_those_of_the_model(tmp_path, which, kind, suffix):
     if kind == "openvino":
         pytest.importorskip("openvino")
     check(which, kind, suffix, tmp_path)
+
+
+CATEGORIES = [{"id": 3, "name": "disc"}, {"id": 7, "name": "box"}, {"id": 9, "name": "star"}]
+
+
+def write_own_detections(folder: Path, weights: str) -> Path:
+    """A COCO set whose annotations are what the model itself finds, so its AP is high."""
+    predictor = open_predictor([weights], "cpu", "float32")
+    for title in ("train", "val"):
+        (folder / title).mkdir(parents=True)
+        document: dict = {"images": [], "annotations": [], "categories": CATEGORIES}
+        for number, (width, height) in enumerate([(120, 80), (90, 110), (130, 100)], 1):
+            noise = np.random.default_rng(number).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+            image = Image.fromarray(noise).resize((width, height))
+            name = f"{title}{number}.png"
+            image.save(folder / title / name)
+            entry = {"id": number, "file_name": name, "width": width, "height": height}
+            document["images"].append(entry)
+            data = (folder / title / name).read_bytes()
+            objects = predictor.infer([predictor.prepare(data, name)])[0].objects
+            best = np.argsort(-objects["scores"])[:4]
+            for label, box in zip(objects["labels"][best], objects["boxes"][best], strict=True):
+                category = CATEGORIES[int(label)]["id"]
+                document["annotations"].append(annotation(document, number, category, box.tolist()))
+        (folder / "annotations").mkdir(exist_ok=True)
+        save_annotations(folder, title, document)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "flag", "suffix"),
+    [("onnx", "--int8", ".onnx"), ("openvino", "--bf16", ".xml"), ("openvino", "--int8", ".xml")],
+)
+def test_lower_precisions_are_refused_where_ap_falls(
+    tmp_path, monkeypatch, capsys, kind, flag, suffix
+):
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setitem(vision.LIMITS, "int8", 0.0)  # the metrics decide, not the outputs
+    monkeypatch.setitem(vision.LIMITS, "bfloat16", 0.0)
+    weights = save(tmp_path / "net.safetensors", "fpn")
+    data = write_own_detections(tmp_path / "set", weights)
+    out = tmp_path / f"net{suffix}"
+    words = ["export", weights, "--to", kind, flag, "--calibrate", str(data), "--out", str(out)]
+    assert main([*words, "--max-drop", "100"]) == 0
+    metrics = json.loads(out.with_name(f"{out.name}.json").read_text())["metrics"]
+    assert metrics["before"]["AP"] > 50
+    assert metrics["error_rise"] == pytest.approx(
+        metrics["before"]["AP"] - metrics["after"]["AP"], abs=1e-6
+    )
+    assert metrics["error_rise"] > 0  # weights are random, so that scores are near each other
+    out.unlink()
+    capsys.readouterr()
+    assert main([*words, "--max-drop", "0"]) == 3
+    assert "AP goes from" in capsys.readouterr().err
+    assert not out.exists()
