@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +17,17 @@ from resnets.bulk.write import Layout, classes_layout, vision_layout
 from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.models.predictor import WINDOW, InferenceInput, Predictor
-from resnets.detect.outputs import Output
 from resnets.evaluate.postprocess import decide
 from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime, describe_backend
-from resnets.runtime.vision import check_runtime, engine_name, open_predictor
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
+
+if TYPE_CHECKING:  # detection takes long to import
+    from resnets.detect.models.predictor import InferenceInput, Predictor
+    from resnets.detect.outputs import Output
 
 DECODED_AHEAD = 8  # images for a detector on a CPU, which computes them one by one
 
@@ -106,6 +107,9 @@ class VisionBulkModel:
     at_once = 1
 
     def __init__(self, predictor: Predictor) -> None:
+        from resnets.detect.models.predictor import WINDOW
+        from resnets.runtime.vision import engine_name
+
         (model,) = predictor.models
         assert model.recipe is not None
         self.predictor, self.engine = predictor, engine_name(predictor)
@@ -168,6 +172,8 @@ def open_bulk_model(
         )
     if loading != DEFAULT_LOAD_OPTIONS or calibrate is not None:
         raise ConfigError(f"{where}: --model, --classes and --calibrate are for classifiers")
+    from resnets.runtime.vision import check_runtime, open_predictor
+
     check_runtime(where, backend, precision)
     return VisionBulkModel(open_predictor([where], device, precision))
 

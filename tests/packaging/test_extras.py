@@ -25,6 +25,7 @@ COMMANDS = [
     ("deploy", ["onnxruntime"], ["export", RUN, "--to", "onnx"]),
     ("deploy", ["openvino"], ["export", RUN, "--to", "openvino"]),
     ("deploy", ["nncf"], ["export", RUN, "--to", "openvino", "--int8", "--calibrate", "digits"]),
+    ("executorch", ["executorch"], ["export", RUN, "--to", "executorch"]),
     ("serve", ["fastapi"], ["serve", RUN, "--port", "0"]),
     ("serve", ["prometheus_client"], ["serve", RUN, "--port", "0"]),
     ("ray", ["ray"], ["predict", RUN, "--data", "images", "--out", "rows", "--engine", "ray"]),
