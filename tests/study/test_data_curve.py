@@ -86,6 +86,13 @@ def test_cells_and_page(tmp_path: Path) -> None:
     assert "does not fit" in write_curve(grid, tmp_path, cells).lead
 
 
+def test_the_seed_of_all_subsets_can_be_set() -> None:
+    grid = data_grid("digits", 4, model="cifar-resnet8", budget="60it", settings=["seed=3"])
+    recipes = [cell_recipe(grid, "cifar-resnet8", subset) for subset in range(4)]
+    assert [each.seed for each in recipes] == [3] * 4
+    assert [each.data.train_fraction for each in recipes] == [0.125, 0.25, 0.5, 1.0]
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     assert main(["study", "data"]) == 2
     assert main(["study", "data", "--data", "digits", "--subsets", "2"]) == 2

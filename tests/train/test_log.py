@@ -129,3 +129,13 @@ def test_an_epoch_is_one_line():
     lines.end({"kind": "time", **place(30)})
     lines.flush()
     assert len(lines_printed) == 3  # none without a metric
+
+
+def test_the_time_left_is_known_before_the_first_row_of_training():
+    """Epochs shorter than `log_every` have no such row, but their own time."""
+    lines_printed = []
+    lines = EpochLines(total=40, step=0, emit=lines_printed.append)
+    lines.end({"kind": "time", "step": 10, "epoch": 1.0, "seconds": 30.0})
+    lines.evaluation({"kind": "val", "mAP": 41.0, "step": 10, "epoch": 1.0})
+    lines.flush()
+    assert lines_printed == ["epoch 1/4  val mAP 41.0%  1:30 left"]

@@ -230,14 +230,14 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
         rows = -(-grid.iterations // spacing)
         changes["duration"] = f"{grid.iterations}it"
         changes["log_every"] = f"{-(-grid.iterations // rows)}it"
-    settings = dict(_parse_setting(each) for each in grid.settings)
+    settings = dict(_parse_setting(each, grid.study) for each in grid.settings)
     recipe = replace_fields(replace_fields(recipe, changes), settings)
     return replace_fields(recipe, dict(model_fields(model)), where=model)
 
 
 def check_settings(grid: Grid) -> list[str]:
     """Return warnings about settings without effect; ConfigError for invalid or unread ones."""
-    paths = [current_path(_parse_setting(each)[0]) for each in grid.settings]
+    paths = [current_path(_parse_setting(each, grid.study)[0]) for each in grid.settings]
     warnings: dict[str, None] = {}
     for model in grid.models:
         recipe = cell_recipe(grid, model, seed=0)
@@ -248,11 +248,13 @@ def check_settings(grid: Grid) -> list[str]:
     return list(warnings)
 
 
-def _parse_setting(setting: str) -> tuple[str, str]:
+def _parse_setting(setting: str, study: str) -> tuple[str, str]:
     path, equals, value = (part.strip() for part in setting.partition("="))
     if not equals:
         raise ConfigError(f"--set {setting}: write it as path=value, such as optim.lr=0.05")
-    if path in GRID_FIELDS:
+    # The cells of these two are parts of the data, all with the same seed.
+    free = path == "seed" and study in ("folds", "data")
+    if path in GRID_FIELDS and not free:
         raise ConfigError(f"--set {path}: the grid decides it; use {GRID_FIELDS[path]}")
     return path, value
 

@@ -53,6 +53,8 @@ class EpochLines:
     def end(self, row: Row) -> None:
         """Add the row of an epoch's times."""
         self.flush(row["step"])
+        if not self._seconds_per_step and row["step"] > self._step:  # no row of training yet
+            self._seconds_per_step = row["seconds"] / (row["step"] - self._step)
         self._end, self._over = row, True
 
     def evaluation(self, row: Row) -> None:
