@@ -21,6 +21,8 @@ from resnets.data.splits.corrections import (
     write_corrections,
 )
 from resnets.evaluate.metrics.multiclass import balanced_error
+from resnets.models import ImageClassifier
+from resnets.study.folds import predictions
 from resnets.study.folds.study import folds_grid, write_folds
 from resnets.study.grid.cells import cell_recipe, folder_name, read_cells, write_grid
 from resnets.train.run import run
@@ -94,6 +96,23 @@ def test_classes_count_alike_in_the_balanced_error(found) -> None:
     for row, cell in zip(rows, found.cells, strict=True):
         assert float(row["balanced error %"]) == cell.result["test"]["balanced_error"]
         assert float(row["macro F1 %"]) == cell.result["test"]["macro_f1"]
+
+
+def test_probabilities_are_at_the_temperature(found, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = predictions.load
+
+    def load_hot(path: Path) -> ImageClassifier:
+        model = load(path)
+        model.postprocess = replace(
+            model.postprocess, temperature=2 * model.postprocess.temperature
+        )
+        return model
+
+    monkeypatch.setattr(predictions, "load", load_hot)
+    hot = predictions.predict_folds(found.cells, "cpu")
+    roots = np.sqrt(found.predictions.probabilities)
+    expected = roots / roots.sum(1, keepdims=True)
+    np.testing.assert_allclose(hot.probabilities, expected, atol=1e-4)
 
 
 def test_planted_labels_are_found(found, tree) -> None:

@@ -18,6 +18,7 @@ from resnets.data.sources.open import find_source
 from resnets.data.splits.corrections import apply_corrections, image_path_within
 from resnets.data.splits.image_record import TEST
 from resnets.data.splits.roles import choose_roles
+from resnets.evaluate.postprocess import probabilities
 from resnets.study.grid.cells import RECIPE, Cell
 from resnets.utils.csv_files import write_csv
 from resnets.utils.environment import pick_device
@@ -106,7 +107,8 @@ def _predict_fold(cell: Cell, device: torch.device) -> Predictions:
     with torch.inference_mode():
         for batch in eval_batches(split, model.preprocess, BATCH, device):
             assert isinstance(batch.images, torch.Tensor)
-            scores.append(model(batch.images).float().softmax(1).cpu().numpy())
+            logits = model(batch.images).float().cpu().numpy()
+            scores.append(probabilities(logits, model.postprocess))
             ids.append(batch.ids.numpy())
     rows = share.rows[np.concatenate(ids)]
     return Predictions(
