@@ -66,12 +66,17 @@ def calibration(features: Path) -> None:
                     loss_after,
                 )
             )
+        if not values:
+            continue
         errors, temperatures, *others = zip(*values, strict=True)
         cells = [spread(temperatures, 2, ""), *(spread(each, 3, "") for each in others)]
-        rows.append([title, spread(errors), *cells])
+        rows.append([title, len(values), spread(errors), *cells])
     columns = ["temperature", "ECE", "ECE at T", "equal mass", "equal mass at T", "loss"]
     save_result(
-        "calibration", f"{RUNS}; {FIGURES}", ["network", "test error", *columns, "loss at T"], rows
+        "calibration",
+        f"{RUNS}; {FIGURES}",
+        ["network", "seeds", "test error", *columns, "loss at T"],
+        rows,
     )
     groups = {
         **{
@@ -86,6 +91,7 @@ def calibration(features: Path) -> None:
     found = {
         title: [unknown.compare(dict(np.load(path))) for path in paths]
         for title, paths in groups.items()
+        if paths
     }
     rows = [
         [name, *(spread((each[name][0] for each in pairs), 3, "") for pairs in found.values())]
@@ -128,13 +134,21 @@ def calibration(features: Path) -> None:
         save(plot, "calibration")
 
 
-NETWORKS = {"weak": "CIFAR-10, 8 classes, 4,000 images", "nette": "Imagenette, 8 classes"}
-FOREIGN = {"far-imagenette": "CIFAR-10 against photographs", "far-blood": "against blood cells"}
+NETWORKS = {
+    "weak": "8 classes of CIFAR-10, 4,000 images",
+    "eight": "8 classes of CIFAR-10, 40,000 images",
+    "nette": "8 classes of Imagenette, 2,560 images",
+}
+FOREIGN = {
+    "far-imagenette": "CIFAR-10 against Imagenette",
+    "far-blood": "CIFAR-10 against blood cells",
+}
 RUNS = (
     "python benchmarks/made_sets.py unknown SOURCE SET --without CLASS,CLASS; resnets train"
-    " cifar10-fast --data SET --epochs 10 --seed SEED --set data.val_fraction=0.2, or resnets train"
-    " scratch --data SET --model resnet18 --set data.size=64 --set data.resize=72 --set"
-    " data.val_fraction=0.1 --epochs 10 --seed SEED"
+    " cifar10-fast --data SET --seed SEED with --epochs 10 --set data.val_fraction=0.2 (of `subset"
+    " SET --images 4000`) or --iterations 800 --set data.val_fraction=0.1; resnets train scratch"
+    " --data SET --model resnet18 --set data.size=64 --set data.resize=72 --set"
+    " data.val_fraction=0.1 --epochs 5 --seed SEED"
 )
 UNKNOWN = (
     "python benchmarks/unknown.py RUN UNKNOWN, and resnets:cifar10/cifar-resnet20 and"
