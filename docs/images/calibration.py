@@ -145,8 +145,8 @@ FOREIGN = {
 }
 RUNS = (
     "python benchmarks/made_sets.py unknown SOURCE SET --without CLASS,CLASS; resnets train"
-    " cifar10-fast --data SET --seed SEED with --epochs 10 --set data.val_fraction=0.2 (of `subset"
-    " SET --images 4000`) or --iterations 800 --set data.val_fraction=0.1; resnets train scratch"
+    " cifar10-fast --data SET --seed SEED with --epochs 10 --set data.val_fraction=0.2 (of a subset"
+    " of 4,000 images) or --iterations 800 --set data.val_fraction=0.1; resnets train scratch"
     " --data SET --model resnet18 --set data.size=64 --set data.resize=72 --set"
     " data.val_fraction=0.1 --epochs 5 --seed SEED"
 )

@@ -170,7 +170,8 @@ def label_errors(folds: Path, sets: Path) -> None:
             hits = np.array([path in planted for path in named])
             right = np.mean([named[path] == planted[path] for path in named if path in planted])
             errors = [
-                result(cell)["test"]["top1_error"] for cell in sorted((folder / "cells").iterdir())
+                result(cell.parent)["test"]["top1_error"]
+                for cell in sorted(folder.glob("cells/*/result.json"))
             ]
             scores.append(
                 (
@@ -295,7 +296,8 @@ def learning_curve(curves: Path, _: Path) -> None:
         seeds = finished(curves, "curveSEED/report.html")
         panels = plot.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
         for seed, axes in zip(seeds, panels, strict=True):
-            cells = [result(cell) for cell in (curves / f"curve{seed}" / "cells").iterdir()]
+            finished_cells = (curves / f"curve{seed}").glob("cells/*/result.json")
+            cells = [result(cell.parent) for cell in finished_cells]
             points = sorted(
                 (each["splits"]["images"]["train"], each["test"]["top1_error"]) for each in cells
             )
