@@ -197,7 +197,7 @@ def label_errors(folds: Path, sets: Path) -> None:
         )
     command = (
         "python benchmarks/made_sets.py wrong-labels SOURCE wrong-KIND --images N --seed SEED, then"
-        " resnets folds wrong-KIND/set with --recipe digits --k 5 --budget 20ep --set data.size=16"
+        " resnets folds wrong-KIND/set with --recipe digits --k 5 --budget 10ep --set data.size=16"
         " (digits) or --recipe cifar10-fast --k 3 --budget 3ep --set"
         " weights=resnets:cifar10/cifar-resnet20 --set optim.lr=0.02 --set data.grow_from=none"
         " --set ema_decay=0 --set seed=SEED (CIFAR-10), both with --set data.split_seed=SEED;"
@@ -334,7 +334,7 @@ def learning_curve(curves: Path, _: Path) -> None:
         save(plot, "learning-curve")
     command = (
         "resnets study data --data digits --recipe digits --model cifar-resnet8 --subsets 6"
-        " --budget 600it --set data.test_fraction=0.5 --set data.split_seed=SEED --set seed=SEED;"
+        " --budget 300it --set data.test_fraction=0.5 --set data.split_seed=SEED --set seed=SEED;"
         " python docs/images/trust.py learning-curve curves"
     )
     columns = ["seed", "fitted up to", "images", "extrapolated (90%)", "measured", "inside"]
