@@ -210,7 +210,7 @@ def test_a_state_dict_in_an_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", **{name: each.numpy() for name, each in state.items()})
     ours = resnets.load(tmp_path / "w.npz", model="cifar-resnet8")
     values = {name: each for name, each in state.items() if each.is_floating_point()}
-    assert len(values) > 40
+    assert len(values) > 30
     assert all(torch.equal(ours.state_dict()[name], each) for name, each in values.items())
 
 
