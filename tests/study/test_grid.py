@@ -281,6 +281,16 @@ def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
         train_grid(TINY, tmp_path / "other")
 
 
+def test_rows_that_an_earlier_version_spaced_otherwise_are_of_the_same_grid(tmp_path):
+    write_grid(TINY, tmp_path)
+    recipe = dataclasses.replace(cell_recipe(TINY, "cifar-plain8", 0), log_every="3it")
+    assert recipe.log_every != cell_recipe(TINY, "cifar-plain8", 0).log_every
+    run(recipe, read_cell(tmp_path, "cifar-plain8", 0).folder, device="cpu", quiet=True)
+    train_grid(TINY, tmp_path)
+    assert read_cell(tmp_path, "cifar-plain8", 0).status == "done"
+    assert read_cell(tmp_path, "cifar-resnet8", 0).status == "done"
+
+
 def test_a_study_of_an_earlier_version_keeps_its_rules_and_old_names_of_fields_are_read(tmp_path):
     write_grid(TINY, tmp_path)
     lines = (tmp_path / "study.toml").read_text().splitlines()

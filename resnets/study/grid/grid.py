@@ -133,7 +133,13 @@ def _find_mixed_cell(grid: Grid, cells: Sequence[Cell]) -> str | None:
         # The grid does not have the import path of a custom block.
         text = dataclasses.replace(ours.transformer, vocabulary=theirs.transformer.vocabulary)
         custom = theirs.custom if custom_block(cell.model) else ours.custom
-        ours = dataclasses.replace(ours, model=fitted, transformer=text, custom=custom)
+        ours = dataclasses.replace(
+            ours,
+            model=fitted,
+            transformer=text,
+            custom=custom,
+            log_every=theirs.log_every,  # changes no result; earlier versions spaced rows otherwise
+        )
         if difference := _find_difference(to_dict(theirs), to_dict(ours)):
             path, there, here = difference
             return (
