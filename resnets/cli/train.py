@@ -120,7 +120,7 @@ def command(
     from resnets.weights.errors import DownloadError
 
     try:
-        run = train(
+        finished = train(
             chosen,
             data=data,
             epochs=epochs,
@@ -139,7 +139,7 @@ def command(
             f"{error}; to train from random weights instead: resnets train {words}"
         ) from None
     if is_main:
-        _print_result(run.result, run.folder)
+        _print_result(finished.result, finished.folder)
     return 0
 
 

@@ -75,9 +75,9 @@ def _equalize(norm: BatchNormAct2d, conv: nn.Conv2d) -> None:
         return
     factors = torch.where(used, activations / weights, 1.0).sqrt()
     factors = torch.where(used, factors / factors[used].log().mean().exp(), 1.0)
-    norm.weight /= factors
-    norm.bias /= factors
-    conv.weight *= factors[:, None, None]
+    norm.weight.div_(factors)
+    norm.bias.div_(factors)
+    conv.weight.mul_(factors[:, None, None])
 
 
 def quantize_inputs(x: Tensor) -> Tensor:
