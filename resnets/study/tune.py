@@ -286,6 +286,14 @@ def _own_settings(recipe: Recipe) -> dict[str, Any]:
     return settings if recipe.data.has_stacks else {**settings, "augment": MAGNITUDES[0]}
 
 
+def _find_own(trials: tuple[Trial, ...] | list[Trial], recipe: Recipe) -> Trial | None:
+    """Return the trial of the recipe's own settings."""
+    own = {
+        f"optim.{key}": value for key, value in _own_settings(recipe).items() if key != "augment"
+    }
+    return next((each for each in trials if dict(each.fields) == own), None)
+
+
 def _trial_folder(folder: Path, fields: Mapping[str, Any]) -> Path:
     """Return the folder of a trial, named by a hash of its fields."""
     text = json.dumps(fields, sort_keys=True)
@@ -357,7 +365,7 @@ def _write_report(
         tables=[Table("trials", columns, tuple(rows))],
         interval=best.metrics.get("top1_interval") if monitored == "top1_error" else None,
         tested=best.metrics.get("examples"),
-        own=next((each for each in trials if each.number == 0), None),
+        own=_find_own(trials, recipe),  # none in searches of earlier versions
         errors=[each.error for each in trials],
         minimized=METRICS.get(monitored, "error (100 - mAP)"),
         name=recipe.name,

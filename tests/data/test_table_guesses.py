@@ -463,6 +463,9 @@ def test_classes_that_seem_to_be_none_are_warned_about(flat) -> None:
     (said,) = class_warnings(("cat", "truck", "turck"), (90, 80, 9))
     assert "'turck' (9 images) for 'truck' (80)" in said
     assert class_warnings(("tshirt", "shirt"), (90, 80)) == []
+    for pair in (("typical", "atypical"), ("rifle", "trifle"), ("白色小轿车", "白色小汽车")):
+        assert class_warnings(pair, (90, 9)) == []
+    assert class_warnings(("truck", "turck"), (80, 0)) == []  # a table may name more classes
     with pytest.raises(DataError, match="the label -1"):
         check_spellings(["0", "1", "-1"], "line {}".format)
     check_spellings(["-2", "2"], str)

@@ -171,6 +171,11 @@ def test_a_model_no_better_than_the_majority_class_is_warned_about():
     better[:10] = 1
     assert len(found(constant).warnings) == 1
     assert found(better).warnings == ()
+    for counts in ([0] * 4 + [1] * 3, [0] * 23 + [1] * 6):  # the same error, to the last digit
+        few = torch.tensor(counts)
+        scores = [(torch.eye(2)[:1].repeat(len(few), 1), few)]
+        same = evaluate_scores(scores, ("ok", "rust"), protocol="", device=torch.device("cpu"))
+        assert same.sums.top1_error == same.sums.majority_error
     one_class = evaluate_scores(
         [(torch.eye(2)[:1].repeat(9, 1), torch.zeros(9, dtype=torch.int64))],
         *(("ok", "rust"),), protocol="", device=torch.device("cpu"),

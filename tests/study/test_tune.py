@@ -110,6 +110,7 @@ def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Pa
     assert (out / search.STORE).is_file()
     command = re.search(r"<pre[^>]*>(.*?)</pre>", (out / "report.html").read_text())[1]
     assert shlex.split(html.unescape(command))[2:] == [str(out / search.BEST)]
+    assert "Trial 0 has" in (out / "report.html").read_text()
     with pytest.raises(ConfigError, match="seed 0, not 1"):
         tune(chosen, trials=4, seed=1, out=out, device="cpu")
     assert len(untrained) == 4
@@ -151,3 +152,15 @@ def test_what_cannot_be_tuned_is_refused(chosen, tmp_path: Path) -> None:
         tune(blind, trials=1, budget="4it", out=tmp_path / "blind", device="cpu")
     assert main(["tune", "digits", "--trials", "0"]) == 2
     assert main(["tune", "segment"]) == 2
+
+
+def test_a_search_of_an_earlier_version_has_no_trial_of_its_own_settings(
+    chosen, untrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, out = search._own_settings, tmp_path / "search"
+    monkeypatch.setattr(search, "_own_settings", lambda _: {**own(chosen), "lr": 0.004})
+    tune(chosen, trials=1, out=out, device="cpu")
+    monkeypatch.setattr(search, "_own_settings", own)
+    again = tune(chosen, trials=1, out=out, device="cpu")
+    assert again.best.fields["optim.lr"] == 0.004
+    assert "own settings" not in (out / "report.html").read_text()

@@ -1,5 +1,6 @@
 """Runs on classes of very different sizes: warnings, weights, sampling and metrics."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.train.log.run_log import read_rows
 from resnets.train.tasks.classification import ClassificationTask
+from resnets.train.tasks.label_settings import size_warnings
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,17 @@ def test_small_images_that_are_enlarged_are_warned_about(folder: Path) -> None:
         for size in (16, 128)
     ]
     assert [sum("16x16 px" in text for text in warnings) for warnings in found] == [0, 1]
+
+
+def test_the_network_for_small_images_is_not_advised_for_the_weights_of_another(
+    folder: Path,
+) -> None:
+    enlarged = {"data.augment.crop": "random-resized", "data.resize": 128, "data.size": 128}
+    random = plan(folder, **enlarged)
+    train = ClassificationTask.open(random).splits.train
+    pretrained = dataclasses.replace(random, weights="run")
+    advised = ["train scratch" in size_warnings(each, train)[0] for each in (random, pretrained)]
+    assert advised == [False, True]
 
 
 def test_a_run_that_learned_nothing_is_reported_as_such(folder: Path, tmp_path: Path) -> None:

@@ -40,11 +40,15 @@ def class_key(name: str) -> str:
 def is_misspelling(name: str, other: str) -> bool:
     """Whether names differ by one letter, or by two that are swapped, in one word of five or more.
 
-    Names that count or enumerate differ so, too, and are none: "grade2", "type_b", "stageII".
+    Names that count or enumerate differ so, too, and are none: "grade2", "type_b", "stageII". So
+    do words that differ in the first letter, which is seldom mistyped, and characters of scripts
+    without case, such as Chinese, where each is a syllable or a word.
 
     >>> is_misspelling("turck", "truck"), is_misspelling("Fire truk", "fire_truck")
     (True, True)
     >>> is_misspelling("type_a", "type_b"), is_misspelling("typeI", "typeII")
+    (False, False)
+    >>> is_misspelling("atypical", "typical"), is_misspelling("红色小轿车", "白色小轿车")
     (False, False)
     """
     words, others = class_key(name).split(), class_key(other).split()
@@ -54,8 +58,10 @@ def is_misspelling(name: str, other: str) -> bool:
     short, long = sorted(pairs[0], key=len)
     start = len(posixpath.commonprefix([short, long]))
     one, two = short[start:], long[start:]
-    enumerated = not (one[:1] + two[:1]).isalpha() or set(one + two) <= set("ivx")
-    if len(long) < MIN_LETTERS or enumerated:
+    # Not "1" and "2", nor letters of scripts without case.
+    in_letters = all(unicodedata.category(letter) == "Ll" for letter in one[:1] + two[:1])
+    enumerated = not in_letters or set(one + two) <= set("ivx")
+    if not start or len(long) < MIN_LETTERS or enumerated:
         return False
     if len(short) < len(long):
         return one == two[1:]

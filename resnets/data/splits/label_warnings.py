@@ -122,7 +122,7 @@ def _misspelling_warning(classes: Sequence[str], counts: Sequence[int]) -> list[
         f"{name!r} ({format_count(count, 'image')}) for {other!r} ({many:,})"
         for count, name in largest[::-1]
         for many, other in largest
-        if many >= MIN_RATIO * count and is_misspelling(name, other)
+        if many >= MIN_RATIO * count > 0 and is_misspelling(name, other)
     ]
     if not found:
         return []

@@ -95,7 +95,7 @@ class ClassificationSums:
     @property
     def majority_error(self) -> float:
         """Top-1 error in percent of always predicting the most frequent class of the examples."""
-        return 100 * (1 - int(self.confusion.sum(1).max()) / self.examples)
+        return 100 * (self.examples - int(self.confusion.sum(1).max())) / self.examples
 
     @property
     def top5_error(self) -> float:

@@ -63,9 +63,11 @@ def size_warnings(recipe: Recipe, train: Split) -> list[str]:
     size, small = recipe.data.size or 0, max(height, width)
     if small > MAX_SMALL or size < 2 * small:
         return []
+    # Pretrained weights are those of another network.
+    scratch = "" if recipe.weights is None else "resnets train scratch "
     return [
         f"all images have {width}x{height} px and are enlarged to {size} for {recipe.model.name}; a"
-        f" network for small images is many times faster: --model cifar-resnet20 --set"
+        f" network for small images is many times faster: {scratch}--model cifar-resnet20 --set"
         f" data.size={small} --set data.resize={small}"
     ]
 
