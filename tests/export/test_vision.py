@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from detect_nets import C4, FPN, PCR, SEGMENT, small_model
 from detect_sets import annotation
 from detect_sets import save as save_annotations
@@ -15,11 +16,13 @@ from PIL import Image
 from serving import running, save_vision
 
 from resnets.cli.main import main
-from resnets.config import ConfigError
+from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.sources.builtin import load_photographs
 from resnets.export import vision
+from resnets.detect.models.predictor import Predictor
 from resnets.export.vision import export_vision
-from resnets.runtime.vision import open_predictor
+from resnets.runtime.artifact import ArtifactMetadata
+from resnets.runtime.vision import ArtifactModel, open_predictor
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -89,6 +92,25 @@ def test_what_an_artifact_does_not_do_is_refused(tmp_path):
         export_vision(model, "torch", "float32", tmp_path / "net.pt2")
     with pytest.raises(ConfigError, match="--calibrate"):
         export_vision(model, "onnx", "int8", tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_outputs_of_a_graph_are_read_in_float32(precision):
+    spec, task = SPECS["segment"]
+    recipe = Recipe(task=task, detect=dataclasses.replace(spec, **SMALL))
+    classes, form = ("disc", "box", "star"), Preprocess(size=64, resize=64)
+    metadata = ArtifactMetadata("onnx", precision, "net", classes, form, "run", recipe)
+    found = []
+
+    def run(images):
+        found.append((torch.ones(4, 4) @ torch.ones(4, 4)).dtype)
+        return {"probabilities": np.zeros((3, *images.shape[1:3]), np.float32)}
+
+    artifact = ArtifactModel(run, {}, metadata, Path("net.onnx"))
+    device = torch.device("cpu")
+    predictor = Predictor.of([artifact], artifact.preprocess, device, precision)
+    predictor.infer([predictor.prepare(jpeg(120, 80), "image")])
+    assert found == [torch.float32]
 
 
 @pytest.mark.slow

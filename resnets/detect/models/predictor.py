@@ -171,13 +171,14 @@ class Predictor:
         """Return the outputs of images of one size."""
         first, *others = self.models
         height, width = inputs[0].image.shape[-2:]
+        precision = "float32" if first.normalizes else self.precision  # artifacts have their own
         with (
             within_memory(
                 f"{format_count(len(inputs), 'image')} of {width}x{height} px on {self.device}",
                 "use smaller sizes of test images, a smaller model, or --device cpu",
             ),
             torch.no_grad(),
-            autocast(self.device, self.precision),
+            autocast(self.device, precision),
         ):
             images = copy_to_device(torch.stack([each.image for each in inputs]), self.device)
             if not first.normalizes:
