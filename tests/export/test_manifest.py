@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
 from resnets.cli.main import main
+from resnets.export.export import compare_in_opencv
 
 
 def run_onnx(artifact, settings, images):
@@ -68,3 +71,10 @@ def test_the_form_for_tensorrt_has_no_control_flow(digits_run, tmp_path, precisi
         made = {name: node.op_type for node in graph.node for name in node.output}
         for node in layers:
             assert [made[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
+
+
+def test_opencv_that_does_not_load_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    assert compare_in_opencv(Path("net.onnx"), np.zeros((1, 4, 4, 3), np.uint8)) is None

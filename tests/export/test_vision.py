@@ -18,8 +18,8 @@ from serving import running, save_vision
 from resnets.cli.main import main
 from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.sources.builtin import load_photographs
-from resnets.export import vision
 from resnets.detect.models.predictor import Predictor
+from resnets.export import vision
 from resnets.export.vision import export_vision
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.vision import ArtifactModel, open_predictor
