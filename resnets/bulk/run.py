@@ -77,6 +77,8 @@ class BulkOptions:
             if value is not None and value < minimum:
                 option = {"top": "top-k", "batch": "batch-size"}.get(name, name.replace("_", "-"))
                 raise ConfigError(f"--{option} {value}: must be at least {minimum}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"--threshold {self.threshold}: a score is in 0..1")
 
 
 @dataclass(frozen=True)
