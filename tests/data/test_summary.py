@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.bulk.write import columns as bulk_columns
+from resnets.bulk.write import classes_layout, vision_layout
 from resnets.cli.main import main
 from resnets.config import DataSpec, DetectSpec
 from resnets.data import open_data
@@ -181,7 +181,8 @@ def test_what_data_check_and_prediction_write_are_no_label_files(
     shutil.copytree(folder / "Training" / "dog", root / "dog")
     paths = [f"{label}/{number}.png" for label in ("cat", "dog") for number in range(4)]
     write_quarantine(root / "left_out.txt", [(path, "copy") for path in paths])
-    heads = (COLUMNS, bulk_columns(1), ("path", "class1", "probability1"))
+    written = (classes_layout(1).names, vision_layout("detect").names)
+    heads = (COLUMNS, *written, ("path", "class1", "probability1"))
     for place, head in enumerate(heads):
         rows = [head, *([path, "cat", *"0" * (len(head) - 2)] for path in paths)]
         (root / f"written{place}.csv").write_text("\n".join(map(",".join, rows)) + "\n")

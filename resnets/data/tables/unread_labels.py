@@ -36,7 +36,7 @@ MAX_TEXTS = 10  # in a folder; above, files named like images are skipped
 # First line of tables that data check, predict and bulk prediction write.
 WRITTEN_BY_PACKAGE = re.compile(
     r"path,finding,weight,|path,class1,(id1,)?probability1|path,class,(score,left,|pixels\r?\n)"
-    r"|file,item,(kind,problem|outcome,reason)\r?\n"
+    r"|path,width,height,(objects|areas),|file,item,(kind,problem|outcome,reason)\r?\n"
 )
 DELIMITED = re.compile(r"[,;\t|]")
 CELL = re.compile(r"""[,;|\t\n\r"'{}\[\]]+|:\s|\s+""")

@@ -173,8 +173,9 @@ def _input_and_head(model: nn.Module) -> dict[nn.Parameter, str]:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             ends |= dict.fromkeys(module.parameters(), "input")
-        if isinstance(module, ImageClassifier):
-            ends |= dict.fromkeys(module.get_submodule(module.input_layer).parameters(), "input")
+        input_layer = getattr(module, "input_layer", None)  # models from outside have none
+        if isinstance(module, ImageClassifier) and input_layer is not None:
+            ends |= dict.fromkeys(module.get_submodule(input_layer).parameters(), "input")
         head = getattr(module, "head", None)
         if isinstance(head, nn.Linear):
             ends |= dict.fromkeys(head.parameters(), "head")

@@ -204,10 +204,8 @@ class ClassificationTask:
     @property
     def loss_fn(self) -> LossFn:
         """The recipe's loss, or the one that was passed."""
-        if self.parts.loss is not None:
-            loss = custom_loss(self.parts.loss)
-        else:
-            loss = classification_loss(self.recipe.loss, self.class_weights)
+        custom, spec = self.parts.loss, self.recipe.loss
+        loss = custom_loss(custom) if custom else classification_loss(spec, self.class_weights)
         if self.teacher is not None:
             loss = distillation_loss(self.recipe.distill, loss, self.teacher)
         return quantized_loss(loss) if self._quantizes else loss
