@@ -329,6 +329,8 @@ def learning_curve(curves: Path, _: Path) -> None:
                 images[known:], errors[known:], "o", mfc="white", color=AFTER, label="measured"
             )
             axes.set(xscale="log", xlabel="training images", title=f"seed {seed}")
+            axes.set_xticks([25, 50, 100, 200, 400, 800], [25, 50, 100, 200, 400, 800])
+            axes.set_xticks([], minor=True)
         panels[0].set_ylabel("test error (%)")
         panels[-1].legend(fontsize=8)
         save(plot, "learning-curve")
