@@ -9,7 +9,6 @@ those of CIFAR-10 that come with the package (its ten classes are others, but fo
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from guide_runs import (
@@ -19,9 +18,8 @@ from guide_runs import (
     arguments,
     make_once,
     mean_and_spread,
-    photographs,
     save_result,
-    shrink,
+    shrink_splits,
     train,
 )
 from matplotlib.figure import Figure
@@ -45,13 +43,6 @@ COMMAND = (
 )
 
 
-def make_set(photos: Path, folder: Path) -> None:
-    """Write train/ and test/."""
-    for split, part, count in (("train", "train", TRAINED), ("test", "val", TESTED)):
-        for name, images in photographs(photos / part).items():
-            shrink(images[:count], folder / split / name)
-
-
 def draw(found: dict[str, list[float]]) -> None:
     """Draw the errors of all runs."""
     with figure_style():
@@ -70,7 +61,9 @@ def draw(found: dict[str, list[float]]) -> None:
 def main() -> None:
     """Train what is left, and write table and figure."""
     options = arguments(__doc__)
-    data = make_once(options.out / "few", lambda folder: make_set(options.data, folder))
+    data = make_once(
+        options.out / "few", lambda folder: shrink_splits(options.data, folder, TRAINED, TESTED)
+    )
     common = {**SMALL, "data.val_fraction": 0, "batch_size": 32, "optim.lr": 0.02}
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number, (arm, fields) in enumerate(ARMS.items()):

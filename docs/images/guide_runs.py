@@ -70,6 +70,13 @@ def shrink(images: Iterable[Path], folder: Path, side: int = SIDE) -> None:
         small.save(folder / f"{path.stem}.png")
 
 
+def shrink_splits(photos: Path, folder: Path, trained: int, tested: int) -> None:
+    """Write train/ and test/ of the first `trained` and `tested` photographs of each class."""
+    for split, part, count in (("train", "train", trained), ("test", "val", tested)):
+        for name, images in photographs(photos / part).items():
+            shrink(images[:count], folder / split / name)
+
+
 def train(recipe: Any, folder: Path, **options: Any) -> resnets.Run:
     """Train a run, or return the finished one."""
     if (folder / RESULT).is_file():

@@ -9,8 +9,6 @@ and the default one for 37 as well, about as long as search and training togethe
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from guide_runs import (
     IMAGES,
     SEEDS,
@@ -18,9 +16,8 @@ from guide_runs import (
     arguments,
     make_once,
     mean_and_spread,
-    photographs,
     save_result,
-    shrink,
+    shrink_splits,
     train,
 )
 from matplotlib.figure import Figure
@@ -41,13 +38,6 @@ COMMAND = (
     " --trials 6 --budget 3ep, then resnets"
     " train RECIPE --epochs EPOCHS --seed SEED"
 )
-
-
-def make_set(photos: Path, folder: Path) -> None:
-    """Write train/ and test/."""
-    for split, part, count in (("train", "train", TRAINED), ("test", "val", TESTED)):
-        for name, images in photographs(photos / part).items():
-            shrink(images[:count], folder / split / name)
 
 
 def draw(found: Tuned, default: Recipe) -> None:
@@ -84,7 +74,10 @@ def draw(found: Tuned, default: Recipe) -> None:
 def main() -> None:
     """Search, train what is left, and write table and figure."""
     options = arguments(__doc__)
-    data = make_once(options.out / "photographs", lambda folder: make_set(options.data, folder))
+    data = make_once(
+        options.out / "photographs",
+        lambda folder: shrink_splits(options.data, folder, TRAINED, TESTED),
+    )
     fields = {name: value for name, value in SMALL.items() if name != "model"}
     fields["data.val_fraction"] = 0.3
     base = replace_fields(
