@@ -101,6 +101,18 @@ COMMANDS = (
         ),
         seconds=25,
     ),
+    *(
+        Command(
+            f"study depth, four cells, {jobs} at a time",
+            (
+                *("study", "depth", "--models", "cifar-resnet20", "--data", "digits"),
+                *("--budget", "2000it", "--seeds", "4", "--set", "cuda_graph=true"),
+                *("--jobs", str(jobs), "--out", f"{{out}}/depth-{jobs}"),
+            ),
+            seconds=60,
+        )
+        for jobs in (1, 4)  # 4: in threads of one process
+    ),
     train(PHOTOS, "scratch", "--data", "{data}/imagenette160.tar", *SMALL, iterations=12),
     Command(
         "predict a data set",

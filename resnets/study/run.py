@@ -69,7 +69,8 @@ def depth(
         sweep: Values of fields, such as {"optim.lr": [0.01, 0.1]}: each model is trained with each.
         blocks: Blocks of your own by name, each a callable that takes a `BlockConfig`, defined in a
             module that can be imported; a model has one as NAME:block=BLOCK. Given again to resume.
-        jobs: Runs trained at a time, each in a process of its own.
+        jobs: Runs trained at a time, each in a process of its own; on a GPU with `cuda_graph` in
+            one process.
         out: Folder; default runs/study-depth-N. A study of the same grid in it is resumed, and by
             default the latest one that was stopped.
         device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.

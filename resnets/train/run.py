@@ -38,6 +38,7 @@ from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text
+from resnets.utils.process_lock import process_lock
 from resnets.utils.wait_policy import adapt_wait_policy
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -84,33 +85,34 @@ def run(
     """
     load = OtherLoad() if group.world_size == 1 else None
     with _lock_folder(out, group, must_exist=recipe is None), _restored_threads() as threads:
-        start = group.broadcast_from_main(lambda: _find_start(recipe, out, data, fit_memory))
-        checkpoint, notes = start.checkpoint, list(start.notes)
-        parts.check(start.recipe)
-        task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
-        if checkpoint is not None:
-            notes += parts.describe_changes(checkpoint.recipe)
-            notes += teacher_changes(task.recipe, task.metadata, checkpoint)
-        if duration is not None and duration != start.recipe.duration:
-            notes.append(_extend(task, duration, checkpoint))
-        plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint, load)
-        if plan.threads < threads:
-            notes.append(_fewer_threads(plan.threads, threads, is_new=checkpoint is None))
-        group.broadcast_from_main(lambda: _check_batch_norms(task, group))
-        if recipe is not None or notes or data is not None:
-            group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
+        with process_lock:
+            start = group.broadcast_from_main(lambda: _find_start(recipe, out, data, fit_memory))
+            checkpoint, notes = start.checkpoint, list(start.notes)
+            parts.check(start.recipe)
+            task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
+            if checkpoint is not None:
+                notes += parts.describe_changes(checkpoint.recipe)
+                notes += teacher_changes(task.recipe, task.metadata, checkpoint)
+            if duration is not None and duration != start.recipe.duration:
+                notes.append(_extend(task, duration, checkpoint))
+            plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint, load)
+            if plan.threads < threads:
+                notes.append(_fewer_threads(plan.threads, threads, is_new=checkpoint is None))
+            group.broadcast_from_main(lambda: _check_batch_norms(task, group))
+            if recipe is not None or notes or data is not None:
+                group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
 
-        train_step, stream = build_step(task, plan, group, is_new=checkpoint is None)
-        state = train_step.state
-        total = task.recipe.steps(task.recipe.duration, stream.examples)
-        notes += task.split_report.notes
-        history = _extend_history(checkpoint, notes)
-        saver = make_saver(task, out, plan, history)
-        if checkpoint is not None:
-            saver.restore(state, checkpoint)
-        if not group.is_main:  # the main process saved the sums of all
-            state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
-        step, batches, graph_note = _choose_step(train_step, stream, total, plan, fit_memory)
+            train_step, stream = build_step(task, plan, group, is_new=checkpoint is None)
+            state = train_step.state
+            total = task.recipe.steps(task.recipe.duration, stream.examples)
+            notes += task.split_report.notes
+            history = _extend_history(checkpoint, notes)
+            saver = make_saver(task, out, plan, history)
+            if checkpoint is not None:
+                saver.restore(state, checkpoint)
+            if not group.is_main:  # the main process saved the sums of all
+                state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
+            step, batches, graph_note = _choose_step(train_step, stream, total, plan, fit_memory)
         log: RunLog | NullLog = NullLog()
         if group.is_main:
             trackers = Trackers(task.recipe, out)
@@ -146,7 +148,8 @@ def run(
                 saver.close()
                 with suppress(OSError):  # report the error that ended the run instead
                     write_environment(out, plan, group, wait_policy)
-            return write_results(task, out, state, plan, group, history)
+            with process_lock:
+                return write_results(task, out, state, plan, group, history)
 
 
 @dataclass(frozen=True)

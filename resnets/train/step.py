@@ -18,6 +18,7 @@ from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
+from resnets.utils.process_lock import process_lock
 
 
 class PassOutOfMemory(OutOfMemory):
@@ -56,8 +57,9 @@ class TrainStep:
         state.freeze_schedule.apply(state.step)
         with self._update_in_memory():
             self.model.prepare()
-        seed_step(self.recipe.seed, state.step, self.model.group)
-        all_losses = self.update_weights(batch)
+        with process_lock:
+            seed_step(self.recipe.seed, state.step, self.model.group)
+            all_losses = self.update_weights(batch)
         with self._update_in_memory():
             state.step += 1
             if state.ema is not None:

@@ -24,6 +24,7 @@ import torch
 import torch._dynamo  # before anything is patched
 import torch.cuda.amp.common
 import torch.optim.swa_utils as averaging
+from fake_streams import Event, Stream, current_stream, set_device, thread_state, use_stream
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
@@ -252,68 +253,6 @@ def _pin(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
     return pinned
 
 
-class Stream:
-    """Of one device: asynchronous copies to the host, which are done when somebody waits."""
-
-    def __init__(self) -> None:
-        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def copy_later(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Copy what `source` holds now; until then `target` holds something else."""
-        self.pending.append((target, source.detach().clone()))
-        target.fill_(float("nan") if target.is_floating_point() else 77)
-
-    def synchronize(self) -> None:
-        pending, self.pending = self.pending, []
-        for target, source in pending:
-            target.copy_(source)
-
-    def record_event(self, event: Event | None = None) -> Event:
-        event = event or Event()
-        event.stream = self
-        return event
-
-    def wait_stream(self, _: Stream) -> None: ...
-
-
-class Event:
-    """A point in a stream."""
-
-    stream: Stream | None = None
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def record(self, stream: Stream | None = None) -> None:
-        self.stream = stream or current_stream()
-
-    def query(self) -> bool:
-        return self.stream is None or not self.stream.pending
-
-    def synchronize(self) -> None:
-        if self.stream is not None:
-            self.stream.synchronize()
-
-    def elapsed_time(self, _: Event) -> float:
-        return 0.0
-
-
-_streams = {index: Stream() for index in range(2)}
-_current = 0
-
-
-def current_stream(device: Any = None) -> Stream:
-    """Of `device` ("cuda:1", 1, None: the current one)."""
-    index = device if isinstance(device, int) else torch.device(device or "cuda").index
-    return _streams[_current if index is None else index]
-
-
-def set_device(device: Any) -> None:
-    """Make a device the current one."""
-    global _current
-    index = device if isinstance(device, int) else torch.device(device).index
-    _current = _current if index is None else index
-
-
 def install(kind: str, index: int = 0) -> None:
     """Patch torch so that "cuda" or "mps" is there; for the rest of the process.
 
@@ -342,11 +281,12 @@ def install(kind: str, index: int = 0) -> None:
         "manual_seed_all": None,
     }.items():
         setattr(torch.cuda, name, lambda *_, _value=value, **__: _value)
-    torch.cuda.current_device = lambda: _current
+    torch.cuda.current_device = lambda: thread_state.device
     torch.cuda.current_stream = current_stream
     torch.cuda.set_device = set_device
     torch.cuda.synchronize = lambda device=None: current_stream(device).synchronize()
-    torch.cuda.Event = Event
+    torch.cuda.Event, torch.cuda.Stream = Event, Stream
+    torch.cuda.stream = use_stream
     torch.Tensor.pin_memory = _pin
 
 

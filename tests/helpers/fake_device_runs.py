@@ -1,7 +1,7 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
 python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [tasks] [graph] [resume] [cell]
-    [tools] [commands]
+    [threads] [tools] [commands]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from PIL import Image
 import resnets
 from resnets import recipes
 from resnets.cli.main import main
-from resnets.config import replace_fields
+from resnets.config import Recipe, replace_fields
 from resnets.data.batch import Batch
 from resnets.runtime.inference_module import InferenceModule
 from resnets.runtime.open import open_artifact
+from resnets.study.grid.shared_process import own_stream
 from resnets.study.grid.worker import train_cell
 from resnets.train import run as training
 from resnets.train.cuda_graph import capture
@@ -36,6 +38,8 @@ from resnets.train.tasks.classification import ClassificationTask
 from resnets.utils.distributed import ProcessGroup
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
+
+THIN = {"model.widths": "[4,4,4]", "model.stem_width": "4", "batch_size": "8"}
 
 
 def waits_of_a_step(
@@ -80,6 +84,33 @@ def waits_of_a_graph(folder: Path, kind: str) -> dict[str, Any]:
     result = training.run(recipe, folder, device=kind, quiet=True)
     waits = {": ".join(place): n for each in seen[2:] for place, n in each.items()}
     return {"steps": len(seen), "waits": waits, "loss": result["test"]["loss"]}
+
+
+def cells_in_threads(folder: Path, kind: str) -> list[list[float]]:
+    """Test losses of two cells with `cuda_graph`: at once on streams of their own, and alone."""
+    capture.capture = capture.plain
+    fields = SHORT | THIN | {"cuda_graph": "true", "checkpoint_every": "2it", "ema_decay": "0.9"}
+    cells = [
+        replace_fields(recipes.recipe("digits"), fields | {"seed": str(seed)}) for seed in (0, 1)
+    ]
+
+    def train(recipe: Recipe, folder: Path) -> None:
+        with fake_device.FakeDevice(), own_stream(kind):
+            train_cell(recipe, folder, kind)
+
+    names = [[f"{way}-{recipe.seed}" for recipe in cells] for way in ("threads", "alone")]
+    threads = [
+        threading.Thread(target=train, args=(recipe, folder / name))
+        for recipe, name in zip(cells, names[0], strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for recipe, name in zip(cells, names[1], strict=True):
+        train(recipe, folder / name)
+    results = [[json.loads((folder / n / "result.json").read_text()) for n in way] for way in names]
+    return [[result["test"]["loss"] for result in way] for way in results]
 
 
 def resumed(folder: Path, kind: str) -> float:
@@ -181,16 +212,15 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
     """What `parts` ask for, on the simulated device."""
     mixing = {"data.augment.mixup": "0.2", "data.augment.cutmix": "1", "ema_decay": "0.9"}
     policy = {"data.augment.policy": "trivial", "optim.clip_norm": "1.0", "norm_batch": "32"}
-    thin = {"model.widths": "[4,4,4]", "model.stem_width": "4", "batch_size": "8"}
-    focal = thin | {"loss.kind": "focal", "loss.class_weights": "auto", "data.balance": "sqrt"}
-    distill = thin | {"distill.teacher": str(folder / "plain")}
+    focal = THIN | {"loss.kind": "focal", "loss.class_weights": "auto", "data.balance": "sqrt"}
+    distill = THIN | {"distill.teacher": str(folder / "plain")}
     short_text = {"transformer.depth": "1", "transformer.context": "16"}
     found: dict[str, Any] = {"plain": waits_of_a_step({}, folder / "plain", kind)}
     found["environment"] = json.loads((folder / "plain" / "environment.json").read_text())
     if "settings" in parts:
         found["mixing"] = waits_of_a_step(mixing, folder / "mixing", kind)
         found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
-        half = thin | {"precision": "float16"}
+        half = THIN | {"precision": "float16"}
         found["float16"] = waits_of_a_step(half, folder / "float16", kind)
     if "tasks" in parts:
         found["focal"] = waits_of_a_step(focal, folder / "focal", kind)
@@ -201,6 +231,8 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:
         found["resumed"] = resumed(folder / "resumed", kind)
+    if "threads" in parts:
+        found["threads"] = cells_in_threads(folder, kind)
     if "cell" in parts:
         train_cell(replace_fields(recipes.recipe("digits"), SHORT), folder / "cell", kind)
         found["cell"] = (folder / "cell" / "result.json").is_file()

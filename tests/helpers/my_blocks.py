@@ -16,3 +16,15 @@ class DoubledBlock(BasicBlock):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.norm1(self.conv1(x)))
         return self.norm2(y * self.factor, self.shortcut(x), self.drop_path)
+
+
+class FailingBlock(BasicBlock):
+    """A basic block with a bug: after six training steps it raises an error."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += self.training
+        if self.steps > 6:
+            raise RuntimeError("a bug in a block")
+        return super().forward(x)

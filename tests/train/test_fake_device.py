@@ -57,6 +57,12 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
     assert_tools_work(found)
 
 
+def test_cells_in_threads_equal_cells_alone(tmp_path: Path) -> None:
+    in_threads, alone = on_device("cuda", tmp_path, "threads")["threads"]
+    assert in_threads == alone
+    assert in_threads[0] != in_threads[1]
+
+
 def test_a_step_of_other_losses_and_tasks_does_not_wait(tmp_path: Path) -> None:
     found = on_device("cuda", tmp_path, "tasks")
     for task in ("focal", "distill", "signals", "text"):

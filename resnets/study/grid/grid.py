@@ -7,8 +7,7 @@ import logging
 import pickle
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from resnets.study.grid.cells import (
 )
 from resnets.study.grid.model_names import custom_block
 from resnets.study.grid.progress import StudyProgress
+from resnets.study.grid.shared_process import CellJob, SharedProcess
 from resnets.study.grid.worker import Slot, choose_slots, run_worker, worker_context
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.files import LOCK
@@ -54,7 +54,8 @@ def train_grid(
 ) -> list[Cell]:
     """Train every cell of `grid` in `folder` that has not ended; returns all cells.
 
-    `jobs` cells train at a time, one process each; None chooses a number (`choose_slots`). blocks:
+    `jobs` cells train at a time, one process each, or in one for each GPU if they can share it
+    (`worker.can_share`); None chooses a number (`choose_slots`). blocks:
     those from outside the package, by the names of `Grid.blocks`. Finished cells are not repeated,
     a killed cell resumes from its last checkpoint, and a failed one stays failed. The caller locks
     the folder.
@@ -163,25 +164,58 @@ def _find_difference(
     return None
 
 
-@dataclass(frozen=True)
 class _Worker:
-    """A worker process in its slot, and the pipe by which it reports an error."""
+    """A cell that trains in a process of its own."""
 
-    process: BaseProcess
-    slot: Slot
-    receiver: Connection
+    def __init__(self, slot: Slot, job: CellJob) -> None:
+        self.slot = slot
+        context = worker_context()
+        self._receiver, sender = context.Pipe(duplex=False)
+        self.process: BaseProcess = context.Process(
+            target=run_worker,
+            args=(job.recipe, job.folder, slot.device, slot.threads, sender, job.parts),
+            name=job.folder.name,
+        )
+        with without_main_module():
+            self.process.start()
+        sender.close()
+        self.signal = self.process.sentinel  # ready when there is something to `poll`
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self.process.exitcode is not None
 
     def reason(self) -> str | None:
         """Return the error that the process sent before it ended, if any."""
-        with self.receiver:
+        self.process.join()
+        with self._receiver:
             try:
-                return str(self.receiver.recv()) if self.receiver.poll() else None
+                return str(self._receiver.recv()) if self._receiver.poll() else None
             except EOFError:
                 return None
 
 
+class _SharedWorker:
+    """A cell that trains in the process of its slot's device, with others."""
+
+    def __init__(self, slot: Slot, job: CellJob, shared: SharedProcess) -> None:
+        self.slot, self._folder, self._shared = slot, job.folder, shared
+        self.process: BaseProcess = shared.process
+        self.signal = shared.connection
+        shared.start(job)
+
+    def has_ended(self) -> bool:
+        """Whether the cell or the process has ended."""
+        return self._shared.poll() or self._folder in self._shared.ends
+
+    def reason(self) -> str | None:
+        """Return the error that the cell sent, if any."""
+        end = self._shared.ends.get(self._folder)
+        return None if end is None else end.reason
+
+
 class _WorkerPool:
-    """The running worker processes and the cells waiting for one, both by cell folder."""
+    """The running workers and the cells waiting for one, both by cell folder."""
 
     def __init__(
         self, grid: Grid, cells: Sequence[Cell], slots: Sequence[Slot], blocks: Blocks
@@ -191,7 +225,9 @@ class _WorkerPool:
         self.waiting = deque(
             cell.folder for cell in sort_cells(cells, len(slots)) if cell.status not in ENDED
         )
-        self.workers: dict[Path, _Worker] = {}
+        self.workers: dict[Path, _Worker | _SharedWorker] = {}
+        self.shared: dict[str, SharedProcess] = {}  # by device
+        self.alone: set[Path] = set()  # cells whose shared process broke down
         self.stopping = False
 
     def train(self) -> None:
@@ -204,51 +240,56 @@ class _WorkerPool:
                         self._stop(progress)
                     while self.waiting and self.free:
                         self._start(self.waiting.popleft(), self.free.popleft(), progress)
-                    wait([each.process.sentinel for each in self.workers.values()], POLL_SECONDS)
+                    wait({each.signal for each in self.workers.values()}, POLL_SECONDS)
                     self._poll(progress)
                 if self.stopping:
                     raise Interrupted("stopped; running cells have saved", signals.exit_code)
         finally:
-            for worker in self.workers.values():
-                worker.process.kill()
+            for process in self._processes():
+                process.kill()
             progress.close()
+
+    def _processes(self) -> set[BaseProcess]:
+        workers = {worker.process for worker in self.workers.values()}
+        return workers | {shared.process for shared in self.shared.values()}
 
     def _start(self, folder: Path, slot: Slot, progress: StudyProgress) -> None:
         cell = self.cells[folder]
         recipe = cell_recipe(self.grid, cell.model, cell.seed)
-        context = worker_context()
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(
-            target=run_worker,
-            args=(
-                *(recipe, folder, slot.device, slot.threads, sender),
-                custom_parts(cell.model, self.blocks),
-            ),
-            name=folder.name,
-        )
-        with without_main_module():
-            process.start()
-        sender.close()
-        self.workers[folder] = _Worker(process, slot, receiver)
+        job = CellJob(recipe, folder, custom_parts(cell.model, self.blocks))
+        if slot.shared and folder not in self.alone:
+            shared = self.shared.get(slot.device)
+            if shared is None or shared.process.exitcode is not None:
+                shared = self.shared[slot.device] = SharedProcess(slot)
+            self.workers[folder] = _SharedWorker(slot, job, shared)
+        else:
+            self.workers[folder] = _Worker(slot, job)
         progress.started(cell)
 
     def _poll(self, progress: StudyProgress) -> None:
         """Read the state of the workers, and free the slots of those that have ended."""
         for folder, worker in list(self.workers.items()):
-            ended = worker.process.exitcode is not None  # before reading its files
+            ended = worker.has_ended()  # before reading its files
             cell = self.cells[folder]
-            self.cells[folder] = read_cell(folder.parents[1], cell.model, cell.seed)
-            if ended:
-                worker.process.join()
-                del self.workers[folder]
-                self.free.append(worker.slot)
-                progress.ended(self.cells[folder], worker.process.exitcode, worker.reason())
+            cell = self.cells[folder] = read_cell(folder.parents[1], cell.model, cell.seed)
+            if not ended:
+                continue
+            del self.workers[folder]
+            self.free.append(worker.slot)
+            reason = worker.reason()
+            stopped = cell.status not in ENDED and reason is None
+            if stopped and isinstance(worker, _SharedWorker) and not self.stopping:
+                self.alone.add(folder)
+                self.waiting.appendleft(folder)
+                progress.log(f"{folder.name}: its process broke down; it gets one of its own")
+            else:
+                progress.ended(cell, worker.process.exitcode or 0, reason)
         progress.show(list(self.cells.values()), [self.cells[each] for each in self.workers])
 
     def _stop(self, progress: StudyProgress) -> None:
         """Make the workers save and end, and start no others."""
         self.stopping = True
         self.waiting.clear()
-        for worker in self.workers.values():
-            worker.process.terminate()
+        for process in self._processes():
+            process.terminate()
         progress.log(f"stopping: {len(self.workers)} running will save (Ctrl-C again: immediately)")

@@ -19,6 +19,7 @@ from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
 from resnets.models import build
 from resnets.models.cost import count_cost, shapes_only
 from resnets.study.grid.cells import FAILED, RESULT, Grid, cell_recipe
+from resnets.train.cuda_graph.start import recipe_obstacles
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.run import run as run_training
@@ -44,10 +45,14 @@ USED_SHARE = 0.8  # of a GPU's memory
 
 @dataclass(frozen=True)
 class Slot:
-    """A device and number of threads for training one cell at a time."""
+    """A device and number of threads for training one cell at a time.
+
+    shared: in the process of all shared slots of the device (`shared_process`).
+    """
 
     device: str
     threads: int
+    shared: bool = False
 
 
 def choose_slots(grid: Grid, jobs: int | None, device: str, cells: int) -> list[Slot]:
@@ -55,7 +60,8 @@ def choose_slots(grid: Grid, jobs: int | None, device: str, cells: int) -> list[
 
     "auto" and "cuda" are all CUDA devices in turn. By default there are as many workers as cores,
     at most `MAX_JOBS` on a CPU or GPU, and on a GPU no more than fit into its memory
-    (`estimate_cell_bytes`); workers share the cores as threads. Raises ConfigError for `jobs` < 1.
+    (`estimate_cell_bytes`); workers share the cores as threads. Cells on one CUDA device that
+    `can_share` a process do. Raises ConfigError for `jobs` < 1.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: {jobs} must be at least 1")
@@ -67,7 +73,21 @@ def choose_slots(grid: Grid, jobs: int | None, device: str, cells: int) -> list[
         jobs = _default_jobs(grid, devices)
     jobs = min(jobs, cells)
     threads = max(1, torch.get_num_threads() // jobs)
-    return [Slot(devices[index % len(devices)], threads) for index in range(jobs)]
+    several = devices[0].startswith("cuda") and jobs > len(devices)
+    shared = several and can_share(grid)
+    return [Slot(devices[index % len(devices)], threads, shared) for index in range(jobs)]
+
+
+def can_share(grid: Grid) -> bool:
+    """Whether cells of the grid can train in threads of one process.
+
+    Their steps have to be CUDA graphs, or they would wait for each other in Python, and their
+    precision, which is a setting of the process, the same. Trackers log one run of a process.
+    """
+    cells = [cell_recipe(grid, model, 0) for model in grid.models]
+    graphs = all(cell.cuda_graph and not any(recipe_obstacles(cell)) for cell in cells)
+    uniform = len({cell.precision for cell in cells}) == 1
+    return graphs and uniform and not any(cell.trackers for cell in cells)
 
 
 def _default_jobs(grid: Grid, devices: list[str]) -> int:
@@ -77,8 +97,11 @@ def _default_jobs(grid: Grid, devices: list[str]) -> int:
     if not devices[0].startswith("cuda"):
         return len(devices)
     smallest = min(torch.cuda.get_device_properties(each).total_memory for each in devices)
-    fitting = int(USED_SHARE * smallest) // estimate_cell_bytes(grid)
-    return len(devices) * max(1, min(fitting, cores() // len(devices), MAX_JOBS))
+    memory, cell = int(USED_SHARE * smallest), estimate_cell_bytes(grid)
+    if can_share(grid):  # one context, and threads that wait for the device
+        fitting = (memory - CONTEXT_BYTES) // (cell - CONTEXT_BYTES)
+        return len(devices) * max(1, min(fitting, MAX_JOBS))
+    return len(devices) * max(1, min(memory // cell, cores() // len(devices), MAX_JOBS))
 
 
 def estimate_cell_bytes(grid: Grid) -> int:
@@ -144,15 +167,26 @@ def run_worker(
     exits with 1; the cell is resumed with the study.
     """
     init_worker(threads)
+    error = train_locked(recipe, folder, device, parts)
+    if error is not None:
+        reason.send(error)
+        raise SystemExit(1)
+
+
+def train_locked(recipe: Recipe, folder: Path, device: str, parts: CustomParts) -> str | None:
+    """Run `train_cell` while no other process does; returns an error that is not the cell's own.
+
+    Returns None if the cell has ended, or was interrupted and has saved.
+    """
     # A worker of a killed study may still be saving this cell.
     with lock_file(folder.with_name(f".{folder.name}.lock"), None):
         try:
             train_cell(recipe, folder, device, parts)
         except Interrupted:
-            return  # saved; the parent requested it
+            return None  # the parent requested it
         except (OSError, ValueError) as error:
-            reason.send(str(error))
-            raise SystemExit(1) from None
+            return str(error)
+    return None
 
 
 def init_worker(threads: int) -> None:

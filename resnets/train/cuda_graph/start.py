@@ -19,6 +19,7 @@ from resnets.utils.errors import OutOfMemory
 
 # Augmentation whose draws `TrainStream.draws` makes; a crop at random scales is not in memory.
 IN_TABLES = {"crop", "pad", "flip", "flip_rule", "repeats", "scale"}
+DRAWS = "the network draws random numbers (dropout, stochastic depth)"
 
 
 def start_graph(
@@ -60,7 +61,6 @@ def _iter_obstacles(
     recipe: Recipe, stream: Stream, model: DataParallelModel, device: torch.device
 ) -> Iterator[str]:
     """Yield what a graph cannot hold: decisions on the host, and draws that are not in tables."""
-    augment, finetune = recipe.data.augment, recipe.finetune
     if device.type != "cuda":
         yield f"the device is {device.type}, not cuda"
     if model.group.world_size > 1:
@@ -69,6 +69,14 @@ def _iter_obstacles(
         yield f"task={recipe.task} is not classification of images"
     elif not stream.in_memory:
         yield "the data set is not in memory"
+    yield from recipe_obstacles(recipe)
+    if any(isinstance(each, nn.Dropout) and each.p > 0 for each in model.module.modules()):
+        yield DRAWS
+
+
+def recipe_obstacles(recipe: Recipe) -> Iterator[str]:
+    """Yield why no run of a recipe can have its steps as CUDA graphs."""
+    augment, finetune = recipe.data.augment, recipe.finetune
     default = AugmentSpec()
     for field in dataclasses.fields(AugmentSpec):
         is_set = getattr(augment, field.name) != getattr(default, field.name)
@@ -78,10 +86,8 @@ def _iter_obstacles(
         yield "a teacher (distill.teacher) is computed in each step"
     if recipe.custom:
         yield "a network or loss from outside the package may draw random numbers"
-    elif recipe.model.drop_path or any(
-        isinstance(each, nn.Dropout) and each.p > 0 for each in model.module.modules()
-    ):
-        yield "the network draws random numbers (dropout, stochastic depth)"
+    elif recipe.model.drop_path:
+        yield DRAWS
     if recipe.optim.kind == "lamb":
         yield "optim.kind=lamb counts its steps on the host"
     if recipe.weights is not None and finetune.head_first:

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from resnets.utils.printable import detach_closed_terminal
 
@@ -35,12 +35,25 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """Context in which SIGTERM, SIGHUP and SIGINT set `received`.
 
-    SIGHUP stays ignored if it was, as under nohup.
+    SIGHUP stays ignored if it was, as under nohup. Signals reach the main thread only: in another
+    one, `received` is that of the context that the main thread is in, if any.
     """
 
+    _of_main_thread: ClassVar[StopSignals | None] = None
+
     def __init__(self) -> None:
-        self.received: int | None = None
+        self._received: int | None = None
         self._waiting = False
+        self._source = self
+
+    @property
+    def received(self) -> int | None:
+        """The last signal, or None."""
+        return self._source._received
+
+    def request(self, number: int) -> None:
+        """Act as if the signal `number` had arrived."""
+        self._received = number
 
     def __enter__(self) -> StopSignals:
         numbers = [signal.SIGTERM, signal.SIGINT]
@@ -50,6 +63,9 @@ class StopSignals:
             self._before = {number: signal.signal(number, self._handle) for number in numbers}
         except ValueError:  # not the main thread, which receives the signals
             self._before = {}
+            self._source = StopSignals._of_main_thread or self
+        else:
+            self._outer, StopSignals._of_main_thread = StopSignals._of_main_thread, self
         return self
 
     def __exit__(
@@ -58,18 +74,21 @@ class StopSignals:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if not self._before:
+            return
+        StopSignals._of_main_thread = self._outer
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             detach_closed_terminal()
-        elif self.received == number:
+        elif self._received == number:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.received = number
+        self._received = number
         if self._waiting:
             raise _StopWaiting
 
