@@ -17,7 +17,7 @@ began with such a marker would end the paragraph in Markdown.
 `make reference` writes tables and values; the tests and `make docs` (mkdocs calls `on_pre_build`)
 fail where a page differs, where a file is in no page, and where a table that looks like results has
 no file. A table that is none, such as another paper's figures, says so in the line above it: `<!--
-not measured here: WHY -->`. Figures in sentences without a marker are not checked.
+not measured here: WHY -->`. Figures in sentences without a marker: `prose_figures.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,144 @@
+"""Figures of results in the sentences of the pages: each comes from a cell, or has another reason.
+
+A figure is a number with a unit of results: %, points, images/s, ms, MiB, MB/s, "times". Each lies
+within a phrase of docs/prose_figures.toml, by page, which names the cells of docs/results/ that its
+figures are, rounded or subtracted, or says why there is none (another source, a limit, a command
+beside it):
+
+    ["docs/guides/fine-tuning.md"]
+    "from 79% to 51%" = [["fine-tuning", "random weights", 2], ["fine-tuning", "pretrained", 2]]
+    "95% of the test images" = "the threshold's definition"
+
+A cell is [NAME, ROW, COLUMN] as in the markers of `result_tables`, [NAME, "ROW - OTHER ROW",
+COLUMN] a difference; "FIRST CELL | SECOND CELL" tells rows with equal first cells apart, and a
+fourth item is which of the numbers in the cell it is. A figure that changes, in the sentence or in
+the file, fails in the tests and in `make docs`.
+
+Not checked: tables, rendered values, code, levels of intervals, numbers without one of these units.
+
+    python docs/prose_figures.py    (lists what is missing)
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from result_tables import DOCS, FENCE, MARKER, VALUE, load, pages
+
+SOURCES = DOCS / "prose_figures.toml"
+SKIPPED = "docs/reference/"  # of the code, not measured
+NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
+UNIT = r"(?:%(?! interval)| points?\b| images/s\b| ms\b| MiB\b| MB/s\b| times\b)"
+JOINED = r"(?:%?(?: to | and | or | against | → |, ))"
+FIGURE = re.compile(rf"(?<![\w.,/=−-]){NUMBER}(?:{JOINED}{NUMBER})*{UNIT}")
+HIDDEN = re.compile(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
+TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
+Source = str | list[list[Any]]  # a reason, or cells
+
+
+def name_of(page: Path) -> str:
+    """The path of a page from the root of the repository."""
+    return page.relative_to(DOCS.parent).as_posix()
+
+
+def prose(text: str) -> str:
+    """The sentences of a page on one line, without tables and rendered values."""
+    for pattern in (MARKER, FENCE, VALUE, TABLE_LINE):
+        text = pattern.sub(" ", text)
+    return " ".join(text.split())
+
+
+def figures(sentences: str) -> list[re.Match[str]]:
+    """The figures in sentences, without those in code and links."""
+    return list(FIGURE.finditer(HIDDEN.sub(lambda match: "\0" * len(match[0]), sentences)))
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers in a text, without signs and commas."""
+    return [each.replace(",", "").lstrip("+−-") for each in re.findall(NUMBER, text)]
+
+
+def cell_value(name: str, rows: str, column: int, place: int = 1) -> float:
+    """The number of a cell, or the difference of two; `place`: which number in the cell."""
+    result, values = load(name), []
+    for label in rows.split(" - "):
+        cells = label.split(" | ")
+        row = next((row for row in result.rows if list(map(str, row[: len(cells)])) == cells), None)
+        if row is None:
+            raise ValueError(f"docs/results/{name}.json has no row {label!r}")
+        cell = row[column - 1]
+        found = numbers(str(cell) if isinstance(cell, str) else f"{cell:f}")
+        values.append(float(found[place - 1]))
+    return abs(values[0] - sum(values[1:])) if len(values) > 1 else values[0]
+
+
+def is_rounded(number: str, value: float) -> bool:
+    """Whether a number in a sentence is `value`, rounded to its decimals."""
+    half = 0.5 * 10.0 ** -len(number.partition(".")[2])
+    return abs(float(number) - value) <= half + 1e-9
+
+
+def problems_of(text: str, sources: Mapping[str, Source]) -> Iterator[str]:
+    """What is wrong with the figures of a page, one line each; sources: by phrase."""
+    sentences = prose(text)
+    found = figures(sentences)
+    spans = [
+        (match.start(), match.end(), phrase)
+        for phrase in sources
+        for match in re.finditer(re.escape(phrase), sentences)
+    ]
+    for figure in found:
+        if not any(start <= figure.start() and figure.end() <= end for start, end, _ in spans):
+            context = sentences[max(0, figure.start() - 50) : figure.end() + 20]
+            yield f"{figure[0]!r} has no source in {SOURCES.name}: ...{context}..."
+    for phrase, source in sources.items():
+        within = next(((start, end) for start, end, each in spans if each == phrase), None)
+        if within is None:
+            yield f"{SOURCES.name}: {phrase!r} is not in the page"
+            continue
+        covered = [f for f in found if within[0] <= f.start() and f.end() <= within[1]]
+        if not covered:
+            yield f"{SOURCES.name}: {phrase!r} has no figure"
+        elif not isinstance(source, str):
+            yield from _compare(phrase, numbers(" ".join(f[0] for f in covered)), source)
+
+
+def _compare(phrase: str, given: Sequence[str], cells: Sequence[Sequence[Any]]) -> Iterator[str]:
+    try:
+        values = [cell_value(*cell) for cell in cells]
+    except (ValueError, IndexError, TypeError) as error:
+        yield f"{SOURCES.name}: {phrase!r}: {error}"
+        return
+    agree = len(given) == len(values) and all(map(is_rounded, given, values))
+    if not agree:
+        shown = ", ".join(f"{value:g}" for value in values)
+        yield f"{phrase!r} differs from docs/results/: {shown}"
+
+
+def problems() -> Iterator[str]:
+    """Figures in sentences without a source or unlike it, and sources of none, one line each."""
+    sources = tomllib.loads(SOURCES.read_text(encoding="utf-8"))
+    checked = {name_of(page): page for page in pages() if not name_of(page).startswith(SKIPPED)}
+    for name in sources.keys() - checked.keys():
+        yield f"{SOURCES.name}: {name}: no such page"
+    for name, page in checked.items():
+        for problem in problems_of(page.read_text(encoding="utf-8"), sources.get(name, {})):
+            yield f"{name}: {problem}"
+
+
+def on_pre_build(config: Any) -> None:
+    """Called by mkdocs before it builds the site; stops it where there are problems."""
+    from mkdocs.exceptions import PluginError
+
+    if found := list(problems()):
+        raise PluginError("\n".join(found))
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{problem}\n" for problem in problems())
