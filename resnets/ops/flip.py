@@ -24,8 +24,9 @@ def flip_and_normalize(
     """Fill `out` (B, H, W, C) float32 with (x - mean) * scale of `images` (N, H, W, C) uint8.
 
     rows: (B,) int64, which images. flipped: (B,), which of them are mirrored. means: (2, H, W, C),
-    for images as stored and for mirrored ones. scale: (W, C). The result equals torch's bit for
-    bit. Returns False, and leaves `out` unchanged, if the kernel is not available.
+    for images as stored and for mirrored ones, or (2, 1, W, C) for all rows. scale: (W, C). The
+    result equals torch's bit for bit. Returns False, and leaves `out` unchanged, if the kernel is
+    not available.
     """
     kernel = _kernel()
     if kernel is None or not all(x.is_contiguous() for x in (images, rows, means, scale, out)):
@@ -34,7 +35,8 @@ def flip_and_normalize(
     flags = np.ascontiguousarray(flipped, np.uint8)
     done = kernel.flip_and_normalize(
         *(images.data_ptr(), rows.data_ptr(), flags.ctypes.data, *out.shape),
-        *(means.data_ptr(), scale.data_ptr(), out.data_ptr(), torch.get_num_threads()),
+        *(means.data_ptr(), means.shape[1], scale.data_ptr(), out.data_ptr()),
+        torch.get_num_threads(),
     )
     return bool(done)
 
@@ -42,5 +44,5 @@ def flip_and_normalize(
 @lru_cache
 def _kernel() -> ctypes.CDLL | None:
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    arguments = [pointer] * 3 + [size] + [number] * 3 + [pointer] * 3 + [number]
+    arguments = [pointer] * 3 + [size] + [number] * 3 + [pointer, number, pointer, pointer, number]
     return compiler.load_library("flip", flip_and_normalize=(arguments, ctypes.c_int))

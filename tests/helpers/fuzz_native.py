@@ -96,7 +96,7 @@ def fuzz_flip(random) -> None:
         torch.randint(256, (count, height, width, planes), dtype=torch.uint8),
         torch.randint(count, (batch,)),
         random.random(batch) < 0.5,
-        torch.randn(2, height, width, planes),
+        torch.randn(2, height if random.random() < 0.5 else 1, width, planes),
         torch.randn(width, planes),
         torch.empty(batch, height, width, planes),
     )

@@ -9,12 +9,15 @@ from resnets.config import AugmentSpec, Preprocess
 from resnets.data import Preprocessor
 from resnets.data.transforms import augment
 
-SIZE = 100
+SIZE = 104
 
 
 @pytest.mark.parametrize("mean_image", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_three_ways_agree(mean_image: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("repeats", [1, 20])  # 20: with three channels written past the caches
+def test_three_ways_agree(
+    mean_image: bool, channels: int, repeats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     numbers = (0.4, 0.5, 0.6)[:channels]
     spec = Preprocess(
@@ -30,7 +33,7 @@ def test_three_ways_agree(mean_image: bool, channels: int, monkeypatch: pytest.M
     batch = augment.BatchAugment(change, Preprocessor(spec, mean), 3, torch.device("cpu"))
     shape = (10, SIZE, SIZE, channels)
     stored = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    rows = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
+    rows = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6]).repeat(repeats)
 
     def images() -> Tensor:
         return batch(stored, rows, np.zeros(len(rows), np.int64), rows.numpy())

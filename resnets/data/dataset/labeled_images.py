@@ -111,7 +111,7 @@ class FileSplit:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.labels)
+        return len(self.files)
 
     def read(self, index: int, view: Crop) -> NDArray[Any]:
         """Decode a view of an image; raise DataError, which names the file, if unreadable."""

@@ -54,11 +54,11 @@ class FolderFiles:
 
     def name(self, index: int) -> str:
         """Return the path of the file."""
-        return str(self.root / self.paths[index])
+        return f"{self.root}/{self.paths[index]}"  # building a Path takes ten times as long
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes; raise DataError if it cannot be read."""
-        return read_file(self.root / self.paths[index])
+        return read_file(self.name(index))
 
     def take(self, rows: NDArray[np.int64]) -> FolderFiles:
         """Return the files of `rows`, renumbered from 0."""
@@ -93,14 +93,14 @@ class Listing:
         return Listing(files, paths, self.folders, left_out=left_out)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path | str) -> bytes:
     """Read a file; raise DataError if it cannot be read, or is a pipe, device or folder."""
     with open_regular(path) as stream:
         return stream.read()
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[IO[bytes]]:
+def open_regular(path: Path | str) -> Iterator[IO[bytes]]:
     """Open a file; raise DataError if it cannot be read, or is a pipe, device or folder."""
     try:
         with open(path, "rb", opener=open_nonblocking) as stream:

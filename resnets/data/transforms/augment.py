@@ -141,6 +141,7 @@ class BatchAugment:
         has_photometric = Photometric.is_enabled(spec)
         self._photometric = Photometric(spec, seed, bgr=self.bgr) if has_photometric else None
         mean, scale = preprocessor.mean_and_scale(device)
+        self._has_mean_image = preprocessor.mean_image is not None
         mean = mean.expand(channels, self.size, self.size).permute(1, 2, 0)
         self._mean = self._pad(mean).reshape(-1, channels)
         self._scale = scale.view(1, channels).repeat(self.size**2, 1).view(1, -1)
@@ -245,6 +246,7 @@ class BatchAugment:
         """Flip and normalize image by image, so that each stays in a core's cache."""
         images = torch.empty((len(rows), *stored.shape[1:]))
         mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
+        mean = mean if self._has_mean_image else mean[:1]
         means = torch.stack([mean, mean.flip(1)])
         if stored.dtype == torch.uint8 and flip_and_normalize(
             stored, rows, is_flipped, means, scale[0], images
