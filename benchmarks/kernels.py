@@ -102,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     environment.tune_malloc()
     if not conv_weight_grad.has_kernel() or not use_cpu_kernels(nn.Identity()):
-        raise SystemExit("the kernels need a C compiler and a processor with AMX")
+        raise SystemExit("the kernels need a C compiler and a processor that multiplies bfloat16")
     batch, size = (128, 32) if args.model.startswith("cifar-") else (16, 224)
     totals: dict[str, list[list[float]]] = {}
     for (kind, shape, *rest), count in layers(args.model, batch, size).items():

@@ -32,7 +32,7 @@ from resnets.utils.files import sync_folder
 
 log = logging.getLogger("resnets")
 
-KERNELS = ("norm", "conv_weights", "flip", "resize", "jpeg")
+KERNELS = ("norm", "conv_weights", "conv_weights_avx512", "flip", "resize", "jpeg")
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"),
     *("-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),

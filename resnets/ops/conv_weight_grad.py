@@ -1,7 +1,8 @@
-"""Weight gradients of convolutions by a kernel for CPUs with AMX.
+"""Weight gradients of convolutions by a kernel for CPUs that multiply bfloat16, by AMX or AVX-512.
 
-On these CPUs oneDNN spends half of a convolution's time on the gradient of its weights, which it
-rounds to bfloat16. native/conv_weights.c takes 0.6 to 0.7 of that time and returns float32.
+On these CPUs oneDNN spends up to half of a convolution's time on the gradient of its weights, which
+it rounds to bfloat16. native/conv_weights.c and native/conv_weights_avx512.c take less, and return
+float32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from resnets.ops import compiler
 from resnets.utils import environment
 
+KERNELS = {"amx_bf16": "conv_weights", "avx512_bf16": "conv_weights_avx512"}  # by CPU flag
 VECTOR = 16  # channels of a tile (conv_weights.c)
 MAX_CHANNELS = 1 << 14  # channels at most (`zeros` there)
 MAX_THREADS = 16  # the kernel cannot use more; oneDNN can
@@ -131,20 +133,37 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding:
     return dw
 
 
-def processor_has_amx() -> bool:
-    """Return whether this processor has AMX instructions for bfloat16."""
-    return "amx_bf16" in environment.cpu_flags().split()
+def kernel_name() -> str | None:
+    """Return the kernel for this processor, None if it cannot multiply bfloat16."""
+    flags = environment.cpu_flags().split()
+    return next((name for flag, name in KERNELS.items() if flag in flags), None)
+
+
+def uses_amx() -> bool:
+    """Return whether this machine has the kernel, and it works on AMX tiles."""
+    return has_kernel() and kernel_name() == KERNELS["amx_bf16"]
+
+
+def why_unused(name: str) -> str:
+    """Return why the kernel `name` is not the one for this processor, "" if it is."""
+    if name == kernel_name():
+        return ""
+    if name == KERNELS["amx_bf16"]:
+        return "needs a processor with AMX bfloat16"
+    return "needs a processor with AVX-512 bfloat16" if kernel_name() is None else "AMX is faster"
 
 
 @lru_cache
 def _kernel() -> ctypes.CDLL | None:
-    if not processor_has_amx():
+    name = kernel_name()
+    if name is None:
         return None
     pointer, sizes, small = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64), ctypes.c_int
     library = compiler.load_library(
-        "conv_weights",
-        conv_weights_allowed=([], ctypes.c_int),
+        name,
         conv_weights=([pointer] * 4 + [sizes, small], None),
         conv_weights_scratch=([sizes, small], ctypes.c_int64),
     )
-    return library if library is not None and library.conv_weights_allowed() else None
+    if library is None or (name == KERNELS["amx_bf16"] and not library.conv_weights_allowed()):
+        return None
+    return library

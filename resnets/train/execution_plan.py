@@ -107,7 +107,7 @@ def choose_plan(
         if compiled and missing:
             log.warning("compile=auto: not compiled: %s", missing)
             compiled = False
-    amx = fused and precision == "bfloat16" and conv_weight_grad.has_kernel()
+    amx = fused and precision == "bfloat16" and conv_weight_grad.uses_amx()
     amx = amx and before.get("amx", True)
     benchmark = chosen.type == "cuda" and recipe.task in ("classify", "segment")
     torch.backends.cudnn.benchmark = benchmark

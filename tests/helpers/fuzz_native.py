@@ -197,10 +197,11 @@ def fuzz(kernel: str, calls: int, seed: int) -> None:
 
     from resnets.ops import compiler, conv_weight_grad
 
-    if kernel == "conv_weights" and not conv_weight_grad.has_kernel():
-        print(f"{kernel}: not run, this processor has no AMX")
+    name = conv_weight_grad.kernel_name() if kernel == "conv_weights" else kernel
+    if name is None:
+        print(f"{kernel}: not run, this processor cannot multiply bfloat16")
         return
-    found = compiler.load_kernel(kernel)
+    found = compiler.load_kernel(name)
     assert found.library is not None, found.reason
     for number in range(calls):
         globals()[f"fuzz_{kernel}"](np.random.default_rng((seed, number)))

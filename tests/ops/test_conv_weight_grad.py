@@ -1,4 +1,4 @@
-"""The gradient of a convolution's weights on AMX tiles: torch's, with less rounding."""
+"""The gradient of a convolution's weights by a kernel: torch's, with less rounding."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from resnets.ops import conv_weight_grad
 from resnets.ops.conv_weight_grad import Conv2d, use_kernel
 
 pytestmark = pytest.mark.skipif(
-    not conv_weight_grad.has_kernel(), reason="no AMX or no compiler here"
+    not conv_weight_grad.has_kernel(), reason="no compiler here, or no bfloat16 instructions"
 )
 
 # images, input channels, output channels, height, width, kernel size, stride
 SHAPES = [
     (8, 16, 16, 32, 32, 3, 1),
     (3, 16, 32, 32, 32, 3, 2),
-    (5, 48, 16, 9, 7, 3, 1),  # odd sides, three tiles by one
+    (5, 48, 16, 9, 7, 3, 1),  # odd sides, an odd number of tiles
     (1, 16, 48, 15, 13, 3, 2),
     (4, 64, 64, 8, 8, 3, 1),
     (2, 64, 128, 56, 56, 1, 1),  # x is the narrower side

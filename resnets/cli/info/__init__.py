@@ -114,8 +114,8 @@ def _print_kernels(as_json: bool) -> None:
 
     rows = []
     for name in compiler.KERNELS:
-        if name == "conv_weights" and not conv_weight_grad.processor_has_amx():
-            kernel = compiler.Kernel(name, None, "needs a processor with AMX bfloat16")
+        if name in conv_weight_grad.KERNELS.values() and conv_weight_grad.why_unused(name):
+            kernel = compiler.Kernel(name, None, conv_weight_grad.why_unused(name))
         else:
             kernel = compiler.load_kernel(name)
         if name == "jpeg" and kernel.library is not None and not jpeg.available():
@@ -127,7 +127,7 @@ def _print_kernels(as_json: bool) -> None:
         return
     for row in rows:
         note = f" (compiled by each process: {row['note']})" if row["note"] else ""
-        echo(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
+        echo(f"{row['kernel']:<20} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
 def _print_catalog(specs: Sequence[ModelSpec], *, changed: bool) -> None:
