@@ -41,7 +41,7 @@ def supports(x: Tensor, shortcut: Tensor | None, weight: Tensor, group_size: int
     return (
         (channels % VECTOR == 0 or VECTOR % channels == 0)
         and weight.dtype == torch.float32
-        and x[:group_size].numel() % VECTOR == 0
+        and group_size * x.shape[1:].numel() % VECTOR == 0
         and len(x) % group_size == 0
         and x.dtype in SUFFIX
         and _is_channels_last(x)
@@ -70,7 +70,7 @@ def batch_norm_act(
     `momentum`. Raises ValueError for a single value per channel, as torch does.
     """
     ghosts = len(x) // group_size
-    if x[:group_size].numel() == x.shape[1]:
+    if group_size * x.shape[2:].numel() == 1:
         raise ValueError(
             f"batch norm in training: expected more than 1 value per channel, got {tuple(x.shape)}"
         )

@@ -151,7 +151,7 @@ def repeat_step(step: TrainStep, file: Path) -> NonFiniteStep:
         set_lr(state.optimizer, lr)
         state.freeze_schedule.apply(state.step)
         model.prepare()
-        seed_step(step.recipe.seed, state.step, model.group)
+        seed_step(step.recipe.seed, state.step, model.group, step.autocast.device)
         with _record_outputs(state.model, outputs), step.autocast:
             losses = step.loss_fn(model, batch)
     losses.total.backward()

@@ -58,7 +58,7 @@ class TrainStep:
         with self._update_in_memory():
             self.model.prepare()
         with process_lock:
-            seed_step(self.recipe.seed, state.step, self.model.group)
+            seed_step(self.recipe.seed, state.step, self.model.group, self.autocast.device)
             all_losses = self.update_weights(batch)
         with self._update_in_memory():
             state.step += 1
@@ -143,6 +143,10 @@ def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int,
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def seed_step(seed: int, step: int, group: ProcessGroup) -> None:
-    """Seed what a step draws at random (dropout, sampled regions) by (seed, step, process)."""
-    torch.manual_seed(int(order.random_bits(seed, group.rank, step, order.STREAM_STEP)))
+def seed_step(seed: int, step: int, group: ProcessGroup, device: str) -> None:
+    """Seed what a step draws at random (dropout, sampled regions) by (seed, step, process).
+
+    On a "cpu" only its generator: `torch.manual_seed` formats a stack trace for CUDA in each call.
+    """
+    manual_seed = torch.default_generator.manual_seed if device == "cpu" else torch.manual_seed
+    manual_seed(int(order.random_bits(seed, group.rank, step, order.STREAM_STEP)))

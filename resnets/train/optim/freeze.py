@@ -36,6 +36,7 @@ class FreezeSchedule:
             if not weight.requires_grad
         }
         self._body_trains: bool | None = None
+        self._modes: list[tuple[nn.Module, bool]] = []  # set by the last `apply`
 
     @property
     def frozen_norms(self) -> list[nn.Module]:
@@ -62,11 +63,15 @@ class FreezeSchedule:
         Frozen norms and, while only the head trains, the whole pretrained part are in eval mode
         and require no gradient.
         """
-        self._model.train()
         body_trains = step >= self._head_only
+        changed = body_trains != self._body_trains
+        if not changed and all(module.training is mode for module, mode in self._modes):
+            return  # as in most steps: setting the modes of thousands of modules takes long
+        self._model.train()
         for part in self._norms if body_trains else self._body:
             part.eval()
-        if body_trains == self._body_trains:
+        self._modes = [(module, module.training) for module in self._model.modules()]
+        if not changed:
             return
         self._body_trains = body_trains
         for part in self._body:
