@@ -10,6 +10,8 @@ else is free, so no program reaches them.
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 
 import torch
 from jpeg_files import LARGE, encode, random_image
@@ -23,24 +25,26 @@ MODELS = ("cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "resnet50")
 MATRIX_SIZE = 2048
 
 
-def matrix_product_rate(dtype: torch.dtype, rounds: int) -> float:
+def matrix_product_rate(
+    dtype: torch.dtype, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Return the operations per second of a large matrix product."""
     if dtype == torch.int8:
         a, b = (
             torch.randint(-128, 128, (MATRIX_SIZE, MATRIX_SIZE), dtype=torch.int8) for _ in range(2)
         )
-        seconds = min_seconds(lambda: torch._int_mm(a, b), rounds)
+        seconds = min_seconds(lambda: torch._int_mm(a, b), rounds, clock)
     else:
         a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype) for _ in range(2))
-        seconds = min_seconds(lambda: a @ b, rounds)
+        seconds = min_seconds(lambda: a @ b, rounds, clock)
     return 2 * MATRIX_SIZE**3 / seconds
 
 
-def copy_rate(mebibytes: int, rounds: int) -> float:
+def copy_rate(mebibytes: int, rounds: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the bytes read and written per second by a copy."""
     source = torch.zeros(mebibytes << 18)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / min_seconds(lambda: target.copy_(source), rounds)
+    return 2 * source.nbytes / min_seconds(lambda: target.copy_(source), rounds, clock)
 
 
 def decode_rate(rounds: int) -> float:

@@ -1,15 +1,21 @@
 """Images per second of whole training steps, data included: resnets and scripts written by hand.
 
-Contenders take turns, each in a process of its own. Prints medians, and ratios to the first
-contender in each round.
+Contenders take turns, each in a process of its own. Prints medians, ratios to the first contender
+in each round, and shares of the limit that this machine sets (roofline.py), measured in this run.
 
     python benchmarks/train_step.py [--model cifar-resnet20|resnet18|...] [--rounds 7] [--steps 8]
+                                    [--clock wall|cpu]
+
+`--clock cpu` counts the time of all threads of a process, which other jobs disturb least, but not
+that of the scripts' two DataLoader workers: the scripts then get their data for free.
 
 straightforward   float32, NCHW, eager, DataLoader with two workers, PIL images through torchvision
                   transforms; the model is torchvision's, and for CIFAR models torchvision's
                   BasicBlock in the usual three-stage arrangement (option A)
 tuned             the same script with channels_last and bfloat16 autocast
-allocator         tuned, with the thresholds of glibc's allocator raised: what settings can reach
+allocator         tuned, with the thresholds of glibc's allocator raised
+compiled          allocator, with torch.compile(model)
+max-autotune      allocator, with torch.compile(model, mode="max-autotune")
 resnets           the training step of this package with its data pipeline and its defaults
 """
 
@@ -22,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from roofline import layer_loads, least_seconds, measure_peaks
 from timing import (
     answer_requests,
     format_spread,
@@ -34,7 +41,10 @@ from torch import nn
 from torch.nn import functional as F
 from training import random_images
 
-CONTENDERS = ("straightforward", "tuned", "allocator", "resnets")
+from resnets import create_model
+
+MODES = {"compiled": "default", "max-autotune": "max-autotune"}  # of torch.compile
+CONTENDERS = ("straightforward", "tuned", "allocator", *MODES, "resnets")
 KEEP_PAGES = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
@@ -75,7 +85,10 @@ def torchvision_model(name: str) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def script_step(name: str, size: int, batch: int, tuned: bool) -> Callable[[], None]:
+def script_step(
+    name: str, size: int, batch: int, tuned: bool, mode: str | None = None
+) -> Callable[[], None]:
+    """Return a step of a script; `mode` is that of torch.compile, None without."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms as T
@@ -111,13 +124,14 @@ def script_step(name: str, size: int, batch: int, tuned: bool) -> Callable[[], N
     if tuned:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    forward = model if mode is None else torch.compile(model, mode=mode)
 
     def step() -> None:
         x, y = next(batches)
         if tuned:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
-            loss = F.cross_entropy(model(x), y)
+            loss = F.cross_entropy(forward(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -143,19 +157,22 @@ def image_count(size: int) -> int:
     return 10_000 if size <= 64 else 512
 
 
-def make_contender(name: str, model: str, size: int, batch: int) -> Callable[[str], float]:
+def make_contender(
+    name: str, model: str, size: int, batch: int, clock: str
+) -> Callable[[str], float]:
     """Return a function that runs "COUNT" steps and returns the seconds."""
     torch.manual_seed(0)
     if name == "resnets":
         step = package_step(model, size, batch)
     else:
-        step = script_step(model, size, batch, tuned=name != "straightforward")
+        step = script_step(model, size, batch, name != "straightforward", MODES.get(name))
+    now = time.process_time if clock == "cpu" else time.perf_counter
 
     def measure(count: str) -> float:
-        start = time.perf_counter()
+        start = now()
         for _ in range(int(count)):
             step()
-        return time.perf_counter() - start
+        return now() - start
 
     return measure
 
@@ -166,27 +183,40 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="default: 128 for CIFAR models, else 16")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="in each round")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     small = args.model.startswith("cifar-")
     size, batch = (32, args.batch or 128) if small else (224, args.batch or 16)
     if args.contender:
-        answer_requests(lambda: make_contender(args.contender, args.model, size, batch))
+        answer_requests(lambda: make_contender(args.contender, args.model, size, batch, args.clock))
         return
-    command = [__file__, "--model", args.model, "--batch", str(batch), "--contender"]
+    command = [__file__, "--model", args.model, "--batch", str(batch), "--clock", args.clock]
     contenders = start_contenders(
-        {name: [*command, name] for name in CONTENDERS}, {"allocator": KEEP_PAGES}
+        {name: [*command, "--contender", name] for name in CONTENDERS},
+        dict.fromkeys(("allocator", *MODES), KEEP_PAGES),
     )
     seconds = take_turns(contenders, args.steps, args.rounds)
     stop_contenders(contenders)
+    now = time.process_time if args.clock == "cpu" else time.perf_counter
+    peaks = measure_peaks(args.rounds, now)
+    loads = layer_loads(create_model(args.model, num_classes=10), batch, size)
+    arithmetic = batch * peaks.operations / sum(load.operations for load in loads)
+    limit = batch / least_seconds(loads, peaks)
     print(
         f"{args.model}, batch size {batch}, {size} px, torch {torch.__version__},"
-        f" {os.cpu_count()} cores"
+        f" {os.cpu_count()} cores, {torch.get_num_threads()} threads each, {args.clock} time"
     )
     for name, each in seconds.items():
         rate = args.steps * batch / statistics.median(each)
         ratio = format_spread(ratios(seconds[CONTENDERS[0]], each))
-        print(f"{name:<16}{rate:9,.0f} images/s  ratio {ratio}")
+        share = f"{rate / limit:.0%} of the limit"
+        print(f"{name:<16}{rate:9,.1f} images/s  ratio {ratio}, {share}")
+    for name, each in seconds.items():
+        print(f"resnets to {name:<16} {format_spread(ratios(each, seconds['resnets']))}")
+    print(
+        f"limit           {limit:9,.1f} images/s; by arithmetic alone {arithmetic:,.1f} ({peaks})"
+    )
 
 
 if __name__ == "__main__":
