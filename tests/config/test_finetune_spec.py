@@ -80,10 +80,11 @@ def test_frozen_norms_keep_statistics_scales_and_shifts(net: ImageClassifier) ->
 
 def test_evaluation_between_steps_does_not_thaw(net: ImageClassifier) -> None:
     tuning = FreezeSchedule(net, FinetuneSpec(freeze_norm=True), 4)
-    net.eval()
-    tuning.apply(0)
-    assert net.training
-    assert not any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    for step, disturb in enumerate((net.eval, net.train, net.stage1.eval)):
+        disturb()
+        tuning.apply(step)
+        norms = {m for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
+        assert {m for m in net.modules() if not m.training} == norms
 
 
 def test_a_detectors_own_layers_are_new(net: ImageClassifier) -> None:
