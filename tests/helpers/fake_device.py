@@ -166,8 +166,9 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     tree_map(lambda x: tensors.append(x) if isinstance(x, torch.Tensor) else None, (args, kwargs))
     used = any(map(_on_device, tensors))
     target = kwargs.get("device")
-    if used and target is not None and torch.device(target).type == "meta":
-        target = _device  # the shape that stands for a tensor here is one
+    in_backward = torch._C._current_graph_task_id() != -1
+    if (used or in_backward) and target is not None and torch.device(target).type == "meta":
+        target = _device  # the shape that stands for a tensor here is one; autograd asks for it
     to_device = target is not None and _is_device(target)
     pinned = kwargs.get("pin_memory", False)
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}

@@ -1,12 +1,14 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
 python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [tasks] [graph] [resume] [cell]
-    [threads] [tools] [commands]
+    [detectors] [threads] [tools] [commands]
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 import sys
 import threading
@@ -17,6 +19,7 @@ from typing import Any
 import fake_device
 import numpy as np
 import torch
+from detect_nets import C4, FPN, NET, PCR, random_images, small_model, targets
 from detect_sets import write_coco
 from PIL import Image
 
@@ -111,6 +114,38 @@ def cells_in_threads(folder: Path, kind: str) -> list[list[float]]:
         train(recipe, folder / name)
     results = [[json.loads((folder / n / "result.json").read_text()) for n in way] for way in names]
     return [[result["test"]["loss"] for result in way] for way in results]
+
+
+def waits_of_detectors(kind: str) -> dict[str, int]:
+    """Waits of losses and gradients of two images, by task and head; gradients are the CPU's."""
+    rcnn = dataclasses.replace(PCR, head="rcnn", proposals=(20, 10))
+    square = dataclasses.replace(NET, input_size=32)
+    models = {
+        "detect fpn": small_model(FPN),
+        "detect c4": small_model(C4),
+        "instances": small_model(FPN, "instances"),
+        "localize": small_model(PCR, "localize"),
+        "localize rcnn": small_model(rcnn, "localize", square),
+    }
+
+    def step(model: torch.nn.Module, kind: str) -> None:
+        given = [{name: each.to(kind) for name, each in targets()[0].items()} for _ in range(2)]
+        images = [random_images()[0].to(kind) for _ in range(2)]
+        torch.manual_seed(0)
+        fake_device.waits.clear()
+        sum(model(images, given).values()).backward()
+
+    seen = {}
+    for name, model in models.items():
+        reference = copy.deepcopy(model.train())
+        step(reference, "cpu")
+        step(model.to(kind), kind)
+        for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+            assert (ours.grad is None) == (theirs.grad is None)
+            assert ours.grad is None or torch.equal(ours.grad.cpu(), theirs.grad), name
+        step(model, kind)  # the first one also moved anchors
+        seen[name] = sum(fake_device.waits.values())
+    return seen
 
 
 def resumed(folder: Path, kind: str) -> float:
@@ -231,6 +266,8 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:
         found["resumed"] = resumed(folder / "resumed", kind)
+    if "detectors" in parts:
+        found["detectors"] = waits_of_detectors(kind)
     if "threads" in parts:
         found["threads"] = cells_in_threads(folder, kind)
     if "cell" in parts:

@@ -57,6 +57,13 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
     assert_tools_work(found)
 
 
+def test_a_step_of_a_detector_waits_for_lengths_and_suppressions_only(tmp_path: Path) -> None:
+    """Two images: one suppression each; boxes to keep, samples of both halves, objects, levels."""
+    found = on_device("cuda", tmp_path, "detectors")["detectors"]
+    rest = {"detect c4": 2 + 4, "instances": 2 + 6, "localize": 1, "localize rcnn": 1 + 3}
+    assert found == {"detect fpn": 2 + 5, **rest}
+
+
 def test_cells_in_threads_equal_cells_alone(tmp_path: Path) -> None:
     in_threads, alone = on_device("cuda", tmp_path, "threads")["threads"]
     assert in_threads == alone

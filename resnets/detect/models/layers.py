@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +18,21 @@ from torchvision.ops import (
     MultiScaleRoIAlign,
     RoIPool,
     clip_boxes_to_image,
+    roi_align,
 )
+from torchvision.ops._utils import convert_boxes_to_roi_format
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from resnets.config import ConfigError, DetectSpec, ModelSpec
 from resnets.detect.models.export_ops import best_boxes, pool_regions
+from resnets.detect.models.sampling import (
+    BoxCoder,
+    BoxMatcher,
+    BoxSampler,
+    nms_by_group,
+    rows_of,
+)
 from resnets.models import ImageClassifier
 
 DIVISOR = 32  # images of a batch are padded to multiples of this, as torchvision does
@@ -130,7 +140,10 @@ class ProposalHead(RPNHead):
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN; when exported, it returns a fixed number of boxes, the last ones empty."""
+    """torchvision's RPN with fewer waits on a GPU (`sampling`).
+
+    When exported, it returns a fixed number of boxes, the last ones empty.
+    """
 
     def forward(
         self,
@@ -149,6 +162,83 @@ class ProposalNetwork(RegionProposalNetwork):
         ]
         boxes, scores = (torch.cat(each) for each in zip(*found, strict=True))
         return [boxes[scores.topk(self.post_nms_top_n())[1]]], {}
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return boxes and scores of each image, best first, from (B, N, 4) and logits (B * N, 1).
+
+        Waits once for all images, and at each suppression of overlaps.
+        """
+        device = proposals.device
+        logits = objectness.detach().reshape(len(proposals), -1)
+        levels = torch.cat(
+            [
+                torch.full((count,), level, dtype=torch.int64, device=device)
+                for level, count in enumerate(num_anchors_per_level)
+            ]
+        ).expand_as(logits)
+        best = self._get_top_n_idx(logits, num_anchors_per_level)
+        image = torch.arange(len(proposals), device=device)[:, None]
+        logits, levels, proposals = logits[image, best], levels[image, best], proposals[image, best]
+        scores = logits.sigmoid()
+        clipped = [clip_boxes(*each) for each in zip(proposals, image_shapes, strict=True)]
+        boxes = torch.stack(clipped)
+        is_large = (boxes[..., 2:] - boxes[..., :2] >= self.min_size).all(-1)
+        rows = rows_of(list(is_large & (scores >= self.score_thresh)))
+        found_boxes, found_scores = [], []
+        for index, kept in enumerate(rows):
+            of_image = boxes[index][kept], scores[index][kept], levels[index][kept]
+            top = nms_by_group(*of_image, self.nms_thresh)[: self.post_nms_top_n()]
+            found_boxes.append(of_image[0][top])
+            found_scores.append(of_image[1][top])
+        return found_boxes, found_scores
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return labels (N,) float, 1 object, 0 background, -1 ignored, and boxes (N, 4) to fit."""
+        labels, boxes = [], []
+        for each, target in zip(anchors, targets, strict=True):
+            if target["boxes"].numel() == 0:
+                labels.append(each.new_zeros(len(each), dtype=torch.float32))
+                boxes.append(each.new_zeros(each.shape, dtype=torch.float32))
+                continue
+            matched = self.proposal_matcher(self.box_similarity(target["boxes"], each))
+            is_ignored = matched == self.proposal_matcher.BETWEEN_THRESHOLDS
+            labels.append((matched >= 0).float().masked_fill(is_ignored, -1.0))
+            boxes.append(target["boxes"][matched.clamp(min=0)])
+        return labels, boxes
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses of objectness and boxes of the sampled anchors; waits once."""
+        starts = itertools.accumulate((len(each) for each in labels[:-1]), initial=0)
+        sampled = [
+            (positive + start, negative + start)
+            for (positive, negative), start in zip(self.fg_bg_sampler(labels), starts, strict=True)
+        ]
+        positive, negative = (torch.cat(each) for each in zip(*sampled, strict=True))
+        rows = torch.cat([positive, negative])
+        box_loss = F.smooth_l1_loss(
+            pred_bbox_deltas[positive],
+            torch.cat(regression_targets)[positive],
+            beta=1 / 9,
+            reduction="sum",
+        ) / len(rows)
+        loss = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[rows], torch.cat(labels)[rows]
+        )
+        return loss, box_loss
 
     def _best_of_map(
         self, images: ImageList, logits: Tensor, offsets: Tensor, level: int
@@ -190,7 +280,7 @@ def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProp
         sizes = tuple((size,) for size in spec.anchor_sizes)
         candidates = (spec.proposals[0], spec.proposals[1])
     anchors = AnchorGenerator(sizes, (spec.anchor_ratios,) * len(sizes))
-    return ProposalNetwork(
+    network = ProposalNetwork(
         anchors,
         ProposalHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
@@ -201,6 +291,10 @@ def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProp
         post_nms_top_n={"training": spec.proposals[0], "testing": spec.proposals[1]},
         nms_thresh=0.7,
     )
+    network.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+    network.proposal_matcher = BoxMatcher(0.7, 0.3, allow_low_quality_matches=True)
+    network.fg_bg_sampler = BoxSampler(spec.rpn_batch_size, 0.5)
+    return network
 
 
 class MaxPooler(nn.Module):
@@ -219,19 +313,27 @@ class MaxPooler(nn.Module):
 
 
 class RegionAlign(MultiScaleRoIAlign):
-    """torchvision's RoIAlign on several maps, which can be exported."""
+    """torchvision's RoIAlign on several maps, which can be exported; waits once on a GPU."""
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         """Return (R, C, size, size) for the R boxes of all images, in pixels."""
-        if not torch.compiler.is_exporting():
-            return super().forward(x, boxes, image_shapes)
         maps = [x[name] for name in self.featmap_names]
+        if len(maps) == 1:
+            return super().forward(x, boxes, image_shapes)
         levels = self.map_levels(boxes)
-        return pool_regions(
-            maps, boxes[0], levels, self.scales, self.output_size[0], self.sampling_ratio
-        )
+        if torch.compiler.is_exporting():
+            return pool_regions(
+                maps, boxes[0], levels, self.scales, self.output_size[0], self.sampling_ratio
+            )
+        regions = convert_boxes_to_roi_format(boxes)
+        pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *self.output_size)
+        rows_by_level = rows_of([levels == level for level in range(len(maps))])
+        for each, scale, rows in zip(maps, self.scales, rows_by_level, strict=True):
+            found = roi_align(each, regions[rows], self.output_size, scale, self.sampling_ratio)
+            pooled[rows] = found.to(pooled.dtype)
+        return pooled
 
 
 def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
 from resnets.config import ConfigError, DetectSpec
@@ -20,6 +18,8 @@ from resnets.detect.data.types import DetectionSplit, Located
 from resnets.detect.metrics.meters import LocationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import clip_boxes, pad, remove_head, rescale, to_float32
+from resnets.detect.models.roi_heads import region_losses
+from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, rows_of
 from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
 
@@ -136,8 +136,8 @@ class Localizer(LocalizationModel):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
-        self.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
-        self.sampler = BalancedPositiveNegativeSampler(spec.rpn_batch_size, 0.5)
+        self.matcher = BoxMatcher(0.7, 0.3, allow_low_quality_matches=True)
+        self.sampler = BoxSampler(spec.rpn_batch_size, 0.5)
 
     def read(self, padded: ImageList) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
         """Return class logits (B, K), objectness (B, N, K), offsets (B, N, K, 4), anchors, sizes.
@@ -200,8 +200,10 @@ class Localizer(LocalizationModel):
         """Return the best `max_boxes` boxes (R, 4) of class `labels[i]` (from 0) in image i."""
         _, objectness, offsets, anchors, sizes = self.read(pad(images))
         proposals = []
-        for index, label in enumerate(labels.tolist()):
-            inside = torch.where(_is_inside(anchors[index], sizes[index]))[0]
+        are_inside = [_is_inside(*each) for each in zip(anchors, sizes, strict=True)]
+        for index, (label, inside) in enumerate(
+            zip(labels.tolist(), rows_of(are_inside), strict=True)
+        ):
             scores = objectness[index, inside, label]
             rows = inside[scores.topk(min(max_boxes, len(scores)))[1]]
             decoded = self.coder.decode_single(offsets[index, rows, label], anchors[index][rows])
@@ -218,16 +220,21 @@ class Localizer(LocalizationModel):
     ) -> dict[str, Tensor]:
         """Compute losses of sampled anchors, half of them on an object if possible (paper: 1:1)."""
         objectness_loss, box_loss, num_sampled = logits.new_zeros(()), logits.new_zeros(()), 0
-        for index, target in enumerate(targets):
-            matched = self.matcher(box_iou(target["boxes"], anchors[index]))
-            roles = (matched >= 0).float()
-            roles[matched == self.matcher.BETWEEN_THRESHOLDS] = -1
-            positive, negative = (torch.where(each[0])[0] for each in self.sampler([roles]))
-            objects = matched[positive]
+        all_matched = [
+            self.matcher(box_iou(target["boxes"], anchors[index]))
+            for index, target in enumerate(targets)
+        ]
+        is_between = [matched == self.matcher.BETWEEN_THRESHOLDS for matched in all_matched]
+        roles = [
+            (matched >= 0).float().masked_fill(ignored, -1.0)
+            for matched, ignored in zip(all_matched, is_between, strict=True)
+        ]
+        for index, (positive, negative) in enumerate(self.sampler(roles)):
+            target, objects = targets[index], all_matched[index][positive]
             labels = target["labels"][objects] - 1
             rows = torch.cat((positive, negative))
             truth = objectness.new_zeros(len(rows), self.num_classes)
-            truth[torch.arange(len(positive)), labels] = 1
+            truth[torch.arange(len(positive), device=truth.device), labels] = 1
             objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(
                 objectness[index, rows], truth, reduction="sum"
             )
@@ -262,8 +269,8 @@ class Refiner(LocalizationModel):
         self.predictor = FastRCNNPredictor(channels, num_classes + 1)
         self.proposer = proposer.requires_grad_(False).eval()
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
-        self.matcher = Matcher(0.5, 0.5, allow_low_quality_matches=False)
-        self.sampler = BalancedPositiveNegativeSampler(spec.box_batch_size, 0.25)
+        self.matcher = BoxMatcher(0.5, 0.5)
+        self.sampler = BoxSampler(spec.box_batch_size, 0.25)
 
     def train(self, mode: bool = True) -> Refiner:
         """Set the training mode of all modules but the proposer."""
@@ -319,19 +326,22 @@ class Refiner(LocalizationModel):
     ) -> dict[str, Tensor]:
         labels_of_image = torch.stack([target["labels"][0] - 1 for target in targets])
         proposals = self.proposer.propose(images, labels_of_image, self.spec.proposals[0])
-        boxes, labels, offsets_true = [], [], []
-        for target, candidates in zip(targets, proposals, strict=True):
-            candidates = torch.cat((candidates, target["boxes"]))
-            matched = self.matcher(box_iou(target["boxes"], candidates))
-            labels_of_box = target["labels"][matched.clamp(min=0)] * (matched >= 0)
-            positive, negative = (each[0] for each in self.sampler([labels_of_box]))
-            rows = torch.where(positive.bool() | negative.bool())[0]
-            boxes.append(candidates[rows])
-            labels.append(labels_of_box[rows])
-            truth = target["boxes"][matched[rows].clamp(min=0)]
-            offsets_true.append(self.coder.encode_single(truth, candidates[rows]))
+        candidates, matched, all_labels = [], [], []
+        for target, proposed in zip(targets, proposals, strict=True):
+            candidates.append(torch.cat((proposed, target["boxes"])))
+            matched.append(self.matcher(box_iou(target["boxes"], candidates[-1])))
+            object_labels = target["labels"][matched[-1].clamp(min=0)]
+            all_labels.append(object_labels * (matched[-1] >= 0))
+        sampled = [torch.cat(rows).sort()[0] for rows in self.sampler(all_labels)]
+        boxes = [each[rows] for each, rows in zip(candidates, sampled, strict=True)]
+        labels = [each[rows] for each, rows in zip(all_labels, sampled, strict=True)]
+        offsets_true = [
+            self.coder.encode_single(target["boxes"][found[rows].clamp(min=0)], chosen)
+            for target, found, rows, chosen in zip(targets, matched, sampled, boxes, strict=True)
+        ]
         logits, offsets = self.score_boxes(images, boxes)
-        class_loss, box_loss = fastrcnn_loss(logits, offsets, labels, offsets_true)
+        positive = rows_of([each > 0 for each in labels])
+        class_loss, box_loss = region_losses(logits, offsets, labels, offsets_true, positive)
         return {"loss_classifier": class_loss, "loss_box_reg": box_loss}
 
 

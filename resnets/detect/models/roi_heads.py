@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import (
     RoIHeads,
-    fastrcnn_loss,
     maskrcnn_inference,
     maskrcnn_loss,
 )
@@ -19,6 +19,7 @@ from torchvision.ops import boxes as box_ops
 from resnets.config import DetectSpec
 from resnets.detect.models.export_ops import best_boxes
 from resnets.detect.models.layers import clip_boxes, to_float32
+from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, rows_of
 from resnets.utils.environment import copy_to_device
 
 Sizes = list[tuple[int, int]]
@@ -47,6 +48,9 @@ class RegionHeads(RoIHeads):
             detections_per_img=spec.max_detections,
         )
         self.context = spec.context
+        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.proposal_matcher = BoxMatcher(0.5, 0.5)
+        self.fg_bg_sampler = BoxSampler(spec.box_batch_size, 0.25)
 
     def vectors(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes) -> Tensor:
         """Return (R, D) of the R boxes (px) of all images; with context (R, 2D)."""
@@ -104,6 +108,28 @@ class RegionHeads(RoIHeads):
         ]
         return self.add_masks(features, found, image_shapes), {}
 
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the object (N,) of each proposal, and its label: 0 background, -1 ignored."""
+        matched, labels = [], []
+        for each, boxes, labels_of_boxes in zip(proposals, gt_boxes, gt_labels, strict=True):
+            if boxes.numel() == 0:
+                matched.append(torch.zeros(len(each), dtype=torch.int64, device=each.device))
+                labels.append(matched[-1].clone())
+                continue
+            found = self.proposal_matcher(box_ops.box_iou(boxes, each))
+            matched.append(found.clamp(min=0))
+            label = labels_of_boxes[matched[-1]].long()
+            label = label.masked_fill(found == self.proposal_matcher.BELOW_LOW_THRESHOLD, 0)
+            is_ignored = found == self.proposal_matcher.BETWEEN_THRESHOLDS
+            labels.append(label.masked_fill(is_ignored, -1))
+        return matched, labels
+
+    def subsample(self, labels: list[Tensor]) -> list[Tensor]:
+        """Return the sorted rows of the sampled proposals of each image."""
+        return [torch.cat(rows).sort()[0] for rows in self.fg_bg_sampler(labels)]
+
     def add_masks(
         self, features: dict[str, Tensor], found: list[dict[str, Tensor]], sizes: Sizes
     ) -> list[dict[str, Tensor]]:
@@ -129,12 +155,12 @@ class RegionHeads(RoIHeads):
         targets: list[dict[str, Tensor]] | None,
     ) -> dict[str, Tensor]:
         boxes, matched, labels, offsets = self.select_training_samples(proposals, targets)
+        positive = rows_of([each > 0 for each in labels])
         logits, predicted = self.predict(self.vectors(features, boxes, sizes))
-        class_loss, box_loss = fastrcnn_loss(logits, predicted, labels, offsets)
+        class_loss, box_loss = region_losses(logits, predicted, labels, offsets, positive)
         losses = {"loss_classifier": class_loss, "loss_box_reg": box_loss}
         if self.has_mask():
             assert targets is not None
-            positive = [torch.where(each > 0)[0] for each in labels]
             regions = [each[rows] for each, rows in zip(boxes, positive, strict=True)]
             losses["loss_mask"] = maskrcnn_loss(
                 self._mask_logits(features, regions, sizes),
@@ -144,6 +170,31 @@ class RegionHeads(RoIHeads):
                 [each[rows] for each, rows in zip(matched, positive, strict=True)],
             )
         return losses
+
+
+def region_losses(
+    logits: Tensor,
+    offsets: Tensor,
+    labels: list[Tensor],
+    true_offsets: list[Tensor],
+    positive: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Return torchvision's `fastrcnn_loss`: of classes, and of the boxes of objects.
+
+    logits: (R, K + 1). offsets: (R, 4 (K + 1)). Of each image: labels (R_i,), true_offsets (R_i, 4)
+    and positive, the rows whose label is not 0.
+    """
+    starts = itertools.accumulate((len(each) for each in labels[:-1]), initial=0)
+    rows = torch.cat([each + start for each, start in zip(positive, starts, strict=True)])
+    all_labels = torch.cat(labels)
+    by_class = offsets.reshape(len(logits), -1, 4)
+    box_loss = F.smooth_l1_loss(
+        by_class[rows, all_labels[rows]],
+        torch.cat(true_offsets)[rows],
+        beta=1 / 9,
+        reduction="sum",
+    )
+    return F.cross_entropy(logits, all_labels), box_loss / len(all_labels)
 
 
 def select_detections(
