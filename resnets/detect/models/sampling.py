@@ -68,7 +68,7 @@ class BoxCoder(detection.BoxCoder):
 
     def encode_single(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
         """Return the offsets (N, 4) of objects' boxes (N, 4) from `proposals` (N, 4)."""
-        return detection.encode_boxes(reference_boxes, proposals, self.weights)  # type: ignore[arg-type]
+        return detection.encode_boxes(reference_boxes, proposals, self.weights)
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
         """Return the boxes (N, 4 K) that offsets (N, 4 K) make of `boxes` (N, 4)."""
