@@ -210,10 +210,11 @@ def main() -> None:
     for name, each in seconds.items():
         rate = args.steps * batch / statistics.median(each)
         ratio = format_spread(ratios(seconds[CONTENDERS[0]], each))
-        share = f"{rate / limit:.0%} of the limit"
-        print(f"{name:<16}{rate:9,.1f} images/s  ratio {ratio}, {share}")
-    for name, each in seconds.items():
-        print(f"resnets to {name:<16} {format_spread(ratios(each, seconds['resnets']))}")
+        ours = format_spread(ratios(each, seconds["resnets"]))
+        print(
+            f"{name:<16}{rate:9,.1f} images/s, {rate / limit:.0%} of the limit, ratio {ratio};"
+            f" resnets to it {ours}"
+        )
     print(
         f"limit           {limit:9,.1f} images/s; by arithmetic alone {arithmetic:,.1f} ({peaks})"
     )
