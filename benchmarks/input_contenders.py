@@ -98,6 +98,37 @@ def simplejpeg(folder: Path) -> Batches:
     return iter_batches(ImageFolder(folder, loader=read), False)
 
 
+def dali(folder: Path) -> Batches:
+    """DALI without a GPU: libjpeg-turbo decodes, its own operators do the rest."""
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ModuleNotFoundError as error:
+        packages = "nvidia-dali-cuda120 nvidia-nvimgcodec-cu12"
+        raise ImportError(f"pip install {packages}") from error
+    mean, std = ([255 * value for value in values] for values in (MEAN, STD))
+
+    @pipeline_def(batch_size=BATCH, num_threads=1, device_id=None)
+    def steps() -> object:
+        files, _ = fn.readers.file(file_root=str(folder), random_shuffle=True)
+        images = fn.decoders.image_random_crop(
+            files, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
+        )
+        return fn.crop_mirror_normalize(
+            fn.resize(images, size=[SIZE, SIZE], antialias=True),
+            mirror=fn.random.coin_flip(),
+            mean=mean,
+            std=std,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+        )
+
+    pipeline = steps()
+    pipeline.build()
+    while True:
+        (images,) = pipeline.run()
+        yield torch.from_numpy(np.asarray(images.as_tensor()))
+
+
 def decoding_alone(folder: Path) -> Batches:
     """Only decode complete images with libjpeg-turbo: a limit, not a pipeline."""
     import simplejpeg as codec
@@ -168,6 +199,7 @@ CONTENDERS: dict[str, Callable[[Path, Path], Batches]] = {
     "torchvision.io + v2": lambda folder, _: torchvision_v2(folder),
     "OpenCV": lambda folder, _: opencv(folder),
     "simplejpeg + OpenCV": lambda folder, _: simplejpeg(folder),
+    "DALI on the CPU": lambda folder, _: dali(folder),
     "resnets": lambda folder, _: resnets_stream(folder),
     "resnets, uint8": lambda folder, _: resnets_stream(folder, uint8=True),
     "resnets, packed": lambda _, packed: resnets_stream(packed),

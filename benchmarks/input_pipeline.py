@@ -12,7 +12,8 @@ process), which other jobs on the machine affect little. Files are read from the
 Images: made here with the sizes of Imagenette (224 x 224, 12 KB) and of ImageNet (500 x 375,
 110 KB). --folder DIR reads a folder of class folders instead. --archive reads the training images
 of a tar (SET/train/CLASS/NAME), as they are and scaled to 500 x 375 px with grain.
-OpenCV and simplejpeg: pip install 'resnets[bench]'.
+OpenCV and simplejpeg: pip install 'resnets[bench]'. DALI, which is large and needs no GPU here:
+pip install nvidia-dali-cuda120 nvidia-nvimgcodec-cu12.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ from timing import (
 
 from resnets.data.decode import jpeg
 
+WARM_UP = 12  # batches, after which no memory is touched for the first time
+
 
 def make_contender(name: str, folder: Path, packed: Path) -> Callable[[str], tuple[float, float]]:
     """Return a function that makes COUNT batches, and returns CPU and wall seconds."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     batches = CONTENDERS[name](folder, packed)
-    next(batches)
+    for _ in range(WARM_UP):
+        next(batches)
     wait_until_idle()
 
     def measure(count: str) -> tuple[float, float]:

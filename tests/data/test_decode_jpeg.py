@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torchvision
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from resnets.data.decode import jpeg
 from resnets.data.decode.decode import RESAMPLE, Crop, decode, decode_whole
@@ -265,3 +265,14 @@ def test_only_what_is_seen_is_decoded(photo, monkeypatch: pytest.MonkeyPatch) ->
     assert found.max() <= 2
     wanted = decode(encoded(large, quality=90), view_of(box, 96), "whole")
     np.testing.assert_array_equal(decode(bytes(data), view_of(box, 96), "damaged below"), wanted)
+
+
+@in_part
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_whole_images_equal_those_of_pillow(photo: Image.Image, kind: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = encoded(photo.convert(mode), exif=exif, **KINDS[kind])
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert np.array_equal(decode_whole(data, "image"), np.asarray(expected))

@@ -86,10 +86,15 @@ def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[Any]:
 def decode_whole(
     data: bytes | memoryview, name: str, levels: Levels | None = None
 ) -> NDArray[np.uint8]:
-    """Decode the whole upright image (H, W, 3) at its stored size with Pillow; raises as `decode`.
+    """Decode the whole upright image (H, W, 3) at its stored size; raises as `decode`.
 
-    levels: see `Crop`.
+    levels: see `Crop`. Plain JPEGs are decoded by `data/decode/jpeg.py`, which skips Pillow's
+    copies; all others by Pillow.
     """
+    with reading_image(name):
+        pixels = _decode_whole_jpeg(bytes(data))
+    if pixels is not None:
+        return pixels
     with reading_image(name), open_image(data) as image, BUDGET.reserve(image.width * image.height):
         return _copy_pixels(_to_rgb(_load_upright(image, levels)))
 
@@ -226,6 +231,25 @@ def _decode_jpeg(data: bytes, view: Crop) -> NDArray[np.uint8] | None:
         max_scans=max_scans(header.width, header.height),
     )
     return None if part is None else orientation.apply(part)
+
+
+def _decode_whole_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a plain JPEG to (H, W, 3); None if Pillow has to read it."""
+    header = jpeg.read_header(data)
+    if header is None or header.width * header.height > MAX_PIXELS:
+        return None
+    width, height = header.width, header.height
+    with BUDGET.reserve(width * height):
+        pixels = jpeg.decode_box(
+            data,
+            header,
+            (0, 0, width, height),
+            denominator=1,
+            shape=(height, width, 3),
+            interpolation="bilinear",
+            max_scans=max_scans(width, height),
+        )
+        return None if pixels is None else read_orientation(header.exif).apply(pixels)
 
 
 def _to_array(image: Image.Image) -> NDArray[np.uint8]:

@@ -244,6 +244,19 @@ static int open_jpeg(Decoder *decoder, ErrorHandler *handler, const uint8_t *dat
   return decoder->data_precision == 8 && (space == GRAY || space == RGB || space == YCC);
 }
 
+/* Copy the part `box` of `pixels` if it is whole pixels that keep their size, else return 0. */
+static int copy_box(const uint8_t *pixels, size_t pitch, int channels, const double *box,
+                    uint8_t *out, int out_width, int out_height) {
+  const size_t left = (size_t)box[0], top = (size_t)box[1], width = (size_t)out_width * channels;
+  if ((double)left != box[0] || (double)top != box[1] || box[2] - box[0] != out_width ||
+      box[3] - box[1] != out_height)
+    return 0;
+  for (int row = 0; row < out_height; row++) {
+    memcpy(out + row * width, pixels + (top + row) * pitch + left * channels, width);
+  }
+  return 1;
+}
+
 /* The part `box` (left, top, right, bottom in pixels as stored) of a JPEG of `width` x `height`,
  * as `out` (out_height, out_width, channels), read at 1 / `denominator` of its size. Returns 1,
  * or 0 if Pillow has to do it, as for more than `max_scans` scans. */
@@ -269,8 +282,10 @@ int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const do
     const int region_width = region.right - region.left;
     const int region_height = region.bottom - region.top;
     part[0] -= region.left, part[2] -= region.left, part[1] -= region.top, part[3] -= region.top;
-    done = done && call.resize(pixels, (int64_t)region_width * channels, region_width,
-                               region_height, channels, part, cubic, out, out_width, out_height);
+    const size_t pitch = (size_t)region_width * channels;
+    done = done && (copy_box(pixels, pitch, channels, part, out, out_width, out_height) ||
+                    call.resize(pixels, pitch, region_width, region_height, channels, part, cubic,
+                                out, out_width, out_height));
   }
   if (!setjmp(handler.escape)) call.destroy(&decoder);
   free(pixels);
