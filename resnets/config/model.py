@@ -75,8 +75,13 @@ class ModelSpec:
         stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pool (the paper, Table 1),
             "cifar" one 3x3 convolution (the paper, section 4.2). "deep" has three 3x3 convolutions
             in place of the 7x7, the first two half as wide (He et al. 2019, ResNet-C and -D),
-            "tiered" the same with the first three eighths as wide (timm's ResNet-T).
+            "tiered" the same with the first three eighths as wide (timm's ResNet-T). "whitening" is
+            a fixed 2x2 convolution without padding that whitens patches of the training images, and
+            a trained bias (Jordan 2024); it has 8 filters for each channel of the input.
         stem_width: [channels] Width of the stem.
+        downsample: What halves the resolution. "stride" is the stride of the first block of each
+            stage but the first one. "max-pool" is a 3x3 convolution and a 2x2 max pool, norm and
+            ReLU before the first block of every stage (Page 2018).
         stem_pool: Pool of the stem. "padded" is a max pool that pads by one pixel, as PyTorch
             models do; "ceil" has no padding and rounds sizes up, as the authors' Caffe models do;
             "zeros" pads with zeros, which differs where values are negative (Kolesnikov et al.
@@ -91,10 +96,14 @@ class ModelSpec:
         norm: "batch" is batch normalization after each convolution (Ioffe and Szegedy 2015),
             "group+ws" group normalization with standardized convolution weights (Kolesnikov et al.
             2020, BiT).
+        norm_scale: Batch norms learn a scale besides the shift of each channel (off: Page 2018).
         norm_eps: [variance] Added to the variance by the norms.
         norm_groups: [groups] Groups of channels of the norm "group+ws" (Wu and He 2018).
         conv_bias: Convolutions with a bias, for weights of other libraries: "stem" for the authors'
             Caffe ResNet-50, "all" for Keras. Batch normalization cancels these biases in training.
+        activation: After norms and additions: ReLU (the paper) or GELU (Hendrycks and Gimpel 2016).
+        head_pool: Pool of all positions before the head: their average (the paper) or maximum.
+        logit_scale: [factor] Constant on the logits, for large learning rates (Page 2018: 1/8).
         init: Initial weights: "he" is normal with variance 2 / fan_in (He et al. 2015), "naive"
             normal with standard deviation 0.01 (Krizhevsky et al. 2012).
         zero_init_residual: Initialize the scale of the last norm of each block to 0, so that blocks
@@ -121,8 +130,9 @@ class ModelSpec:
     attention: Literal["none", "se", "eca"] = "none"
     se_reduction: int = 16
     stride_in: Literal["1x1", "3x3"] = "3x3"
-    stem: Literal["imagenet", "deep", "tiered", "cifar"] = "imagenet"
+    stem: Literal["imagenet", "deep", "tiered", "cifar", "whitening"] = "imagenet"
     stem_width: int = 64
+    downsample: Literal["stride", "max-pool"] = "stride"
     stem_pool: Literal["padded", "ceil", "zeros", "conv"] = "padded"
     stem_norm: bool = True
     groups: int = 1
@@ -133,9 +143,13 @@ class ModelSpec:
     shortcut_dropout: float = 0.0
     branch_scale: float | BranchScale = 1.0
     norm: Literal["batch", "group+ws", "none"] = "batch"
+    norm_scale: bool = True
     norm_eps: float = 1e-5
     norm_groups: int = 32
     conv_bias: Literal["none", "stem", "all"] = "none"
+    activation: Literal["relu", "gelu"] = "relu"
+    head_pool: Literal["average", "max"] = "average"
+    logit_scale: float = 1.0
     init: Literal["he", "naive"] = "he"
     zero_init_residual: bool = False
     dropout: float = 0.0
@@ -171,11 +185,21 @@ class ModelSpec:
         """Whether the layers are those of ResNet as other libraries have it."""
         blocks = self.block in ("basic", "bottleneck") and not self.scales_paths
         later = (self.attention, self.shortcut_pool) != ("none", "none")
-        return blocks and not later and len(self.stem_widths) == 1 and self.stem_pool != "conv"
+        stem = len(self.stem_widths) == 1 and self.stem_pool != "conv"
+        return blocks and stem and not (later or self.has_speedrun_layers)
+
+    @property
+    def has_speedrun_layers(self) -> bool:
+        """Whether layers are those of networks that train in minutes (`models.speedrun_layers`)."""
+        layers = (self.downsample, self.activation, self.head_pool, self.norm_scale)
+        usual = layers == ("stride", "relu", "average", True) and self.logit_scale == 1
+        return self.stem == "whitening" or not usual
 
     @property
     def stem_widths(self) -> tuple[int, ...]:
         """Output channels of the convolutions of the stem, without those of its pool."""
+        if self.stem == "whitening":
+            return (8 * self.in_channels,)
         half = self.stem_width // 2
         first = {"deep": (half, half), "tiered": (3 * self.stem_width // 8, half)}
         return (*first.get(self.stem, ()), self.stem_width)
@@ -219,7 +243,10 @@ class ModelSpec:
     @property
     def num_layers(self) -> int:
         """Layers with weights, projections on shortcuts not counted (the paper's "20 layers")."""
-        return sum(self.depths) * self.layers_per_block + (3 if self.is_vgg else 2)
+        if self.is_vgg:
+            return sum(self.depths) + 3
+        transitions = len(self.depths) if self.downsample == "max-pool" else 0
+        return sum(self.depths) * self.layers_per_block + 2 + transitions
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths) or not self.depths:
@@ -258,7 +285,8 @@ def _check_vgg(spec: ModelSpec) -> None:
         if getattr(spec, field):
             field = "shortcut_*, model.branch_scale" if field == "scales_paths" else field
             raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
-    for field, plain in (("attention", ("none",)), ("norm", ("none", "batch"))):
+    allowed = (("attention", ("none",)), ("norm", ("none", "batch")), ("activation", ("relu",)))
+    for field, plain in allowed:
         value = getattr(spec, field)
         if value not in plain:
             raise ConfigError(
@@ -275,15 +303,16 @@ def _check_vgg(spec: ModelSpec) -> None:
 def _check_residual(spec: ModelSpec) -> None:
     images = ("attention", "shortcut_pool", "stem_pool")
     later = any(getattr(spec, field) not in ("none", "padded", "ceil") for field in images)
-    if spec.dims == 1 and (
-        spec.norm == "group+ws" or spec.branch_scale == "fixup" or spec.blur_pool or later
-    ):
+    later = later or spec.blur_pool or spec.has_speedrun_layers
+    if spec.dims == 1 and (spec.norm == "group+ws" or spec.branch_scale == "fixup" or later):
         raise ConfigError(
             "model.dims: 1 goes with model.norm 'batch' or 'none', and without model.blur_pool, "
-            "model.branch_scale 'fixup', model.attention, model.shortcut_pool, and model.stem_pool "
-            "'zeros' and 'conv'"
+            "model.branch_scale 'fixup', model.attention, model.shortcut_pool, model.stem_pool "
+            "'zeros' and 'conv', and the layers of cifar-speedrun"
         )
-    channels = (spec.stem_width, *(width * spec.expansion for width in spec.widths))
+    if spec.downsample == "max-pool" and (spec.dilate or spec.blur_pool):
+        raise ConfigError("model.downsample: 'max-pool' excludes model.dilate and model.blur_pool")
+    channels = (spec.stem_widths[-1], *(width * spec.expansion for width in spec.widths))
     if spec.shortcut == "A" and list(channels) != sorted(channels):
         raise ConfigError(
             f"model.shortcut: option A pads with zeros and cannot narrow; stem_width and widths "
@@ -305,13 +334,17 @@ def _check_residual(spec: ModelSpec) -> None:
         raise ConfigError(
             f"model.dilate: {spec.dilate} of {len(spec.depths)} stages; the first one has no stride"
         )
+    if not spec.norm_scale and (spec.norm != "batch" or spec.zero_init_residual):
+        raise ConfigError(
+            "model.norm_scale: false is for model.norm 'batch' without model.zero_init_residual"
+        )
     if spec.blur_pool and (spec.norm == "group+ws" or spec.branch_scale == "fixup"):
         raise ConfigError("model.blur_pool: not with the norm 'group+ws' or branch_scale 'fixup'")
     if spec.blur_pool and spec.stem_pool == "ceil":
         raise ConfigError("model.blur_pool: needs model.stem_pool 'padded', not 'ceil'")
     if spec.stem_width < 8 and len(spec.stem_widths) > 1:
         raise ConfigError(
-            f"model.stem_width: {spec.stem_width}, a {spec.stem!r} stem has 8 or more"
+            f"model.stem_width: {spec.stem_width}; a {spec.stem!r} stem has 8 or more"
         )
     if not (spec.stem_norm or spec.is_preact):
         raise ConfigError("model.stem_norm: only pre-activation blocks work without it")

@@ -62,6 +62,9 @@ class OptimSpec:
         norm_bias_lr_scale: [factor] Learning rate of norms and biases relative to `lr`.
         momentum: [fraction] Momentum of SGD and Muon.
         nesterov: Nesterov's form of momentum, for SGD and Muon.
+        unit_filters: Muon scales the weights that it orthogonalizes to filters of norm 1 on
+            average before each update, in place of weight decay (Jordan 2024, airbench94_muon):
+            for layers that a norm follows, whose scale has no effect.
         betas: [fraction] Decay rates of both moments, for AdamW and LAMB.
         weight_decay: [per step] L2 penalty for SGD; decoupled for AdamW, LAMB and Muon.
         decay_norm_and_bias: Apply weight decay to norms and biases too, as in the paper.
@@ -76,6 +79,7 @@ class OptimSpec:
     norm_bias_lr_scale: float = 1.0
     momentum: float = 0.9
     nesterov: bool = False
+    unit_filters: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True

@@ -135,13 +135,18 @@ def _text_and_role(layer: nn.Module) -> tuple[str, Role] | None:
             return f"pool, /{layer.stride}", "pool"
         case nn.AdaptiveAvgPool2d():
             return "avg pool", "pool"
+        case nn.AdaptiveMaxPool2d():
+            return "max pool", "pool"
     return None
 
 
 def _find_block(blocks: Mapping[str, nn.Module], layer: cost.LayerCost) -> str | None:
-    """Return the name of the residual or plain block that `layer` belongs to, if any."""
+    """Return the name of the residual or plain block that `layer` belongs to, if any.
+
+    A transition comes before the shortcut of its block.
+    """
     name = ".".join(layer.name.split(".")[:2])
-    return name if name in blocks else None
+    return name if name in blocks and ".transition." not in layer.name else None
 
 
 def _read_shortcut(block: nn.Module, widens: bool) -> Shortcut | None:

@@ -76,6 +76,21 @@ CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 # He et al., ECCV 2016: bottlenecks on CIFAR, 9n+2 layers (164 is 6n+2 as well).
 CIFAR_BOTTLENECK_DEPTHS = (164, 1001)
 
+# For CIFAR-10 in minutes: the widths were chosen for two CPU cores (docs/results.md).
+CIFAR_SPEEDRUN = ModelSpec(
+    name="cifar-speedrun",
+    depths=(1, 1, 1),
+    widths=(64, 128, 256),
+    stem="whitening",
+    downsample="max-pool",
+    activation="gelu",
+    head_pool="max",
+    logit_scale=1 / 9,
+    norm_scale=False,
+    num_classes=10,
+    input_size=32,
+)
+
 
 def spec(name: str, **overrides: Any) -> ModelSpec:
     """Return the architecture of the model `name`, with `overrides` of `ModelSpec` fields.
@@ -130,7 +145,7 @@ def _all_specs() -> dict[str, ModelSpec]:
         for depth in depths
     ]
     later = map(_parse_timm_name, LATER_NAMES)
-    specs = (*_imagenet_specs(), *later, *_vgg_specs(), *cifar)
+    specs = (*_imagenet_specs(), *later, *_vgg_specs(), *cifar, CIFAR_SPEEDRUN)
     return {each.name: each for each in specs}
 
 

@@ -141,6 +141,8 @@ def _describe_layer(layer: nn.Module) -> str:
             return f"max pool {layer.kernel_size}x{layer.kernel_size}, stride {layer.stride}"
         case nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() | nn.AvgPool2d():
             return "average pool"
+        case nn.AdaptiveMaxPool2d():
+            return "max pool of all positions"
         case ZeroPad():
             return f"option A, stride {layer.stride}"
     return type(layer).__name__.lower()

@@ -1,14 +1,14 @@
 """Norms of every kind, each one module with what follows it: addition of the shortcut and relu.
 
 `BatchNormAct2d` is timm's idiom: it inherits from torch's norm, so parameters and buffers keep
-their names (`norm1.weight`), and trains with a fused CPU kernel (`ops.norm_act`). The ghost norm
-and the two synchronized norms take their statistics from other batches than one device's.
+their names, and trains with a fused CPU kernel (`ops.norm_act`). Ghost and synchronized norms take
+their statistics from other batches than one device's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,11 @@ MakeNorm = Callable[[int], nn.Module]  # channels -> a module that normalizes (B
 class NormAct(nn.Module):
     """`relu(norm(x) + shortcut)`: a norm, the addition at the end of a residual block, and relu.
 
-    Subclasses inherit from this class and from the norm. relu: whether there is one. inplace:
-    whether the addition and relu may overwrite what the norm returned.
+    Subclasses inherit from this class and from the norm. relu: whether there is one; with the
+    `activation` "gelu" it is a GELU. inplace: whether both may overwrite what the norm returned.
     """
+
+    activation: Literal["relu", "gelu"] = "relu"
 
     def __init__(self, *args: Any, relu: bool = True, inplace: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,7 +49,11 @@ class NormAct(nn.Module):
     ) -> Tensor:
         """`relu(y + shortcut)`; `drop_path` zeroes `y` for some images."""
         y = add_shortcut(y, shortcut, drop_path, inplace=self.inplace)
-        return F.relu(y, inplace=self.inplace) if self.relu else y
+        return self.activate(y) if self.relu else y
+
+    def activate(self, y: Tensor) -> Tensor:
+        """`relu(y)`, in place if allowed, or `gelu(y)`."""
+        return F.gelu(y) if self.activation == "gelu" else F.relu(y, inplace=self.inplace)
 
     def forward(
         self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
@@ -138,13 +144,15 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
     def _run_kernel(
         self, x: Tensor, shortcut: Tensor | None, means: Tensor, variances: Tensor, momentum: float
     ) -> Tensor:
-        return fused.batch_norm_act(
+        fuses_relu = self.relu and self.activation == "relu"
+        out = fused.batch_norm_act(
             *(x, shortcut, self.weight, self.bias, means, variances),
             eps=self.eps,
             momentum=momentum,
-            relu=self.relu,
+            relu=fuses_relu,
             group_size=self.group_size(x),
         )
+        return out if fuses_relu or not self.relu else self.activate(out)
 
 
 class BatchNormAct1d(NormAct, nn.BatchNorm1d):
@@ -274,6 +282,14 @@ def make_norm(
 
     inplace: False if the input, which a network without norms overwrites, is needed afterwards.
     """
+    norm = _make_norm(spec, channels, custom, relu, inplace)
+    norm.activation = spec.activation
+    return norm
+
+
+def _make_norm(
+    spec: ModelSpec, channels: int, custom: MakeNorm | None, relu: bool, inplace: bool
+) -> NormAct:
     if custom is not None:
         norm = custom(channels)
         if _is_batch_norm(norm):
@@ -286,7 +302,11 @@ def make_norm(
     if spec.norm == "group+ws":
         return GroupNormAct(spec.norm_groups, channels, spec.norm_eps, relu=relu)
     kind = BatchNormAct1d if spec.dims == 1 else BatchNormAct2d
-    return kind(channels, spec.norm_eps, relu=relu)
+    batch_norm = kind(channels, spec.norm_eps, relu=relu)
+    if not spec.norm_scale:
+        del batch_norm.weight
+        batch_norm.register_buffer("weight", torch.ones(channels))
+    return batch_norm
 
 
 def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Module:
@@ -324,6 +344,7 @@ def convert_norm(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
         new = kind(norm.num_features, norm.eps, norm.momentum, relu=relu)
     new._parameters, new._buffers = norm._parameters, norm._buffers
     new.training = norm.training
+    new.activation = getattr(norm, "activation", "relu")
     return new
 
 
@@ -336,7 +357,8 @@ def _set_ghost_size(norm: GhostBatchNormAct2d, ghost_size: int) -> None:
 
 def strip_norm(norm: nn.Module) -> nn.Module:
     """Return what remains of `norm` when it is folded into a convolution: addition and relu."""
-    act = IdentityAct(relu=norm.relu) if isinstance(norm, NormAct) else nn.Identity()
+    act = IdentityAct(relu=getattr(norm, "relu", False))
+    act.activation = getattr(norm, "activation", "relu")
     return act.train(norm.training)
 
 

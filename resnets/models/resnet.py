@@ -10,6 +10,7 @@ relu remain, and convolutions have biases.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from resnets.models.layers import BlurredMaxPool, DropPath
 from resnets.models.norm import IdentityAct, MakeNorm, make_norm
 from resnets.models.residual_unit import ORDERS, ResidualUnit, init_residual_units
 from resnets.models.shortcut import make_shortcut
+from resnets.models.speedrun_layers import PooledBlock, ScaledLinear, WhiteningConv
 
 
 class BasicBlock(nn.Module):
@@ -47,6 +49,10 @@ class BasicBlock(nn.Module):
         """Return F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
         y = self.norm1(self.conv1(x))
         return self.norm2.normalize(self.conv2(y)), self.shortcut(x)
+
+    def after_add(self, total: Tensor) -> Tensor:
+        """What follows the addition F(x) + shortcut(x), (B, out_channels, H', W')."""
+        return self.norm2.add_relu(total)
 
     @property
     def last_layer(self) -> nn.Module:
@@ -85,6 +91,10 @@ class Bottleneck(nn.Module):
         y = self.norm2(self.conv2(y))
         return self.norm3.normalize(self.conv3(y)), self.shortcut(x)
 
+    def after_add(self, total: Tensor) -> Tensor:
+        """What follows the addition F(x) + shortcut(x), (B, out_channels, H', W')."""
+        return self.norm3.add_relu(total)
+
     @property
     def last_layer(self) -> nn.Module:
         """The layer at the end of F(x)."""
@@ -118,6 +128,7 @@ class Stem(nn.Module):
 
     "imagenet": 7x7 stride 2 and 3x3 max pool stride 2 (Table 1). "deep", "tiered": 3x3 stride 2 and
     two more 3x3, the same pool. "cifar": 3x3 stride 1, no pool.
+    "whitening": a fixed 2x2 convolution without padding (`WhiteningConv`), and relu.
     The pool's windows start one pixel outside the map (`stem_pool` "padded") or, as in Caffe, at
     its corner ("ceil"); both give 56 px at 224 px. Layers run in the order in which they are added;
     `conv` is the first.
@@ -125,6 +136,11 @@ class Stem(nn.Module):
 
     def __init__(self, spec: ModelSpec, norm: MakeNorm | None) -> None:
         super().__init__()
+        if spec.stem == "whitening":
+            self.conv = WhiteningConv(spec.in_channels)
+            self.act = IdentityAct()
+            self.act.activation = spec.activation
+            return
         kernel_size, stride = {"imagenet": (7, 2), "cifar": (3, 1)}.get(spec.stem, (3, 2))
         channels, bias = spec.in_channels, spec.conv_bias == "stem"
         for number, width in enumerate(spec.stem_widths, 1):
@@ -137,7 +153,10 @@ class Stem(nn.Module):
         self.pool = nn.Identity() if spec.stem == "cifar" else _stem_pool(spec, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, stem_width, H / 4, W / 4), or (B, stem_width, H, W) for "cifar"."""
+        """(B, C, H, W) -> (B, stem_width, H / 4, W / 4), or (B, stem_width, H, W) for "cifar".
+
+        (B, 8 C, H - 1, W - 1) for "whitening".
+        """
         for layer in self.children():
             x = layer(x)
         return x
@@ -170,8 +189,9 @@ class ResNet(ImageClassifier):
     `lambda channels: nn.GroupNorm(8, channels)`.
 
     Strides of `stages(x)` for the ImageNet stem: `stem` (after its pool) 4, `stage1` 4, `stage2`
-    8, `stage3` 16, `stage4` 32; for the CIFAR stem 1, 1, 2, 4. The last `spec.dilate` stages keep
-    the stride of the one before and dilate instead. The stages of a pre-activation network return
+    8, `stage3` 16, `stage4` 32; for the CIFAR stem 1, 1, 2, 4, with `spec.downsample` "max-pool"
+    1, 2, 4, 8. The last `spec.dilate` stages keep the stride of the one before and dilate instead.
+    The stages of a pre-activation network return
     raw sums; `norm`, the norm and relu after the last stage, belongs to `classify`.
     """
 
@@ -183,15 +203,19 @@ class ResNet(ImageClassifier):
         super().__init__(spec, block=block, norm=norm)
         self.stage_names = ("stem", *(f"stage{number + 1}" for number in range(len(spec.depths))))
         self.stem = Stem(spec, norm)
-        make_block = block or _select_block(spec)
+        make_block, pooled = block or _select_block(spec), spec.downsample == "max-pool"
         for name, configs in zip(self.stage_names[1:], _block_configs(spec, norm), strict=True):
-            self.add_module(name, nn.Sequential(*map(make_block, configs)))
+            first = partial(PooledBlock, make_block=make_block) if pooled else make_block
+            blocks = [first(configs[0]), *map(make_block, configs[1:])]
+            self.add_module(name, nn.Sequential(*blocks))
             if block is not None:
                 check_blocks(self.get_submodule(name), configs, self.custom_names["block"])
         self.norm = _final_norm(spec, norm)
-        self.pool = nn.AdaptiveAvgPool1d(1) if spec.dims == 1 else nn.AdaptiveAvgPool2d(1)
+        self.pool = _head_pool(spec)
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(spec.out_channels, spec.num_classes)
+        self.head: nn.Linear = nn.Linear(spec.out_channels, spec.num_classes)
+        if spec.logit_scale != 1:
+            self.head = ScaledLinear(spec.out_channels, spec.num_classes, spec.logit_scale)
         init_weights(self)
         init_residual_units(self)
         if spec.zero_init_residual and spec.residual:
@@ -217,6 +241,13 @@ class ResNet(ImageClassifier):
                 nn.init.zeros_(parameter)
 
 
+def _head_pool(spec: ModelSpec) -> nn.Module:
+    """Return the pool of all positions before the head."""
+    if spec.dims == 1:
+        return nn.AdaptiveAvgPool1d(1)
+    return nn.AdaptiveMaxPool2d(1) if spec.head_pool == "max" else nn.AdaptiveAvgPool2d(1)
+
+
 def _final_norm(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
     """Return what follows the last stage: a norm and relu after pre-activation blocks."""
     if spec.is_preact:
@@ -231,15 +262,18 @@ def _final_norm(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
 def _block_configs(spec: ModelSpec, norm: MakeNorm | None) -> list[list[BlockConfig]]:
     """Return each stage's blocks; the first one of every stage but stage 1 halves the resolution.
 
+    With `spec.downsample` "max-pool" that of stage 1 does, too.
+
     Where a stage dilates instead, its first 3x3 still works at the spacing of the stage before
     (as in torchvision and timm, which fits weights of strided networks best). The probability of
     dropping a branch rises linearly from 0 at the first block to `spec.drop_path` at the last.
     """
     stages: list[list[BlockConfig]] = []
-    channels, dilation, number = spec.stem_width, 1, 0
+    channels, dilation, number = spec.stem_widths[-1], 1, 0
     last = max(1, sum(spec.depths) - 1)
     for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-        stride, before = 1 if index == 0 else 2, dilation
+        keeps_size = index == 0 and spec.downsample == "stride"
+        stride, before = 1 if keeps_size else 2, dilation
         if index >= len(spec.depths) - spec.dilate:
             dilation, stride = dilation * stride, 1
         stages.append([])

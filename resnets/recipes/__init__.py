@@ -15,6 +15,7 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "fashion-mnist-fast": small.fashion_mnist_fast,
         "cifar10-paper": cifar.cifar10_paper,
         "cifar10-fast": cifar.cifar10_fast,
+        "cifar10-speedrun": cifar.cifar10_speedrun,
         "cifar100-paper": cifar.cifar100_paper,
         "imagenet-paper": imagenet.imagenet_paper,
         "imagenet-90": imagenet.imagenet_90,

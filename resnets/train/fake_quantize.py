@@ -60,7 +60,9 @@ def equalize_channels(model: nn.Module) -> None:
         elif isinstance(unit, BasicBlock | Bottleneck):
             names = ["norm1", "conv2", *(["norm2", "conv3"] if hasattr(unit, "conv3") else [])]
         for norm, conv in pairwise(map(unit.get_submodule, names)):
-            if isinstance(norm, BatchNormAct2d) and isinstance(conv, nn.Conv2d) and norm.relu:
+            if not (isinstance(norm, BatchNormAct2d) and isinstance(conv, nn.Conv2d)):
+                continue
+            if norm.relu and norm.activation == "relu":  # relu(s x) = s relu(x)
                 _equalize(norm, conv)
 
 

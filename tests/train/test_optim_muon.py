@@ -53,6 +53,26 @@ def test_updates_are_nearly_orthogonal_whatever_the_gradient() -> None:
         assert 0.5 < values.min() <= values.max() < 1.4
 
 
+def test_unit_filters_keep_the_norm_of_orthogonalized_weights() -> None:
+    draw = torch.Generator().manual_seed(2)
+    weights = [nn.Parameter(5 * torch.randn(8, 3, 3, 3, generator=draw)) for _ in range(2)]
+    made = Muon(
+        [{"params": weights[:1], "orthogonalize": True}, {"params": weights[1:]}],
+        lr=0.01,
+        weight_decay=0.5,
+        unit_filters=True,
+    )
+    plain = weights[1].detach().clone()
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=draw)
+        made.step()
+    filters = weights[0].detach().flatten(1).norm(dim=1)
+    assert filters.square().mean().sqrt() == pytest.approx(1, abs=0.02)
+    assert not torch.equal(weights[1], plain)
+    assert weights[1].detach().flatten(1).norm(dim=1).mean() > 10  # only its updates changed it
+
+
 def test_zero_gradients_change_nothing() -> None:
     (result,) = orthogonalize([torch.zeros(5, 7)])
     assert torch.equal(result, torch.zeros(5, 7))

@@ -183,6 +183,23 @@ def _read_chunks(
     return (pixels for _, pixels in read_ahead(split, plans, workers))
 
 
+def sample_batches(
+    split: Split, preprocessor: Preprocessor, workers: int = 0, limit: int = 5_000
+) -> Iterator[Tensor]:
+    """Yield batches (B, C, S, S), normalized, of at most `limit` evenly spaced images of `split`.
+
+    Images are as in evaluation; of a stream they are the first of its order.
+    """
+    split = prepare(split, preprocessor)
+    rows = _sample_rows(split, limit)
+    if isinstance(split, TensorSplit):
+        chunks: Iterator[Tensor] = iter(split.images[torch.from_numpy(rows)].split(CHUNK))
+    else:
+        chunks = _read_chunks(split, rows, preprocessor.view, workers)
+    for pixels in chunks:
+        yield preprocessor.normalize(pixels.permute(0, 3, 1, 2))
+
+
 def _sum_pixels(
     split: Split, preprocessor: Preprocessor, workers: int
 ) -> tuple[Tensor, Tensor, int]:
@@ -191,7 +208,7 @@ def _sum_pixels(
     if isinstance(split, TensorSplit):
         chunks = iter(split.images.split(CHUNK))
     else:
-        rows = _sample_rows(split)
+        rows = _sample_rows(split, MAX_SAMPLES)
         chunks = _read_chunks(split, rows, preprocessor.view, workers)
     total, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     count = 0
@@ -203,9 +220,12 @@ def _sum_pixels(
     return total.permute(2, 0, 1), squares, count
 
 
-def _sample_rows(split: Split) -> NDArray[np.int64]:
-    """Return evenly spaced rows, or the first of a stream's order, so that few blocks are read."""
-    count = min(len(split), MAX_SAMPLES)
+def _sample_rows(split: Split, limit: int) -> NDArray[np.int64]:
+    """Return at most `limit` evenly spaced rows, or the first of a stream's order.
+
+    The first of that order lie in few blocks.
+    """
+    count = min(len(split), limit)
     if isinstance(split, StreamSplit):
         return split.permutation(len(split), 0, 0)[:count]
     return np.linspace(0, len(split) - 1, count).astype(np.int64)

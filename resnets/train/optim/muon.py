@@ -22,6 +22,9 @@ class Muon(torch.optim.Optimizer):
     flattened to (out_channels, rest), approximately: all its singular values are about 1. scale is
     sqrt(max(1, rows / columns)), as in the authors' code and torch.optim.Muon, which takes matrices
     only. For the other groups O(u) is u and scale 1.
+
+    With `unit_filters` orthogonalized weights do not decay: each is scaled to norm sqrt(rows)
+    before its update, so that its filters have norm 1 on average.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         weight_decay: float = 0.0,
+        unit_filters: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -39,6 +43,7 @@ class Muon(torch.optim.Optimizer):
                 "momentum": momentum,
                 "nesterov": nesterov,
                 "weight_decay": weight_decay,
+                "unit_filters": unit_filters,
                 "orthogonalize": False,
             },
         )
@@ -57,7 +62,10 @@ class Muon(torch.optim.Optimizer):
             updates = self._momentum(weights, group)
             if group["orthogonalize"]:
                 updates = orthogonalize(updates)
-            if group["weight_decay"]:
+            if group["orthogonalize"] and group["unit_filters"]:
+                norms = zip(weights, torch._foreach_norm(weights), strict=True)
+                torch._foreach_mul_(weights, [len(each) ** 0.5 / norm for each, norm in norms])
+            elif group["weight_decay"]:
                 torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
             torch._foreach_mul_(updates, group["lr"])  # a number, or a tensor on the device
             torch._foreach_sub_(weights, updates)

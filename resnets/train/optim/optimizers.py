@@ -130,7 +130,13 @@ def _create(
         case "lamb":
             return EagerLamb(groups, lr=spec.lr, betas=spec.betas)
         case "muon":
-            return EagerMuon(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+            return EagerMuon(
+                groups,
+                lr=spec.lr,
+                momentum=spec.momentum,
+                nesterov=spec.nesterov,
+                unit_filters=spec.unit_filters,
+            )
         case "adamw":
             return AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
 

@@ -21,7 +21,12 @@ from resnets.data.dataset.stream import StreamSplit
 from resnets.data.errors import DataError
 from resnets.data.loading.batches import TrainStream, epoch_draw, eval_batches, keep_on_device
 from resnets.data.transforms.augment import mirror_warning
-from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, resize_preprocessor
+from resnets.data.transforms.preprocess import (
+    Preprocessor,
+    fit_preprocess,
+    resize_preprocessor,
+    sample_batches,
+)
 from resnets.evaluate import describe_protocol, evaluate_model
 from resnets.evaluate.calibrate import Calibration, calibrate
 from resnets.evaluate.evaluation import AnyEvaluation, note_unreadable
@@ -31,6 +36,7 @@ from resnets.evaluate.views import compute_logits
 from resnets.models import ImageClassifier, build
 from resnets.models.block_config import eval_mode
 from resnets.models.custom_model import build_custom
+from resnets.models.speedrun_layers import fit_stem
 from resnets.report.classification_details import CaptionedImage, RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.fake_quantize import equalize_channels, quantized_loss
@@ -173,6 +179,7 @@ class ClassificationTask:
             model, names = build_custom(parts.model, spec)
         elif weights is None:
             model = build(spec)
+            fit_stem(model, sample_batches(splits.train, preprocessor, data.workers))
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
             model = build_from_weights(
@@ -189,10 +196,8 @@ class ClassificationTask:
         fingerprint = read_fingerprint(checkpoint)
         splits = open_data(recipe.data, fingerprint, source=parts.data, training=True)
         check_same_classes(checkpoint, splits)
-        if parts.model is None:
-            model = build(recipe.model)
-        else:
-            model, _ = build_custom(parts.model, recipe.model)
+        custom = parts.model
+        model = build_custom(custom, recipe.model)[0] if custom else build(recipe.model)
         preprocessor = read_preprocess(checkpoint)
         return cls(recipe, splits, model, preprocessor, parts=parts, resumed=True)
 
@@ -287,14 +292,9 @@ class ClassificationTask:
                 continue
             mistakes: list[Mistake] = []
             evaluation, unreadable = self._evaluate(
-                model,
-                split,
-                model.preprocess,
-                plan,
-                model.origin,
-                group,
-                model.postprocess,
-                mistakes,
+                *(model, split, model.preprocess, plan, model.origin, group),
+                postprocess=model.postprocess,
+                mistakes=mistakes,
             )
             if group.is_main and self.details is None:
                 batch = self._training_images()

@@ -54,7 +54,7 @@ def _timm(spec: ModelSpec) -> Rules | None:
     if spec.is_vgg:
         head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
         return (*_vgg_features(spec), *head, ("head.*", "head.fc.*"))
-    if spec.scales_paths or spec.order not in ("", "preact"):
+    if spec.scales_paths or spec.has_speedrun_layers or spec.order not in ("", "preact"):
         return None
     if spec.is_preact:
         return _timm_v2(spec)
