@@ -15,9 +15,11 @@ from resnets.data import TrainStream, fit_preprocess
 from resnets.data.batch import Batch
 from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.loading.batches import eval_batches
+from resnets.data.transforms.preprocess import sample_batches
 from resnets.evaluate import evaluate_model
 from resnets.models import build
 from resnets.models.norm import use_cpu_kernels
+from resnets.models.speedrun_layers import fit_stem
 from resnets.train.cuda_graph import capture
 from resnets.train.cuda_graph.start import find_obstacle
 from resnets.train.cuda_graph.step import GraphTraining
@@ -66,6 +68,7 @@ class Training:
         self.recipe = recipe
         self.plan = choose_plan(recipe, self.model, len(split), str(device))
         self.preprocessor = fit_preprocess(split, recipe.data, recipe.model.in_channels)
+        fit_stem(self.model, sample_batches(split, self.preprocessor))
         self.stream = TrainStream(
             split,
             recipe.data,
