@@ -229,3 +229,9 @@ def test_a_network_without_units_of_equal_shape_is_refused():
     model = net_of("cifar-resnet8", depths=(1,), widths=(8,))
     with pytest.raises(ConfigError, match="no blocks that could be removed"):
         lesions.removable_blocks(model, IMAGES)
+
+
+def test_cosines_need_a_block_that_keeps_its_shape() -> None:
+    model = build(catalog.spec("cifar-speedrun", widths=(8, 8, 8)))
+    with pytest.raises(ConfigError):
+        inference.gradient_cosines(model, shown(torch.zeros(2, 3, 32, 32)))

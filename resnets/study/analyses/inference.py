@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from resnets.config import ModelSpec
+from resnets.config import ConfigError, ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode, get_block_attr
@@ -142,7 +142,10 @@ def gradient_cosines(model: ImageClassifier, images: LabeledImages) -> dict[str,
 def _additions(
     model: ImageClassifier, images: Tensor, targets: Any
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield name, addition and gradient at the input, (B, C, H, W), of units of equal shapes."""
+    """Yield name, addition and gradient at the input, (B, C, H, W), of units of equal shapes.
+
+    Raises ConfigError for a network without such units.
+    """
     x = apply_stem(model, images).detach().requires_grad_()
     names, inputs, additions = [], [], []
     for name, unit in named_units(model).items():
@@ -155,6 +158,8 @@ def _additions(
         names.append(name)
         inputs.append(before)
         additions.append(added)
+    if not names:
+        raise ConfigError(f"{model.spec.name}: has no block whose output has its input's shape")
     loss = nn.functional.cross_entropy(model.classify(x), targets, reduction="sum")
     gradients = torch.autograd.grad(loss, inputs)
     yield from zip(names, additions, gradients, strict=True)
