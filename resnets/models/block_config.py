@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ConfigError, ModelSpec
@@ -28,7 +29,7 @@ class BlockConfig:
     - `shortcut`, the module on the shortcut (`models.shortcut.make_shortcut`): diagrams, studies
       and the CPU kernels;
     - `paths(x)`, which returns F(x) and what the shortcut adds to it: studies;
-    - `after_add(total)`, what follows the addition, if not relu or nothing: studies;
+    - `after_add(total)`, what follows the addition, if not relu, gelu or nothing: studies;
     - `last_layer`, the layer at the end of F(x), which is zero if its weight and bias are:
       `zero_init_residual`, and studies that remove or add blocks.
 
@@ -95,16 +96,28 @@ def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """
     branch, shortcut = get_block_attr(block, "paths")(x)
     out = block(x)
-    total = branch + shortcut
-    allowed = [total, total.relu()]
-    if hasattr(block, "after_add"):
-        allowed = [get_block_attr(block, "after_add")(total.clone())]
-    if not any(torch.allclose(out, each, rtol=1e-3, atol=1e-3) for each in allowed):
-        raise ConfigError(
-            f"block {type(block).__qualname__}: `paths(x)` returns other tensors than those that "
-            "`forward(x)` adds; resnets.models.block_config.BlockConfig describes it"
-        )
+    activation_after_add(block, branch + shortcut, out)
     return branch, shortcut, out
+
+
+def activation_after_add(
+    block: nn.Module, total: Tensor, out: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Return what makes the output `out` of `block` from the sum `total`, both (B, C, H, W).
+
+    That is the block's `after_add` if it has one, else nothing, relu or gelu. Raises ConfigError if
+    none of them gives `out`.
+    """
+    candidates: list[Callable[[Tensor], Tensor]] = [nn.Identity(), torch.relu, F.gelu]
+    if hasattr(block, "after_add"):
+        candidates = [get_block_attr(block, "after_add")]
+    for activation in candidates:
+        if torch.allclose(out, activation(total.clone()), rtol=1e-3, atol=1e-3):
+            return activation
+    raise ConfigError(
+        f"block {type(block).__qualname__}: `paths(x)` returns other tensors than those that "
+        "`forward(x)` adds; resnets.models.block_config.BlockConfig describes it"
+    )
 
 
 def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) -> None:

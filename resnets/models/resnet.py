@@ -50,10 +50,6 @@ class BasicBlock(nn.Module):
         y = self.norm1(self.conv1(x))
         return self.norm2.normalize(self.conv2(y)), self.shortcut(x)
 
-    def after_add(self, total: Tensor) -> Tensor:
-        """What follows the addition F(x) + shortcut(x), (B, out_channels, H', W')."""
-        return self.norm2.add_relu(total)
-
     @property
     def last_layer(self) -> nn.Module:
         """The layer at the end of F(x)."""
@@ -90,10 +86,6 @@ class Bottleneck(nn.Module):
         y = self.norm1(self.conv1(x))
         y = self.norm2(self.conv2(y))
         return self.norm3.normalize(self.conv3(y)), self.shortcut(x)
-
-    def after_add(self, total: Tensor) -> Tensor:
-        """What follows the addition F(x) + shortcut(x), (B, out_channels, H', W')."""
-        return self.norm3.add_relu(total)
 
     @property
     def last_layer(self) -> nn.Module:

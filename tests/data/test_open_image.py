@@ -36,8 +36,9 @@ def photo() -> Image.Image:
 def test_work_is_bounded_before_decoding(kind: str) -> None:
     start = time.perf_counter()
     for read in (decode_whole, lambda data, name: decode(data, VIEW, name)):
-        if kind in ("segments", "EXIF segments", "fill bytes") and read is not decode_whole:
-            continue  # the C decoder skips them in no time
+        if kind in ("segments", "EXIF segments", "fill bytes") and jpeg.available():
+            assert read(BOMBS[kind], "x.jpg").shape[2] == 3  # the C decoder skips them in no time
+            continue
         with pytest.raises(DataError, match=r"x\.jpg"):
             read(BOMBS[kind], "x.jpg")
     assert time.perf_counter() - start < 5  # each took from ten seconds to minutes

@@ -41,6 +41,9 @@ class Files(Protocol):
         """Return the files of `rows`, renumbered from 0."""
 
 
+CURRENT = Path(".")
+
+
 @dataclass(frozen=True)
 class FolderFiles:
     """Files below `root`; `paths` are relative to it, with forward slashes."""
@@ -54,7 +57,8 @@ class FolderFiles:
 
     def name(self, index: int) -> str:
         """Return the path of the file."""
-        return f"{self.root}/{self.paths[index]}"  # building a Path takes ten times as long
+        path = self.paths[index]  # may be absolute; building a Path takes ten times as long
+        return path if self.root == CURRENT else os.path.join(self.root, path)
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes; raise DataError if it cannot be read."""

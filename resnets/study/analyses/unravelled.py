@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from resnets.data import Batch
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier
-from resnets.models.block_config import eval_mode, get_block_attr, residual_paths
+from resnets.models.block_config import activation_after_add, eval_mode, residual_paths
 from resnets.report.figure_style import (
     add_legend,
     figure_style,
@@ -181,22 +181,15 @@ def _path_gradient(
         x = stem * 1
         for name, block in model.blocks().items():
             branch, shortcut, out = residual_paths(block, x)
+            activation = activation_after_add(block, branch + shortcut, out)
             if name in branches:
                 shortcut = shortcut.detach()
             else:
                 branch = branch.detach()
-            x = _activation_after_add(block, out)(branch + shortcut)
+            x = activation(branch + shortcut)
         loss = nn.functional.cross_entropy(model.classify(x), targets)
         (gradient,) = torch.autograd.grad(loss, [stem], allow_unused=True)
     return 0.0 if gradient is None else gradient.norm().item()
-
-
-def _activation_after_add(block: nn.Module, out: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return what follows the addition of a block whose output is `out` (see `BlockConfig`)."""
-    if hasattr(block, "after_add"):
-        activation: Callable[[Tensor], Tensor] = get_block_attr(block, "after_add")
-        return activation
-    return torch.relu if out.min() >= 0 else nn.Identity()
 
 
 def describe(results: Sequence[Unravelled]) -> dict[str, Any]:
