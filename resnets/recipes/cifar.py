@@ -113,7 +113,7 @@ def cifar10_speedrun(net: str = "cifar-speedrun") -> Recipe:
     learning rates for shifts, alternating flips, label smoothing, images that grow.
 
     Command: resnets train cifar10-speedrun --data PATH.
-    Hardware and time: about 11 minutes on two CPU cores with AVX-512 bfloat16.
+    Hardware and time: about 10 minutes on two CPU cores with AVX-512 bfloat16.
     Expected: 10.5% test error on JPEG images. Reached here: 10.46% (docs/results.md).
     """
     return Recipe(
