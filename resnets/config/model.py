@@ -310,8 +310,6 @@ def _check_residual(spec: ModelSpec) -> None:
             "model.branch_scale 'fixup', model.attention, model.shortcut_pool, model.stem_pool "
             "'zeros' and 'conv', and the layers of cifar-speedrun"
         )
-    if spec.downsample == "max-pool" and (spec.dilate or spec.blur_pool):
-        raise ConfigError("model.downsample: 'max-pool' excludes model.dilate and model.blur_pool")
     channels = (spec.stem_widths[-1], *(width * spec.expansion for width in spec.widths))
     if spec.shortcut == "A" and list(channels) != sorted(channels):
         raise ConfigError(
@@ -396,4 +394,5 @@ def _norm_widths(spec: ModelSpec) -> list[int]:
         width * spec.width_per_group // 64 * spec.groups if spec.is_bottleneck else width
         for width in spec.widths
     ]
-    return [*spec.stem_widths, *inner, *(width * spec.expansion for width in spec.widths)]
+    stem = () if spec.stem == "whitening" else spec.stem_widths
+    return [*stem, *inner, *(width * spec.expansion for width in spec.widths)]

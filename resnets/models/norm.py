@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import update_bn
 
-from resnets.config import ModelSpec
+from resnets.config import ConfigError, ModelSpec
 from resnets.models.layers import DropPath, add_shortcut
 from resnets.ops import conv_weight_grad
 from resnets.ops import norm_act as fused
@@ -291,6 +291,8 @@ def _make_norm(
     spec: ModelSpec, channels: int, custom: MakeNorm | None, relu: bool, inplace: bool
 ) -> NormAct:
     if custom is not None:
+        if not spec.norm_scale:
+            raise ConfigError("model.norm_scale: false is not for a norm that is passed")
         norm = custom(channels)
         if _is_batch_norm(norm):
             return convert_norm(norm, BatchNormAct2d, relu)
@@ -365,8 +367,7 @@ def strip_norm(norm: nn.Module) -> nn.Module:
 def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of all batch norms by averages over `batches` (B, C, H, W).
 
-    Means and variances of the batches are averaged with equal weights, in place of the moving
-    averages of training; nothing else changes.
+    Batches have equal weights, in place of the moving averages of training; nothing else changes.
     """
     update_bn(batches, model, next(model.parameters()).device)
 

@@ -23,7 +23,12 @@ from resnets.models.layers import BlurredMaxPool, DropPath
 from resnets.models.norm import IdentityAct, MakeNorm, make_norm
 from resnets.models.residual_unit import ORDERS, ResidualUnit, init_residual_units
 from resnets.models.shortcut import make_shortcut
-from resnets.models.speedrun_layers import PooledBlock, ScaledLinear, WhiteningConv
+from resnets.models.speedrun_layers import (
+    PooledBlock,
+    ScaledLinear,
+    WhiteningConv,
+    check_speedrun_layers,
+)
 
 
 class BasicBlock(nn.Module):
@@ -193,6 +198,7 @@ class ResNet(ImageClassifier):
         self, spec: ModelSpec, *, block: MakeBlock | None = None, norm: MakeNorm | None = None
     ) -> None:
         super().__init__(spec, block=block, norm=norm)
+        check_speedrun_layers(spec)
         self.stage_names = ("stem", *(f"stage{number + 1}" for number in range(len(spec.depths))))
         self.stem = Stem(spec, norm)
         make_block, pooled = block or _select_block(spec), spec.downsample == "max-pool"

@@ -6,16 +6,40 @@ The layers of David Page's ResNet for DAWNBench ("How to Train Your ResNet", 201
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from resnets.config import ConfigError, ModelSpec
 from resnets.models.block_config import BlockConfig, MakeBlock, get_block_attr
 
 PATCH = 2  # [px] side of the patches that are whitened
 MIN_VARIANCE = 5e-4  # added to the variance of each direction, which limits noise (Jordan 2024)
+
+
+def check_speedrun_layers(spec: ModelSpec) -> None:
+    """Raise ConfigError if `spec` combines the layers of this module with others that exclude them.
+
+    Also where images of `spec.input_size` would have no pixels left.
+    """
+    if not 0 < spec.logit_scale < math.inf:
+        raise ConfigError(f"model.logit_scale: {spec.logit_scale} must be positive and finite")
+    if spec.downsample != "max-pool":
+        return
+    if spec.dilate or spec.blur_pool or spec.branch_scale == "fixup":
+        raise ConfigError(
+            "model.downsample: 'max-pool' excludes model.dilate, model.blur_pool and"
+            " model.branch_scale 'fixup'"
+        )
+    smallest = 2 ** len(spec.depths) + (spec.stem == "whitening")
+    if spec.input_size < smallest:
+        raise ConfigError(
+            f"model.input_size: {spec.input_size} px is less than the {smallest} px that the"
+            f" {len(spec.depths)} pools of {spec.name} need; use larger images (data.size)"
+        )
 
 
 class WhiteningConv(nn.Conv2d):

@@ -11,14 +11,18 @@ import torch.nn.functional as F
 
 import resnets
 from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe
-from resnets.detect.models.layers import stage_strides
+from resnets.detect.models.build import HEADS, check_recipe
 from resnets.models import build, catalog, cost
 from resnets.models.block_config import residual_paths
+from resnets.models.resnet import BasicBlock, ResNet
 from resnets.models.speedrun_layers import PooledBlock, WhiteningConv
 from resnets.study.trained_models import iter_units
+from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.weights.name_maps.formats import FORMATS
 
 SPEC = dataclasses.replace(catalog.spec("cifar-speedrun"), widths=(16, 32, 64), name="small")
+
+HEADS_OF_TASKS = [(task, head) for task, heads in HEADS.items() for head in heads]
 
 
 def made(**fields: Any) -> Any:
@@ -108,6 +112,7 @@ def test_zero_initialized_branches_start_at_the_shortcut() -> None:
     [
         {"downsample": "max-pool", "dilate": 1},
         {"downsample": "max-pool", "blur_pool": True},
+        {"downsample": "max-pool", "branch_scale": "fixup", "norm": "none"},
         {"downsample": "max-pool", "dims": 1},
         {"stem": "whitening", "dims": 1},
         {"head_pool": "max", "dims": 1},
@@ -120,9 +125,40 @@ def test_what_contradicts_is_refused(fields: dict[str, Any]) -> None:
         build(dataclasses.replace(ModelSpec(depths=(1, 1), widths=(8, 8)), **fields))
 
 
-def test_detectors_refuse_maps_without_a_stride() -> None:
-    with pytest.raises(ConfigError):
-        stage_strides(SPEC)
+@pytest.mark.parametrize(("task", "head"), HEADS_OF_TASKS)
+def test_other_tasks_refuse_maps_without_a_stride(task: Any, head: Any) -> None:
+    recipe = Recipe(task=task, model=dataclasses.replace(SPEC, input_size=64))
+    recipe = dataclasses.replace(recipe, detect=dataclasses.replace(recipe.detect, head=head))
+    with pytest.raises(ConfigError, match="speedrun"):
+        check_recipe(recipe)
+
+
+def test_images_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"input_size|data\.size"):
+        made(input_size=8)
+    recipe = Recipe(model=SPEC, data=DataSpec(source="digits", size=32, resize=32, grow_from=8))
+    with pytest.raises(ConfigError, match=r"input_size|data\.size"):
+        check_norm_values(made(), recipe, (3, 8, 8), 1)
+    made(input_size=9)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_logits_have_a_positive_scale(scale: float) -> None:
+    with pytest.raises(ConfigError, match="logit_scale"):
+        made(logit_scale=scale)
+
+
+def test_the_stem_of_a_network_from_outside_is_fitted_too(tmp_path: Path) -> None:
+    data = DataSpec(source="digits", size=12, resize=12)
+    recipe = Recipe(model=SPEC, data=data, duration="1it", batch_size=16)
+    run = resnets.train(recipe, model=from_outside, out=tmp_path, device="cpu", quiet=True)
+    filters = whitening_filters(run).flatten(1)
+    torch.testing.assert_close(filters[:12], -filters[12:])
+
+
+def from_outside(spec: ModelSpec) -> ResNet:
+    fields = {"name": "other", "widths": (8, 8, 8), "stem": "whitening", "downsample": "max-pool"}
+    return ResNet(dataclasses.replace(spec, depths=(1, 1, 1), **fields), block=BasicBlock)  # type: ignore[arg-type]
 
 
 def test_other_libraries_have_no_such_network() -> None:

@@ -73,6 +73,14 @@ def test_unit_filters_keep_the_norm_of_orthogonalized_weights() -> None:
     assert weights[1].detach().flatten(1).norm(dim=1).mean() > 10  # only its updates changed it
 
 
+def test_unit_filters_leave_zero_weights_finite() -> None:
+    weight = nn.Parameter(torch.zeros(4, 3, 3, 3))
+    weight.grad = torch.ones_like(weight)
+    Muon([{"params": [weight], "orthogonalize": True}], unit_filters=True).step()
+    assert weight.isfinite().all()
+    assert weight.abs().max() > 0
+
+
 def test_zero_gradients_change_nothing() -> None:
     (result,) = orthogonalize([torch.zeros(5, 7)])
     assert torch.equal(result, torch.zeros(5, 7))

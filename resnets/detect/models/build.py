@@ -112,6 +112,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(
             f"detect.head: {head!r} is not for task {recipe.task!r}; use {' or '.join(heads)}"
         )
+    if recipe.model.has_speedrun_layers:  # their maps drop pixels at the border
+        raise ConfigError(
+            "model: the layers of cifar-speedrun (model.stem 'whitening', model.downsample, ...)"
+            f" are for classification, not for task {recipe.task!r}; choose another network"
+        )
     if recipe.model.in_channels != 3:
         raise ConfigError(
             f"model.in_channels: {recipe.model.in_channels}; task {recipe.task!r} reads three"

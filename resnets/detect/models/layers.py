@@ -83,16 +83,7 @@ def to_float32(x: Tensor) -> Tensor:
 
 
 def stage_strides(spec: ModelSpec) -> dict[str, int]:
-    """Return the stride of each named stage of the network `spec`, in pixels of its input.
-
-    Raises ConfigError for networks with a whitening stem or pooled stages, which drop pixels at
-    the border, so that their maps have no constant stride.
-    """
-    if spec.has_speedrun_layers:
-        raise ConfigError(
-            f"{spec.name}: model.stem 'whitening', model.downsample 'max-pool', model.head_pool and"
-            " model.logit_scale are for classification; choose another network"
-        )
+    """Return the stride of each named stage of the network `spec`, in pixels of its input."""
     if spec.is_vgg:
         return {f"stage{index + 1}": 2 ** (index + 1) for index in range(len(spec.depths))}
     stride = 1 if spec.stem == "cifar" else 4
@@ -329,7 +320,7 @@ class RegionAlign(MultiScaleRoIAlign):
     ) -> Tensor:
         """Return (R, C, size, size) for the R boxes of all images, in pixels."""
         maps = [x[name] for name in self.featmap_names]
-        if len(maps) == 1:
+        if len(maps) == 1 and not torch.compiler.is_exporting():
             return super().forward(x, boxes, image_shapes)
         levels = self.map_levels(boxes)
         if torch.compiler.is_exporting():

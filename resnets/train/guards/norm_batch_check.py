@@ -7,6 +7,7 @@ this package do not fail.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -16,6 +17,8 @@ from torch.func import functional_call
 from resnets.config import ConfigError, Recipe
 from resnets.models.cost import shapes_only
 from resnets.models.norm import BATCH_NORMS
+from resnets.models.resnet import ResNet
+from resnets.models.speedrun_layers import check_speedrun_layers
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.step import micro_batch_slices
 from resnets.utils.distributed import ProcessGroup
@@ -28,6 +31,8 @@ def check_norm_values(
 
     shape: (C, H, W) of the smallest training images. unit: images of a batch that stay together.
     """
+    if isinstance(model, ResNet):  # pools drop pixels: growing images may start too small
+        check_speedrun_layers(dataclasses.replace(model.spec, input_size=min(shape[1:])))
     images, cause = find_smallest_pass(recipe, processes, unit)
     if images > 1:
         return

@@ -64,7 +64,8 @@ class Muon(torch.optim.Optimizer):
                 updates = orthogonalize(updates)
             if group["orthogonalize"] and group["unit_filters"]:
                 norms = zip(weights, torch._foreach_norm(weights), strict=True)
-                torch._foreach_mul_(weights, [len(each) ** 0.5 / norm for each, norm in norms])
+                scales = [len(each) ** 0.5 / (norm + 1e-12) for each, norm in norms]
+                torch._foreach_mul_(weights, scales)
             elif group["weight_decay"]:
                 torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
             torch._foreach_mul_(updates, group["lr"])  # a number, or a tensor on the device

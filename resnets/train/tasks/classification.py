@@ -179,12 +179,13 @@ class ClassificationTask:
             model, names = build_custom(parts.model, spec)
         elif weights is None:
             model = build(spec)
-            fit_stem(model, sample_batches(splits.train, preprocessor, data.workers))
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
             model = build_from_weights(
                 weights, spec, classes=splits.classes, policy=recipe.weights_head
             )
+        if weights is None and not isinstance(parts.model, nn.Module):
+            fit_stem(model, sample_batches(splits.train, preprocessor, data.workers))
         recipe = parts.add_names(dataclasses.replace(recipe, model=model.spec), names)
         return cls(recipe, splits, model, preprocessor, parts=parts)
 
