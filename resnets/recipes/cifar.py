@@ -114,7 +114,8 @@ def cifar10_speedrun(net: str = "cifar-speedrun") -> Recipe:
 
     Command: resnets train cifar10-speedrun --data PATH.
     Hardware and time: about 10 minutes on two CPU cores with AVX-512 bfloat16.
-    Expected: 10.6% test error on JPEG images. Reached here: 10.61%, mean of three seeds (docs/results.md).
+    Expected: 10.6% test error on JPEG images. Reached here: 10.61%, mean of three seeds
+    (docs/results.md).
     """
     return Recipe(
         name="cifar10-speedrun",
