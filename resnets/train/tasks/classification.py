@@ -198,7 +198,7 @@ class ClassificationTask:
         splits = open_data(recipe.data, fingerprint, source=parts.data, training=True)
         check_same_classes(checkpoint, splits)
         custom = parts.model
-        model = build_custom(custom, recipe.model)[0] if custom else build(recipe.model)
+        model = build(recipe.model) if custom is None else build_custom(custom, recipe.model)[0]
         preprocessor = read_preprocess(checkpoint)
         return cls(recipe, splits, model, preprocessor, parts=parts, resumed=True)
 
