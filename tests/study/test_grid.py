@@ -13,6 +13,7 @@ import forked
 import pytest
 import torch
 from paths import HELPERS
+from study_runs import pretend_two_gpus
 from torch import nn
 
 from resnets.cli.main import main
@@ -20,7 +21,7 @@ from resnets.config import ConfigError, from_toml, lock_folder
 from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
-from resnets.study.grid import budget, worker
+from resnets.study.grid import budget
 from resnets.study.grid.budget import Survey, parse_budget, set_steps, survey_grid
 from resnets.study.grid.cells import (
     Grid,
@@ -207,14 +208,7 @@ def test_slots_share_the_cores():
 
 @pytest.mark.parametrize(("memory", "each"), [(3.5, 2), (100, 4), (0.1, 1)])
 def test_a_gpu_trains_as_many_cells_as_its_memory_and_the_cores_allow(memory, each, monkeypatch):
-    properties = SimpleNamespace(total_memory=int(memory * estimate_cell_bytes(TINY)))
-    for name, value in (
-        ("is_available", True),
-        ("device_count", 2),
-        ("get_device_properties", properties),
-    ):
-        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(worker, "cores", lambda: 8)
+    pretend_two_gpus(monkeypatch, memory=int(memory * estimate_cell_bytes(TINY)), cores=8)
     found = choose_slots(TINY, None, "auto", cells=99)
     assert Counter(slot.device for slot in found) == {"cuda:0": each, "cuda:1": each}
 

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import time
 from multiprocessing.connection import wait
-from types import SimpleNamespace
 
 import pytest
 import torch
 from my_blocks import FailingBlock
+from study_runs import pretend_two_gpus
 
 from resnets.study.grid import worker
 from resnets.study.grid.cells import Grid, cell_recipe, read_cells, write_grid
@@ -111,14 +111,7 @@ def test_a_cell_that_breaks_its_process_does_not_take_others_with_it(tmp_path, a
 
 
 def test_cells_share_a_process_on_one_gpu_if_their_steps_are_graphs(monkeypatch):
-    properties = SimpleNamespace(total_memory=100 << 30)
-    for name, value in (
-        ("is_available", True),
-        ("device_count", 2),
-        ("get_device_properties", properties),
-    ):
-        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(worker, "cores", lambda: 4)
+    pretend_two_gpus(monkeypatch, memory=100 << 30, cores=4)
 
     def slots(*settings, jobs=None, models=GRID.models[:1]):
         seeds = (9,) * len(models)
@@ -137,5 +130,5 @@ def test_cells_share_a_process_on_one_gpu_if_their_steps_are_graphs(monkeypatch)
     assert not can_share(
         dataclasses.replace(GRID, settings=('trackers=["wandb"]', "cuda_graph=true"))
     )
-    properties.total_memory = 4 * estimate_cell_bytes(GRID)
+    pretend_two_gpus(monkeypatch, memory=4 * estimate_cell_bytes(GRID), cores=4)
     assert len(slots()) < len(slots("cuda_graph=true"))
