@@ -130,9 +130,9 @@ def add(
 def round_weights(model: ImageClassifier) -> ImageClassifier:
     """Round the weights of `model` to the values that are stored."""
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(parameter.to(DTYPE))
+        for tensor in model.state_dict().values():  # parameters and the filters of a whitening stem
+            if tensor.dim() > 1:
+                tensor.copy_(tensor.to(DTYPE))
     return model
 
 

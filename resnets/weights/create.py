@@ -154,7 +154,7 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
     format = names.format
     present = names.own_names(tensors)
     fields = {**format.implied_fields, **weights.fields}
-    if spec.norm == "batch" and not spec.is_vgg:
+    if spec.norm == "batch" and not spec.is_vgg and spec.stem != "whitening":
         fields["conv_bias"] = "stem" if "stem.conv.bias" in present else "none"
         if "stage1.0.conv1.bias" in present:
             fields["conv_bias"] = "all"

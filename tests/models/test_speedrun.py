@@ -165,6 +165,17 @@ def test_other_libraries_have_no_such_network() -> None:
     assert [name for name, each in FORMATS.items() if each.rules(SPEC)] == []
 
 
+def test_a_model_of_the_zoo_has_the_network_of_the_catalog() -> None:
+    net = resnets.load("resnets:cifar10/cifar-speedrun")
+    assert net.spec == catalog.spec("cifar-speedrun")
+    filters = net.get_submodule("stem.conv").state_dict()["weight"].flatten(1)
+    torch.testing.assert_close(filters[:12], -filters[12:])
+    again = resnets.create_model("cifar-speedrun", weights="resnets:cifar10/cifar-speedrun").eval()
+    x = images(1)[..., :32, :32]
+    with torch.no_grad():
+        assert torch.equal(again(x), net(x))
+
+
 def test_a_run_whitens_once_and_resumes(tmp_path: Path) -> None:
     """The filters are those of the training images, whatever the seed, and stay when resumed."""
     model = dataclasses.replace(SPEC, widths=(8, 8, 8))
