@@ -126,8 +126,10 @@ def test_the_card_has_all_metrics_of_a_run(
     (run / "result.json").write_text(json.dumps({**result, "test": {**measured, **metrics}}))
     push(str(run), str(tmp_path / "pets"))
     _, head, body = (tmp_path / "pets" / "README.md").read_text().split("---\n", 2)
-    assert column in body
-    assert cell in body
+    header, separator, row = re.search(r"(?m)^\| part .*\n\|-.*\n\| test .*", body)[0].split("\n")
+    assert column in header
+    assert separator.count("|") == header.count("|") == row.count("|")
+    assert cell in row
     listed = yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"]
     assert [each["type"] for each in listed] == types
 
