@@ -6,33 +6,40 @@
 
 Each result is appended to the file of results at once. A case that this commit has finished on this
 hardware is not run again, so repeat the command until all cases are done; a case starts only if the
-limit leaves enough time for it. A case that fails is recorded with its error, and the next one
-runs; after a CUDA error, which makes the process unusable, the script restarts itself. No network
-is needed. docs/gpu.md lists what to install.
+limit leaves enough time for it, and is stopped at several times its estimate. A case that fails is
+recorded with its error and traceback, and the next one runs; after a CUDA error, which makes the
+process unusable, the script restarts itself. No network is needed. docs/gpu.md lists what to
+install.
+
+Cases that compile for minutes or train deep models run last, those of other sections before them.
 
 facts      versions, device, driver
 correct    operators, models and steps against float64; CUDA graphs against ordinary steps
 ladder     ms per step of CIFAR models: eager, compiled, one graph, one graph of compiled blocks
 first      cifar-resnet20 with the paper's recipe, 64,000 steps, five seeds at a time
-waits      operations that make the host wait for the device, from torch's warnings
 resnet50   training and inference, compared with torchvision's script and timm
 commands   about 25 commands of the package
 at-once    several runs in one process
+waits      operations that make the host wait for the device, from torch's warnings
 full       the other recipes, as time allows
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import importlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
 from pathlib import Path
 from types import FrameType
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package, where not installed
+START = time.monotonic()  # before torch is imported
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the package, where not installed
 
 NEEDED = {
     "docstring_parser": "docstring-parser",
@@ -44,13 +51,18 @@ NEEDED = {
     "torchvision": "torchvision",
     "tyro": "tyro",
 }
-FATAL = (
-    "CUDA error",
-    "device-side assert",
-    "illegal memory access",
-    "CUBLAS_STATUS",
-    "cuDNN error",
-)
+SECTIONS = {
+    "facts": "facts.cases",
+    "correct": "correct.cases",
+    "ladder": "ladder.cases",
+    "first": "full.first",
+    "resnet50": "resnet50.cases",
+    "commands": "commands.cases",
+    "at-once": "ladder.seeds_at_once",
+    "waits": "ladder.waits",
+    "full": "full.others",
+}
+MAX_TRACEBACK = 8000  # characters
 
 
 def main() -> int:
@@ -59,6 +71,7 @@ def main() -> int:
     if missing := missing_packages():
         print("\n".join(["missing packages (docs/gpu.md):", *missing]))
         return 1
+    add_metadata(ROOT)
     from gpu_checks import record
 
     if options.publish is not None:
@@ -74,35 +87,42 @@ def main() -> int:
     from gpu_checks.case import Setting
 
     device = torch.empty(0, device=options.device).device
-    deadline = time.monotonic() + options.limit
+    deadline = START + options.limit
     setting = Setting(device, options.data, options.out, deadline, options.tiny)
+    if setting.cuda:  # a call that hangs outside of Python: print where, and end
+        faulthandler.dump_traceback_later(max(1.0, setting.seconds_left) + 30, exit=True)
     results = record.Record(options.results, facts.hardware(device))
     names = [name for name in options.only.split(",") if name] or list(SECTIONS)
     if unknown := [name for name in names if name not in SECTIONS]:
         print(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
         return 2
     failed = set(filter(None, os.environ.get("GPU_CHECKS_FAILED", "").split("\n")))
-    for name in names:
-        try:
-            cases = sections()[name](setting)
-        except Exception as error:
-            results.add(name, "(section)", 0, None, one_line(error))
-            print(f"{name}: failed: {one_line(error)}", flush=True)
-            continue
-        for case in cases:
-            key = f"{name}/{case.name}"
-            if results.is_done(name, case.name):
-                print(f"{key}: already done", flush=True)
-            elif key not in failed and not run_case(setting, results, name, case):
-                failed.add(key)
-                restart(options, deadline, failed)
+    cases = [(name, case) for name in names for case in make_cases(name, setting, results)]
+    for name, case in sorted(cases, key=lambda each: each[1].late):
+        key = f"{name}/{case.name}"
+        if results.is_done(name, case.name):
+            print(f"{key}: already done", flush=True)
+        elif key not in failed and not run_case(setting, results, name, case):
+            failed.add(key)
+            restart(options, deadline, failed)
     print(f"{options.results}: {setting.seconds_left:.0f} s of {options.limit:.0f} are left")
     return 0
 
 
+def make_cases(name: str, setting, results) -> list:
+    """Return the cases of a section; records the error if its module cannot be imported."""
+    module, _, function = SECTIONS[name].partition(".")
+    try:
+        return getattr(importlib.import_module(f"gpu_checks.{module}"), function)(setting)
+    except Exception as error:
+        results.add(name, "(section)", 0, None, one_line(error), format_traceback(error))
+        print(f"{name}: failed: {format_traceback(error)}", flush=True)
+        return []
+
+
 def run_case(setting, results, section: str, case) -> bool:
-    """Run a case and record it; returns False after a CUDA error."""
-    from gpu_checks.case import Skipped
+    """Run a case and record it; returns False if the process is unusable on CUDA afterwards."""
+    from gpu_checks.case import Skipped, is_fatal
 
     key = f"{section}/{case.name}"
     if not setting.tiny and setting.seconds_left < case.seconds:
@@ -113,16 +133,18 @@ def run_case(setting, results, section: str, case) -> bool:
         return True
     start = time.monotonic()
     try:
-        with time_limit(max(1.0, setting.seconds_left)):
+        with time_limit(max(1.0, min(setting.seconds_left, 30 + 3 * case.seconds))):
             rows = case.run()
             setting.synchronize()
     except Skipped as reason:
         print(f"{key}: skipped: {reason}", flush=True)
         return True
-    except (Exception, SystemExit) as error:
-        results.add(section, case.name, time.monotonic() - start, None, one_line(error))
-        print(f"{key}: failed: {one_line(error)}", flush=True)
-        return not (setting.cuda and any(word in str(error) for word in FATAL))
+    except (Exception, SystemExit, TimeLimit) as error:
+        text = format_traceback(error)
+        results.add(section, case.name, time.monotonic() - start, None, one_line(error), text)
+        print(f"{key}: failed: {text}", flush=True)
+        # What was stopped at its limit may have been capturing a graph.
+        return not (setting.cuda and (isinstance(error, TimeLimit) or is_fatal(error)))
     finally:
         free_memory(setting)
     results.add(section, case.name, time.monotonic() - start, rows, None)
@@ -148,15 +170,19 @@ def free_memory(setting) -> None:
         torch._dynamo.reset()
 
 
+class TimeLimit(BaseException):
+    """A case took too long. Not an `Exception`: commands report those and continue."""
+
+
 class time_limit:  # noqa: N801  (a context manager)
-    """Context manager that raises TimeoutError in the main thread after some seconds."""
+    """Context manager that raises `TimeLimit` in the main thread after some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
     def __enter__(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:
-            raise TimeoutError("the time limit is reached")
+            raise TimeLimit(f"stopped after {self.seconds:.0f} s")
 
         self.start = time.monotonic()
         self.handler = signal.signal(signal.SIGALRM, stop)
@@ -178,45 +204,41 @@ def restart(options: argparse.Namespace, deadline: float, failed: set[str]) -> N
     os.execv(sys.executable, [sys.executable, __file__, *arguments, *(["--tiny"] * options.tiny)])
 
 
-def sections() -> dict[str, Callable]:
-    """Return the function that makes the cases of each section."""
-    from gpu_checks import commands, correct, facts, full, ladder, resnet50
-
-    return {
-        "facts": facts.cases,
-        "correct": correct.cases,
-        "ladder": ladder.cases,
-        "first": full.first,
-        "waits": ladder.waits,
-        "resnet50": resnet50.cases,
-        "commands": commands.cases,
-        "at-once": ladder.seeds_at_once,
-        "full": full.others,
-    }
-
-
-SECTIONS = (
-    "facts", "correct", "ladder", "first", "waits", "resnet50", "commands", "at-once", "full"
-)  # fmt: skip
-
-
 def missing_packages() -> list[str]:
-    """Return the pip commands that install missing packages, and resnets itself."""
-    from importlib import metadata
+    """Return the pip command that installs missing packages."""
     from importlib.util import find_spec
 
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
-    commands = [f"pip install {' '.join(missing)}"] if missing else []
-    try:
-        metadata.version("resnets")  # runs record it
-    except metadata.PackageNotFoundError:
-        commands.append("pip install --no-deps --no-build-isolation -e .")
-    return commands
+    return [f"pip install {' '.join(missing)}"] if missing else []
+
+
+def add_metadata(root: Path) -> None:
+    """Write resnets.egg-info, as an installation does, if there is none: runs record the version.
+
+    Installing needs a setuptools that is newer than many machines without a network have.
+    """
+    import tomllib
+    from importlib import metadata
+
+    if any(metadata.distributions(name="resnets")):
+        return
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = root / "resnets.egg-info"
+    folder.mkdir(exist_ok=True)
+    text = f"Metadata-Version: 2.1\nName: resnets\nVersion: {project['version']}\n"
+    (folder / "PKG-INFO").write_text(text, encoding="utf-8")
 
 
 def one_line(error: BaseException) -> str:
     """Format type and message of an error as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def format_traceback(error: BaseException) -> str:
+    """Format the traceback of an error and of those that led to it, without the middle if long."""
+    text = "".join(traceback.format_exception(error))
+    half = MAX_TRACEBACK // 2
+    return text if len(text) <= MAX_TRACEBACK else f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -15,17 +15,39 @@ from resnets.config import Recipe, replace_fields
 Row = dict[str, str | float | None]
 
 
+FATAL = (
+    "CUDA error",
+    "device-side assert",
+    "illegal memory access",
+    "CUBLAS_STATUS",
+    "cuDNN error",
+)
+
+
 class Skipped(Exception):  # noqa: N818  (not an error)
     """A case that cannot run here: without the data, CUDA or a library."""
 
 
+def is_fatal(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is of CUDA and makes the process unusable."""
+    if error is None:
+        return False
+    return any(word in str(error) for word in FATAL) or is_fatal(
+        error.__cause__ or error.__context__
+    )
+
+
 @dataclass(frozen=True)
 class Case:
-    """One measurement. seconds: estimate for one H200; it does not start with less time left."""
+    """One measurement. seconds: estimate for one H200; it does not start with less time left.
+
+    late: runs after the cases of all sections that are not.
+    """
 
     name: str
     seconds: float
     run: Callable[[], list[Row]]
+    late: bool = False
 
 
 @dataclass(frozen=True)

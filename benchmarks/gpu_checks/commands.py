@@ -17,7 +17,12 @@ from resnets.cli.main import main
 
 SMALL = ("--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=32")
 SCRATCH = ("--set", "weights=none", "--set", "batch_size=4")
+LAST_LINES = 40  # of a failed command's output that are recorded
 DIGITS, PHOTOS, CELLS = "digits", "scratch", "detect-small"  # runs that other commands use
+
+
+class CommandFailed(Exception):  # noqa: N818
+    """A command ended with another exit code than 0."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +106,6 @@ COMMANDS = (
         ),
         seconds=25,
     ),
-    *(
-        Command(
-            f"study depth, four cells, {jobs} at a time",
-            (
-                *("study", "depth", "--models", "cifar-resnet20", "--data", "digits"),
-                *("--budget", "2000it", "--seeds", "4", "--set", "cuda_graph=true"),
-                *("--jobs", str(jobs), "--out", f"{{out}}/depth-{jobs}"),
-            ),
-            seconds=60,
-        )
-        for jobs in (1, 4)  # 4: in threads of one process
-    ),
     train(PHOTOS, "scratch", "--data", "{data}/imagenette160.tar", *SMALL, iterations=12),
     Command(
         "predict a data set",
@@ -165,6 +158,18 @@ COMMANDS = (
         modules=COCO,
         seconds=15,
     ),
+    *(
+        Command(
+            f"study depth, four cells, {jobs} at a time",
+            (
+                *("study", "depth", "--models", "cifar-resnet20", "--data", "digits"),
+                *("--budget", "2000it", "--seeds", "4", "--set", "cuda_graph=true"),
+                *("--jobs", str(jobs), "--out", f"{{out}}/depth-{jobs}"),
+            ),
+            seconds=60,
+        )
+        for jobs in (1, 4)  # 4: in threads of one process
+    ),
     train("compiled", "digits", "--set", "compile=on", seconds=60),
 )
 
@@ -188,32 +193,34 @@ def _require(setting: Setting, name: str) -> Path:
     folder = _output_folder(setting) / name
     if not (folder / "result.json").is_file():
         command = next(each for each in COMMANDS if each.name == name)
-        if status := _call(setting, command)[0]:
-            raise RuntimeError(f"the required run {name!r} ended with exit code {status}")
+        _call(setting, command)
     return folder
 
 
 def _run(setting: Setting, command: Command) -> list[Row]:
-    """Run one command; returns its exit code and, if it failed, its last line."""
+    """Run one command; returns its exit code and seconds, or raises with what it printed."""
     if missing := [module for module in command.modules if find_spec(module) is None]:
         raise Skipped(f"{missing[0]} is not installed")
     for name in command.needs:
         _require(setting, name)
     start = time.perf_counter()
-    status, lines = _call(setting, command)
+    lines = _call(setting, command)
     notes = [line for line in lines if line.startswith("cuda_graph:")]
     return [
         {
             "command": command.name,
-            "exit code": status,
+            "exit code": 0,
             "seconds": rounded(time.perf_counter() - start, 2),
-            "notes": "; ".join([*notes, *(lines[-1:] if status else [])]).replace("|", "\\|"),
+            "notes": "; ".join(notes).replace("|", "\\|"),
         }
     ]
 
 
-def _call(setting: Setting, command: Command) -> tuple[int, list[str]]:
-    """Run a command in this process; returns its exit code and output lines."""
+def _call(setting: Setting, command: Command) -> list[str]:
+    """Run a command in this process; returns its output lines.
+
+    Raises CommandFailed if its exit code is not 0; that and its own exceptions have its last lines.
+    """
     folder = _output_folder(setting)
     arguments = [each.format(out=folder, data=setting.data) for each in command.arguments]
     for each in arguments:
@@ -228,9 +235,16 @@ def _call(setting: Setting, command: Command) -> tuple[int, list[str]]:
         shutil.rmtree(out, ignore_errors=True)
         out.unlink(missing_ok=True)
     output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        status = main([*arguments, "--device", str(setting.device)])
-    return status, output.getvalue().strip().splitlines()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            status = main([*arguments, "--device", str(setting.device)])
+        lines = output.getvalue().strip().splitlines()
+        if status:
+            raise CommandFailed(f"{command.name}: exit code {status}: {' '.join(lines[-1:])}")
+    except BaseException as error:
+        error.add_note("\n".join(output.getvalue().splitlines()[-LAST_LINES:]))
+        raise
+    return lines
 
 
 def _compare_runs(setting: Setting) -> list[Row]:

@@ -63,7 +63,15 @@ def cases(setting: Setting) -> list[Case]:
         *[Case(name, 10, partial(_compare_model, setting, name, modes)) for name in names],
         Case("batches", 5, partial(_batches, setting)),
         *[Case(f"steps, {kind}", 6, partial(_steps, setting, kind)) for kind in optimizers],
-        *[Case(f"{each} and TrainStep", 12, partial(_graph, setting, each)) for each in step_modes],
+        *[
+            Case(
+                f"{each} and TrainStep",
+                12 if each == GRAPH else 60,  # compiles
+                partial(_graph, setting, each),
+                late=each != GRAPH,
+            )
+            for each in step_modes
+        ],
     ]
 
 

@@ -34,7 +34,12 @@ def cases(setting: Setting) -> list[Case]:
     model = "cifar-resnet20"
     modes = [mode for mode in MODES if setting.cuda or mode not in (COMPILED, GRAPH_OF_BLOCKS)]
     each = [
-        Case(f"{model}, {mode}", SECONDS[mode], partial(_row, setting, model, mode, None, ""))
+        Case(
+            f"{model}, {mode}",
+            SECONDS[mode],
+            partial(_row, setting, model, mode, None, ""),
+            late=mode == COMPILED,
+        )
         for mode in modes
     ]
     each += [
@@ -47,7 +52,7 @@ def cases(setting: Setting) -> list[Case]:
     ]
     if not setting.tiny:
         each += [
-            Case(f"{deep}, {mode}", 25, partial(_row, setting, deep, mode, NO_HOLD, ""))
+            Case(f"{deep}, {mode}", 25, partial(_row, setting, deep, mode, NO_HOLD, ""), late=True)
             for deep in ("cifar-resnet56", "cifar-resnet110")
             for mode in (EAGER, GRAPH, GRAPH_OF_BLOCKS)
         ]

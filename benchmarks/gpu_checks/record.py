@@ -20,8 +20,8 @@ class Record:
     """The file of results. Each line is one case: its rows, or its error.
 
     A line has `section`, `case`, `commit`, `hardware`, `date`, `command`, `seconds`, and `rows` (a
-    list of {column: value}) or `error`. A case is done if a line of this commit and hardware has
-    rows of it.
+    list of {column: value}) or `error` and `traceback`. A case is done if a line of this commit and
+    hardware has rows of it.
     """
 
     def __init__(self, path: Path, hardware: str) -> None:
@@ -37,7 +37,13 @@ class Record:
         )
 
     def add(
-        self, section: str, case: str, seconds: float, rows: list[Row] | None, error: str | None
+        self,
+        section: str,
+        case: str,
+        seconds: float,
+        rows: list[Row] | None,
+        error: str | None,
+        traceback: str = "",
     ) -> None:
         """Append one case and flush it to the disk."""
         line: dict[str, Any] = {
@@ -49,7 +55,7 @@ class Record:
             "command": f"python benchmarks/gpu.py --only {section}",
             "seconds": round(seconds, 1),
         }
-        line |= {"rows": rows} if rows is not None else {"error": error}
+        line |= {"rows": rows} if rows is not None else {"error": error, "traceback": traceback}
         self._lines.append(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:

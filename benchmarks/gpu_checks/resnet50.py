@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -20,7 +21,7 @@ from training import (
     random_images,
 )
 
-from gpu_checks.case import Case, Row, Setting, Skipped, rounded, time_rounds
+from gpu_checks.case import Case, Row, Setting, Skipped, is_fatal, rounded, time_rounds
 from resnets import recipes
 from resnets.config import replace_fields
 
@@ -31,13 +32,15 @@ Step = Callable[[], Any]
 def cases(setting: Setting) -> list[Case]:
     """Training and prediction; the contenders of a case take turns, the reference in each case.
 
-    Compiled ones are last: compilation takes a minute or more per model.
+    Compiled ones are late: compilation takes a minute or more per model.
     """
+    compiled = ("timm", COMPILED, GRAPH_OF_BLOCKS)
     return [
-        Case("training", 70, partial(_training, setting, compiled=False)),
+        Case("training", 60, partial(_training, setting, ("the same", EAGER))),
+        Case("training, one graph", 40, partial(_training, setting, (GRAPH,))),
         Case("prediction", 30, partial(_prediction, setting, compiled=False)),
-        Case("training, compiled", 240, partial(_training, setting, compiled=True)),
-        Case("prediction, compiled", 150, partial(_prediction, setting, compiled=True)),
+        Case("training, compiled", 240, partial(_training, setting, compiled), late=True),
+        Case("prediction, compiled", 150, partial(_prediction, setting, compiled=True), late=True),
     ]
 
 
@@ -46,8 +49,11 @@ def _sizes(setting: Setting) -> tuple[int, int]:
     return (4, 32) if setting.tiny else (256, 224)
 
 
-def _training(setting: Setting, compiled: bool) -> list[Row]:
-    """Compare training steps on images that are on the device already."""
+def _training(setting: Setting, contenders: tuple[str, ...]) -> list[Row]:
+    """Compare training steps on images that are on the device already.
+
+    contenders: their modes, or the beginnings of their names.
+    """
     batch, size = _sizes(setting)
     x = torch.randn(batch, 3, size, size, device=setting.device)
     y = torch.randint(0, 1000, (batch,), device=setting.device)
@@ -63,7 +69,9 @@ def _training(setting: Setting, compiled: bool) -> list[Row]:
     chosen = {
         name: make
         for name, make in makers.items()
-        if name == REFERENCE or (COMPILED in name) is compiled
+        if name == REFERENCE
+        or name.startswith(contenders)
+        or name.removeprefix("resnets, ") in contenders
     }
     return _compare(setting, "training", chosen, batch)
 
@@ -99,8 +107,10 @@ def _compare(
 ) -> list[Row]:
     """Measure images/s of the contenders, and ratios to the first in each round.
 
-    A contender that fails is left out; its row has the reason.
+    A contender that fails is left out; its row has the reason. Raises the errors after which the
+    process is unusable.
     """
+    torch.backends.cudnn.benchmark = True  # as in torchvision's script
     steps, failed = {}, {}
     for name, make in makers.items():
         if not setting.cuda and COMPILED in name:
@@ -112,6 +122,9 @@ def _compare(
         except Skipped as reason:
             failed[name] = str(reason)
         except Exception as error:
+            if is_fatal(error):
+                raise
+            traceback.print_exc()
             steps.pop(name, None)
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
     rounds, count = (1, 1) if setting.tiny else (5, 10)

@@ -21,6 +21,7 @@ from resnets.train.saver import Saver
 from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
+from resnets.utils.process_lock import process_lock
 
 Step = Callable[[Batch], None]  # `TrainStep`, with or without `--fit-memory`, or a CUDA graph
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]
@@ -199,10 +200,11 @@ def _evaluate(
     group: ProcessGroup,
 ) -> None:
     """Evaluate and log the model; "val" also updates the schedule and the best checkpoint."""
-    with within_memory(
+    memory = within_memory(
         f"the evaluation at step {state.step:,}",
         "use a smaller eval.batch_size (classifiers) or smaller images",
-    ):
+    )
+    with process_lock, memory:  # cuDNN waits for the whole device, which would end a capture
         results = evaluate(state.eval_model)
     for split, metrics in results.items():
         log.write(_row(split, state, recipe, stream) | metrics)

@@ -1,10 +1,12 @@
 """benchmarks/gpu.py on a CPU, where plain calls stand in for CUDA graphs."""
 
+import contextlib
 import importlib
 import json
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 from paths import ROOT
@@ -48,6 +50,7 @@ def test_the_other_sections_run(tmp_path):
     found = lines(tmp_path)
     assert not [line for line in found if "error" in line]
     assert {line["section"] for line in found} >= {"resnet50", "commands", "at-once"}
+    assert [line["section"] for line in found[-2:]] == ["resnet50"] * 2  # those that compile
 
 
 def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
@@ -69,10 +72,42 @@ def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
         ("c", [{"ms": 1.5}]),
     ]
     assert "\n" not in found[0]["error"]
+    assert "in fails" in found[0]["traceback"]
     with (tmp_path / "gpu.jsonl").open("a") as file:
         file.write('{"section": "s", "ca')  # the machine went away
     again = record.Record(tmp_path / "gpu.jsonl", "a machine")
     assert (again.is_done("s", "a"), again.is_done("s", "c")) == (False, True)
+
+
+def test_a_case_is_stopped_at_the_limit_where_errors_are_caught(tmp_path, checks):
+    gpu, case, record = (checks(name) for name in ("gpu", "gpu_checks.case", "gpu_checks.record"))
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic(), tiny=True)
+    results = record.Record(tmp_path / "gpu.jsonl", "a machine")
+
+    def hangs():
+        with contextlib.suppress(Exception):  # as commands do
+            time.sleep(100)
+        return [{"ms": 1.5}]
+
+    assert gpu.run_case(setting, results, "s", case.Case("a", 1, hangs))
+    assert lines(tmp_path)[0]["error"].startswith("TimeLimit")
+
+
+def test_an_error_of_cuda_is_recognized_behind_another(checks):
+    case = checks("gpu_checks.case")
+    error = ValueError("no graph")
+    error.__cause__ = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert case.is_fatal(error)
+    assert not case.is_fatal(ValueError("no graph"))
+
+
+def test_metadata_stands_in_for_an_installation(tmp_path, checks, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    installed = metadata.distributions
+    monkeypatch.setattr(metadata, "distributions", lambda **_: ())
+    checks("gpu").add_metadata(tmp_path)
+    (found,) = installed(name="resnets", path=[str(tmp_path)])
+    assert found.version[0].isdigit()
 
 
 def gpu_device():

@@ -89,16 +89,21 @@ def waits_of_a_graph(folder: Path, kind: str) -> dict[str, Any]:
     return {"steps": len(seen), "waits": waits, "loss": result["test"]["loss"]}
 
 
-def cells_in_threads(folder: Path, kind: str) -> list[list[float]]:
-    """Test losses of two cells with `cuda_graph`: at once on streams of their own, and alone."""
+def cells_in_threads(folder: Path, kind: str) -> tuple[list[list[float]], int]:
+    """Test losses of two cells with `cuda_graph`, at once and then alone, and how many streams they
+    used.
+    """
     capture.capture = capture.plain
     fields = SHORT | THIN | {"cuda_graph": "true", "checkpoint_every": "2it", "ema_decay": "0.9"}
     cells = [
         replace_fields(recipes.recipe("digits"), fields | {"seed": str(seed)}) for seed in (0, 1)
     ]
 
+    streams = []
+
     def train(recipe: Recipe, folder: Path) -> None:
         with fake_device.FakeDevice(), own_stream(kind):
+            streams.append(torch.cuda.current_stream())
             train_cell(recipe, folder, kind)
 
     names = [[f"{way}-{recipe.seed}" for recipe in cells] for way in ("threads", "alone")]
@@ -113,7 +118,8 @@ def cells_in_threads(folder: Path, kind: str) -> list[list[float]]:
     for recipe, name in zip(cells, names[1], strict=True):
         train(recipe, folder / name)
     results = [[json.loads((folder / n / "result.json").read_text()) for n in way] for way in names]
-    return [[result["test"]["loss"] for result in way] for way in results]
+    losses = [[result["test"]["loss"] for result in way] for way in results]
+    return losses, len(set(streams))
 
 
 def waits_of_detectors(kind: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 from multiprocessing.connection import wait
 
@@ -15,7 +16,10 @@ from resnets.study.grid.cells import Grid, cell_recipe, read_cells, write_grid
 from resnets.study.grid.grid import _WorkerPool
 from resnets.study.grid.shared_process import CellJob, SharedProcess
 from resnets.study.grid.worker import Slot, can_share, choose_slots, estimate_cell_bytes
+from resnets.train import loop
+from resnets.train import run as training
 from resnets.train.tasks.custom_parts import CustomParts
+from resnets.utils.process_lock import process_lock
 from resnets.weights.checkpoint.format import read_checkpoint
 
 DROPOUT = "cifar-resnet8:model.shortcut_dropout=0.3"
@@ -108,6 +112,25 @@ def test_a_cell_that_breaks_its_process_does_not_take_others_with_it(tmp_path, a
     said = capfd.readouterr().err
     assert f"{good.folder.name}: its process broke down; it gets one of its own" in said
     assert f"{bad.folder.name}: its process ended (exit code 1)" in said
+
+
+def test_no_step_is_captured_during_an_evaluation(tmp_path, monkeypatch):
+    """cuDNN waits for the whole device where it compares algorithms, which ends a capture."""
+    real, captures = loop._evaluate, []
+
+    def measure(state, plan, examples, evaluate, *rest):
+        def observed(model):
+            thread = threading.Thread(target=lambda: captures.append(process_lock.acquire(False)))
+            thread.start()
+            thread.join()
+            return evaluate(model)
+
+        real(state, plan, examples, observed, *rest)
+
+    monkeypatch.setattr(loop, "_evaluate", measure)
+    recipe = dataclasses.replace(cell_recipe(GRID, GRID.models[0], 0), duration="1it")
+    training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+    assert captures == [False]
 
 
 def test_cells_share_a_process_on_one_gpu_if_their_steps_are_graphs(monkeypatch):

@@ -1,10 +1,11 @@
-"""A step as a CUDA graph (train/graph), with the graph replaced by a plain call."""
+"""A step as a CUDA graph (train/cuda_graph), replaced by plain calls or recorded operators."""
 
 import itertools
 from pathlib import Path
 
 import pytest
 import torch
+from recorded_graph import record
 
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
@@ -63,8 +64,9 @@ def tensors(state: TrainState) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.parametrize("capture_step", [capture.plain, record])
 @pytest.mark.parametrize("fields", SETTINGS.values(), ids=SETTINGS)
-def test_a_graph_computes_what_train_step_does(fields, monkeypatch) -> None:
+def test_a_graph_computes_what_train_step_does(fields, capture_step, monkeypatch) -> None:
     monkeypatch.setattr(step, "STEPS_PER_TABLE", 5)  # filled several times
     recipe = digits(fields)
     train_step, stream = opened(recipe)
@@ -74,7 +76,7 @@ def test_a_graph_computes_what_train_step_does(fields, monkeypatch) -> None:
 
     train_step, stream = opened(recipe)
     state = train_step.state
-    graph = GraphTraining(train_step, stream, STEPS, capture=capture.plain)
+    graph = GraphTraining(train_step, stream, STEPS, capture=capture_step)
     batches = list(itertools.islice(graph.batches(0, STEPS), 1))
     assert isinstance(batches[0], GraphBatch) is ("schedule.hold_until_error" not in fields)
     for batch in itertools.islice(graph.batches(0, STEPS), STEPS):

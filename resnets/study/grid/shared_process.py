@@ -138,12 +138,26 @@ class _CellThread(threading.Thread):
             self.connection.send(CellEnd(self.job.folder, reason))
 
 
+_unused_streams: list[torch.cuda.Stream] = []  # of cells that have ended
+
+
 @contextlib.contextmanager
 def own_stream(device: str) -> Iterator[None]:
-    """Context in which this thread's work runs on a new CUDA stream; does nothing on a CPU."""
+    """Context in which this thread's work runs on a CUDA stream of its own; nothing on a CPU.
+
+    `device` is the same in all threads. Streams of ended cells are used again: torch has only 32,
+    in turn, and a step captured on the stream of another thread would hold what that one starts.
+    """
     if not device.startswith("cuda"):
         yield
         return
     torch.cuda.set_device(device)
-    with torch.cuda.stream(torch.cuda.Stream(device)):
-        yield
+    try:
+        stream = _unused_streams.pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        _unused_streams.append(stream)

@@ -22,20 +22,29 @@ MAX_KINDS_OF_BLOCKS = 64  # of one class: each size, stride and shortcut is comp
 def capture(body: Body, device: torch.device) -> Body:
     """Return a function that replays `body` as a CUDA graph on the current stream.
 
-    `body` runs `WARM_UP` times before, so it must be possible to undo what it does. Raises
-    RuntimeError if it does what a graph cannot hold, such as waiting for the device.
+    It is captured on the current stream, or on a new one if that is the default stream, which torch
+    does not capture. `body` runs `WARM_UP` times before, so it must be possible to undo what it
+    does. Raises RuntimeError if it does what a graph cannot hold, such as waiting for the device.
     """
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side), warnings.catch_warnings():
+    current = torch.cuda.current_stream(device)
+    is_default = current == torch.cuda.default_stream(device)
+    # Not always a new one: torch has 32 streams in turn, and others may belong to running threads.
+    stream = torch.cuda.Stream(device) if is_default else current
+    stream.wait_stream(current)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*capturable=True")  # Adam's, of steps outside a graph
         for _ in range(WARM_UP):
             body()
-    torch.cuda.current_stream(device).wait_stream(side)
-    torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-        body()
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                body()
+        except RuntimeError as error:
+            if error.__context__ is None:
+                raise
+            # Of `body`; then the end of the capture fails, too, which says nothing of the reason.
+            raise error.__context__ from None
+    current.wait_stream(stream)
     return graph.replay
 
 

@@ -59,8 +59,8 @@ class GraphTraining:
         self._replay: dict[int, Callable[[], None]] = {}
         blocks = compiled_blocks(state.model, compile_blocks)
         with _restored(state, self._tables), blocks as self._compiled:
-            self._tables.fill(state)
             for size in sizes:
+                self._tables.fill(state)  # the steps of a capture move on to later rows
                 self._replay[size] = capture(partial(self._body, size), stream.device)
 
     @property
