@@ -43,9 +43,12 @@ sys.path.insert(0, str(ROOT))  # the package, where not installed
 
 NEEDED = {
     "docstring_parser": "docstring-parser",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
     "pydantic": "pydantic",
     "rich": "rich",
     "safetensors": "safetensors",
+    "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tomli_w": "tomli-w",
     "torchvision": "torchvision",

@@ -15,12 +15,15 @@ from resnets.config import Recipe, replace_fields
 Row = dict[str, str | float | None]
 
 
+# In messages of errors after which a process is unusable, or cannot capture graphs anymore.
 FATAL = (
     "CUDA error",
     "device-side assert",
     "illegal memory access",
     "CUBLAS_STATUS",
     "cuDNN error",
+    "captures_underway",  # of the allocator, after a capture that failed
+    "could not be captured",
 )
 
 

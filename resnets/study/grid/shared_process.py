@@ -126,14 +126,14 @@ class _CellThread(threading.Thread):
         try:
             with own_stream(self.device):
                 reason = train_locked(self.job.recipe, self.job.folder, self.device, self.job.parts)
+            with process_lock:  # no graph is being captured
+                gc.collect()
+                release_cached_memory()  # fails after a capture that did
         except BaseException:
             traceback.print_exc()
             self.is_broken = True
             self.signals.request(signal.SIGTERM)
             return
-        with process_lock:  # no graph is being captured
-            gc.collect()
-            release_cached_memory()
         with self._sending, contextlib.suppress(BrokenPipeError):  # the parent has ended
             self.connection.send(CellEnd(self.job.folder, reason))
 
