@@ -1,6 +1,7 @@
 """Figures of results in the sentences of the pages: each comes from a cell, or has another reason.
 
-A figure is a number with a unit of results: %, points, images/s, ms, MiB, MB/s, "times". Each lies
+A figure is a number with a unit of results (UNITS), or the decimal number that follows the name of
+a metric (METRICS: "AUROC is 0.973"); a code span of nothing else (`97.5%`) is one, too. Each lies
 within a phrase of docs/prose_figures.toml, by page, which names the cells of docs/results/ that its
 figures are, rounded or subtracted, or says why there is none (another source, a limit, a command
 beside it):
@@ -14,7 +15,8 @@ COLUMN] a difference; "FIRST CELL | SECOND CELL" tells rows with equal first cel
 fourth item is which of the numbers in the cell it is. A figure that changes, in the sentence or in
 the file, fails in the tests and in `make docs`.
 
-Not checked: tables, rendered values, code, levels of intervals, numbers without one of these units.
+Not checked: tables, rendered values, other code, levels of intervals, numbers without a unit (of
+"0.4 GiB and 1.5" the first), in other units (px, epochs, images), or in words ("half a minute").
 
     python docs/prose_figures.py    (lists what is missing)
 """
@@ -34,10 +36,25 @@ from result_tables import DOCS, FENCE, MARKER, VALUE, load, pages
 SOURCES = DOCS / "prose_figures.toml"
 SKIPPED = "docs/reference/"  # of the code, not measured
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
-UNIT = r"(?:%(?! interval)| points?\b| images/s\b| ms\b| MiB\b| MB/s\b| times\b)"
-JOINED = r"(?:%?(?: to | and | or | against | → |, ))"
-FIGURE = re.compile(rf"(?<![\w.,/=−-]){NUMBER}(?:{JOINED}{NUMBER})*{UNIT}")
-HIDDEN = re.compile(r"`[^`]*`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
+UNITS = {
+    "shares": r"%(?! (?:\w+ )?interval)|percent|(?:percentage )?points?",
+    "rates": r"[A-Za-z]*/s|(?:[a-z]+ )?per second",
+    "times": r"days?|h|hours?|min|minutes?|s|seconds?|(?:milli|micro)seconds?|[mnuµμ]s",
+    "sizes": r"[kKMGT]i?B",
+    "factors": r"times|[x×](?! ?\d)",  # 3.4x, not 3x3 nor 3 x 3
+    "metrics": r"mAP|AUROC|AUC|ECE|m?IoU|NLL",  # 91.7 mAP
+}
+METRICS = (
+    r"(?:m?AP|AUROC|AUC|ECE|m?IoU|NLL|F1|Brier|accuracy|error|loss|precision|recall|cosine"
+    r"|correlation)s?(?:@\S+)?"
+)
+UNIT = rf"\*{{0,2}} ?(?:{'|'.join(UNITS.values())})(?!\w)"
+JOINED = r"(?:%?(?: to | and | or | against | → | ± |, |–))"
+VALUES = rf"(?<![\w.,/=−-])(?<!\d [x×] )(?P<values>{NUMBER}(?:{JOINED}{NUMBER})*)"
+FIGURE = re.compile(VALUES + UNIT)
+WORDS = r"(?: \(|:?(?: [A-Za-z][\w-]*| =| →){0,4} )[*~≈]*"  # between a metric's name and value
+SCORE = re.compile(rf"\b{METRICS}{WORDS}(?=[+−-]?\d+\.\d)(?>{VALUES})(?!{UNIT})")
+HIDDEN = re.compile(r"`([^`]*)`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
 TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
 Source = str | list[list[Any]]  # a reason, or cells
 
@@ -55,8 +72,16 @@ def prose(text: str) -> str:
 
 
 def figures(sentences: str) -> list[re.Match[str]]:
-    """The figures in sentences, without those in code and links."""
-    return list(FIGURE.finditer(HIDDEN.sub(lambda match: "\0" * len(match[0]), sentences)))
+    """The figures in sentences in their order, without those in code and links."""
+    visible = HIDDEN.sub(_hide, sentences)
+    found = [*FIGURE.finditer(visible), *SCORE.finditer(visible)]
+    return sorted(found, key=lambda match: match.start("values"))
+
+
+def _hide(match: re.Match[str]) -> str:
+    """Of a match of HIDDEN only a code span that is a figure, in as many characters."""
+    code = match[1] or ""
+    return f" {code} " if FIGURE.fullmatch(code) else "\0" * len(match[0])
 
 
 def numbers(text: str) -> list[str]:
@@ -94,19 +119,20 @@ def problems_of(text: str, sources: Mapping[str, Source]) -> Iterator[str]:
         for match in re.finditer(re.escape(phrase), sentences)
     ]
     for figure in found:
-        if not any(start <= figure.start() and figure.end() <= end for start, end, _ in spans):
-            context = sentences[max(0, figure.start() - 50) : figure.end() + 20]
+        first = figure.start("values")
+        if not any(start <= first and figure.end() <= end for start, end, _ in spans):
+            context = sentences[max(0, first - 50) : figure.end() + 20]
             yield f"{figure[0]!r} has no source in {SOURCES.name}: ...{context}..."
     for phrase, source in sources.items():
         within = next(((start, end) for start, end, each in spans if each == phrase), None)
         if within is None:
             yield f"{SOURCES.name}: {phrase!r} is not in the page"
             continue
-        covered = [f for f in found if within[0] <= f.start() and f.end() <= within[1]]
+        covered = [f for f in found if within[0] <= f.start("values") and f.end() <= within[1]]
         if not covered:
             yield f"{SOURCES.name}: {phrase!r} has no figure"
         elif not isinstance(source, str):
-            yield from _compare(phrase, numbers(" ".join(f[0] for f in covered)), source)
+            yield from _compare(phrase, numbers(" ".join(f["values"] for f in covered)), source)
 
 
 def _compare(phrase: str, given: Sequence[str], cells: Sequence[Sequence[Any]]) -> Iterator[str]:

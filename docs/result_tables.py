@@ -23,9 +23,10 @@ not measured here: WHY -->`. Figures in sentences without a marker: `prose_figur
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ NOT_MEASURED = "<!-- not measured here: "
 FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
 FIGURE = re.compile(r"[*~≈<>+−-]*\s*\d")  # how a cell with a measured value begins
 SHARE = 0.4  # of cells beside the first column that are figures, in a table of results
+COLUMN_SHARE = 0.75  # the same of the filled cells of one of these columns
 
 
 class ResultError(ValueError):
@@ -163,13 +165,20 @@ def unsupported_tables(text: str) -> Iterator[str]:
 
 
 def _has_figures(lines: list[str]) -> bool:
-    cells = [
-        cell.strip()
-        for line in lines[2:]
-        for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))[1:]
+    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|"))[1:] for line in lines[2:]]
+    columns = [
+        [cell.strip() for cell in column] for column in itertools.zip_longest(*rows, fillvalue="")
     ]
-    figures = sum(bool(FIGURE.match(cell)) for cell in cells)
-    return figures > 0 and figures >= SHARE * len(cells)
+    filled = [[cell for cell in column if cell] for column in columns]
+    return _is_share(SHARE, itertools.chain(*columns)) or any(
+        _is_share(COLUMN_SHARE, column) for column in filled
+    )
+
+
+def _is_share(share: float, cells: Iterable[str]) -> bool:
+    """Whether that share of the cells, at least one, are figures."""
+    found = [bool(FIGURE.match(cell)) for cell in cells]
+    return any(found) and sum(found) >= share * len(found)
 
 
 def _block(marker: str) -> str:

@@ -83,10 +83,32 @@ def test_cells_of_a_figure(sentence, cells, agrees):
 
 
 @pytest.mark.parametrize(
+    "figure",
+    [
+        *("12%", "7.3 %", "41 percent", "2 percentage points", "1.2 points", "12.3 ± 0.4%"),
+        *("1,234 images per second", "375 per second", "600 requests/s", "24,000/s", "59.2 GB/s"),
+        *("2 h", "3 days", "5 minutes", "2 min", "41 s", "20 to 40 s", "43ms", "13 us", "13 µs"),
+        *("12 GB", "912 KB", "20 kB", "1.5 MiB", "3.4x", "0.83x", "7.7×", "3.4 x", "1.3 times"),
+        *("`97.5%`", "`3.4x`", "**41** s", "**3.4x**", "~41 s", "91.7 mAP", "0.973 AUROC"),
+        *("mAP@.5 is 91.7", "AUROC is 0.973", "AUROC: 0.973", "AUROC (0.973)", "ECE of **0.02**"),
+        *("IoU 0.81", "accuracy of ResNet-20 is 0.91", "F1 → 0.73", "cosine of −0.15"),
+    ],
+)
+def test_a_figure_without_a_source(figure):
+    (problem,) = problems_of(f"It has {figure}, as measured.\n", {})
+    assert "has no source" in problem
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "| resnets | 12% |\n",
-        "`--margin 5%` and a 90% interval of 128 px images",
+        "`--margin 5%`, `python bench.py --seconds 5`, `data.size=0.5x`",
+        "a 90% interval, a 95% confidence interval, 90 % intervals",
+        "224 x 224, 32x32 and 3 × 3 px, 500 x 375 per second, 24 px, 2 cores, 16 bits",
+        "torch 2.14.1, Python 3.11 to 3.13, 2026-12-01, ResNet-50, section 3.2, Fig. 2, k=3",
+        "60,000 images of 1,000 classes, 64k iterations, seeds 1 to 3, 90 epochs",
+        "+1.26 to +1.40 (90% interval), mAP by the rules of 2010, errors after 3,000 iterations",
         "```\n12% done\n```\n",
         "[a link](page.md#12%-less)",
         "<!-- value: speed, torch, 3, .0f -->820<!-- /value --> images",

@@ -104,6 +104,7 @@ TABLE = "| | images/s | ratio |\n|---|---|---|\n| resnets | 1,640 | **2.0** |\n"
         (f"Rates:\n\n{TABLE}\n", 1),
         (f"<!-- not measured here: an estimate -->\n\n{TABLE}\n", 0),
         (f"```\n{TABLE}```\n", 0),
+        ("| a | b | c | error |\n|---|---|---|---|\n| x | y | z | 3% |\n| x | y | z | |\n", 1),
         ("| option | meaning |\n|---|---|\n| `--seed` | the seed |\n", 0),
     ],
 )
