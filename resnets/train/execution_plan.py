@@ -145,11 +145,14 @@ def _missing_compiler(device: torch.device) -> str | None:
     if device.type == "cuda":  # Triton compiles its launchers in C
         if find_spec("triton") is None:
             return "Triton is not installed, which torch.compile needs on GPUs"
-        compiler_path = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-        if not compiler_path:
-            return "there is no C compiler (gcc, clang), which Triton needs"
-    elif not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
-        return "there is no C++ compiler (c++, g++)"
+        names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+        if not any(map(shutil.which, names)):
+            return f"there is no C compiler ({', '.join(names)}), which Triton needs"
+    else:  # as torch._inductor.config.cpp.cxx
+        default = "clang++" if sys.platform == "darwin" else "g++"
+        name = os.environ.get("CXX", default)
+        if shutil.which(name) is None:
+            return f"there is no C++ compiler ({name})"
     headers = Path(sysconfig.get_path("include"))  # launchers and kernels are Python modules
     if sys.platform == "linux" and not (headers / "Python.h").is_file():
         return f"{headers} has no Python.h (package python3-dev)"

@@ -260,7 +260,7 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path, depth):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="compiling needs a C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
 def test_compiled_run_agrees_with_eager(tmp_path, monkeypatch):
     # Not what another version, or another processor's settings, left in the user's cache.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
@@ -289,6 +289,19 @@ def test_without_a_compiler_auto_falls_back_with_a_line_and_on_is_refused(monkey
         choose_plan(dataclasses.replace(long, compile="on"), net, 1269, "cpu")
 
 
+@pytest.mark.parametrize("name", ["CXX", "PATH"])
+def test_a_compiler_that_torch_does_not_call_is_none(monkeypatch, tmp_path, name):
+    """torch calls $CXX, or g++ (clang++ on macOS): another one in PATH does not help."""
+    other = tmp_path / "c++"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv(name, str(tmp_path if name == "PATH" else tmp_path / "missing"))
+    plan = short(1, compile="on")
+    with pytest.raises(ConfigError, match="compile=on"):
+        choose_plan(plan, build(plan.model), 1269, "cpu")
+
+
 def test_without_the_headers_of_python_on_is_refused(monkeypatch, tmp_path):
     if _missing_compiler(torch.device("cpu")) is not None:
         pytest.skip("compiling needs a C++ compiler and Python.h")
@@ -308,4 +321,4 @@ def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
     long = choose_plan(plan, net, 50_000, "cpu")
     short_ = choose_plan(dataclasses.replace(plan, duration="50it"), net, 50_000, "cpu")
     assert not short_.compiled
-    assert long.compiled == (shutil.which("c++") is not None)
+    assert long.compiled == (_missing_compiler(torch.device("cpu")) is None)
