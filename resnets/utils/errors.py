@@ -6,6 +6,7 @@ Each message is one line: what is wrong, where, and what to do.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ OOM_MESSAGES = (
     "not enough memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what creating a handle says on a GPU that is full
+    "CUDNN_STATUS_NOT_INITIALIZED",
     "out of memory",
     "could not create a primitive",
 )
@@ -77,6 +80,8 @@ def reading(
     except MemoryError:
         raise error(f"{name}: needs more memory than there is{end}") from None
     except Exception as caught:
+        if isinstance(caught, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
+            raise  # of a device to which the file is read: the file is not at fault
         why = caught.strerror if isinstance(caught, OSError) and caught.strerror else reason(caught)
         raise error(f"{name}: cannot be {read} ({why}){end}") from caught
 

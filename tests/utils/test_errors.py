@@ -7,6 +7,8 @@ import torch
 
 from resnets.cli.main import main
 from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
+from resnets.weights.errors import WeightsError
+from resnets.weights.lazy_tensors import reading_weights
 
 MESSAGES = (
     "CUDA out of memory. Tried to allocate 2.00 GiB",
@@ -15,6 +17,8 @@ MESSAGES = (
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
     "MPS backend out of memory (MPS allocated: 9.0 GB)",
     "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
 )
@@ -26,6 +30,14 @@ def test_messages_of_allocators_are_out_of_memory(message):
     context = within_memory("the model does not fit", "use --device cpu")
     with pytest.raises(OutOfMemory, match="the model does not fit; use --device cpu"), context:
         raise RuntimeError(message)
+
+
+def test_a_full_device_is_no_fault_of_the_file_that_is_read_to_it():
+    context = within_memory("momentum does not fit", "use a smaller model")
+    with pytest.raises(OutOfMemory), context, reading_weights("last.safetensors"):
+        raise torch.OutOfMemoryError(MESSAGES[0])
+    with pytest.raises(WeightsError, match="last"), reading_weights("last.safetensors"):
+        raise MemoryError
 
 
 def test_other_errors_pass():
