@@ -197,12 +197,13 @@ def _predict_sequences(
     weights: str, inputs: Sequence[str], length: int, *, as_csv: bool, device: str
 ) -> int:
     """Print each text with `length` further characters, or the class of each signal of files."""
+    from resnets.evaluate.prepare import to_device
     from resnets.models.transformer.network import Transformer
     from resnets.sequence.load import load
     from resnets.sequence.predict import generate, predict_signals
-    from resnets.utils.environment import pick_device
 
-    model = load(weights).to(pick_device(device))
+    model = load(weights)
+    to_device(model, device, "float32")
     if isinstance(model, Transformer):
         for each in inputs:
             echo(generate(model, each, length))

@@ -19,9 +19,9 @@ from resnets.data.splits.corrections import apply_corrections, image_path_within
 from resnets.data.splits.image_record import TEST
 from resnets.data.splits.roles import choose_roles
 from resnets.evaluate.postprocess import probabilities
+from resnets.evaluate.prepare import to_device
 from resnets.study.grid.cells import RECIPE, Cell
 from resnets.utils.csv_files import write_csv
-from resnets.utils.environment import pick_device
 from resnets.utils.imports import require_package
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import read_checkpoint
@@ -74,7 +74,7 @@ def predict_folds(cells: Sequence[Cell], device: str) -> Predictions:
 
     Unreadable images are left out. Raises DataError if no cell is finished.
     """
-    folds = [_predict_fold(cell, pick_device(device)) for cell in cells if cell.status == "done"]
+    folds = [_predict_fold(cell, device) for cell in cells if cell.status == "done"]
     if not folds:
         raise DataError("no fold is finished: none of the images is predicted")
     joined = {
@@ -91,7 +91,7 @@ def predict_folds(cells: Sequence[Cell], device: str) -> Predictions:
     )
 
 
-def _predict_fold(cell: Cell, device: torch.device) -> Predictions:
+def _predict_fold(cell: Cell, device: str) -> Predictions:
     """Predict one fold by the network that was trained without it."""
     data = replace(from_toml(cell.folder / RECIPE, stored=True).data, in_memory="never")
     checkpoint = find_checkpoint(cell.folder)
@@ -102,10 +102,11 @@ def _predict_fold(cell: Cell, device: torch.device) -> Predictions:
     split = share.part.open(
         share.rows, source.classes, roles.description(TEST), data, training=False
     )
-    model = load(checkpoint).to(device).eval()
+    model = load(checkpoint).eval()
+    chosen, _ = to_device(model, device, "float32")
     ids, scores = [], []
     with torch.inference_mode():
-        for batch in eval_batches(split, model.preprocess, BATCH, device):
+        for batch in eval_batches(split, model.preprocess, BATCH, chosen):
             assert isinstance(batch.images, torch.Tensor)
             logits = model(batch.images).float().cpu().numpy()
             scores.append(probabilities(logits, model.postprocess))
