@@ -15,7 +15,9 @@ from torch import Tensor
 from resnets.api.inputs import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
+from resnets.data.dataset.labeled_images import Split
 from resnets.data.dataset.summary import announce
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.data.match_classes import open_split
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
@@ -54,7 +56,8 @@ def recompute_norm(
             images are read, and their classes do not matter.
         out: New folder for the model, as `ImageClassifier.save` writes it.
         model: Catalog name of weights that do not state their architecture.
-        batch_size: Most images of a batch (the paper's is 256).
+        batch_size: Most images of a batch (the paper's is 256); 2 allows one of three, as no batch
+            has a single image.
         device: auto, cpu, cuda, cuda:1, mps.
         quiet: Print nothing.
 
@@ -83,14 +86,8 @@ def recompute_norm(
         announce(split)
     chosen, _ = to_device(net, device, "float32")
     rows = order.permutation(len(split), 0, 0).tolist()
-    size = -(-len(rows) // -(-len(rows) // batch_size))
-
-    def images() -> Iterator[Tensor]:
-        for batch in eval_batches(split, net.preprocess, size, chosen, rows=rows):
-            assert isinstance(batch.images, Tensor)
-            yield batch.images
-
-    recompute_statistics(net, with_progress(images(), len(split), len, hidden=quiet))
+    batches = _read_in_even_batches(split, net.preprocess, batch_size, chosen, rows)
+    recompute_statistics(net, with_progress(batches, len(split), len, hidden=quiet))
     for message in split.unreadable.messages:
         log.warning("left out: %s", message)
     net.to("cpu").to(memory_format=torch.contiguous_format)
@@ -102,3 +99,25 @@ def recompute_norm(
     if out is not None:
         save_model(net, Path(out))
     return net
+
+
+def _read_in_even_batches(
+    split: Split, preprocess: Preprocessor, batch_size: int, device: torch.device, rows: list[int]
+) -> Iterator[Tensor]:
+    """Yield the images of `rows` in the fewest batches, whose sizes differ by at most one.
+
+    An image that is alone because others of its batch are unreadable joins the next batch; the last
+    one of a set is then left out.
+    """
+    count = min(-(-len(rows) // batch_size), len(rows) // 2)
+    size, larger = divmod(len(rows), count)
+    first = larger * (size + 1)
+    alone: Tensor | None = None
+    for part, each in ((rows[:first], size + 1), (rows[first:], size)):
+        for batch in eval_batches(split, preprocess, each, device, rows=part) if part else ():
+            images = batch.images
+            assert isinstance(images, Tensor)
+            images = images if alone is None else torch.cat([alone, images])
+            alone = images if len(images) == 1 else None
+            if alone is None:
+                yield images

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import resnets
 from resnets.cli.main import main
-from resnets.config import ConfigError
+from resnets.config import ConfigError, Preprocess
 from resnets.data import eval_batches, order
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.data.match_classes import open_split
 
 SIZE = 160
@@ -84,3 +86,22 @@ def test_what_has_no_statistics_is_refused(digits_run: Path) -> None:
     vgg = resnets.create_model("vgg11", num_classes=10)
     with pytest.raises(ConfigError, match="no batch norms"):
         resnets.recompute_norm(vgg, "digits")
+
+
+@pytest.mark.parametrize(("count", "size", "sizes"), [(3, 2, [3]), (5, 2, [3, 2]), (7, 4, [4, 3])])
+def test_no_batch_has_a_single_image(
+    tmp_path: Path, count: int, size: int, sizes: list[int]
+) -> None:
+    """A map of 1 x 1 px then has no variance."""
+    random = np.random.default_rng(0)
+    for number, split in enumerate([*["train"] * count, "val", "val", "test", "test"]):
+        folder = tmp_path / split / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    net = resnets.create_model("resnet18", num_classes=2)
+    net.preprocess = Preprocessor(Preprocess(size=32, resize=32))
+    seen: list[int] = []
+    net.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    resnets.recompute_norm(net.eval(), str(tmp_path), batch_size=size, quiet=True, device="cpu")
+    assert seen == sizes
