@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from resnets.cli.options import Fields, Flag, split_setting
-from resnets.config import ConfigError, parse_duration
+from resnets.config import ConfigError, Recipe, parse_duration
 from resnets.utils.printable import Console, echo
 
 
@@ -140,6 +140,8 @@ def command(
         ) from None
     if is_main:
         _print_result(finished.result, finished.folder)
+        for number, command in enumerate(_next_commands(finished.recipe, finished.folder)):
+            echo(f"{'        ' if number else 'next:   '}resnets {command}")
     return 0
 
 
@@ -202,16 +204,21 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
     echo(f"\n{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
         echo(f"{what}: {folder / file}")
+
+
+def _next_commands(recipe: Recipe, folder: Path) -> list[str]:
+    """Return what can be done with a finished run, as arguments of `resnets`."""
     run = shlex.quote(str(folder))
-    if unit != "images":
-        what = "'TEXT TO CONTINUE'" if unit == "windows" else "FILE.csv"
-        echo(f"next:   resnets predict {run} {what}")
-        if unit == "signals":
-            echo(f"        resnets export {run}")
-    else:
-        echo(f"next:   resnets predict {run} IMAGE...")
-        echo(f"        resnets export {run}")
-        echo(f"        resnets serve {run}")
+    if recipe.task == "text":
+        return [f"predict {run} 'TEXT TO CONTINUE'"]
+    if recipe.task == "signals":
+        return [f"predict {run} FILE.csv", f"export {run}"]
+    if recipe.detect.train_part == "proposals":  # it finds no objects
+        fields = f"detect.train_part=regions --set detect.proposals_from={run}"
+        return [f"train {recipe.name} --data {shlex.quote(recipe.data.source)} --set {fields}"]
+    if recipe.detect.proposals_from is not None:  # of another network
+        return [f"predict {run} IMAGE..."]
+    return [f"predict {run} IMAGE...", f"export {run}", f"serve {run}"]
 
 
 def _format_calibration(calibration: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ AnnotationFormat = Literal[
 ]
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
+MAX_TEST_SIZE = 8192  # px
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSpec:
@@ -156,8 +158,7 @@ class DetectSpec:
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"detect.{name}: {getattr(self, name)} is not in 0..1")
-        if any(size < 16 for size in self.test_sizes):
-            raise ConfigError(f"detect.test_sizes: {self.test_sizes}; give sides of 16 px or more")
+        check_test_sizes(self.test_sizes)
 
     def _check_images(self) -> None:
         if not self.train_sizes or min(self.train_sizes) < 16:
@@ -176,3 +177,11 @@ class DetectSpec:
                 raise ConfigError(f"detect.{name}: {side} px; give 16 or more")
         if not 0 <= self.repeat_threshold < 1:
             raise ConfigError(f"detect.repeat_threshold: {self.repeat_threshold} is not in [0, 1)")
+
+
+def check_test_sizes(sizes: tuple[int, ...]) -> None:
+    """Raise ConfigError if a shorter side [px] of `sizes`, detect.test_sizes, is out of range."""
+    if any(not 16 <= size <= MAX_TEST_SIZE for size in sizes):
+        raise ConfigError(
+            f"detect.test_sizes (--scales): {sizes}; give sides of 16 to {MAX_TEST_SIZE:,} px"
+        )

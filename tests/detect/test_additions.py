@@ -215,6 +215,9 @@ def test_what_cannot_be_tested_is_refused():
         Predictor.of((segmenter,), *means, refine=True)
     with pytest.raises(ConfigError, match="one size"):
         Predictor.of((detector,), *means, scales=(400,))
+    for scales in ((0, 64), (8, 64), (64, 2_000_000)):
+        with pytest.raises(ConfigError, match="test_sizes"):
+            Predictor.of((detector,), *means, scales=scales)
     with pytest.raises(ConfigError, match="one task"):
         Predictor.of((detector, segmenter), *means)
     with pytest.raises(ConfigError, match="same classes"):

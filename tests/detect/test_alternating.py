@@ -8,6 +8,7 @@ import torch
 from detect_nets import C4, FPN, NET, VGG, random_images, small_model, targets
 from detect_sets import write_coco
 
+from resnets.cli.train import _next_commands
 from resnets.config import (
     ConfigError,
     DataSpec,
@@ -129,3 +130,11 @@ def test_steps_that_would_start_from_nothing_are_refused(coco: Path, tmp_path: P
         with pytest.raises(ValueError, match=r"detect\.|runs/none"):
             step(coco, tmp_path / "run", None, **fields)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_next_commands_are_those_that_the_run_supports(steps: list[Detector]) -> None:
+    found = [
+        {command.split()[0] for command in _next_commands(each.recipe, Path("run"))}  # type: ignore[arg-type]
+        for each in steps
+    ]
+    assert found == [{"train"}, {"predict"}, {"train"}, {"predict", "export", "serve"}]

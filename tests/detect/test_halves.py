@@ -85,6 +85,12 @@ def test_other_numbers_are_no_halves(coco: Path) -> None:
             open_detection(DataSpec(source=str(coco)), detect)
 
 
+@pytest.mark.parametrize("name", ["val1", "val1+val2"])
+def test_a_validation_set_that_is_trained_on_is_refused(coco: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="val_set"):
+        open_detection(DataSpec(source=str(coco)), dataclasses.replace(DET, val_set=name))
+
+
 def test_rare_classes_are_in_both_halves() -> None:
     images = [
         image(f"{n}", [0] * 3 + [1 + n % 5] * (n % 3) + ([9] if n < 2 else [])) for n in range(40)

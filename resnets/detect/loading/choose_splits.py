@@ -77,6 +77,8 @@ def choose_sets(titles: Sequence[str], detect: DetectSpec) -> ChosenSets:
     val = detect.val_set or find_sets("val", "detect.val_set")
     test = detect.test_set or find_sets("test", "detect.test_set")
     training = set(train.split("+"))
+    if detect.val_set and training & set(val.split("+")):
+        raise ConfigError(f"detect.val_set: {val} is trained on ({train}); name another image set")
     val = "" if training & set(val.split("+")) else val
     if not detect.test_set and training & set(test.split("+")):
         test = ""  # there is one set only

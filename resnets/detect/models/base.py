@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.config.detect import check_test_sizes
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import Meter
 from resnets.detect.outputs import Output
@@ -31,6 +32,7 @@ class InferenceOptions:
         """Raise ConfigError if a model of this kind does not support the options."""
         if self.refine and kind != "detector":
             raise ConfigError("detect.refine (--refine): only for tasks detect and instances")
+        check_test_sizes(self.scales)
         if self.scales and kind == "segmenter":
             raise ConfigError("detect.test_sizes (--scales): not for task segment")
         if len(self.scales) == 1 and kind == "detector":
