@@ -3,6 +3,7 @@
 import ctypes
 import io
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -276,3 +277,21 @@ def test_whole_images_equal_those_of_pillow(photo: Image.Image, kind: str, mode:
     data = encoded(photo.convert(mode), exif=exif, **KINDS[kind])
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     assert np.array_equal(decode_whole(data, "image"), np.asarray(expected))
+
+
+@in_part
+@pytest.mark.parametrize(("form", "copies"), [("JPEG", 0), ("BMP", 1)])  # Pillow reads a copy
+def test_bytes_of_a_memory_map_are_not_copied(photo: Image.Image, form: str, copies: int) -> None:
+    """A pack returns views of its memory map; here of an image with 8 MiB after its end."""
+    stream = io.BytesIO()
+    photo.resize((32, 32)).save(stream, form)
+    plain = stream.getvalue()
+    data = plain + bytes(8 << 20)
+    tracemalloc.start()
+    try:
+        pixels = decode_whole(memoryview(data), "image")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(pixels, decode_whole(plain, "image"))
+    assert peak < (copies + 0.5) * len(data)

@@ -76,7 +76,7 @@ def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[Any]:
         pixels = read_pnm(data)
         if pixels is not None:
             return render_pixels(pixels, view)
-        part = _decode_jpeg(bytes(data), view)
+        part = _decode_jpeg(data, view)
         if part is not None:
             return part
         with open_image(data) as image:
@@ -92,7 +92,7 @@ def decode_whole(
     copies; all others by Pillow.
     """
     with reading_image(name):
-        pixels = _decode_whole_jpeg(bytes(data))
+        pixels = _decode_whole_jpeg(data)
     if pixels is not None:
         return pixels
     with reading_image(name), open_image(data) as image, BUDGET.reserve(image.width * image.height):
@@ -213,7 +213,7 @@ def reading_image(name: str) -> Iterator[None]:
         ) from error
 
 
-def _decode_jpeg(data: bytes, view: Crop) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes | memoryview, view: Crop) -> NDArray[np.uint8] | None:
     """Decode a view of a plain JPEG; None if Pillow has to read it."""
     header = jpeg.read_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:
@@ -233,7 +233,7 @@ def _decode_jpeg(data: bytes, view: Crop) -> NDArray[np.uint8] | None:
     return None if part is None else orientation.apply(part)
 
 
-def _decode_whole_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+def _decode_whole_jpeg(data: bytes | memoryview) -> NDArray[np.uint8] | None:
     """Decode a plain JPEG to (H, W, 3); None if Pillow has to read it."""
     header = jpeg.read_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:

@@ -47,20 +47,20 @@ def available() -> bool:
     return _library() is not None
 
 
-def read_header(data: bytes) -> Header | None:
+def read_header(data: bytes | memoryview) -> Header | None:
     """Read the header; None if it is not a JPEG that can be decoded here."""
     library = _library()
     if library is None:
         return None
     fields = HeaderFields()
-    if not library.header(data, len(data), fields):
+    if not library.header(_address(data), len(data), fields):
         return None
     width, height, planes, start, count = fields
-    return Header(width, height, planes, data[start : start + count])
+    return Header(width, height, planes, bytes(data[start : start + count]))
 
 
 def decode_box(
-    data: bytes,
+    data: bytes | memoryview,
     header: Header,
     box: Box,
     denominator: int,
@@ -78,10 +78,15 @@ def decode_box(
     out = np.empty(shape, np.uint8)
     height, width, planes = shape
     done = library.view(
-        *(data, len(data), header.width, header.height, Doubles4(*box), denominator, planes),
-        *(FILTERS[interpolation], out.ctypes.data, width, height, max_scans),
+        *(_address(data), len(data), header.width, header.height, Doubles4(*box), denominator),
+        *(planes, FILTERS[interpolation], out.ctypes.data, width, height, max_scans),
     )
     return out if done else None
+
+
+def _address(data: bytes | memoryview) -> int:
+    """Return where the bytes are, also those of a read-only memoryview, without copying them."""
+    return np.frombuffer(data, np.uint8).ctypes.data
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def _iter_libjpegs() -> Iterator[str]:
 def _bind_header(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
     """Bind jpeg_header, which is fast enough to keep the GIL."""
     header = ctypes.PyDLL(code._name, handle=code._handle).jpeg_header
-    header.argtypes = [ctypes.c_char_p, ctypes.c_int64, HeaderFields]
+    header.argtypes = [ctypes.c_void_p, ctypes.c_int64, HeaderFields]
     return header
 
 
@@ -137,7 +142,7 @@ def _bind_view(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
     view = code.jpeg_view
     integer = ctypes.c_int
     view.argtypes = [
-        *(ctypes.c_char_p, ctypes.c_int64, integer, integer, ctypes.POINTER(ctypes.c_double)),
+        *(ctypes.c_void_p, ctypes.c_int64, integer, integer, ctypes.POINTER(ctypes.c_double)),
         *(integer, integer, integer, ctypes.c_void_p, integer, integer, integer),
     ]
     return view
