@@ -16,7 +16,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.check.run import CheckReport, check_data
-from resnets.data.check.verdict import exit_code, make_verdict, train_command
+from resnets.data.check.verdict import exit_code, list_warnings, make_verdict, train_command
 from resnets.data.tables.flat_labels import NOT_IN_TABLE
 from resnets.detect.check.images_by_split import annotated_contents
 from resnets.detect.loading.sources import open_detection
@@ -310,3 +310,16 @@ def test_one_image_set_is_divided_as_training_divides_it(tmp_path: Path) -> None
         "validation share": splits.val.files.paths,
         "training share": splits.train.files.paths,
     }
+
+
+def test_a_warning_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of the summary of the data set, one of its classes."""
+    root = tmp_path / "set"
+    for place, label in enumerate(("-1", "ant")):
+        fill(root / label, range(100 * place, 100 * place + 20))
+    (root / "split.csv").write_text("file,split\n000.png,train\n101.png,test\n")
+    warnings = list_warnings(check(root))
+    assert len(warnings) == 2
+    assert main(["data", "check", str(root), "--out", str(tmp_path / "out")]) == 0
+    printed = " ".join(" ".join(capsys.readouterr()).split())  # lines are wrapped
+    assert [printed.count(each) for each in warnings] == [1, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -120,7 +120,7 @@ class Check:
             if tasks
             else split_into_shares(open_contents(spec), spec)
         )
-        announce(contents)
+        announce(replace(contents.summary, warnings=()))  # printed once, with the exit code
         # Not earlier: a new folder inside the data set would be listed as one of its folders.
         with results_folder(out), results_folder(self.repair):
             check = check_all_annotations(self.source, tasks, detect, self.workers)
@@ -184,11 +184,14 @@ def _show_progress(counts: Iterable[int], total: int, doing: str) -> Iterable[in
 
 def _print_report(report: CheckReport, written: WrittenReport) -> None:
     from resnets.data.check.classes import count_suffixes
-    from resnets.data.check.verdict import make_verdict
+    from resnets.data.check.verdict import list_warnings, make_verdict
 
     console = terminal_console()
     echo(_format_counts(report))
+    warnings = set(list_warnings(report))  # `_print_conclusion` prints them
     for point in make_verdict(report):
+        if point.text in warnings:
+            continue
         mark = f"[{STYLES[point.weight]}]{MARKS[point.weight]:<8}[/]"
         console.print(f"{mark}{escape(point.text)}", highlight=False, soft_wrap=True)
         if point.advice:
