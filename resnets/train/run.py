@@ -182,7 +182,12 @@ def _find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: 
 
 
 def read_run(out: Path, data: str | None = None) -> StartPoint:
-    """Return where to resume the run in `out`; `data`: the data set's current location."""
+    """Return where to resume the run in `out`; `data`: the data set's current location.
+
+    Raises ConfigError if `out` is not the folder of a run, or its recipe is invalid, and
+    CheckpointError if all of its checkpoints are damaged.
+    """
+    _check_is_run(out)
     start = _read_run(out)
     if data is None:
         return start
@@ -206,6 +211,15 @@ def _read_run(out: Path) -> StartPoint:
     return StartPoint(recipe, checkpoint, notes)
 
 
+def _check_is_run(out: Path) -> None:
+    """Raise ConfigError unless the folder contains a run."""
+    if not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
+        raise ConfigError(
+            f"{out}: is not the folder of a run (no {RECIPE}); name the folder that `resnets train`"
+            " printed"
+        )
+
+
 @contextmanager
 def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterator[None]:
     """Context in which other processes cannot write to the run's folder.
@@ -214,8 +228,8 @@ def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterato
     """
 
     def lock() -> None:
-        if must_exist and not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
-            raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
+        if must_exist:
+            _check_is_run(out)
         stack.enter_context(lock_folder(out))
 
     with ExitStack() as stack:

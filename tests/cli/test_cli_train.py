@@ -87,7 +87,7 @@ def test_list_shows_docstrings(capsys):
         (("digits", "--iterations", "0"), 2, "not a duration"),
         (("missing.toml",), 2, "missing.toml: cannot be read as a recipe"),
         (("scratch", "--data", "nowhere/at/all"), 1, "nowhere/at/all"),
-        (("--resume", "nowhere"), 2, "nowhere: no run to resume here"),
+        (("--resume", "nowhere"), 2, "nowhere: is not the folder of a run"),
         (("digits", "--resume", "nowhere"), 2, "one recipe"),
     ],
 )

@@ -78,5 +78,13 @@ def test_a_sound_run_has_no_such_step(tmp_path: Path) -> None:
     run(chosen, tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(ConfigError, match="finite"):
         replay(tmp_path / "run", device="cpu")
-    with pytest.raises(ConfigError):
-        replay(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["none", "folder", "folder/recipe.toml/file"])
+def test_what_is_no_run_is_one_line(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=str(tmp_path / name)):
+        replay(tmp_path / name)
+    assert not caplog.records
