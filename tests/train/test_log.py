@@ -85,14 +85,35 @@ def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
     assert threading.excepthook is hook
 
 
+def test_errors_of_tensorboard_stay_hidden_while_another_log_closes(tmp_path, caplog, capfd):
+    """As cells of a study that share a process do."""
+    pytest.importorskip("tensorboard")
+    hook, threads = threading.excepthook, threading.active_count()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    first = RunLog(tmp_path / "one", total=1000, quiet=True)
+    second = RunLog(tmp_path / "other", total=1000, quiet=True)
+    first.close()
+    shutil.rmtree(tmp_path / "other/tensorboard")
+    step = 0
+    while "cannot write events" not in caplog.text:  # its thread writes when it has the time
+        step += 1
+        assert step < 100_000
+        second.write({"kind": "note", "step": step, "epoch": 0.0, "loss": 1.0})
+    assert threading.active_count() == threads  # the writer's thread has ended
+    second.close()
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook
+
+
 def test_a_file_in_place_of_the_tensorboard_folder_does_not_end_a_run(tmp_path, caplog):
     pytest.importorskip("tensorboard")
     hook = threading.excepthook
     (tmp_path / "tensorboard").write_text("notes")
     log = RunLog(tmp_path, total=10, quiet=True)
-    assert threading.excepthook is hook
     log.write({"kind": "note", "step": 1, "epoch": 0.0, "loss": 1.0})
     log.close()
+    assert threading.excepthook is hook
     assert len(read_rows(tmp_path)) == 1
     assert str(tmp_path / "tensorboard") in caplog.text
     assert (tmp_path / "tensorboard").read_text() == "notes"

@@ -6,7 +6,6 @@ import html
 import json
 import logging
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from resnets.config import atomic_write
 from resnets.report.run import BALANCED
 from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_duration, format_metrics
+from resnets.train.log.tensorboard_log import TensorBoardLog
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
 from resnets.utils.printable import Console
@@ -121,60 +121,6 @@ class RunLog:
             self._trackers.close()
         with suppress(OSError):  # reported by `error`
             self._file.close()
-
-
-class TensorBoardLog:
-    """TensorBoard events in `folder`/tensorboard, if the extra `tensorboard` is installed.
-
-    If events cannot be written anymore (disk full, folder removed), it logs one warning and drops
-    the rest; the run continues.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self._writer: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._folder = folder / "tensorboard"
-        self._previous_hook = threading.excepthook
-        threading.excepthook = self._excepthook
-        try:
-            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
-        except OSError as error:  # its folder cannot be created
-            self._disable(error)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write the metrics of one row of metrics.jsonl."""
-        if self._writer is None:
-            return
-        try:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name not in ("step", "epoch"):
-                    self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-        except OSError as error:  # raised in the writer's thread
-            self._disable(error)
-
-    def close(self) -> None:
-        """Flush and close."""
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except OSError as error:
-                self._disable(error)
-            self._writer = None
-            threading.excepthook = self._previous_hook
-
-    def _disable(self, error: OSError) -> None:
-        reason = error.strerror or type(error).__name__
-        _log.warning("%s: cannot write events, continuing without them (%s)", self._folder, reason)
-        self._writer = None
-        threading.excepthook = self._previous_hook
-
-    def _excepthook(self, arguments: Any) -> None:
-        """Hide tracebacks of the writer's thread; `write` reports its error."""
-        if not type(arguments.thread).__module__.startswith("tensorboard."):
-            self._previous_hook(arguments)
 
 
 class NullLog:
