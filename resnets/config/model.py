@@ -68,8 +68,8 @@ class ModelSpec:
             "rsqrt-depth", the constant 1 / sqrt(number of blocks) (Hayou et al. 2021); or a number
             that is learned. "rezero" starts at 0 (Bachlechner et al. 2021), "skipinit" is the same
             without norms (De and Smith 2020), and "fixup" starts at 1 without norms, with a scalar
-            bias before each convolution, ReLU and the head, smaller initial weights, and zero last
-            layers (Zhang et al. 2019).
+            bias before each convolution, ReLU and the head (a projection shares that of the branch;
+            option A has none), smaller initial weights, and zero last layers (Zhang et al. 2019).
         stride_in: Which convolution of a bottleneck has the stride: "1x1", the first (the paper,
             "v1"), or "3x3" ("v1.5", as in torchvision).
         stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pool (the paper, Table 1),

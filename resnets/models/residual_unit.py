@@ -78,9 +78,9 @@ class ResidualUnit(nn.Module):
         self.attention = _make_attention(config)
         self.scale = _make_scale(config)
         self.shortcut = make_shortcut(config)
-        self.activates_shortcut = bool(order.before) and isinstance(
-            get_option(self.shortcut), Projection
-        )
+        projects = isinstance(get_option(self.shortcut), Projection)
+        self.activates_shortcut = bool(order.before) and projects
+        self.biases_shortcut = spec.branch_scale == "fixup" and projects
         self.drop_path = DropPath(config.drop_path)
 
     def _add_act(self, config: BlockConfig, layers: str, channels: int) -> str:
@@ -104,8 +104,11 @@ class ResidualUnit(nn.Module):
         return self.after_add(add_shortcut(branch, shortcut, self.drop_path))
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return F(x) and what the shortcut adds to it; a projection reads the activated input."""
-        y, activated = x, x
+        """Return F(x) and what the shortcut adds to it; a projection reads the activated input.
+
+        In Fixup it reads `x` plus the input bias of `conv1` (bias1a in the authors' code).
+        """
+        y, activated = x, x + self.conv1.input_bias if self.biases_shortcut else x
         for number, name in enumerate(self.branch_layers):
             y = self.get_submodule(name)(y)
             if number == 0 and self.activates_shortcut:

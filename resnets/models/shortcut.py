@@ -56,14 +56,15 @@ class Projection(nn.Module):
     """Options B and C: a 1x1 convolution with the block's stride, then a norm.
 
     With `spec.shortcut_pool` "average" the stride is that of a 2x2 average pool before it. In a
-    pre-activation block there is no norm: its input is normalized already.
+    pre-activation block there is no norm: its input is normalized already. In Fixup there is none,
+    and the block adds the bias of its first convolution to the input (Zhang et al. 2019).
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         channels = config.out_channels
         self.pool, stride = _average_pool(config)
-        self.conv = config.conv(config.in_channels, channels, 1, stride=stride)
+        self.conv = layers.conv(config.spec, config.in_channels, channels, 1, stride=stride)
         unnormalized = config.spec.is_preact or config.spec.branch_scale == "fixup"
         self.norm = nn.Identity() if unnormalized else config.norm(channels, relu=False)
 

@@ -308,6 +308,20 @@ def test_fixup_network_starts_as_its_paper_says() -> None:
     torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+def test_fixup_projection_shares_the_bias_of_the_branch(kind: str) -> None:
+    """FixupBasicBlock and FixupBottleneck: downsample(x + bias1a)."""
+    model = built(branch_scale="fixup", norm="none", shortcut="B", block=kind)
+    block = model.get_submodule("stage2.0")
+    s = block.state_dict()
+    assert [name for name in s if name.startswith("shortcut")] == ["shortcut.conv.weight"]
+    x = torch.randn(2, block.conv1.in_channels, 8, 8)
+    _, shortcut = block.paths(x)
+    expected = F.conv2d(x + s["conv1.input_bias"], s["shortcut.conv.weight"], stride=2)
+    assert s["conv1.input_bias"].abs() > 0
+    torch.testing.assert_close(shortcut, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", ["rezero", "skipinit"])
 def test_branches_that_start_at_zero_are_the_identity(scale: str) -> None:
     norm = "none" if scale == "skipinit" else "batch"
