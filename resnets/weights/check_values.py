@@ -21,7 +21,7 @@ from resnets.utils.printable import format_count, join_names
 from resnets.weights import folder
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import BATCH_COUNT
-from resnets.weights.read import Weights
+from resnets.weights.read import HIDDEN_FIELDS, Weights
 
 log = logging.getLogger("resnets")
 
@@ -29,6 +29,7 @@ MEAN, VAR = "running_mean", "running_var"
 # Formats whose norms are folded into a scale and a shift, read as norms of mean 0 and variance 1.
 FOLDED = frozenset({"detectron", "detectron2", "caffe"})
 
+LEARNED_SCALES = ("rezero", "skipinit", "fixup")  # values of `branch_scale` that have tensors
 # Names of networks whose tensors look like those of this package but which compute otherwise.
 OTHER_NETWORKS = re.compile(
     r"(legacy_)?(se|eca|sk|gc|dark|lambda_|halo|bot|cot)_?(resnet|resnext)\w*"
@@ -54,16 +55,20 @@ def _normalize_arch(arch: str) -> str:
 def check_arch(weights: Weights, spec: ModelSpec) -> None:
     """Raise ConfigError if the file states another architecture than `spec`.
 
-    With FILE#PART only the tensors count. A name that cannot be compared is logged.
+    With FILE#PART only the tensors count. A name that cannot be compared is logged. A model of the
+    same name may have other details, as of `check_same_model`.
     """
     arch, source = weights.stored_config.arch, weights.source
     if not arch:
         return
     name = _normalize_arch(arch)
     known = resolve_arch(arch)
-    field = None if known is None else folder.first_difference(catalog.spec(known), spec)
-    if known is not None and (field in (None, "stem") or known == spec.name):
-        return
+    if known is not None:
+        theirs = catalog.spec(known)
+        if known == spec.name and weights.part is None:
+            check_same_model(source, theirs, spec, (*HIDDEN_FIELDS, "stem", "conv_bias"))
+        if known == spec.name or folder.first_difference(theirs, spec) in (None, "stem"):
+            return
     statement = f"{source}: states that it is of {arch[:60]!r} ({weights.stored_config.arch_field})"
     if weights.part is None and (known is not None or OTHER_NETWORKS.fullmatch(name)):
         part = next((each for each in ("state_dict", "model") if _has_part(weights, each)), None)
@@ -92,6 +97,42 @@ def check_same_model(
             f"{spec.name} here has {getattr(spec, field)!r}; its tensors are for a network with the"
             f" former (model.{field})"
         )
+
+
+def warn_about_unstated_network(source: str, spec: ModelSpec) -> None:
+    """Log the fields of `spec` that are assumed for the tensors of a network of this package.
+
+    They change its outputs, and neither names nor shapes of tensors show them.
+    """
+    fields = _fields_without_tensors(spec)
+    if fields:
+        log.warning(
+            "%s: does not state its network; read as %s with %s, which tensors do not show",
+            source, spec.name, ", ".join(f"{name} {getattr(spec, name)!r}" for name in fields),
+        )  # fmt: skip
+
+
+def _fields_without_tensors(spec: ModelSpec) -> list[str]:
+    if spec.is_vgg:
+        return [] if spec.norm == "none" else ["norm_eps"]
+    conditions = {
+        "block": True,  # the order of layers
+        "stride_in": spec.is_bottleneck,
+        "stem_pool": spec.stem not in ("cifar", "whitening") and spec.stem_pool != "conv",
+        "shortcut": spec.shortcut in ("A", "none"),
+        "shortcut_pool": spec.shortcut in ("B", "C"),
+        "shortcut_gate": spec.shortcut_gate != "none",
+        "shortcut_scale": spec.residual,
+        "branch_scale": spec.residual and spec.branch_scale not in LEARNED_SCALES,
+        "norm_eps": spec.norm != "none",
+        "norm_groups": spec.norm == "group+ws",
+        "activation": True,
+        "head_pool": True,
+        "logit_scale": True,
+        "blur_pool": True,
+        "dilate": True,
+    }
+    return [name for name, is_hidden in conditions.items() if is_hidden]
 
 
 def _has_part(weights: Weights, part: str) -> bool:

@@ -161,10 +161,11 @@ def _load_checkpoint(
             " `resnets predict` with its path"
         )
     if model is not None:
-        _check_model(source, recipe.model, catalog.spec(model))
+        check_model(source, recipe.model, catalog.spec(model))
     missing = [name for key, name in (recipe.custom or {}).items() if key in MODEL_KEYS]
     if custom is not None:
         net, _ = build_custom(custom, recipe.model)
+        check_model(source, recipe.model, net.spec, "model=")
     elif missing:
         raise ConfigError(
             f"{display_path(path)}: its network is custom ({', '.join(missing)}); pass it, in"
@@ -227,7 +228,7 @@ def _build_published(
         spec = _fit_spec(weights, spec, need)
     else:
         if model is not None:
-            _check_model(source, spec, catalog.spec(model))
+            check_model(source, spec, catalog.spec(model))
         weights = recognize_weights(weights, spec)
     if spec.num_classes == 1 and need != "body":
         raise WeightsError(
@@ -325,13 +326,18 @@ def _fit_spec(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
     return dataclasses.replace(spec, num_classes=count, in_channels=channels)
 
 
-def _check_model(source: str, theirs: ModelSpec, named: ModelSpec) -> None:
-    """Raise ConfigError if the user names another network than the weights."""
-    field = folder.first_difference(theirs, named)
+def check_model(
+    source: str,
+    theirs: ModelSpec,
+    given: ModelSpec,
+    option: Literal["--model", "model="] = "--model",
+) -> None:
+    """Raise ConfigError if the user gives another network, by `option`, than the weights state."""
+    field = folder.first_difference(theirs, given)
     if field is not None:
         raise ConfigError(
-            f"--model {named.name}: {source} is of {theirs.name}, whose {field} is"
-            f" {getattr(theirs, field)!r}, not {getattr(named, field)!r}; omit --model"
+            f"{option} {given.name}: {source} is of {theirs.name}, whose {field} is"
+            f" {getattr(theirs, field)!r}, not {getattr(given, field)!r}; omit {option}"
         )
 
 

@@ -60,7 +60,7 @@ from resnets.weights.adapt import adapt_preprocess_to_data, check_size
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.create import build_from_weights, read_weights
-from resnets.weights.load import load, read_preprocess
+from resnets.weights.load import check_model, load, read_preprocess
 
 log = logging.getLogger("resnets")
 
@@ -166,9 +166,8 @@ class ClassificationTask:
             log.info(
                 "%s: using the normalization of the weights, not data.normalize", recipe.weights
             )
-            channels = recipe.model.in_channels
             preprocessor = adapt_preprocess_to_data(
-                weights.preprocess, splits.train, data, channels
+                weights.preprocess, splits.train, data, recipe.model.in_channels
             )
         spec = dataclasses.replace(
             recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
@@ -199,6 +198,7 @@ class ClassificationTask:
         check_same_classes(checkpoint, splits)
         custom = parts.model
         model = build(recipe.model) if custom is None else build_custom(custom, recipe.model)[0]
+        check_model(str(checkpoint.path), recipe.model, model.spec, "model=")
         preprocessor = read_preprocess(checkpoint)
         return cls(recipe, splits, model, preprocessor, parts=parts, resumed=True)
 
