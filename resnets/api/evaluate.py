@@ -94,7 +94,8 @@ def evaluate(
         data: Data set as for `resnets.train`, also a Python object, all of which is "test" if it
             has one part; default: what the run was trained on.
         split: "test", "val" or "train"; the run's own validation and training images.
-        model: Catalog name of weights that do not state their architecture.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
         classes: Names of the outputs: a file with one per line, "a,b,c", "imagenet" or "numbers".
         labels: True classes instead of the data set's: a .json, .csv or .txt file.
         views: "center" (one crop), "ten-crop", or "dense" (fully convolutional).
@@ -105,8 +106,9 @@ def evaluate(
         refine: Detectors: pool each region again at its regressed box, and let boxes vote.
         classes_from: Localizers: classification networks whose class probabilities, over `views`,
             are taken in place of the localizer's own; several form an ensemble.
-        unknown: Folder or archive of images that are of none of the classes: how well the network
-            tells them from those of the split (`Measurement.unknown`). One classifier, one view.
+        unknown: Folder or archive of out-of-distribution images, which are of none of the classes:
+            how well the network tells them from those of the split (`Measurement.unknown`). One
+            classifier, one view.
         out: Folder for evaluation.json, confusion.png and errors.png (of detectors precision.png,
             misses.png and detections.json).
         device: auto, cpu, cuda, cuda:1, mps.

@@ -79,7 +79,8 @@ def export(
             suffix of the format, in the run's folder.
         calibrate: Data set that calibrates int8 and on which errors are counted.
         max_drop: Percentage points by which the top-1 error may rise, or AP or mean IoU fall.
-        model: Catalog name of weights that do not state their architecture.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
         classes: Names of the outputs, where the weights have none.
         quiet: Print nothing.
 

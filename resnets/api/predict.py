@@ -54,7 +54,8 @@ def predict(
             sequence of these. In-memory images are called "image 0", "image 1", ....
         top_k: Classes per image, most probable first.
         threshold: Detectors: lowest score of an object.
-        model: Catalog name of weights that do not state their architecture.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
         classes: Names of the outputs, where the weights have none.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, float32, tf32, float16, bfloat16, int8.

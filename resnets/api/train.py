@@ -107,7 +107,10 @@ def train(
             where="resnets.train",
         )
     elif not resume or out is None:
-        raise ConfigError("name a recipe, or a run to resume")
+        raise ConfigError(
+            "name a recipe, such as 'digits' (see resnets.recipes), or resume the run in `out` with"
+            " resume=True"
+        )
     elif named_model is not None or seed is not None or fields:
         raise ConfigError(
             "a resumed run uses its own recipe; only data, epochs and iterations can be given"

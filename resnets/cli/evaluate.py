@@ -63,8 +63,8 @@ def command(
         split: Split of the data; val and train are those of the run.
         image_set: Detectors only: name of an image set of the data, such as test-dev2017. Without
             ground truth, results are written to --out in the format of test servers.
-        model: Architecture of weights that do not state it (a state dict), as `resnets info`
-            names it.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
         classes: Names of the outputs in order, if the weights have none or the data has others: a
             file with one per line, a,b,c, imagenet, or numbers for 0, 1, ...
         labels: True classes in place of the data's own: real.json, .csv of path,label, .txt.
@@ -75,8 +75,9 @@ def command(
         classes_from: Localizers only: classification networks whose class probabilities (with
             --views, --flip and --average) replace the localizer's own; several form an ensemble.
         average: What is averaged over views and models.
-        unknown: Classifiers only: folder of images that show none of the classes. Gives the AUROC,
-            and the share of them that is accepted at 95% recall of known images.
+        unknown: Classifiers only: folder of out-of-distribution images, which show none of the
+            classes. Gives the AUROC, and the share of them that is accepted at 95% recall of images
+            of the classes.
         json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
             for detectors precision.png, misses.png and detections.json (COCO's results).
@@ -290,7 +291,7 @@ def _format_protocol(evaluation: AnyEvaluation) -> list[tuple[str, str]]:
 def _format_unknown(metrics: UnknownMetrics) -> Iterator[tuple[str, str]]:
     """Describe how well unknown images are separated from images of the classes."""
     yield "unknown images", f"{metrics.unknown:,} ({escape(metrics.source)})"
-    yield "AUROC", f"{metrics.auroc:.4f} (known against unknown, by energy)"
+    yield "AUROC", f"{metrics.auroc:.4f} (known against unknown, by the energy score)"
     yield "false accepts", f"{metrics.false_accepts:.2f}% of them at 95% recall of the known"
     if metrics.accepted_known is not None:
         yield (

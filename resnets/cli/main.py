@@ -33,7 +33,7 @@ COMMANDS = {
     "export": "export a model to ONNX, OpenVINO or torch.export, verified",
     "study": "run a study: depth, shortcuts, responses, gradients, ...",
     "tune": "search learning rate, weight decay and augmentation of a recipe",
-    "replay": "repeat the training step of a run that was not finite",
+    "replay": "repeat the step at which a run's loss became NaN or infinite",
     "folds": "cross-validate, and find labels that are likely wrong",
     "data": "check a data set, or pack it into one file that trains faster",
     "info": "layers, parameters, multiply-adds and diagrams of models",

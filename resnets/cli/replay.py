@@ -1,4 +1,4 @@
-"""`resnets replay`: repeat the training step that was not finite."""
+"""`resnets replay`: repeat the training step at which a loss became NaN or infinite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def command(
     data: str | None = None,
     device: str = "auto",
 ) -> int:
-    """Repeat the step of a run whose loss or weights were not finite, and show where that begins.
+    """Repeat the step at which loss or weights became NaN or infinite, and name the layer.
 
     The first time, training continues from the newest checkpoint of the run to that step, which is
     saved with its batch, weights and settings in RUN/nonfinite; later it is repeated from there.

@@ -61,7 +61,7 @@ def command(
         max_batch: Largest batch.
         max_delay_ms: Longest wait of the first image of a batch for others.
         max_latency_ms: Longest time from acceptance to answer; other requests are refused with 503.
-        queue: Most images waiting for one model.
+        queue: Largest number of images waiting for one model; more are refused with 503.
         max_upload_mb: Largest request in MiB.
         max_megapixels: Largest image in millions of pixels.
         backend: Runtime for checkpoints (artifacts have their own). auto is the fastest that is
