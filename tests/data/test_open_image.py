@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_bombs import BOMBS, segment
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 import resnets
 from resnets.data.decode import jpeg, open_image
 from resnets.data.decode.decode import Crop, center_box, decode, decode_whole
 from resnets.data.decode.open_image import CLIENT_FORMATS, count_scans, heif_available
 from resnets.data.errors import DataError
+from resnets.data.file_kinds import KINDS
 
 VIEW = Crop(16, 3, center_box(16, 16))
 
@@ -126,3 +127,11 @@ def test_heic_is_read_as_its_own_transforms_say(photo, monkeypatch) -> None:
     monkeypatch.setattr(open_image, "heif_available", lambda: False)
     with pytest.raises(DataError, match="pillow-heif"):
         decode_whole(data, "IMG_1.HEIC")
+
+
+@pytest.mark.parametrize("group", ["program", "document", "drawing", "pointer", "page", "xml"])
+def test_other_files_named_like_images_are_named_by_kind(group: str) -> None:
+    for start, name, found in KINDS:
+        if found == group:
+            with pytest.raises(UnidentifiedImageError, match=re.escape(name)):
+                open_image.open_image(start + b" \n" + bytes(99))

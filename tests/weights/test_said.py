@@ -158,6 +158,19 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, state) -> None:
             assert kind in str(caught.value)
 
 
+def test_a_length_that_looks_like_an_archive_is_a_length(tmp_path: Path, state) -> None:
+    """The first eight bytes of safetensors, here those of gzip: 0x8B1F, filled with spaces."""
+    save_file(state, tmp_path / "w.safetensors")
+    data = (tmp_path / "w.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert length < 0x8B1F
+    header = data[8 : 8 + length].ljust(0x8B1F)
+    (tmp_path / "w.safetensors").write_bytes(
+        (0x8B1F).to_bytes(8, "little") + header + data[8 + length :]
+    )
+    assert read_path(str(tmp_path / "w.safetensors")).contents.keys() == state.keys()
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

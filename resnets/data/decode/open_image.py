@@ -15,12 +15,14 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+
+from resnets.data.file_kinds import NOT_THE_FILE, Group, describe_kind
 
 # An image of more pixels is refused by its header: a few bytes can claim any size, and decoding it
 # would fill the memory. A quarter of a gigabyte of RGB, as Pillow's warning.
@@ -56,16 +58,14 @@ LOCAL_FORMATS = ("DIB", "JPEG2000", "HEIF")
 JPEG_START, TIFF_STARTS, PNG_START = b"\xff\xd8", (b"II*\0", b"MM\0*"), b"\x89PNG\r\n\x1a\n"
 HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 HEIF_REMEDY = "HEIC is read where pillow-heif is installed: pip install 'resnets[heic]'"
-UNSUPPORTED = (  # other files with suffixes of images, and why they are not opened
-    (b"%!PS", "an EPS or PostScript file, which is a program; convert it to PNG"),
-    (b"\xc5\xd0\xd3\xc6", "an EPS file, which is a program; convert it to PNG"),
-    (b"%PDF", "a PDF file; convert its pages to PNG"),
-    (b"<svg", "an SVG drawing; convert it to PNG"),
-    (b"<!doc", "an HTML page, not an image; fetch the image again"),
-    (b"<html", "an HTML page, not an image; fetch the image again"),
-    (b"<?xml", "an XML file, not an image"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the image; run git lfs pull"),
-)
+AS_PNG = "convert it to PNG"
+REMEDIES: Mapping[Group, str] = {  # other files with suffixes of images
+    **NOT_THE_FILE,
+    "program": AS_PNG,
+    "document": "convert its pages to PNG",
+    "drawing": AS_PNG,
+    "xml": "",
+}
 
 SOI, EOI, SOS, TEM = 0xD8, 0xD9, 0xDA, 0x01
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -234,10 +234,8 @@ def _describe_unknown(start: bytes) -> str:
     """Return why a file that begins with `start` is not opened."""
     if is_heif(start):
         return HEIF_REMEDY
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for known, description in UNSUPPORTED:
-        if text.startswith(known.lower()):
-            return description
+    if kind := describe_kind(start, REMEDIES):
+        return kind
     if start.startswith(TIFF_STARTS):
         return "a TIFF that is damaged, or not of 1, 3 or 4 bands of 1, 8 or 16 bits"
     starts = (JPEG_START, PNG_START, b"GIF8", b"BM", b"RIFF")

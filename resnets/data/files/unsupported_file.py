@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from resnets.data.file_kinds import NOT_THE_FILE, Group, describe_kind
 from resnets.data.files.walk import MAGIC, LeftOut
 
-UNPACK = "unpack it into a folder, or make a zip or tar of it"
-KINDS: tuple[tuple[bytes, str], ...] = (
-    (b"7z\xbc\xaf\x27\x1c", f"a 7-Zip archive, which is not read; {UNPACK}"),
-    (b"Rar!\x1a\x07", f"a RAR archive, which is not read; {UNPACK}"),
-    (b"\x28\xb5\x2f\xfd", f"compressed with Zstandard, which is not read; {UNPACK}"),
-    (b"\x04\x22\x4d\x18", f"compressed with LZ4, which is not read; {UNPACK}"),
-    (b"LZIP", f"compressed with lzip, which is not read; {UNPACK}"),
-    (b"\x1f\x9d", f"compressed with compress (.Z), which is not read; {UNPACK}"),
-    (b"MSCF", f"a Windows cabinet, which is not read; {UNPACK}"),
-    (b"hsqs", f"a SquashFS image, which is not read; {UNPACK}"),
-    (b"xar!", f"a xar archive, which is not read; {UNPACK}"),
-    (b"!<arch>", f"an ar archive, which is not read; {UNPACK}"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, which is not read; save its images as files"),
-    (b"MATLAB 5.0", "a MATLAB file, which is not read; save its images as files"),
-    (b"\x93NUMPY", "a NumPy array, which is not read; save its images as files"),
-    (b"SQLite format 3\0", "an SQLite database, which is not read; save its images as files"),
-    (b"%PDF", "a PDF, not a set of images"),
-    (b"PAR1", "a Parquet file; rename it to NAME.parquet"),
-    (b"ARROW1", "an Arrow file; rename it to NAME.arrow"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the data; run git lfs pull"),
-    (b"<!DOCTYPE", "an HTML page, not the data; fetch the file again"),
-    (b"<!doctype", "an HTML page, not the data; fetch the file again"),
-    (b"<html", "an HTML page, not the data; fetch the file again"),
-)
+UNPACK = "which is not read: unpack it into a folder, or make a zip or tar of it"
+AS_IMAGES = "which is not read: save its images as files"
+REMEDIES: Mapping[Group, str] = {
+    **NOT_THE_FILE,
+    "archive": UNPACK,
+    "arrays": AS_IMAGES,
+    "array": AS_IMAGES,
+    "table": "give its name the suffix .parquet or .arrow",
+    "document": "give a set of images",
+}
 ISO_OFFSET, ISO_MAGIC = 32769, b"CD001"
 ARCHIVES = frozenset(
     f".{suffix}" for suffix in ("zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "7z", "rar", "iso")
@@ -48,10 +36,10 @@ def describe_file(path: Path) -> str | None:
     if not head:
         return "an empty file"
     if disc:
-        return f"an image of a disc (ISO 9660), which is not read; {UNPACK}"
+        return f"an image of a disc (ISO 9660); {UNPACK}"
     if MAGIC.match(head):
         return "one image, not a set of them; give the folder that holds the class folders"
-    return next((text for magic, text in KINDS if head.startswith(magic)), None)
+    return describe_kind(head, REMEDIES)
 
 
 def describe_inner_archives(left_out: LeftOut) -> str:

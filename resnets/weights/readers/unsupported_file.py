@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from resnets.data.file_kinds import NOT_THE_FILE, Group, describe_kind
 from resnets.weights.errors import WeightsError
 
 HEADER_SIZE = 512  # bytes that are compared
 UNPACK = "unpack it, and name the file in it"
 SAVE = "save the tensors where it was made: torch.save(model.state_dict())"
 AS_NPZ = "save its arrays under the names of a format that is read (docs/weights.md), with np.savez"
-KINDS = (
-    (b"\x1f\x8b", f"a gzip archive; {UNPACK}"),
-    (b"BZh", f"a bzip2 archive; {UNPACK}"),
-    (b"\xfd7zXZ", f"an xz archive; {UNPACK}"),
-    (b"\x28\xb5\x2f\xfd", f"a zstd archive; {UNPACK}"),
-    (b"7z\xbc\xaf", f"a 7z archive; {UNPACK}"),
-    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
-    (b"<!doctype", "a web page instead of the file; download it again"),
-    (b"<html", "a web page instead of the file; download it again"),
-    (b"<?xml", "XML, such as the graph of OpenVINO"),
-    (b"GGUF", "a GGUF file; no network of this package is in that format"),
-    (b"ptrt", f"an engine of TensorRT; {SAVE}"),
-)
+REMEDIES: Mapping[Group, str] = {
+    **NOT_THE_FILE,
+    "tar stream": UNPACK,
+    "archive": UNPACK,
+    "array": "save all tensors by name, as .npz or .safetensors",
+    "xml": "the graph of OpenVINO is XML, and is not read",
+    "network": SAVE,
+}
 # By the end of their name, unless their first bytes are those of a file that is read.
 ENDINGS = (
     (r"\.pb", f"a graph of TensorFlow; {AS_NPZ}"),
@@ -92,23 +89,21 @@ def check_file_kind(path: Path) -> None:
 
 
 def _find_kind(start: bytes, path: Path) -> str | None:
-    text = start.lstrip().lower()
-    for magic, kind in KINDS:
-        if (text if magic.startswith(b"<") else start).startswith(magic):
-            return kind
+    is_safetensors = start[8:9] == b"{"  # before it is a length, of any bytes
+    if not is_safetensors and (kind := describe_kind(start, REMEDIES)):
+        return kind
     if not start:
         return "empty"
     if start[257:262] == b"ustar":
         return f"a tar archive; {UNPACK}"
-    if start[:6] == b"\x93NUMPY":
-        return "one array of NumPy; save all tensors by name, as .npz or .safetensors"
-    if not (start.startswith(READABLE) or start[8:9] == b"{"):
+    if not (start.startswith(READABLE) or is_safetensors):
         for ending, kind in ENDINGS:
             if re.search(rf"({ending})$", path.name.lower()):
                 return kind
     if path.suffix.lower() == ".onnx" or _looks_like_onnx(start):
         return f"an ONNX graph; {SAVE}"
-    if text.startswith(b"{") and (b"weight_map" in start or path.name.endswith(".index.json")):
+    is_index = b"weight_map" in start or path.name.endswith(".index.json")
+    if is_index and start.lstrip().startswith(b"{"):
         return "the index of weights in several files; merge these into one .safetensors"
     return None
 
