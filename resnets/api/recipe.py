@@ -58,7 +58,8 @@ def choose_recipe(
     elif is_name:
         chosen = recipes.recipe(str(recipe), model if isinstance(model, str) else None)
         if recipe == "qat" and (weights := dict(flatten_fields(fields or {})).get("weights")):
-            chosen = _fine_tune_int8(str(weights), chosen, has_data=data is not None)
+            named = model if isinstance(model, str) else None
+            chosen = _fine_tune_int8(str(weights), chosen, named, has_data=data is not None)
     else:
         chosen = from_toml(recipe)
     if isinstance(model, ModelSpec) or (model is not None and not is_name):
@@ -84,14 +85,15 @@ def choose_recipe(
     return chosen
 
 
-def _fine_tune_int8(weights: str, qat: Recipe, *, has_data: bool) -> Recipe:
+def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: bool) -> Recipe:
     """Return recipe qat for `weights`, with what it does not decide from the recipe of their run.
 
-    Its learning rate and duration are a tenth of the run's.
+    model: catalog name of weights that do not state their model; others must be of it. The learning
+    rate and duration are a tenth of the run's.
     """
-    from resnets.weights.load import load_model  # deferred: slow to import
+    from resnets.weights.load import LoadOptions, load_model  # deferred: slow to import
 
-    net = load_model(weights)
+    net = load_model(weights, LoadOptions(model))
     run = net.recipe
     if run is None:
         if not has_data:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from resnets.utils.errors import ResnetsError
+from resnets.utils.errors import ConfigError, ResnetsError
 
 
 class WeightsError(ResnetsError):
     """Raised for weights that cannot be read, downloaded or fitted to the model."""
+
+
+class UnstatedModelError(ConfigError):
+    """Raised if weights do not state their model and it is not given. problem: without a remedy."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
 
 
 class DownloadError(WeightsError):

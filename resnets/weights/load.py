@@ -32,7 +32,7 @@ from resnets.weights.checkpoint.format import (
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.checkpoint.store import display_path
 from resnets.weights.create import build_from_weights, recognize_weights
-from resnets.weights.errors import WeightsError
+from resnets.weights.errors import UnstatedModelError, WeightsError
 from resnets.weights.heads import match_class_names, parse_classes, unnamed_classes_error
 from resnets.weights.lazy_tensors import reading_weights
 from resnets.weights.name_maps.matching_models import find_matching_models, join_or
@@ -283,20 +283,20 @@ def warn_about_names(source: str, theirs: Sequence[str], given: Sequence[str]) -
 
 
 def _choose_spec(weights: Weights, model: str | None) -> ModelSpec:
-    """Return the spec that the user names; ConfigError suggests models if none is named."""
+    """Return the spec that the user names; UnstatedModelError suggests models without one."""
     if model is not None:
         return catalog.spec(model)
     stored = weights.stored_config
     if stored.arch and (arch := resolve_arch(stored.arch)):
-        raise ConfigError(
-            f"{weights.source}: states that it is of {stored.arch!r} ({stored.arch_field}); add"
-            f" --model {arch} (in Python model={arch!r})"
+        raise UnstatedModelError(
+            f"{weights.source}: states that it is of {stored.arch!r} ({stored.arch_field})",
+            f"add --model {arch} (in Python model={arch!r})",
         )
     fits = find_matching_models(weights.contents, weights.part)
     hint = f": the tensors match {join_or(fits)}" if fits else "; `resnets info` lists them"
-    raise ConfigError(
-        f"{weights.source}: does not state its model; give --model NAME (in Python"
-        f" model=NAME){hint}"
+    raise UnstatedModelError(
+        f"{weights.source}: does not state its model",
+        f"give --model NAME (in Python model=NAME){hint}",
     )
 
 

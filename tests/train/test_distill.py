@@ -10,6 +10,7 @@ from digit_trees import recipe, write_tree
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from resnets.api.recipe import choose_recipe
 from resnets.config import AugmentSpec, ConfigError, DistillSpec, Preprocess
 from resnets.data.batch import Batch
 from resnets.data.transforms.preprocess import Preprocessor
@@ -99,3 +100,18 @@ def test_a_teacher_that_does_not_fit_is_refused(trained: Path, tmp_path: Path) -
             DistillSpec(**changes)
     with pytest.raises(ConfigError, match="distill"):
         replace(recipe(tmp_path), task="segment", distill=DistillSpec(teacher="x"))
+
+
+def test_a_teacher_states_its_network(trained: Path, tmp_path: Path) -> None:
+    model = load_model(trained)
+    torch.save(model.state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(ConfigError, match=r"distill\.teacher: .*plain\.pth"):
+        Teacher(str(tmp_path / "plain.pth"), model.classes, model.preprocess)
+
+
+def test_int8_fine_tuning_refuses_a_network_that_is_not_the_runs(trained: Path) -> None:
+    fields = {"weights": str(trained)}
+    own = load_model(trained).spec
+    assert choose_recipe("qat", fields=fields).model == own
+    with pytest.raises(ConfigError, match="--model resnet18"):
+        choose_recipe("qat", model="resnet18", fields=fields)

@@ -15,6 +15,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.train.loss import Losses, LossFn
 from resnets.weights.checkpoint.format import Checkpoint, digest_of
+from resnets.weights.errors import UnstatedModelError
 from resnets.weights.load import load_model
 
 
@@ -23,11 +24,17 @@ class Teacher:
 
     student: preprocessing of the batches. classes: classes of the data; the teacher's logits are
     put into their order. digest: SHA-256 of its weights. Raises ConfigError if the teacher lacks a
-    class or takes other channels.
+    class, takes other channels, or its weights do not state its network.
     """
 
     def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
-        self.model: ImageClassifier = load_model(weights).eval().requires_grad_(False)
+        try:
+            self.model: ImageClassifier = load_model(weights).eval().requires_grad_(False)
+        except UnstatedModelError as error:  # --model is the student's
+            raise ConfigError(
+                f"distill.teacher: {error.problem}; save it with its network, in Python:"
+                f" resnets.load({weights!r}, model=NAME).save(FOLDER)"
+            ) from None
         self.digest = digest_of(self.model.state_dict())
         names = list(self.model.classes)
         if missing := [name for name in classes if name not in names]:
