@@ -18,6 +18,8 @@ Capture = Callable[[Body, torch.device], Body]
 WARM_UP = 3  # steps before the capture, in which libraries choose algorithms and allocate
 MAX_KINDS_OF_BLOCKS = 64  # of one class: each size, stride and shortcut is compiled once
 
+_failed: list[torch.cuda.CUDAGraph] = []  # torch's allocator still has pointers to these
+
 
 def capture(body: Body, device: torch.device) -> Body:
     """Return a function that replays `body` as a CUDA graph on the current stream.
@@ -40,6 +42,7 @@ def capture(body: Body, device: torch.device) -> Body:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 body()
         except RuntimeError as error:
+            _failed.append(graph)
             if error.__context__ is None:
                 raise
             # Of `body`; then the end of the capture fails, too, which says nothing of the reason.
