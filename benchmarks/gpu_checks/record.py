@@ -99,13 +99,20 @@ def commit() -> str:
 def publish(path: Path) -> list[Path]:
     """Write docs/results/gpu-SECTION.json for each section, from the newest line of each case.
 
-    A failed case is a row with its error, unless an older line has rows of it.
+    A failed case is a row with its error, unless an older line has rows of it. A table is of one
+    machine, that of the last line of the file; lines of others are named and left out. Where cases
+    are of several commits, the table names all.
     """
     sys.path.insert(0, str(ROOT / "docs"))
     import result_tables
 
+    every = read(path)
+    hardware = every[-1]["hardware"] if every else ""
+    for other in dict.fromkeys(line["hardware"] for line in every):
+        if other != hardware:
+            print(f"not published: lines of {other}; the last line is of {hardware}")
     cases: dict[tuple[str, str], dict[str, Any]] = {}
-    for line in read(path):
+    for line in (each for each in every if each["hardware"] == hardware):
         key = (line["section"], line["case"])
         if "rows" in line or "rows" not in cases.get(key, {}):
             cases[key] = line
@@ -119,9 +126,15 @@ def publish(path: Path) -> list[Path]:
             if "error" in line:
                 failed = [line["case"], f"failed: {line['error']}"]
                 cells.append([*failed, *[None] * (len(columns) - 2)][: len(columns)])
-        newest = max(lines, key=lambda line: line["date"])
-        fields = {key: newest[key] for key in ("command", "commit", "hardware", "date")}
-        result = result_tables.Result(f"gpu-{section}", **fields, columns=columns, rows=cells)
+        result = result_tables.Result(
+            f"gpu-{section}",
+            command=lines[-1]["command"],
+            commit=", ".join(dict.fromkeys(line["commit"] for line in lines)),
+            hardware=hardware,
+            date=max(line["date"] for line in lines),
+            columns=columns,
+            rows=cells,
+        )
         written.append(result_tables.save(result))
     result_tables.write_pages()
     return written

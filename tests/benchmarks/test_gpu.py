@@ -129,3 +129,17 @@ def test_results_become_tables(tmp_path, checks, monkeypatch):
     assert result.columns == ["way", "ms"]
     assert result.rows == [["eager", 1.5], ["b", "failed: no kernel"]]
     assert result.hardware == "a machine"
+
+
+def test_a_table_is_of_one_machine_and_names_its_commits(tmp_path, checks, monkeypatch, capsys):
+    record, tables = checks("gpu_checks.record"), checks("result_tables")
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "pages", list)
+    for hardware, commit, case in (("A", "1", "a"), ("B", "1", "b"), ("A", "2", "c")):
+        monkeypatch.setattr(record, "commit", lambda commit=commit: commit)
+        results = record.Record(tmp_path / "gpu.jsonl", hardware)
+        results.add("ladder", case, 1.0, [{"way": case}], None)
+    record.publish(tmp_path / "gpu.jsonl")
+    result = tables.load("gpu-ladder")
+    assert (result.hardware, result.commit, result.rows) == ("A", "1, 2", [["a"], ["c"]])
+    assert "B" in capsys.readouterr().out
