@@ -17,6 +17,7 @@ from resnets.config import ConfigError
 from resnets.data import eval_batches, order
 from resnets.data.dataset.labeled_images import Split
 from resnets.data.dataset.summary import announce
+from resnets.data.errors import DataError
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.data.match_classes import open_split
 from resnets.evaluate.prepare import to_device, with_progress
@@ -55,7 +56,8 @@ def recompute_norm(
         data: Data set as for `resnets.train`; default: what the run was trained on. Its training
             images are read, and their classes do not matter.
         out: New folder for the model, as `ImageClassifier.save` writes it.
-        model: Catalog name of weights that do not state their architecture.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
         batch_size: Most images of a batch (the paper's is 256); 2 allows one of three, as no batch
             has a single image.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -113,6 +115,7 @@ def _read_in_even_batches(
     size, larger = divmod(len(rows), count)
     first = larger * (size + 1)
     alone: Tensor | None = None
+    has_batches = False
     for part, each in ((rows[:first], size + 1), (rows[first:], size)):
         for batch in eval_batches(split, preprocess, each, device, rows=part) if part else ():
             images = batch.images
@@ -120,4 +123,7 @@ def _read_in_even_batches(
             images = images if alone is None else torch.cat([alone, images])
             alone = images if len(images) == 1 else None
             if alone is None:
+                has_batches = True
                 yield images
+    if not has_batches:
+        raise DataError(f"{split.description}: one image can be read; statistics need at least 2")

@@ -213,9 +213,14 @@ def _next_commands(recipe: Recipe, folder: Path) -> list[str]:
         return [f"predict {run} 'TEXT TO CONTINUE'"]
     if recipe.task == "signals":
         return [f"predict {run} FILE.csv", f"export {run}"]
-    if recipe.detect.train_part == "proposals":  # it finds no objects
-        fields = f"detect.train_part=regions --set detect.proposals_from={run}"
-        return [f"train {recipe.name} --data {shlex.quote(recipe.data.source)} --set {fields}"]
+    if recipe.detect.train_part == "proposals":  # it finds no objects; the next of the four steps
+        words = ["train", recipe.name, "--model", recipe.model.name, "--data", recipe.data.source]
+        words += ["--set", "detect.train_part=regions", "--set"]
+        if recipe.detect.freeze_shared:
+            words += [f"weights={folder}", "--set", "detect.freeze_shared=true"]
+        else:
+            words += [f"detect.proposals_from={folder}"]
+        return [shlex.join(words)]
     if recipe.detect.proposals_from is not None:  # of another network
         return [f"predict {run} IMAGE..."]
     return [f"predict {run} IMAGE...", f"export {run}", f"serve {run}"]

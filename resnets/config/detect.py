@@ -183,5 +183,6 @@ def check_test_sizes(sizes: tuple[int, ...]) -> None:
     """Raise ConfigError if a shorter side [px] of `sizes`, detect.test_sizes, is out of range."""
     if any(not 16 <= size <= MAX_TEST_SIZE for size in sizes):
         raise ConfigError(
-            f"detect.test_sizes (--scales): {sizes}; give sides of 16 to {MAX_TEST_SIZE:,} px"
+            f"detect.test_sizes (--scales): {', '.join(map(str, sizes))}: give sides of 16 to"
+            f" {MAX_TEST_SIZE:,} px"
         )

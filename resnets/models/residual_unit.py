@@ -108,7 +108,9 @@ class ResidualUnit(nn.Module):
 
         In Fixup it reads `x` plus the input bias of `conv1` (bias1a in the authors' code).
         """
-        y, activated = x, x + self.conv1.input_bias if self.biases_shortcut else x
+        y = activated = x
+        if self.biases_shortcut:
+            activated = x + get_block_attr(self, "conv1").input_bias
         for number, name in enumerate(self.branch_layers):
             y = self.get_submodule(name)(y)
             if number == 0 and self.activates_shortcut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -148,11 +149,11 @@ def _missing_compiler(device: torch.device) -> str | None:
         names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
         if not any(map(shutil.which, names)):
             return f"there is no C compiler ({', '.join(names)}), which Triton needs"
-    else:  # as torch._inductor.config.cpp.cxx
-        default = "clang++" if sys.platform == "darwin" else "g++"
-        name = os.environ.get("CXX", default)
-        if shutil.which(name) is None:
-            return f"there is no C++ compiler ({name})"
+    else:  # as torch._inductor: CXX may have arguments, "ccache g++"
+        default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        words = shlex.split(os.environ.get("CXX", default))
+        if not words or shutil.which(words[0]) is None:
+            return f"there is no C++ compiler ({' '.join(words)})"
     headers = Path(sysconfig.get_path("include"))  # launchers and kernels are Python modules
     if sys.platform == "linux" and not (headers / "Python.h").is_file():
         return f"{headers} has no Python.h (package python3-dev)"

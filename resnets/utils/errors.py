@@ -22,11 +22,11 @@ OOM_MESSAGES = (
     "not enough memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # what creating a handle says on a GPU that is full
-    "CUDNN_STATUS_NOT_INITIALIZED",
     "out of memory",
     "could not create a primitive",
 )
+HANDLE_MESSAGES = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
+HANDLE_BYTES = 256 << 20  # more than a handle of either library takes
 
 
 class ResnetsError(ValueError):
@@ -106,12 +106,28 @@ def read_object(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator reported that memory ran out."""
+    """Whether memory ran out, by the type of the error or its message.
+
+    cuBLAS and cuDNN say of a handle that "it is not initialized" on a GPU that is full, and also if
+    CUDA is unusable; the free memory of the current GPU tells which.
+    """
     import torch  # deferred: commands that need no torch import this module
 
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        message in str(error) for message in OOM_MESSAGES
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if any(message in str(error) for message in HANDLE_MESSAGES):
+        return _current_gpu_is_full()
+    return any(message in str(error) for message in OOM_MESSAGES)
+
+
+def _current_gpu_is_full() -> bool:
+    import torch
+
+    try:
+        free, _ = torch.cuda.mem_get_info()
+    except (RuntimeError, AssertionError):  # CUDA is unusable, or torch has none
+        return False
+    return free < HANDLE_BYTES
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -66,7 +66,10 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
     if known is not None:
         theirs = catalog.spec(known)
         if known == spec.name and weights.part is None:
-            check_same_model(source, theirs, spec, (*HIDDEN_FIELDS, "stem", "conv_bias"))
+            hidden = {*_fields_without_tensors(spec), *_fields_without_tensors(theirs)}
+            hidden -= set(HIDDEN_FIELDS)  # which the model adopts; names and shapes show the rest
+            shown = [each.name for each in fields(ModelSpec) if each.name not in hidden]
+            check_same_model(source, theirs, spec, shown)
         if known == spec.name or folder.first_difference(theirs, spec) in (None, "stem"):
             return
     statement = f"{source}: states that it is of {arch[:60]!r} ({weights.stored_config.arch_field})"
@@ -99,38 +102,45 @@ def check_same_model(
         )
 
 
-def warn_about_unstated_network(source: str, spec: ModelSpec) -> None:
-    """Log the fields of `spec` that are assumed for the tensors of a network of this package.
+def warn_about_unstated_network(weights: Weights, spec: ModelSpec) -> None:
+    """Log what is assumed for tensors in the names of this package, unless the file states it.
 
-    They change its outputs, and neither names nor shapes of tensors show them.
+    These fields of `spec` change its outputs, and neither names nor shapes of tensors show them.
     """
-    fields = _fields_without_tensors(spec)
-    if fields:
+    arch = weights.stored_config.arch
+    if weights.spec is not None or (arch and weights.part is None and resolve_arch(arch)):
+        return
+    hidden = _fields_without_tensors(spec)
+    if hidden:
         log.warning(
             "%s: does not state its network; read as %s with %s, which tensors do not show",
-            source, spec.name, ", ".join(f"{name} {getattr(spec, name)!r}" for name in fields),
+            weights.source, spec.name,
+            ", ".join(f"{name} {getattr(spec, name)!r}" for name in hidden),
         )  # fmt: skip
 
 
 def _fields_without_tensors(spec: ModelSpec) -> list[str]:
     if spec.is_vgg:
         return [] if spec.norm == "none" else ["norm_eps"]
+    strided = spec.downsample != "max-pool"  # by a convolution
+    projects = strided and spec.shortcut in ("B", "C")
     conditions = {
         "block": True,  # the order of layers
-        "stride_in": spec.is_bottleneck,
+        "stride_in": spec.is_bottleneck and strided,
+        "stem_norm": spec.is_preact and spec.norm == "none",
         "stem_pool": spec.stem not in ("cifar", "whitening") and spec.stem_pool != "conv",
-        "shortcut": spec.shortcut in ("A", "none"),
-        "shortcut_pool": spec.shortcut in ("B", "C"),
-        "shortcut_gate": spec.shortcut_gate != "none",
-        "shortcut_scale": spec.residual,
+        "shortcut": not projects,
+        "shortcut_pool": projects,
+        "shortcut_gate": spec.shortcut_gate not in ("none", "highway"),
+        "shortcut_scale": spec.residual and not projects and spec.shortcut_gate == "none",
         "branch_scale": spec.residual and spec.branch_scale not in LEARNED_SCALES,
         "norm_eps": spec.norm != "none",
         "norm_groups": spec.norm == "group+ws",
         "activation": True,
         "head_pool": True,
         "logit_scale": True,
-        "blur_pool": True,
-        "dilate": True,
+        "blur_pool": strided and spec.norm != "group+ws" and spec.branch_scale != "fixup",
+        "dilate": strided,
     }
     return [name for name, is_hidden in conditions.items() if is_hidden]
 

@@ -153,8 +153,8 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
     names = selection.map
     tensors = _read_tensors(weights, selection, template)
     format = names.format
-    if format is OWN and weights.spec is None and not weights.stored_config.arch:
-        warn_about_unstated_network(weights.source, spec)
+    if format is OWN:
+        warn_about_unstated_network(weights, spec)
     present = names.own_names(tensors)
     fields = {**format.implied_fields, **weights.fields}
     if spec.norm == "batch" and not spec.is_vgg and spec.stem != "whitening":

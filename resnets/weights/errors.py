@@ -12,8 +12,8 @@ class WeightsError(ResnetsError):
 class UnstatedModelError(ConfigError):
     """Raised if weights do not state their model and it is not given. problem: without a remedy."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}; {remedy}")
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
         self.problem = problem
 
 

@@ -337,7 +337,8 @@ def check_model(
     if field is not None:
         raise ConfigError(
             f"{option} {given.name}: {source} is of {theirs.name}, whose {field} is"
-            f" {getattr(theirs, field)!r}, not {getattr(given, field)!r}; omit {option}"
+            f" {getattr(theirs, field)!r}, not {getattr(given, field)!r};"
+            f" {'omit it' if option == '--model' else 'pass the network of the run'}"
         )
 
 

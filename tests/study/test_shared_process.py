@@ -118,9 +118,14 @@ def test_no_step_is_captured_during_an_evaluation(tmp_path, monkeypatch):
     """cuDNN waits for the whole device where it compares algorithms, which ends a capture."""
     real, captures = loop._evaluate, []
 
+    def try_to_capture():
+        captures.append(process_lock.acquire(False))
+        if captures[-1]:
+            process_lock.release()
+
     def measure(state, plan, examples, evaluate, *rest):
         def observed(model):
-            thread = threading.Thread(target=lambda: captures.append(process_lock.acquire(False)))
+            thread = threading.Thread(target=try_to_capture)
             thread.start()
             thread.join()
             return evaluate(model)

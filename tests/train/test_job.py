@@ -260,7 +260,9 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path, depth):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+@pytest.mark.skipif(
+    _missing_compiler(torch.device("cpu")) is not None, reason="compiling needs a C++ compiler"
+)
 def test_compiled_run_agrees_with_eager(tmp_path, monkeypatch):
     # Not what another version, or another processor's settings, left in the user's cache.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
@@ -298,8 +300,11 @@ def test_a_compiler_that_torch_does_not_call_is_none(monkeypatch, tmp_path, name
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv(name, str(tmp_path if name == "PATH" else tmp_path / "missing"))
     plan = short(1, compile="on")
-    with pytest.raises(ConfigError, match="compile=on"):
+    with pytest.raises(ConfigError, match=r"compile=on.*C\+\+"):
         choose_plan(plan, build(plan.model), 1269, "cpu")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "c++ -v")  # as "ccache g++": the first word is looked up
+    assert "C++" not in (_missing_compiler(torch.device("cpu")) or "")
 
 
 def test_without_the_headers_of_python_on_is_refused(monkeypatch, tmp_path):

@@ -17,8 +17,6 @@ MESSAGES = (
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
     "MPS backend out of memory (MPS allocated: 9.0 GB)",
     "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
 )
@@ -30,6 +28,14 @@ def test_messages_of_allocators_are_out_of_memory(message):
     context = within_memory("the model does not fit", "use --device cpu")
     with pytest.raises(OutOfMemory, match="the model does not fit; use --device cpu"), context:
         raise RuntimeError(message)
+
+
+@pytest.mark.parametrize("library", ["CUBLAS", "CUDNN"])
+def test_a_handle_that_cannot_be_created_is_out_of_memory_on_a_full_gpu(library, monkeypatch):
+    error = RuntimeError(f"CUDA error: {library}_STATUS_NOT_INITIALIZED")
+    for free, expected in ((1 << 20, True), (1 << 32, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 1 << 36))
+        assert is_out_of_memory(error) is expected
 
 
 def test_a_full_device_is_no_fault_of_the_file_that_is_read_to_it():

@@ -38,6 +38,7 @@ DIFFERENCES: list[tuple[ModelSpec, dict[str, Any]]] = [
     (BOTTLENECK, {"stem_pool": "ceil"}),
     (BOTTLENECK, {"shortcut_pool": "average"}),
     (BOTTLENECK, {"norm_groups": 8}),
+    (replace(catalog.spec("cifar-speedrun"), widths=(8, 8, 8)), {"shortcut": "none"}),
 ]
 # Weights that state their network bring these, or may be trained further with them.
 ADOPTED = ("norm_eps", "stride_in", "stem_pool", "shortcut_pool", "blur_pool", "dilate")

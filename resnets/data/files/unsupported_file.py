@@ -8,8 +8,8 @@ from pathlib import Path
 from resnets.data.file_kinds import NOT_THE_FILE, Group, describe_kind
 from resnets.data.files.walk import MAGIC, LeftOut
 
-UNPACK = "which is not read: unpack it into a folder, or make a zip or tar of it"
-AS_IMAGES = "which is not read: save its images as files"
+UNPACK = "unpack it into a folder, or make a zip or tar of it"
+AS_IMAGES = "save its images as files"
 REMEDIES: Mapping[Group, str] = {
     **NOT_THE_FILE,
     "archive": UNPACK,

@@ -26,7 +26,7 @@ from resnets.train.run import run as run_training
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
-from resnets.utils.errors import OutOfMemory, within_memory
+from resnets.utils.errors import OutOfMemory
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
 
@@ -140,12 +140,11 @@ def train_cell(
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
     try:
-        with within_memory(f"the run does not fit on {device}", "give fewer --jobs"):
-            if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).exists():
-                run_training(None, folder, device=device, quiet=True, parts=parts)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)  # was started, but has no checkpoint
-                run_training(recipe, folder, device=device, quiet=True, parts=parts)
+        if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).exists():
+            run_training(None, folder, device=device, quiet=True, parts=parts)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # was started, but has no checkpoint
+            run_training(recipe, folder, device=device, quiet=True, parts=parts)
     except BusyError:  # is a ConfigError, but not the cell's own
         raise
     except (Diverged, OutOfMemory, ConfigError) as error:

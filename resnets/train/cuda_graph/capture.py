@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from resnets.models import ImageClassifier
+from resnets.utils.errors import OutOfMemory
 
 Body = Callable[[], None]
 Capture = Callable[[Body, torch.device], Body]
@@ -38,15 +39,22 @@ def capture(body: Body, device: torch.device) -> Body:
         warnings.filterwarnings("ignore", ".*capturable=True")  # Adam's, of steps outside a graph
         for _ in range(WARM_UP):
             body()
+        reason: Exception | None = None
         try:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                body()
-        except RuntimeError as error:
+                try:
+                    body()
+                except Exception as error:
+                    reason = error
+                    raise
+        except RuntimeError:
             _failed.append(graph)
-            if error.__context__ is None:
+            if reason is None:
                 raise
-            # Of `body`; then the end of the capture fails, too, which says nothing of the reason.
-            raise error.__context__ from None
+            # After an error of `body` the end of the capture fails, too, without saying why.
+            if isinstance(reason, RuntimeError | OutOfMemory):
+                raise reason from None
+            raise RuntimeError(str(reason)) from reason
     current.wait_stream(stream)
     return graph.replay
 

@@ -33,7 +33,7 @@ class Teacher:
         except UnstatedModelError as error:  # --model is the student's
             raise ConfigError(
                 f"distill.teacher: {error.problem}; save it with its network, in Python:"
-                f" resnets.load({weights!r}, model=NAME).save(FOLDER)"
+                f" resnets.load({weights!r}, model=NAME, classes=NAMES).save(FOLDER)"
             ) from None
         self.digest = digest_of(self.model.state_dict())
         names = list(self.model.classes)
