@@ -22,7 +22,7 @@ from resnets.config import dump_json
 from resnets.evaluate.measure import Measurement
 from resnets.models import ImageClassifier
 from resnets.weights import zoo
-from resnets.weights.push import CARD, publish
+from resnets.weights.push import CARD, HUBCONF, publish
 
 DTYPE = torch.float16
 LIMIT = 8 << 20  # bytes of a model in the package
@@ -100,6 +100,7 @@ def add(
         notes=card_notes,
         place=model.origin,
     )
+    (folder / HUBCONF).unlink()  # for torch.hub, which reads repositories
     digests = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
