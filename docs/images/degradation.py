@@ -1,0 +1,85 @@
+"""Draws cifar10-degradation.png and writes the rows of its studies, from their committed cells.
+
+    python docs/images/degradation.py
+
+A study's cells are in docs/results/NAME/cells/NETWORK-seedK, its rows in docs/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from resnets.models import catalog
+from resnets.study.depth.figures import plot_error_curves
+from resnets.study.depth.summary import ErrorCurves
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import result_tables
+
+IMAGES = Path(__file__).resolve().parent
+SHORT, LONG = "degradation-cifar10-8000it", "degradation-cifar10-16000it"
+LAST = 10  # rows of training, of 100 iterations each
+
+
+def read_cells(study: str) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Return the metrics of each finished cell by network and seed."""
+    cells = {}
+    for folder in sorted((IMAGES.parent / "results" / study / "cells").iterdir()):
+        network, _, seed = folder.name.rpartition("-seed")
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        cells[network, int(seed)] = [json.loads(line) for line in lines]
+    return cells
+
+
+def errors(rows: Iterable[dict[str, Any]], kind: str) -> dict[int, float]:
+    """Return step -> top-1 error of the rows of `kind`."""
+    return {row["step"]: row["top1_error"] for row in rows if row["kind"] == kind}
+
+
+def table_rows(study: str) -> list[list[str | float | None]]:
+    """Return network, seed and final errors of each cell: the columns of the study's table."""
+    table: list[list[str | float | None]] = []
+    for (network, seed), rows in read_cells(study).items():
+        train, val, test = (list(errors(rows, kind).values()) for kind in ("train", "val", "test"))
+        figures = (train[-1], mean(train[-LAST:]), val[-1], test[-1])
+        table.append([network, seed, *(round(figure, 2) for figure in figures)])
+    return table
+
+
+def curves(study: str, family: str, label: str) -> list[ErrorCurves]:
+    """Return the curves of the networks of `family`, "plain" or "resnet", as a panel `label`."""
+    cells = read_cells(study)
+    found = []
+    for network in dict.fromkeys(name for name, _ in cells if name.startswith(f"cifar-{family}")):
+        seeds = [rows for (name, _), rows in cells.items() if name == network]
+        train, test = (
+            {step: [errors(rows, kind)[step] for rows in seeds] for step in errors(seeds[0], kind)}
+            for kind in ("train", "test")
+        )
+        spec = catalog.spec(network)
+        found.append(ErrorCurves(network, label, spec.num_layers, spec.shortcut, train, test))
+    return found
+
+
+def main() -> None:
+    """Write the rows of both studies and the figure."""
+    for study in (SHORT, LONG):
+        result = result_tables.load(study)
+        result_tables.save(dataclasses.replace(result, rows=table_rows(study)))
+    panels = [
+        *curves(SHORT, "plain", "plain"),
+        *curves(SHORT, "resnet", "residual"),
+        *curves(LONG, "resnet", "residual, 16,000 iterations"),
+    ]
+    plot_error_curves(panels, "test").savefig(IMAGES / "cifar10-degradation.png", dpi=200)
+
+
+if __name__ == "__main__":
+    main()
