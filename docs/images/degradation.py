@@ -8,7 +8,6 @@ A study's cells are in docs/results/NAME/cells/NETWORK-seedK, its rows in docs/r
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from resnets.models import catalog
 from resnets.study.depth.figures import plot_error_curves
 from resnets.study.depth.summary import ErrorCurves
+from resnets.train.log.run_log import read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,16 +25,16 @@ import result_tables
 
 IMAGES = Path(__file__).resolve().parent
 SHORT, LONG = "degradation-cifar10-8000it", "degradation-cifar10-16000it"
+Cells = dict[tuple[str, int], list[dict[str, Any]]]  # metrics by network and seed
 LAST = 10  # rows of training, of 100 iterations each
 
 
-def read_cells(study: str) -> dict[tuple[str, int], list[dict[str, Any]]]:
+def read_cells(study: str) -> Cells:
     """Return the metrics of each finished cell by network and seed."""
     cells = {}
     for folder in sorted((IMAGES.parent / "results" / study / "cells").iterdir()):
         network, _, seed = folder.name.rpartition("-seed")
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        cells[network, int(seed)] = [json.loads(line) for line in lines]
+        cells[network, int(seed)] = read_rows(folder)
     return cells
 
 
@@ -43,19 +43,18 @@ def errors(rows: Iterable[dict[str, Any]], kind: str) -> dict[int, float]:
     return {row["step"]: row["top1_error"] for row in rows if row["kind"] == kind}
 
 
-def table_rows(study: str) -> list[list[str | float | None]]:
+def table_rows(cells: Cells) -> list[list[str | float | None]]:
     """Return network, seed and final errors of each cell: the columns of the study's table."""
     table: list[list[str | float | None]] = []
-    for (network, seed), rows in read_cells(study).items():
+    for (network, seed), rows in cells.items():
         train, val, test = (list(errors(rows, kind).values()) for kind in ("train", "val", "test"))
         figures = (train[-1], mean(train[-LAST:]), val[-1], test[-1])
         table.append([network, seed, *(round(figure, 2) for figure in figures)])
     return table
 
 
-def curves(study: str, family: str, label: str) -> list[ErrorCurves]:
+def curves(cells: Cells, family: str, label: str) -> list[ErrorCurves]:
     """Return the curves of the networks of `family`, "plain" or "resnet", as a panel `label`."""
-    cells = read_cells(study)
     found = []
     for network in dict.fromkeys(name for name, _ in cells if name.startswith(f"cifar-{family}")):
         seeds = [rows for (name, _), rows in cells.items() if name == network]
@@ -70,13 +69,14 @@ def curves(study: str, family: str, label: str) -> list[ErrorCurves]:
 
 def main() -> None:
     """Write the rows of both studies and the figure."""
-    for study in (SHORT, LONG):
+    short, long = (read_cells(study) for study in (SHORT, LONG))
+    for study, cells in ((SHORT, short), (LONG, long)):
         result = result_tables.load(study)
-        result_tables.save(dataclasses.replace(result, rows=table_rows(study)))
+        result_tables.save(dataclasses.replace(result, rows=table_rows(cells)))
     panels = [
-        *curves(SHORT, "plain", "plain"),
-        *curves(SHORT, "resnet", "residual"),
-        *curves(LONG, "resnet", "residual, 16,000 iterations"),
+        *curves(short, "plain", "plain"),
+        *curves(short, "resnet", "residual"),
+        *curves(long, "resnet", "residual, 16,000 iterations"),
     ]
     plot_error_curves(panels, "test").savefig(IMAGES / "cifar10-degradation.png", dpi=200)
 

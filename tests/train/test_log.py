@@ -69,16 +69,22 @@ def test_resuming_keeps_what_is_damaged_apart(tmp_path):
     assert (tmp_path / DAMAGED).read_bytes() == BAD[0] + b"\n"
 
 
-def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
-    pytest.importorskip("tensorboard")
-    hook = threading.excepthook
-    log = RunLog(tmp_path, total=1000, quiet=True)
-    shutil.rmtree(tmp_path / "tensorboard")
+def write_until_it_fails(log, caplog):
+    """Write rows until TensorBoard's thread, which writes when it has the time, has failed."""
     step = 0
     while "cannot write events" not in caplog.text:  # its thread writes when it has the time
         step += 1
         assert step < 100_000
         log.write({"kind": "note", "step": step, "epoch": 0.0, "loss": 1.0})
+    return step
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
+    pytest.importorskip("tensorboard")
+    hook = threading.excepthook
+    log = RunLog(tmp_path, total=1000, quiet=True)
+    shutil.rmtree(tmp_path / "tensorboard")
+    step = write_until_it_fails(log, caplog)
     log.close()
     assert len(read_rows(tmp_path)) == step
     assert "Traceback" not in capfd.readouterr().err
@@ -95,11 +101,7 @@ def test_errors_of_tensorboard_stay_hidden_while_another_log_closes(tmp_path, ca
     second = RunLog(tmp_path / "other", total=1000, quiet=True)
     first.close()
     shutil.rmtree(tmp_path / "other/tensorboard")
-    step = 0
-    while "cannot write events" not in caplog.text:  # its thread writes when it has the time
-        step += 1
-        assert step < 100_000
-        second.write({"kind": "note", "step": step, "epoch": 0.0, "loss": 1.0})
+    write_until_it_fails(second, caplog)
     assert set(threading.enumerate()) <= threads  # the writer's thread has ended
     second.close()
     assert "Traceback" not in capfd.readouterr().err
