@@ -195,10 +195,11 @@ class BackendSelector:
 
     def _find_exported_int8(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
         """Return an int8 artifact of this model in the run folder whose loss was measured."""
+        kinds = {path: SUFFIXES[path.suffix.lower()] for path in _artifacts_of_run(self.source)}
         paths = [
             path
-            for path in _artifacts_of_run(self.source)
-            if runtime in ("auto", SUFFIXES[path.suffix]) and _is_installed(SUFFIXES[path.suffix])
+            for path, kind in kinds.items()
+            if runtime in ("auto", kind) and _is_installed(kind)
         ]
         model_digest = model_sha256(self.model) if paths else ""
         for path in sorted(paths, key=lambda each: each.suffix != ".xml"):
@@ -276,7 +277,12 @@ class BackendSelector:
 
 def _is_installed(kind: Kind) -> bool:
     """Return whether the packages that write and execute such artifacts are installed."""
-    needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
+    needed: dict[Kind, tuple[str, ...]] = {
+        "onnx": ("onnx", "onnxscript", "onnxruntime"),
+        "openvino": ("openvino",),
+        "torch": (),
+        "executorch": ("executorch",),
+    }
     return all(find_spec(package) is not None for package in needed[kind])
 
 

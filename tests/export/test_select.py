@@ -74,6 +74,16 @@ def test_few_images_stay_in_torch_without_an_aside(run, no_making, precision):
     assert backend.note == ""
 
 
+def test_an_executorch_program_in_the_run_folder_does_not_stop_a_prediction(
+    run, no_making, tmp_path
+):
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    program = folder / "net.pte"
+    program.write_bytes(b"")
+    manifest_path(program).write_text("{}")
+    assert open_backend(folder).name.startswith("torch ")
+
+
 def test_a_cached_artifact_is_used_at_once_even_for_one_image(run, made, no_making):
     save_speed(made.path, 2.5)
     assert (
