@@ -51,8 +51,9 @@ class ResultError(ValueError):
 class Result:
     """One measurement: how it was made, and the table that shows it.
 
-    command: what was run, from the root of the repository. commit: of the code, "" where it was
-    not recorded. hardware: as a reader compares it. date: of the measurement. columns: headings.
+    command: what was run, from the root of the repository. commit: of the code, as "1a2b3c4", or
+    "1a2b3c4 or earlier" where the run did not record it. hardware: as a reader compares it.
+    date: of the measurement. columns: headings.
     rows: cells, text (Markdown), numbers, or None for an empty one.
     """
 
@@ -65,7 +66,7 @@ class Result:
     rows: list[list[str | float | None]]
 
     def __post_init__(self) -> None:
-        for field in ("command", "hardware"):
+        for field in ("command", "commit", "hardware"):
             if not getattr(self, field).strip():
                 raise ResultError(f"{self.name}: {field} is empty")
         datetime.date.fromisoformat(self.date)
@@ -80,8 +81,7 @@ class Result:
 
     def source(self) -> str:
         """Command, hardware, date and commit as a line."""
-        commit = f", commit {self.commit}" if self.commit else ""
-        return f"\n`{self.command}`; {self.hardware}; {self.date}{commit}.\n"
+        return f"\n`{self.command}`; {self.hardware}; {self.date}, commit {self.commit}.\n"
 
 
 def load(name: str) -> Result:

@@ -14,7 +14,7 @@ from prose_figures import problems, problems_of
 RESULT = {
     "name": "speed",
     "command": "python benchmarks/speed.py",
-    "commit": "",
+    "commit": "1a2b3c4",
     "hardware": "one core",
     "date": "2026-12-01",
     "columns": ["", "what", "images/s", "error"],

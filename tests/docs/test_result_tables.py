@@ -10,7 +10,7 @@ TABLES = runpy.run_path(str(ROOT / "docs" / "result_tables.py"))
 FIELDS = {
     "name": "speed",
     "command": "python benchmarks/speed.py",
-    "commit": "",
+    "commit": "1a2b3c4",
     "hardware": "one core",
     "date": "2026-11-30",
     "columns": ["", "images/s"],
@@ -48,6 +48,7 @@ def test_a_file_that_was_saved_is_read_as_it_was(folder):
     "fields",
     [
         {"hardware": ""},
+        {"commit": ""},
         {"date": "yesterday"},
         {"rows": [["resnets"]]},
         {"rows": []},
