@@ -26,6 +26,7 @@ import datetime
 import itertools
 import json
 import re
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,14 @@ class Result:
     def source(self) -> str:
         """Command, hardware, date and commit as a line."""
         return f"\n`{self.command}`; {self.hardware}; {self.date}, commit {self.commit}.\n"
+
+
+def head_commit() -> str:
+    """The commit of the working tree."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(
+        command, cwd=FOLDER, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def load(name: str) -> Result:

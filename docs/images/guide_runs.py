@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -104,8 +103,6 @@ def save_result(
     name: str, command: str, columns: list[str], rows: list[list[str | float | None]]
 ) -> None:
     """Write docs/results/NAME.json."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=IMAGES, capture_output=True, text=True
-    ).stdout.strip()
+    commit = result_tables.head_commit()
     today = datetime.date.today().isoformat()
     result_tables.save(result_tables.Result(name, command, commit, HARDWARE, today, columns, rows))

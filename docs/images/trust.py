@@ -16,7 +16,6 @@ import csv
 import datetime
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -58,9 +57,7 @@ def finished(folder: Path, name: str) -> list[int]:
 
 def save_result(name: str, command: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Write docs/results/NAME.json."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=IMAGES, capture_output=True, text=True
-    ).stdout.strip()
+    commit = result_tables.head_commit()
     today = datetime.date.today().isoformat()
     result_tables.save(result_tables.Result(name, command, commit, HARDWARE, today, columns, rows))
 

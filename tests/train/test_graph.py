@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from recorded_graph import record
+from torch._dynamo.utils import counters
 
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
@@ -15,6 +16,7 @@ from resnets.train.cuda_graph import capture, start, step
 from resnets.train.cuda_graph.start import find_obstacle, start_graph
 from resnets.train.cuda_graph.step import GraphBatch, GraphTraining
 from resnets.train.data_parallel import DataParallelModel
+from resnets.train.execution_plan import _missing_compiler
 from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
@@ -100,6 +102,42 @@ def test_batches_are_those_of_the_stream_to_the_bit(fields) -> None:
         )
         assert torch.equal(found.images, batch.images)
         assert torch.equal(found.targets, batch.targets)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    _missing_compiler(torch.device("cpu")) is not None, reason="compiling needs a C++ compiler"
+)
+@pytest.mark.parametrize("model", ["cifar-resnet8", "cifar-preact-resnet8", "cifar-plain8"])
+def test_compiled_blocks_in_a_graph_compute_what_train_step_does(
+    model, tmp_path, monkeypatch
+) -> None:
+    """Their steps run inside the capture, the only place where blocks are compiled."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    recipe = replace_fields(recipes.recipe("digits", model), SHORT | SETTINGS["parts"])
+    train_step, stream = opened(recipe)
+    for batch in itertools.islice(stream.batches(0, STEPS), STEPS):
+        train_step(batch)
+    expected, loss = tensors(train_step.state), train_step.state.interval.means()
+
+    found: dict[str, torch.Tensor] = {}
+    train_step, stream = opened(recipe)
+    state = train_step.state
+
+    def steps_in_capture(body: capture.Body, device: torch.device) -> capture.Body:
+        for _ in range(STEPS):
+            body()
+        found.update({name: each.clone() for name, each in tensors(state).items()})
+        state.interval.count = STEPS * recipe.batch_size
+        assert state.interval.means() == pytest.approx(loss, rel=1e-3)
+        return body
+
+    counters.clear()
+    GraphTraining(train_step, stream, STEPS, compile_blocks=True, capture=steps_in_capture)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert not counters["graph_break"]
+    for name, each in found.items():
+        torch.testing.assert_close(each, expected[name], rtol=1e-2, atol=1e-3, msg=name)
 
 
 def test_warm_up_steps_are_undone() -> None:
