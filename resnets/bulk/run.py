@@ -52,7 +52,7 @@ class BulkOptions:
     """Options of the user; None selects a default.
 
     data, out, model: paths or names. top: classes per image. threshold: lowest score of an object.
-    processes: 0 means one per core.
+    processes: 0 means one per core on a CPU, and one on a GPU.
     """
 
     model: str
@@ -187,7 +187,8 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
         log(f"{out}: {changed:,} of {manifest.shards:,} shards are {state}; computing them again")
     if missing:
         checksums.reopen()
-    processes = min(request.processes or cores(), max(1, len(missing)))
+    default = cores() if options.device == "cpu" or request.engine == "ray" else 1
+    processes = min(request.processes or default, max(1, len(missing)))
     # Ray shows each worker one GPU only, whose index may differ from the one here.
     any_device = request.device == "auto" or request.engine == "ray"
     device = options.device if any_device else request.device

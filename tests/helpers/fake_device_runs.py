@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -25,6 +26,8 @@ from PIL import Image
 
 import resnets
 from resnets import recipes
+from resnets.bulk.plan import lock_output
+from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
 from resnets.data.batch import Batch
@@ -189,6 +192,24 @@ def tools(folder: Path, kind: str) -> list[int]:
     )
 
 
+def bulk_processes(folder: Path, kind: str) -> int:
+    """How many processes `--processes 0` means for three shards."""
+    images = folder / "images"
+    images.mkdir()
+    for number in range(3):
+        shutil.copy(folder / "digit.png", images / f"{number}.png")
+    options = BulkOptions(
+        model=str(folder / "plain"),
+        data=str(images),
+        out=folder / "rows",
+        shard_size=1,
+        processes=0,
+        device=kind,
+    )
+    with lock_output(options.out):
+        return prepare_run(options, print).processes
+
+
 def small_boxes(folder: Path, iterations: int) -> list[str]:
     """Options of a short training on four small images with boxes and masks."""
     coco = folder / "coco"
@@ -284,6 +305,7 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         with contextlib.redirect_stdout(sys.stderr):
             found["tools"] = tools(folder, kind)
             found["exported"] = exported(folder, kind)
+            found["bulk_processes"] = bulk_processes(folder, kind)
         found["explained"] = len(list((folder / "explained").glob("*.png")))
     if "commands" in parts:
         with contextlib.redirect_stdout(sys.stderr):

@@ -32,10 +32,11 @@ def cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def assert_tools_work(found: Any) -> None:
-    """Evaluation, Grad-CAM, a detector and an export of a network on the device."""
+    """Evaluation, Grad-CAM, a detector, an export and bulk prediction on the device."""
     assert found["tools"] == [0, 0, 0]
     assert found["explained"] == 1
     assert found["exported"] < 1e-4
+    assert found["bulk_processes"] == 1
 
 
 def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path, cpu) -> None:

@@ -42,7 +42,7 @@ class Bulk:
     batch_size: int | None = None
     """Batch size; chosen for the model by default."""
     processes: int = 1
-    """Processes, or actors of Ray, each with its own model; 0 is one per core."""
+    """Processes, or actors of Ray, each with its own model; 0: one per core, or one on a GPU."""
     engine: Literal["local", "ray"] = "local"
     """This machine, or the Ray cluster of RAY_ADDRESS (or one started here)."""
 
@@ -143,7 +143,8 @@ def _print_plan(run: Run) -> None:
     _print(f"{format_count(images, 'image')} in {shards}, with {run.backend}")
     if left < images:
         _print(f"resuming: {images - left:,} done, {left:,} left")
-    if run.processes == 1 and len(run.missing) > 1 and run.engine == "local" and cores() > 1:
+    is_local_cpu = run.engine == "local" and run.manifest.options.device == "cpu"
+    if run.processes == 1 and len(run.missing) > 1 and is_local_cpu and cores() > 1:
         _print(f"using one process; --processes 0 uses one per core ({cores()})")
 
 
