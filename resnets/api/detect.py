@@ -27,7 +27,7 @@ from resnets.evaluate.views import Average, Views
 from resnets.runtime.vision import open_predictor
 from resnets.utils import environment
 from resnets.utils.printable import echo
-from resnets.weights.load import load_model
+from resnets.weights.load import LoadOptions, load_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,7 @@ def evaluate_detectors(
     scales: tuple[int, ...] | None,
     refine: bool,
     classes_from: Sequence[str],
+    loading: LoadOptions,
     views: Views,
     average: Average,
     out: Path | None,
@@ -84,6 +85,7 @@ def evaluate_detectors(
             raise ConfigError("--classes-from: only for localizers, on images with ground truth")
         scores, classes = _class_scores(
             classes_from,
+            loading,
             images,
             views,
             average,
@@ -110,6 +112,7 @@ def evaluate_detectors(
 
 def _class_scores(
     weights: Sequence[str],
+    loading: LoadOptions,
     split: DetectionSplit,
     views: Views,
     average: Average,
@@ -122,7 +125,7 @@ def _class_scores(
 
     Also returns the protocol. Raises DataError if the networks lack a class of the split.
     """
-    nets = [load_model(each) for each in weights]
+    nets = [load_model(each, loading) for each in weights]
     for net in nets:
         to_device(net, str(device), precision)
     outputs = match_classes(split.classes, nets[0].classes, split.description)

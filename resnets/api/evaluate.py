@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.api.inputs import Weights, path_or_model
+from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -36,6 +36,7 @@ from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
 from resnets.runtime.open import open_artifact
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.utils import environment
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
 from resnets.utils.printable import echo
@@ -62,6 +63,7 @@ class _Options:
     unknown: str | None = None
 
 
+@names_arguments
 def evaluate(
     weights: Weights | Sequence[Weights],
     data: str | PathLike[str] | Any = None,
@@ -94,9 +96,10 @@ def evaluate(
         data: Data set as for `resnets.train`, also a Python object, all of which is "test" if it
             has one part; default: what the run was trained on.
         split: "test", "val" or "train"; the run's own validation and training images.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
-        classes: Names of the outputs: a file with one per line, "a,b,c", "imagenet" or "numbers".
+        model: Network of weights, also those of `classes_from`, that do not state it (a state
+            dict): a name that `resnets info` lists.
+        classes: Names of the outputs, also of `classes_from`: a file with one per line, "a,b,c",
+            "imagenet" or "numbers".
         labels: True classes instead of the data set's: a .json, .csv or .txt file.
         views: "center" (one crop), "ten-crop", or "dense" (fully convolutional).
         scales: Shorter sides in px; empty = the model's own ("dense": 224, 256, 384, 480, 640).
@@ -132,7 +135,7 @@ def evaluate(
     with results_folder(folder):
         tasks = {read_task(each) for each in paths}
         if tasks & {"text", "signals"}:
-            _refuse_options(
+            refuse_options(
                 "is for images, not for text or signals",
                 model=model,
                 classes=classes,
@@ -143,6 +146,7 @@ def evaluate(
                 image_set=image_set,
                 refine=refine,
                 views=views != "center",
+                average=average != "probabilities",
                 classes_from=classes_from,
                 data=source,
             )
@@ -152,17 +156,22 @@ def evaluate(
         if tasks - {"classify"}:
             from resnets.api.detect import evaluate_detectors  # takes a second to import
 
-            _refuse_options(
+            refuse_options(
                 "is for classifiers; leave it out for a detector",
-                model=model,
-                classes=classes,
                 labels=labels,
                 unknown=unknown,
                 data=source,
             )
+            if image_set:
+                refuse_options(
+                    "is not read with --image-set, which names the images; leave it out",
+                    split=split != "test",
+                )
             if not classes_from:
-                _refuse_options(
+                refuse_options(
                     "is for classifiers (those of --classes-from); leave it out for a detector",
+                    model=model,
+                    classes=classes,
                     flip=flip,
                     views=views != "center",
                     average=average != "probabilities",
@@ -175,6 +184,7 @@ def evaluate(
                 scales=sizes or None,
                 refine=refine,
                 classes_from=tuple(classes_from),
+                loading=LoadOptions(model, classes, rename=False),
                 views=Views(views, (), flip),
                 average=average,
                 out=folder,
@@ -182,7 +192,7 @@ def evaluate(
                 precision=precision,
                 quiet=quiet,
             )
-        _refuse_options(
+        refuse_options(
             "is for detectors, not for classifiers",
             refine=refine,
             image_set=image_set,
@@ -200,15 +210,18 @@ def evaluate(
             None if unknown is None else fspath(unknown),
         )
         if any(map(is_artifact, paths)):
-            _refuse_options(
+            refuse_options(
                 "cannot be combined with an artifact, which has its own model and center view",
                 model=model,
                 classes=classes,
                 views=views != "center",
                 scales=scales,
                 flip=flip,
+                average=average != "probabilities",
             )
             return _evaluate_artifact(paths, options, folder)
+        if not paths:
+            refuse_options(LOADED, model=model)
         rename = LoadOptions(model, classes, rename=False)
         nets = [
             each if isinstance(each, ImageClassifier) else load_model(each, rename)
@@ -218,13 +231,6 @@ def evaluate(
             _rename_outputs(nets, classes)
         names = [each.origin if isinstance(each, ImageClassifier) else each for each in models]
         return _evaluate_models(nets, names, options, folder)
-
-
-def _refuse_options(why: str, **options: object) -> None:
-    """Raise ConfigError for the first option that is set."""
-    for name, value in options.items():
-        if value:
-            raise ConfigError(f"--{name.replace('_', '-')} {why}")
 
 
 def _evaluate_models(

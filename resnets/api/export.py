@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.api.inputs import Weights, path_or_model
+from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import load as load_vision
@@ -17,6 +17,7 @@ from resnets.export.signals import export_signals
 from resnets.export.vision import export_vision
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
@@ -49,6 +50,7 @@ class Artifact:
         return str(self.path)
 
 
+@names_arguments
 def export(
     weights: Weights,
     to: Target = "onnx",
@@ -90,7 +92,10 @@ def export(
     source: Path | None = None
     net: ImageClassifier | DetectionModel
     path_or_net = path_or_model(weights)
+    if calibrate is None:
+        refuse_options("is of the errors on --calibrate; give both", max_drop=max_drop != 0.5)
     if isinstance(path_or_net, ImageClassifier):
+        refuse_options(LOADED, model=model, classes=classes)
         net = path_or_net
         if next(net.parameters()).device.type != "cpu":  # artifacts are traced and verified there
             net = copy.deepcopy(net).cpu()
@@ -112,8 +117,9 @@ def export(
                 " the checkpoint"
             )
         if task != "classify":
-            if model is not None or classes is not None:
-                raise ConfigError("--model and --classes are for classifiers; detectors store both")
+            refuse_options(
+                "is for classifiers; leave it out for a detector", model=model, classes=classes
+            )
             net = load_vision(path_or_net)
         else:
             net = load_model(path_or_net, LoadOptions(model, classes))

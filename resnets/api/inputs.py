@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
-from resnets.config import DataSpec
+from resnets.config import ConfigError, DataSpec
 from resnets.config.data import data_source
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
 from resnets.data.sources.objects import open_objects
 from resnets.models import ImageClassifier
+from resnets.utils.argument_names import names_arguments
 
+LOADED = "is for weights in a file; leave it out for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
 
 
+@names_arguments
 def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Splits:
     """Open the images of a data set as a run does: `.train`, `.val`, `.test()`, `.classes`.
 
@@ -25,7 +29,7 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
     `DataSpec`, such as val_fraction or split_seed. Raises DataError.
     """
     if isinstance(data, DataSpec):
-        return open_spec(data)
+        return open_spec(replace(data, **fields))
     if isinstance(data, str | PathLike):
         return open_spec(DataSpec(source=data_source(data), **fields))
     source = open_objects(data)
@@ -43,3 +47,10 @@ def path_or_model(weights: Weights) -> str | ImageClassifier:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
         return model
     return fspath(weights)
+
+
+def refuse_options(why: str, **options: object) -> None:
+    """Raise ConfigError for the first option that is set."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name.replace('_', '-')} {why}")

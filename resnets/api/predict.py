@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnets.api.inputs import Weights, path_or_model
+from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
@@ -19,6 +19,7 @@ from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, describe_backend
 from resnets.runtime.torch import TorchEngine
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 
 
+@names_arguments
 def predict(
     weights: Weights,
     images: ImageInput | Sequence[ImageInput],
@@ -41,6 +43,7 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     backend: Runtime = "auto",
+    calibrate: str | PathLike[str] | None = None,
     quiet: bool = True,
 ) -> list[Prediction] | list[DetectionPrediction]:
     """Return one prediction per image, in order; an image that cannot be read has an `error`.
@@ -60,6 +63,7 @@ def predict(
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, float32, tf32, float16, bfloat16, int8.
         backend: auto, torch, onnx, openvino; see docs/predict.md.
+        calibrate: Data set that precision "int8" is calibrated on.
         quiet: Print nothing.
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
@@ -69,7 +73,16 @@ def predict(
     inputs = _expand_folders(inputs, quiet)
     if isinstance(source, str) and read_task(source) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
+        from resnets.runtime.vision import check_runtime
 
+        refuse_options(
+            "is for classifiers; leave it out for a detector",
+            top_k=top_k != 5,
+            model=model,
+            classes=classes,
+            calibrate=calibrate,
+        )
+        check_runtime(source, backend, precision)
         paths = [each for each in inputs if isinstance(each, Path)]
         if len(paths) < len(inputs):
             raise ConfigError("images: detectors and segmenters take files and folders")
@@ -82,6 +95,7 @@ def predict(
             quiet=quiet,
         )
         return list(objects)
+    refuse_options("is for detectors, not for classifiers", threshold=threshold != 0.5)
     engine = open_engine(
         source,
         len(inputs),
@@ -89,6 +103,7 @@ def predict(
         device=device,
         precision=precision,
         backend=backend,
+        calibrate=None if calibrate is None else fspath(calibrate),
         quiet=quiet,
     )
     return list(classify(engine, inputs, top_k=top_k, hidden=quiet))
@@ -112,6 +127,7 @@ def open_engine(
             echo(text, error=True)
 
     if isinstance(weights, ImageClassifier):
+        refuse_options(LOADED, model=options.model, classes=options.classes, calibrate=calibrate)
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError("a loaded model runs in torch, not in int8")
         engine: Backend = TorchEngine(weights, device, precision)

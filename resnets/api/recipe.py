@@ -27,11 +27,16 @@ from resnets.config import (
     read_field_names,
     replace_fields,
 )
+from resnets.config.aliases import current_path
 from resnets.config.data import data_source
 from resnets.models import catalog
 from resnets.recipes.detection import split_name
+from resnets.utils.printable import without_log
 
 log = logging.getLogger("resnets")
+
+# Options that set a field of the recipe.
+OPTIONS = {"data.source": "--data", "duration": "--epochs or --iterations", "seed": "--seed"}
 
 
 def choose_recipe(
@@ -72,6 +77,9 @@ def choose_recipe(
     if seed is not None:
         changes["seed"] = seed
     chosen = replace_fields(chosen, changes)
+    for path in map(current_path, dict(flatten_fields(fields or {}))):
+        if path in changes:
+            raise ConfigError(f"{where} {path}: {OPTIONS[path]} sets it too; leave one out")
     chosen = replace_fields(chosen, dict(flatten_fields(fields or {})), where)
     warnings = check_explicit_fields(chosen, list(explicit_fields(fields or {})), where)
     if isinstance(recipe, Recipe):
@@ -93,7 +101,8 @@ def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: b
     """
     from resnets.weights.load import LoadOptions, load_model  # deferred: slow to import
 
-    net = load_model(weights, LoadOptions(model))
+    with without_log():  # training reads them again
+        net = load_model(weights, LoadOptions(model), need="head")
     run = net.recipe
     if run is None:
         if not has_data:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnets.api.inputs import Weights, path_or_model
+from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
 from resnets.data.dataset.labeled_images import Split
@@ -23,6 +23,7 @@ from resnets.evaluate.data.match_classes import open_split
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
+from resnets.utils.argument_names import names_arguments
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import check_new_folder, save_model
 from resnets.weights.load import LoadOptions, load_model
@@ -30,6 +31,7 @@ from resnets.weights.load import LoadOptions, load_model
 log = logging.getLogger("resnets")
 
 
+@names_arguments
 def recompute_norm(
     weights: Weights,
     data: str | PathLike[str] | None = None,
@@ -78,6 +80,7 @@ def recompute_norm(
             )
         net = load_model(path_or_net, LoadOptions(model=model), "body")
     else:
+        refuse_options(LOADED, model=model)
         net = copy.deepcopy(path_or_net).eval()
     if not any(isinstance(module, BATCH_NORMS) for module in net.modules()):
         raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norms")

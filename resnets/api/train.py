@@ -22,6 +22,7 @@ from resnets.train.guards.interrupt import Interrupted
 from resnets.train.resume_recipe import describe_differences
 from resnets.train.run import run as run_training
 from resnets.train.tasks.custom_parts import CustomParts, Loss
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.distributed import init_distributed
 from resnets.utils.files import RUNS, run_folder
 from resnets.weights.checkpoint.find import run_url
@@ -32,6 +33,7 @@ from resnets.weights.checkpoint.store import remote_url
 log = logging.getLogger("resnets")
 
 
+@names_arguments
 def train(
     recipe: str | Path | Recipe | None = None,
     *,

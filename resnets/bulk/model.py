@@ -22,6 +22,7 @@ from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime, describe_backend
+from resnets.utils.printable import without_log
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
 
@@ -185,4 +186,5 @@ def weights_sha256(where: str, loading: LoadOptions) -> str:
         return hashlib.sha256("".join(sums).encode()).hexdigest()
     if read_task(where) != "classify":
         return file_sha256(find_checkpoint(where))
-    return model_sha256(load_model(where, loading))
+    with without_log():  # `open_bulk_model` reads them too
+        return model_sha256(load_model(where, loading))

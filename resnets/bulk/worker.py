@@ -18,7 +18,7 @@ from resnets.bulk.write import Row, ShardWriter
 from resnets.config import ConfigError
 from resnets.evaluate.batched_inference import batched_inference
 from resnets.runtime.base import Runtime
-from resnets.utils.printable import valid_text
+from resnets.utils.printable import valid_text, without_log
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
 
@@ -48,14 +48,15 @@ class ShardWorker:
         assert manifest is not None
         self.job, self.manifest, self.attempts = job, manifest, AttemptCounter(job.out)
         options = manifest.options
-        self.model = open_bulk_model(
-            job.model,
-            backend=cast(Runtime, options.backend),
-            device=job.device,
-            precision=options.precision,
-            calibrate=job.calibrate,
-            loading=job.loading,
-        )
+        with without_log():  # the main process has described it
+            self.model = open_bulk_model(
+                job.model,
+                backend=cast(Runtime, options.backend),
+                device=job.device,
+                precision=options.precision,
+                calibrate=job.calibrate,
+                loading=job.loading,
+            )
         if self.model.device != options.device:
             raise ConfigError(
                 f"{job.out}: started on {options.device}, but this worker has {self.model.device}"

@@ -63,8 +63,8 @@ def command(
         split: Split of the data; val and train are those of the run.
         image_set: Detectors only: name of an image set of the data, such as test-dev2017. Without
             ground truth, results are written to --out in the format of test servers.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
+        model: Network of weights, also those of --classes-from, that do not state it (a state
+            dict): a name that `resnets info` lists.
         classes: Names of the outputs in order, if the weights have none or the data has others: a
             file with one per line, a,b,c, imagenet, or numbers for 0, 1, ...
         labels: True classes in place of the data's own: real.json, .csv of path,label, .txt.
@@ -158,7 +158,10 @@ def _print_detector(result: DetectionEvaluation, *, as_json: bool) -> None:
     """Print the metrics, or where results without ground truth were saved."""
     if result.metrics is None:
         count = sum(len(each["scores"]) for each in result.found)
-        echo(f"{result.split.description}: {count:,} objects found; no ground truth, so no metrics")
+        found = f"{result.split.description}: {count:,} objects found"
+        echo(f"{found}; no ground truth, so no metrics", error=as_json)
+        if as_json:
+            print(json.dumps({"images": len(result.found), "objects": count}))  # noqa: T201
     elif as_json:
         print(json.dumps(result.metrics.to_json()))  # noqa: T201
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.options import Flag, load_options
+from resnets.cli.options import Flag, load_options, refuse_unread
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.printable import console as terminal_console
@@ -52,8 +52,12 @@ def command(
         precision: auto is bfloat16 where the device computes it natively, float16 on GPUs with
             tensor cores but without it, else float32. tf32: GPUs from Ampere on.
     """
+    given = dict(locals())
     if out is None and nearest is None:
         raise ConfigError("give --out FILE.parquet, --nearest IMAGE, or both")
+    if nearest is None:
+        read = "weights data model out split device precision"
+        refuse_unread(command, given, read, "it is for the images of --nearest")
     if out is not None and out.suffix.lower() != ".parquet":
         raise ConfigError(f"--out {out}: embeddings are written as .parquet")
     if top_k < 1:

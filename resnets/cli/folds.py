@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from resnets.cli.options import Fields
+from resnets.cli.options import RESUME_ALONE, WITH_RESUME, Fields, refuse_unread
 from resnets.config import ConfigError
 from resnets.utils.printable import echo
 
@@ -45,14 +45,12 @@ def command(
         fields: Any other recipe field, as path=value; repeatable.
         device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
     """
+    given = dict(locals())
     from resnets.study.folds.study import CORRECTIONS, folds_grid, run_folds
     from resnets.study.grid.cells import read_grid
 
     if resume is not None:
-        if data is not None or out is not None:
-            raise ConfigError(
-                "--resume continues a cross-validation unchanged; leave out DATA and --out"
-            )
+        refuse_unread(command, given, WITH_RESUME, RESUME_ALONE)
         grid, out = read_grid(resume), resume
     elif data is None:
         raise ConfigError("name a data set, such as: resnets folds photos")

@@ -89,6 +89,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
     from resnets.config import ConfigError, RemoteError
     from resnets.config.aliases import current_words
+    from resnets.utils.argument_names import names_options
     from resnets.utils.printable import echo
 
     module = importlib.import_module(module_name(name))
@@ -100,7 +101,8 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         arguments = current_words(arguments)
         check_arguments(arguments)
-        return tyro.cli(module.command, prog=program, args=arguments)
+        with names_options():
+            return tyro.cli(module.command, prog=program, args=arguments)
     except BrokenPipeError:
         raise
     except RemoteError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
+from resnets.config.aliases import current_path
 
 if TYPE_CHECKING:
     from resnets.weights.load import LoadOptions
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # --set, repeatable
 Fields = Annotated[Settings, tyro.conf.arg(name="set")]
+
+# Options that a grid of runs takes with --resume, and why it takes no others.
+WITH_RESUME = "resume jobs device"
+RESUME_ALONE = "--resume continues unchanged what was started, with only --jobs and --device"
 
 
 def load_options(model: str | None, classes: str | None) -> LoadOptions:
@@ -25,9 +32,39 @@ def load_options(model: str | None, classes: str | None) -> LoadOptions:
     return LoadOptions(model, classes)
 
 
-def split_setting(text: str) -> tuple[str, str]:
-    """Return path and value of "path=value"; ConfigError for anything else."""
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
-    return path.strip(), value.strip()
+def parse_settings(texts: Iterable[str]) -> dict[str, str]:
+    """Return the values of "path=value" by path; ConfigError for anything else, and a path twice.
+
+    Other names of a field, which recipes had before, are the same path.
+    """
+    settings: dict[str, str] = {}
+    for text in texts:
+        path, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
+        if current_path(path) in settings:
+            raise ConfigError(f"--set {path}: is given twice; leave one out")
+        settings[current_path(path)] = value
+    return settings
+
+
+def refuse_unread(
+    command: Callable[..., Any], values: Mapping[str, Any], read: str, why: str
+) -> None:
+    """Raise ConfigError for the first option that is set although the command does not read it.
+
+    A list of what is read, not of what is not: a new option is refused until it is listed.
+
+    command: the function or dataclass whose parameters are the options. values: of the options, by
+    name of the parameter. read: names of those that are read, separated by spaces. why: the reason
+    why others are not.
+    """
+    for name, parameter in inspect.signature(command).parameters.items():
+        default = () if parameter.default is parameter.empty else parameter.default
+        if name not in read.split() and values[name] != default:
+            hint = get_type_hints(command, include_extras=True)[name]
+            renamed = [getattr(each, "name", None) for each in getattr(hint, "__metadata__", ())]
+            shown = next((each for each in renamed if isinstance(each, str)), name)
+            is_option = parameter.kind is not parameter.POSITIONAL_ONLY
+            option = f"--{shown.replace('_', '-')}" if is_option else shown.upper()
+            raise ConfigError(f"{option}: {why}; leave it out")

@@ -14,7 +14,7 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from resnets.cli.options import Fields, Flag, split_setting
+from resnets.cli.options import Fields, Flag, parse_settings, refuse_unread
 from resnets.config import ConfigError, Recipe, parse_duration
 from resnets.utils.printable import Console, echo
 
@@ -66,10 +66,12 @@ def command(
             the batch stays the same.
         list_recipes: List the recipes.
     """
+    given = dict(locals())
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=_Stderr())
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("resnets").setLevel(logging.INFO)
     if list_recipes:
+        refuse_unread(command, given, "list_recipes", "--list does not read it")
         _print_recipes()
         return 0
     if (recipe is None) == (resume is None):
@@ -78,10 +80,12 @@ def command(
 
     duration, chosen = choose_duration(epochs, iterations), None
     if recipe is not None:
-        settings = dict(split_setting(text) for text in fields)
+        settings = parse_settings(fields)
         if run is not None:
             if recipe != "qat":
                 raise ConfigError(f"{run}: only recipe qat takes a run; others --set weights={run}")
+            if "weights" in settings:
+                raise ConfigError(f"--set weights: {run} gives them too; leave one out")
             settings["weights"] = run
         chosen = choose_recipe(
             recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
@@ -140,8 +144,8 @@ def command(
         ) from None
     if is_main:
         _print_result(finished.result, finished.folder)
-        for number, command in enumerate(_next_commands(finished.recipe, finished.folder)):
-            echo(f"{'        ' if number else 'next:   '}resnets {command}")
+        for number, words in enumerate(_next_commands(finished.recipe, finished.folder)):
+            echo(f"{'        ' if number else 'next:   '}resnets {words}")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from resnets.cli.options import Fields, split_setting
+from resnets.cli.options import Fields, parse_settings
 from resnets.utils.printable import echo
 
 
@@ -41,16 +41,11 @@ def command(
         fields: Any other recipe field, as path=value; repeatable.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    from resnets import recipes
-    from resnets.config import from_toml, replace_fields
+    from resnets.api.recipe import choose_recipe
     from resnets.study.tune import BEST, tune
 
-    path = Path(recipe)
-    base = from_toml(path) if path.suffix == ".toml" else recipes.recipe(recipe, model)
-    settings: dict[str, object] = {} if data is None else {"data.source": data}
-    settings |= dict(split_setting(each) for each in fields)
     search = tune(
-        replace_fields(base, settings),
+        choose_recipe(recipe, data=data, model=model, fields=parse_settings(fields)),
         trials=trials,
         budget=budget,
         seed=seed,

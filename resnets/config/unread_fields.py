@@ -87,6 +87,10 @@ def _has_class_head(recipe: Recipe) -> bool:
     return recipe.task in ("classify", "signals")
 
 
+def _finds_objects(recipe: Recipe) -> bool:
+    return _is_image_task(recipe) and not _is_classify(recipe)
+
+
 def _is_image_task(recipe: Recipe) -> bool:
     return recipe.task not in ("text", "signals")
 
@@ -137,10 +141,15 @@ RULES = (
                f"{ONLY_CLASSIFY}; other tasks have the loss of their head"),
     _task_rule("data.in_memory data.streaming data.shuffle_buffer data.channels data.keep_bits"
                " data.folds data.fold data.train_fraction data.balance data.corrections"
-               " weights_size cuda_graph eval.batch_size eval.monitor"
+               " data.labels weights_size cuda_graph eval.monitor"
                " schedule.hold_until_error schedule.hold_factor",
                _is_classify, ONLY_CLASSIFY),
     _task_rule("distill.*", _is_classify, ONLY_CLASSIFY),
+    _task_rule("eval.batch_size", lambda recipe: not _finds_objects(recipe),
+               "memory decides how many images are computed at once"),
+    _task_rule("optim.head_lr_scale", lambda recipe: not _finds_objects(recipe),
+               "the head of the network is not used"),
+    _task_rule("channels_last", _is_image_task, "only tasks of images read it"),
     _task_rule("detect.class_map detect.class_map_folder detect.crop detect.aux_loss_weight",
                lambda recipe: _is_classify(recipe) or _is_segment(recipe),
                "only task 'segment' reads it"),
@@ -162,9 +171,18 @@ RULES = (
          lambda recipe: not _is_detect(recipe) or recipe.detect.head == "fpn",
          "detect.head is not 'fpn'"),
     Rule("data.fold", lambda recipe: bool(recipe.data.folds), "data.folds is off"),
+    Rule("data.test_fraction", lambda recipe: not recipe.data.folds,
+         "a fold is tested on (data.folds)"),
     Rule("detect.proposals_from detect.box_batch_size detect.proposals",
          lambda recipe: recipe.task != "localize" or recipe.detect.head == "rcnn",
          "detect.head is not 'rcnn'"),
+    Rule("detect.rpn_batch_size", lambda recipe: recipe.detect.train_part != "regions",
+         "detect.train_part is 'regions'"),
+    Rule("detect.box_batch_size", lambda recipe: recipe.detect.train_part != "proposals",
+         "detect.train_part is 'proposals'"),
+    Rule("detect.rpn_batch_size",
+         lambda recipe: recipe.task != "localize" or recipe.detect.head == "pcr",
+         "detect.head is not 'pcr'"),
     Rule("optim.unit_filters", lambda recipe: recipe.optim.kind == "muon",
          "optim.kind is not 'muon'"),
     Rule("optim.momentum optim.nesterov", lambda recipe: recipe.optim.kind in ("sgd", "muon"),
@@ -186,7 +204,11 @@ RULES = (
          "weights is not set"),
     Rule("distill.temperature distill.weight",
          lambda recipe: recipe.distill.teacher is not None, "distill.teacher is not set"),
+    Rule("loss.*", lambda recipe: recipe.distill.teacher is None or recipe.distill.weight < 1,
+         "distill.weight is 1"),
     Rule("loss.gamma", lambda recipe: recipe.loss.kind == "focal", "loss.kind is not 'focal'"),
+    Rule("data.augment.flip_rule", lambda recipe: recipe.data.augment.flip,
+         "data.augment.flip is off"),
     Rule("data.augment.blur_sigma", lambda recipe: bool(recipe.data.augment.blur),
          "data.augment.blur is off"),
     Rule("data.augment.pad", lambda recipe: recipe.data.augment.crop == "pad",

@@ -20,7 +20,11 @@ from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
 from resnets.serve.metrics import Metrics
 from resnets.serve.models import Model, fingerprint, open_model
 from resnets.serve.schemas import PredictOptions
-from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
+from resnets.weights.checkpoint.find import read_task
+from resnets.weights.checkpoint.store import remote_url
+from resnets.weights.hub import is_library
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, has_known_model
+from resnets.weights.read import split_part
 
 log = logging.getLogger("resnets.serve")
 
@@ -204,12 +208,32 @@ def _warm_up(model: Model, admission: Admission, batch: int) -> None:
 
 
 def _check_options(sources: Sequence[Source], options: Mapping[str, Any]) -> None:
-    """ConfigError for an option of checkpoints if there are none."""
-    if not all(is_artifact(source.where) for source in sources):
+    """ConfigError for an option that applies to none of the models."""
+    loading: LoadOptions = options["loading"]
+    places = [source.where for source in sources]
+    classifiers = [
+        each for each in places if not is_artifact(each) and read_task(each) == "classify"
+    ]
+    unstated = [each for each in classifiers if _is_missing(each) or not has_known_model(each)]
+    for name, value, readers in (
+        ("model", loading.model, unstated),
+        ("classes", loading.classes, classifiers),
+        ("calibrate", options["calibrate"], classifiers),
+    ):
+        if value is not None and not readers:
+            raise ConfigError(f"--{name} {value}: none of the models reads it; leave it out")
+    if not all(map(is_artifact, places)):
         return
-    for name in ("backend", "device", "precision", "calibrate"):
+    for name in ("backend", "device", "precision"):
         if options[name] not in ("auto", None, *(("cpu",) if name == "device" else ())):
             raise ConfigError(
                 f"--{name} {options[name]}: is for checkpoints, and all models are artifacts, which"
                 " have their own runtime and precision"
             )
+
+
+def _is_missing(where: str) -> bool:
+    """Whether there is no such file or folder, which loading it reports."""
+    place = split_part(where)[0]
+    named = is_library(place) or remote_url(place) is not None
+    return not named and not Path(place).expanduser().exists()

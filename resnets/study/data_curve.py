@@ -21,6 +21,7 @@ from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop
+from resnets.utils.argument_names import names_arguments
 
 MIN_POINTS = 3  # for a law
 RESAMPLES = 200
@@ -134,6 +135,7 @@ def data_grid(
     )
 
 
+@names_arguments
 def data(
     data: str,
     subsets: int = 4,

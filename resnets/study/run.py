@@ -21,6 +21,7 @@ from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.files import RUNS, page_folder
 
 
@@ -38,6 +39,7 @@ class Study:
         return f"<p>{html.escape(self.lead)}</p><p>report: <code>{report}</code></p>"
 
 
+@names_arguments
 def depth(
     models: Sequence[str] | None = None,
     *,
@@ -93,6 +95,7 @@ def depth(
     return run_study(grid, out, jobs=jobs, device=device, blocks=blocks)
 
 
+@names_arguments
 def shortcuts(
     models: Sequence[str] = ("cifar-resnet20",),
     *,
@@ -120,6 +123,7 @@ def shortcuts(
     return run_study(grid, out, jobs=jobs, device=device)
 
 
+@names_arguments
 def forms(
     models: Sequence[str] = MODELS,
     *,

@@ -99,6 +99,9 @@ def choose_plan(
     fused = chosen.type == "cpu" and not compiled and compiler.load_library("norm") is not None
     fused = fused and before.get("fused", True)
     has_known_cost = recipe.task == "classify" and not recipe.custom
+    if recipe.compile == "auto" and not has_known_cost:
+        what = "a custom network" if recipe.custom else f"task {recipe.task!r}"
+        log.warning("compile=auto: not compiled, since the cost of %s is not known", what)
     if recipe.compile == "auto" and not fused and has_known_cost:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         multiply_adds = 3 * images * cost.count_cost(model, recipe.model.input_size).multiply_adds

@@ -32,7 +32,7 @@ from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import teacher_changes
 from resnets.train.tasks.sequence import SignalTask, TextTask
-from resnets.train.tasks.task import Task
+from resnets.train.tasks.task import Task, check_validation
 from resnets.train.write_results import write_environment, write_results
 from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
@@ -90,7 +90,9 @@ def run(
             checkpoint, notes = start.checkpoint, list(start.notes)
             parts.check(start.recipe)
             task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
-            if checkpoint is not None:
+            if checkpoint is None:
+                check_validation(task)
+            else:
                 notes += parts.describe_changes(checkpoint.recipe)
                 notes += teacher_changes(task.recipe, task.metadata, checkpoint)
             if duration is not None and duration != start.recipe.duration:

@@ -12,12 +12,15 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import IO, Any, TypeVar
 
 import rich.console
 from rich.markup import escape as escape_markup
 from rich.text import Text
+
+from resnets.utils.argument_names import in_caller_terms
 
 Item = TypeVar("Item")
 
@@ -84,6 +87,7 @@ def echo(text: object = "", *, error: bool = False) -> None:
     Line breaks in errors are escaped: they come from names, and what follows would look like
     another message.
     """
+    text = in_caller_terms(str(text))
     if error:
         print(printable(text, keep="\t"), file=sys.stderr, flush=True)  # noqa: T201
     else:
@@ -118,6 +122,17 @@ def show_progress(
     return iter(track(items, escape(title), total, **options))
 
 
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Context in which the package logs nothing: what is read twice is described once."""
+    logger = logging.getLogger("resnets")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def detach_closed_terminal() -> None:
     """Redirect stdout and stderr to /dev/null if their terminal was closed.
 
@@ -140,7 +155,8 @@ def _escape_log_records() -> None:
     def make_escaped(name: str, *args: Any, **options: Any) -> logging.LogRecord:
         record = make_record(name, *args, **options)
         if name == "resnets" or name.startswith("resnets."):
-            record.msg, record.args = printable(record.getMessage(), keep="\n\t"), ()
+            text = in_caller_terms(record.getMessage())
+            record.msg, record.args = printable(text, keep="\n\t"), ()
         return record
 
     logging.setLogRecordFactory(make_escaped)

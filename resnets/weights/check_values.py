@@ -95,10 +95,12 @@ def check_same_model(
         compared = replace(compared, stem="imagenet", stem_pool="padded")
     field = folder.first_difference(theirs, compared)
     if field is not None:
+        known = theirs.name in catalog.names() and theirs.name != spec.name
+        remedy = f"; add --model {theirs.name}" if known else ""
         raise ConfigError(
             f"weights: {source} is of a model with {field} {getattr(theirs, field)!r}, "
             f"{spec.name} here has {getattr(spec, field)!r}; its tensors are for a network with the"
-            f" former (model.{field})"
+            f" former (model.{field}){remedy}"
         )
 
 

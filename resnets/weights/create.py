@@ -15,6 +15,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.printable import join_names
 from resnets.weights import hub
 from resnets.weights.adapt import (
@@ -69,6 +70,7 @@ MIN_IMAGENET_SIZE = 65  # px; preprocessing for images at least this large is Im
 MAX_RATIO, MARGIN = 64, 1 << 22
 
 
+@names_arguments
 def create_model(
     spec: ModelSpec | str,
     num_classes: int | None = None,

@@ -17,6 +17,17 @@ class UnstatedModelError(ConfigError):
         self.problem = problem
 
 
+class UnnamedClassesError(WeightsError):
+    """Raised if weights have no names of their classes and none are given.
+
+    problem: the message without a remedy.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem = problem
+
+
 class DownloadError(WeightsError):
     """Raised if published weights cannot be downloaded."""
 

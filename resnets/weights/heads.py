@@ -15,7 +15,7 @@ from resnets.config import ConfigError
 from resnets.data.layout.class_spelling import HEADERS, indexed_names
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.utils.printable import join_names
-from resnets.weights.errors import WeightsError
+from resnets.weights.errors import UnnamedClassesError
 
 log = logging.getLogger("resnets")
 
@@ -135,9 +135,10 @@ def _read_names(text: str, count: int) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def unnamed_classes_error(source: str, count: int) -> WeightsError:
+def unnamed_classes_error(source: str, count: int) -> UnnamedClassesError:
     """Return the error for outputs without names, where names are needed."""
-    return WeightsError(
-        f"{source}: does not name its {count} classes; give --classes FILE or a,b,c in the order of"
-        " the outputs (or imagenet, or numbers for 0, 1, ...)"
+    return UnnamedClassesError(
+        f"{source}: does not name its {count} classes",
+        "give --classes FILE or a,b,c in the order of the outputs (or imagenet, or numbers for 0,"
+        " 1, ...)",
     )

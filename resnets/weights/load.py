@@ -18,6 +18,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.custom_model import MODEL_KEYS, MakeModel, build_custom
+from resnets.utils.argument_names import names_arguments
 from resnets.utils.printable import join_names
 from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, resolve_preprocess
@@ -70,6 +71,7 @@ DEFAULT_LOAD_OPTIONS = LoadOptions()
 Need = Literal["names", "head", "body"]
 
 
+@names_arguments
 def load(
     where: str | PathLike[str],
     model: str | nn.Module | MakeModel | None = None,
@@ -290,13 +292,13 @@ def _choose_spec(weights: Weights, model: str | None) -> ModelSpec:
     if stored.arch and (arch := resolve_arch(stored.arch)):
         raise UnstatedModelError(
             f"{weights.source}: states that it is of {stored.arch!r} ({stored.arch_field})",
-            f"add --model {arch} (in Python model={arch!r})",
+            f"add --model {arch}",
         )
     fits = find_matching_models(weights.contents, weights.part)
     hint = f": the tensors match {join_or(fits)}" if fits else "; `resnets info` lists them"
     raise UnstatedModelError(
         f"{weights.source}: does not state its model",
-        f"give --model NAME (in Python model=NAME){hint}",
+        f"give --model NAME{hint}",
     )
 
 

@@ -254,9 +254,9 @@ def test_folders_that_cannot_be_written_to_are_rejected(digits_run, nested_digit
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a.png", "--data", "x", "--out", "y"], "--data excludes IMAGES"),
+        (["a.png", "--data", "x", "--out", "y"], "IMAGES: --data and --out do not read it"),
         (["--data", "x"], "--data and --out go together"),
-        (["--data", "x", "--out", "y", "--json"], "--data excludes IMAGES, --json"),
+        (["--data", "x", "--out", "y", "--json"], "--json: --data and --out do not read it"),
         (["--data", "nowhere", "--out", "{tmp}/y"], "nowhere: no such folder or file"),
         (["--data", "x", "--out", "{tmp}/y", "--top-k", "0"], "--top-k 0: must be at least 1"),
         (["--data", "x", "--out", "{tmp}/y", "--batch-size", "0"], "--batch-size 0: must be"),

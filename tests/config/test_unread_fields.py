@@ -33,6 +33,10 @@ def warned(caplog, path):
         ("detect", "loss.label_smoothing", 0.1),
         ("detect", "schedule.hold_until_error", 50.0),
         ("detect", "eval.batch_size", 4),
+        ("detect", "data.labels", "single"),
+        ("localize", "optim.head_lr_scale", 2.0),
+        ("text", "channels_last", False),
+        ("signals", "channels_last", False),
         ("scratch", "detect.flip", True),
         ("digits", "detect.train_set", "train"),
     ],
@@ -103,12 +107,22 @@ def test_a_file_states_what_is_in_it(tmp_path, caplog):
         ("localize", "detect.proposals", (50, 50), {"detect.head": "rcnn"}),
         ("detect", "detect.pyramid_width", 64, {"detect.head": "fpn"}),
         ("digits", "model.num_classes", 4, None),
+        ("scratch", "data.augment.flip_rule", "alternate", {"data.augment.flip": True}),
+        ("scratch", "data.test_fraction", 0.1, {"data.folds": 0}),
+        ("scratch", "loss.label_smoothing", 0.2, {"distill.weight": 0.5}),
+        ("detect", "detect.rpn_batch_size", 8, {"detect.train_part": "all"}),
+        ("detect", "detect.box_batch_size", 8, {"detect.train_part": "all"}),
     ],
 )
 def test_what_other_fields_leave_without_effect_is_warned_about(name, path, value, switch, caplog):
     others = {
         "optim.momentum": {"optim.kind": "lamb"},
         "detect.pyramid_width": {"detect.head": "c4", "detect.anchor_sizes": (32, 64)},
+        "data.augment.flip_rule": {"data.augment.flip": False},
+        "data.test_fraction": {"data.folds": 3},
+        "loss.label_smoothing": {"distill.weight": 1.0, "distill.teacher": "x"},
+        "detect.rpn_batch_size": {"detect.train_part": "regions"},
+        "detect.box_batch_size": {"detect.train_part": "proposals"},
     }
     choose_recipe(name, fields={path: value, **others.get(path, {})})
     assert len(warned(caplog, f"{path} = ")) == 1
@@ -152,3 +166,8 @@ def test_every_rule_names_fields_of_a_recipe():
         unread = unread_fields(recipe)
         assert {"data.size", "data.augment.flip", "loss.label_smoothing"} <= unread.keys()
         assert not {"data.source", "data.val_fraction", "optim.lr", "detect.flip"} & unread.keys()
+
+
+def test_batches_of_evaluation_are_read_by_all_but_detectors():
+    for name in ("digits", "text", "signals"):
+        assert choose_recipe(name, fields={"eval.batch_size": 4}).eval.batch_size == 4

@@ -202,10 +202,27 @@ def test_classes_from_other_networks_are_evaluated(
     assert theirs["class_top1_error"] == pytest.approx(100 * wrong / len(split))
 
 
+def test_classes_from_a_plain_file_take_its_network_and_names_as_options(
+    run: Path, classifiers: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = resnets.load(classifiers[0])
+    torch.save(net.state_dict(), tmp_path / "plain.pth")
+    words = ["evaluate", str(run), "--json", "--device", "cpu"]
+    words += ["--classes-from", str(tmp_path / "plain.pth")]
+    assert main(words) == 2
+    assert "give --model NAME" in capsys.readouterr().err
+    words += ["--model", "cifar-resnet8"]
+    assert main(words) == 1
+    assert "give --classes FILE" in capsys.readouterr().err
+    assert main([*words, "--classes", ",".join(net.classes)]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] > 0
+    assert main(["evaluate", str(run), "--model", "cifar-resnet8"]) == 2
+
+
 def test_classes_from_others_are_refused_where_they_do_not_fit(
     run: Path, classifiers: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="classes-from"):
+    with pytest.raises(ConfigError, match="classes_from"):
         resnets.evaluate(classifiers[0], str(tmp_path), classes_from=[str(classifiers[1])])
     net = resnets.load(classifiers[0])
     net.save(tmp_path / "others", classes=["a", "b", "c", "d"])

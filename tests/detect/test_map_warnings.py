@@ -115,6 +115,9 @@ def test_palettes_that_differ_from_map_to_map_are_warned_about(tmp_path, capsys)
     assert any("palettes" in note for note in opened(root).summary.notes)
     assert main(["data", "check", root, "--out", str(tmp_path / "out")]) == 0
     assert "WARNING" in capsys.readouterr().out
+    (tmp_path / "full" / "report.html").mkdir(parents=True)  # which cannot be written
+    assert main(["data", "check", root, "--out", str(tmp_path / "full")]) == 1
+    assert "WARNING" in capsys.readouterr().out
     alike = write_set(tmp_path / "alike", [paletted(n, (2, 0, 1)) for n in range(4)])
     assert not check_annotations(alike, "segment").warnings
 

@@ -16,9 +16,10 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.models.build import assemble, build_model
-from resnets.detect.models.weights import find_model_tensors, load_whole_weights
+from resnets.detect.models.weights import adapt_recipe, find_model_tensors, load_whole_weights
 from resnets.models import build, catalog
 from resnets.recipes.detection import split_name
 from resnets.weights.errors import WeightsError
@@ -163,6 +164,20 @@ def test_a_detector_of_other_classes_gives_all_but_its_last_layers(tmp_path, cap
     own, theirs = model.state_dict(), expected.state_dict()
     changed = [name for name in own if not torch.equal(own[name], theirs[name])]
     assert {name.split(".")[2] for name in changed} == {"cls_score", "bbox_pred", "mask_fcn_logits"}
+
+
+def test_what_a_detector_of_our_own_states_is_compared_with_the_recipe(caplog):
+    theirs = Recipe(task="detect", model=catalog.spec("resnet18", norm_eps=0.0), detect=FPN)
+    weights = Weights("run", {}, Preprocessor(Preprocess()), recipe=theirs)
+    recipe = dataclasses.replace(theirs, model=catalog.spec("resnet18"))
+    adapted, _ = adapt_recipe(recipe, weights)
+    assert adapted.model.norm_eps == 0  # which names of networks do not tell
+    assert not caplog.messages
+    with pytest.raises(ConfigError, match="run is of a model with depths .* add --model resnet18"):
+        adapt_recipe(dataclasses.replace(recipe, model=catalog.spec("resnet34")), weights)
+    other = dataclasses.replace(FPN, anchor_sizes=(16, 32, 64, 128, 256))
+    adapt_recipe(dataclasses.replace(recipe, detect=other), weights)
+    assert "detect.anchor_sizes" in caplog.text
 
 
 def test_a_classifiers_weights_start_a_detector(tmp_path):

@@ -241,7 +241,8 @@ def test_files_that_are_not_artifacts_are_named(tmp_path, suffix):
         (("--to", "torch", "--int8", "--calibrate", "digits"), "use openvino or onnx"),
         (("--to", "onnx", "--bf16"), "use --to openvino or torch"),
         (("--to", "torch", "--out", "net.onnx"), "a file for torch ends in .pt2"),
-        (("--to", "torch", "--max-drop", "-1"), "--max-drop -1"),
+        (("--to", "torch", "--max-drop", "-1", "--calibrate", "x"), "--max-drop -1"),
+        (("--max-drop", "1"), "--max-drop is of the errors on --calibrate"),
     ],
 )
 def test_invalid_options(capsys, digits_run, words, output):

@@ -81,5 +81,8 @@ def test_patience_needs_a_validation_split_and_a_count(tmp_path):
     with pytest.raises(ConfigError, match=r"eval\.patience"):
         training.run(plan(**{"data.val_fraction": 0.0}), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
+    unread = {"data.val_fraction": 0.0, "eval.patience": None, "schedule.kind": "plateau"}
+    with pytest.raises(ConfigError, match=r"schedule\.kind: 'plateau' needs the validation error"):
+        training.run(plan(**unread), tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(ConfigError, match=r"eval\.patience.*0"):
         EvalSpec(patience=0)

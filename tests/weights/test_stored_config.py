@@ -242,7 +242,7 @@ def test_the_network_that_a_file_names_is_said_where_none_is_given(
     tmp_path: Path, small: State
 ) -> None:
     torch.save({"state_dict": small, "arch": "cifar_resnet8"}, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match=f"--model {NET}"):
+    with pytest.raises(ConfigError, match=f"add model={NET}"):
         resnets.load(tmp_path / "w.pth", classes=NAMES)
 
 

@@ -78,7 +78,7 @@ def test_a_gray_network_for_small_images(tmp_path: Path) -> None:
 
 
 def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--model NAME.*resnet18$"):
+    with pytest.raises(ConfigError, match="give model=NAME.*resnet18$"):
         resnets.load(bare)
     plain = {
         name: tensor
@@ -118,7 +118,7 @@ def test_a_file_that_names_its_classes_and_one_without_a_head(theirs, tmp_path: 
 def test_a_run_says_its_own_network(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", catalog.spec("resnet18", num_classes=3), Preprocess())
     assert resnets.load(run, model="resnet18", classes="a,b,c").classes == ("a", "b", "c")
-    with pytest.raises(ConfigError, match="--model resnet50.*resnet18"):
+    with pytest.raises(ConfigError, match="model=resnet50.*resnet18"):
         resnets.load(run, model="resnet50")
     with pytest.raises(ConfigError, match="names 2 classes"):
         resnets.load(run, classes="a,b")

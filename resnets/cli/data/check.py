@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.table import Table
 
+from resnets.cli.options import refuse_unread
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
 from resnets.utils.files import results_folder
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from resnets.data.check.run import CheckReport
     from resnets.data.finding_kinds import Kind
 
+# Options that are read for sets with boxes, outlines or class maps.
+ANNOTATED = "source out leave_out quarantine tiny workers repair class_map class_map_folder format"
 RECIPES = {"segment": "segment"}  # others are for `detect`
 STYLES = {
     "leak": "bold red",
@@ -113,8 +117,12 @@ class Check:
             format=self.format,
         )
         tasks = annotation_tasks(self.source, detect)
-        if self.repair is not None and not tasks:
-            raise ConfigError(f"--repair: {self.source}: {explain_no_annotations(self.source)}")
+        for option, value in (("repair", self.repair), ("format", self.format)):
+            if value and not tasks:
+                why = explain_no_annotations(self.source)
+                raise ConfigError(f"--{option}: {self.source}: {why}")
+        if tasks:
+            refuse_unread(Check, vars(self), ANNOTATED, "labels are in the annotations")
         contents = (
             annotated_contents(spec, tasks[0], detect)
             if tasks
@@ -122,8 +130,10 @@ class Check:
         )
         announce(replace(contents.summary, warnings=()))  # printed once, with the exit code
         # Not earlier: a new folder inside the data set would be listed as one of its folders.
-        with results_folder(out), results_folder(self.repair):
+        warnings = list(contents.warnings)
+        with results_folder(out), results_folder(self.repair), _printed_if_it_fails(warnings):
             check = check_all_annotations(self.source, tasks, detect, self.workers)
+            warnings += check.warnings
             report = check_data(spec, tiny=self.tiny, contents=contents, watch=_show_progress)
             if tasks:
                 report = report.with_annotations(check.bad, check.refusals, check.warnings)
@@ -154,6 +164,17 @@ class Check:
             )
             return None, kinds_by_name(sorted(kinds | names))
         return self.quarantine, kinds_by_name(sorted(kinds))
+
+
+@contextmanager
+def _printed_if_it_fails(warnings: Sequence[str]) -> Iterator[None]:
+    """Context that prints warnings if an error ends it; otherwise `_print_conclusion` does."""
+    try:
+        yield
+    except Exception:
+        for warning in warnings:
+            echo(f"WARNING: {warning}")
+        raise
 
 
 def _save_findings(

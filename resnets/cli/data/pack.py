@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from resnets.cli.options import Flag
+from resnets.cli.options import Flag, refuse_unread
 from resnets.config import ConfigError, DataSpec, lock_path
 from resnets.utils.printable import echo
 
@@ -46,6 +46,8 @@ class Pack:
     def run(self) -> int:
         """Pack, or verify; returns the exit code."""
         if self.verify:
+            read = "source verify"
+            refuse_unread(type(self), vars(self), read, "--verify reads a packed file as it is")
             return _verify(Path(self.source))
         spec = DataSpec(
             source=self.source,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.cli.options import Flag
+from resnets.cli.options import Flag, refuse_unread
 from resnets.config import ConfigError, ModelSpec
 from resnets.utils.printable import echo
 
@@ -46,17 +46,25 @@ def command(
         devices: Show the devices of this machine, the precisions that they compute in, and the
             versions that results depend on.
     """
+    given = dict(locals())
     if devices:
+        refuse_unread(command, given, "devices as_json", "--devices does not read it")
         _print_devices(as_json)
         return 0
     if kernels:
+        refuse_unread(command, given, "kernels as_json", "--kernels does not read it")
         _print_kernels(as_json)
         return 0
+    if not models or as_json or diagram is not None:
+        read = "models as_json diagram size classes"
+        refuse_unread(command, given, read, "it is for the tables of models that are named")
     if size is not None and size < 1:
         raise ConfigError(f"--size {size}: must be at least 1")
     if diagram is not None and not models:
         raise ConfigError("--diagram: give the models or blocks to draw")
     if any(name.startswith(BLOCK) for name in models):
+        read = "models as_json diagram"
+        refuse_unread(command, given, read, "blocks are drawn without sizes or classes")
         _draw_blocks(models, diagram, as_json)
         return 0
     from resnets.models import build, catalog

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.options import Flag, load_options
+from resnets.cli.options import Flag, load_options, refuse_unread
 from resnets.cli.predict.bulk import Bulk
 from resnets.cli.predict.inputs import Inputs, local_files, unique_path
 from resnets.config import ConfigError
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from resnets.weights.load import LoadOptions
 
 BULK = Bulk()
+# Options that models of each task read, besides WEIGHTS, IMAGES and --device; and those of them
+# that --data reads.
+BOXES = "as_json csv draw precision backend"
+READ = {
+    "classify": "model classes top_k as_json csv explain precision backend calibrate",
+    "detect": f"{BOXES} threshold",
+    "instances": f"{BOXES} threshold",
+    "localize": BOXES,
+    "segment": BOXES,
+    "signals": "csv",
+    "text": "length",
+}
+READ_IN_BULK = "model classes top_k threshold precision backend calibrate"
 
 
 def command(
@@ -84,6 +97,7 @@ def command(
         calibrate: Data set that --precision int8 is calibrated on; the top-1 error may rise by half
             a point on it.
     """
+    given = dict(locals())
     options = load_options(model, classes)
     runtime = {
         "device": device,
@@ -92,39 +106,32 @@ def command(
         "calibrate": calibrate,
     }
     if bulk != BULK:
-        if images or as_json or csv or explain is not None or draw is not None:
-            raise ConfigError("--data excludes IMAGES, --json, --csv, --explain and --draw")
+        read = f"weights bulk device {READ_IN_BULK}"
+        refuse_unread(command, given, read, "--data and --out do not read it")
         from resnets.cli.predict.bulk import predict as predict_dataset
 
         return predict_dataset(
-            weights, bulk, top_k=top_k, threshold=threshold, runtime=runtime, loading=options
+            weights,
+            bulk,
+            top_k=top_k,
+            threshold=threshold,
+            runtime=runtime,
+            loading=options,
+            check=lambda: _refuse_unread(weights, given),
         )
     if as_json and csv:
         raise ConfigError("--json and --csv exclude each other")
     if not images:
         raise ConfigError("give at least one image, folder or URL")
-    from resnets.weights.checkpoint.find import read_task
-    from resnets.weights.load import DEFAULT_LOAD_OPTIONS
-
-    task = read_task(weights)
+    task = _refuse_unread(weights, given)
     if task in ("text", "signals"):
-        unused = (explain, draw, as_json, calibrate, options != DEFAULT_LOAD_OPTIONS)
-        is_torch = backend in ("auto", "torch") and precision == "auto"
-        if any(unused) or not is_torch or (csv and task == "text"):
-            raise ConfigError(f"a model of task {task!r} takes only --device, --length or --csv")
         return _predict_sequences(weights, images, length, as_csv=csv, device=device)
     if task == "classify":
-        if draw is not None:
-            raise ConfigError("--draw is for detectors; use --explain for classifiers")
         if top_k < 1:
             raise ConfigError(f"--top-k {top_k}: must be at least 1")
         output = _OutputOptions(top_k, as_json, csv, explain)
         with local_files(images) as inputs:
             return _classify(weights, inputs, output, options, runtime)
-    if options != DEFAULT_LOAD_OPTIONS:
-        raise ConfigError("--model and --classes are for classifiers; detectors store both")
-    if explain is not None:
-        raise ConfigError("--explain is for classifiers; use --draw for detectors")
     from resnets.cli.predict.detect import predict as predict_objects
     from resnets.runtime.vision import check_runtime
 
@@ -140,6 +147,20 @@ def command(
             device=device,
             precision=precision,
         )
+
+
+def _refuse_unread(weights: str, given: Mapping[str, Any]) -> str:
+    """Return the task of a model; ConfigError for an option that models of the task do not read."""
+    from resnets.weights.checkpoint.find import read_task
+
+    task = read_task(weights)
+    if given["draw"] is not None and task == "classify":
+        raise ConfigError("--draw is for detectors; use --explain for classifiers")
+    if given["explain"] is not None and task in ("detect", "instances", "localize", "segment"):
+        raise ConfigError("--explain is for classifiers; use --draw for detectors")
+    read = f"weights images bulk device {READ[task]}"
+    refuse_unread(command, given, read, f"a model of task {task!r} does not read it")
+    return task
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,12 @@ def predict(
     threshold: float,
     runtime: Mapping[str, Any],
     loading: LoadOptions,
+    check: Callable[[], object],
 ) -> int:
     """Write all missing shards; returns 1 if any failed, 130, 143 or 129 if stopped.
 
     runtime: device, precision, backend and calibrate, as `export.select_backend.open_backend` takes
-    them.
+    them. check: raises ConfigError for an option that the model does not read.
     """
     if options.data is None or options.out is None:
         raise ConfigError(
@@ -89,6 +90,7 @@ def predict(
                 loading=loading,
                 **runtime,
             )
+            check()
             run = prepare_run(bulk_options, _print)
             if run.finished:
                 _print(f"already complete: {_format_output(run)}")

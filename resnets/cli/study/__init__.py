@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.cli.options import Settings
+from resnets.cli.options import RESUME_ALONE, WITH_RESUME, Settings, refuse_unread
 from resnets.cli.study.analyses import (
     Curvature,
     Effective,
@@ -28,8 +27,6 @@ from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.study.grid.cells import Grid
-
-WITH_RESUME = ("resume", "jobs", "device")  # options that a resumed study takes
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,7 @@ class GridStudy(ABC):
 
         if self.resume is None:
             return _run_grid(self.grid(), self.out, self.jobs, self.device)
-        for field in dataclasses.fields(self):
-            if field.name not in WITH_RESUME and getattr(self, field.name) != field.default:
-                raise ConfigError(
-                    f"--{field.name}: --resume continues a study unchanged: only --jobs and "
-                    "--device may be given with it"
-                )
+        refuse_unread(type(self), vars(self), WITH_RESUME, RESUME_ALONE)
         return _run_grid(read_grid(self.resume), self.resume, self.jobs, self.device)
 
     @abstractmethod
@@ -183,6 +175,7 @@ class Data:
         from resnets.study.grid.cells import read_grid
 
         if self.resume is not None:
+            refuse_unread(type(self), vars(self), WITH_RESUME, RESUME_ALONE)
             grid = read_grid(self.resume)
         elif self.data is None:
             raise ConfigError("name a data set: --data photos")

@@ -15,6 +15,7 @@ from typing import Any
 from resnets.data.dataset.labels import Labels, class_counts
 from resnets.data.dataset.source import Rows, Source
 from resnets.data.files.walk import LeftOut
+from resnets.utils.argument_names import in_caller_terms
 from resnets.utils.printable import echo, printable
 
 ROLES = {"train": "training", "val": "validation", "test": "test"}
@@ -227,7 +228,10 @@ def wrap_entry(name: str, text: str, width: int = WIDTH) -> list[str]:
     """Wrap `text` into lines of `width`, the first of which begins with the name."""
     indent = f"{name + ':':10}"
     return textwrap.wrap(
-        printable(text), width, initial_indent=indent, subsequent_indent=" " * len(indent)
+        printable(in_caller_terms(text)),
+        width,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
     )
 
 

@@ -87,6 +87,7 @@ MAX_VISITS = 1000  # of one folder; links to links multiply them
 
 NOT_IMAGE = "not an image"
 HIDDEN = "hidden or of a system"
+UNREAD = "not a file of the set"
 LOOP = "link to a folder above itself"
 BROKEN_LINK = "link to nothing"
 SPECIAL = "pipe or device"
@@ -279,6 +280,15 @@ def walk_folder(
             yield from iter_folder(path, parents)
 
     yield from iter_folder("", _parent_ids(root))
+
+
+def count_unread(root: Path, read: Iterable[Path]) -> LeftOut:
+    """Count the files below `root` that a set which is not of images in files does not `read`."""
+    left_out, known = LeftOut(), set(read)
+    for path in walk_folder(root, left_out):
+        if not path.endswith("/") and root / path not in known:
+            left_out.add(UNREAD, path)
+    return left_out
 
 
 def walk_images(

@@ -7,6 +7,7 @@ _annotations.coco.json in the folder of each split. An image without annotations
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,13 +19,14 @@ from resnets.data.dataset.labels import multi_hot
 from resnets.data.dataset.source import FilePart, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.folder import FolderFiles
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import LeftOut, walk_images
 from resnets.data.layout.folder_names import role_within
 from resnets.data.tables.paths import TablePaths
 from resnets.utils.errors import reading
 
 FOLDER, OFFICIAL, ROBOFLOW = "annotations", "instances_*.json", "_annotations.coco.json"
 KEYS = ("images", "annotations", "categories")
+NOT_NAMED = "image that no annotation file names"
 UNUSED = "categories without an annotated training image"
 
 
@@ -34,11 +36,12 @@ def find_coco(folder: Path) -> list[Path]:
     return official or sorted([*folder.glob(ROBOFLOW), *folder.glob(f"*/{ROBOFLOW}")])
 
 
-def open_coco(files: Sequence[Path], name: str | None = None) -> Source:
+def open_coco(files: Sequence[Path], name: str | None = None, folder: Path | None = None) -> Source:
     """Open the set of COCO JSON files, one per split; file or folder names give the split.
 
-    Images are found by their file_name, in the file's folder or its parent. Raises DataError if a
-    file is not COCO JSON, an image is missing, or two files are of one split.
+    Images are found by their file_name, in the file's folder or its parent; others in `folder` are
+    counted as left out. Raises DataError if a file is not COCO JSON, an image is missing, or two
+    files are of one split.
     """
     documents: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for file in files:
@@ -62,6 +65,17 @@ def open_coco(files: Sequence[Path], name: str | None = None) -> Source:
         title: _make_part(title, file, document, classes, left_out)
         for title, (file, document) in documents.items()
     }
+    if folder is not None:
+        named = {
+            os.path.normpath(part.files.name(row))
+            for part in parts.values()
+            for row in range(len(part.labels))
+        }
+        for path in walk_images(folder, left_out):
+            if os.path.normpath(folder / path) not in named:
+                left_out.add(NOT_NAMED, path)
+        for file in files:
+            left_out.discard_label_file(file.relative_to(folder).as_posix())
     source = source_from_parts(name or training[0].name, classes, parts, str(training[0]))
     file_names = ", ".join(str(file.name) for file, _ in documents.values())
     note = f"labels of an image: the categories of its annotations in {file_names}"

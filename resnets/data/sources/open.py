@@ -141,13 +141,13 @@ def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, f
     if has_idx(path):
         return open_idx(path, name), NO_FIELDS
     if found := find_cifar(path):
-        return open_cifar(*found, name), NO_FIELDS
+        return open_cifar(*found, name, path), NO_FIELDS
     if stl10 := find_stl10(path):
-        return open_stl10(stl10, name), NO_FIELDS
+        return open_stl10(stl10, name, path), NO_FIELDS
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, spec.ground_truth), frozenset({"ground_truth"})
     if spec.labels_from == "auto" and (files := find_coco(path)):
-        return open_coco(files, name), NO_FIELDS
+        return open_coco(files, name, path), NO_FIELDS
     return read_folder(path, _list_images(path, spec), spec).source, BOTH_FIELDS
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.config import DataSpec, DetectSpec
+from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.decode.bad_samples import BadSamples
@@ -99,6 +99,8 @@ class DetectStream:
             raise DataError(f"{split.description}: {_explain_no_objects(split.targets)}")
         self.targets = {row: trainable[row] for row in self.rows.tolist()}
         targets = list(self.targets.values())
+        if detect.repeat_threshold and not any(map(len, targets)):
+            raise ConfigError("detect.repeat_threshold: counts objects, and class maps have none")
         tall = np.array([each.height > each.width for each in targets])
         grouped = detect.group_aspect and task != "segment"
         self.sampler = Sampler(

@@ -15,7 +15,7 @@ from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.printable import join_names
-from resnets.weights.check_values import check_values, warn_about_values
+from resnets.weights.check_values import check_same_model, check_values, warn_about_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, select_head_rows
 from resnets.weights.hub import torchvision_file
@@ -23,7 +23,7 @@ from resnets.weights.lazy_tensors import reading_weights
 from resnets.weights.name_maps.find_tensors import select_copy
 from resnets.weights.name_maps.format_spec import Tensors
 from resnets.weights.name_maps.maps import build_name_map
-from resnets.weights.read import Weights, read_path
+from resnets.weights.read import HIDDEN_FIELDS, Weights, read_path
 from resnets.weights.readers.configs.input_convention import (
     assume_input_convention,
     read_input_convention,
@@ -54,6 +54,8 @@ OLD_NAMES = (
 )
 OLD_MASK = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)")
 UNUSED_CLASS = "N/A"
+# Fields of `DetectSpec` that decide what the tensors of a detector mean, and do not show in them.
+FIELDS_WITHOUT_TENSORS = ("anchor_sizes", "anchor_ratios", "roi", "context")
 # torchvision's builders of published detectors and segmenters, for each task and head.
 PUBLISHED = {
     ("detect", "fpn"): "fasterrcnn_{}_fpn",
@@ -130,9 +132,22 @@ def _strip_prefix(names: list[str], prefix: str) -> list[str]:
 
 
 def adapt_recipe(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
-    """Return the recipe with what names do not tell about the network of `weights`."""
+    """Return the recipe with what names do not tell about the network of `weights`.
+
+    Raises ConfigError if the weights state another network than the recipe; logs a warning if they
+    state other anchors or regions, which their tensors do not show.
+    """
     if weights.recipe is not None:  # ours
         theirs = weights.recipe
+        adopted = (*HIDDEN_FIELDS, "conv_bias")
+        check_same_model(weights.source, theirs.model, recipe.model, adopted)
+        for field in FIELDS_WITHOUT_TENSORS:
+            stated, own = getattr(theirs.detect, field), getattr(recipe.detect, field)
+            if stated != own:
+                log.warning(
+                    "%s: was trained with detect.%s %r, and continues with %r",
+                    weights.source, field, stated, own,
+                )  # fmt: skip
         spec = dataclasses.replace(theirs.model, num_classes=recipe.model.num_classes)
         assert weights.preprocess is not None
         return dataclasses.replace(recipe, model=spec), weights.preprocess

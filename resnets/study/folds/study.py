@@ -29,6 +29,7 @@ from resnets.study.folds.predictions import (
 )
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop
+from resnets.utils.argument_names import names_arguments
 
 PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
 MAX_ISSUES = 200  # on the page
@@ -93,6 +94,7 @@ def folds_grid(
     return grid
 
 
+@names_arguments
 def folds(
     data: str,
     k: int = 5,

@@ -83,10 +83,6 @@ class ClassificationTask:
         parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
         resumed: bool = False,
     ) -> None:
-        if recipe.eval.patience is not None and splits.val is None:
-            raise ConfigError(
-                "eval.patience: stopping early needs a validation split; set data.val_fraction"
-            )
         if recipe.recompute and not model.stage_names:
             raise ConfigError(
                 "recompute: needs a network of stages, such as ResNet(spec, block=...)"
@@ -163,9 +159,9 @@ class ClassificationTask:
         if weights is None or weights.preprocess is None or data.has_stacks:
             preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
         else:
-            log.info(
-                "%s: using the normalization of the weights, not data.normalize", recipe.weights
-            )
+            assumed = ", which the file does not state," if weights.preprocess_assumed else ""
+            text = "%s: using the normalization of the weights%s not data.normalize"
+            log.info(text, recipe.weights, assumed or ",")
             preprocessor = adapt_preprocess_to_data(
                 weights.preprocess, splits.train, data, recipe.model.in_channels
             )

@@ -15,7 +15,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.train.loss import Losses, LossFn
 from resnets.weights.checkpoint.format import Checkpoint, digest_of
-from resnets.weights.errors import UnstatedModelError
+from resnets.weights.errors import UnnamedClassesError, UnstatedModelError
 from resnets.weights.load import load_model
 
 
@@ -30,9 +30,9 @@ class Teacher:
     def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
         try:
             self.model: ImageClassifier = load_model(weights).eval().requires_grad_(False)
-        except UnstatedModelError as error:  # --model is the student's
+        except (UnstatedModelError, UnnamedClassesError) as error:  # --model is the student's
             raise ConfigError(
-                f"distill.teacher: {error.problem}; save it with its network, in Python:"
+                f"distill.teacher: {error.problem}; save it with both, in Python:"
                 f" resnets.load({weights!r}, model=NAME, classes=NAMES).save(FOLDER)"
             ) from None
         self.digest = digest_of(self.model.state_dict())

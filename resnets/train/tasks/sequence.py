@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from resnets.config import ConfigError, Recipe
+from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.splits.open import SetReport
 from resnets.report.classification_details import RunDetails
@@ -37,8 +37,6 @@ class SequenceTask(ABC):
     monitor: str
 
     def __init__(self, recipe: Recipe, data: SequenceData, *, resumed: bool = False) -> None:
-        if recipe.eval.patience is not None and "val" not in data.splits:
-            raise ConfigError("eval.patience: needs a validation split; set data.val_fraction")
         torch.manual_seed(recipe.seed)
         self.recipe, self.data, self.model = recipe, data, build(recipe, data)
         self.data_name, self.summary = data.name, data.summary

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
-from resnets.config import Recipe
+from resnets.config import ConfigError, Recipe
 from resnets.data.dataset.summary import DataSummary
 from resnets.data.splits.open import SetReport
 from resnets.report.classification_details import RunDetails
@@ -97,6 +98,21 @@ def format_title(recipe: Recipe, splits: Splits | DetectionSplits) -> str:
     train, val = len(splits.train), len(splits.val or ())
     held_out = f"{val:,} validation" if val else "no validation split"
     return f"{recipe.net_name} on {splits.name}: {train:,} training images, {held_out}"
+
+
+def check_validation(task: Task) -> None:
+    """Raise ConfigError for fields of a new run that need the validation error if there is none."""
+    recipe, splits = task.recipe, [each.role for each in task.summary.splits]
+    is_validated = "val" in splits and recipe.detect.train_part != "proposals"
+    for field, is_set in (
+        ("eval.patience", recipe.eval.patience is not None),
+        ("schedule.kind", recipe.schedule.kind == "plateau"),
+    ):
+        if is_set and not is_validated:
+            raise ConfigError(
+                f"{field}: {attrgetter(field)(recipe)!r} needs the validation error, and nothing is"
+                " validated; set data.val_fraction"
+            )
 
 
 def make_split_report(splits: Splits | DetectionSplits, *, resumed: bool) -> SetReport:

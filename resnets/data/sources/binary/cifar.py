@@ -17,6 +17,7 @@ from resnets.data.files.folder import read_file
 from resnets.data.files.pickle_machine import PickleError
 from resnets.data.files.unpickle import unpickle
 from resnets.data.files.unpickle_numpy import ARRAYS
+from resnets.data.files.walk import count_unread
 
 PIXELS = 3 * 32 * 32
 MAX_LABELS = 100
@@ -51,17 +52,27 @@ LAYOUTS = (
 
 
 def find_cifar(folder: Path) -> tuple[Path, _Layout] | None:
-    """Return the folder of the batches, `folder` itself or one in it, and their layout; or None."""
-    for layout in LAYOUTS:
-        for directory in (folder, folder / layout.folder):
-            if (directory / layout.names).is_file() and (directory / layout.train[0]).is_file():
-                return directory, layout
-    return None
+    """Return the folder of the batches, `folder` itself or one in it, and their layout; or None.
+
+    Raises DataError if there are several, such as CIFAR-10 and CIFAR-100.
+    """
+    found = [
+        (directory, layout)
+        for layout in LAYOUTS
+        for directory in (folder, folder / layout.folder)
+        if (directory / layout.names).is_file() and (directory / layout.train[0]).is_file()
+    ]
+    if len(found) > 1:
+        names = ", ".join(layout.folder for _, layout in found)
+        raise DataError(f"{folder}: holds several sets ({names}); name the folder of one of them")
+    return found[0] if found else None
 
 
-def open_cifar(folder: Path, layout: _Layout, name: str) -> Source:
-    """Open the set in `folder`; CIFAR-100 with its fine classes. Raises DataError for a missing or
-    damaged file.
+def open_cifar(folder: Path, layout: _Layout, name: str, root: Path | None = None) -> Source:
+    """Open the set in `folder`; CIFAR-100 with its fine classes.
+
+    root: the folder that was named, whose other files are counted; default `folder`. Raises
+    DataError for a missing or damaged file.
     """
     classes = _read_class_names(folder / layout.names, layout)
     train = _read_part("train", folder, layout.train, layout)
@@ -69,8 +80,13 @@ def open_cifar(folder: Path, layout: _Layout, name: str) -> Source:
         raise DataError(
             f"{folder}: label {train.labels.max()}, and {len(classes)} names of classes"
         )
+    read = [folder / each for each in (*layout.train, layout.test, layout.names)]
     return Source(
-        name, classes, train, test=lambda: _read_part("test", folder, (layout.test,), layout)
+        name,
+        classes,
+        train,
+        test=lambda: _read_part("test", folder, (layout.test,), layout),
+        left_out=count_unread(root or folder, read),
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resnets.data.dataset.source import ArrayPart, Source
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
+from resnets.data.files.walk import count_unread
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -76,12 +77,15 @@ def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) ->
         notes = (f"classes from {mapping.name}; images are as stored; EMNIST's are transposed",)
     names = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
     tests = [key.split for key in files if key.prefix == prefix and key.split != "train"]
+    splits = ("train", *tests[:1])
+    read = [file for key, file in files.items() if key.prefix == prefix and key.split in splits]
 
     def test() -> ArrayPart:
         part = _read_part(folder, files, "test", prefix, tests[0])
         return _apply_mapping(part, name_of_label, mapping) if notes else part
 
-    return Source(name, names, train, test=test if tests else None, notes=notes)
+    left_out = count_unread(folder, [*read, *([mapping] if notes else [])])
+    return Source(name, names, train, test=test if tests else None, notes=notes, left_out=left_out)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import numpy as np
 from resnets.data.dataset.source import ArrayPart, Source
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
+from resnets.data.files.walk import count_unread
 
 FOLDER, NAMES = "stl10_binary", "class_names.txt"
 SIDE = 96  # px
@@ -26,9 +27,10 @@ def find_stl10(folder: Path) -> Path | None:
     return next((each for each in places if (each / "train_X.bin").is_file()), None)
 
 
-def open_stl10(folder: Path, name: str) -> Source:
+def open_stl10(folder: Path, name: str, root: Path | None = None) -> Source:
     """Open the set in `folder`. Raises DataError for a missing or damaged file.
 
+    root: the folder that was named, whose other files are counted; default `folder`.
     Unlabeled images and the folds of the training images are not read, which notes say.
     """
     text = read_file(folder / NAMES) if (folder / NAMES).is_file() else b""
@@ -39,12 +41,15 @@ def open_stl10(folder: Path, name: str) -> Source:
         notes.append(f"{UNLABELED}: {count:,} images without labels, not used")
     if (folder / FOLDS).is_file():
         notes.append(f"{FOLDS}: the ten folds of the training images are not used")
+    parts = [f"{title}_{what}.bin" for title in ("train", "test") for what in "Xy"]
+    read = [folder / each for each in (NAMES, UNLABELED, FOLDS, *parts)]
     return Source(
         name,
         classes,
         _read_part("train", folder, len(classes)),
         test=lambda: _read_part("test", folder, len(classes)),
         notes=tuple(notes),
+        left_out=count_unread(root or folder, read),
     )
 
 

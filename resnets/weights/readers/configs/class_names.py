@@ -65,8 +65,7 @@ def find_classes(table: Mapping[Any, Any], source: str = "") -> tuple[str, ...]:
         if names:
             reason = f"({join_names(names)}) is in a table that may describe something else"
         log.warning(
-            "%s: %s is not used for the names of classes: %s; give them with --classes (in Python"
-            " classes=...)",
+            "%s: %s is not used for the names of classes: %s; give them with --classes",
             source, field, reason,
         )  # fmt: skip
     return usable[0][1] if usable else ()

@@ -1,0 +1,79 @@
+"""Errors and the log of the Python API name its arguments, those of commands their options."""
+
+import re
+
+import pytest
+import torch
+
+import resnets
+from resnets.cli.main import main
+from resnets.config import ConfigError
+from resnets.models import catalog
+from resnets.utils.argument_names import in_caller_terms, names_arguments
+from resnets.utils.printable import echo
+
+
+@names_arguments
+def translate(text, *, model=None, fit_memory=False, precision="", resume=False, **fields):
+    echo(text, error=True)
+    raise ConfigError(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x: give --model NAME: it fits", "x: give model=NAME: it fits"),
+        ("--model and --precision are both set", "model and precision are both set"),
+        ("leave --model out (--model)", "leave model out (model)"),
+        ("try --fit-memory, --set a.b=1 or --set c=2", "try fit_memory=True, a.b=1 or c=2"),
+        ("--int8: needs data", "precision=int8: needs data"),
+        ("or --resume runs/x-1", "or out=runs/x-1, resume=True"),
+        ("use `resnets export --model X`", "use `resnets export --model X`"),  # a command
+        ("npm --version and --unknown x", "npm --version and --unknown x"),
+        ("a--model b", "a--model b"),  # of a file
+    ],
+)
+def test_options_become_arguments(text, expected, capsys):
+    with pytest.raises(ConfigError) as caught:
+        translate(text)
+    assert str(caught.value) == expected
+    assert capsys.readouterr().err == f"{expected}\n"
+    assert in_caller_terms(text) == text  # outside a call
+
+
+def test_python_and_the_command_line_name_their_own(tmp_path, capsys):
+    net = resnets.create_model("cifar-resnet8", num_classes=3, in_channels=1)
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    path = str(tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"; give model=NAME") as caught:
+        resnets.predict(path, "x.png")
+    assert "--" not in str(caught.value)
+    assert main(["predict", path, "x.png"]) == 2
+    assert "; give --model NAME" in capsys.readouterr().err
+    for call, argument in (
+        (lambda: resnets.predict(path, [], model="cifar-resnet8", threshold=0.9), "threshold"),
+        (lambda: resnets.export(path, max_drop=3), "max_drop"),
+        (lambda: resnets.train("digits", epochs=1, iterations=1), "epochs and iterations"),
+        (lambda: resnets.train("digits", seed=1, **{"data.size": 8, "detect.flip": True}), "train"),
+    ):
+        with pytest.raises(ConfigError, match=argument) as caught:
+            call()
+        assert not re.search(r"--\w", str(caught.value))
+
+
+def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
+    net = resnets.create_model(catalog.spec("cifar-resnet8", num_classes=3))
+    for call in (
+        lambda: resnets.predict(net, [], model="resnet18"),
+        lambda: resnets.evaluate(net, model="resnet18"),
+        lambda: resnets.export(net, model="resnet18"),
+        lambda: resnets.recompute_norm(net, model="resnet18"),
+    ):
+        with pytest.raises(ConfigError, match="model is for weights in a file"):
+            call()
+
+
+def test_fields_beside_a_spec_are_read():
+    spec = resnets.DataSpec(source="digits", val_fraction=0.1)
+    more = resnets.open_data(spec, val_fraction=0.4)
+    assert len(more.val) > 2 * len(resnets.open_data(spec).val)
