@@ -67,6 +67,8 @@ def push(
     Raises ConfigError for a folder that is not empty or an invalid name, WeightsError if the
     library has no such model or the Hub refuses.
     """
+    if private and not to.startswith(HUB):
+        raise ConfigError("--private: is for a repository of the Hub, hub:ORG/NAME; leave it out")
     net = load_model(where, options)
     return publish(
         net, find_result(Path(where)), to, license=license, private=private, format=format

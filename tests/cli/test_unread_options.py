@@ -33,6 +33,7 @@ def write_header(path: Path, task: str) -> None:
         (("features", "x", "y", "--out", "z.parquet", "--top-k", "2"), "--top-k: it is for"),
         (("features", "x", "y", "--out", "z.parquet", "--json"), "--json: it is for"),
         (("predict", "x", "--data", "y", "--out", "z", "--length", "2"), "--length: --data"),
+        (("push", "x", "--to", "y", "--private"), "--private: is for a repository"),
         (("export", "x", "--max-drop", "2"), "--max-drop is of the errors on --calibrate"),
     ],
 )
@@ -67,6 +68,15 @@ def test_an_option_that_models_of_a_task_do_not_read_is_refused(
     write_header(path, task)
     assert main(["predict", str(path), "x", *words]) == 2
     assert f"{option}: a model of task {task!r} does not read it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--model", "resnet18"), ("--calibrate", "digits")])
+def test_an_option_that_no_served_model_reads_is_refused(option, capsys, tmp_path):
+    pytest.importorskip("uvicorn")
+    path = tmp_path / "best.safetensors"
+    write_header(path, "detect")
+    assert main(["serve", str(path), "--port", "0", *option]) == 2
+    assert f"{' '.join(option)}: none of the models reads it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
