@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -14,6 +15,8 @@ from resnets.config.aliases import current_path
 
 if TYPE_CHECKING:
     from resnets.weights.load import LoadOptions
+
+log = logging.getLogger("resnets")
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # --set, repeatable
@@ -33,17 +36,18 @@ def load_options(model: str | None, classes: str | None) -> LoadOptions:
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, str]:
-    """Return the values of "path=value" by path; ConfigError for anything else, and a path twice.
+    """Return the values of "path=value" by path; ConfigError for anything else.
 
-    Other names of a field, which recipes had before, are the same path.
+    Of a path that is given twice the last value is used, which is logged. Names that fields had
+    before are the same path.
     """
     settings: dict[str, str] = {}
     for text in texts:
         path, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
-        if current_path(path) in settings:
-            raise ConfigError(f"--set {path}: is given twice; leave one out")
+        if settings.get(current_path(path), value) != value:
+            log.warning("--set %s is given twice: %s is used", path, value)
         settings[current_path(path)] = value
     return settings
 

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from resnets.cli.main import main
+from resnets.cli.options import parse_settings
 from resnets.config import Recipe, to_toml
 from resnets.recipes import RECIPES
 
@@ -82,7 +83,6 @@ def test_an_option_that_no_served_model_reads_is_refused(option, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--set", "optim.lr=1", "--set", "optim.lr=2"), "--set optim.lr: is given twice"),
         (("--epochs", "2", "--set", "duration=5ep"), "--set duration: --epochs or --iterations"),
         (("--seed", "2", "--set", "seed=5"), "--set seed: --seed sets it too"),
         (("--data", "x", "--set", "data.source=y"), "--set data.source: --data sets it too"),
@@ -93,6 +93,14 @@ def test_a_field_that_is_set_twice_is_refused(words, message, capsys):
     assert message in capsys.readouterr().err
     assert main(["train", "qat", "runs/x", "--set", "weights=y"]) == 2
     assert "--set weights: runs/x gives them too" in capsys.readouterr().err
+
+
+def test_of_a_setting_that_is_given_twice_the_last_one_is_used(caplog):
+    assert parse_settings(("optim.lr=1", "optim.lr=2", "seed=3", "seed=3")) == {
+        "optim.lr": "2",
+        "seed": "3",
+    }
+    assert caplog.messages == ["--set optim.lr is given twice: 2 is used"]
 
 
 def test_the_model_of_a_search_replaces_that_of_its_recipe_file(tmp_path, monkeypatch):
