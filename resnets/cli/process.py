@@ -92,17 +92,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 def log_to_stderr() -> None:
     """Print the package's log to stderr."""
+    from resnets.utils.printable import StderrHandler
+
     log = logging.getLogger("resnets")
     log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _StderrHandler) for handler in log.handlers):
-        log.addHandler(_StderrHandler())
-
-
-class _StderrHandler(logging.Handler):
-    """Prints each record as a line on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
-        from resnets.utils.printable import echo
-
-        echo(record.getMessage(), error=True)
+    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
+        log.addHandler(StderrHandler())

@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from resnets.cli.options import Fields, Flag, parse_settings, refuse_unread
+from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError, Recipe, parse_duration
 from resnets.utils.printable import Console, echo
 
@@ -67,9 +67,7 @@ def command(
         list_recipes: List the recipes.
     """
     given = dict(locals())
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=_Stderr())
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("resnets").setLevel(logging.INFO)
+    log_to_stderr()
     if list_recipes:
         refuse_unread(command, given, "list_recipes", "--list does not read it")
         _print_recipes()
@@ -147,18 +145,6 @@ def command(
         for number, words in enumerate(_next_commands(finished.recipe, finished.folder)):
             echo(f"{'        ' if number else 'next:   '}resnets {words}")
     return 0
-
-
-class _Stderr:
-    """The `sys.stderr` of the moment of writing, which a progress bar replaces while it shows."""
-
-    def write(self, text: str) -> None:
-        """Write `text`, above the progress bar if there is one."""
-        sys.stderr.write(text)
-
-    def flush(self) -> None:
-        """Flush."""
-        sys.stderr.flush()
 
 
 def _print_recipes() -> None:

@@ -7,7 +7,6 @@ import ipaddress
 import json
 import logging
 import secrets
-import sys
 import time
 import traceback
 from collections.abc import Collection, Iterator
@@ -24,6 +23,7 @@ from resnets.serve.http.body import DisconnectedError
 from resnets.serve.http.connection import error_body
 from resnets.serve.http.limits import RequestError
 from resnets.serve.metrics import Metrics
+from resnets.utils.printable import StderrHandler
 
 log = logging.getLogger("resnets.serve")
 
@@ -172,14 +172,6 @@ class JsonLines(logging.Formatter):
             line["error"] = record.exc_info[0].__name__
             line["where"] = traceback.format_tb(record.exc_info[2])[-3:]
         return json.dumps(line, default=str)
-
-
-class StderrHandler(logging.Handler):
-    """Writes to the current `sys.stderr`."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager

@@ -94,6 +94,21 @@ def echo(text: object = "", *, error: bool = False) -> None:
         print(printable(text, keep="\n\t"))  # noqa: T201
 
 
+class StderrHandler(logging.Handler):
+    """Prints each record as a line on the `sys.stderr` of that moment.
+
+    `logging.StreamHandler` keeps the stream it was created with, and would write into a progress
+    bar, which replaces `sys.stderr` while it shows.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; as with other handlers, a failure does not stop the program."""
+        try:
+            echo(self.format(record), error=True)
+        except OSError:  # the terminal or the reader of a pipe is gone
+            self.handleError(record)
+
+
 class Console(rich.console.Console):
     """rich's console, with control characters escaped."""
 

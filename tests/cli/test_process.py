@@ -139,6 +139,16 @@ def test_empty_words_and_unknown_homes_are_bad_usage(words: list[str], capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_two_commands_in_one_process_log_each_line_once():
+    program = (
+        "import logging; from resnets.cli.main import main; from resnets.cli import process;"
+        "process.log_to_stderr(); main(['train', '--list']);"
+        "logging.getLogger('resnets').warning('twice?')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.count("twice?") == 1
+
+
 def test_errors_are_one_line_whatever_the_name(capsys):
     assert main(["predict", "none\nresnets predict: all is well", "x.png"]) in (1, 2)
     assert capsys.readouterr().err.count("\n") == 1
