@@ -107,11 +107,9 @@ class ClassificationTask:
         self.postprocess = SOFTMAX
         if self.multilabel:
             self.postprocess = Postprocess(activation="sigmoid", thresholds=(0.5,) * num_classes)
-        self.class_weights = (
-            None
-            if recipe.loss.class_weights == "none"
-            else class_weights(recipe.loss, splits.train.labels, splits.classes)
-        )
+        self.class_weights: torch.Tensor | None = None
+        if recipe.loss.class_weights != "none":
+            self.class_weights = class_weights(recipe.loss, splits.train.labels, splits.classes)
         self.details: RunDetails | None = None
         teacher = recipe.distill.teacher
         if teacher is not None and parts.loss is not None:
@@ -283,15 +281,14 @@ class ClassificationTask:
             calibration = self._calibrate(model, self.splits.val, plan, group)
             model.postprocess = calibration.postprocess
             result["calibration"] = calibration.to_json()
+        postprocess = model.postprocess
         test = self.splits.test() if self.recipe.eval.test else None
         for name, split in (("test", test), ("val", self.splits.val)):
             if split is None:
                 continue
             mistakes: list[Mistake] = []
             evaluation, unreadable = self._evaluate(
-                *(model, split, model.preprocess, plan, model.origin, group),
-                postprocess=model.postprocess,
-                mistakes=mistakes,
+                model, split, model.preprocess, plan, model.origin, group, postprocess, mistakes
             )
             if group.is_main and self.details is None:
                 batch = self._training_images()
@@ -303,7 +300,7 @@ class ClassificationTask:
                 result[name]["per_class"] = metrics["per_class"]
             result[name]["warnings"] = list(evaluation.warnings)
             result[name]["unreadable"] = unreadable
-        result["postprocess"] = to_dict(model.postprocess)
+        result["postprocess"] = to_dict(postprocess)
         result["train"] = {
             "unreadable": unreadable_messages(self.splits.train, group),
             "class_counts": dict(zip(self.splits.classes, self.class_counts, strict=True)),
@@ -346,8 +343,9 @@ class ClassificationTask:
     ) -> Iterator[Batch]:
         """Yield this process's share of the images of `split`, each once."""
         rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
-        device = torch.device(plan.device)
-        return eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows)
+        device, workers = torch.device(plan.device), self.recipe.data.workers
+        batch_size = self.recipe.eval.batch_size
+        return eval_batches(split, preprocessor, batch_size, device, workers, rows)
 
     def _evaluate(
         self,
