@@ -96,9 +96,9 @@ VALUES: Mapping[Kind, Mapping[str, Mapping[str, str]]] = {
 }
 
 
-def current_path(path: str, kind: Kind = "recipe") -> str:
-    """Return the current name of a field, given as a dotted path."""
-    return FIELDS[kind].get(path, path)
+def current_path(path: str) -> str:
+    """Return the current name of a recipe field, given as a dotted path."""
+    return FIELDS["recipe"].get(path, path)
 
 
 def with_current_names(fields: Mapping[str, Any], kind: Kind) -> dict[str, Any]:

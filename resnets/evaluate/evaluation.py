@@ -198,16 +198,14 @@ def evaluate_scores(
     )
 
 
-def describe_protocol(
-    *, size: int, precision: str, weights: str, data: str, views: str = "1 view"
-) -> str:
-    """Describe in one line how metrics were measured.
+def describe_protocol(*, size: int, precision: str, weights: str, data: str) -> str:
+    """Describe in one line how metrics of one view per image were measured.
 
     >>> describe_protocol(size=32, precision="bfloat16", weights="best.safetensors (step 9)",
     ...     data="cifar10.tar.xz test, 10,000 images")
     '1 view, 32x32 px, bfloat16, best.safetensors (step 9), cifar10.tar.xz test, 10,000 images'
     """
-    return f"{views}, {size}x{size} px, {precision}, {weights}, {data}"
+    return f"1 view, {size}x{size} px, {precision}, {weights}, {data}"
 
 
 def _none_if_infinite(value: float) -> float | None:

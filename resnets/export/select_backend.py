@@ -44,7 +44,7 @@ from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
 # them on two cores, two to four times as long as the export.
 MIN_MULTIPLY_ADDS = 1e13
-MAX_DROP = 0.5  # percentage points of top-1 error that int8 may lose to be selected by "auto"
+MAX_DROP = 0.5  # percentage points by which int8 may raise the top-1 error
 
 
 def open_backend(
@@ -55,7 +55,6 @@ def open_backend(
     precision: str = "auto",
     images: int | None = 1,
     calibrate: str | None = None,
-    max_drop: float = 0.5,
     loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
     log: Callable[[str], None] = lambda _: None,
 ) -> Backend:
@@ -63,8 +62,8 @@ def open_backend(
 
     An artifact uses its own runtime. A checkpoint uses torch on an accelerator; on the CPU, "auto"
     selects as described above. images: the expected number of inputs, None if unlimited.
-    precision: "auto", "float32", "bfloat16" or "int8". calibrate: data set for int8 calibration and
-    evaluation. max_drop: allowed rise of the top-1 error there, in percentage points. loading:
+    precision: "auto", "float32", "tf32", "float16", "bfloat16" or "int8". calibrate: data set for
+    int8 calibration and evaluation, on which the top-1 error may rise by `MAX_DROP`. loading:
     options for weights that do not name their model or classes. log: called before slow steps.
 
     Raises ConfigError for contradictory options or a missing package, ArtifactError for a damaged
@@ -87,7 +86,7 @@ def open_backend(
             raise ConfigError(f"--device {chosen}: only torch runs there, not in int8")
         return TorchEngine(load_model(path, loading), device, precision)
     model = load_model(path, loading)
-    selector = BackendSelector(model, str(path), precision, images, calibrate, max_drop, log)
+    selector = BackendSelector(model, str(path), precision, images, calibrate, log)
     return selector.select(backend)
 
 
@@ -112,7 +111,6 @@ class BackendSelector:
     precision: str
     images: int | None
     calibrate: str | None
-    max_drop: float
     log: Callable[[str], None]
     reasons: list[str] = field(default_factory=list)
 
@@ -154,7 +152,7 @@ class BackendSelector:
         return "bfloat16" if precision == "bfloat16" else "float32"
 
     def _select_fastest(self) -> Engine:
-        exported = self._find_exported_int8(MAX_DROP) if self.precision == "auto" else None
+        exported = self._find_exported_int8() if self.precision == "auto" else None
         if exported is not None and exported.speed is None:
             self.reasons = [exported.reason]  # too few images to try other runtimes
             return exported.engine
@@ -176,15 +174,14 @@ class BackendSelector:
             raise ConfigError("--precision int8: not supported by torch; use openvino or onnx")
         if self.calibrate is not None:
             kind = _artifact_kind(runtime) if runtime != "auto" else _int8_kind()
-            cache = ArtifactCache(
-                self.model, ArtifactKey(kind, "int8", self.calibrate, self.max_drop)
-            )
-            engine = self._cached_engine(cache.key, cache)
+            key = ArtifactKey(kind, "int8", self.calibrate, MAX_DROP)
+            cache = ArtifactCache(self.model, key)
+            engine = self._cached_engine(key, cache)
             self.reasons.append(
                 _describe_rise(_measured_rise(cache.path, cache.model_sha256) or 0.0)
             )
             return engine
-        candidate = self._find_exported_int8(self.max_drop, runtime)
+        candidate = self._find_exported_int8(runtime)
         if candidate is None:
             raise ConfigError(
                 "--precision int8: needs images for calibration and evaluation;"
@@ -193,7 +190,7 @@ class BackendSelector:
         self.reasons = [candidate.reason]
         return candidate.engine
 
-    def _find_exported_int8(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
+    def _find_exported_int8(self, runtime: str = "auto") -> Candidate | None:
         """Return an int8 artifact of this model in the run folder whose loss was measured."""
         kinds = {path: SUFFIXES[path.suffix.lower()] for path in _artifacts_of_run(self.source)}
         paths = [
@@ -206,7 +203,7 @@ class BackendSelector:
             rise = _measured_rise(path, model_digest)
             if rise is None:
                 continue
-            if rise > max_drop:
+            if rise > MAX_DROP:
                 self.reasons.append(f"{path.name} loses {rise:.2f} points")
                 continue
             try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -31,8 +31,6 @@ REPORT, INDEX = "report.html", "studies.html"
 OF_STUDY = '<meta name="generator" content="resnets study">'  # in study/base.html.j2
 PNG_DPI = 200
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-
-Tone = Literal["good", "bad", "open"]
 
 
 @dataclass(frozen=True)

@@ -188,9 +188,9 @@ def summarize_source(source: Source) -> DataSummary:
     return summarize(source, shares)
 
 
-def summarize_images(name: str, count: int, left_out: LeftOut, origin: str = "") -> DataSummary:
+def summarize_images(name: str, count: int, left_out: LeftOut) -> DataSummary:
     """Return the summary of images without classes."""
-    split = SplitSummary("images", count, origin)
+    split = SplitSummary("images", count, "")
     return DataSummary(name, (), [split], None, left_out.parts(), left_out.links)
 
 

@@ -63,13 +63,14 @@ def open_tree(
     listing: Listing,
     name: str,
     where: str,
-    truth: str | None = None,
     labels_from: str = "auto",
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source:
     """Return the source of a folder or archive; see `read_tree`."""
-    return read_tree(listing, name, where, truth, labels_from, group=group, labels=labels).source
+    return read_tree(
+        listing, name, where, labels_from=labels_from, group=group, labels=labels
+    ).source
 
 
 def read_tree(

@@ -113,14 +113,12 @@ class Predictor:
         )
         return InferenceInput(row, stored, torch.from_numpy(pixels).permute(2, 0, 1))
 
-    def inputs(
-        self, files: Files, unreadable: BadSamples, workers: int = 0
-    ) -> Iterator[InferenceInput]:
+    def inputs(self, files: Files, unreadable: BadSamples) -> Iterator[InferenceInput]:
         """Yield every image of `files` once, in order; unreadable ones are recorded and left out.
 
-        Some are decoded ahead by `workers` threads, 0 = one per core.
+        Some are decoded ahead, by one thread per core.
         """
-        workers = workers or cores()
+        workers = cores()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
         waiting: deque[tuple[int, Future[InferenceInput]]] = deque()
 

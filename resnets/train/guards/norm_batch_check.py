@@ -25,15 +25,15 @@ from resnets.utils.distributed import ProcessGroup
 
 
 def check_norm_values(
-    model: nn.Module, recipe: Recipe, shape: tuple[int, int, int], processes: int, unit: int = 1
+    model: nn.Module, recipe: Recipe, shape: tuple[int, int, int], processes: int
 ) -> None:
     """Raise ConfigError if a norm of `model` would train on a single value per channel.
 
-    shape: (C, H, W) of the smallest training images. unit: images of a batch that stay together.
+    shape: (C, H, W) of the smallest training images.
     """
     if isinstance(model, ResNet):  # pools drop pixels: growing images may start too small
         check_speedrun_layers(dataclasses.replace(model.spec, input_size=min(shape[1:])))
-    images, cause = find_smallest_pass(recipe, processes, unit)
+    images, cause = find_smallest_pass(recipe, processes)
     if images > 1:
         return
     single = [name for name, values in _input_pixels(model, recipe, shape).items() if values == 1]
@@ -47,15 +47,14 @@ def check_norm_values(
     )
 
 
-def find_smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, str]:
+def find_smallest_pass(recipe: Recipe, processes: int) -> tuple[int, str]:
     """Return the smallest number of images that share a norm's statistics, and its cause."""
     if recipe.sync_norm and processes > 1:
         return recipe.batch_size, f"batch_size={recipe.batch_size}"
     if recipe.norm_batch:
         return recipe.norm_batch, f"norm_batch={recipe.norm_batch}"
     shares = [
-        len(ProcessGroup(i, processes).batch_indices(recipe.batch_size, unit))
-        for i in range(processes)
+        len(ProcessGroup(i, processes).batch_indices(recipe.batch_size)) for i in range(processes)
     ]
     share = min(shares)
     where = f" on {processes} processes" if processes > 1 else ""

@@ -47,7 +47,6 @@ DTYPES = {
     "ComplexFloat": torch.complex64,
     "ComplexDouble": torch.complex128,
 }
-BYTES = torch.uint8  # of a storage without a type
 
 
 @dataclass(frozen=True, eq=False)
