@@ -15,7 +15,7 @@ from rich.table import Table
 
 from resnets.cli.options import Fields, Flag, parse_settings, refuse_unread
 from resnets.cli.process import log_to_stderr
-from resnets.config import ConfigError, Recipe, parse_duration
+from resnets.config import ConfigError, Recipe, format_duration
 from resnets.utils.printable import Console, echo
 
 
@@ -108,15 +108,12 @@ def command(
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     is_main = os.environ.get("RANK", "0") == "0"
     if chosen is not None and is_main:  # before seconds of imports
-        amount, unit = parse_duration(chosen.duration, "duration")
-        count = int(amount) if amount == int(amount) else amount
-        length = f"{count:,} {'epoch' if unit == 'ep' else 'iteration'}{'s' * (count != 1)}"
         logging.getLogger("resnets").info(
             "training %s on %s: recipe %s, %s",
             chosen.net_name,
             Path(chosen.data.source).name,
             chosen.name,
-            length,
+            format_duration(chosen.duration),
         )
     from resnets.api.train import train
     from resnets.weights.errors import DownloadError

@@ -16,7 +16,7 @@ from resnets.config.optim import (
     ScheduleSpec,
 )
 from resnets.config.postprocess import SOFTMAX, Postprocess
-from resnets.config.recipe import Recipe, parse_duration
+from resnets.config.recipe import Recipe, format_duration, parse_duration
 from resnets.config.sequence import SignalSpec, TransformerSpec
 from resnets.config.serialization import (
     dump_json,
@@ -69,6 +69,7 @@ __all__ = [
     "dump_json",
     "explicit_fields",
     "flatten_fields",
+    "format_duration",
     "from_dict",
     "from_stored_dict",
     "from_toml",

@@ -218,3 +218,10 @@ def parse_duration(text: str, path: str) -> tuple[float, Literal["it", "ep"]]:
     if not match or float(match[1]) <= 0:
         raise ConfigError(f"{path}: {text!r} is not a duration such as '64000it' or '30ep'{hint}")
     return float(match[1]), "it" if match[2] == "it" else "ep"
+
+
+def format_duration(text: str) -> str:
+    """Format a duration such as "64000it" as "64,000 iterations"."""
+    amount, unit = parse_duration(text, "duration")
+    count = f"{amount:,.0f}" if amount == round(amount) else f"{amount:g}"
+    return f"{count} {'iteration' if unit == 'it' else 'epoch'}{'' if amount == 1 else 's'}"

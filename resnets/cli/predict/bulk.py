@@ -107,7 +107,7 @@ def _exit_code(stop: BaseException) -> int:
 
 def _run_workers(run: Run) -> int:
     from resnets.bulk.pool import WorkerError
-    from resnets.train.log.epoch_lines import format_duration
+    from resnets.train.log.epoch_lines import format_seconds
 
     _print_plan(run)
     started = time.monotonic()
@@ -129,7 +129,7 @@ def _run_workers(run: Run) -> int:
         return 1
     summary, seconds = run.summarize(), time.monotonic() - started
     rate = f"{run.images_left / seconds:,.0f} images/s"
-    _print(f"{_format_output(run)}; {rate} in {format_duration(seconds)}")
+    _print(f"{_format_output(run)}; {rate} in {format_seconds(seconds)}")
     if summary.unreadable:
         errors = "; ".join(summary.errors[:MAX_NAMED_FAILURES])
         unreadable = format_count(summary.unreadable, "unreadable image")
@@ -178,7 +178,7 @@ def _with_progress(run: Run) -> Generator[Event, None, None]:
     """Yield the events of a run, with a progress bar on a terminal, else occasional lines."""
     from resnets.bulk.pool import Progress
     from resnets.evaluate.prepare import with_progress
-    from resnets.train.log.epoch_lines import format_duration
+    from resnets.train.log.epoch_lines import format_seconds
 
     def images(event: Event) -> int:
         return event.images if isinstance(event, Progress) else 0
@@ -199,7 +199,7 @@ def _with_progress(run: Run) -> Generator[Event, None, None]:
                 last_line, rate = now, computed / (now - first)
                 _print(
                     f"{total - left + counted:,} of {total:,} images, {rate:,.0f} images/s,"
-                    f" {format_duration((left - counted) / rate)} left"
+                    f" {format_seconds((left - counted) / rate)} left"
                 )
 
 

@@ -10,7 +10,14 @@ from types import MappingProxyType
 
 import torch
 
-from resnets.config import ModelSpec, Recipe, TransformerSpec, from_toml, to_toml
+from resnets.config import (
+    ModelSpec,
+    Recipe,
+    TransformerSpec,
+    format_duration,
+    from_toml,
+    to_toml,
+)
 from resnets.diagrams.draw import model_diagram
 from resnets.models import ImageClassifier, build, cost
 from resnets.models.transformer.network import Transformer
@@ -38,7 +45,6 @@ from resnets.study.depth.summary import (
     ModelSummary,
     Which,
     class_metrics_table,
-    format_duration,
     list_differences,
     merge_environments,
     run_folder,

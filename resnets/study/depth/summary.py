@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.config import Recipe, flatten_fields, parse_duration, to_dict
+from resnets.config import Recipe, flatten_fields, to_dict
 from resnets.config.aliases import read_json
 from resnets.report.page import Table
 from resnets.report.render import Row
@@ -178,13 +178,6 @@ def class_metrics_table(models: Sequence[ModelSummary]) -> list[Table]:
 def run_folder(cell: Cell) -> str:
     """Return the cell's run folder, relative to the study's."""
     return f"cells/{cell.folder.name}"
-
-
-def format_duration(text: str) -> str:
-    """Format a duration such as "64000it" as "64,000 iterations"."""
-    amount, unit = parse_duration(text, "duration")
-    count = f"{amount:,.0f}" if amount == round(amount) else f"{amount:g}"
-    return f"{count} {'iteration' if unit == 'it' else 'epoch'}{'' if amount == 1 else 's'}"
 
 
 def list_differences(recipes: Mapping[str, Recipe]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from resnets.study.grid.cells import Cell, Grid
-from resnets.train.log.run_log import format_duration
+from resnets.train.log.epoch_lines import format_seconds
 from resnets.utils.printable import Console
 
 # Seconds between two plain lines about the whole study.
@@ -108,7 +108,7 @@ class StudyProgress:
     def _format_eta(self, done: int) -> str:
         if done <= self.initial_work:
             return "-:--:--"
-        return format_duration(
+        return format_seconds(
             (time.monotonic() - self.start) * (self.total - done) / (done - self.initial_work)
         )
 

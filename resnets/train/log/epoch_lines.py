@@ -91,7 +91,7 @@ class EpochLines:
         parts += [text for row in rows if (text := format_metrics(row))]
         remaining = (self.total - end["step"]) * self._seconds_per_step
         if end["step"] < self.total and self._seconds_per_step:
-            parts.append(f"{format_duration(remaining)} left")
+            parts.append(f"{format_seconds(remaining)} left")
         self._emit("  ".join(parts))
         self._printed = time.monotonic()
 
@@ -108,7 +108,7 @@ def format_metrics(row: Row) -> str:
     return text if row["kind"] == "train" or not text else f"{row['kind']} {text}"
 
 
-def format_duration(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Format seconds as h:mm:ss, or m:ss below an hour."""
     total = max(0, round(seconds))
     if total < 3600:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
 from resnets.report.run import BALANCED
-from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_duration, format_metrics
+from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_metrics, format_seconds
 from resnets.train.log.tensorboard_log import TensorBoardLog
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
@@ -241,7 +241,7 @@ class NotebookBar:
     def _bar(self) -> Any:
         done = max(1, self._step - self._first_step)
         seconds = (time.monotonic() - self._started) / done * (self._total - self._step)
-        words = [f"{self._step:,}/{self._total:,}", f"ETA {format_duration(seconds)}"]
+        words = [f"{self._step:,}/{self._total:,}", f"ETA {format_seconds(seconds)}"]
         text = html.escape("  ".join([*words, self._metrics]))
         bar = f'<progress value="{self._step}" max="{self._total}"></progress>'
         return self._html(f"<div>training {bar} <code>{text}</code></div>")
