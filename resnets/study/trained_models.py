@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from resnets.config import ConfigError
@@ -30,10 +29,7 @@ from resnets.evaluate.data.match_classes import (
 )
 from resnets.evaluate.prepare import to_device
 from resnets.models import ImageClassifier
-from resnets.utils.printable import Console, escape
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
-
-T = TypeVar("T")
 
 BATCH_SIZE = 250
 PRECISION: Literal["float32"] = "float32"
@@ -180,18 +176,6 @@ def iter_units(
         output = unit(x)
         yield name, unit, x, output
         x = output
-
-
-def progress(items: Sequence[T], description: str) -> Iterable[T]:
-    """Iterate over `items` with a progress bar on stderr where that is a terminal."""
-    console = Console(stderr=True)
-    return track(
-        items,
-        escape(description),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def check_finite(value: float, path: Path | str) -> float:

@@ -127,9 +127,12 @@ def console(file: IO[str] | None = None) -> Console:
 
 
 def show_progress(
-    items: Iterable[Item], title: str, total: int, *, hidden: bool = False
+    items: Iterable[Item], title: str, total: int | None = None, *, hidden: bool = False
 ) -> Iterator[Item]:
-    """Iterate with a progress bar on stderr, unless it is `hidden` or stderr is redirected."""
+    """Iterate with a progress bar on stderr, unless it is `hidden` or stderr is redirected.
+
+    total: number of items; not needed if `items` has a length.
+    """
     from rich.progress import track  # deferred: slow to import
 
     hidden = hidden or not sys.stderr.isatty()

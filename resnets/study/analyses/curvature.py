@@ -25,7 +25,8 @@ from resnets.report.figure_style import add_legend, figure_style, series_colors,
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analyses.landscape import random_direction, shift_weights
 from resnets.study.analysis import Analysis, Subject, find_twins
-from resnets.study.trained_models import LabeledImages, get_images, line_style, progress
+from resnets.study.trained_models import LabeledImages, get_images, line_style
+from resnets.utils.printable import show_progress
 
 MAX_ITERATIONS, TOLERANCE = 20, 0.01  # of the power iteration; residual over eigenvalue
 CHUNK = 32  # images whose graph is in memory at a time
@@ -103,7 +104,7 @@ class Hessian:
             }
         )
         eigenvalue = Eigenvalue(0.0, math.inf, 0)
-        for number in progress(range(1, MAX_ITERATIONS + 1), label):
+        for number in show_progress(range(1, MAX_ITERATIONS + 1), label):
             product = self.times(vector)
             value = _dot(vector, product)
             residual = {name: product[name] - value * vector[name] for name in vector}

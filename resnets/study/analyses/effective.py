@@ -43,8 +43,8 @@ from resnets.study.trained_models import (
     iter_units,
     line_style,
     named_units,
-    progress,
 )
+from resnets.utils.printable import show_progress
 
 TRAINING_IMAGES = 100  # that rank the units, and on which statistics of norms are recomputed
 MAX_COUNTS = 8  # numbers of units replaced at once
@@ -138,13 +138,13 @@ def measure(subject: Subject) -> EffectiveDepth:
     for kind, modules in candidates.items():
         losses[kind] = {
             name: evaluate(kind, [name], training).loss
-            for name in progress(list(modules), f"{subject.label}, one unit {kind}")
+            for name in show_progress(list(modules), f"{subject.label}, one unit {kind}")
         }
         ranked = sorted(modules, key=losses[kind].__getitem__)
         counts = spread_counts(len(ranked), MAX_COUNTS)
         errors[kind] = tuple(
             Replacement(tuple(ranked[:count]), evaluate(kind, ranked[:count], images).top1_error)
-            for count in progress(counts, f"{subject.label}, {kind}")
+            for count in show_progress(counts, f"{subject.label}, {kind}")
         )
     return EffectiveDepth(
         subject.label,

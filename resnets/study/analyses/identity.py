@@ -38,7 +38,8 @@ from resnets.study.analyses.lesions import (
     swappable_blocks,
 )
 from resnets.study.analysis import Analysis, Subject
-from resnets.study.trained_models import apply_stem, get_images, progress
+from resnets.study.trained_models import apply_stem, get_images
+from resnets.utils.printable import show_progress
 
 DRAWS = 5  # random choices for each number of blocks
 MAX_COUNTS = 10  # numbers of blocks tried
@@ -96,7 +97,9 @@ def measure(subject: Subject) -> IdentityResult:
         with swap_blocks(model, pairs):
             return Lesion(pairs, images.evaluate(model).top1_error)
 
-    single = {name: drop((name,)).error for name in progress(list(blocks), "dropping one block")}
+    single = {
+        name: drop((name,)).error for name in show_progress(list(blocks), "dropping one block")
+    }
     drops = draw_blocks(identity, spread_counts(len(identity), MAX_COUNTS), DRAWS, generator)
     swaps = [
         tuple(_draw_pair(groups, generator) for _ in range(count))
@@ -110,9 +113,11 @@ def measure(subject: Subject) -> IdentityResult:
             BlockResult(name, _shortcut_kind(block), ratios[name], single[name])
             for name, block in blocks.items()
         ),
-        swaps=tuple(swap(pairs) for pairs in progress(neighbors, "swapping neighbors")),
-        random_drops=tuple(drop(names) for names in progress(drops, "dropping several blocks")),
-        random_swaps=tuple(swap(pairs) for pairs in progress(swaps, "swapping several")),
+        swaps=tuple(swap(pairs) for pairs in show_progress(neighbors, "swapping neighbors")),
+        random_drops=tuple(
+            drop(names) for names in show_progress(drops, "dropping several blocks")
+        ),
+        random_swaps=tuple(swap(pairs) for pairs in show_progress(swaps, "swapping several")),
         deepened=compare_deepened(model, get_images(images.batches[0]), EXTRA_BLOCKS)
         if model.spec.passes_identity
         else None,

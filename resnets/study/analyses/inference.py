@@ -46,8 +46,8 @@ from resnets.study.trained_models import (
     iter_units,
     line_style,
     named_units,
-    progress,
 )
+from resnets.utils.printable import show_progress
 
 TRAINING_IMAGES = 500  # to fit the linear heads
 MAX_STEPS = 500  # of L-BFGS
@@ -173,7 +173,7 @@ def measure(subject: Subject) -> Inference:
     targets, test_targets = get_targets(training), get_targets(images)
     cosines = gradient_cosines(model, images)
     units = []
-    for name in progress(list(features), f"{subject.label}, linear heads"):
+    for name in show_progress(list(features), f"{subject.label}, linear heads"):
         error = head_error(features[name], targets, test_features[name], test_targets)
         each = cosines.get(name, np.zeros(0))
         mean = float(each.mean()) if len(each) else None

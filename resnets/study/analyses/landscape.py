@@ -25,7 +25,8 @@ from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figure_style import SERIES, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import Analysis, Subject, find_twins
-from resnets.study.trained_models import line_style, progress
+from resnets.study.trained_models import line_style
+from resnets.utils.printable import show_progress
 
 Direction = Mapping[str, Tensor]
 REACH = 1.0  # largest distance, in units of each filter's norm
@@ -125,8 +126,10 @@ def measure(subject: Subject, steps: int) -> Landscape:
     return Landscape(
         label,
         model.spec,
-        tuple(measure_point(alpha, 0.0) for alpha in progress(line, f"{label}, line")),
-        tuple(measure_point(alpha, beta) for alpha, beta in progress(plane, f"{label}, plane")),
+        tuple(measure_point(alpha, 0.0) for alpha in show_progress(line, f"{label}, line")),
+        tuple(
+            measure_point(alpha, beta) for alpha, beta in show_progress(plane, f"{label}, plane")
+        ),
     )
 
 

@@ -25,7 +25,8 @@ from resnets.models.norm import recompute_statistics
 from resnets.report.figure_style import SOFT, add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import Analysis, Subject, find_twins
-from resnets.study.trained_models import get_images, line_style, progress
+from resnets.study.trained_models import get_images, line_style
+from resnets.utils.printable import show_progress
 
 LINES, POINTS, LAGS = 6, 48, 24  # lines between two images, points on each, distances shown
 BETA = 0.1  # of the paper's scaled branches
@@ -103,7 +104,7 @@ def measure(subject: Subject) -> Shattering:
     pairs = [(2 * k % count, (2 * k + 1) % count) for k in range(LINES)]
     curves = []
     forms = list_forms(subject.model)
-    for form in progress(list(forms), subject.label):
+    for form in show_progress(list(forms), subject.label):
         model = subject.model
         if (spec := forms[form]) is not None:
             with torch.random.fork_rng(devices=[]):

@@ -45,7 +45,8 @@ from resnets.study.analyses.lesions import (
     swap_blocks,
 )
 from resnets.study.analysis import Analysis, Subject
-from resnets.study.trained_models import get_images, line_style, named_units, progress
+from resnets.study.trained_models import get_images, line_style, named_units
+from resnets.utils.printable import show_progress
 
 TRAINING_IMAGES = 200  # on which statistics of norms are recomputed
 DRAWS = 3  # random choices for each number of blocks, and paths for each length
@@ -122,9 +123,9 @@ def measure(subject: Subject) -> Unravelled:
         len(named_units(model)),
         error,
         recalibrated,
-        tuple(remove((name,)) for name in progress(names, f"{label}, removing one block")),
-        tuple(remove(chosen) for chosen in progress(drops, f"{label}, removing several")),
-        tuple(swap(pairs) for pairs in progress(swaps, f"{label}, swapping")),
+        tuple(remove((name,)) for name in show_progress(names, f"{label}, removing one block")),
+        tuple(remove(chosen) for chosen in show_progress(drops, f"{label}, removing several")),
+        tuple(swap(pairs) for pairs in show_progress(swaps, f"{label}, swapping")),
         path_gradients(model, images.batches[0], generator) if model.spec.residual else (),
     )
 
