@@ -21,7 +21,7 @@ from resnets.data.batch import Batch
 from resnets.train.execution_plan import ExecutionPlan, choose_plan
 from resnets.train.guards.divergence import find_nonfinite
 from resnets.train.loop import Stream
-from resnets.train.optim.optimizers import load_state_tensors, set_lr, state_tensors
+from resnets.train.optim.optimizers import load_state_tensors, set_lr
 from resnets.train.run import build_step, make_saver, open_task, read_run
 from resnets.train.state import TrainState
 from resnets.train.step import TrainStep, seed_step
@@ -210,11 +210,11 @@ def _record_outputs(model: nn.Module, outputs: dict[str, _Output]) -> Iterator[N
 
 def _copy_tensors(state: TrainState) -> dict[str, Tensor]:
     """Copy the weights, buffers and optimizer's state."""
-    tensors = {f"model/{name}": each for name, each in state.model.state_dict().items()}
-    tensors |= {
-        f"optim/{name}": each for name, each in state_tensors(state.model, state.optimizer).items()
+    return {
+        name: each.detach().cpu().clone()
+        for name, each in state.tensors().items()
+        if name.startswith(("model/", "optim/"))
     }
-    return {name: each.detach().cpu().clone() for name, each in tensors.items()}
 
 
 def _batch_tensors(batch: Batch) -> dict[str, Tensor]:

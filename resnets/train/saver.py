@@ -14,7 +14,7 @@ import torch
 from resnets.config import Recipe, to_dict
 from resnets.data.splits.image_record import Fingerprint
 from resnets.train.guards.divergence import HINTS, Diverged, find_nonfinite
-from resnets.train.optim.optimizers import load_state_tensors, state_tensors
+from resnets.train.optim.optimizers import load_state_tensors
 from resnets.train.state import Meter, TrainState
 from resnets.utils.environment import accumulator_dtype, single_threaded_pool
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, EncodedCheckpoint
@@ -134,14 +134,9 @@ class Saver:
             "interval": _meter_to_json(state.interval),
             "epoch": _meter_to_json(state.epoch),
         }
-        tensors = _prefixed("model", state.model.state_dict())
-        tensors |= _prefixed("optim", state_tensors(state.model, state.optimizer))
-        tensors |= _prefixed("optim", state.remote_optimizer_state)
+        tensors = state.tensors() | _prefixed("optim", state.remote_optimizer_state)
         if state.ema is not None:
-            tensors |= _prefixed("ema", state.ema.module.state_dict())
             tensors["n_averaged"] = torch.tensor(state.ema.n_averaged)
-        if state.scaler is not None:
-            tensors |= _prefixed("scaler", state.scaler.state_tensors())
         self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
         state.remote_optimizer_state = {}  # copied by now; frees its memory
         if final:

@@ -106,6 +106,23 @@ class TrainState:
                 state_tensors(self.model, self.optimizer)
             )
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that a step changes, apart from the sums, named as in a checkpoint.
+
+        Those of a sharded optimizer are this process's.
+        """
+        groups: dict[str, Mapping[str, torch.Tensor]] = {
+            "model": self.model.state_dict(),
+            "optim": state_tensors(self.model, self.optimizer),
+            "ema": {} if self.ema is None else self.ema.module.state_dict(),
+            "scaler": {} if self.scaler is None else self.scaler.state_tensors(),
+        }
+        return {
+            f"{group}/{name}": tensor
+            for group, tensors in groups.items()
+            for name, tensor in tensors.items()
+        }
+
     @property
     def eval_model(self) -> nn.Module:
         """The model to evaluate: the averaged one, if there is one."""

@@ -209,17 +209,7 @@ def _restored(state: TrainState, tables: StepTables) -> Iterator[None]:
 
 def _tensors(state: TrainState) -> Mapping[str, Tensor]:
     """Return all tensors that a step changes, by name."""
-    tensors = {f"model/{name}": each for name, each in state.model.state_dict().items()}
-    for number, slots in enumerate(state.optimizer.state.values()):
-        for name, each in slots.items():
-            if isinstance(each, Tensor):
-                tensors[f"optim/{number}/{name}"] = each
-    if state.ema is not None:
-        for name, each in state.ema.module.state_dict().items():
-            tensors[f"ema/{name}"] = each
-    if state.scaler is not None:
-        for name, each in state.scaler.state_tensors().items():
-            tensors[f"scaler/{name}"] = each
+    tensors = state.tensors()
     for kind, meter in (("interval", state.interval), ("epoch", state.epoch)):
         for name, each in meter.sums.items():
             tensors[f"{kind}/{name}"] = each

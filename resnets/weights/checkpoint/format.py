@@ -1,9 +1,10 @@
 """Checkpoint files: safetensors with a JSON header, written atomically.
 
-Tensors are named `model/<parameter>`, `ema/<parameter>`, `optim/<parameter>/<state>` and
-`preprocess/mean_image`. The header has an entry `resnets`: JSON with `format`, `step`, `recipe`,
-`classes`, `preprocess`, `state` (what the training loop needs to resume) and `sha256` of all of
-that and of the tensors. Files of format 1, whose checksum covers the tensors alone, are still read.
+Tensors are named `model/<parameter>`, `ema/<parameter>`, `optim/<parameter>/<state>`,
+`scaler/<name>` (of float16), `n_averaged` and `preprocess/mean_image`. The header has an entry
+`resnets`: JSON with `format`, `step`, `recipe`, `classes`, `preprocess`, `state` (what the training
+loop needs to resume) and `sha256` of all of that and of the tensors. Files of format 1, whose
+checksum covers the tensors alone, are still read.
 """
 
 from __future__ import annotations
