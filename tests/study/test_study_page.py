@@ -232,9 +232,9 @@ def test_every_net_with_a_number_of_the_paper_is_in_the_catalog() -> None:
             assert catalog.spec(name).name == name
 
 
-def curves(net: str, kind: str, depth: int, shortcut: str, end: float = 5.0) -> ErrorCurves:
+def curves(net: str, family: str, depth: int, shortcut: str, end: float = 5.0) -> ErrorCurves:
     return ErrorCurves(
-        net, kind, depth, shortcut, {100: [90.0], 1000: [end]}, {1000: [end, end + 2]}
+        net, family, depth, shortcut, {100: [90.0], 1000: [end]}, {1000: [end, end + 2]}
     )
 
 

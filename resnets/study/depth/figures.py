@@ -48,7 +48,7 @@ def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
         },
     )
     for labels in candidates:
-        counts = Counter((model.kind, labels[model.name]) for model in models)
+        counts = Counter((model.family, labels[model.name]) for model in models)
         if max(counts.values(), default=0) <= 1:
             return labels
     return {model.name: model.name for model in models}
@@ -61,7 +61,7 @@ def plot_error_curves(models: Sequence[ErrorCurves], held_out: str) -> Plot:
     lines (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are
     means over seeds, bands their range, a cross the end of a run that did not finish.
     """
-    kinds = list_families(models)
+    families = list_families(models)
     ordered = sorted(models, key=lambda model: (model.depth, model.shortcut))
     labels = curve_labels(ordered)
     names = list(dict.fromkeys(labels[model.name] for model in ordered))
@@ -70,15 +70,15 @@ def plot_error_curves(models: Sequence[ErrorCurves], held_out: str) -> Plot:
     last = max((step for model in models for step in _steps(model)), default=1)
     gap = 1.25 * LABEL_SIZE / (72 * 0.7 * PANEL[1]) * top  # a line of text on the error axis, about
     with figure_style():
-        figure, panels = subplots(len(kinds), max_columns=MAX_COLUMNS, share="both")
-        for axes, kind in zip(panels, kinds, strict=True):
+        figure, panels = subplots(len(families), max_columns=MAX_COLUMNS, share="both")
+        for axes, family in zip(panels, families, strict=True):
             ends = []
-            for model in (model for model in ordered if model.kind == kind):
+            for model in (model for model in ordered if model.family == family):
                 color = colors[labels[model.name]]
                 end = _plot_model(axes, model, color, bold=model.shortcut != "none")
                 if end is not None:
                     ends.append((min(end, top), labels[model.name], color))
-            title = f"{capitalize(kind)}{' networks' if len(kind) < 16 else ''}"
+            title = f"{capitalize(family)}{' networks' if len(family) < 16 else ''}"
             axes.set(title=title, xlim=(0, last), ylim=(0, top))
             axes.set(xlabel="iteration", ylabel=models[0].metric.axis)
             _label_ends(axes, ends, top, gap)
@@ -95,7 +95,7 @@ def capitalize(family: str) -> str:
 
 def list_families(models: Sequence[ErrorCurves]) -> list[str]:
     """Return the families of the models in the order of their panels."""
-    names = list(dict.fromkeys(model.kind for model in models))
+    names = list(dict.fromkeys(model.family for model in models))
     first = [name for name in ("plain", "residual") if name in names]
     return [*first, *(name for name in names if name not in first)]
 
@@ -117,23 +117,23 @@ def plot_depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Plot:
             ),
         )
     ]
-    kinds = list_families(models)
+    families = list_families(models)
     colors = [SERIES[0], SERIES[4], *(SERIES[index] for index in (2, 1, 3, 5))]
-    if kinds[:1] != ["plain"]:
+    if families[:1] != ["plain"]:
         colors = colors[1:]
-    plain = {model.kind for model in models if model.shortcut == "none"}
-    styles = {
-        kind: (colors[index % len(colors)], "s" if kind in plain else MARKERS[index % len(MARKERS)],
-               1.4 if kind in plain else 2.4)
-        for index, kind in enumerate(kinds)
-    }  # fmt: skip
+    plain = {model.family for model in models if model.shortcut == "none"}
+    styles = {}
+    for index, family in enumerate(families):
+        marker = "s" if family in plain else MARKERS[index % len(MARKERS)]
+        width = 1.4 if family in plain else 2.4
+        styles[family] = (colors[index % len(colors)], marker, width)
     with figure_style():
         figure, panels = subplots(2, share="both")
         for axes, (title, points) in zip(panels, last, strict=True):
-            for kind, (color, marker, width) in styles.items():
+            for family, (color, marker, width) in styles.items():
                 errors_by_depth = sorted(
                     ((model.depth, np.asarray(errors)) for model, errors in points
-                     if model.kind == kind),
+                     if model.family == family),
                     key=lambda point: point[0],
                 )  # fmt: skip
                 for depth, errors in errors_by_depth:
@@ -142,7 +142,7 @@ def plot_depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Plot:
                 means = [errors.mean() for _, errors in errors_by_depth]
                 positions = [depths.index(depth) for depth, _ in errors_by_depth]
                 axes.plot(positions, means, color=color, lw=width)
-                axes.plot([], [], marker=marker, color=color, lw=width, label=kind)
+                axes.plot([], [], marker=marker, color=color, lw=width, label=family)
             axes.set_xticks(range(len(depths)), [f"{depth:,}" for depth in depths])
             axes.set(title=title, xlabel=metric.depth, ylabel=metric.axis)
             axes.margins(x=0.08)
@@ -185,17 +185,17 @@ def plot_stream_norms(models: Sequence[ModelSummary]) -> Figure | None:
     if not norms:
         return None
     curves = [model.curves() for model in models if model.name in norms]
-    kinds = list_families(curves)
+    families = list_families(curves)
     depths = sorted({each.depth for each in curves})
     colors = dict(zip(depths, series_colors(len(depths)), strict=True))
     with figure_style():
-        figure, panels = subplots(len(kinds), max_columns=MAX_COLUMNS, share="both")
-        for axes, kind in zip(panels, kinds, strict=True):
-            for curve in (each for each in curves if each.kind == kind):
+        figure, panels = subplots(len(families), max_columns=MAX_COLUMNS, share="both")
+        for axes, family in zip(panels, families, strict=True):
+            for curve in (each for each in curves if each.family == family):
                 values = norms[curve.name]
                 depth = np.linspace(0, 1, len(values))
                 axes.plot(depth, values, "o-", ms=3, color=colors[curve.depth], label=curve.size)
-            axes.set(title=capitalize(kind), xlabel="relative depth")
+            axes.set(title=capitalize(family), xlabel="relative depth")
             axes.set(ylabel="RMS of the stream", yscale="log")
             axes.legend()
     columns = ("model", "blocks", "block", "root mean square", "run folder")

@@ -201,8 +201,10 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
         if row["kind"] in ("train", model.held_out)
     )
     figures = [Figure("error-curves", plot_error_curves(curves, held_out), Numbers(columns, rows))]
-    kinds = list_families(curves)
-    depths = {kind: [model.depth for model in curves if model.kind == kind] for kind in kinds}
+    families = list_families(curves)
+    depths = {
+        family: [model.depth for model in curves if model.family == family] for family in families
+    }
     distinct = all(len(set(each)) == len(each) for each in depths.values())
     several = max(len(set(each)) for each in depths.values()) > 1
     if distinct and several and any(model.train for model in curves):

@@ -63,12 +63,12 @@ class Errors:
 class ErrorCurves:
     """Errors of one model over its seeds, in units of `metric`.
 
-    kind: family, such as "residual". train, held_out: step -> errors of the finished seeds at that
+    family: such as "residual". train, held_out: step -> errors of the finished seeds at that
     step. unfinished: (step, training error) points of each seed that did not finish.
     """
 
     name: str
-    kind: str
+    family: str
     depth: int
     shortcut: str
     train: Mapping[int, Sequence[float]]
@@ -121,7 +121,7 @@ class ModelSummary:
         return ErrorCurves(
             name=self.name,
             metric=self.cells[0].metric,
-            kind=self.family,
+            family=self.family,
             depth=self.depth,
             shortcut=self.cells[0].shortcut,
             train=self._by_step("train"),
