@@ -19,6 +19,7 @@ from resnets.config.postprocess import SOFTMAX, Postprocess
 from resnets.config.recipe import Recipe, format_duration, parse_duration
 from resnets.config.sequence import SignalSpec, TransformerSpec
 from resnets.config.serialization import (
+    differing_fields,
     dump_json,
     explicit_fields,
     flatten_fields,
@@ -66,6 +67,7 @@ __all__ = [
     "TransformerSpec",
     "atomic_write",
     "check_explicit_fields",
+    "differing_fields",
     "dump_json",
     "explicit_fields",
     "flatten_fields",

@@ -192,6 +192,15 @@ def flatten_fields(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
             yield f"{prefix}{name}", value
 
 
+def differing_fields(
+    one: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted names of the fields that differ, with both values; None = not set."""
+    ours, theirs = dict(flatten_fields(one)), dict(flatten_fields(other))
+    pairs = {name: (ours.get(name), theirs.get(name)) for name in ours | theirs}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 def explicit_fields(fields: Mapping[str, Any]) -> Iterator[str]:
     """Yield the current names of the fields that were set: of a spec, those unlike the default."""
     specs = tuple(f"{name}." for name in _spec_names(fields))

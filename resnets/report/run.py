@@ -32,7 +32,7 @@ from resnets.utils.imports import PREFIX
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
-CURVES = "curves.svg"
+CURVES, ENVIRONMENT = "curves.svg", "environment.json"
 SPLITS = ("test", "val", "train")
 # Metrics of a split in a report and their titles; in percent, except for those of `PLAIN`.
 METRICS = {
@@ -130,7 +130,7 @@ def write_run_report(
         curves=curves,
         stages=stage_summary,
         stages_plot=stages_plot,
-        environment=read_json(folder / "environment.json", "environment"),
+        environment=read_json(folder / ENVIRONMENT, "environment"),
         measured=measured,
         details=details,
         advice=[*advise_on_data(result), *advise(recipe, rows, _count_images(result))]

@@ -27,16 +27,16 @@ from resnets.config import (
 from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.report.run import METRICS
-from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
 from resnets.train.optim.schedule import Schedule
 from resnets.train.replay import open_training
 from resnets.train.run import run as run_training
 from resnets.train.tasks.label_settings import choose_monitor
 from resnets.train.write_results import RESULT
-from resnets.utils.errors import read_object, reading
+from resnets.utils.errors import OutOfMemory, read_object, reading
 from resnets.utils.files import page_folder
 from resnets.utils.imports import require_package
+from resnets.weights.checkpoint.format import RECIPE
 
 BASE, BEST, RANGE, STORE, TRIALS = "base.toml", "recipe.toml", "range.json", "trials.db", "trials"
 SHOWN = ("top1_error", "balanced_error", "mAP", "macro_f1")  # of each trial, on the page
@@ -306,7 +306,7 @@ def _run_trial(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: 
     if (run / RESULT).is_file():
         result = read_object(run / RESULT)
     else:
-        chosen = None if (run / "recipe.toml").is_file() else replace_fields(recipe, dict(fields))
+        chosen = None if (run / RECIPE).is_file() else replace_fields(recipe, dict(fields))
         try:
             result = run_training(chosen, run, device=device, quiet=True)
         except (Diverged, OutOfMemory):

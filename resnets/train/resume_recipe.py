@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from resnets import recipes
-from resnets.config import ConfigError, Recipe, flatten_fields, to_dict
+from resnets.config import ConfigError, Recipe, differing_fields, to_dict
 from resnets.train.optim.schedule import Schedule
 
 # Fields that do not affect training: their values in an edited recipe.toml are used.
@@ -42,11 +42,8 @@ DERIVED = frozenset(
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted names of the fields that differ, with both values; None = not set."""
-    ours, theirs = (dict(flatten_fields(to_dict(each))) for each in (one, other))
-    names = sorted(ours.keys() | theirs.keys())
-    pairs = {name: (ours.get(name), theirs.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    """Return the `differing_fields` of two recipes, sorted by name."""
+    return dict(sorted(differing_fields(to_dict(one), to_dict(other)).items()))
 
 
 def merge_recipes(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:

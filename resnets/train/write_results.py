@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from resnets.config import Recipe, dump_json
-from resnets.report.run import write_run_report
+from resnets.report.run import ENVIRONMENT, write_run_report
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.log.run_log import read_rows
 from resnets.train.log.timing import STAGES, stage_summary
@@ -36,7 +36,7 @@ def write_environment(
         values = environment.describe(torch.device(plan.device))
         values |= {"device_name": values["device"], **dataclasses.asdict(plan)}
         values |= {"processes": group.world_size, **wait_policy.to_json()}
-        dump_json(values, out / "environment.json")
+        dump_json(values, out / ENVIRONMENT)
 
 
 def _store_postprocess(out: Path, recipe: Recipe, name: str, result: dict[str, Any]) -> None:

@@ -52,10 +52,11 @@ from resnets.study.depth.summary import (
 )
 from resnets.study.depth.verdict import Verdict, judge_degradation
 from resnets.study.grid.budget import Blocks
-from resnets.study.grid.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
+from resnets.study.grid.cells import CELLS, Cell, Grid, folder_name, read_cells, read_grid
 from resnets.study.grid.model_names import custom_block
 from resnets.study.metric import BITS
 from resnets.study.trained_models import format_command
+from resnets.weights.checkpoint.format import RECIPE
 
 STATUS = {
     "done": "done",

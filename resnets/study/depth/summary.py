@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.config import Recipe, flatten_fields, to_dict
+from resnets.config import Recipe, differing_fields, to_dict
 from resnets.config.aliases import read_json
 from resnets.report.page import Table
 from resnets.report.render import Row
+from resnets.report.run import ENVIRONMENT
 from resnets.study.grid.cells import Cell
 from resnets.study.metric import ERROR, Metric
 
 HeldOut = Literal["test", "val"]
 Which = Literal["last", "best"]
-ENVIRONMENT = "environment.json"
 CELL_FIELDS = ("name", "model", "seed", "custom")  # of a recipe, in which the cells differ
 CLASS_METRICS = {  # of rows of held-out images
     "top1_error": "error",
@@ -185,15 +185,16 @@ def list_differences(recipes: Mapping[str, Recipe]) -> list[str]:
 
     Each line has a field, its value, and the names of the recipes that have it.
     """
-    flat = {name: _flatten_fields(recipe) for name, recipe in recipes.items()}
-    if not flat:
-        return []
-    first = next(iter(flat.values()))
+    shared = {
+        name: {key: value for key, value in to_dict(recipe).items() if key not in CELL_FIELDS}
+        for name, recipe in recipes.items()
+    }
     names_by_field: dict[str, list[str]] = {}
-    for name, fields in flat.items():
-        for path in sorted(first.keys() | fields.keys()):
-            if first.get(path) != fields.get(path):
-                names_by_field.setdefault(f"{path} = {fields.get(path, 'none')}", []).append(name)
+    for name, fields in shared.items():
+        different = differing_fields(next(iter(shared.values())), fields)
+        for path, (_, value) in sorted(different.items()):
+            line = f"{path} = {'none' if value is None else value}"
+            names_by_field.setdefault(line, []).append(name)
     return [f"{path} for {', '.join(names)}" for path, names in names_by_field.items()]
 
 
@@ -221,9 +222,3 @@ def _format_value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
-
-
-def _flatten_fields(recipe: Recipe) -> dict[str, Any]:
-    """Return path -> value of the fields that the cells of a grid share."""
-    fields = {name: value for name, value in to_dict(recipe).items() if name not in CELL_FIELDS}
-    return dict(flatten_fields(fields))

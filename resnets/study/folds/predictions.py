@@ -20,11 +20,11 @@ from resnets.data.splits.image_record import TEST
 from resnets.data.splits.roles import choose_roles
 from resnets.evaluate.postprocess import probabilities
 from resnets.evaluate.prepare import to_device
-from resnets.study.grid.cells import RECIPE, Cell
+from resnets.study.grid.cells import Cell
 from resnets.utils.csv_files import write_csv
 from resnets.utils.imports import require_package
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import read_checkpoint
+from resnets.weights.checkpoint.format import RECIPE, read_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.load import load
 

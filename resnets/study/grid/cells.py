@@ -40,11 +40,13 @@ from resnets.study.grid.model_names import (
 )
 from resnets.study.metric import BITS, ERROR, Metric
 from resnets.train.log.run_log import read_rows
+from resnets.train.write_results import RESULT
 from resnets.utils.errors import read_object, reading
+from resnets.weights.checkpoint.format import RECIPE
 
 STUDY, CELLS = "study.toml", "cells"
 REMEDY = "remove the file, and start the study again"
-RECIPE, RESULT, FAILED = "recipe.toml", "result.json", "failed.json"
+FAILED = "failed.json"  # of a cell that cannot be trained, with the reason
 # Rows of training error are logged once per epoch, but at least every so many steps.
 MAX_ROW_STEPS = 100
 

@@ -11,12 +11,10 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from resnets.config import ConfigError, from_toml, to_dict
+from resnets.config import ConfigError, differing_fields, from_toml, to_dict
 from resnets.study.grid.budget import Blocks, custom_parts, resolve_budget
 from resnets.study.grid.cells import (
-    RECIPE,
     STUDY,
     Cell,
     Grid,
@@ -36,7 +34,7 @@ from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.files import LOCK
 from resnets.utils.imports import qualified_name
 from resnets.utils.processes import without_main_module
-from resnets.weights.checkpoint.format import LAST
+from resnets.weights.checkpoint.format import FOLDER, LAST, RECIPE
 
 log = logging.getLogger("resnets")
 
@@ -109,8 +107,8 @@ def _start_study(grid: Grid, folder: Path, slots: Sequence[Slot], blocks: Blocks
 
 def _check_same(stored: Grid, requested: Grid, folder: Path) -> None:
     """Raise ConfigError if the study in `folder` is not the requested one."""
-    if difference := _find_difference(to_dict(stored.requested), to_dict(requested.requested)):
-        path, theirs, ours = difference
+    if different := differing_fields(to_dict(stored.requested), to_dict(requested.requested)):
+        path, (theirs, ours) = next(iter(different.items()))
         raise ConfigError(
             f"{folder}: contains a study with {path} = {theirs!r}, not {ours!r}; resume it as it "
             f"is (--resume {folder}) or give another --out"
@@ -120,7 +118,7 @@ def _check_same(stored: Grid, requested: Grid, folder: Path) -> None:
 def _find_mixed_cell(grid: Grid, cells: Sequence[Cell]) -> str | None:
     """Return which cell was trained by another recipe than the grid's; None if none was."""
     for cell in cells:
-        if cell.status != "done" and not (cell.folder / "checkpoints" / LAST).exists():
+        if cell.status != "done" and not (cell.folder / FOLDER / LAST).exists():
             continue
         theirs = from_toml(cell.folder / RECIPE, stored=True)
         ours = cell_recipe(grid, cell.model, cell.seed)
@@ -141,26 +139,12 @@ def _find_mixed_cell(grid: Grid, cells: Sequence[Cell]) -> str | None:
             custom=custom,
             log_every=theirs.log_every,  # changes no result; earlier versions spaced rows otherwise
         )
-        if difference := _find_difference(to_dict(theirs), to_dict(ours)):
-            path, there, here = difference
+        if different := differing_fields(to_dict(theirs), to_dict(ours)):
+            path, (there, here) = next(iter(different.items()))
             return (
                 f"{cell.folder}: mixed grid: it was trained with {path} = {there!r}, the study has "
                 f"{here!r}"
             )
-    return None
-
-
-def _find_difference(
-    first: dict[str, Any], second: dict[str, Any], prefix: str = ""
-) -> tuple[str, Any, Any] | None:
-    """Return the first field in which two nested dicts differ: its path and both values."""
-    for key in first | second:
-        one, other = first.get(key), second.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            if difference := _find_difference(one, other, f"{prefix}{key}."):
-                return difference
-        elif one != other:
-            return f"{prefix}{key}", one, other
     return None
 
 

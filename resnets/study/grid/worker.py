@@ -18,12 +18,13 @@ import torch
 from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
 from resnets.models import build
 from resnets.models.cost import count_cost, shapes_only
-from resnets.study.grid.cells import FAILED, RESULT, Grid, cell_recipe
+from resnets.study.grid.cells import FAILED, Grid, cell_recipe
 from resnets.train.cuda_graph.start import recipe_obstacles
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.run import run as run_training
 from resnets.train.tasks.custom_parts import CustomParts
+from resnets.train.write_results import RESULT
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
 from resnets.utils.errors import OutOfMemory
