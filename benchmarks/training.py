@@ -76,7 +76,7 @@ class Training:
             recipe.batch_size,
             recipe.seed,
             device,
-            rank=group,
+            group=group,
         )
         self.state = new_state(self.model, recipe, total, precision=self.plan.precision)
         self.cuda_stream = torch.cuda.Stream(device) if is_cuda else None

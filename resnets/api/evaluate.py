@@ -265,7 +265,7 @@ def _evaluate_models(
             truth,
             weights=_protocol_names(nets, names),
             watch=watch,
-            rank=group,
+            group=group,
         )
         if others is not None:
             measurement = replace(measurement, unknown=measure_unknown(ensemble, known, others))

@@ -128,7 +128,7 @@ def measure(
     *,
     weights: list[str],
     watch: Callable[[Iterable[ScoredBatch]], Iterable[ScoredBatch]] = iter,
-    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     workers: int | None = None,
 ) -> Measurement:
     """Compute the metrics of `scorer` on the images of `split` that have a label.
@@ -141,7 +141,7 @@ def measure(
     mistakes: list[Mistake] = []
 
     def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for scored in watch(scorer.scores(split, rank.shard(truth.rows), workers)):
+        for scored in watch(scorer.scores(split, group.shard(truth.rows), workers)):
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
@@ -164,9 +164,9 @@ def measure(
         device=torch.device("cpu"),
         postprocess=scorer.postprocess,
     )
-    errors = sorted(rank.all_gather(errors))
+    errors = sorted(group.all_gather(errors))
     evaluation = note_unreadable(evaluation, len(errors))
-    confident = most_confident(rank.all_gather(mistakes))
+    confident = most_confident(group.all_gather(mistakes))
     summary = getattr(split, "summary", None)
     return Measurement(
         evaluation,

@@ -187,10 +187,10 @@ def measured_together(folder: Path) -> dict[str, object]:
     names = sorted(path.name for path in folder.iterdir())
     labels = torch.arange(len(names)) % len(CLASSES)
     split = FileSplit(FolderFiles(folder, names), labels, CLASSES, "painted")
-    with init_distributed("cpu") as rank:
+    with init_distributed("cpu") as group:
         return measure(
             ensemble([small_net(RESIDUAL)]), split, split_truth(labels, SAME), weights=["w"],
-            rank=rank,
+            group=group,
         ).to_json()  # fmt: skip
 
 

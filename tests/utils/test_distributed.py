@@ -22,11 +22,11 @@ def image_split(count: int = 96) -> TensorSplit:
 
 
 def stream(
-    split, rank: ProcessGroup, spec: DataSpec, batch_size: int, norm_batch: int = 0
+    split, group: ProcessGroup, spec: DataSpec, batch_size: int, norm_batch: int = 0
 ) -> TrainStream:
     preprocessor = fit_preprocess(split, spec, 3)
     return TrainStream(
-        split, spec, preprocessor, batch_size, 3, CPU, rank=rank, norm_batch=norm_batch
+        split, spec, preprocessor, batch_size, 3, CPU, group=group, norm_batch=norm_batch
     )
 
 
@@ -80,7 +80,7 @@ def test_the_batches_of_all_ranks_make_up_the_global_batch(count, augment):
                 if of_all is None:
                     assert mine is None
                 else:
-                    assert torch.equal(of_all[one.places], mine), name
+                    assert torch.equal(of_all[one.batch_indices], mine), name
 
 
 class Counted:

@@ -44,8 +44,8 @@ class TrainStream:
 
     A set in memory is padded once, on the device, and batches are gathered from it without threads.
     Files, and images cropped at random scales, are read ahead by `data_spec.workers` threads, which
-    never change a result. `batch_size` is the global one; `rank` gets its part of each, in units of
-    images that belong together: `norm_batch` of them, and partners of mixup.
+    never change a result. `batch_size` is the global one; a process of `group` gets its part of
+    each, in units of images that belong together: `norm_batch` of them, and partners of mixup.
     """
 
     def __init__(
@@ -57,15 +57,16 @@ class TrainStream:
         seed: int,
         device: torch.device,
         channels_last: bool = True,
-        rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+        group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
         norm_batch: int = 0,
     ) -> None:
         # `preprocessor` is for testing, at `test_size`.
         self.size = data_spec.size or preprocessor.spec.size
         self.spec, self.preprocessor = data_spec, resize_preprocessor(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        unit = mix_unit(data_spec.augment, batch_size, rank.world_size)
-        self.places = rank.batch_indices(batch_size, math.lcm(unit, norm_batch or 1))
+        unit = mix_unit(data_spec.augment, batch_size, group.world_size)
+        unit = math.lcm(unit, norm_batch or 1)
+        self.batch_indices = group.batch_indices(batch_size, unit)
         self.channels_last = channels_last
         check_growth(data_spec, self.size)
         self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)
@@ -134,9 +135,8 @@ class TrainStream:
         """Yield images and rows of each batch of a set in memory."""
         assert self._padded is not None
         for size, epochs, rows in self._iter_draws(start_step, total):
-            places = torch.from_numpy(rows)
             with self.timings.augmenting:
-                images = self.augment(self._padded, places, epochs, rows, size)
+                images = self.augment(self._padded, torch.from_numpy(rows), epochs, rows, size)
             yield images, rows
 
     def _read(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
@@ -144,7 +144,7 @@ class TrainStream:
         draws = self._iter_draws(start_step, total)
         plans = (self._plan_batch(size, epochs, rows) for size, epochs, rows in draws)
         pin = self.device.type == "cuda"
-        places = torch.arange(len(self.places))
+        every_row = torch.arange(len(self.batch_indices))
         workers, seed = self.spec.workers, self.seed
         decoding = self.timings.decoding
         read = read_ahead(self.split, plans, workers, pin=pin, seed=seed, decoding=decoding)
@@ -153,20 +153,20 @@ class TrainStream:
             with self.timings.to_device:
                 padded = augment.pad(pixels)
             with self.timings.augmenting:
-                images = augment(padded, places, plan.epochs, plan.rows, size)
+                images = augment(padded, every_row, plan.epochs, plan.rows, size)
             yield images, plan.rows
 
     def _iter_draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
-        """Yield size in px, and this rank's epochs and rows, each (B,), of batch `step` and all
+        """Yield size in px, and this process's epochs and rows, each (B,), of batch `step` and all
         later ones.
         """
         while True:
             epochs, rows = self._positions(step, 1)
-            yield self.size_at(step, total), epochs[self.places], rows[self.places]
+            yield self.size_at(step, total), epochs[self.batch_indices], rows[self.batch_indices]
             step += 1
 
     def _positions(self, step: int, steps: int) -> tuple[Ints, Ints]:
-        """Return epochs and rows, (steps * batch size,) each, of all ranks from `step` on."""
+        """Return epochs and rows, (steps * batch size,) each, of all processes from `step` on."""
         start, count = step * self.batch_size, steps * self.batch_size
         repeats = self.spec.augment.repeats
         return order.positions(len(self.split), self.seed, start, count, repeats, self._draw)

@@ -220,7 +220,7 @@ class BatchAugment:
         Runs entirely on the device, where all tensors are.
         """
         count, size, padded_width = len(rows), self.size, self.size + 2 * self.margin
-        pixel_index = self.places(top, left, flip)
+        pixel_index = self._pixel_indices(top, left, flip)
         image_offset = rows[:, None, None] * (padded_width * padded_width)
         channels = padded.shape[3]
         pixels = padded.view(-1, channels).index_select(0, (image_offset + pixel_index).view(-1))
@@ -263,7 +263,7 @@ class BatchAugment:
         first = order.uniform(self.seed, np.zeros_like(epochs), ids, order.STREAM_FLIP) < 0.5
         return first ^ (epochs % 2 == 1)
 
-    def places(self, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    def _pixel_indices(self, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Return each pixel's index in its padded image, y * width + x: (B, size, size) int64."""
         span = torch.arange(self.size, device=self.device)
         down = top[:, None] + span

@@ -70,7 +70,7 @@ class DetectStream:
     of `split`. The number of threads (`data.workers`) never changes a result. An image that cannot
     be read is replaced by another, chosen by (seed, epoch, row); if more than the fraction
     `data.max_unreadable` cannot, a DataError is raised when the batch is due. Of each batch of
-    `batch_size` images, those at `places` are returned; None = all.
+    `batch_size` images, those at `batch_indices` are returned; None = all.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class DetectStream:
         seed: int,
         device: torch.device,
         task: Task = "detect",
-        places: Ints | None = None,
+        batch_indices: Ints | None = None,
     ) -> None:
         self.split, self.detect, self.seed, self.device = split, detect, seed, device
-        self.places = np.arange(batch_size) if places is None else places
+        self.batch_indices = np.arange(batch_size) if batch_indices is None else batch_indices
         self.task, self.workers = task, data.workers or cores()
         self.preprocessor = per_channel_preprocessor(preprocessor)
         self.timings = Timings(device)
@@ -129,11 +129,11 @@ class DetectStream:
             while True:
                 while len(queue) < BATCHES_AHEAD:
                     draws = self.sampler.draw(step)
-                    places = self.places.tolist()
-                    size = sum(self._estimate_bytes(int(draws.rows[place])) for place in places)
+                    indices = self.batch_indices.tolist()
+                    size = sum(self._estimate_bytes(int(draws.rows[each])) for each in indices)
                     if queue and size + sum(queued for _, queued in queue) > BYTES_AHEAD:
                         break
-                    tasks = [pool.submit(self._load_sample, draws, place) for place in places]
+                    tasks = [pool.submit(self._load_sample, draws, each) for each in indices]
                     queue.append((tasks, size))
                     step += 1
                 tasks, _ = queue.popleft()
@@ -155,8 +155,8 @@ class DetectStream:
             return 4 * self.detect.crop**2
         return height * width * (3 + (len(target) if self.task == "instances" else 0))
 
-    def _load_sample(self, draws: Draws, place: int) -> Sample:
-        first_index, epoch = int(draws.rows[place]), int(draws.epochs[place])
+    def _load_sample(self, draws: Draws, batch_index: int) -> Sample:
+        first_index, epoch = int(draws.rows[batch_index]), int(draws.epochs[batch_index])
         for index in order.rows_to_try(len(self.rows), self.seed, epoch, first_index):
             row = int(self.rows[index])
             if row in self.ledger:
@@ -164,7 +164,7 @@ class DetectStream:
             try:
                 with self.timings.decoding.working():
                     return self._read_transformed(
-                        row, epoch, row + COPY_STRIDE * int(draws.copies[place])
+                        row, epoch, row + COPY_STRIDE * int(draws.copies[batch_index])
                     )
             except DataError as error:
                 if isinstance(error, UnknownValueError) and not self.detect.skip_invalid:

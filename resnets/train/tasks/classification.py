@@ -231,7 +231,7 @@ class ClassificationTask:
             self.recipe.batch_size,
             device,
             channels_last=self.recipe.channels_last,
-            rank=group,
+            group=group,
             norm_batch=self.recipe.norm_batch,
         )
 
