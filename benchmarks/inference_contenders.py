@@ -180,13 +180,13 @@ def openvino_contender(
 
 
 def package_contender(name: str, model_name: str, size: int, batch: int, folder: Path) -> Step:
-    from resnets.runtime.torch import TorchEngine
+    from resnets.runtime.torch import TorchBackend
 
     kind, _, precision = name.removeprefix("resnets: ").partition(" ")
     if precision:
         engine: Any = open_own_artifact(kind, precision, model_name, size, folder)
     else:
-        engine = TorchEngine(package_model(model_name, size), "cpu")
+        engine = TorchBackend(package_model(model_name, size), "cpu")
     images = random_pixels(batch, size)
     return lambda: engine.logits(images)
 

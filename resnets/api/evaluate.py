@@ -283,22 +283,22 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
     """Evaluate an artifact of `resnets export` in its own runtime."""
     if len(paths) > 1:
         raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
-    engine = open_artifact(Path(paths[0]), device=options.device, precision=options.precision)
-    split, truth = open_labeled(engine, options.data, options.split, options.labels)
+    backend = open_artifact(Path(paths[0]), device=options.device, precision=options.precision)
+    split, truth = open_labeled(backend, options.data, options.split, options.labels)
     if not options.quiet:
         announce(split)
-        echo(f"evaluating with {engine.name}", error=True)
+        echo(f"evaluating with {backend.name}", error=True)
     others = None if options.unknown is None else open_unknown(options.unknown)
     group, known = ProcessGroup(), KnownScores()
     measurement = evaluate_backend(
-        engine,
+        backend,
         split,
         truth,
         lambda scored: known.watch(_progress(scored, truth, group, options.quiet)),
     )
     if others is not None:
         measurement = replace(
-            measurement, unknown=measure_unknown(BackendScorer(engine), known, others)
+            measurement, unknown=measure_unknown(BackendScorer(backend), known, others)
         )
     if out is not None:
         _write_results(measurement, split, out, options.quiet)

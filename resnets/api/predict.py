@@ -18,7 +18,7 @@ from resnets.evaluate.prepare import with_progress
 from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, describe_backend
-from resnets.runtime.torch import TorchEngine
+from resnets.runtime.torch import TorchBackend
 from resnets.utils.argument_names import names_arguments
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo
@@ -96,7 +96,7 @@ def predict(
         )
         return list(objects)
     refuse_options("is for detectors, not for classifiers", threshold=threshold != 0.5)
-    engine = open_engine(
+    classifier = open_classifier(
         source,
         len(inputs),
         options=LoadOptions(model, classes),
@@ -106,10 +106,10 @@ def predict(
         calibrate=None if calibrate is None else fspath(calibrate),
         quiet=quiet,
     )
-    return list(classify(engine, inputs, top_k=top_k, hidden=quiet))
+    return list(classify(classifier, inputs, top_k=top_k, hidden=quiet))
 
 
-def open_engine(
+def open_classifier(
     weights: str | ImageClassifier,
     images: int,
     *,
@@ -130,9 +130,9 @@ def open_engine(
         refuse_options(LOADED, model=options.model, classes=options.classes, calibrate=calibrate)
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError("a loaded model runs in torch, not in int8")
-        engine: Backend = TorchEngine(weights, device, precision)
+        classifier: Backend = TorchBackend(weights, device, precision)
     else:
-        engine = open_backend(
+        classifier = open_backend(
             weights,
             backend=backend,
             device=device,
@@ -142,17 +142,17 @@ def open_engine(
             loading=options,
             log=log,
         )
-    log(f"predicting with {describe_backend(engine)}")
-    return engine
+    log(f"predicting with {describe_backend(classifier)}")
+    return classifier
 
 
 def classify(
-    engine: Backend, images: Sequence[ImageInput], *, top_k: int, hidden: bool
+    classifier: Backend, images: Sequence[ImageInput], *, top_k: int, hidden: bool
 ) -> Iterator[Prediction]:
     """Yield predictions as they are computed, with a progress bar unless `hidden`."""
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
-    predictions = predict_images(engine, images, top_k=top_k, workers=cores())
+    predictions = predict_images(classifier, images, top_k=top_k, workers=cores())
     return with_progress(predictions, len(images), hidden=hidden)
 
 

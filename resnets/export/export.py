@@ -37,7 +37,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision, model_sha256
 from resnets.runtime.inference_module import INPUT
 from resnets.runtime.open import open_artifact
-from resnets.runtime.torch import TorchEngine
+from resnets.runtime.torch import TorchBackend
 
 RESIZE_AND_CROP = "shorter side to `resize` px (antialiased), center crop of `size` px"
 NORMALIZATION = "channel order, scale to 0..1, mean and deviation"
@@ -125,25 +125,25 @@ def verify(
     model: ImageClassifier, path: Path, evidence: Evidence, max_drop: float
 ) -> dict[str, Any]:
     """Return the manifest of the artifact at `path`; VerificationError if it differs."""
-    engine = open_artifact(path)
-    metadata = engine.metadata
+    backend = open_artifact(path)
+    metadata = backend.metadata
     limit = LIMITS[metadata.precision]
-    parity = compare_logits(model, engine, evidence.images, limit)
-    full_images = compare_full_images(model, engine, limit)
-    spatial = (engine.size, engine.size) if full_images is None else ("height", "width")
+    parity = compare_logits(model, backend, evidence.images, limit)
+    full_images = compare_full_images(model, backend, limit)
+    spatial = (backend.size, backend.size) if full_images is None else ("height", "width")
     manifest: dict[str, Any] = {
         "artifact": path.name,
         "runtime": metadata.kind,
         "precision": metadata.precision,
-        "settings": dict(engine.settings),
+        "settings": dict(backend.settings),
         "model": metadata.model,
         "classes": list(metadata.classes),
         "input": {
             "name": INPUT,
             "type": "uint8",
-            "shape": ["batch", *spatial, engine.channels],
-            "color": "RGB" if engine.channels == 3 else "gray",
-            "precropped": [engine.size, engine.size],
+            "shape": ["batch", *spatial, backend.channels],
+            "color": "RGB" if backend.channels == 3 else "gray",
+            "precropped": [backend.size, backend.size],
         },
         "output": {
             "name": "logits",
@@ -171,8 +171,8 @@ def verify(
         },
     }
     if evidence.split is not None and evidence.truth is not None and evidence.baseline is not None:
-        after = count_errors(engine, evidence.split, evidence.truth)
-        manifest["errors"] = compare_errors(engine.name, evidence.baseline(), after, max_drop)
+        after = count_errors(backend, evidence.split, evidence.truth)
+        manifest["errors"] = compare_errors(backend.name, evidence.baseline(), after, max_drop)
     return manifest
 
 
@@ -225,8 +225,8 @@ def compare_in_opencv(path: Path, images: NDArray[np.uint8]) -> dict[str, Any] |
         return None
     if int(cv2.__version__.partition(".")[0]) < 5:
         return None
-    engine = open_artifact(path)
-    limit = LIMITS[engine.metadata.precision]
+    backend = open_artifact(path)
+    limit = LIMITS[backend.metadata.precision]
     try:
         net = cv2.dnn.readNetFromONNX(str(path))
         outputs = []
@@ -235,7 +235,7 @@ def compare_in_opencv(path: Path, images: NDArray[np.uint8]) -> dict[str, Any] |
             outputs.append(net.forward()[0])
     except cv2.error as error:
         return {"version": cv2.__version__, "error": " ".join(str(error).split())[:200]}
-    relative = relative_difference(np.stack(outputs), engine.logits(images))
+    relative = relative_difference(np.stack(outputs), backend.logits(images))
     if not relative <= limit:
         raise VerificationError(
             f"{path.name}: OpenCV's logits differ from ONNX Runtime's: {relative:.2g}, allowed"
@@ -259,7 +259,7 @@ def gather_evidence(model: ImageClassifier, data: str | None, precision: Precisi
     calibration = _evenly_spaced(model, training, count) if precision == "int8" else None
     images = _evenly_spaced(model, split, sum(BATCHES))
     baseline = functools.cache(
-        lambda: count_errors(TorchEngine(model, "cpu", "float32"), split, truth)
+        lambda: count_errors(TorchBackend(model, "cpu", "float32"), split, truth)
     )
     return Evidence(images, split.description, calibration, split, truth, baseline)
 

@@ -34,9 +34,9 @@ from resnets.runtime.artifact import (
     manifest_path,
     model_sha256,
 )
-from resnets.runtime.base import Backend, Engine, Runtime
+from resnets.runtime.base import Backend, Runtime
 from resnets.runtime.open import measure_relative_speed, open_artifact
-from resnets.runtime.torch import TorchEngine
+from resnets.runtime.torch import TorchBackend
 from resnets.utils import environment
 from resnets.utils.precision import pick_precision
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
@@ -84,7 +84,7 @@ def open_backend(
     if chosen.type != "cpu":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"--device {chosen}: only torch runs there, not in int8")
-        return TorchEngine(load_model(path, loading), device, precision)
+        return TorchBackend(load_model(path, loading), device, precision)
     model = load_model(path, loading)
     selector = BackendSelector(model, str(path), precision, images, calibrate, log)
     return selector.select(backend)
@@ -92,9 +92,9 @@ def open_backend(
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine, its speed relative to torch (None if unknown), and why it would be selected."""
+    """A backend, its speed relative to torch (None if unknown), and why it would be selected."""
 
-    engine: Engine
+    backend: Backend
     speed: float | None
     reason: str
 
@@ -114,24 +114,24 @@ class BackendSelector:
     log: Callable[[str], None]
     reasons: list[str] = field(default_factory=list)
 
-    def select(self, runtime: str) -> Engine:
-        """Return the engine; runtime: "auto", "torch", "onnx" or "openvino"."""
-        engine = self._select(runtime)
-        engine.note = "; ".join(self.reasons)
-        return engine
+    def select(self, runtime: str) -> Backend:
+        """Return the backend; runtime: "auto", "torch", "onnx" or "openvino"."""
+        backend = self._select(runtime)
+        backend.note = "; ".join(self.reasons)
+        return backend
 
-    def _select(self, runtime: str) -> Engine:
+    def _select(self, runtime: str) -> Backend:
         if self.precision == "int8":
             return self._select_int8(runtime)
         if runtime == "torch" or (runtime == "auto" and self.precision == "float16"):
-            return self._torch_engine  # artifacts are in other precisions
+            return self._torch_backend  # artifacts are in other precisions
         if runtime == "auto":
             return self._select_fastest()
-        return self._cached_engine(ArtifactKey(_artifact_kind(runtime), self._cpu_precision()))
+        return self._cached_backend(ArtifactKey(_artifact_kind(runtime), self._cpu_precision()))
 
     @functools.cached_property
-    def _torch_engine(self) -> TorchEngine:
-        return TorchEngine(
+    def _torch_backend(self) -> TorchBackend:
+        return TorchBackend(
             self.model, "cpu", "auto" if self.precision == "int8" else self.precision
         )
 
@@ -151,36 +151,36 @@ class BackendSelector:
             raise ConfigError("--precision float16: only in torch; use --backend torch")
         return "bfloat16" if precision == "bfloat16" else "float32"
 
-    def _select_fastest(self) -> Engine:
+    def _select_fastest(self) -> Backend:
         exported = self._find_exported_int8() if self.precision == "auto" else None
         if exported is not None and exported.speed is None:
             self.reasons = [exported.reason]  # too few images to try other runtimes
-            return exported.engine
+            return exported.backend
         candidates = [each for each in (exported, self._verify_other_runtime()) if each is not None]
         candidates.sort(key=lambda each: each.speed or 0.0)
         for slower in candidates[:-1]:
-            self.reasons.append(f"{slower.engine.name} runs at {slower.speed:.2f}x")
+            self.reasons.append(f"{slower.backend.name} runs at {slower.speed:.2f}x")
         if candidates and (candidates[-1].speed or 0.0) >= 1:
             self.reasons.insert(0, candidates[-1].reason)
-            return candidates[-1].engine
+            return candidates[-1].backend
         self.reasons += [
-            f"{each.engine.name} runs at {each.speed:.2f}x" for each in candidates[-1:]
+            f"{each.backend.name} runs at {each.speed:.2f}x" for each in candidates[-1:]
         ]
-        return self._torch_engine
+        return self._torch_backend
 
-    def _select_int8(self, runtime: str) -> Engine:
-        """Return the int8 engine that the user selected; VerificationError if it loses too much."""
+    def _select_int8(self, runtime: str) -> Backend:
+        """Return the selected int8 backend; VerificationError if it loses too much."""
         if runtime == "torch":
             raise ConfigError("--precision int8: not supported by torch; use openvino or onnx")
         if self.calibrate is not None:
             kind = _artifact_kind(runtime) if runtime != "auto" else _int8_kind()
             key = ArtifactKey(kind, "int8", self.calibrate, MAX_DROP)
             cache = ArtifactCache(self.model, key)
-            engine = self._cached_engine(key, cache)
+            backend = self._cached_backend(key, cache)
             self.reasons.append(
                 _describe_rise(_measured_rise(cache.path, cache.model_sha256) or 0.0)
             )
-            return engine
+            return backend
         candidate = self._find_exported_int8(runtime)
         if candidate is None:
             raise ConfigError(
@@ -188,7 +188,7 @@ class BackendSelector:
                 f" add --calibrate DATA ({'; '.join(self.reasons)})"
             )
         self.reasons = [candidate.reason]
-        return candidate.engine
+        return candidate.backend
 
     def _find_exported_int8(self, runtime: str = "auto") -> Candidate | None:
         """Return an int8 artifact of this model in the run folder whose loss was measured."""
@@ -207,13 +207,13 @@ class BackendSelector:
                 self.reasons.append(f"{path.name} loses {rise:.2f} points")
                 continue
             try:
-                engine = open_artifact(path)
+                backend = open_artifact(path)
             except (ArtifactError, OSError) as error:  # damaged, or being replaced
                 self.reasons.append(" ".join(str(error).split()))
                 continue
             reason = f"{path.name} {_describe_rise(rise)}; --backend torch uses the original model"
-            speed = self._relative_speed(engine, path) if self.precision == "auto" else None
-            return Candidate(engine, speed, reason)
+            speed = self._relative_speed(backend, path) if self.precision == "auto" else None
+            return Candidate(backend, speed, reason)
         if not self.reasons and self._is_worthwhile:  # for few images it does not matter
             self.reasons.append("no int8 artifact: resnets export --int8 --calibrate DATA")
         return None
@@ -230,29 +230,29 @@ class BackendSelector:
         if cache.failure is None and not known and not self._is_worthwhile:
             return None
         try:
-            engine = self._cached_engine(cache.key, cache)
-            speed = self._relative_speed(engine, cache.path)
+            backend = self._cached_backend(cache.key, cache)
+            speed = self._relative_speed(backend, cache.path)
         except (VerificationError, OSError) as error:  # or the cache is not writable
             self.reasons.append(f"{kind}: {' '.join(str(error).split())}")
             return None
         if speed is None:  # its stored speed was removed
             self.reasons.append(f"{kind}: speed is measured from {self._min_images:,} images")
             return None
-        return Candidate(engine, speed, f"verified, runs at {speed:.1f}x torch's speed")
+        return Candidate(backend, speed, f"verified, runs at {speed:.1f}x torch's speed")
 
-    def _relative_speed(self, engine: Engine, path: Path) -> float | None:
+    def _relative_speed(self, backend: Backend, path: Path) -> float | None:
         """Return the speed relative to torch; measured if worthwhile and not known to be faster."""
         speed = load_speed(path)
         # A low speed may have been measured on a busy machine.
         if (speed is None or speed < 1) and self._is_worthwhile:
-            speed = measure_relative_speed(engine, self._torch_engine)
+            speed = measure_relative_speed(backend, self._torch_backend)
             try:
                 save_speed(path, speed)
             except OSError as error:  # measured again next time
                 self.reasons.append(f"cannot store its speed ({error.strerror or error})")
         return speed
 
-    def _cached_engine(self, key: ArtifactKey, cache: ArtifactCache | None = None) -> Engine:
+    def _cached_backend(self, key: ArtifactKey, cache: ArtifactCache | None = None) -> Backend:
         """Open the cached artifact; export it first if it is missing."""
         cache = cache or ArtifactCache(self.model, key)
         if cache.failure is not None:
@@ -266,10 +266,10 @@ class BackendSelector:
         cache.make(self.source)
         return self._open_cached(cache)
 
-    def _open_cached(self, cache: ArtifactCache) -> Engine:
-        engine = open_artifact(cache.use())
-        engine.origin = self.model.origin
-        return engine
+    def _open_cached(self, cache: ArtifactCache) -> Backend:
+        backend = open_artifact(cache.use())
+        backend.origin = self.model.origin
+        return backend
 
 
 def _is_installed(kind: Kind) -> bool:

@@ -36,7 +36,7 @@ from resnets.export.export import export, gather_evidence
 from resnets.export.verify import LIMITS, VerificationError, relative_difference
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Precision, manifest_path
-from resnets.runtime.base import ArtifactEngine
+from resnets.runtime.base import ArtifactBackend
 from resnets.runtime.open import open_artifact
 from resnets.utils.environment import cache_folder
 
@@ -148,23 +148,23 @@ def _write_page(folder: Path, runtime: Path) -> None:
 
 
 def verify_in_browser(
-    browser: str, folder: Path, engine: ArtifactEngine, images: NDArray[np.uint8]
+    browser: str, folder: Path, backend: ArtifactBackend, images: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """Compare the page's logits of `images` and of two photographs with those of `engine`.
+    """Compare the page's logits of `images` and of two photographs with those of `backend`.
 
     Raises VerificationError if any class or the logits differ.
     """
     photographs = [each[:400, :560] for each in load_photographs()]
-    if engine.channels == 1:
+    if backend.channels == 1:
         photographs = [
             np.asarray(Image.fromarray(each).convert("L"))[..., None] for each in photographs
         ]
-    full_image = [engine.full_image_logits(each) for each in photographs]
+    full_image = [backend.full_image_logits(each) for each in photographs]
     expected = np.stack(
-        [*engine.logits(images), *(each for each in full_image if each is not None)]
+        [*backend.logits(images), *(each for each in full_image if each is not None)]
     )
     actual = np.array(_compute_in_browser(browser, folder, [*images, *photographs]), np.float32)
-    limit = LIMITS[engine.metadata.precision]
+    limit = LIMITS[backend.metadata.precision]
     relative = relative_difference(actual, expected)
     same = int((actual.argmax(1) == expected.argmax(1)).sum())
     if same < len(expected) or not relative <= limit:

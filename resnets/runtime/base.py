@@ -1,4 +1,4 @@
-"""The common interface of all inference backends: artifacts and PyTorch models."""
+"""`Backend`, the interface of all inference runtimes: artifacts and PyTorch models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,40 +22,16 @@ Scores = NDArray[np.float32]
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 
 
-class Backend(Protocol):
-    """A classifier ready for inference, on any runtime.
+class Backend(ABC):
+    """A classifier ready for inference on one runtime: an artifact, or a PyTorch model.
 
     name: runtime and precision, such as "openvino int8". classes: names of the K outputs.
-    Inputs are center crops as decoded for `preprocess.view`: uint8 (B, size, size, channels), RGB
-    or grayscale. postprocess: what the logits mean (`evaluate.postprocess.decide`). batch: the
-    preferred batch size. at_once: batches that the caller should run concurrently, in its own
-    threads. note: why this backend was selected, for the log; "" if there was no choice. `logits`
-    is thread-safe.
+    preprocess: how images are decoded; inputs are center crops for its `view`, uint8 (B, size,
+    size, channels), RGB or grayscale. postprocess: what the logits mean
+    (`evaluate.postprocess.decide`). batch: the preferred batch size. at_once: batches that the
+    caller should run concurrently, in its own threads. note: why this backend was selected, for the
+    log; "" if there was no choice. `logits` is thread-safe.
     """
-
-    name: str
-    classes: tuple[str, ...]
-    size: int
-    channels: int
-    preprocess: Preprocessor
-    postprocess: Postprocess
-    origin: str
-    batch: int
-    at_once: int
-    note: str
-
-    def logits(self, images: Images) -> Scores:
-        """(B, K) float32 of images (B, size, size, channels) uint8."""
-        ...
-
-
-def describe_backend(backend: Backend) -> str:
-    """Return the name of the backend and, if there was a choice, the reason, for log lines."""
-    return f"{backend.name} ({backend.note})" if backend.note else backend.name
-
-
-class Engine(ABC):
-    """Base class of all backends; see `Backend`. Thread-safe."""
 
     def __init__(
         self,
@@ -90,8 +66,8 @@ class Engine(ABC):
         return self._compute(np.ascontiguousarray(images))
 
 
-class ArtifactEngine(Engine):
-    """An engine that executes an artifact and has its metadata.
+class ArtifactBackend(Backend):
+    """A backend that executes an artifact and has its metadata.
 
     settings: options of its runtime that its outputs depend on, for the manifest.
     """
@@ -120,6 +96,11 @@ class ArtifactEngine(Engine):
         Used for verification. In prediction the decoder resizes, which can skip pixels.
         """
         return None
+
+
+def describe_backend(backend: Backend) -> str:
+    """Return the name of the backend and, if there was a choice, the reason, for log lines."""
+    return f"{backend.name} ({backend.note})" if backend.note else backend.name
 
 
 def open_error(path: Path, error: Exception) -> ArtifactError:

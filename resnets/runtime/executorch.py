@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
-from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
+from resnets.runtime.base import ArtifactBackend, Images, Scores, open_error
 from resnets.utils.imports import require_package
 
 MAX_BATCH = 8  # images; memory for that many is reserved
 METADATA_METHOD = "resnets"  # of a program; returns `ArtifactMetadata` as JSON in bytes
 
 
-class ExecutorchEngine(ArtifactEngine):
+class ExecutorchBackend(ArtifactBackend):
     """A .pte file in ExecuTorch."""
 
     settings = {"largest_batch": MAX_BATCH}  # noqa: RUF012 (constant)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from resnets.runtime.artifact import KEY, ArtifactMetadata
-from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
+from resnets.runtime.base import ArtifactBackend, Images, Scores, open_error
 from resnets.runtime.inference_module import OUTPUT
 from resnets.utils.imports import require_package
 
@@ -39,7 +39,7 @@ def session_metadata(session: Any, path: Path) -> ArtifactMetadata:
     return ArtifactMetadata.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
 
 
-class OnnxEngine(ArtifactEngine):
+class OnnxBackend(ArtifactBackend):
     """An .onnx file in ONNX Runtime, on the CPU."""
 
     settings = SETTINGS
@@ -52,7 +52,7 @@ class OnnxEngine(ArtifactEngine):
         self.any_size.cache_clear()
 
     def full_image_logits(self, image: Images) -> Scores | None:
-        """See `ArtifactEngine.full_image_logits`."""
+        """See `ArtifactBackend.full_image_logits`."""
         if not self.metadata.resizes:
             return None
         scores: Scores = self.any_size().run([OUTPUT], {self.input_name: image[None]})[0][0]

@@ -9,13 +9,13 @@ import numpy as np
 
 from resnets.config import ConfigError
 from resnets.runtime.artifact import ArtifactError, check_artifact_files
-from resnets.runtime.base import ArtifactEngine, Engine
+from resnets.runtime.base import ArtifactBackend, Backend
 from resnets.utils.errors import reading
 
-ROUNDS, ROUND_SECONDS = 4, 0.1  # interleaved timing rounds of two engines
+ROUNDS, ROUND_SECONDS = 4, 0.1  # interleaved timing rounds of two backends
 
 
-def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") -> ArtifactEngine:
+def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") -> ArtifactBackend:
     """Open an artifact after checking its files against the manifest.
 
     Raises ArtifactError, and ConfigError if it does not support the device or precision.
@@ -24,41 +24,41 @@ def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") 
         raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
     check_artifact_files(path)
     with reading(path, ArtifactError, remedy="export again"):
-        engine = _open(path)
-    if precision not in ("auto", engine.metadata.precision):
+        backend = _open(path)
+    if precision not in ("auto", backend.metadata.precision):
         raise ConfigError(
-            f"--precision {precision}: {path.name} computes in {engine.metadata.precision}"
+            f"--precision {precision}: {path.name} computes in {backend.metadata.precision}"
         )
-    return engine
+    return backend
 
 
-def _open(path: Path) -> ArtifactEngine:
+def _open(path: Path) -> ArtifactBackend:
     # Imported on demand: each runtime takes long to import and may not be installed.
     suffix = path.suffix.lower()
     if suffix == ".onnx":
-        from resnets.runtime.onnx import OnnxEngine
+        from resnets.runtime.onnx import OnnxBackend
 
-        return OnnxEngine(path)
+        return OnnxBackend(path)
     if suffix == ".xml":
-        from resnets.runtime.openvino import OpenvinoEngine
+        from resnets.runtime.openvino import OpenvinoBackend
 
-        return OpenvinoEngine(path)
+        return OpenvinoBackend(path)
     if suffix == ".pte":
-        from resnets.runtime.executorch import ExecutorchEngine
+        from resnets.runtime.executorch import ExecutorchBackend
 
-        return ExecutorchEngine(path)
-    from resnets.runtime.torch import ProgramEngine
+        return ExecutorchBackend(path)
+    from resnets.runtime.torch import ProgramBackend
 
-    return ProgramEngine(path)
+    return ProgramBackend(path)
 
 
-def measure_relative_speed(engine: Engine, other: Engine) -> float:
-    """Return the throughput of `engine` relative to `other`, from the best round of each."""
+def measure_relative_speed(backend: Backend, other: Backend) -> float:
+    """Return the throughput of `backend` relative to `other`, from the best round of each."""
     shape = (other.size, other.size, other.channels)
-    images = np.zeros((min(engine.batch, other.batch), *shape), np.uint8)
-    engines, best = (engine, other), [0.0, 0.0]
+    images = np.zeros((min(backend.batch, other.batch), *shape), np.uint8)
+    backends, best = (backend, other), [0.0, 0.0]
     for _ in range(1 + ROUNDS):  # the first warms up
-        for index, each in enumerate(engines):
+        for index, each in enumerate(backends):
             start, done = time.perf_counter(), 0
             while (elapsed := time.perf_counter() - start) < ROUND_SECONDS or not done:
                 each.logits(images)

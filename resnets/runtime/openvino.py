@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
-from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
+from resnets.runtime.base import ArtifactBackend, Images, Scores, open_error
 from resnets.runtime.inference_module import INPUT
 from resnets.runtime.resize_graph import VIEW
 from resnets.utils.imports import require_package
@@ -96,7 +96,7 @@ def precision_setting(metadata: ArtifactMetadata) -> dict[str, str]:
     return {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
 
 
-class OpenvinoEngine(ArtifactEngine):
+class OpenvinoBackend(ArtifactBackend):
     """An .xml and .bin pair in OpenVINO."""
 
     def __init__(self, path: Path) -> None:
@@ -111,7 +111,7 @@ class OpenvinoEngine(ArtifactEngine):
         self.local = threading.local()  # infer requests, which are not thread-safe
 
     def full_image_logits(self, image: Images) -> Scores | None:
-        """See `ArtifactEngine.full_image_logits`."""
+        """See `ArtifactBackend.full_image_logits`."""
         scores: Scores = self.any_size()({0: image[None]})[0][0]
         return scores
 

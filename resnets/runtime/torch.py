@@ -18,7 +18,7 @@ from torch import nn
 from resnets.evaluate.batched_inference import PixelBudget
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
-from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_error
+from resnets.runtime.base import ArtifactBackend, Backend, Images, Scores, open_error
 from resnets.runtime.inference_module import InferenceModule
 from resnets.utils import environment
 from resnets.utils.errors import within_memory
@@ -49,7 +49,7 @@ TEXT_PATTERNS = {
 }
 
 
-class TorchEngine(Engine):
+class TorchBackend(Backend):
     """A PyTorch model with folded batch norms, on any device."""
 
     def __init__(
@@ -80,7 +80,7 @@ class TorchEngine(Engine):
         return logits.cpu()
 
 
-class ProgramEngine(ArtifactEngine):
+class ProgramBackend(ArtifactBackend):
     """A .pt2 file in PyTorch, on the CPU."""
 
     def __init__(self, path: Path) -> None:

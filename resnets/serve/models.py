@@ -221,7 +221,7 @@ def open_model(
         loading = DEFAULT_LOAD_OPTIONS
     elif has_known_model(where):  # --model and --classes are for other weights
         loading = dataclasses.replace(loading, model=None, rename=False)
-    engine = open_backend(
+    opened = open_backend(
         where,
         backend=backend,
         device=device,
@@ -231,9 +231,9 @@ def open_model(
         loading=loading,
         log=log,
     )
-    log(f"computing with {describe_backend(engine)}")
-    log(f"preprocessing: {describe_preprocess(engine.preprocess.spec)}")
-    return Classifier(engine, where, digest, loading)
+    log(f"computing with {describe_backend(opened)}")
+    log(f"preprocessing: {describe_preprocess(opened.preprocess.spec)}")
+    return Classifier(opened, where, digest, loading)
 
 
 def fingerprint(where: str) -> str:

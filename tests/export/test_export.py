@@ -32,7 +32,7 @@ from resnets.export.write import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule, fold_batch_norms
 from resnets.runtime.open import open_artifact
-from resnets.runtime.torch import TorchEngine
+from resnets.runtime.torch import TorchBackend
 from resnets.weights.load import load_model
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -175,7 +175,7 @@ def test_one_changed_weight_is_noticed(digits_run, name):
     weight = changed.get_parameter(name).data.flatten()
     weight[0] = -weight[0] - 1
     engine, images = (
-        TorchEngine(changed, "cpu", "float32"),
+        TorchBackend(changed, "cpu", "float32"),
         gather_evidence(model, None, "float32").images,
     )
     with pytest.raises(VerificationError, match="difference of the logits is .*, allowed 0.001"):
@@ -187,7 +187,7 @@ def test_more_errors_than_allowed_are_rejected_with_the_numbers(digits_run):
     worse.head.bias.data[3] += 50  # everything is a three
     evidence = gather_evidence(model, "digits", "float32")
     own, after = (
-        count_errors(TorchEngine(each, "cpu", "float32"), evidence.split, evidence.truth)
+        count_errors(TorchBackend(each, "cpu", "float32"), evidence.split, evidence.truth)
         for each in (model, worse)
     )
     assert evidence.baseline().top1_error == own.top1_error

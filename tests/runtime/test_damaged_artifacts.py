@@ -12,7 +12,7 @@ def test_onnx_runtime_prints_nothing_and_does_not_try_again(
 ) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from resnets.runtime.onnx import OnnxEngine
+    from resnets.runtime.onnx import OnnxBackend
 
     one = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in "ab"]
     graph = onnx.helper.make_graph(
@@ -23,7 +23,7 @@ def test_onnx_runtime_prints_nothing_and_does_not_try_again(
         onnx.helper.make_model(graph).SerializeToString().replace(b"Relu", b"R\x80\x81u")
     )
     with pytest.raises(ArtifactError, match=path.name):
-        OnnxEngine(path)
+        OnnxBackend(path)
     assert capfd.readouterr() == ("", "")
 
 
@@ -33,10 +33,10 @@ def test_onnx_runtime_prints_nothing_and_does_not_try_again(
 )
 def test_openvino_is_given_models_of_its_own_only(tmp_path: Path, head: bytes) -> None:
     pytest.importorskip("openvino")
-    from resnets.runtime.openvino import MODEL, OpenvinoEngine
+    from resnets.runtime.openvino import MODEL, OpenvinoBackend
 
     path = tmp_path / "net.xml"
     path.write_bytes(b'<?xml version="1.0"?>\n' + head)
     with pytest.raises(ArtifactError, match="is not an OpenVINO model"):
-        OpenvinoEngine(path)
+        OpenvinoBackend(path)
     assert MODEL.match(b'<?xml version="1.0"?>\n<net name="a model" version="11">\n\t<layers>')

@@ -180,7 +180,7 @@ def _classify(
     options: LoadOptions,
     runtime: dict[str, Any],
 ) -> int:
-    from resnets.api.predict import classify, open_engine
+    from resnets.api.predict import classify, open_classifier
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
     from resnets.evaluate.predict import find_images
@@ -195,11 +195,13 @@ def _classify(
         explain.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)
-    engine = open_engine(weights, len(paths), options=options, quiet=output.as_json, **runtime)
+    classifier = open_classifier(
+        weights, len(paths), options=options, quiet=output.as_json, **runtime
+    )
     failures = _Failures(inputs)
     # Rows on a terminal show the progress; a bar would interrupt them.
     streaming = output.csv and sys.stdout.isatty()
-    predictions = failures.watch(classify(engine, paths, top_k=output.top_k, hidden=streaming))
+    predictions = failures.watch(classify(classifier, paths, top_k=output.top_k, hidden=streaming))
     if explain is not None:
         predictions = _save_explanations(
             _load_classifier(weights, runtime["device"], options), predictions, explain
@@ -207,10 +209,10 @@ def _classify(
     if output.as_json:
         _print_json(predictions, inputs)
     elif output.csv:
-        columns = min(output.top_k, len(engine.classes))
-        _print_csv(predictions, columns, engine.postprocess, inputs)
+        columns = min(output.top_k, len(classifier.classes))
+        _print_csv(predictions, columns, classifier.postprocess, inputs)
     else:
-        _print_table(predictions, engine.postprocess, inputs)
+        _print_table(predictions, classifier.postprocess, inputs)
     return 1 if failures.count else 0
 
 
