@@ -98,7 +98,7 @@ def add(
         license=license,
         dtype=DTYPE,
         notes=card_notes,
-        place=model.origin,
+        load_name=model.origin,
     )
     (folder / HUBCONF).unlink()  # for torch.hub, which reads repositories
     digests = {

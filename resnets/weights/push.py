@@ -85,12 +85,13 @@ def publish(
     format: Layout = "timm",
     dtype: torch.dtype | None = None,
     notes: Sequence[str] = (),
-    place: str | None = None,
+    load_name: str | None = None,
 ) -> str:
     """Do what `push` does for a loaded model and the `result` of its run.
 
     dtype: of the stored weights of convolutions and linear layers; their values in `net` must be
-    exact in that type. notes: paragraphs for the card. place: what the card loads; default `to`.
+    exact in that type. notes: paragraphs for the card. load_name: what the card passes to
+    `resnets.load`; default `to`.
     """
     remote = to.startswith(HUB)
     if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
@@ -103,7 +104,7 @@ def publish(
         write_folder(net, folder, license, config_format, dtype)
         if format in ("torchvision", "mmpretrain", "detectron2"):
             _write_state_dict(net, folder / "model.pth", format)
-        text = render_card(net, result, to, license, notes=notes, place=place)
+        text = render_card(net, result, to, license, notes=notes, load_name=load_name)
         (folder / CARD).write_text(text, encoding="utf-8")
         (folder / HUBCONF).write_text(HUB_TEXT, encoding="utf-8")
         _check_folder(net, folder)
@@ -160,7 +161,7 @@ def render_card(
     license: str | None,
     *,
     notes: Sequence[str] = (),
-    place: str | None = None,
+    load_name: str | None = None,
 ) -> str:
     """Return README.md: notes, metrics, usage, preprocessing, recipe and license."""
     theirs = published_name(net.spec)
@@ -188,8 +189,8 @@ def render_card(
         origin=net.origin,
         toml=to_toml(net.recipe) if net.recipe is not None else "",
         notes=notes,
-        place=place or (to if remote else name),
-        timm_place=f"hf_hub:{to.removeprefix(HUB)}" if remote else f"local-dir:{name}",
+        load_name=load_name or (to if remote else name),
+        timm_name=f"hf_hub:{to.removeprefix(HUB)}" if remote else f"local-dir:{name}",
         license=license,
     )
 

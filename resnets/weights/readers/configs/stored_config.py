@@ -123,27 +123,27 @@ def read_stored_config(
     spec, preprocess = None, dict[str, Any]()
     unread, states_defaults = [], False
     done: list[str] = []  # tables that were read completely
-    for place, node in nodes:
-        if any(place == each or place.startswith(f"{each}.") for each in done):
+    for key_path, node in nodes:
+        if any(key_path == each or key_path.startswith(f"{each}.") for each in done):
             continue
         reader = next(
             (read for matches, read in READERS if isinstance(node, dict) and matches(node)), None
         )
         if reader is None:
-            unread += _find_unread(node, place)
+            unread += _find_unread(node, key_path)
             states_defaults = states_defaults or _states_default(node)
             continue
-        done.append(place)
+        done.append(key_path)
         try:
-            their_spec, fields, others = reader(node, f"{source}: {place}")
+            their_spec, fields, others = reader(node, f"{source}: {key_path}")
         except (ConfigError, WeightsError) as error:
             if part is None:
                 raise WeightsError(f"{error}{_suggest_part(table, source)}") from None
             log.warning("%s; only its tensors are used, because of #%s", error, part)
-            unread.append(place)
+            unread.append(key_path)
             continue
         spec, preprocess = spec or their_spec, preprocess | fields
-        unread += [f"{place}: {each}" for each in others]
+        unread += [f"{key_path}: {each}" for each in others]
     unread += _find_constants(tensors)
     if unread:
         unread.sort(key=lambda each: re.search("mean|std", each, re.I) is None)  # they matter most
@@ -170,11 +170,11 @@ def _iter_nodes(table: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, Any] 
     waiting: deque[tuple[str, Any, int]] = deque([("", table, 0)])
     visited: set[int] = set()
     while waiting and len(visited) < MAX_CONTAINERS:
-        place, value, depth = waiting.popleft()
+        key_path, value, depth = waiting.popleft()
         if isinstance(value, str):
             parsed = _parse_text(value)
             if parsed is None:
-                yield place, value
+                yield key_path, value
                 continue
             value = parsed
         if id(value) in visited or depth > MAX_DEPTH:
@@ -182,12 +182,12 @@ def _iter_nodes(table: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, Any] 
         visited.add(id(value))
         if isinstance(value, dict):
             if not _is_state(value):
-                yield place, value
+                yield key_path, value
             items = [(key, each) for key, each in value.items() if key not in UNSEARCHED]
         else:
             items = list(enumerate(value))
         waiting += [
-            (f"{place}.{key}" if place else str(key), each, depth + 1)
+            (f"{key_path}.{key}" if key_path else str(key), each, depth + 1)
             for key, each in items
             if isinstance(each, dict | list | tuple | str)
         ]
@@ -216,23 +216,23 @@ def _find_arch(nodes: Sequence[tuple[str, dict[Any, Any] | str]]) -> tuple[str, 
     That is a field of ARCH, NAME in a table of such a name (MODEL.NAME), or in text one of both
     whose value looks like a network.
     """
-    for place, node in nodes:
+    for key_path, node in nodes:
         if isinstance(node, str):
             for key, value in ASSIGNED.findall(node[:MAX_TEXT]):
                 name = value.strip("'\"")
                 if key.lower() in (*ARCH, "name") and NETWORK.fullmatch(name):
-                    return name, f"{place}: {key}"
-        elif place.count(".") < 3:
-            in_arch_table = place.rpartition(".")[2].lower() in ARCH
+                    return name, f"{key_path}: {key}"
+        elif key_path.count(".") < 3:
+            in_arch_table = key_path.rpartition(".")[2].lower() in ARCH
             for key, value in node.items():
                 if not isinstance(key, str) or not isinstance(value, str):
                     continue
                 if key.lower() in ARCH or (in_arch_table and key.lower() == "name"):
-                    return value, f"{place}.{key}".removeprefix(".")
+                    return value, f"{key_path}.{key}".removeprefix(".")
     return "", ""
 
 
-def _find_unread(node: dict[Any, Any] | str, place: str) -> list[str]:
+def _find_unread(node: dict[Any, Any] | str, key_path: str) -> list[str]:
     """Return the descriptions of a network or of its preprocessing in a table or text."""
     if isinstance(node, str):
         text = node[:MAX_TEXT]
@@ -242,15 +242,15 @@ def _find_unread(node: dict[Any, Any] | str, place: str) -> list[str]:
             if name.lower() != "size" and _describes(name, value)
         ]
         calls = [match[0] for match in CALL.finditer(text)]
-        return [f"{place}: {clean(each)}" for each in dict.fromkeys(fields + calls)]
-    prefix = f"{place}." if place else ""
+        return [f"{key_path}: {clean(each)}" for each in dict.fromkeys(fields + calls)]
+    prefix = f"{key_path}." if key_path else ""
     fields = [
         f"{prefix}{key} {short_text(value)}"
         for key, value in node.items()
         if _describes(key, value) and not _is_default(value)
     ]
     transforms = [
-        f"{place}: {value.rpartition('.')[2]}"
+        f"{key_path}: {value.rpartition('.')[2]}"
         for value in node.values()
         if isinstance(value, str) and TRANSFORM.fullmatch(value)
     ]
