@@ -25,7 +25,10 @@ from gpu_checks.case import Case, Row, Setting, Skipped, is_fatal, rounded, time
 from resnets import recipes
 from resnets.config import replace_fields
 
+# Names of contenders in training; those of this package are of `_contender`.
 REFERENCE = "torchvision's script, AMP"
+CHANNELS_LAST = "the same, channels_last"
+TIMM = "timm, AMP, channels_last, compiled"
 Step = Callable[[], Any]
 
 
@@ -34,12 +37,13 @@ def cases(setting: Setting) -> list[Case]:
 
     Compiled ones are late: compilation takes a minute or more per model.
     """
-    compiled = ("timm", COMPILED, GRAPH_OF_BLOCKS)
+    eager, compiled, graph, blocks = map(_contender, (EAGER, COMPILED, GRAPH, GRAPH_OF_BLOCKS))
+    late = (TIMM, compiled, blocks)
     return [
-        Case("training", 60, partial(_training, setting, ("the same", EAGER))),
-        Case("training, one graph", 40, partial(_training, setting, (GRAPH,))),
+        Case("training", 60, partial(_training, setting, (CHANNELS_LAST, eager))),
+        Case("training, one graph", 40, partial(_training, setting, (graph,))),
         Case("prediction", 30, partial(_prediction, setting, compiled=False)),
-        Case("training, compiled", 240, partial(_training, setting, compiled), late=True),
+        Case("training, compiled", 240, partial(_training, setting, late), late=True),
         Case("prediction, compiled", 150, partial(_prediction, setting, compiled=True), late=True),
     ]
 
@@ -50,30 +54,24 @@ def _sizes(setting: Setting) -> tuple[int, int]:
 
 
 def _training(setting: Setting, contenders: tuple[str, ...]) -> list[Row]:
-    """Compare training steps on images that are on the device already.
-
-    contenders: their modes, or the beginnings of their names.
-    """
+    """Compare training steps of the reference and `contenders` on images that are on the device."""
     batch, size = _sizes(setting)
     x = torch.randn(batch, 3, size, size, device=setting.device)
     y = torch.randint(0, 1000, (batch,), device=setting.device)
     makers: dict[str, Callable[[], Step]] = {
         REFERENCE: lambda: _torchvision_step(setting, x, y, torch.contiguous_format),
-        "the same, channels_last": lambda: _torchvision_step(setting, x, y, torch.channels_last),
-        "timm, AMP, channels_last, compiled": lambda: _timm_step(setting, x, y),
-        f"resnets, {EAGER}": lambda: _package_step(setting, EAGER),
-        f"resnets, {COMPILED}": lambda: _package_step(setting, COMPILED),
-        f"resnets, {GRAPH}": lambda: _package_step(setting, GRAPH),
-        f"resnets, {GRAPH_OF_BLOCKS}": lambda: _package_step(setting, GRAPH_OF_BLOCKS),
+        CHANNELS_LAST: lambda: _torchvision_step(setting, x, y, torch.channels_last),
+        TIMM: lambda: _timm_step(setting, x, y),
     }
-    chosen = {
-        name: make
-        for name, make in makers.items()
-        if name == REFERENCE
-        or name.startswith(contenders)
-        or name.removeprefix("resnets, ") in contenders
-    }
+    for mode in (EAGER, COMPILED, GRAPH, GRAPH_OF_BLOCKS):
+        makers[_contender(mode)] = partial(_package_step, setting, mode)
+    chosen = {name: makers[name] for name in (REFERENCE, *contenders)}
     return _compare(setting, "training", chosen, batch)
+
+
+def _contender(mode: str) -> str:
+    """Return the name of this package's contender in a mode."""
+    return f"resnets, {mode}"
 
 
 def _prediction(setting: Setting, compiled: bool) -> list[Row]:
@@ -107,8 +105,8 @@ def _compare(
 ) -> list[Row]:
     """Measure images/s of the contenders, and ratios to the first in each round.
 
-    A contender that fails is left out; its row has the reason. Raises the errors after which the
-    process is unusable.
+    A contender that fails is left out; its row has the reason. Raises RuntimeError if the first
+    one fails, and the errors after which the process is unusable.
     """
     torch.backends.cudnn.benchmark = True  # as in torchvision's script
     steps, failed = {}, {}
@@ -127,12 +125,15 @@ def _compare(
             traceback.print_exc()
             steps.pop(name, None)
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    reference = next(iter(makers))
+    if reference in failed:
+        raise RuntimeError(f"{reference}: {failed[reference]}")
     rounds, count = (1, 1) if setting.tiny else (5, 10)
     seconds = time_rounds(setting, steps, rounds, count, 1)
-    first = next(iter(seconds.values()))
     rows: list[Row] = []
     for name, each in seconds.items():
-        rate, ratio = rounded(batch / median(each)), format_spread(ratios(first, each), ".3g")
+        rate = rounded(batch / median(each))
+        ratio = format_spread(ratios(seconds[reference], each), ".3g")
         rows.append({"what": what, "contender": name, "images/s": rate, "ratio": ratio})
     return rows + [
         {"what": what, "contender": name, "images/s": None, "ratio": reason}
