@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -43,27 +42,27 @@ from resnets.study.depth.presets import PRESETS
 from resnets.study.depth.summary import (
     SPLIT_NAMES,
     ModelSummary,
-    Which,
     class_metrics_table,
     list_differences,
     merge_environments,
     run_folder,
     summarize,
 )
-from resnets.study.depth.verdict import Verdict, judge_degradation
+from resnets.study.depth.tables import (
+    errors_by_run,
+    errors_table,
+    gaps_table,
+    runs_table,
+    verdict_table,
+)
+from resnets.study.depth.verdict import judge_degradation
 from resnets.study.grid.budget import Blocks
-from resnets.study.grid.cells import CELLS, Cell, Grid, folder_name, read_cells, read_grid
+from resnets.study.grid.cells import CELLS, Grid, folder_name, read_cells, read_grid
 from resnets.study.grid.model_names import custom_block
 from resnets.study.metric import BITS
 from resnets.study.trained_models import format_command
 from resnets.weights.checkpoint.format import RECIPE
 
-STATUS = {
-    "done": "done",
-    "running": "…\N{NO-BREAK SPACE}unfinished",
-    "failed": "✕\N{NO-BREAK SPACE}failed",
-    "missing": "○\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}started",
-}
 MAX_DRAWN = 4  # models; of more, only the shallowest and deepest of each kind are drawn
 
 
@@ -96,14 +95,14 @@ def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Repo
             *_network_figures(models, blocks, draws=forms is None),
         ],
         tables=[
-            _summary_table(models, reported),
+            errors_table(models, reported),
             *([sweep_table(sweep)] if sweep else []),
             *(forms_tables(forms, SPLIT_NAMES[models[0].held_out]) if forms else []),
             *class_metrics_table(models),
-            *_verdict_table(verdict),
-            _cells_table(all_models),
+            *verdict_table(verdict),
+            runs_table(all_models),
             _models_table(models, blocks),
-            *([_gaps_table(gaps)] if gaps else []),
+            *([gaps_table(gaps)] if gaps else []),
         ],
         data=next((cell.result["data"] for cell in cells if cell.result), grid.data),
         models=models,
@@ -210,103 +209,8 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
     several = max(len(set(each)) for each in depths.values()) > 1
     if distinct and several and any(model.train for model in curves):
         plot = plot_depth_errors(curves, held_out)
-        figures.append(Figure("error-against-depth", plot, _errors_by_cell(models)))
+        figures.append(Figure("error-against-depth", plot, errors_by_run(models)))
     return figures
-
-
-def _summary_table(
-    models: Sequence[ModelSummary], reported: Sequence[paper.PaperError | None]
-) -> Table:
-    """Tabulate errors over seeds, last and best, training and held out, and the paper's."""
-    held_out = models[0].held_out
-    last_and_best: tuple[Which, ...] = ("last", "best")
-    series = [(kind, which) for kind in ("train", held_out) for which in last_and_best]
-    depth = models[0].cells[0].metric.depth.split()[-1].capitalize()
-    columns = ["Model", depth, "Seeds"]
-    name = models[0].cells[0].metric.name
-    columns += [f"{SPLIT_NAMES[kind].capitalize()} {name}, {which}" for kind, which in series]
-    raw = ["model", "layers", "seeds finished", "seeds"]
-    raw += [
-        f"{SPLIT_NAMES[kind]} {which} {part}"
-        for kind, which in series
-        for part in ("mean", "standard deviation", "run folder@step")
-    ]
-    rows, numbers = [], []
-    for model, paper_error in zip(models, reported, strict=True):
-        errors = [model.errors(kind, which) for kind, which in series]
-        done, total = len(model.done), len(model.cells)
-        seeds = f"{done} of {total}" if done < total else done
-        row: Row = (model.name, model.depth, seeds, *(each.text for each in errors))
-        parts = [part for each in errors for part in (each.mean, each.spread, each.trace)]
-        number: Row = (model.name, model.depth, done, total, *parts)
-        if any(reported):
-            row += (paper_error.text if paper_error else None,)
-            number += (paper_error.text, paper_error.source) if paper_error else (None, None)
-        rows.append(row)
-        numbers.append(number)
-    if any(reported):
-        columns.append("Paper")
-        raw += ["paper", "paper source"]
-    return Table("errors", tuple(columns), tuple(rows), Numbers(tuple(raw), tuple(numbers)))
-
-
-def _verdict_table(verdict: Verdict) -> list[Table]:
-    """Tabulate the differences on which the verdict rests; no table if there are none."""
-    rows: list[Row] = []
-    differences = (verdict.plain, verdict.residual, *verdict.others.values(), verdict.twins)
-    for each in filter(None, differences):
-        first, second = map(statistics.fmean, (each.first_errors, each.second_errors))
-        low, high = each.interval or (None, None)
-        runs = f"{len(each.first_errors)}, {len(each.second_errors)}"
-        title = f"{each.first.model} → {each.second.model}"
-        rows.append((title, first, second, each.points, low, high, runs))
-    columns = ("Comparison", "First", "Second", "Difference", "Low", "High", "Runs")
-    return [Table("verdict", columns, tuple(rows))] if rows else []
-
-
-def _cells_table(models: Sequence[ModelSummary]) -> Table:
-    """Tabulate each run, with the steps its numbers come from."""
-    numbers = _errors_by_cell(models)
-    columns = tuple(name.capitalize() for name in numbers.columns)
-    return Table("runs", columns, numbers.rows, numbers)
-
-
-def _errors_by_cell(models: Sequence[ModelSummary]) -> Numbers:
-    held_out = models[0].held_out
-    columns = ["model", "seed", "status"]
-    for kind in ("train", held_out):
-        for which in ("last", "best"):
-            columns += [f"{SPLIT_NAMES[kind]} {which}", f"{SPLIT_NAMES[kind]} {which} step"]
-    rows: list[Row] = []
-    for cell in (cell for model in models for cell in model.cells):
-        logged = [row for kind in ("train", held_out) for row in (cell.last(kind), cell.best(kind))]
-        pairs = [
-            value
-            for row in logged
-            for value in ((cell.metric.of(row), row["step"]) if row else (None, None))
-        ]
-        rows.append((cell.model, cell.seed, STATUS[cell.status], *pairs, run_folder(cell)))
-    return Numbers((*columns, "run folder"), tuple(rows))
-
-
-def _gaps_table(gaps: Sequence[Cell]) -> Table:
-    """Tabulate the unfinished cells, with the reason."""
-    reasons = {
-        "running": "Still running, or stopped before its end; the same command resumes it.",
-        "missing": "Not started yet; the same command trains it.",
-    }
-    rows = tuple(
-        (
-            cell.model,
-            cell.seed,
-            STATUS[cell.status],
-            max((row["step"] for row in cell.rows), default=None),
-            cell.error or reasons.get(cell.status, "No reason was recorded."),
-            run_folder(cell),
-        )
-        for cell in gaps
-    )
-    return Table("gaps", ("Model", "Seed", "Status", "Last step", "Reason", "Run folder"), rows)
 
 
 def _models_table(models: Sequence[ModelSummary], blocks: Blocks) -> Table:
