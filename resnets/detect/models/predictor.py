@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, FolderFiles, read_file
+from resnets.data.prefetch import prefetch
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.transforms import fit_size
 from resnets.detect.data.types import DetectionSplit
@@ -118,28 +119,20 @@ class Predictor:
 
         Some are decoded ahead, by one thread per core.
         """
-        workers = cores()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
-        waiting: deque[tuple[int, Future[InferenceInput]]] = deque()
 
-        def read(row: int) -> InferenceInput:
-            return self.prepare(files.read(row), files.name(row), row)
+        def read(row: int) -> InferenceInput | DataError:
+            try:
+                return self.prepare(files.read(row), files.name(row), row)
+            except DataError as error:
+                return error
 
-        try:
-            for row in range(len(files) + 2 * workers):
-                if row < len(files):
-                    waiting.append((row, pool.submit(read, row)))
-                if row < 2 * workers or not waiting:
-                    continue
-                place, task = waiting.popleft()
-                try:
-                    inputs = task.result()
-                except DataError as error:
-                    unreadable.add(place, error)
-                    continue
-                yield inputs
-        finally:
-            pool.shutdown(cancel_futures=True)
+        rows, workers = range(len(files)), cores()
+        with closing(prefetch(read, rows, workers=workers, ahead=2 * workers)) as results:
+            for row, result in results:
+                if isinstance(result, DataError):
+                    unreadable.add(row, result)
+                else:
+                    yield result
 
     def outputs(self, inputs: Iterable[InferenceInput]) -> Iterator[tuple[InferenceInput, Output]]:
         """Yield each of `inputs` with its output, in order, some of them computed together."""
