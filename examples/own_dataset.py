@@ -33,9 +33,15 @@ class Even(Dataset):
 def make_net(spec: resnets.ModelSpec) -> nn.Module:
     """Returns logits (B, K) for images (B, C, H, W)."""
     return nn.Sequential(
-        *(nn.Conv2d(spec.in_channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, spec.num_classes)),
+        nn.Conv2d(spec.in_channels, 32, 3, 2, 1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, spec.num_classes),
     )
 
 

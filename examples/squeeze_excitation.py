@@ -20,8 +20,10 @@ class SEBlock(BasicBlock):
         channels, squeezed = config.out_channels, max(4, config.out_channels // 16)
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            *(nn.Conv2d(channels, squeezed, 1), nn.ReLU()),
-            *(nn.Conv2d(squeezed, channels, 1), nn.Sigmoid()),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

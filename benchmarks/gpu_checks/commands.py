@@ -62,14 +62,14 @@ COMMANDS = (
     train("float32", "digits", "--set", "precision=float32"),
     train(
         "lamb, clipped, ghost batches, --fit-memory",
-        *("digits", "--set", "optim.kind=lamb", "--set", "optim.clip_norm=1.0"),
-        *("--set", "norm_batch=32", "--fit-memory"),
+        "digits", "--set", "optim.kind=lamb", "--set", "optim.clip_norm=1.0",
+        "--set", "norm_batch=32", "--fit-memory",
     ),
     train("cifar10-fast on digits", "cifar10-fast", "--data", "digits", iterations=30),
     train(
         "augmented",
-        *("digits", "--set", "data.augment.policy=rand", "--set", "data.augment.mixup=0.2"),
-        *("--set", "data.augment.random_erase=0.2"),
+        "digits", "--set", "data.augment.policy=rand", "--set", "data.augment.mixup=0.2",
+        "--set", "data.augment.random_erase=0.2",
     ),
     train("distilled", "digits", "--set", "distill.teacher=resnets:digits/cifar-resnet20"),
     train("text", "text"),
@@ -94,15 +94,15 @@ COMMANDS = (
     Command(
         "study gradients",
         (
-            *("study", "gradients", "cifar-plain8,cifar-resnet8", "--iterations", "10"),
-            *("--out", "{out}/gradients"),
+            "study", "gradients", "cifar-plain8,cifar-resnet8", "--iterations", "10",
+            "--out", "{out}/gradients",
         ),
     ),
     Command(
         "study depth",
         (
-            *("study", "depth", "--models", "cifar-plain8,cifar-resnet8", "--data", "digits"),
-            *("--budget", "20it", "--seeds", "1", "--out", "{out}/depth"),
+            "study", "depth", "--models", "cifar-plain8,cifar-resnet8", "--data", "digits",
+            "--budget", "20it", "--seeds", "1", "--out", "{out}/depth",
         ),
         seconds=25,
     ),
@@ -110,27 +110,27 @@ COMMANDS = (
     Command(
         "predict a data set",
         (
-            *("predict", "{out}/scratch", "--data", "{data}/imagenette160.tar"),
-            *("--out", "{out}/rows", "--format", "csv"),
+            "predict", "{out}/scratch", "--data", "{data}/imagenette160.tar",
+            "--out", "{out}/rows", "--format", "csv",
         ),
         needs=(PHOTOS,),
         seconds=15,
     ),
     train(
         "imagenet-paper",
-        *("imagenet-paper", "--data", "{data}/imagenette160.tar", "--model", "resnet18-a", *SMALL),
+        "imagenet-paper", "--data", "{data}/imagenette160.tar", "--model", "resnet18-a", *SMALL,
         iterations=6,
     ),
     train(
         "imagenet-rsb-a3",
-        *("imagenet-rsb-a3", "--data", "{data}/imagenette160.tar", "--model", "resnet18", *SMALL),
-        *("--set", "data.test_size=64"),
+        "imagenet-rsb-a3", "--data", "{data}/imagenette160.tar", "--model", "resnet18", *SMALL,
+        "--set", "data.test_size=64",
         iterations=6,
     ),
     train(
         CELLS,
-        *("detect-small", "--data", "{data}/bccd.tar", "--set", "detect.skip_invalid=true"),
-        *("--set", "eval.every=6it"),
+        "detect-small", "--data", "{data}/bccd.tar", "--set", "detect.skip_invalid=true",
+        "--set", "eval.every=6it",
         iterations=6,
         modules=COCO[:1],
         seconds=20,
@@ -144,16 +144,16 @@ COMMANDS = (
     ),
     train(
         "instances",
-        *("instances", "--data", "{data}/coco-tiny.tar", "--model", "resnet18-fpn", *SCRATCH),
-        *("--set", "detect.train_sizes=[160]"),
+        "instances", "--data", "{data}/coco-tiny.tar", "--model", "resnet18-fpn", *SCRATCH,
+        "--set", "detect.train_sizes=[160]",
         iterations=4,
         modules=COCO,
         seconds=20,
     ),
     train(
         "segment",
-        *("segment", "--data", "{data}/coco-tiny.tar", "--model", "resnet18-fcn", *SCRATCH),
-        *("--set", "detect.crop=128"),
+        "segment", "--data", "{data}/coco-tiny.tar", "--model", "resnet18-fcn", *SCRATCH,
+        "--set", "detect.crop=128",
         iterations=4,
         modules=COCO,
         seconds=15,
@@ -162,16 +162,16 @@ COMMANDS = (
         Command(
             f"study depth, four cells, {jobs} at a time",
             (
-                *("study", "depth", "--models", "cifar-resnet20", "--data", "digits"),
-                *("--budget", "2000it", "--seeds", "4", "--set", "cuda_graph=true"),
-                *("--jobs", str(jobs), "--out", f"{{out}}/depth-{jobs}"),
+                "study", "depth", "--models", "cifar-resnet20", "--data", "digits",
+                "--budget", "2000it", "--seeds", "4", "--set", "cuda_graph=true",
+                "--jobs", str(jobs), "--out", f"{{out}}/depth-{jobs}",
             ),
             seconds=60,
         )
         for jobs in (1, 4)  # 4: in threads of one process
     ),
     train("compiled", "digits", "--set", "compile=on", seconds=60),
-)
+)  # fmt: skip
 
 
 def cases(setting: Setting) -> list[Case]:

@@ -39,8 +39,14 @@ PACKAGE = Path(__file__).parents[1]
 MAX_EXPORT_TIME = 86400.0  # seconds; older temporary folders are abandoned
 MAX_ENTRIES = 16  # the least recently used one is removed first
 SOURCE_FILES = (  # modules that decide the content of an artifact
-    *("runtime/artifact", "runtime/inference_module", "runtime/resize_graph"),
-    *("export/write", "export/trace", "export/mixed_int8", "export/verify", "export/cache"),
+    "runtime/artifact",
+    "runtime/inference_module",
+    "runtime/resize_graph",
+    "export/write",
+    "export/trace",
+    "export/mixed_int8",
+    "export/verify",
+    "export/cache",
 )
 FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "int8": "--int8"}
 

@@ -184,8 +184,13 @@ def _compute_in_browser(
         tempfile.TemporaryDirectory() as profile,
     ):
         command = [
-            *(browser, "--headless", "--disable-gpu", "--no-first-run", "--disable-sync"),
-            *("--disable-background-networking", "--disable-component-update"),
+            browser,
+            "--headless",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-sync",
+            "--disable-background-networking",
+            "--disable-component-update",
             f"--user-data-dir={profile}",
             "--remote-debugging-port=0",  # without, it may end once the page is loaded
             *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it refuses to run as root with one

@@ -44,9 +44,9 @@ pad (uint8[1,height,width,{channels}] images)
 }}"""
 # Operators between two layers with weights; values pass through their first input.
 PASS_THROUGH = {
-    *("Relu", "Add", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
-    *("Resize", "RoiAlign", "Reshape", "Flatten", "Transpose", "Gather", "Concat"),
-}
+    "Relu", "Add", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean",
+    "Resize", "RoiAlign", "Reshape", "Flatten", "Transpose", "Gather", "Concat",
+}  # fmt: skip
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 QUANTIZED = {*WEIGHTED, "Relu", "Add", "MaxPool"}
 

@@ -49,19 +49,19 @@ RESNET_RS = {
     420: ((4, 44, 87, 4), 320),
 }
 LATER_NAMES = (
-    *("resnet10t", "resnet14t", "resnet26", "resnet200", "resnet26t", "resnet50t"),
+    "resnet10t", "resnet14t", "resnet26", "resnet200", "resnet26t", "resnet50t",
     *(f"resnet{depth}d" for depth in (18, 26, 34, 50, 101, 152, 200)),
     *(f"resnet{depth}{letter}" for letter in "cs" for depth in (50, 101, 152)),
-    *("resnext50_32x4d", "resnext50d_32x4d"),
+    "resnext50_32x4d", "resnext50d_32x4d",
     *(f"resnext101_{each}d" for each in ("32x4", "32x8", "32x16", "32x32", "64x4")),
     *(f"seresnet{depth}" for depth in ("18", "34", "50", "101", "152", "152d")),
-    *("seresnext26d_32x4d", "seresnext26t_32x4d", "seresnext50_32x4d", "seresnext101_32x4d"),
-    *("seresnext101_32x8d", "seresnext101_64x4d", "seresnext101d_32x8d"),
+    "seresnext26d_32x4d", "seresnext26t_32x4d", "seresnext50_32x4d", "seresnext101_32x4d",
+    "seresnext101_32x8d", "seresnext101_64x4d", "seresnext101d_32x8d",
     *(f"ecaresnet{depth}" for depth in ("26t", "50d", "50t", "101d", "269d")),
     *(f"resnetrs{depth}" for depth in RESNET_RS),
     *(f"resnetv2_{depth}" for depth in ("18", "18d", "34", "34d", "50", "50d", "101", "101d")),
     *(f"resnetv2_{each}_bit" for each in ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")),
-)
+)  # fmt: skip
 
 # Simonyan and Zisserman 2015, Table 1 (A, B, D, E): 3x3 convolutions per stage.
 VGG = {

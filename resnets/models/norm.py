@@ -146,12 +146,9 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
     ) -> Tensor:
         fuses_relu = self.relu and self.activation == "relu"
         out = fused.batch_norm_act(
-            *(x, shortcut, self.weight, self.bias, means, variances),
-            eps=self.eps,
-            momentum=momentum,
-            relu=fuses_relu,
-            group_size=self.group_size(x),
-        )
+            x, shortcut, self.weight, self.bias, means, variances,
+            eps=self.eps, momentum=momentum, relu=fuses_relu, group_size=self.group_size(x),
+        )  # fmt: skip
         return out if fuses_relu or not self.relu else self.activate(out)
 
 

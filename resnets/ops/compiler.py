@@ -34,8 +34,14 @@ log = logging.getLogger("resnets")
 
 KERNELS = ("norm", "conv_weights", "conv_weights_avx512", "flip", "resize", "jpeg")
 FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"),
-    *("-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
 )
 ENABLED = "RESNETS_NATIVE"  # environment variable; "0" disables the kernels
 COMPILE_TIMEOUT = 120  # seconds

@@ -34,8 +34,14 @@ def flip_and_normalize(
     assert 0 <= int(rows.min()) <= int(rows.max()) < len(images)
     flags = np.ascontiguousarray(flipped, np.uint8)
     done = kernel.flip_and_normalize(
-        *(images.data_ptr(), rows.data_ptr(), flags.ctypes.data, *out.shape),
-        *(means.data_ptr(), means.shape[1], scale.data_ptr(), out.data_ptr()),
+        images.data_ptr(),
+        rows.data_ptr(),
+        flags.ctypes.data,
+        *out.shape,
+        means.data_ptr(),
+        means.shape[1],
+        scale.data_ptr(),
+        out.data_ptr(),
         torch.get_num_threads(),
     )
     return bool(done)

@@ -129,8 +129,17 @@ class _BatchNormAct(torch.autograd.Function):
         parameters = (weight.data_ptr(), bias.data_ptr())
         for maps in _addresses(ghosts, x, shortcut, means, variances, saved, y):
             run(
-                *(*maps[:2], *parameters, *maps[2:], scratch.data_ptr()),
-                *(rows, width, x.shape[1], eps, momentum, floor, torch.get_num_threads()),
+                *maps[:2],
+                *parameters,
+                *maps[2:],
+                scratch.data_ptr(),
+                rows,
+                width,
+                x.shape[1],
+                eps,
+                momentum,
+                floor,
+                torch.get_num_threads(),
             )
         # Without relu every value of `y` passes a gradient, so `y` need not be kept.
         ctx.save_for_backward(x, x if floor == -math.inf else y, weight, saved)
@@ -163,8 +172,15 @@ class _BatchNormAct(torch.autograd.Function):
         scratch = _scratch(x, rows, width)
         for parts in _addresses(ctx.ghosts, dy, second, y, x, saved, sums[0], sums[1], dx, dz):
             run(
-                *(*parts[:5], weight.data_ptr(), *parts[5:], scratch.data_ptr()),
-                *(rows, width, x.shape[1], ctx.floor, torch.get_num_threads()),
+                *parts[:5],
+                weight.data_ptr(),
+                *parts[5:],
+                scratch.data_ptr(),
+                rows,
+                width,
+                x.shape[1],
+                ctx.floor,
+                torch.get_num_threads(),
             )
         dweight, dbias = sums.sum(1) if ctx.ghosts > 1 else sums[:, 0]
         return dx, dz if ctx.adds else None, dweight, dbias, None

@@ -62,8 +62,16 @@ def resize_box(
         return None
     out = np.empty((size, size, channels), np.uint8)
     done = resize(
-        *(pixels.ctypes.data, pixels.strides[0], width, height, channels),
-        *(Doubles4(*box), FILTERS[interpolation], out.ctypes.data, size, size),
+        pixels.ctypes.data,
+        pixels.strides[0],
+        width,
+        height,
+        channels,
+        Doubles4(*box),
+        FILTERS[interpolation],
+        out.ctypes.data,
+        size,
+        size,
     )
     return out if done else None
 

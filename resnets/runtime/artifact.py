@@ -52,17 +52,25 @@ KEY = "resnets"
 # Fields of ModelSpec and Preprocess that version 0.1 hashed whatever their values.
 FIRST_FIELDS = frozenset(
     {
-        *("name", "block", "depths", "widths", "shortcut", "stride_in", "stem", "stem_width"),
-        *("stem_pool", "groups", "width_per_group", "norm", "norm_eps", "conv_bias", "init"),
-        *("zero_init_residual", "dropout", "drop_path", "blur_pool", "dilate", "num_classes"),
-        *("in_channels", "input_size"),
-        *("size", "resize", "channels", "mean", "std", "interpolation", "channel_order"),
-        *("mean_image", "value_range"),
+        "name", "block", "depths", "widths", "shortcut", "stride_in", "stem", "stem_width",
+        "stem_pool", "groups", "width_per_group", "norm", "norm_eps", "conv_bias", "init",
+        "zero_init_residual", "dropout", "drop_path", "blur_pool", "dilate", "num_classes",
+        "in_channels", "input_size",
+        "size", "resize", "channels", "mean", "std", "interpolation", "channel_order",
+        "mean_image", "value_range",
     }
-)
+)  # fmt: skip
 PACKAGES = (
-    *("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
-    *("executorch", "torchao"),
+    "resnets",
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "executorch",
+    "torchao",
 )
 
 

@@ -27,7 +27,11 @@ MIN_POINTS = 3  # for a law
 RESAMPLES = 200
 EXPONENTS = np.linspace(0.05, 2.0, 80)  # candidates; floor and scale follow from each
 COLUMNS = (
-    *("training images", "test error %", "90% interval", "balanced error %", "macro F1 %"),
+    "training images",
+    "test error %",
+    "90% interval",
+    "balanced error %",
+    "macro F1 %",
     "how",
 )
 

@@ -55,9 +55,16 @@ CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensor
 MODELS = (MODEL, "pytorch_model.bin")  # files of the tensors, also of other libraries
 # Fields without effect on the outputs of given tensors.
 IGNORED_FIELDS = (
-    *("name", "init", "zero_init_residual", "gate_bias", "dropout", "drop_path"),
+    "name",
+    "init",
+    "zero_init_residual",
+    "gate_bias",
+    "dropout",
+    "drop_path",
     "shortcut_dropout",
-    *("num_classes", "in_channels", "input_size"),
+    "num_classes",
+    "in_channels",
+    "input_size",
 )
 
 

@@ -32,8 +32,12 @@ class TinyNet(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(
-            *(nn.Conv2d(channels, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
-            *(nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
+            nn.Conv2d(channels, 16, 3, 2, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, 2, 1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
         )
         self.head = nn.Linear(32, classes)
 

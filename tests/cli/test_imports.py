@@ -24,10 +24,10 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 UNUSED = {  # by predict and train
-    *("matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "sympy", "torch._dynamo"),
-    *("torchvision", "onnx", "onnxruntime", "openvino", "nncf", "fastapi", "ray", "datasets"),
-    *("resnets.bulk", "resnets.detect", "resnets.diagrams", "resnets.serve", "resnets.study"),
-}
+    "matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "sympy", "torch._dynamo",
+    "torchvision", "onnx", "onnxruntime", "openvino", "nncf", "fastapi", "ray", "datasets",
+    "resnets.bulk", "resnets.detect", "resnets.diagrams", "resnets.serve", "resnets.study",
+}  # fmt: skip
 HEAVY = UNUSED | {"torch", "numpy", "PIL"}
 
 

@@ -162,7 +162,14 @@ def test_a_class_called_as_an_old_field_keeps_its_name() -> None:
 def test_old_flags() -> None:
     words = ["push", "run", "--licence", "mit", "--licence=mit", "--max_bad", "1", "--", "--truth"]
     assert aliases.current_words(words) == [
-        *("push", "run", "--license", "mit", "--license=mit", "--max-unreadable", "1", "--"),
+        "push",
+        "run",
+        "--license",
+        "mit",
+        "--license=mit",
+        "--max-unreadable",
+        "1",
+        "--",
         "--truth",
     ]
     for words in (["--views", "centre"], ["--views=centre"]):

@@ -23,14 +23,14 @@ TIMM = dict(
     zip(
         RAND,
         [
-            *("AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing"),
-            *("SolarizeIncreasing", "SolarizeAdd", "ColorIncreasing", "ContrastIncreasing"),
-            *("BrightnessIncreasing", "SharpnessIncreasing", "ShearX", "ShearY"),
-            *("TranslateXRel", "TranslateYRel"),
+            "AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing",
+            "SolarizeIncreasing", "SolarizeAdd", "ColorIncreasing", "ContrastIncreasing",
+            "BrightnessIncreasing", "SharpnessIncreasing", "ShearX", "ShearY",
+            "TranslateXRel", "TranslateYRel",
         ],
         strict=True,
     )
-)
+)  # fmt: skip
 TORCHVISION = {
     name: {"color": "Color", "autocontrast": "AutoContrast"}.get(name)
     or name.title().replace("_", "")

@@ -80,8 +80,16 @@ def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> Non
 
 def test_bins_and_snapshots_of_network_storage_are_no_classes(tmp_path: Path) -> None:
     system = (
-        *("#snapshot", "@Recycle", "@Recently-Snapshot", "~snapshot", "$RECYCLE.BIN", "#recycle"),
-        *("System Volume Information", "lost+found", "@GMT-2026.10.01-00.00.01", ".@__thumb"),
+        "#snapshot",
+        "@Recycle",
+        "@Recently-Snapshot",
+        "~snapshot",
+        "$RECYCLE.BIN",
+        "#recycle",
+        "System Volume Information",
+        "lost+found",
+        "@GMT-2026.10.01-00.00.01",
+        ".@__thumb",
     )
     write(tmp_path, "cat/1.jpg", "#cats/1.jpg", "@ann/1.jpg")
     write(tmp_path, *(f"{name}/cat/1.jpg" for name in system))

@@ -368,7 +368,10 @@ def test_only_polygons_of_one_group_are_one_object(tmp_path):
     labelme(tmp_path, shapes)
     _, part = part_of(tmp_path, "instances")
     assert [each.box for each in part.images[0].objects] == [
-        *((1, 1, 9, 9), (20, 20, 30, 30), (40, 10, 50, 30), (1, 40, 39, 50)),
+        (1, 1, 9, 9),
+        (20, 20, 30, 30),
+        (40, 10, 50, 30),
+        (1, 40, 39, 50),
     ]
     assert any("3 shapes" in note for note in part.notes)
     assert any("2 shapes" in note for note in part.notes)

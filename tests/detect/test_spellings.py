@@ -30,10 +30,20 @@ def coco(root, count=4, start=0, folder="images"):
 @pytest.mark.parametrize(
     ("name", "role"),
     [
-        *(("Train", "train"), ("TRAINING", "train"), ("train2017", "train")),
-        *(("training_set", "train"), ("Valid", "val"), ("validation", "val"), ("dev", "val")),
-        *(("Test", "test"), ("testing", "test"), ("test-dev2017", "test")),
-        *(("trainval", "trainval"), ("train_val", "trainval"), ("trainer", None), ("cats", None)),
+        ("Train", "train"),
+        ("TRAINING", "train"),
+        ("train2017", "train"),
+        ("training_set", "train"),
+        ("Valid", "val"),
+        ("validation", "val"),
+        ("dev", "val"),
+        ("Test", "test"),
+        ("testing", "test"),
+        ("test-dev2017", "test"),
+        ("trainval", "trainval"),
+        ("train_val", "trainval"),
+        ("trainer", None),
+        ("cats", None),
     ],
 )
 def test_one_table_of_split_names(name, role):

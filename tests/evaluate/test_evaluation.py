@@ -178,6 +178,6 @@ def test_a_model_no_better_than_the_majority_class_is_warned_about():
         assert same.sums.top1_error == same.sums.majority_error
     one_class = evaluate_scores(
         [(torch.eye(2)[:1].repeat(9, 1), torch.zeros(9, dtype=torch.int64))],
-        *(("ok", "rust"),), protocol="", device=torch.device("cpu"),
+        ("ok", "rust"), protocol="", device=torch.device("cpu"),
     )  # fmt: skip
     assert (one_class.warnings, one_class.sums.majority_error) == ((), 0)

@@ -27,11 +27,11 @@ from pathlib import Path
 import forked
 
 TRAIN = [
-    *("train", "digits", "--model", "cifar-resnet8", "--device", "cpu"),
-    *("--set", "checkpoint_every=5it", "--set", "eval.every=200it", "--set", "log_every=5it"),
-    *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=32"),
-    *("--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3"),
-]
+    "train", "digits", "--model", "cifar-resnet8", "--device", "cpu",
+    "--set", "checkpoint_every=5it", "--set", "eval.every=200it", "--set", "log_every=5it",
+    "--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=32",
+    "--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3",
+]  # fmt: skip
 
 
 def train_arguments(kills: int, processes: int, steps: int = 40) -> list[str]:

@@ -31,8 +31,12 @@ from typing import Any, NoReturn
 
 SERVER = "FORK_SERVER"  # environment variable: the server's socket, for processes that it forked
 PRELOAD = (
-    *("resnets.cli.train", "resnets.train.run", "torch.distributed.launcher.api"),
-    *("matplotlib.figure", "torch.utils.tensorboard", "torchvision.transforms.v2.functional"),
+    "resnets.cli.train",
+    "resnets.train.run",
+    "torch.distributed.launcher.api",
+    "matplotlib.figure",
+    "torch.utils.tensorboard",
+    "torchvision.transforms.v2.functional",
 )
 
 

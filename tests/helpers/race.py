@@ -25,10 +25,10 @@ FORKS.set_forkserver_preload(["resnets.train.run", "resnets.cli.train", "sklearn
 
 MODES = ("out", "names", "resume")
 TRAIN = [
-    *("train", "digits", "--model", "cifar-resnet8", "--device", "cpu", "--iterations", "4"),
-    *("--set", "checkpoint_every=2it", "--set", "eval.every=4it", "--set", "log_every=1it"),
-    *("--set", "batch_size=32", "--set", "precision=float32"),
-]
+    "train", "digits", "--model", "cifar-resnet8", "--device", "cpu", "--iterations", "4",
+    "--set", "checkpoint_every=2it", "--set", "eval.every=4it", "--set", "log_every=1it",
+    "--set", "batch_size=32", "--set", "precision=float32",
+]  # fmt: skip
 
 
 def run_command(

@@ -78,11 +78,28 @@ def random_json(rng: random.Random, text: str) -> object:
     item = text if rng.random() < 0.5 else rng.choice(TEXTS)
     return rng.choice(
         (
-            *({several: [item]}, {single: item}, {several: [item] * rng.randrange(99)}),
-            *([item], item, 1, 1e400, None, True, {}, [], {several: {}}, {single: [item]}),
-            *({several: 3}, {several: None}, {several: [None]}, {several: [[item]]}),
-            *({several: [item], "path": "/etc/passwd"}, {"url": item}, {several: [item, 1]}),
-            *({"images": [item], "pictures": [item]}, {several: [item], "top_k": [1e400]}),
+            {several: [item]},
+            {single: item},
+            {several: [item] * rng.randrange(99)},
+            [item],
+            item,
+            1,
+            1e400,
+            None,
+            True,
+            {},
+            [],
+            {several: {}},
+            {single: [item]},
+            {several: 3},
+            {several: None},
+            {several: [None]},
+            {several: [[item]]},
+            {several: [item], "path": "/etc/passwd"},
+            {"url": item},
+            {several: [item, 1]},
+            {"images": [item], "pictures": [item]},
+            {several: [item], "top_k": [1e400]},
         )
     )
 

@@ -7,13 +7,13 @@ from resnets.models import catalog
 
 ASKED_FOR = [
     *(f"{kind}{n}" for kind in ("resnet", "preact-resnet") for n in (18, 34, 50, 101, 152)),
-    *("plain18", "plain34", "resnet34-a", "resnet34-c", "resnet50-v1", "resnet152-v1"),
+    "plain18", "plain34", "resnet34-a", "resnet34-c", "resnet50-v1", "resnet152-v1",
     *(f"cifar-resnet{n}" for n in (20, 32, 44, 56, 110, 164, 1202)),
     *(f"cifar-plain{n}" for n in (20, 32, 44, 56, 110)),
-    *("cifar-preact-resnet110", "cifar-preact-resnet164"),
+    "cifar-preact-resnet110", "cifar-preact-resnet164",
     *(f"vgg{n}{bn}" for n in (11, 13, 16, 19) for bn in ("", "-bn")),
-    *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d"),
-]
+    "wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d",
+]  # fmt: skip
 
 
 def test_listed_names_give_specs_of_that_name() -> None:

@@ -75,7 +75,11 @@ def test_same_plot_twice_keeps_ids_apart_and_needs_nothing_from_outside(tmp_path
     assert [each["aria-label"] for each in page.of("div") if "role" in each] == alts
     assert "Title & <more>" in page.text
     assert {file.name for file in (path.parent / "figures").iterdir()} == {
-        *("one.svg", "one.png", "two.svg", "two.png", "three.svg")
+        "one.svg",
+        "one.png",
+        "two.svg",
+        "two.png",
+        "three.svg",
     }
 
 

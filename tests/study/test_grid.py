@@ -340,10 +340,10 @@ def test_budgets_too_small_to_mean_anything(budget, message):
 
 
 STUDY = [
-    *("study", "depth", "--models", "cifar-plain8,cifar-resnet14", "--data", "digits"),
-    *("--recipe", "digits", "--seeds", "1", "--budget", "100it", "--jobs", "2"),
-    *("--set", "checkpoint_every=5it", "--set", "precision=float32", "--device", "cpu"),
-]
+    "study", "depth", "--models", "cifar-plain8,cifar-resnet14", "--data", "digits",
+    "--recipe", "digits", "--seeds", "1", "--budget", "100it", "--jobs", "2",
+    "--set", "checkpoint_every=5it", "--set", "precision=float32", "--device", "cpu",
+]  # fmt: skip
 
 
 def start_held(step, *words):

@@ -17,8 +17,13 @@ from resnets.train.run import run
 
 MODELS = ("plain-transformer1", "plain-transformer2", "transformer1", "transformer2:hyper")
 SETTINGS = (
-    *("transformer.width=8", "transformer.heads=2", "transformer.context=16"),
-    *("batch_size=8", "eval.every=6it", "data.val_fraction=0.01", "data.test_fraction=0.01"),
+    "transformer.width=8",
+    "transformer.heads=2",
+    "transformer.context=16",
+    "batch_size=8",
+    "eval.every=6it",
+    "data.val_fraction=0.01",
+    "data.test_fraction=0.01",
 )
 
 

@@ -35,7 +35,13 @@ def net_of(name, **changes):
 def test_a_network_without_a_block_is_the_shallower_network(name):
     model = net_of(name)
     assert removable_blocks(model, IMAGES) == [
-        *("stage1.0", "stage1.1", "stage1.2", "stage2.1", "stage2.2", "stage3.1", "stage3.2")
+        "stage1.0",
+        "stage1.1",
+        "stage1.2",
+        "stage2.1",
+        "stage2.2",
+        "stage3.1",
+        "stage3.2",
     ]
     shallow = build(dataclasses.replace(model.spec, depths=(3, 2, 3))).eval()
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("stage2.1.")}

@@ -26,9 +26,9 @@ from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 ONE = ProcessGroup()
 WORDS = [
-    *("train", "digits", "--model", "cifar-resnet110", "--iterations", "1", "--device", "cpu"),
-    *("--set", "batch_size=1024", "--set", "precision=float32", "--set", "log_every=1it"),
-]
+    "train", "digits", "--model", "cifar-resnet110", "--iterations", "1", "--device", "cpu",
+    "--set", "batch_size=1024", "--set", "precision=float32", "--set", "log_every=1it",
+]  # fmt: skip
 
 
 def train(out: Path, *words: str, room: int = 0) -> subprocess.CompletedProcess[str]:

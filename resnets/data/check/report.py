@@ -23,7 +23,15 @@ from resnets.utils.csv_files import CsvWriter
 TABLE, PAGE = "files.csv", "report.html"
 MAX_SHOWN = 24  # findings per kind on the page
 COLUMNS = (
-    *("path", "finding", "weight", "detail", "part", "class", "twin", "twin_part", "quarantined"),
+    "path",
+    "finding",
+    "weight",
+    "detail",
+    "part",
+    "class",
+    "twin",
+    "twin_part",
+    "quarantined",
 )
 
 

@@ -24,8 +24,15 @@ from resnets.ops import compiler
 from resnets.ops.resize import FILTERS, Doubles4, kernel
 
 FUNCTIONS = (
-    *("std_error", "CreateDecompress", "mem_src", "read_header", "start_decompress"),
-    *("crop_scanline", "skip_scanlines", "read_scanlines", "has_multiple_scans"),
+    "std_error",
+    "CreateDecompress",
+    "mem_src",
+    "read_header",
+    "start_decompress",
+    "crop_scanline",
+    "skip_scanlines",
+    "read_scanlines",
+    "has_multiple_scans",
     "destroy_decompress",
 )
 HeaderFields = ctypes.c_int64 * 5
@@ -78,8 +85,18 @@ def decode_box(
     out = np.empty(shape, np.uint8)
     height, width, planes = shape
     done = library.view(
-        *(_address(data), len(data), header.width, header.height, Doubles4(*box), denominator),
-        *(planes, FILTERS[interpolation], out.ctypes.data, width, height, max_scans),
+        _address(data),
+        len(data),
+        header.width,
+        header.height,
+        Doubles4(*box),
+        denominator,
+        planes,
+        FILTERS[interpolation],
+        out.ctypes.data,
+        width,
+        height,
+        max_scans,
     )
     return out if done else None
 
@@ -142,7 +159,17 @@ def _bind_view(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
     view = code.jpeg_view
     integer = ctypes.c_int
     view.argtypes = [
-        *(ctypes.c_void_p, ctypes.c_int64, integer, integer, ctypes.POINTER(ctypes.c_double)),
-        *(integer, integer, integer, ctypes.c_void_p, integer, integer, integer),
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        integer,
+        integer,
+        ctypes.POINTER(ctypes.c_double),
+        integer,
+        integer,
+        integer,
+        ctypes.c_void_p,
+        integer,
+        integer,
+        integer,
     ]
     return view

@@ -24,35 +24,35 @@ from resnets.data.errors import DataError
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
-        *("jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "pjpeg", "pjp", "mpo", "jp2", "j2k", "jpx"),
-        *("png", "apng", "bmp", "dib", "gif", "webp", "avif", "avifs", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm"),
+        "jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "pjpeg", "pjp", "mpo", "jp2", "j2k", "jpx",
+        "png", "apng", "bmp", "dib", "gif", "webp", "avif", "avifs", "tif", "tiff",
+        "ppm", "pgm", "pbm", "pnm",
     )
-)
+)  # fmt: skip
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"})
 UNSUPPORTED_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
-        *("dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf"),
-        *("pef", "raw", "svg", "svgz", "psd", "psb", "xcf", "exr", "hdr", "dds", "ico", "eps"),
-        *("jxl", "tga", "dcm", "dicom", "nii", "mha", "mhd", "nrrd", "fits", "fit", "svs", "ndpi"),
-        *("czi", "djvu"),
+        "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf",
+        "pef", "raw", "svg", "svgz", "psd", "psb", "xcf", "exr", "hdr", "dds", "ico", "eps",
+        "jxl", "tga", "dcm", "dicom", "nii", "mha", "mhd", "nrrd", "fits", "fit", "svs", "ndpi",
+        "czi", "djvu",
     )
-)
+)  # fmt: skip
 # Suffixes of other files, so that these are not opened.
 OTHER_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
-        *("txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "toml", "md", "rst", "html"),
-        *("htm", "css", "js", "ts", "py", "pyc", "ipynb", "sh", "bat", "c", "h", "cpp", "m", "r"),
-        *("log", "ini", "cfg", "conf", "lst", "list", "names", "data", "cls", "idx", "doc", "docx"),
-        *("pdf", "xls", "xlsx", "ppt", "pptx", "rtf", "tex", "bib", "zip", "tar", "gz", "tgz"),
-        *("bz2", "xz", "7z", "rar", "zst", "mp4", "avi", "mov", "mkv", "webm", "mp3", "wav"),
-        *("npy", "npz", "mat", "h5", "hdf5", "pkl", "pickle", "pt", "pth", "onnx", "bin"),
-        *("safetensors", "parquet", "arrow", "tfrecord", "lmdb", "mdb", "db", "sqlite", "dll"),
-        *("exe", "so", "aux", "tmp", "part", "crdownload", "bak", "lock", "md5", "sha256", "rec"),
+        "txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "toml", "md", "rst", "html",
+        "htm", "css", "js", "ts", "py", "pyc", "ipynb", "sh", "bat", "c", "h", "cpp", "m", "r",
+        "log", "ini", "cfg", "conf", "lst", "list", "names", "data", "cls", "idx", "doc", "docx",
+        "pdf", "xls", "xlsx", "ppt", "pptx", "rtf", "tex", "bib", "zip", "tar", "gz", "tgz",
+        "bz2", "xz", "7z", "rar", "zst", "mp4", "avi", "mov", "mkv", "webm", "mp3", "wav",
+        "npy", "npz", "mat", "h5", "hdf5", "pkl", "pickle", "pt", "pth", "onnx", "bin",
+        "safetensors", "parquet", "arrow", "tfrecord", "lmdb", "mdb", "db", "sqlite", "dll",
+        "exe", "so", "aux", "tmp", "part", "crdownload", "bak", "lock", "md5", "sha256", "rec",
     )
-)
+)  # fmt: skip
 SYSTEM_NAMES = frozenset(
     {
         "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini",

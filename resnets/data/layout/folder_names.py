@@ -20,28 +20,28 @@ FOLDER_ROLES: dict[str, Role] = {  # only for names of folders
 }
 NOISE = frozenset(
     (
-        *("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos"),
-        *("picture", "pictures", "split", "splits", "folder", "seg", "raw", "sample", "samples"),
-        *("small", "full", "resized", "cropped", "crops", "new", "jpg", "jpeg", "png"),
+        "set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos",
+        "picture", "pictures", "split", "splits", "folder", "seg", "raw", "sample", "samples",
+        "small", "full", "resized", "cropped", "crops", "new", "jpg", "jpeg", "png",
     )
-)
+)  # fmt: skip
 UNLABELED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"))
 GENERIC = NOISE | UNLABELED | {"all", "unknown", "files", "content"}
 IMAGE_FOLDERS = frozenset(
     (
-        *("image", "images", "img", "imgs", "rgb", "photo", "photos", "color", "colour"),
+        "image", "images", "img", "imgs", "rgb", "photo", "photos", "color", "colour",
         "jpegimages",
-        *("input", "inputs", "original", "originals", "picture", "pictures", "leftimg8bit"),
+        "input", "inputs", "original", "originals", "picture", "pictures", "leftimg8bit",
     )
-)
+)  # fmt: skip
 MASK_FOLDERS = frozenset(
     (
-        *("mask", "masks", "depth", "depths", "label", "labels", "annotation", "annotations", "gt"),
-        *("groundtruth", "segmentation", "segmentations", "seg", "segs", "trimap", "trimaps"),
-        *("segmentationclass", "segmentationobject", "target", "targets", "gtfine", "disparity"),
-        *("output", "outputs", "edges", "contours", "matte", "mattes", "alpha", "normals"),
+        "mask", "masks", "depth", "depths", "label", "labels", "annotation", "annotations", "gt",
+        "groundtruth", "segmentation", "segmentations", "seg", "segs", "trimap", "trimaps",
+        "segmentationclass", "segmentationobject", "target", "targets", "gtfine", "disparity",
+        "output", "outputs", "edges", "contours", "matte", "mattes", "alpha", "normals",
     )
-)
+)  # fmt: skip
 NNUNET = re.compile(r"(images|labels)(tr|ts)")
 FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|partition)[-_ ]*\d+", re.IGNORECASE)
 NOT_CLASS_NAMES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # names of folders below a class

@@ -23,12 +23,12 @@ from resnets.utils.printable import format_count, join_names
 
 UNLABELED = frozenset(
     {
-        *("?", "??", "-", "--", "-1", "nan", "none", "null", "na", "n/a", "nil", "undefined"),
-        *("unlabeled", "unlabelled", "unlabel", "not labeled", "not labelled", "no label"),
-        *("nolabel", "unknown", "unk", "unannotated", "unassigned", "unsorted", "todo", "tbd"),
-        *("missing", "skip", "ignore", "unsure"),
+        "?", "??", "-", "--", "-1", "nan", "none", "null", "na", "n/a", "nil", "undefined",
+        "unlabeled", "unlabelled", "unlabel", "not labeled", "not labelled", "no label",
+        "nolabel", "unknown", "unk", "unannotated", "unassigned", "unsorted", "todo", "tbd",
+        "missing", "skip", "ignore", "unsure",
     }
-)
+)  # fmt: skip
 MAX_IMAGES_PER_VALUE = 5  # average below which numeric classes may be quantities
 MAX_COMPARED = 1000  # classes up to which all pairs of names are compared
 MIN_RATIO = 4  # images of a class per image of one whose name may be a misspelling of it

@@ -17,15 +17,15 @@ from resnets.utils.printable import join_names, printable
 
 # The first name that a table has is used; names are compared after `normalize_name`.
 PATH_NAMES = (
-    *("path", "filepath", "filename", "file", "imagepath", "imagefile", "imagename", "image"),
-    *("imgpath", "imgfile", "imgname", "img", "picture", "photo", "imageid", "imgid", "fileid"),
-    *("relpath", "relativepath", "fname", "src", "uri", "name", "id"),
-)
+    "path", "filepath", "filename", "file", "imagepath", "imagefile", "imagename", "image",
+    "imgpath", "imgfile", "imgname", "img", "picture", "photo", "imageid", "imgid", "fileid",
+    "relpath", "relativepath", "fname", "src", "uri", "name", "id",
+)  # fmt: skip
 LABEL_NAMES = (
-    *("label", "class", "classname", "labelname", "category", "categoryname", "target"),
-    *("finelabel", "cls", "groundtruth", "predictionstring", "y", "tag", "labelid", "classid"),
-    *("categoryid", "classlabel", "classidx", "classindex", "labelidx"),
-)
+    "label", "class", "classname", "labelname", "category", "categoryname", "target",
+    "finelabel", "cls", "groundtruth", "predictionstring", "y", "tag", "labelid", "classid",
+    "categoryid", "classlabel", "classidx", "classindex", "labelidx",
+)  # fmt: skip
 SPLIT_NAMES = ("split", "subset", "dataset", "set", "part", "partition", "usage", "phase", "fold")
 FLAGS = {
     **dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), True),
@@ -206,18 +206,7 @@ def find_columns(
         )
         signed = bool(one_hot) and _is_one_hot(body, one_hot, "-1")
         return Columns(
-            *(
-                path,
-                label,
-                split,
-                count,
-                header,
-                flags,
-                tuple(one_hot),
-                signed,
-                group_column,
-                unused,
-            )
+            path, label, split, count, header, flags, tuple(one_hot), signed, group_column, unused
         )
 
     if has_header:

@@ -27,10 +27,10 @@ from resnets.utils.errors import reading
 
 VOC = ("background", *VOC_OBJECTS)
 CLASS_FILES = (
-    *("semantic_classes.yaml", "classes.yaml", "classes.yml", "classes.txt", "class_names.txt"),
-    *("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "labels.txt"),
+    "semantic_classes.yaml", "classes.yaml", "classes.yml", "classes.txt", "class_names.txt",
+    "labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "labels.txt",
     "codes.txt",
-)
+)  # fmt: skip
 IGNORED_NAMES = frozenset({"unlabeled", "unlabelled", "void", "ignore", "__ignore__", "unknown"})
 
 

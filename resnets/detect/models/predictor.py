@@ -101,7 +101,13 @@ class Predictor:
         # On a CPU a batch takes memory and no less time; at several scales it takes much memory.
         single = device.type == "cpu" or bool(options.scales)
         return cls(
-            *(tuple(models), preprocessor, shorter, longer, device, precision, options),
+            tuple(models),
+            preprocessor,
+            shorter,
+            longer,
+            device,
+            precision,
+            options,
             batch_pixels=0 if single else BATCH_PIXELS,
         )
 

@@ -128,7 +128,9 @@ def _find_font(letter: str) -> str | None:
         log.warning(
             "figures: no font on this machine has %s (U+%04X), which is drawn as a box;"
             " install one (Debian, Ubuntu: apt-get install %s)",
-            *(letter, ord(letter), package),
+            letter,
+            ord(letter),
+            package,
         )
     return None
 

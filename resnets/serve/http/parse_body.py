@@ -27,9 +27,16 @@ OPTIONS = ("model", "top_k", "threshold", "class")  # of a request, in its URL o
 MAX_OPTION = 1024  # bytes of a value of an option
 MAX_OTHER_STRINGS = 1 + 2 * len(OPTIONS)  # of JSON: the key of the images, options and their values
 ESCAPES = (  # those of base64 and of line ends
-    *((b"\\/", b"/"), (b"\\n", b" "), (b"\\r", b" "), (b"\\t", b" ")),
-    *((b"\\u002b", b"+"), (b"\\u002B", b"+"), (b"\\u002f", b"/"), (b"\\u002F", b"/")),
-    *((b"\\u003d", b"="), (b"\\u003D", b"=")),
+    (b"\\/", b"/"),
+    (b"\\n", b" "),
+    (b"\\r", b" "),
+    (b"\\t", b" "),
+    (b"\\u002b", b"+"),
+    (b"\\u002B", b"+"),
+    (b"\\u002f", b"/"),
+    (b"\\u002F", b"/"),
+    (b"\\u003d", b"="),
+    (b"\\u003D", b"="),
 )
 DATA_URL = re.compile(rb"data:[^,]*,")
 BASE64_URL = re.compile(rb"data:[^,]*;base64,")

@@ -157,14 +157,27 @@ def measure(subject: Subject) -> Curvature:
 def describe(results: Sequence[Curvature]) -> dict[str, Any]:
     """Return the values of the page: eigenvalues, and the loss along the eigenvectors."""
     columns = (
-        *("model", "loss", "top eigenvalue", "residual", "iterations"),
-        *("scaled top eigenvalue", "residual, scaled", "iterations, scaled"),
+        "model",
+        "loss",
+        "top eigenvalue",
+        "residual",
+        "iterations",
+        "scaled top eigenvalue",
+        "residual, scaled",
+        "iterations, scaled",
         "along a random direction",
     )
     rows = tuple(
         (
-            *(each.label, each.loss, each.raw.value, each.raw.residual, each.raw.iterations),
-            *(each.scaled.value, each.scaled.residual, each.scaled.iterations, each.random),
+            each.label,
+            each.loss,
+            each.raw.value,
+            each.raw.residual,
+            each.raw.iterations,
+            each.scaled.value,
+            each.scaled.residual,
+            each.scaled.iterations,
+            each.random,
         )
         for each in results
     )

@@ -186,7 +186,10 @@ ANALYSIS = Analysis("identity", measure, describe, check=residual_blocks, result
 def _block_numbers(result: IdentityResult) -> Numbers:
     rows = tuple(
         (
-            *(block.name, block.shortcut, block.ratio, block.error_without),
+            block.name,
+            block.shortcut,
+            block.ratio,
+            block.error_without,
             block.error_without - result.error,
         )
         for block in result.blocks

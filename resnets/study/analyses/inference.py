@@ -192,15 +192,24 @@ def describe(results: Sequence[Inference]) -> dict[str, Any]:
     )
     heads = tuple(
         (
-            *(each.label, each.error, each.units[0].head, each.units[len(each.units) // 2].head),
-            *(each.units[-1].head, 100 * each.steady),
+            each.label,
+            each.error,
+            each.units[0].head,
+            each.units[len(each.units) // 2].head,
+            each.units[-1].head,
+            100 * each.steady,
             statistics.fmean(each.late) if each.late else None,
         )
         for each in results
     )
     names = (
-        *("model", "its own error (%)", "head after the first block", "after the middle one"),
-        *("after the last", "blocks that do not raise it (%)", "mean cosine, last half"),
+        "model",
+        "its own error (%)",
+        "head after the first block",
+        "after the middle one",
+        "after the last",
+        "blocks that do not raise it (%)",
+        "mean cosine, last half",
     )
     errors = [u.cosine_error for each in results for u in each.units if u.cosine_error is not None]
     return {

@@ -245,7 +245,10 @@ def _table(landscapes: Sequence[Landscape]) -> Table:
         for each in landscapes
     )
     columns = (
-        *("model", "loss at the center", "error at the center (%)", "largest loss"),
+        "model",
+        "loss at the center",
+        "error at the center (%)",
+        "largest loss",
         "plane with low loss (%)",
     )
     return Table("landscape-figures", columns, rows)

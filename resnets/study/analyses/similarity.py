@@ -153,7 +153,10 @@ def describe(results: Sequence[Grams]) -> dict[str, Any]:
         for pair, deviation in zip(within, deviations, strict=True)
     )
     names = (
-        *("model", "blocks", "similar pairs (%)", "longest run of similar blocks"),
+        "model",
+        "blocks",
+        "similar pairs (%)",
+        "longest run of similar blocks",
         "difference between halves of the images",
     )
     return {

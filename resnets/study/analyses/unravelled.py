@@ -347,8 +347,14 @@ def _path_numbers(results: Sequence[Unravelled]) -> Numbers:
 
 def _single_table(results: Sequence[Unravelled]) -> Table:
     columns = (
-        *("Model", "Blocks", "Intact", "Intact, recomputed", "Without one block, median"),
-        *("Median, recomputed", "Without one block, worst", "Worst, recomputed"),
+        "Model",
+        "Blocks",
+        "Intact",
+        "Intact, recomputed",
+        "Without one block, median",
+        "Median, recomputed",
+        "Without one block, worst",
+        "Worst, recomputed",
     )
     rows: list[Row] = []
     for each in results:
@@ -356,9 +362,14 @@ def _single_table(results: Sequence[Unravelled]) -> Table:
         recalibrated = _errors(each.single, recalibrated=True)
         rows.append(
             (
-                *(each.label, each.blocks, each.error, each.recalibrated_error),
-                *(statistics.median(errors), statistics.median(recalibrated)),
-                *(max(errors), max(recalibrated)),
+                each.label,
+                each.blocks,
+                each.error,
+                each.recalibrated_error,
+                statistics.median(errors),
+                statistics.median(recalibrated),
+                max(errors),
+                max(recalibrated),
             )
         )
     return Table("unravelled", columns, tuple(rows))

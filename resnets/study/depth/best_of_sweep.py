@@ -216,7 +216,9 @@ def sweep_table(sweep: Sweep) -> Table:
         cross_validated = [_last_error(cell) for cell in each.cross_validated()]
         rows.append(
             (
-                *(each.name, each.first_cell.depth, each.best),
+                each.name,
+                each.first_cell.depth,
+                each.best,
                 statistics.fmean(best) if best else None,
                 statistics.stdev(best) if len(best) > 1 else None,
                 statistics.fmean(cross_validated) if cross_validated else None,
@@ -225,8 +227,13 @@ def sweep_table(sweep: Sweep) -> Table:
             )
         )
     columns = (
-        *("Model", "Layers", f"Best {sweep.fields}", "Training error there"),
-        *("Standard deviation", "Chosen by other seeds", f"Training error at {sweep.fixed}"),
+        "Model",
+        "Layers",
+        f"Best {sweep.fields}",
+        "Training error there",
+        "Standard deviation",
+        "Chosen by other seeds",
+        f"Training error at {sweep.fixed}",
         "Best at the edge",
     )
     return Table("sweep-best", columns, tuple(rows))

@@ -192,7 +192,12 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
     columns = ("model", "seed", "kind", "step", "epoch", metric.key, "run folder")
     rows = tuple(
         (
-            *(model.name, cell.seed, row["kind"], row["step"], row["epoch"], metric.of(row)),
+            model.name,
+            cell.seed,
+            row["kind"],
+            row["step"],
+            row["epoch"],
+            metric.of(row),
             run_folder(cell),
         )
         for model in models
@@ -216,7 +221,12 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
 def _models_table(models: Sequence[ModelSummary], blocks: Blocks) -> Table:
     """Tabulate the models, with their cost counted from the built modules."""
     columns = (
-        *("Model", "Family", "Layers", "Blocks per stage", "Shortcut", "Parameters"),
+        "Model",
+        "Family",
+        "Layers",
+        "Blocks per stage",
+        "Shortcut",
+        "Parameters",
         "Multiply-adds",
     )
     rows: list[Row] = []

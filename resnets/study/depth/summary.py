@@ -149,8 +149,12 @@ def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
     ordered = sorted(
         cells,
         key=lambda cell: (
-            *(cell.kind, cell.family != "residual", cell.family),
-            *(cell.depth, cell.model, cell.seed),
+            cell.kind,
+            cell.family != "residual",
+            cell.family,
+            cell.depth,
+            cell.model,
+            cell.seed,
         ),
     )
     grouped: dict[str, list[Cell]] = {}

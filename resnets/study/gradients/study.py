@@ -188,13 +188,25 @@ def list_comparisons(traces: Sequence[Trace]) -> list[Comparison]:
 def _layers_figure(name: str, traces: Sequence[Trace], index: int) -> Figure:
     measured = [(trace, trace.measurements[index]) for trace in traces]
     columns = (
-        *("model", "norm", "init", "step", "layer_index", "layer", "gradient_norm"),
+        "model",
+        "norm",
+        "init",
+        "step",
+        "layer_index",
+        "layer",
+        "gradient_norm",
         "weight_norm",
     )
     rows = tuple(
         (
-            *(trace.spec.name, trace.scheme.norm, trace.scheme.init, now.step, number),
-            *(each.layer, each.gradient, each.weight),
+            trace.spec.name,
+            trace.scheme.norm,
+            trace.scheme.init,
+            now.step,
+            number,
+            each.layer,
+            each.gradient,
+            each.weight,
         )
         for trace, now in measured
         for number, each in enumerate(now.layers, 1)
@@ -204,12 +216,21 @@ def _layers_figure(name: str, traces: Sequence[Trace], index: int) -> Figure:
 
 def _training_figure(traces: Sequence[Trace], iterations: int) -> Figure:
     columns = (
-        *("model", "norm", "init", "step", "loss", "first_relative", "smallest_relative"),
+        "model",
+        "norm",
+        "init",
+        "step",
+        "loss",
+        "first_relative",
+        "smallest_relative",
         "first_over_last",
     )
     rows = tuple(
         (
-            *(trace.spec.name, trace.scheme.norm, trace.scheme.init, now.step),
+            trace.spec.name,
+            trace.scheme.norm,
+            trace.scheme.init,
+            now.step,
             *map(_none_if_infinite, (now.loss, now.layers[0].relative, now.smallest, now.ratio)),
         )
         for trace in traces
@@ -221,8 +242,14 @@ def _training_figure(traces: Sequence[Trace], iterations: int) -> Figure:
 
 def _table(traces: Sequence[Trace]) -> Table:
     columns = (
-        *("model", "scheme", "first / last, start", "first / last, end", "smallest relative"),
-        *("state at the end", "last step", "training error (%)"),
+        "model",
+        "scheme",
+        "first / last, start",
+        "first / last, end",
+        "smallest relative",
+        "state at the end",
+        "last step",
+        "training error (%)",
     )
     rows = []
     for trace in traces:

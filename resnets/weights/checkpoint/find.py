@@ -36,9 +36,9 @@ _log = logging.getLogger(__name__)
 
 # Suffixes of weights files. Any other URL is that of a run, whose name may contain a dot.
 SUFFIXES = {
-    *(".safetensors", ".pkl", ".caffemodel", ".h5", ".hdf5", ".keras"),
-    *(".pth", ".pt", ".th", ".tar", ".bin", ".ckpt"),
-}
+    ".safetensors", ".pkl", ".caffemodel", ".h5", ".hdf5", ".keras",
+    ".pth", ".pt", ".th", ".tar", ".bin", ".ckpt",
+}  # fmt: skip
 
 
 def open_checkpoint(where: str | Path) -> Checkpoint:

@@ -29,8 +29,14 @@ T = TypeVar("T")
 WAITS = (0.5, 2.0, 5.0)
 # Errors that a retry does not fix.
 FINAL = (
-    *(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
-    *(ValueError, TypeError, NotImplementedError, ImportError),
+    FileNotFoundError,
+    PermissionError,
+    NotADirectoryError,
+    IsADirectoryError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    ImportError,
 )
 # Protocols whose uploads are atomic.
 ATOMIC_PROTOCOLS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "memory"}

@@ -44,10 +44,10 @@ TARGET_WORD, ONLINE_WORDS = "target", frozenset({"online", "student", "query"})
 # Words in names of tensors that have the shapes of weights but are not weights.
 NON_WEIGHTS = frozenset(
     {
-        *("grad", "grads", "gradient", "gradients", "optim", "optimizer", "optimizers", "delta"),
-        *("deltas", "diff", "update", "updates", "fisher", "mask", "masks", "velocity"),
+        "grad", "grads", "gradient", "gradients", "optim", "optimizer", "optimizers", "delta",
+        "deltas", "diff", "update", "updates", "fisher", "mask", "masks", "velocity",
     }
-)
+)  # fmt: skip
 # Names of a last linear layer that differ from the format's.
 HEAD_LAYER = re.compile(
     r"(fc|classifier|head|cls|cls_head|linear|last_linear|output|logits|9|10|11)"

@@ -21,13 +21,13 @@ log = logging.getLogger("resnets")
 # Words in names of tensors used only in training: losses, metrics, optimizers, averaged copies.
 TRAINING = frozenset(
     {
-        *("criterion", "criteria", "loss", "losses", "metric", "metrics", "acc", "accuracy"),
-        *("auroc", "auc", "confmat", "confusion", "precision", "recall", "prec", "meter"),
-        *("optim", "optimizer", "optimizers", "optimiser", "scheduler", "schedulers", "queue"),
-        *("callbacks", "rng", "epoch", "step", "best", "averaged", "ema", "swa", "teacher"),
-        *("momentum", "shadow"),
+        "criterion", "criteria", "loss", "losses", "metric", "metrics", "acc", "accuracy",
+        "auroc", "auc", "confmat", "confusion", "precision", "recall", "prec", "meter",
+        "optim", "optimizer", "optimizers", "optimiser", "scheduler", "schedulers", "queue",
+        "callbacks", "rng", "epoch", "step", "best", "averaged", "ema", "swa", "teacher",
+        "momentum", "shadow",
     }
-)
+)  # fmt: skip
 MOMENTS = re.compile(r"(max_)?exp_avg(_sq)?|exp_inf|square_avg|grad_avg|acc_delta")
 STATISTICS = frozenset({"running_mean", "running_var", "moving_mean", "moving_variance"})
 LAYER = frozenset({"weight", "kernel"})

@@ -37,23 +37,21 @@ MAX_LAYERS = 10_000
 # Fields of any layer without effect on outputs: names, types, settings of training.
 NO_EFFECT = frozenset(
     {
-        *("name", "trainable", "dtype", "units", "filters", "kernel_size", "use_bias", "momentum"),
-        *("kernel_initializer", "bias_initializer", "beta_initializer", "gamma_initializer"),
-        *("moving_mean_initializer", "moving_variance_initializer", "kernel_regularizer"),
-        *("bias_regularizer", "beta_regularizer", "gamma_regularizer", "activity_regularizer"),
-        *("kernel_constraint", "bias_constraint", "beta_constraint", "gamma_constraint"),
-        *(
-            "synchronized",
+        "name", "trainable", "dtype", "units", "filters", "kernel_size", "use_bias", "momentum",
+        "kernel_initializer", "bias_initializer", "beta_initializer", "gamma_initializer",
+        "moving_mean_initializer", "moving_variance_initializer", "kernel_regularizer",
+        "bias_regularizer", "beta_regularizer", "gamma_regularizer", "activity_regularizer",
+        "kernel_constraint", "bias_constraint", "beta_constraint", "gamma_constraint",
+        "synchronized",
             "renorm_momentum",
             "rate",
             "seed",
             "noise_shape",
             "batch_input_shape",
             "ragged",
-        ),
-        *("batch_shape", "sparse", "optional", "keepdims", "quantization_config"),
+        "batch_shape", "sparse", "optional", "keepdims", "quantization_config",
     }
-)
+)  # fmt: skip
 CHANNELS_LAST = only("channels_last")
 LINEAR = only("linear", None)
 ONES = only([1, 1], 1)

@@ -135,7 +135,19 @@ def replace_all(data: bytes, draw: random.Random) -> bytes:
 
 
 BLIND: tuple[Change, ...] = (
-    *(flip_bits, flip_bits, set_bytes, cut, cut, drop_block, repeat_block, fill_block, swap_blocks),
-    *(set_integer, set_integer, set_integer, set_number, set_number),
+    flip_bits,
+    flip_bits,
+    set_bytes,
+    cut,
+    cut,
+    drop_block,
+    repeat_block,
+    fill_block,
+    swap_blocks,
+    set_integer,
+    set_integer,
+    set_integer,
+    set_number,
+    set_number,
 )
 BLIND = (*BLIND, *BLIND, drop_start, replace_all)

@@ -87,7 +87,12 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
     titles = tuple(files)
     written_ids = {read_id(each.get("id")): each.get("id") for each in first_document["categories"]}
     return RawDataset(
-        *(name, images, classes, category_ids, titles, load),
+        name,
+        images,
+        classes,
+        category_ids,
+        titles,
+        load,
         notes=notes,
         original_ids=tuple(to_result_id(written_ids[number]) for number in category_ids),
         caveat=FEDERATED

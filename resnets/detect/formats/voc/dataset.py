@@ -38,10 +38,10 @@ from resnets.detect.images.store import Store, has_image_suffix
 
 _EMPTY_HINT = ", but its image is listed; one without objects needs an XML without <object>"
 CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
 _Parse = Callable[[str], "ElementTree.Element | str"]
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

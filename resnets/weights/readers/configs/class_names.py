@@ -20,10 +20,10 @@ log = logging.getLogger("resnets")
 MAX_CONTAINERS = 10_000  # containers that are searched, whatever their keys
 MAX_DEPTH = 4  # nested tables that are searched
 CLASS_KEYS = (
-    *("classes", "CLASSES", "class_names", "label_names", "class_to_idx", "idx_to_class"),
-    *("id2label", "label2id", "vocab", "classes_", "label_map", "labels_map", "idx2label"),
-    *("label2idx", "categories"),
-)
+    "classes", "CLASSES", "class_names", "label_names", "class_to_idx", "idx_to_class",
+    "id2label", "label2id", "vocab", "classes_", "label_map", "labels_map", "idx2label",
+    "label2idx", "categories",
+)  # fmt: skip
 # Tables whose key says whether names or numbers come first.
 NAME_FIRST = ("class_to_idx", "label2id", "label2idx")
 NUMBER_FIRST = ("idx_to_class", "id2label", "idx2label")

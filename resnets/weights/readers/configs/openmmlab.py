@@ -22,26 +22,24 @@ DEPTHS = (18, 34, 50, 101, 152)
 # Fields that matter only in training, or that the tensors show.
 BACKBONE_NO_EFFECT = frozenset(
     {
-        *("type", "depth", "num_stages", "out_indices", "frozen_stages", "norm_eval", "with_cp"),
-        *("zero_init_residual", "drop_path_rate", "init_cfg", "pretrained"),
+        "type", "depth", "num_stages", "out_indices", "frozen_stages", "norm_eval", "with_cp",
+        "zero_init_residual", "drop_path_rate", "init_cfg", "pretrained",
     }
-)
+)  # fmt: skip
 HEAD_NO_EFFECT = frozenset({"loss", "topk", "cal_acc", "init_cfg", "in_channels"})
 PREPROCESSOR_NO_EFFECT = frozenset(
     {
-        *("type", "num_classes", "to_onehot", "batch_augments", "pad_size_divisor", "pad_value"),
-        *(
-            "mixup",
+        "type", "num_classes", "to_onehot", "batch_augments", "pad_size_divisor", "pad_value",
+        "mixup",
             "cutmix",
             "non_blocking",
             "pad_mask",
             "mask_pad_value",
             "pad_seg",
             "seg_pad_val",
-        ),
-        *("boxtype2tensor", "size", "size_divisor", "test_cfg"),
+        "boxtype2tensor", "size", "size_divisor", "test_cfg",
     }
-)
+)  # fmt: skip
 LOADING = (
     "LoadImageFromFile",
     "PackInputs",

@@ -44,24 +44,24 @@ ARCH = ("arch", "architecture", "model", "model_name", "net", "backbone")
 # Words before the name of a field: norm_mean, val_img_size.
 QUALIFIERS = frozenset(
     {
-        *("norm", "normalize", "normalise", "normalization", "image", "img", "input", "pixel"),
-        *("val", "valid", "validation", "test", "eval", "data", "dataset", "channel", "rgb"),
+        "norm", "normalize", "normalise", "normalization", "image", "img", "input", "pixel",
+        "val", "valid", "validation", "test", "eval", "data", "dataset", "channel", "rgb",
     }
-)
+)  # fmt: skip
 PREPROCESSING = frozenset(
     {
-        *("mean", "means", "std", "stds", "size", "sz", "imgsz", "resolution", "crop"),
-        *("crop_size", "crop_pct", "crop_mode", "resize", "resize_size", "interpolation"),
-        *("to_rgb", "bgr", "bgr_to_rgb", "mu", "height", "width"),
+        "mean", "means", "std", "stds", "size", "sz", "imgsz", "resolution", "crop",
+        "crop_size", "crop_pct", "crop_mode", "resize", "resize_size", "interpolation",
+        "to_rgb", "bgr", "bgr_to_rgb", "mu", "height", "width",
     }
-)
+)  # fmt: skip
 COMPUTATION = frozenset(
     {
-        *("norm", "norm_layer", "act", "act_layer", "activation", "gp", "global_pool", "pool"),
-        *("pooling", "output_stride", "model_kwargs", "multilabel", "multi_label"),
-        *("neck", "last_stride", "dilation", "dilations", "with_ibn", "with_se", "with_nl"),
+        "norm", "norm_layer", "act", "act_layer", "activation", "gp", "global_pool", "pool",
+        "pooling", "output_stride", "model_kwargs", "multilabel", "multi_label",
+        "neck", "last_stride", "dilation", "dilations", "with_ibn", "with_se", "with_nl",
     }
-)
+)  # fmt: skip
 SIZES = frozenset({"size", "sz", "imgsz", "resolution", "crop", "resize", "height", "width"})
 # Values that are assumed anyway.
 DEFAULT_VALUES = (

@@ -42,14 +42,14 @@ def with_catalog_name(spec: ModelSpec) -> ModelSpec:
 # Fields without effect on the outputs: origin, training, and options of other functions of timm.
 NO_EFFECT = frozenset(
     {
-        *("tag", "url", "file", "hf_hub_id", "hf_hub_filename", "source", "license", "licence"),
-        *("paper_ids", "paper_name", "origin_url", "description", "notes", "architecture"),
-        *("min_input_size", "fixed_input_size", "pool_size"),
-        *("first_conv", "classifier", "num_features", "label_descriptions", "zero_init_last"),
-        *("drop_block_rate", "tags", "library_name", "model_type", "architectures", "dtype"),
-        *("torch_dtype", "transformers_version", "initializer_range", "do_pooling", "state_dict"),
+        "tag", "url", "file", "hf_hub_id", "hf_hub_filename", "source", "license", "licence",
+        "paper_ids", "paper_name", "origin_url", "description", "notes", "architecture",
+        "min_input_size", "fixed_input_size", "pool_size",
+        "first_conv", "classifier", "num_features", "label_descriptions", "zero_init_last",
+        "drop_block_rate", "tags", "library_name", "model_type", "architectures", "dtype",
+        "torch_dtype", "transformers_version", "initializer_range", "do_pooling", "state_dict",
     }
-)
+)  # fmt: skip
 RELU = only("relu", "ReLU", "torch.nn.ReLU", why="is not an activation of these networks")
 POOL = only("avg", "fastavg", why="is not a pool of these networks")
 STRIDES = {32: 0, 16: 1, 8: 2}

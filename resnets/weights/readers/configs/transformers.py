@@ -24,20 +24,20 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}
 # Fields of all configs of transformers, of training, and of outputs of backbones.
 NO_EFFECT = frozenset(
     {
-        *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version"),
-        *("_name_or_path", "_commit_hash", "out_features", "out_indices"),
-        *("stage_names", "finetuning_task", "return_dict", "output_hidden_states", "use_cache"),
-        *("output_attentions", "is_encoder_decoder", "initializer_range", "torchscript"),
-        *("resnets", "chunk_size_feed_forward"),
+        "architectures", "model_type", "torch_dtype", "dtype", "transformers_version",
+        "_name_or_path", "_commit_hash", "out_features", "out_indices",
+        "stage_names", "finetuning_task", "return_dict", "output_hidden_states", "use_cache",
+        "output_attentions", "is_encoder_decoder", "initializer_range", "torchscript",
+        "resnets", "chunk_size_feed_forward",
     }
-)
+)  # fmt: skip
 PROCESSOR_NO_EFFECT = frozenset(
     {
-        *("feature_extractor_type", "image_processor_type", "processor_class", "do_convert_rgb"),
-        *("_valid_processor_keys", "return_tensors", "disable_grouping", "device", "data_format"),
-        *("input_data_format", "image_seq_length"),
+        "feature_extractor_type", "image_processor_type", "processor_class", "do_convert_rgb",
+        "_valid_processor_keys", "return_tensors", "disable_grouping", "device", "data_format",
+        "input_data_format", "image_seq_length",
     }
-)
+)  # fmt: skip
 
 
 def read_transformers(
@@ -172,10 +172,10 @@ def write_transformers(
 # Fields that transformers' networks can express, or that matter only in training.
 SUPPORTED_FIELDS = frozenset(
     {
-        *("name", "block", "depths", "widths", "stem_width", "stride_in", "num_classes"),
-        *("in_channels", "input_size", "init", "zero_init_residual", "dropout", "drop_path"),
+        "name", "block", "depths", "widths", "stem_width", "stride_in", "num_classes",
+        "in_channels", "input_size", "init", "zero_init_residual", "dropout", "drop_path",
     }
-)
+)  # fmt: skip
 
 
 def _processor_config(preprocess: Preprocess) -> dict[str, Any]:
