@@ -28,6 +28,7 @@ def write_header(path: Path, task: str) -> None:
         (("train", "--list", "digits"), "RECIPE: --list"),
         (("folds", "--resume", "x", "--k", "7"), "--k: --resume"),
         (("folds", "photos", "--resume", "x"), "DATA: --resume"),
+        (("folds", "x", "--group", "regex:a", "--set", "data.group=regex:b"), "--set data.group"),
         (("study", "data", "--resume", "x", "--subsets", "2"), "--subsets: --resume"),
         (("study", "depth", "--resume", "x", "--set", "optim.lr=1"), "--set: --resume"),
         (("data", "pack", "x.pack", "--verify", "--size", "64"), "--size: --verify"),

@@ -80,6 +80,8 @@ def folds_grid(
     if k < 2:
         raise ConfigError(f"--k {k}: must be at least 2")
     grouped = () if group is None else (f"data.group={group}",)
+    if grouped and any(each.partition("=")[0].strip() == "data.group" for each in settings):
+        raise ConfigError("--set data.group: --group sets it too; leave one out")
     grid = single_model_grid(
         "folds",
         data,
