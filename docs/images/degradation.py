@@ -1,4 +1,4 @@
-"""Draws cifar10-degradation.png and writes the rows of its studies, from their committed cells.
+"""Draws the figures of the CIFAR-10 studies and writes their rows, from their committed cells.
 
     python docs/images/degradation.py
 
@@ -24,7 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import result_tables
 
 IMAGES = Path(__file__).resolve().parent
-SHORT, LONG = "degradation-cifar10-8000it", "degradation-cifar10-16000it"
+FIGURES = {
+    "degradation-cifar10-16000it": "cifar10-degradation",
+    "degradation-cifar10-8000it": "cifar10-degradation-8000it",
+}
 Cells = dict[tuple[str, int], list[dict[str, Any]]]  # metrics by network and seed
 LAST = 10  # rows of training, of 100 iterations each
 
@@ -68,17 +71,13 @@ def curves(cells: Cells, family: str, label: str) -> list[ErrorCurves]:
 
 
 def main() -> None:
-    """Write the rows of both studies and the figure."""
-    short, long = (read_cells(study) for study in (SHORT, LONG))
-    for study, cells in ((SHORT, short), (LONG, long)):
+    """Write the rows and the figure of each study."""
+    for study, name in FIGURES.items():
+        cells = read_cells(study)
         result = result_tables.load(study)
         result_tables.save(dataclasses.replace(result, rows=table_rows(cells)))
-    panels = [
-        *curves(short, "plain", "plain"),
-        *curves(short, "resnet", "residual"),
-        *curves(long, "resnet", "residual, 16,000 iterations"),
-    ]
-    plot_error_curves(panels, "test").savefig(IMAGES / "cifar10-degradation.png", dpi=200)
+        panels = [*curves(cells, "plain", "plain"), *curves(cells, "resnet", "residual")]
+        plot_error_curves(panels, "test").savefig(IMAGES / f"{name}.png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_a_folder_in_use_is_refused_before_images_are_read(
 
 
 def test_what_has_no_statistics_is_refused(digits_run: Path) -> None:
-    with pytest.raises(ConfigError, match="batch-size"):
+    with pytest.raises(ConfigError, match="batch_size"):
         resnets.recompute_norm(str(digits_run), batch_size=1)
     vgg = resnets.create_model("vgg11", num_classes=10)
     with pytest.raises(ConfigError, match="no batch norms"):

@@ -153,8 +153,8 @@ def run(code, *words, **environment):
 def test_libgomps_threads_sleep_and_spin_again():
     (line,) = run(SLEEPS, GOMP_SPINCOUNT="1000000000000")
     spun, slept, spun_again, slept_again, spun_at_last = map(int, line.split())
-    assert (spun, spun_again, spun_at_last) == (0, 0, 0)
-    assert min(slept, slept_again) >= 3  # 30 where the second thread gets a core at once
+    # 0 and 30 where the second thread gets a core at once.
+    assert max(spun, spun_again, spun_at_last) < min(slept, slept_again)
 
 
 SAME = (

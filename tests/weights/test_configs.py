@@ -11,6 +11,7 @@ from weights_state import assert_same, logits, random_images, random_state
 
 import resnets
 from resnets.config import ConfigError, Preprocess
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config, write_folder
@@ -200,7 +201,7 @@ def test_transformers_folder_there_and_back(tmp_path: Path) -> None:
     net = resnets.create_model("resnet18", num_classes=3)
     net.load_state_dict(random_state(net, seed=1))
     net.classes, seen = ("a", "b", "c"), Preprocess(size=64, resize=72, interpolation="bicubic")
-    net.preprocess = resnets.load.__globals__["Preprocessor"](seen)
+    net.preprocess = Preprocessor(seen)
     write_folder(net, tmp_path, None, "transformers")
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
