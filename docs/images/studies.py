@@ -12,6 +12,7 @@ import argparse
 import csv
 import dataclasses
 import datetime
+import os
 import shlex
 import shutil
 import subprocess
@@ -41,6 +42,7 @@ STUDIES = {
     "similarity": ("similarity", "within"),
     "unravelled": ("unravelled", "removed"),
 }
+COMMIT = "commit.txt"  # of the code that made a run, in its folder
 WITHOUT_FIGURE = {"study-curvature-cifar10"}
 OTHER_FIGURES = {
     "study-unravelled-cifar10": ("removed", "study-unravelled-removed"),
@@ -63,18 +65,22 @@ def main() -> None:
 def repeat(result: result_tables.Result, data: str | None, out: Path) -> None:
     """Run the study of `result` unless it is in `out`, and replace its rows and figure."""
     words = shlex.split(result.command)[2:]
-    study = words[0]
+    table, figure = STUDIES[words[0]]
     folder = out / "-".join(word.replace("/", "-").replace(":", "-") for word in words)
     if not (folder / "report.html").is_file():
         if "--data" in words and data is not None:
             words[words.index("--data") + 1] = data
         command = [sys.executable, "-m", "resnets", "study", *words, "--out", str(folder)]
-        subprocess.run(command, check=True)
-    table, figure = STUDIES[study]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        (folder / COMMIT).write_text(result_tables.head_commit(), encoding="utf-8")
     rows = ROWS.get(result.name, table_rows)(folder / "numbers" / f"{table}.csv")
-    today = datetime.date.today().isoformat()
+    page = (folder / "report.html").stat().st_mtime
     repeated = dataclasses.replace(
-        result, rows=rows, commit=result_tables.head_commit(), date=today, hardware=HARDWARE
+        result,
+        rows=rows,
+        commit=(folder / COMMIT).read_text(encoding="utf-8"),
+        date=datetime.date.fromtimestamp(page).isoformat(),
+        hardware=HARDWARE,
     )
     echo(str(result_tables.save(repeated)))
     if result.name not in WITHOUT_FIGURE:

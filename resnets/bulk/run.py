@@ -52,7 +52,7 @@ class BulkOptions:
     """Options of the user; None selects a default.
 
     data, out, model: paths or names. top: classes per image. threshold: lowest score of an object.
-    processes: 0 means one per core on a CPU, and one on a GPU.
+    processes: 0 means one per core; on a GPU without Ray, one.
     """
 
     model: str

@@ -215,7 +215,7 @@ class BackendSelector:
             speed = self._relative_speed(backend, path) if self.precision == "auto" else None
             return Candidate(backend, speed, reason)
         if not self.reasons and self._is_worthwhile:  # for few images it does not matter
-            self.reasons.append("no int8 artifact: resnets export --int8 --calibrate DATA")
+            self.reasons.append("no int8 artifact: `resnets export --int8 --calibrate DATA`")
         return None
 
     def _verify_other_runtime(self) -> Candidate | None:

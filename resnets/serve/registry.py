@@ -214,7 +214,9 @@ def _check_options(sources: Sequence[Source], options: Mapping[str, Any]) -> Non
     classifiers = [
         each for each in places if not is_artifact(each) and read_task(each) == "classify"
     ]
-    unstated = [each for each in classifiers if _is_missing(each) or not has_known_model(each)]
+    unstated = []
+    if loading.model is not None:
+        unstated = [each for each in classifiers if _is_missing(each) or not has_known_model(each)]
     for name, value, readers in (
         ("model", loading.model, unstated),
         ("classes", loading.classes, classifiers),

@@ -25,8 +25,8 @@ _parameters: ContextVar[Parameters] = ContextVar("_parameters")
 COMMAND = re.compile(r"(`[^`]*`)")
 OPTION = re.compile(
     r"(?<![\w-])--([a-z][a-z0-9-]*)"
-    r"(?: (?!(?:and|or|out|is|are|cannot|in|for|with|which|excludes?)\b)"
-    r"([^\s;:()]*[^\s;:,.()]))?"
+    r"(?: (?!--)(?!(?:and|or|of|out|is|are|sets?|cannot|in|for|with|which|excludes?)\b)"
+    r"((?:[^\s;:()]|:(?=\S))*[^\s;:,.()]))?"
 )
 # Options that are values of an argument of another name.
 VALUES = {

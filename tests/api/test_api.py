@@ -16,17 +16,10 @@ import resnets
 from resnets.cli.main import main
 
 NAMES = {
-    "AugmentSpec",
-        "DataSpec",
-        "DetectSpec",
-        "DistillSpec",
-        "EvalSpec",
-        "FinetuneSpec",
-        "LossSpec",
-    "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec",
-    "ConfigError", "DataError", "Interrupted", "ResnetsError",
-    "Run", "create_model", "evaluate", "export", "load", "open_data", "predict", "recipes",
-    "recompute_norm", "study", "train", "__version__",
+    "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
+    "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec", "ConfigError", "DataError",
+    "Interrupted", "ResnetsError", "Run", "create_model", "evaluate", "export", "load",
+    "open_data", "predict", "recipes", "recompute_norm", "study", "train", "__version__",
 }  # fmt: skip
 SHORT = {
     "model": "cifar-resnet8",

@@ -31,6 +31,10 @@ def translate(text, *, model=None, fit_memory=False, precision="", resume=False,
         ("use `resnets export --model X`", "use `resnets export --model X`"),  # a command
         ("npm --version and --unknown x", "npm --version and --unknown x"),
         ("a--model b", "a--model b"),  # of a file
+        ("or --resume s3://b/x: it ends", "or out=s3://b/x, resume=True: it ends"),
+        ("seed: --model sets it too", "seed: model sets it too"),
+        ("--model of x", "model of x"),
+        ("--int8 --model X", "precision=int8 model=X"),
     ],
 )
 def test_options_become_arguments(text, expected, capsys):

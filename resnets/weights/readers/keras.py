@@ -42,14 +42,8 @@ NO_EFFECT = frozenset(
         "moving_mean_initializer", "moving_variance_initializer", "kernel_regularizer",
         "bias_regularizer", "beta_regularizer", "gamma_regularizer", "activity_regularizer",
         "kernel_constraint", "bias_constraint", "beta_constraint", "gamma_constraint",
-        "synchronized",
-            "renorm_momentum",
-            "rate",
-            "seed",
-            "noise_shape",
-            "batch_input_shape",
-            "ragged",
-        "batch_shape", "sparse", "optional", "keepdims", "quantization_config",
+        "synchronized", "renorm_momentum", "rate", "seed", "noise_shape", "batch_input_shape",
+        "ragged", "batch_shape", "sparse", "optional", "keepdims", "quantization_config",
     }
 )  # fmt: skip
 CHANNELS_LAST = only("channels_last")

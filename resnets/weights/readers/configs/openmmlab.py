@@ -30,13 +30,7 @@ HEAD_NO_EFFECT = frozenset({"loss", "topk", "cal_acc", "init_cfg", "in_channels"
 PREPROCESSOR_NO_EFFECT = frozenset(
     {
         "type", "num_classes", "to_onehot", "batch_augments", "pad_size_divisor", "pad_value",
-        "mixup",
-            "cutmix",
-            "non_blocking",
-            "pad_mask",
-            "mask_pad_value",
-            "pad_seg",
-            "seg_pad_val",
+        "mixup", "cutmix", "non_blocking", "pad_mask", "mask_pad_value", "pad_seg", "seg_pad_val",
         "boxtype2tensor", "size", "size_divisor", "test_cfg",
     }
 )  # fmt: skip
