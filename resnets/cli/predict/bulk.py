@@ -42,7 +42,7 @@ class Bulk:
     batch_size: int | None = None
     """Batch size; chosen for the model by default."""
     processes: int = 1
-    """Processes, or actors of Ray, each with its own model; 0: one per core; on a GPU without Ray, one."""
+    """Processes, or actors of Ray, each with a model; 0: one per core; on a GPU without Ray 1."""
     engine: Literal["local", "ray"] = "local"
     """This machine, or the Ray cluster of RAY_ADDRESS (or one started here)."""
 
