@@ -71,7 +71,7 @@ def predict(
     source = path_or_model(weights)
     inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     inputs = _expand_folders(inputs, quiet)
-    if isinstance(source, str) and read_task(source) != "classify":
+    if isinstance(source, str) and (task := read_task(source)) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime
 
@@ -82,6 +82,8 @@ def predict(
             classes=classes,
             calibrate=calibrate,
         )
+        if task in ("localize", "segment"):
+            refuse_options("is for detectors; leave it out", threshold=threshold != 0.5)
         check_runtime(source, backend, precision)
         paths = [each for each in inputs if isinstance(each, Path)]
         if len(paths) < len(inputs):

@@ -90,9 +90,9 @@ def run(
             checkpoint, notes = start.checkpoint, list(start.notes)
             parts.check(start.recipe)
             task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
-            if checkpoint is None:
+            if recipe is not None and checkpoint is None:
                 check_validation(task)
-            else:
+            if checkpoint is not None:
                 notes += parts.describe_changes(checkpoint.recipe)
                 notes += teacher_changes(task.recipe, task.metadata, checkpoint)
             if duration is not None and duration != start.recipe.duration:

@@ -1,9 +1,11 @@
 """Errors and the log of the Python API name its arguments, those of commands their options."""
 
+import json
 import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import resnets
 from resnets.cli.main import main
@@ -63,6 +65,14 @@ def test_python_and_the_command_line_name_their_own(tmp_path, capsys):
         with pytest.raises(ConfigError, match=argument) as caught:
             call()
         assert not re.search(r"--\w", str(caught.value))
+
+
+@pytest.mark.parametrize("task", ["localize", "segment"])
+def test_models_without_a_threshold_refuse_one(tmp_path, task):
+    file = tmp_path / "model.safetensors"
+    save_file({}, file, {"resnets": json.dumps({"recipe": {"task": task}})})
+    with pytest.raises(ConfigError, match="threshold is for detectors"):
+        resnets.predict(str(file), [], threshold=0.9)
 
 
 def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
