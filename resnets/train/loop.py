@@ -21,7 +21,7 @@ from resnets.train.saver import Saver
 from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
-from resnets.utils.process_lock import process_lock
+from resnets.utils.processes import process_lock
 
 Step = Callable[[Batch], None]  # `TrainStep`, with or without `--fit-memory`, or a CUDA graph
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]

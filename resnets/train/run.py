@@ -38,7 +38,7 @@ from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text
-from resnets.utils.process_lock import process_lock
+from resnets.utils.processes import process_lock
 from resnets.utils.wait_policy import adapt_wait_policy
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager

@@ -18,7 +18,7 @@ from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
-from resnets.utils.process_lock import process_lock
+from resnets.utils.processes import process_lock
 
 
 class PassOutOfMemory(OutOfMemory):

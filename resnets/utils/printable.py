@@ -89,9 +89,13 @@ def echo(text: object = "", *, error: bool = False) -> None:
     """
     text = in_caller_terms(str(text))
     if error:
-        print(printable(text, keep="\t"), file=sys.stderr, flush=True)  # noqa: T201
+        _print_error(text)
     else:
         print(printable(text, keep="\n\t"))  # noqa: T201
+
+
+def _print_error(text: str) -> None:
+    print(printable(text, keep="\t"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class StderrHandler(logging.Handler):
@@ -104,7 +108,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record; as with other handlers, a failure does not stop the program."""
         try:
-            echo(self.format(record), error=True)
+            _print_error(self.format(record))
         except OSError:  # the terminal or the reader of a pipe is gone
             self.handleError(record)
 
@@ -144,11 +148,12 @@ def show_progress(
 def without_log() -> Iterator[None]:
     """Context in which the package logs nothing: what is read twice is described once."""
     logger = logging.getLogger("resnets")
-    before, logger.disabled = logger.disabled, True
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # also of the loggers below it, unlike `disabled`
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 def detach_closed_terminal() -> None:

@@ -1,4 +1,4 @@
-"""Environment variables of torchrun, start of worker processes, deferral of signals."""
+"""Environment variables of torchrun, start of worker processes, deferral of signals, a lock."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from types import FrameType, ModuleType
 
 from resnets.utils.errors import ConfigError
 
+# Held by a run while it draws from torch's global random numbers (initial weights, dropout),
+# captures a CUDA graph, evaluates or draws figures: everything but its loop, and there each step
+# that is not a graph. Runs in threads of one process (`study.grid.shared_process`) then equal runs
+# alone.
+process_lock = threading.RLock()
 RAISING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

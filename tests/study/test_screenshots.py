@@ -3,22 +3,21 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, OPTIONS
 from PIL import Image
 from study_grid import trained_grid, with_gaps
 
 from resnets.study.depth.page import write_grid_page
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on PATH to look at the report"
 )
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH to look at the report")
 
 SIZES = [(390, 844), (1280, 900)]
 SETTINGS = {"dark": 0, "light": 1}  # Blink's preferredColorScheme
@@ -55,15 +54,8 @@ def chromium(tmp_path: Path) -> Callable[..., str]:
 
     def call(*options: str) -> str:
         command = [
-            str(BROWSER),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
+            str(CHROMIUM),
+            *OPTIONS,
             "--force-device-scale-factor=1",
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={tmp_path / 'profile'}",

@@ -1,5 +1,7 @@
 """Weights that a command reads twice are described once."""
 
+import logging
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from resnets.bulk.model import open_bulk_model, weights_sha256
 from resnets.models import build, catalog
 from resnets.train.run import open_task
 from resnets.train.tasks.custom_parts import CustomParts
+from resnets.utils.printable import without_log
 from resnets.weights.load import LoadOptions
 
 UNSTATED = "does not state its network"
@@ -39,3 +42,9 @@ def test_weights_of_bulk_prediction(plain, caplog):
     open_bulk_model(plain, backend="torch", device="cpu", precision="float32", loading=options)
     assert count(caplog, UNSTATED) == 1
     assert digest == weights_sha256(plain, options)
+
+
+def test_loggers_of_modules_are_silent_too(caplog):
+    with caplog.at_level("WARNING"), without_log():
+        logging.getLogger("resnets.weights.checkpoint.find").warning("read before")
+    assert not caplog.records

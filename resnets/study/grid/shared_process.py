@@ -26,8 +26,7 @@ from resnets.study.grid.worker import Slot, init_worker, train_locked, worker_co
 from resnets.train.guards.interrupt import StopSignals
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.environment import release_cached_memory
-from resnets.utils.process_lock import process_lock
-from resnets.utils.processes import without_main_module
+from resnets.utils.processes import process_lock, without_main_module
 
 POLL_SECONDS = 0.2
 
