@@ -5,14 +5,17 @@
 
 Weights of convolutions and linear layers are rounded to float16, the rounded model is evaluated on
 the test images of the run, and its folder (weights, config.json, model card) is written to
-resnets/weights/zoo/DATA/MODEL, with SHA-256 and metrics in the index. With --url the folder is
-written to --out instead, to be uploaded to that URL.
+resnets/weights/zoo/DATA/MODEL, with SHA-256 and metrics in the index, from which the table of
+docs/results/zoo.json is written. With --url the folder is written to --out instead, to be uploaded
+to that URL. To replace a model, remove its folder first.
 """
 
 import argparse
 import dataclasses
+import datetime
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -41,6 +44,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=zoo.FOLDER)
     args = parser.parse_args()
+    if (args.out / args.name).exists():
+        parser.error(f"{args.out / args.name} exists; remove it to replace the model")
     entry = add(
         args.run,
         args.name,
@@ -52,6 +57,7 @@ def main() -> None:
         out=args.out,
     )
     print(f"{entry.name}: {entry.top1_error:.2f}% ({entry.protocol})")
+    write_table()
 
 
 def add(
@@ -126,6 +132,24 @@ def add(
     known[fields.pop("name")] = fields
     dump_json(dict(sorted(known.items())), path)
     return entry
+
+
+def write_table() -> None:
+    """Replace the rows of docs/results/zoo.json by those of the package's index."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs"))
+    import result_tables
+
+    rows: list[list[str | float | None]] = [
+        [f"`resnets:{name}`", f"{entry.top1_error:.2f}%", entry.examples, f"`{entry.command}`"]
+        for name, entry in sorted(zoo.read_index().items())
+    ]
+    result = dataclasses.replace(
+        result_tables.load("zoo"),
+        commit=result_tables.head_commit(),
+        date=datetime.date.today().isoformat(),
+        rows=rows,
+    )
+    result_tables.save(result)
 
 
 def round_weights(model: ImageClassifier) -> ImageClassifier:
