@@ -93,6 +93,22 @@ def head_commit() -> str:
     ).stdout.strip()
 
 
+def hardware() -> str:
+    """What computes here: "AMD EPYC, 1 thread, AVX-512, bf16, no GPU", or the name of the GPU."""
+    import torch
+
+    from resnets.utils.environment import cpu_flags, device_name
+
+    if torch.cuda.is_available():
+        return device_name(torch.device("cuda"))
+    flags = cpu_flags().split()
+    units = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}
+    found = [unit for flag, unit in units.items() if flag in flags]
+    if "AVX-512" in found:
+        found.remove("AVX2")
+    return ", ".join([device_name(torch.device("cpu")), *found, "no GPU"])
+
+
 def load(name: str) -> Result:
     """The result docs/results/NAME.json."""
     path = FOLDER / f"{name}.json"
@@ -105,6 +121,14 @@ def load(name: str) -> Result:
     if found.name != name:
         raise ResultError(f"docs/results/{name}.json: its name is {found.name!r}")
     return found
+
+
+def record(
+    name: str, command: str, columns: list[str], rows: list[list[str | float | None]]
+) -> None:
+    """Write docs/results/NAME.json: rows that this commit gave on this machine today."""
+    today = datetime.date.today().isoformat()
+    save(Result(name, command, head_commit(), hardware(), today, columns, rows))
 
 
 def save(result: Result) -> Path:

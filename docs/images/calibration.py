@@ -20,10 +20,13 @@ from scipy.special import softmax
 from resnets.evaluate.metrics.multiclass import calibration_error, equal_mass_error
 from resnets.report.figure_style import SOFT, figure_style
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "docs"))
 
 import unknown
-from trust import AFTER, BEFORE, save, save_result, spread
+from result_tables import record
+from trust import AFTER, BEFORE, save, spread
 
 
 def at_temperature(arrays: dict[str, Any], temperature: float) -> tuple[Any, Any, float]:
@@ -72,7 +75,7 @@ def calibration(features: Path) -> None:
         cells = [spread(temperatures, 2, ""), *(spread(each, 3, "") for each in others)]
         rows.append([title, len(values), spread(errors), *cells])
     columns = ["temperature", "ECE", "ECE at T", "equal mass", "equal mass at T", "loss"]
-    save_result(
+    record(
         "calibration",
         f"{RUNS}; {FIGURES}",
         ["network", "seeds", "test error", *columns, "loss at T"],
@@ -102,7 +105,7 @@ def calibration(features: Path) -> None:
         ["accepted at 95% recall, energy"]
         + [spread(100 * each["energy"][1] for each in pairs) for pairs in found.values()]
     )
-    save_result("unknown", f"{RUNS}; {UNKNOWN}; {FIGURES}", ["score", *found], rows)
+    record("unknown", f"{RUNS}; {UNKNOWN}; {FIGURES}", ["score", *found], rows)
     arrays = dict(np.load(next(iter(groups.values()))[0]))
     with figure_style():
         plot = Figure(figsize=(8.6, 3.2))

@@ -23,12 +23,12 @@ from guide_runs import (
     make_once,
     mean_and_spread,
     photographs,
-    save_result,
     train,
 )
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from result_tables import record
 
 from resnets.report.figure_style import figure_style
 
@@ -135,7 +135,7 @@ def main() -> None:
         errors = [run.result["test"]["top1_error"] for run in runs]
         what = "five channels" if data.startswith("plots") else "16 bits"
         rows.append([what, title, mean_and_spread(errors)])
-    save_result("channels", COMMAND, ["set", "the network gets", "test error"], rows)
+    record("channels", COMMAND, ["set", "the network gets", "test error"], rows)
     draw_figure(folder)
 
 

@@ -18,11 +18,11 @@ from guide_runs import (
     arguments,
     make_once,
     mean_and_spread,
-    save_result,
     shrink_splits,
     train,
 )
 from matplotlib.figure import Figure
+from result_tables import record
 
 from resnets.report.figure_style import SERIES, figure_style
 
@@ -80,7 +80,7 @@ def main() -> None:
     rows: list[list[str | float | None]] = [
         [arm, mean_and_spread(errors)] for arm, errors in found.items()
     ]
-    save_result("fine-tuning", COMMAND, ["weights, `finetune.`", "test error"], rows)
+    record("fine-tuning", COMMAND, ["weights, `finetune.`", "test error"], rows)
     draw(found)
 
 

@@ -21,11 +21,11 @@ from guide_runs import (
     make_once,
     mean_and_spread,
     photographs,
-    save_result,
     train,
 )
 from matplotlib.figure import Figure
 from PIL import Image, ImageEnhance
+from result_tables import record
 
 from resnets.report.figure_style import SERIES, figure_style
 
@@ -117,7 +117,7 @@ def main() -> None:
         gap = statistics.fmean(test) - statistics.fmean(val)
         title = f"`{arm}`" if arm == GROUP else arm
         rows.append([title, mean_and_spread(val), mean_and_spread(test), f"{gap:+.1f} points"])
-    save_result("groups", COMMAND, columns, rows)
+    record("groups", COMMAND, columns, rows)
     draw(found)
 
 

@@ -7,7 +7,6 @@ sets and runs. Finished runs are kept, so that a script that was stopped goes on
 from __future__ import annotations
 
 import argparse
-import datetime
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -21,15 +20,13 @@ from resnets.train.write_results import RESULT
 from resnets.utils.errors import read_object
 from resnets.utils.printable import echo
 
+# The scripts import result_tables after this module.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import result_tables
 
 IMAGES = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
 SIDE = 40  # px of the sets made here, of which networks see crops of 32
 SMALL = {"model": "cifar-resnet8", "data.size": 32, "data.resize": 36, "ema_decay": 0}
-HARDWARE = "one thread of an AMD EPYC (Zen 4, AVX-512, bf16), no GPU, on a machine busy with others"
 NAMES = (
     "tench", "English springer", "cassette player", "chain saw", "church", "French horn",
     "garbage truck", "gas pump", "golf ball", "parachute",
@@ -97,12 +94,3 @@ def mean_and_spread(values: Sequence[float]) -> str:
     """Format mean and standard deviation of percents: "61.8% ± 0.4"."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}%{spread}"
-
-
-def save_result(
-    name: str, command: str, columns: list[str], rows: list[list[str | float | None]]
-) -> None:
-    """Write docs/results/NAME.json."""
-    commit = result_tables.head_commit()
-    today = datetime.date.today().isoformat()
-    result_tables.save(result_tables.Result(name, command, commit, HARDWARE, today, columns, rows))

@@ -20,11 +20,11 @@ from guide_runs import (
     make_once,
     mean_and_spread,
     photographs,
-    save_result,
     shrink,
     train,
 )
 from matplotlib.figure import Figure
+from result_tables import record
 
 import resnets
 from resnets.report.figure_style import SERIES, figure_style
@@ -115,7 +115,7 @@ def main() -> None:
          *(mean_and_spread([run[key] for run in runs]) for key in titles)]
         for arm, runs in found.items()
     ]  # fmt: skip
-    save_result("imbalance", COMMAND, ["settings", *titles.values()], rows)
+    record("imbalance", COMMAND, ["settings", *titles.values()], rows)
     draw(found)
 
 

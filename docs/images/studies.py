@@ -12,7 +12,6 @@ import argparse
 import csv
 import dataclasses
 import datetime
-import os
 import shlex
 import shutil
 import subprocess
@@ -21,12 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
+from resnets.config import dump_json
+from resnets.utils.errors import read_object
 from resnets.utils.printable import echo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import result_tables
-from guide_runs import HARDWARE, IMAGES
+from guide_runs import IMAGES
 
 Row = list[str | float | None]
 
@@ -42,7 +43,7 @@ STUDIES = {
     "similarity": ("similarity", "within"),
     "unravelled": ("unravelled", "removed"),
 }
-COMMIT = "commit.txt"  # of the code that made a run, in its folder
+ORIGIN = "origin.json"  # commit, hardware and date of a run, in its folder
 WITHOUT_FIGURE = {"study-curvature-cifar10"}
 OTHER_FIGURES = {
     "study-unravelled-cifar10": ("removed", "study-unravelled-removed"),
@@ -67,21 +68,19 @@ def repeat(result: result_tables.Result, data: str | None, out: Path) -> None:
     words = shlex.split(result.command)[2:]
     table, figure = STUDIES[words[0]]
     folder = out / "-".join(word.replace("/", "-").replace(":", "-") for word in words)
-    if not (folder / "report.html").is_file():
+    if not (folder / ORIGIN).is_file():
         if "--data" in words and data is not None:
             words[words.index("--data") + 1] = data
         command = [sys.executable, "-m", "resnets", "study", *words, "--out", str(folder)]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        (folder / COMMIT).write_text(result_tables.head_commit(), encoding="utf-8")
+        subprocess.run(command, check=True)
+        origin = {
+            "commit": result_tables.head_commit(),
+            "hardware": result_tables.hardware(),
+            "date": datetime.date.today().isoformat(),
+        }
+        dump_json(origin, folder / ORIGIN)
     rows = ROWS.get(result.name, table_rows)(folder / "numbers" / f"{table}.csv")
-    page = (folder / "report.html").stat().st_mtime
-    repeated = dataclasses.replace(
-        result,
-        rows=rows,
-        commit=(folder / COMMIT).read_text(encoding="utf-8"),
-        date=datetime.date.fromtimestamp(page).isoformat(),
-        hardware=HARDWARE,
-    )
+    repeated = dataclasses.replace(result, rows=rows, **read_object(folder / ORIGIN))
     echo(str(result_tables.save(repeated)))
     if result.name not in WITHOUT_FIGURE:
         figure, name = OTHER_FIGURES.get(result.name, (figure, result.name))

@@ -1,8 +1,7 @@
-"""Tables and figures of the guides on labels, label errors, distillation and data.
+"""Tables and figures of the guides on labels, label errors and data.
 
     python docs/images/trust.py multilabel RUNS --data SETS
     python docs/images/trust.py label-errors FOLDS --data SETS
-    python docs/images/trust.py distillation RUNS
     python docs/images/trust.py learning-curve CURVES
 
 The folders hold what the commands in docs/results/ wrote, for each of three seeds. SETS holds the
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import statistics
 import sys
@@ -35,11 +33,10 @@ from resnets.study.data_curve import extrapolate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import result_tables
+from result_tables import record
 
 IMAGES = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
-HARDWARE = "one thread of an AMD EPYC (Zen 4, AVX-512, bf16), no GPU, on a machine busy with others"
 BEFORE, AFTER = SERIES[0], SERIES[3]
 
 
@@ -53,13 +50,6 @@ def spread(values: Iterable[float], digits: int = 1, unit: str = "%") -> str:
 def finished(folder: Path, name: str) -> list[int]:
     """Return the seeds of which `folder` has `name`, with SEED in it."""
     return [seed for seed in SEEDS if (folder / name.replace("SEED", str(seed))).exists()]
-
-
-def save_result(name: str, command: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Write docs/results/NAME.json."""
-    commit = result_tables.head_commit()
-    today = datetime.date.today().isoformat()
-    result_tables.save(result_tables.Result(name, command, commit, HARDWARE, today, columns, rows))
 
 
 def save(plot: Figure, name: str) -> None:
@@ -110,7 +100,7 @@ def multilabel(runs: Path, sets: Path) -> None:
         " train cifar10-fast --data pairsSEED/labels.csv --epochs 12 --seed SEED --set"
         " data.val_fraction=0.1; python docs/images/trust.py multilabel runs"
     )
-    save_result("multilabel", command, ["thresholds", "mAP", "macro F1", "micro F1"], rows)
+    record("multilabel", command, ["thresholds", "mAP", "macro F1", "micro F1"], rows)
     with (sets / "pairs0" / "labels.csv").open(newline="") as file:
         truth = {row["path"]: row["label"] for row in csv.DictReader(file)}
     paths = [path for path in truth if path.startswith("test/")][:8]
@@ -201,7 +191,7 @@ def label_errors(folds: Path, sets: Path) -> None:
         " python docs/images/trust.py label-errors folds --data sets"
     )
     titles = ["images", "seeds", "error over the folds", "planted", "named", "precision", "recall"]
-    save_result("label-errors", command, [*titles, "true class named"], rows)
+    record("label-errors", command, [*titles, "true class named"], rows)
     planted = read_column(sets / "wrong-new0" / "planted.csv", "true")
     named = read_column(folds / "folds-new0" / "corrections.csv", "correction")
     with figure_style():
@@ -228,61 +218,6 @@ def label_errors(folds: Path, sets: Path) -> None:
 
 
 # Distillation
-
-TEACHER_ERROR = 22.24  # percent; docs/results/zoo.json
-
-
-def distillation(runs: Path, _: Path) -> None:
-    """Test errors of students with and without a teacher."""
-    arms = {"labels alone": "student", "with the teacher": "distilled"}
-    seeds = [
-        seed
-        for seed in finished(runs, "distilledSEED/result.json")
-        if seed in finished(runs, "studentSEED/result.json")
-    ]
-    errors = {
-        title: [result(runs / f"{name}{seed}")["test"]["top1_error"] for seed in seeds]
-        for title, name in arms.items()
-    }
-    teacher = TEACHER_ERROR
-    losses = {
-        title: [result(runs / f"{name}{seed}")["test"]["loss"] for seed in seeds]
-        for title, name in arms.items()
-    }
-    rows = [
-        [
-            title,
-            *(f"{value:.2f}%" for value in values),
-            spread(values, 2),
-            spread(losses[title], 3, ""),
-        ]
-        for title, values in errors.items()
-    ]
-    empty = [None] * len(seeds)
-    rows.append(["the teacher itself", *empty, f"{teacher:.2f}%", None])
-    command = (
-        "resnets train cifar10-fast --data cifar10.tar.xz --model cifar-resnet8 --iterations 300"
-        " --seed SEED --set data.grow_from=none --set data.val_fraction=0.05, and with --set"
-        " distill.teacher=resnets:cifar10/cifar-resnet20; python docs/images/trust.py distillation"
-        " runs"
-    )
-    names = [f"seed {seed}" for seed in seeds]
-    save_result("distillation", command, ["student", *names, "test error", "test loss"], rows)
-    with figure_style():
-        plot = Figure(figsize=(5.6, 2.6))
-        axes = plot.subplots()
-        for place, values in enumerate(errors.values()):
-            color = (BEFORE, AFTER)[place]
-            axes.plot(values, [place] * len(values), "o", color=color)
-            axes.plot([statistics.fmean(values)] * 2, [place - 0.25, place + 0.25], color=color)
-        axes.axvline(teacher, color=SOFT, ls="--", lw=1)
-        axes.text(teacher, -0.42, " teacher", color=SOFT, fontsize=8)
-        axes.set_yticks(range(len(errors)), list(errors))
-        axes.set(xlabel="test error (%)", ylim=(1.5, -0.5))
-        save(plot, "distillation")
-
-
-# Learning curve
 
 
 def learning_curve(curves: Path, _: Path) -> None:
@@ -337,13 +272,12 @@ def learning_curve(curves: Path, _: Path) -> None:
         " python docs/images/trust.py learning-curve curves"
     )
     columns = ["seed", "fitted up to", "images", "extrapolated (90%)", "measured", "inside"]
-    save_result("learning-curve", command, columns, rows)
+    record("learning-curve", command, columns, rows)
 
 
 KINDS = {
     "multilabel": multilabel,
     "label-errors": label_errors,
-    "distillation": distillation,
     "learning-curve": learning_curve,
 }
 

@@ -16,12 +16,12 @@ from guide_runs import (
     arguments,
     make_once,
     mean_and_spread,
-    save_result,
     shrink_splits,
     train,
 )
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from result_tables import record
 
 import resnets
 from resnets.config import Recipe, replace_fields
@@ -99,7 +99,7 @@ def main() -> None:
         values = (recipe.optim.lr, recipe.optim.weight_decay)
         rows.append([title, *(f"{value:.2g}" for value in values), mean_and_spread(tests)])
     columns = ["recipe", "learning rate", "weight decay", "test error"]
-    save_result("tune", COMMAND, columns, rows)
+    record("tune", COMMAND, columns, rows)
     draw(found, base)
 
 
