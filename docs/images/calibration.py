@@ -20,9 +20,8 @@ from scipy.special import softmax
 from resnets.evaluate.metrics.multiclass import calibration_error, equal_mass_error
 from resnets.report.figure_style import SOFT, figure_style
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import unknown
 from result_tables import record
