@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,6 +18,7 @@ from resnets.models import catalog
 from resnets.study.depth.figures import plot_error_curves
 from resnets.study.depth.summary import ErrorCurves
 from resnets.train.log.run_log import read_rows
+from resnets.utils.errors import read_object
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,16 +29,36 @@ FIGURES = {
     "degradation-cifar10-16000it": "cifar10-degradation",
     "degradation-cifar10-8000it": "cifar10-degradation-8000it",
 }
-Cells = dict[tuple[str, int], list[dict[str, Any]]]  # metrics by network and seed
+COLUMNS = [
+    "network",
+    "seed",
+    "training error, last 100 iterations",
+    "mean of the last 1,000 iterations",
+    "validation error, last",
+    "test error, last",
+    "precision",
+]
+KINDS = ("train", "val", "test")
 LAST = 10  # rows of training, of 100 iterations each
 
 
-def read_cells(study: str) -> Cells:
-    """Return the metrics of each finished cell by network and seed."""
-    cells = {}
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A finished run: its metrics, and the precision that its machine trained in."""
+
+    network: str
+    seed: int
+    rows: list[dict[str, Any]]
+    precision: str
+
+
+def read_cells(study: str) -> list[Cell]:
+    """Return the finished cells by network and seed."""
+    cells = []
     for folder in sorted((IMAGES.parent / "results" / study / "cells").iterdir()):
         network, _, seed = folder.name.rpartition("-seed")
-        cells[network, int(seed)] = read_rows(folder)
+        precision = read_object(folder / "environment.json")["precision"]
+        cells.append(Cell(network, int(seed), read_rows(folder), precision))
     return cells
 
 
@@ -46,21 +67,23 @@ def errors(rows: Iterable[dict[str, Any]], kind: str) -> dict[int, float]:
     return {row["step"]: row["top1_error"] for row in rows if row["kind"] == kind}
 
 
-def table_rows(cells: Cells) -> list[list[str | float | None]]:
-    """Return network, seed and final errors of each cell: the columns of the study's table."""
+def table_rows(cells: Iterable[Cell]) -> list[list[str | float | None]]:
+    """Return network, seed, final errors and precision of each cell, as in COLUMNS."""
     table: list[list[str | float | None]] = []
-    for (network, seed), rows in cells.items():
-        train, val, test = (list(errors(rows, kind).values()) for kind in ("train", "val", "test"))
+    for cell in cells:
+        train, val, test = (list(errors(cell.rows, kind).values()) for kind in KINDS)
         figures = (train[-1], mean(train[-LAST:]), val[-1], test[-1])
-        table.append([network, seed, *(round(figure, 2) for figure in figures)])
+        rounded = (round(figure, 2) for figure in figures)
+        table.append([cell.network, cell.seed, *rounded, cell.precision])
     return table
 
 
-def curves(cells: Cells, family: str, label: str) -> list[ErrorCurves]:
+def curves(cells: Sequence[Cell], family: str, label: str) -> list[ErrorCurves]:
     """Return the curves of the networks of `family`, "plain" or "resnet", as a panel `label`."""
     found = []
-    for network in dict.fromkeys(name for name, _ in cells if name.startswith(f"cifar-{family}")):
-        seeds = [rows for (name, _), rows in cells.items() if name == network]
+    names = (cell.network for cell in cells if cell.network.startswith(f"cifar-{family}"))
+    for network in dict.fromkeys(names):
+        seeds = [cell.rows for cell in cells if cell.network == network]
         train, test = (
             {step: [errors(rows, kind)[step] for rows in seeds] for step in errors(seeds[0], kind)}
             for kind in ("train", "test")
@@ -75,7 +98,8 @@ def main() -> None:
     for study, name in FIGURES.items():
         cells = read_cells(study)
         result = result_tables.load(study)
-        result_tables.save(dataclasses.replace(result, rows=table_rows(cells)))
+        rows = table_rows(cells)
+        result_tables.save(dataclasses.replace(result, columns=COLUMNS, rows=rows))
         panels = [*curves(cells, "plain", "plain"), *curves(cells, "resnet", "residual")]
         plot_error_curves(panels, "test").savefig(IMAGES / f"{name}.png", dpi=200)
 
