@@ -1,4 +1,5 @@
-"""Figures of results in the sentences of the pages: each comes from a cell, or has another reason.
+"""Figures of results in the sentences of the pages and of the docstrings of recipes, which
+`resnets train --list` shows: each comes from a cell, or has another reason.
 
 A figure is a number with a unit of results (UNITS), or the decimal number that follows the name of
 a metric (METRICS: "AUROC is 0.973"); a code span of nothing else (`97.5%`) is one, too. Each lies
@@ -23,6 +24,7 @@ Not checked: tables, rendered values, other code, levels of intervals, numbers w
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import tomllib
@@ -35,6 +37,7 @@ from result_tables import DOCS, FENCE, MARKER, VALUE, load, pages
 
 SOURCES = DOCS / "prose_figures.toml"
 SKIPPED = "docs/reference/"  # of the code, not measured
+RECIPES = DOCS.parent / "resnets" / "recipes"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 UNITS = {
     "shares": r"%(?! (?:\w+ )?interval)|percent|(?:percentage )?points?",
@@ -57,11 +60,19 @@ SCORE = re.compile(rf"\b{METRICS}{WORDS}(?=[+−-]?\d+\.\d)(?>{VALUES})(?!{UNIT}
 HIDDEN = re.compile(r"`([^`]*)`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
 TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
 Source = str | list[list[Any]]  # a reason, or cells
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 def name_of(page: Path) -> str:
     """The path of a page from the root of the repository."""
     return page.relative_to(DOCS.parent).as_posix()
+
+
+def docstrings(module: Path) -> str:
+    """The docstrings of a module, without those of methods."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    nodes = (each for each in [tree, *tree.body] if isinstance(each, DOCUMENTED))
+    return "\n\n".join(ast.get_docstring(each) or "" for each in nodes)
 
 
 def prose(text: str) -> str:
@@ -150,11 +161,13 @@ def _compare(phrase: str, given: Sequence[str], cells: Sequence[Sequence[Any]]) 
 def problems() -> Iterator[str]:
     """Figures in sentences without a source or unlike it, and sources of none, one line each."""
     sources = tomllib.loads(SOURCES.read_text(encoding="utf-8"))
-    checked = {name_of(page): page for page in pages() if not name_of(page).startswith(SKIPPED)}
-    for name in sources.keys() - checked.keys():
+    texts = {name_of(page): page.read_text(encoding="utf-8") for page in pages()}
+    texts = {name: text for name, text in texts.items() if not name.startswith(SKIPPED)}
+    texts |= {name_of(module): docstrings(module) for module in sorted(RECIPES.glob("*.py"))}
+    for name in sources.keys() - texts.keys():
         yield f"{SOURCES.name}: {name}: no such page"
-    for name, page in checked.items():
-        for problem in problems_of(page.read_text(encoding="utf-8"), sources.get(name, {})):
+    for name, text in texts.items():
+        for problem in problems_of(text, sources.get(name, {})):
             yield f"{name}: {problem}"
 
 

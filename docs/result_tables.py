@@ -23,12 +23,14 @@ not measured here: WHY -->`. Figures in sentences without a marker: `prose_figur
 from __future__ import annotations
 
 import datetime
+import decimal
 import itertools
 import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -235,20 +237,21 @@ def _value(marker: str) -> str:
     result = load(name)
     try:
         first, *others = [_number(result, row, int(column)) for row in rows.split(" - ")]
-        number = format(first - sum(others), form).replace("-", "\N{MINUS SIGN}")
+        with decimal.localcontext(rounding=decimal.ROUND_HALF_UP):  # 7.85 is 7.9, as readers round
+            number = format(first - sum(others), form).replace("-", "\N{MINUS SIGN}")
     except (IndexError, StopIteration, ValueError):
         raise ResultError(f"value: {marker}: no such number in docs/results/{name}.json") from None
     return f"<!-- value: {marker} -->{number}<!-- /value -->"
 
 
-def _number(result: Result, row: str, column: int) -> float:
+def _number(result: Result, row: str, column: int) -> Decimal:
     cells = next(cells for cells in result.rows if cells[0] == row)
     cell = cells[column - 1]
     if isinstance(cell, str):  # "41.41 (42.30, 40.13)", "24.15%"
-        cell = float(LEADING_NUMBER.findall(cell)[0].replace(",", ""))
+        cell = LEADING_NUMBER.findall(cell)[0].replace(",", "")
     if column < 1 or cell is None:
         raise IndexError(column)
-    return cell
+    return Decimal(str(cell))
 
 
 def _line(cells: list[str]) -> str:
