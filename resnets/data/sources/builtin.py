@@ -110,7 +110,8 @@ def _download(work: Callable[[], object], title: str, url: str, folder: Path) ->
         reason = " ".join(str(error).split())
         raise DataError(
             f"{title}: cannot be downloaded from {url} ({reason});"
-            f" fetch it elsewhere and put its files into {folder}"
+            f" fetch it elsewhere and put its files into {folder}, or name its folder or archive as"
+            " --data"
         ) from error
 
 
