@@ -41,10 +41,10 @@ RECIPES = DOCS.parent / "resnets" / "recipes"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 UNITS = {
     "shares": r"%(?! (?:\w+ )?interval)|percent|(?:percentage )?points?",
-    "rates": r"[A-Za-z]*/s|(?:[a-z]+ )?per second",
+    "rates": r"[A-Za-z]*/s(?:ec)?|(?:[a-z]+ )?per second|images? a second",
     "times": r"days?|h|hours?|min|minutes?|s|seconds?|(?:milli|micro)seconds?|[mnuµμ]s",
     "sizes": r"[kKMGT]i?B",
-    "factors": r"times|[x×](?! ?\d)",  # 3.4x, not 3x3 nor 3 x 3
+    "factors": r"times|-?fold|[x×](?! ?\d)",  # 3.4x, not 3x3 nor 3 x 3
     "metrics": r"mAP|AUROC|AUC|ECE|m?IoU|NLL",  # 91.7 mAP
 }
 METRICS = (
