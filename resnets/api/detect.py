@@ -12,7 +12,6 @@ from torch import Tensor
 from resnets.config import ConfigError
 from resnets.data import FileSplit
 from resnets.data.dataset.summary import announce
-from resnets.data.decode.bad_samples import BadSamples
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.evaluate.measure import detect_all, measure
 from resnets.detect.evaluate.server_submission import Unlabeled, save_results
@@ -149,16 +148,13 @@ def predict_objects(
     device: str,
     precision: str,
     quiet: bool,
-) -> tuple[tuple[str, ...], Iterator[Prediction], BadSamples]:
-    """Return class names, an iterator of predictions, and the unreadable images (filled by it)."""
+) -> tuple[tuple[str, ...], Iterator[Prediction]]:
+    """Return class names, and an iterator over a prediction for each of `paths`."""
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
     predictor = open_predictor([weights], device, precision)
     if not quiet:
         where = environment.device_name(predictor.device)
         echo(f"predicting in {predictor.precision} on {where}", error=True)
-    unreadable = BadSamples()
-    predictions = with_progress(
-        predict_files(predictor, paths, threshold, unreadable), len(paths), hidden=quiet
-    )
-    return predictor.models[0].classes, predictions, unreadable
+    found = predict_files(predictor, paths, threshold)
+    return predictor.models[0].classes, with_progress(found, len(paths), hidden=quiet)

@@ -88,7 +88,7 @@ def predict(
         paths = [each for each in inputs if isinstance(each, Path)]
         if len(paths) < len(inputs):
             raise ConfigError("images: detectors and segmenters take files and folders")
-        _, objects, _ = predict_objects(
+        _, objects = predict_objects(
             source,
             paths,
             threshold=threshold,

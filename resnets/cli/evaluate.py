@@ -169,8 +169,6 @@ def _print_detector(result: DetectionEvaluation, *, as_json: bool) -> None:
     if result.written:
         more = " ..." if len(result.written) > 3 else ""
         echo(f"wrote {', '.join(map(str, result.written[:3]))}{more}", error=True)
-    for error in result.errors:
-        echo(f"resnets evaluate: {error}", error=True)
 
 
 def print_evaluation(evaluation: AnyEvaluation) -> None:

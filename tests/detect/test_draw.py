@@ -11,6 +11,7 @@ from detect_nets import FPN, NET, SEGMENT
 from detect_sets import bare_split, bare_target, detections, write_coco
 from PIL import Image
 
+import resnets
 from resnets.cli.main import main
 from resnets.config import DataSpec, OptimSpec, Recipe
 from resnets.detect.data.masks import decode_mask, encode_masks
@@ -177,6 +178,20 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def masks_run(place):
     return tiny_run(place, "instances", FPN)
+
+
+def test_python_gets_a_prediction_per_image_with_names(masks_run, place, tmp_path):
+    good = sorted((place / "set").rglob("*.png"))[:2]
+    bad = [tmp_path / "missing.png", tmp_path / "text.png"]
+    bad[1].write_text("no image")
+    paths = [bad[0], good[0], bad[1], bad[0], good[1], bad[1]]
+    found = resnets.predict(masks_run, paths, device="cpu")
+    assert [each.path for each in found] == paths
+    assert [each.error is None for each in found] == [path in good for path in paths]
+    assert [each.output is None for each in found] == [path in bad for path in paths]
+    assert found[0].to_json() == {"path": str(bad[0]), "error": found[0].error}
+    assert {each["class"] for each in found[1].to_json()["objects"]} <= set(found[1].classes)
+    assert found[1].draw().height >= Image.open(good[0]).height
 
 
 def test_evaluate_writes_figures_curves_misses_and_results(masks_run, tmp_path, capsys):

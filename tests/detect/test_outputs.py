@@ -101,7 +101,7 @@ def test_an_output_is_json_an_image_and_counts(split, task):
 def test_predict_serve_and_evaluate_find_the_same(split, task, models):
     chosen = predictor(task, models)
     paths = [split.files.root / name for name in split.files.paths]
-    predicted = [each.output for each in predict_files(chosen, paths, 0.0, BadSamples())]
+    predicted = [each.output for each in predict_files(chosen, paths, 0.0)]
     served = chosen.infer([chosen.prepare(path.read_bytes(), path.name) for path in paths])
     for one, other in zip(predicted, served, strict=True):
         assert one.to_json(CLASSES) == other.to_json(CLASSES)

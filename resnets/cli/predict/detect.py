@@ -45,16 +45,22 @@ def predict(
         draw.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)
-    names, predictions, unreadable = predict_objects(
+    names, predictions = predict_objects(
         weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json
     )
     if draw is not None:
-        predictions = _save_drawings(predictions, names, draw)
-    outputs = [(inputs.name(each.path), each.output.without_pixels()) for each in predictions]
+        predictions = _save_drawings(predictions, draw)
+    outputs: list[tuple[str, Output]] = []
+    errors: list[str] = []
+    for each in predictions:
+        if each.output is None:
+            errors.append(inputs.rename_paths(str(each.error)))
+        else:
+            outputs.append((inputs.name(each.path), each.output.without_pixels()))
     _write(outputs, names, draw, as_json=as_json, as_csv=as_csv)
-    for error in unreadable.messages:
-        echo(f"resnets predict: {inputs.rename_paths(error)}", error=True)
-    return 1 if len(unreadable) or inputs.failed else 0
+    for error in errors:
+        echo(f"resnets predict: {error}", error=True)
+    return 1 if errors or inputs.failed else 0
 
 
 def _write(
@@ -84,15 +90,14 @@ def _write(
         _print_table(outputs, names)
 
 
-def _save_drawings(
-    predictions: Iterable[Prediction], names: Sequence[str], folder: Path
-) -> Iterator[Prediction]:
+def _save_drawings(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
     """Save a drawing of each prediction as <image name>.seen.png in `folder`, and yield it."""
     from resnets.detect.draw import save_drawing
 
     written: Counter[str] = Counter()
     for each in predictions:
-        save_drawing(each.draw(names), unique_path(folder, each.path.name, ".seen.png", written))
+        if each.output is not None:
+            save_drawing(each.draw(), unique_path(folder, each.path.name, ".seen.png", written))
         yield each
     echo(f"wrote {written.total():,} drawings to {folder}", error=True)
 

@@ -21,19 +21,26 @@ class BadSamples:
 
     max_unreadable: the share of images that may be unreadable; one image always may, unless it is
     0. None allows any number, as in evaluation, but if `total` is known one image has to be
-    readable.
+    readable. logged: whether errors are logged, where they are not reported otherwise.
     """
 
-    def __init__(self, name: str = "", total: int = 0, max_unreadable: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        total: int = 0,
+        max_unreadable: float | None = None,
+        *,
+        logged: bool = True,
+    ) -> None:
         self.name, self.total, self.max_unreadable = name, total, max_unreadable
+        self.logged = logged
         self._errors: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def add(self, row: int, error: DataError) -> None:
-        """Record that image `row` cannot be read, with its error "name: reason", which is logged
-        once.
+        """Record that image `row` cannot be read, with its error "name: reason".
 
-        Raises DataError if there are then too many.
+        The first error of an image is logged. Raises DataError if there are then too many.
         """
         if self.max_unreadable == 0:
             raise error
@@ -41,7 +48,7 @@ class BadSamples:
             new = row not in self._errors
             self._errors[row] = str(error)
             count = len(self._errors)
-        if new:
+        if new and self.logged:
             log.warning("%s", error)
         if self.total and count > self.limit:
             raise DataError(self._too_many_message(count)) from error

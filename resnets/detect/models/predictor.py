@@ -6,8 +6,9 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -195,27 +196,46 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The output for the image at `path`."""
+    """The output for the image at `path`, or the error of reading it, without an output.
+
+    classes: names of the labels in `output`.
+    """
 
     path: Path
-    output: Output
+    output: Output | None
+    classes: tuple[str, ...]
+    error: str | None = None
 
-    def draw(self, classes: Sequence[str]) -> Image.Image:
-        """Draw the output on the image, which is read again."""
-        return self.output.draw(decode_whole(read_file(self.path), str(self.path)), classes)
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: the path, and those of the output or the error."""
+        if self.output is None:
+            return {"path": str(self.path), "error": self.error}
+        return {"path": str(self.path), **self.output.to_json(self.classes)}
 
-    def without_pixels(self) -> Prediction:
-        """See `Output.without_pixels`."""
-        return replace(self, output=self.output.without_pixels())
+    def draw(self) -> Image.Image:
+        """Draw the output on the image, which is read again; DataError for an unreadable one."""
+        pixels = decode_whole(read_file(self.path), str(self.path))
+        return self.output.draw(pixels, self.classes) if self.output else Image.fromarray(pixels)
 
 
 def predict_files(
-    predictor: Predictor, paths: Sequence[Path], threshold: float, unreadable: BadSamples
+    predictor: Predictor, paths: Sequence[Path], threshold: float
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each readable image of `paths`; record others in `unreadable`.
+    """Yield a prediction for each of `paths`, in order; of unreadable images, with their error.
 
     Detections whose score is below `threshold` are left out.
     """
     files = FolderFiles(Path(), [str(path) for path in paths])
+    unreadable = BadSamples(logged=False)  # predictions have the errors
+    classes, next_row = predictor.models[0].classes, 0
+
+    def failed(stop: int) -> Iterator[Prediction]:
+        errors = unreadable.errors if next_row < stop else {}
+        for row in range(next_row, stop):
+            yield Prediction(paths[row], None, classes, errors[row])
+
     for inputs, output in predictor.outputs(predictor.inputs(files, unreadable)):
-        yield Prediction(paths[inputs.row], output.above(threshold))
+        yield from failed(inputs.row)
+        next_row = inputs.row + 1
+        yield Prediction(paths[inputs.row], output.above(threshold), classes)
+    yield from failed(len(paths))
