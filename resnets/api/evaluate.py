@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
+from resnets.api.inputs import LOADED, Weights, check_choice, path_or_model, refuse_options
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -70,7 +70,7 @@ def evaluate(
     split: SplitName = "test",
     *,
     model: str | None = None,
-    classes: str | None = None,
+    classes: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
     views: Kind = "center",
     scales: Sequence[int] = (),
@@ -79,7 +79,7 @@ def evaluate(
     image_set: str = "",
     refine: bool = False,
     unknown: str | PathLike[str] | None = None,
-    classes_from: Sequence[str] = (),
+    classes_from: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
     out: str | PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -98,8 +98,8 @@ def evaluate(
         split: "test", "val" or "train"; the run's own validation and training images.
         model: Network of weights, also those of `classes_from`, that do not state it (a state
             dict): a name that `resnets info` lists.
-        classes: Names of the outputs, also of `classes_from`: a file with one per line, "a,b,c",
-            "imagenet" or "numbers".
+        classes: Names of the outputs, also of `classes_from`: a sequence, a file with one per line,
+            "a,b,c", "imagenet" or "numbers".
         labels: True classes instead of the data set's: a .json, .csv or .txt file.
         views: "center" (one crop), "ten-crop", or "dense" (fully convolutional).
         scales: Shorter sides in px; empty = the model's own ("dense": 224, 256, 384, 480, 640).
@@ -121,10 +121,18 @@ def evaluate(
     Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
+    for name, value, choices in (
+        ("split", split, SplitName),
+        ("views", views, Kind),
+        ("average", average, Average),
+    ):
+        check_choice(name, value, choices)
     several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
     models = [path_or_model(each) for each in several]
     if not models:
         raise ConfigError("name at least one run or checkpoint")
+    if isinstance(classes_from, str | PathLike):
+        classes_from = [classes_from]
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
@@ -134,6 +142,8 @@ def evaluate(
     source = open_objects(data) if path is None and data is not None else None
     with results_folder(folder):
         tasks = {read_task(each) for each in paths}
+        if tasks - {"classify"} and len(paths) < len(models):
+            raise ConfigError("an ensemble needs models of one task; loaded ones are classifiers")
         if tasks & {"text", "signals"}:
             refuse_options(
                 "is for images, not for text or signals",
@@ -183,7 +193,7 @@ def evaluate(
                 image_set=image_set,
                 scales=sizes or None,
                 refine=refine,
-                classes_from=tuple(classes_from),
+                classes_from=[fspath(each) for each in classes_from],
                 loading=LoadOptions(model, classes, rename=False),
                 views=Views(views, (), flip),
                 average=average,
@@ -219,7 +229,9 @@ def evaluate(
                 flip=flip,
                 average=average != "probabilities",
             )
-            return _evaluate_artifact(paths, options, folder)
+            if len(models) > 1:
+                raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
+            return _evaluate_artifact(Path(paths[0]), options, folder)
         if not paths:
             refuse_options(LOADED, model=model)
         rename = LoadOptions(model, classes, rename=False)
@@ -279,11 +291,9 @@ def _evaluate_models(
     return measurement
 
 
-def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None) -> Measurement:
+def _evaluate_artifact(path: Path, options: _Options, out: Path | None) -> Measurement:
     """Evaluate an artifact of `resnets export` in its own runtime."""
-    if len(paths) > 1:
-        raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
-    backend = open_artifact(Path(paths[0]), device=options.device, precision=options.precision)
+    backend = open_artifact(path, device=options.device, precision=options.precision)
     split, truth = open_labeled(backend, options.data, options.split, options.labels)
     if not options.quiet:
         announce(split)
@@ -317,14 +327,15 @@ def _progress(
         yield each
 
 
-def _rename_outputs(nets: Sequence[ImageClassifier], text: str) -> None:
+def _rename_outputs(nets: Sequence[ImageClassifier], classes: str | Sequence[str]) -> None:
     for net in nets:
         if net.classes != nets[0].classes:
-            raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
-    names = parse_classes(text, nets[0].spec.num_classes, nets[0].origin)
+            option = f"--classes {classes}" if isinstance(classes, str) else "--classes"
+            raise ConfigError(f"{option}: {net.origin} has its outputs in another order")
+    names = parse_classes(classes, nets[0].spec.num_classes, nets[0].origin)
     own_names = nets[0].classes
     is_reordered = names != own_names and match_class_names(own_names, names) is not None
-    if is_reordered and text == "numbers":
+    if is_reordered and classes == "numbers":
         raise ConfigError(
             f"--classes numbers: {nets[0].origin} has the same names in another order"
             f" ({', '.join(own_names[:3])}, ...); leave --classes out"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
+from resnets.api.inputs import LOADED, Weights, check_choice, path_or_model, refuse_options
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import load as load_vision
@@ -60,7 +61,7 @@ def export(
     calibrate: str | PathLike[str] | None = None,
     max_drop: float = 0.5,
     model: str | None = None,
-    classes: str | None = None,
+    classes: str | Sequence[str] | None = None,
     quiet: bool = False,
 ) -> Artifact:
     """Write a model as an artifact that takes uint8 images, once its outputs are verified.
@@ -83,12 +84,15 @@ def export(
         max_drop: Percentage points by which the top-1 error may rise, or AP or mean IoU fall.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
-        classes: Names of the outputs, where the weights have none.
+        classes: Names of the outputs, where the weights have none: a sequence, a file with one per
+            line, "a,b,c", "imagenet" or "numbers".
         quiet: Print nothing.
 
     Raises VerificationError if the artifact differs from the model; then nothing is written. Also
     ConfigError, DataError, CheckpointError and WeightsError.
     """
+    check_choice("to", to, Target)
+    check_choice("precision", precision, Precision)
     source: Path | None = None
     net: ImageClassifier | DetectionModel
     path_or_net = path_or_model(weights)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, get_args
 
-from resnets.config import ConfigError, DataSpec
+from resnets.config import ConfigError, DataSpec, from_dict, to_dict
 from resnets.config.data import data_source
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
+from resnets.data.dataset.source import Source
 from resnets.data.sources.objects import open_objects
 from resnets.models import ImageClassifier
 from resnets.utils.argument_names import names_arguments
@@ -26,14 +26,20 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
         len(splits.train), splits.train.labels  # (N,) int64
 
     data: a name, a path, a `DataSpec`, or a Python object as `resnets.train` takes it. fields: of
-    `DataSpec`, such as val_fraction or split_seed. Raises DataError.
+    `DataSpec`, such as val_fraction or split_seed. Raises DataError, and ConfigError for an unknown
+    field.
     """
+    source: Source | None = None
     if isinstance(data, DataSpec):
-        return open_spec(replace(data, **fields))
-    if isinstance(data, str | PathLike):
-        return open_spec(DataSpec(source=data_source(data), **fields))
-    source = open_objects(data)
-    return open_spec(DataSpec(source=source.name, **fields), source=source)
+        spec = data
+    elif isinstance(data, str | PathLike):
+        spec = DataSpec(source=data_source(data))
+    else:
+        source = open_objects(data)
+        spec = DataSpec(source=source.name)
+    if "source" in fields:
+        raise ConfigError("source: the first argument sets it too; leave one out")
+    return open_spec(from_dict(DataSpec, to_dict(spec) | fields, "open_data"), source=source)
 
 
 def path_or_model(weights: Weights) -> str | ImageClassifier:
@@ -47,6 +53,16 @@ def path_or_model(weights: Weights) -> str | ImageClassifier:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
         return model
     return fspath(weights)
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ConfigError unless argument `name` is one of `choices`, a Literal or a union of such.
+
+    Commands check them when they parse their options.
+    """
+    values = [each for part in get_args(choices) for each in get_args(part) or (part,)]
+    if value not in values:
+        raise ConfigError(f"--{name} {value}: must be one of {', '.join(values)}")
 
 
 def refuse_options(why: str, **options: object) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
+from resnets.api.inputs import LOADED, Weights, check_choice, path_or_model, refuse_options
 from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
@@ -17,7 +17,7 @@ from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
 from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
-from resnets.runtime.base import Backend, describe_backend
+from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.runtime.torch import TorchBackend
 from resnets.utils.argument_names import names_arguments
 from resnets.utils.cpu_count import cores
@@ -28,8 +28,6 @@ from resnets.weights.load import LoadOptions
 if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction as DetectionPrediction
 
-Runtime = Literal["auto", "torch", "onnx", "openvino"]
-
 
 @names_arguments
 def predict(
@@ -39,7 +37,7 @@ def predict(
     top_k: int = 5,
     threshold: float = 0.5,
     model: str | None = None,
-    classes: str | None = None,
+    classes: str | Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
     backend: Runtime = "auto",
@@ -59,7 +57,8 @@ def predict(
         threshold: Detectors: lowest score of an object.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
-        classes: Names of the outputs, where the weights have none.
+        classes: Names of the outputs, where the weights have none: a sequence, a file with one per
+            line, "a,b,c", "imagenet" or "numbers".
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, float32, tf32, float16, bfloat16, int8.
         backend: auto, torch, onnx, openvino; see docs/predict.md.
@@ -68,6 +67,7 @@ def predict(
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
+    check_choice("backend", backend, Runtime)
     source = path_or_model(weights)
     inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     inputs = _expand_folders(inputs, quiet)

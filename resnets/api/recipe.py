@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def choose_recipe(
         chosen = recipes.recipe(str(recipe), model if isinstance(model, str) else None)
         if recipe == "qat" and (weights := dict(flatten_fields(fields or {})).get("weights")):
             named = model if isinstance(model, str) else None
-            chosen = _fine_tune_int8(str(weights), chosen, named, has_data=data is not None)
+            path = fspath(weights) if isinstance(weights, PathLike) else str(weights)
+            chosen = _fine_tune_int8(path, chosen, named, has_data=data is not None)
     else:
         chosen = from_toml(recipe)
     if isinstance(model, ModelSpec) or (model is not None and not is_name):

@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, partial
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,12 +104,21 @@ def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) ->
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key, value in data.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
-            raise ConfigError(f"{where}: unknown field {prefix}{key}{hint}")
+            raise ConfigError(f"{where}: unknown field {prefix}{key}{_suggest(kind, prefix, key)}")
         nested = fields[key].default_factory
         if isinstance(value, dict) and dataclasses.is_dataclass(nested):
             _refuse_unknown(nested, value, where, f"{prefix}{key}.")
+
+
+def _suggest(kind: Any, prefix: str, key: str) -> str:
+    """Return a hint to the field that the unknown `prefix` + `key` may stand for."""
+    if kind is Recipe:  # lr for optim.lr
+        inner = [path for path in DEFAULTS if path.rpartition(".")[2] == key]
+        if inner:
+            return f"; did you mean {' or '.join(inner)}?"
+    fields = [entry.name for entry in dataclasses.fields(kind)]
+    near = difflib.get_close_matches(key, fields, 1)
+    return f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -173,6 +183,8 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
                 raise ConfigError(f"{where}: {path}: {parent} has no fields")
         if value is None or (value == "none" and _default(path) is None):
             node.pop(leaf, None)
+        elif isinstance(value, PathLike):  # such as a `Run` for `weights`
+            node[leaf] = fspath(value)
         else:
             node[leaf] = _parse_value(value) if isinstance(value, str) else value
     return from_dict(Recipe, data, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,11 @@ MAX_RATIO, MARGIN = 64, 1 << 22
 
 @names_arguments
 def create_model(
-    spec: ModelSpec | str,
+    model: str | ModelSpec,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    weights: str | None = None,
-    classes: Sequence[str] | None = None,
+    weights: str | PathLike[str] | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier:
     """Create a model by catalog name or from a spec, in training mode, float32, on the CPU.
 
@@ -86,8 +87,9 @@ def create_model(
     checkpoint, a run or a pushed folder. FILE#PART uses the tensors whose names begin with PART,
     such as model_ema.
 
-    classes: names of the outputs, in order. The head of the weights is then kept only if it has the
-    same classes, by name; without `classes`, if it has the same number.
+    classes: names of the outputs, in order: a sequence, or text as for `resnets.load`. The head of
+    the weights is then kept only if it has the same classes, by name; without `classes`, if it has
+    the same number.
 
     The model then has `.preprocess` and `.classes` if they are known, and `.origin`. Adaptations
     are logged (logger "resnets", level INFO): the model adopts details that tensors do not show
@@ -98,31 +100,33 @@ def create_model(
     Raises ConfigError for an unknown model or weights name, WeightsError (a ValueError) for weights
     that cannot be read, fetched or fitted.
     """
-    spec = catalog.spec(spec) if isinstance(spec, str) else spec
+    spec = catalog.spec(model) if isinstance(model, str) else model
+    names: tuple[str, ...] = ()
     if classes is not None:
-        num_classes = len(classes) if num_classes is None else num_classes
-        parse_classes(classes, num_classes, "the model")
+        count = spec.num_classes if num_classes is None and classes == "numbers" else num_classes
+        names = parse_classes(classes, count, "the model")
+        num_classes = len(names)
     if num_classes is not None:
         spec = dataclasses.replace(spec, num_classes=num_classes)
     if in_channels is not None:
         spec = dataclasses.replace(spec, in_channels=in_channels)
     if weights is None:
         net = build(spec)
-        net.classes = tuple(classes or ())
+        net.classes = names
         return net
-    return build_from_weights(read_weights(weights, spec), spec, classes=classes)
+    return build_from_weights(read_weights(weights, spec), spec, classes=names or None)
 
 
-def read_weights(source: str, spec: ModelSpec) -> Weights:
+def read_weights(weights: str | PathLike[str], spec: ModelSpec) -> Weights:
     """Read what `create_model` accepts as `weights`, and recognize its format for `spec`."""
+    if not isinstance(weights, str | PathLike):
+        hint = hub.suggest_weights(str(weights), spec)
+        raise ConfigError(f"weights: {weights!r}: must be a name or a path{hint}")
+    source = fspath(weights)
     if hub.is_library(source):
         return recognize_weights(hub.read_library(source, spec), spec)
-    if not isinstance(source, str | Path):
-        raise ConfigError(
-            f"weights: {source!r}: must be a string{hub.suggest_weights(str(source), spec)}"
-        )
     try:
-        return recognize_weights(read_path(str(source)), spec)
+        return recognize_weights(read_path(source), spec)
     except ConfigError as error:
         if Path(source).expanduser().exists() or not (hint := hub.suggest_weights(source, spec)):
             raise

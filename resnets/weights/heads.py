@@ -84,12 +84,14 @@ def select_head_rows(
     return None
 
 
-def parse_classes(classes: str | Sequence[str] | None, count: int, source: str) -> tuple[str, ...]:
-    """Parse names for `count` outputs; () for None.
+def parse_classes(
+    classes: str | Sequence[str] | None, count: int | None, source: str
+) -> tuple[str, ...]:
+    """Parse names for `count` outputs, None for as many as there are names; () for None.
 
-    classes: a file with one name per line, "a,b,c", "imagenet", "numbers" (0, 1, ...), or a
-    sequence. Raises ConfigError if their number differs from that of the outputs, or a name occurs
-    twice.
+    classes: a file with one name per line, "a,b,c", "imagenet", "numbers" (0, 1, ... of `count`),
+    or a sequence. Raises ConfigError if their number differs from that of the outputs, or a name
+    occurs twice.
     """
     if classes is None:
         return ()
@@ -97,7 +99,7 @@ def parse_classes(classes: str | Sequence[str] | None, count: int, source: str) 
         names, option = _read_names(classes, count), f"--classes {classes}"
     else:
         names, option = tuple(classes), "classes"
-    if len(names) != count:
+    if count is not None and len(names) != count:
         structured = option.lower().endswith((".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt"))
         hint = "; a file must have one name a line, in the order of the outputs"
         raise ConfigError(
@@ -111,7 +113,7 @@ def parse_classes(classes: str | Sequence[str] | None, count: int, source: str) 
     return names
 
 
-def _read_names(text: str, count: int) -> tuple[str, ...]:
+def _read_names(text: str, count: int | None) -> tuple[str, ...]:
     path = Path(text).expanduser()
     if path.is_file():
         try:
@@ -131,6 +133,7 @@ def _read_names(text: str, count: int) -> tuple[str, ...]:
     if text == "imagenet":
         return imagenet_classes()
     if text == "numbers":
+        assert count is not None
         return tuple(map(str, range(count)))
     return tuple(part.strip() for part in text.split(","))
 

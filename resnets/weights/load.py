@@ -63,7 +63,7 @@ class LoadOptions:
     """
 
     model: str | None = None
-    classes: str | None = None
+    classes: str | Sequence[str] | None = None
     rename: bool = True
 
 
@@ -73,7 +73,7 @@ Need = Literal["names", "head", "body"]
 
 @names_arguments
 def load(
-    where: str | PathLike[str],
+    weights: str | PathLike[str],
     model: str | nn.Module | MakeModel | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier:
@@ -86,21 +86,23 @@ def load(
     Published models are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
     "torchvision:resnet50.IMAGENET1K_V2".
 
-    model: the network of a file that does not state it, such as a state dict; then `where` may be
-    anything that `create_model` accepts as `weights`. For a run of a custom network: that network,
-    an `nn.Module` which gets the weights, or the function that makes it from a `ModelSpec`.
-    classes: names of the outputs, in order: a sequence, or text as for `--classes`. Outputs without
-    names are called "0", "1", .... Preprocessing that a file does not state is assumed, and logged.
+    model: the network of a file that does not state it, such as a state dict; then `weights` may be
+    anything that `create_model` accepts. For a run of a custom network: that network, an
+    `nn.Module` which gets the weights, or the function that makes it from a `ModelSpec`.
+    classes: names of the outputs, in order: a sequence, a file with one per line, "a,b,c",
+    "imagenet" or "numbers". Outputs without names are called "0", "1", .... Preprocessing that a
+    file does not state is assumed, and logged.
 
     Raises CheckpointError, WeightsError, and ConfigError for an unknown name, another network or a
     missing custom network.
     """
+    source = fspath(weights)
     if model is None or isinstance(model, str):
-        return _load(fspath(where), model, classes, "head")
-    path = resolve_file(fspath(where))
-    checkpoint = open_checkpoint(fspath(where)) if path is None else read_run_checkpoint(path)
+        return _load(source, model, classes, "head")
+    path = resolve_file(source)
+    checkpoint = open_checkpoint(source) if path is None else read_run_checkpoint(path)
     with reading_weights(display_path(checkpoint.path)):
-        return _load_checkpoint(checkpoint, fspath(where), None, None, classes, model)
+        return _load_checkpoint(checkpoint, source, None, None, classes, model)
 
 
 def load_model(

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import resnets
+from resnets.api.recipe import choose_recipe
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.models import catalog
@@ -85,6 +86,47 @@ def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match="model is for weights in a file"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda net: resnets.evaluate(net, split="validation"), "split"),
+        (lambda net: resnets.evaluate(net, views="ten crop"), "views"),
+        (lambda net: resnets.evaluate(net, average="median"), "average"),
+        (lambda net: resnets.predict(net, [], backend="tensorrt"), "backend"),
+        (lambda net: resnets.export(net, "openvivo"), "to"),
+        (lambda net: resnets.export(net, precision="fp32"), "precision"),
+    ],
+)
+def test_a_value_that_is_no_choice_is_refused(call, argument):
+    net = resnets.create_model("cifar-resnet8", num_classes=3)
+    with pytest.raises(ConfigError, match=rf"^{argument}=.*must be one of"):
+        call(net)
+
+
+def test_loaded_models_are_not_dropped_beside_others(tmp_path):
+    net = resnets.create_model("cifar-resnet8", num_classes=3)
+    with pytest.raises(ConfigError, match="artifact cannot be part of an ensemble"):
+        resnets.evaluate([net, tmp_path / "net.onnx"])
+    file = tmp_path / "model.safetensors"
+    save_file({}, file, {"resnets": json.dumps({"recipe": {"task": "detect"}})})
+    with pytest.raises(ConfigError, match="one task"):
+        resnets.evaluate([net, file])
+
+
+def test_unknown_fields_name_the_field_that_was_meant():
+    with pytest.raises(ConfigError, match=r"unknown field valfraction; did you mean val_fraction"):
+        resnets.open_data("digits", valfraction=0.2)
+    with pytest.raises(ConfigError, match=r"unknown field lr; did you mean optim\.lr\?"):
+        resnets.train("digits", lr=0.1)
+
+
+def test_fields_that_are_paths_may_be_path_objects(tmp_path):
+    recipe = choose_recipe(
+        "digits", fields={"weights": tmp_path / "1", "distill": {"teacher": resnets.Run("a")}}
+    )
+    assert (recipe.weights, recipe.distill.teacher) == (str(tmp_path / "1"), "a")
 
 
 def test_fields_beside_a_spec_are_read():

@@ -271,6 +271,32 @@ def test_unknown_nets_and_no_weights() -> None:
     assert resnets.create_model(catalog.spec("cifar-resnet20")).origin == "random initialization"
 
 
+@pytest.mark.parametrize("classes", ["a,b,c", ["a", "b", "c"]])
+@pytest.mark.parametrize("num_classes", [3, None])
+def test_classes_are_text_or_a_sequence(
+    classes: str | list[str], num_classes: int | None, tmp_path: Path
+) -> None:
+    net = resnets.create_model(TINY, num_classes=num_classes, classes=classes)
+    assert (net.classes, net.head.out_features) == (("a", "b", "c"), 3)
+    net.preprocess = Preprocessor(Preprocess())
+    net.save(tmp_path / "net")
+    loaded = resnets.create_model(TINY, weights=tmp_path / "net", classes=classes)
+    assert torch.equal(loaded.head.weight, net.head.weight)  # the head of the same classes is kept
+
+
+def test_names_of_imagenet_and_numbers_give_their_number_of_classes() -> None:
+    assert len(resnets.create_model(TINY, classes="imagenet").classes) == 1000
+    assert resnets.create_model(TINY, classes="numbers").classes == ("0", "1", "2")
+
+
+def test_weights_that_are_no_text_are_one_clear_line() -> None:
+    from torchvision.models import ResNet18_Weights
+
+    for weights, hint in ((True, "DEFAULT"), (ResNet18_Weights.DEFAULT, "IMAGENET1K_V1")):
+        with pytest.raises(ConfigError, match=f"did you mean torchvision:{hint}"):
+            resnets.create_model("resnet18", weights=weights)  # type: ignore[arg-type]
+
+
 def test_version_is_the_packages() -> None:
     assert resnets.__version__ == metadata.version("resnets")
     with pytest.raises(AttributeError, match="'nothing'"):
