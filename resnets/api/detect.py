@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,15 @@ class DetectionEvaluation:
     found: list[Detections]
     errors: list[str]
     written: list[Path]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON: the metrics, or the number of objects, and the errors."""
+        if self.metrics is None:
+            objects = sum(len(each["scores"]) for each in self.found)
+            values: dict[str, Any] = {"images": len(self.found), "objects": objects}
+        else:
+            values = self.metrics.to_json()
+        return {**values, "unreadable": self.errors}
 
 
 def evaluate_detectors(

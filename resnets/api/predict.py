@@ -75,6 +75,8 @@ def predict(
         from resnets.api.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime
 
+        if task in ("text", "signals"):
+            raise ConfigError(f"{source}: is for task {task!r}; only the command predicts with it")
         refuse_options(
             "is for classifiers; leave it out for a detector",
             top_k=top_k != 5,

@@ -17,6 +17,7 @@ from resnets.models.custom_model import MakeModel
 from resnets.report.page import REPORT
 from resnets.report.run import run_summary
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import check_is_run
 from resnets.train.write_results import RESULT
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.load import load
@@ -46,6 +47,7 @@ class Run:
 
         Raises ConfigError if the run has not finished.
         """
+        check_is_run(self.folder)
         if not (self.folder / RESULT).is_file():
             raise ConfigError(
                 f"{self.folder}: the run has not finished (no {RESULT}); resume it with"
@@ -56,6 +58,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl so far: `kind` ("train", "val", "time"), `step`, `epoch`, ..."""
+        check_is_run(self.folder)
         return read_rows(self.folder)
 
     @property

@@ -20,8 +20,9 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.postprocess import decide
 from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select_backend import open_backend
-from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
+from resnets.runtime.artifact import artifact_files, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime, describe_backend
+from resnets.utils.files import file_sha256
 from resnets.utils.printable import without_log
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model

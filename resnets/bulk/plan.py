@@ -11,7 +11,6 @@ Readers of a folder as one table (pyarrow, pandas, Spark) pass over names that b
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from resnets.bulk.write import Format
 from resnets.config import ConfigError, atomic_write, dump_json, from_dict, lock_folder
 from resnets.config.aliases import read_json, with_current_names
-from resnets.utils.files import LOCK
+from resnets.utils.files import LOCK, file_sha256
 
 MANIFEST, SUMMARY, WORK = "_manifest.json", "_summary.json", ".work"
 EARLIER = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2
@@ -106,7 +105,7 @@ class Manifest:
         return tuple(
             shard
             for shard, path in paths
-            if not path.is_file() or known.get(path.name) != _sha256(path)
+            if not path.is_file() or known.get(path.name) != file_sha256(path)
         )
 
     def check_inputs(self, out: Path, current: Manifest) -> None:
@@ -169,11 +168,6 @@ class Checksums:
         for name, sha256 in self.known().items():
             self.save(Path(name), sha256)
         self.summary.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class AttemptCounter:

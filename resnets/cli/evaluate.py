@@ -156,15 +156,12 @@ def _print_sequences(result: SequenceEvaluation, *, as_json: bool) -> None:
 
 def _print_detector(result: DetectionEvaluation, *, as_json: bool) -> None:
     """Print the metrics, or where results without ground truth were saved."""
+    if as_json:
+        print(json.dumps(result.to_json()))  # noqa: T201
     if result.metrics is None:
-        count = sum(len(each["scores"]) for each in result.found)
-        found = f"{result.split.description}: {count:,} objects found"
+        found = f"{result.split.description}: {result.to_json()['objects']:,} objects found"
         echo(f"{found}; no ground truth, so no metrics", error=as_json)
-        if as_json:
-            print(json.dumps({"images": len(result.found), "objects": count}))  # noqa: T201
-    elif as_json:
-        print(json.dumps(result.metrics.to_json()))  # noqa: T201
-    else:
+    elif not as_json:
         _print_detection_metrics(result.metrics)
     if result.written:
         more = " ..." if len(result.written) > 3 else ""

@@ -96,8 +96,8 @@ def read_column(model: ImageClassifier, size: int | None = None) -> Column:
         title=_title(model, weighted),
         lines=(
             model.spec.name,
-            f"{format_count(counted.parameters)} parameters",
-            f"{format_count(counted.multiply_adds)} multiply-adds",
+            f"{abbreviate_number(counted.parameters)} parameters",
+            f"{abbreviate_number(counted.multiply_adds)} multiply-adds",
         ),
         input_label=f"image, {counted.input_size} × {counted.input_size}",
         units=tuple(units),
@@ -179,7 +179,7 @@ def _tooltip(layer: cost.LayerCost) -> str:
     shape = " × ".join(map(str, layer.output))
     return (
         f"{layer.name}: {layer.kind}, output {shape}, {layer.parameters:,} parameters, "
-        f"{format_count(layer.multiply_adds)} multiply-adds"
+        f"{abbreviate_number(layer.multiply_adds)} multiply-adds"
     )
 
 
@@ -209,7 +209,7 @@ def conv_text(conv: nn.Conv1d | nn.Conv2d) -> str:
     return ", ".join(parts)
 
 
-def format_count(number: int) -> str:
+def abbreviate_number(number: int) -> str:
     """Format a number with three significant digits and a unit: 3.66G, 21.8M, 0.27M, 9408."""
     for unit, scale, smallest in (("G", 10**9, 10**9), ("M", 10**6, 10**5)):
         if number >= smallest:

@@ -30,7 +30,7 @@ Average = Literal["probabilities", "logits"]
 PAPER_SIZE, PAPER_SCALES = 224, (224, 256, 384, 480, 640)  # section 3.4
 CROPS = {"center": 1, "ten-crop": 5, "dense": 1}  # crops at each scale, before flips
 DESCRIPTIONS = {
-    "center": "centre crop",
+    "center": "center crop",
     "ten-crop": "corners and center",
     "dense": "whole image up to 4:1",
 }
@@ -98,7 +98,7 @@ class Views:
         """Describe the views for a protocol.
 
         >>> Views(flip=True).describe(Preprocess(size=32, resize=40), "logits")
-        '2 views (centre crop at shorter side 40 px, each flipped; logits averaged), 32x32 px'
+        '2 views (center crop at shorter side 40 px, each flipped; logits averaged), 32x32 px'
         """
         sides, count = self.sides(preprocess), self.count(preprocess)
         words = []

@@ -28,12 +28,12 @@ from resnets.runtime.artifact import (
     SUFFIXES,
     Kind,
     artifact_files,
-    file_sha256,
     manifest_path,
     versions,
 )
 from resnets.runtime.base import ArtifactBackend, Backend
 from resnets.utils.errors import ResnetsError
+from resnets.utils.files import file_sha256
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import CheckpointError
 

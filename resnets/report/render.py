@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from resnets.report.figure_style import THEME
-from resnets.utils.printable import valid_text
+from resnets.utils.printable import format_count, valid_text
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -60,13 +60,8 @@ def _environment() -> jinja2.Environment:
         "sections": _list_sections,
     }
     environment.filters |= filters
-    environment.globals |= {"theme": THEME, "plural": plural}
+    environment.globals |= {"theme": THEME, "plural": format_count}
     return environment
-
-
-def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """Return a count with its noun, such as "1 run" and "1,200 runs"."""
-    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def format_cell(value: Cell) -> str:

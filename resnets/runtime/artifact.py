@@ -38,6 +38,7 @@ from resnets.config.aliases import read_json, with_current_names
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
+from resnets.utils.files import file_sha256
 
 Kind = Literal["onnx", "openvino", "torch", "executorch"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -174,12 +175,6 @@ def artifact_files(path: Path) -> list[Path]:
 def manifest_path(path: Path) -> Path:
     """Return the path of the manifest of an artifact."""
     return path.with_name(f"{path.name}.json")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_sha256(model: ImageClassifier) -> str:

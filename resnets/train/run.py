@@ -189,7 +189,7 @@ def read_run(out: Path, data: str | None = None) -> StartPoint:
     Raises ConfigError if `out` is not the folder of a run, or its recipe is invalid, and
     CheckpointError if all of its checkpoints are damaged.
     """
-    _check_is_run(out)
+    check_is_run(out)
     start = _read_run(out)
     if data is None:
         return start
@@ -213,7 +213,7 @@ def _read_run(out: Path) -> StartPoint:
     return StartPoint(recipe, checkpoint, notes)
 
 
-def _check_is_run(out: Path) -> None:
+def check_is_run(out: Path) -> None:
     """Raise ConfigError unless the folder contains a run."""
     if not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
         raise ConfigError(
@@ -231,7 +231,7 @@ def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterato
 
     def lock() -> None:
         if must_exist:
-            _check_is_run(out)
+            check_is_run(out)
         stack.enter_context(lock_folder(out))
 
     with ExitStack() as stack:

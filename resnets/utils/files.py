@@ -1,10 +1,11 @@
-"""Atomic writes, locks on files and folders between processes, and new folders for runs."""
+"""Atomic writes, checksums, locks between processes, and new folders for runs."""
 
 from __future__ import annotations
 
 import datetime
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -260,6 +261,12 @@ def _describe_owner(lock: Path) -> str:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

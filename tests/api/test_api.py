@@ -113,6 +113,12 @@ def test_resuming_continues_or_starts_a_run(run, tmp_path):
         resnets.train(out=out, resume=True, seed=3)
 
 
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    for read in (lambda run: run.result, lambda run: run.history):
+        with pytest.raises(resnets.ConfigError, match="not the folder of a run"):
+            read(resnets.Run(tmp_path))
+
+
 def test_predictions_of_files_images_and_arrays(run, tmp_path):
     split = resnets.open_data("digits").test()
     pixels = split.images[:3, :, :, 0].numpy()

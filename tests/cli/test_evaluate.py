@@ -231,7 +231,7 @@ def test_ensemble_matches_classes_by_name(capsys, checkpoint, second):
     [
         (("--views", "ten-crop", "--scales", "16"), "10 views (corners and center at shorter side"),
         (("--views", "dense", "--flip"), "sides 12, 14, 21, 26, 34 px, each flipped"),
-        (("--scales", "12,16", "--flip"), "4 views (centre crop at shorter sides 12, 16 px"),
+        (("--scales", "12,16", "--flip"), "4 views (center crop at shorter sides 12, 16 px"),
     ],
 )
 def test_protocols_of_the_paper(capsys, checkpoint, words, said):

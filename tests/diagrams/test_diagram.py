@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError
 from resnets.diagrams.block import read_flow
 from resnets.diagrams.draw import block_diagram, model_diagram, save_diagram
-from resnets.diagrams.trace import fold, format_count, read_column
+from resnets.diagrams.trace import abbreviate_number, fold, read_column
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.models.resnet import BLOCKS
@@ -206,7 +206,7 @@ def test_unknown_block() -> None:
     [(0, "0"), (9408, "9408"), (269_722, "0.27M"), (21_797_672, "21.8M"), (999_900_000, "1000M")],
 )
 def test_short_numbers(number: int, text: str) -> None:
-    assert format_count(number) == text
+    assert abbreviate_number(number) == text
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:

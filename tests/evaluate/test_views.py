@@ -225,7 +225,7 @@ def test_scales_of_each_kind():
 @pytest.mark.parametrize(
     ("views", "said"),
     [
-        (Views(), "1 view (centre crop at shorter side 256 px), 224x224 px"),
+        (Views(), "1 view (center crop at shorter side 256 px), 224x224 px"),
         (
             Views("ten-crop"),
             "10 views (corners and center at shorter side 256 px, each flipped; "

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from resnets.config import ModelSpec
-from resnets.diagrams.trace import format_count
+from resnets.diagrams.trace import abbreviate_number
 from resnets.models import ImageClassifier, cost
 from resnets.study.paper import CIFAR10, COSTS, IMAGENET, PaperCost, PaperError
 from resnets.utils.printable import Console
@@ -75,7 +75,7 @@ def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
             spec.block if spec.is_vgg else f"{spec.block}, {spec.shortcut}",
             str(spec.input_size),
             f"{parameters:,}",
-            format_count(multiply_adds),
+            abbreviate_number(multiply_adds),
         )
     console.print(table)
     console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
@@ -86,16 +86,14 @@ def _layer_table(model: ImageClassifier, counted: cost.Cost, folded: bool) -> Ta
     table = Table("layer", "kind", **STYLE)
     for heading in ("output", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
-    for _, section in groupby(
-        _groups(model, counted), key=lambda group: _section(model, group.name)
-    ):
+    for _, section in groupby(_groups(counted), key=lambda group: _section(model, group.name)):
         for run in _runs(section, folded):
             _add_run(table, model, run)
         table.add_section()
     return table
 
 
-def _groups(model: ImageClassifier, counted: cost.Cost) -> Iterator[Group]:
+def _groups(counted: cost.Cost) -> Iterator[Group]:
     """The layers of each block, or of each unit of a VGG stage; other layers one by one."""
 
     def block_name(layer: cost.LayerCost) -> str:
@@ -153,14 +151,14 @@ def _add_row(
         kind,
         "×".join(map(str, output)),
         f"{parameters:,}" if parameters else "",
-        format_count(multiply_adds) if multiply_adds else "",
+        abbreviate_number(multiply_adds) if multiply_adds else "",
         style=style,
     )
 
 
 def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
     """Total parameters and multiply-adds, with the paper's figures if it has any."""
-    multiply_adds = f"{counted.multiply_adds:,} ({format_count(counted.multiply_adds)})"
+    multiply_adds = f"{counted.multiply_adds:,} ({abbreviate_number(counted.multiply_adds)})"
     # A v1.5 bottleneck model is compared with its v1 counterpart, the one in the paper.
     source = f"{name}-v1" if f"{name}-v1" in COSTS else name
     paper, error = COSTS.get(source, NO_PAPER_COST), (CIFAR10 | IMAGENET).get(source)

@@ -17,7 +17,7 @@ from resnets.data.dataset.pack import SUFFIX
 from resnets.data.decode.decode import decode_whole, reading_image
 from resnets.data.decode.exif import read_orientation
 from resnets.data.decode.open_image import MAX_PIXELS, open_image
-from resnets.data.decode.pixel_values import Levels, is_inverted
+from resnets.data.decode.pixel_values import Levels, is_inverted, raw_mode
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import (
     ANIMATED,
@@ -166,7 +166,7 @@ def _header_problems(image: Image.Image, name: str, tiny: int) -> Iterator[tuple
         yield ROTATED, f"EXIF orientation {orientation}"
     if image.mode == "CMYK":
         yield CMYK, "CMYK"
-    if image.mode.startswith("I") or "16" in _raw_mode(image):
+    if image.mode.startswith("I") or "16" in raw_mode(image):
         yield DEEP, f"{found} of 16 bits"
     if image.mode in ("P", "PA"):
         yield PALETTE, f"{found} with a palette"
@@ -182,12 +182,6 @@ def _frame_problems(image: Image.Image) -> Iterator[tuple[Kind, str]]:
         return
     if frames > 1:
         yield ANIMATED, f"{frames:,} frames"
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name for the stored format: RGB of 16 bits looks like RGB of 8."""
-    tiles = getattr(image, "tile", None)
-    return str(tiles[0][3]) if tiles else ""
 
 
 @cache

@@ -17,7 +17,13 @@ from PIL import Image
 
 from resnets.data.decode import pixel_values
 from resnets.data.decode.open_image import open_image
-from resnets.data.decode.pixel_values import MIN_LEVELS, RANGE_16_BIT, Levels, is_deep
+from resnets.data.decode.pixel_values import (
+    MIN_LEVELS,
+    RANGE_16_BIT,
+    Levels,
+    is_deep,
+    raw_mode,
+)
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
 
 Rows = NDArray[np.int64]
@@ -132,7 +138,7 @@ class _Sample:
             self.values.append(_finite_values(stored))
             if share := float(1 - np.isfinite(stored).mean()):
                 self.missing.append((row, share))
-        elif "16" in _raw_mode(image):
+        elif "16" in raw_mode(image):
             image.load()
             self.highest = max(self.highest, int(np.asarray(image).max()))
 
@@ -237,12 +243,6 @@ def _finite_values(values: NDArray[np.generic]) -> NDArray[np.float64]:
     flat = values.reshape(-1)
     flat = flat[:: max(1, len(flat) // MAX_PIXELS)].astype(np.float64)
     return flat[np.isfinite(flat)]
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name for the stored pixel format."""
-    tiles = getattr(image, "tile", None)
-    return str(tiles[0][3]) if tiles else ""
 
 
 def _may_have_frames(name: str) -> bool:

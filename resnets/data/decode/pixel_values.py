@@ -40,6 +40,12 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
+def raw_mode(image: Image.Image) -> str:
+    """Return Pillow's name for the stored pixel format: RGB of 16 bits is opened as RGB of 8."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
 def is_inverted(image: Image.Image) -> bool:
     """Return whether zero is white in an image of more than 8 bits, which Pillow does not handle.
 

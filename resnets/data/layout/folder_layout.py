@@ -108,7 +108,7 @@ def read_layout(
     """
     top = _find_top(_build_tree(paths, folders))
     if labels_from == "folder":
-        return _make_layout([_read_classes(top, None, "", as_written=True)], top, paths)
+        return _make_layout([_read_classes(top, None, "", as_written=True)], paths)
     roles = find_folder_roles([each.name for each in top.non_empty])
     inner = {each.name: _find_class_parent(each) for each in top.non_empty if each.name in roles}
     if not top.non_empty:
@@ -116,9 +116,9 @@ def read_layout(
     if not roles:
         _check_classes(top, where)
         if (by_class := _read_splits_in_classes(top, where)) is not None:
-            return _make_layout(by_class[0], top, paths, by_class[1])
+            return _make_layout(by_class[0], paths, by_class[1])
         repeated, notes = _remove_repeats(top, where, paths)
-        return _make_layout([_read_classes(top, None, "")], top, paths, repeated, notes)
+        return _make_layout([_read_classes(top, None, "")], paths, repeated, notes)
     others = [each.name for each in top.non_empty if each.name not in roles]
     labeled = [name for name, folder in inner.items() if folder.non_empty]
     if not labeled and others and len(set(roles.values())) == 1:
@@ -216,7 +216,7 @@ def _read_splits(
             and not train_classes & set(each.names)
         ):
             notes.append(f"{each.title}/ has none of the classes of the training split")
-    return _make_layout(splits, top, paths, left_out, notes)
+    return _make_layout(splits, paths, left_out, notes)
 
 
 def _read_class_named_train(
@@ -230,7 +230,7 @@ def _read_class_named_train(
             f" {format_folders(others)}; move those into train/, or {USE_AS_CLASSES}"
         )
     note = f"{name}/ has no class folders and is next to others: used as a class"
-    return _make_layout([_read_classes(top, None, "")], top, paths, notes=[note])
+    return _make_layout([_read_classes(top, None, "")], paths, notes=[note])
 
 
 def _read_classes(
@@ -353,7 +353,6 @@ def _check_classes(top: _Folder, where: str) -> None:
 
 def _make_layout(
     splits: Sequence[SplitRows],
-    top: _Folder,
     paths: Sequence[str],
     left_out: dict[int, str] | None = None,
     notes: Sequence[str] = (),

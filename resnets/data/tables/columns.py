@@ -187,7 +187,7 @@ def find_columns(
     path = _find_path_column(names if has_header else [], is_image, where, header)
     if not labeled:
         return Columns(path, None, None, count, header)
-    split = _find_split_column(names if has_header else [], body, path, where)
+    split = _find_split_column(names if has_header else [], body, path)
     flags = tuple(
         (column, role)
         for column, name in enumerate(header)
@@ -257,7 +257,7 @@ def _find_path_column(
     return 0  # no cell names an image: the rows will be reported as missing
 
 
-def _find_split_column(names: Sequence[str], body: Rows, path: int, where: str) -> int | None:
+def _find_split_column(names: Sequence[str], body: Rows, path: int) -> int | None:
     """Return the column of splits, or None."""
     for name in SPLITS:
         if name in names:

@@ -335,7 +335,7 @@ def _iter_rows(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[st
 
 def _open_file(file: Path) -> IO[bytes]:
     try:
-        if not file.is_file():
+        if file.exists() and not file.is_file():
             raise DataError(f"{file}: cannot be read (a pipe or device, not a file)")
         return open(file, "rb")
     except OSError as error:

@@ -57,7 +57,7 @@ def coco_figures(
         results = [
             entry for row, each in enumerate(detections) for entry in _to_results(row, each, kind)
         ]
-        evaluation = evaluator(ground_truth, _load_results(coco, ground_truth, results, kind), kind)
+        evaluation = evaluator(ground_truth, _load_results(coco, ground_truth, results), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -146,7 +146,7 @@ def _to_results(row: int, detections: Detections, kind: Kind) -> list[dict[str, 
     return entries
 
 
-def _load_results(coco: Any, truth: Any, entries: list[dict[str, Any]], kind: Kind) -> Any:
+def _load_results(coco: Any, truth: Any, entries: list[dict[str, Any]]) -> Any:
     """Load results by the library, which does not accept an empty list."""
     if entries:
         return truth.loadRes(entries)

@@ -232,7 +232,8 @@ def resumed(root: Path) -> object:
 def write_artifacts(folder: Path) -> None:
     """One small network in each format, with its manifest and without."""
     from resnets.export.write import write_artifact
-    from resnets.runtime.artifact import ArtifactMetadata, artifact_files, file_sha256
+    from resnets.runtime.artifact import ArtifactMetadata, artifact_files
+    from resnets.utils.files import file_sha256
 
     net = small_net(RESIDUAL)
     for kind, name in (("onnx", "net.onnx"), ("openvino", "net.xml"), ("torch", "net.pt2")):

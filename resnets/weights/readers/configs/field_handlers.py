@@ -64,6 +64,11 @@ def positive_int(value: Any) -> int:
     return value
 
 
+def positive_ints(value: Any) -> tuple[int, ...]:
+    """Check that a field is a list of such integers."""
+    return tuple(map(positive_int, value))
+
+
 def _format(value: Any) -> str:
     text = "".join(char if char.isprintable() else "?" for char in str(value))
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,7 +10,12 @@ from typing import Any
 
 from resnets.config import SOFTMAX, ConfigError, ModelSpec, Postprocess, Preprocess, Recipe
 from resnets.models import catalog
-from resnets.weights.readers.configs.field_handlers import apply_handlers, only, positive_int
+from resnets.weights.readers.configs.field_handlers import (
+    apply_handlers,
+    only,
+    positive_int,
+    positive_ints,
+)
 
 
 @dataclass(frozen=True)
@@ -179,10 +184,6 @@ def _parse_output_stride(value: Any) -> int:
     return STRIDES[value]
 
 
-def _parse_ints(value: Any) -> tuple[int, ...]:
-    return tuple(map(positive_int, value))
-
-
 def _must_be_empty(value: Any) -> None:
     if value:
         raise ValueError("is not supported")
@@ -222,8 +223,8 @@ MODEL_ARGS = {
     "act_layer": RELU,
     "norm_layer": only("batchnorm2d", "BatchNorm2d", "batchnorm", "torch.nn.BatchNorm2d"),
     "output_stride": _parse_output_stride,
-    "layers": _parse_ints,
-    "channels": _parse_ints,
+    "layers": positive_ints,
+    "channels": positive_ints,
     "cardinality": positive_int,
     "base_width": positive_int,
     "drop_rate": float,

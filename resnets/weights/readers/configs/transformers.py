@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.weights.readers.configs.field_handlers import apply_handlers, only, positive_int
+from resnets.weights.readers.configs.field_handlers import (
+    apply_handlers,
+    only,
+    positive_int,
+    positive_ints,
+)
 from resnets.weights.readers.configs.timm import (
     ParsedConfig,
     parse_class_names,
@@ -237,13 +242,9 @@ def _parse_factor(value: Any) -> float:
     return float(value)
 
 
-def _parse_ints(value: Any) -> tuple[int, ...]:
-    return tuple(map(positive_int, value))
-
-
 _COMMON_FIELDS = {
-    "depths": _parse_ints,
-    "hidden_sizes": _parse_ints,
+    "depths": positive_ints,
+    "hidden_sizes": positive_ints,
     "embedding_size": positive_int,
     "hidden_act": only("relu", why="is not an activation of these networks"),
     "num_channels": positive_int,
