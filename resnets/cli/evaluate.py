@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -48,7 +48,7 @@ def command(
     classes_from: tuple[str, ...] = (),
     average: Literal["probabilities", "logits"] = "probabilities",
     unknown: str | None = None,
-    json: Flag = False,
+    as_json: Annotated[Flag, tyro.conf.arg(name="json")] = False,
     out: Path | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -78,7 +78,7 @@ def command(
         unknown: Classifiers only: folder of out-of-distribution images, which show none of the
             classes. Gives the AUROC, and the share of them that is accepted at 95% recall of images
             of the classes.
-        json: Print one JSON object and nothing else.
+        as_json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
             for detectors precision.png, misses.png and detections.json (COCO's results).
         device: auto, cpu, cuda, cuda:1, mps.
@@ -112,11 +112,11 @@ def command(
     if environment_int("RANK", 0) > 0:
         return 1 if result.errors else 0
     if isinstance(result, Measurement):
-        _print_classifier(result, as_json=json, drawn=out is not None)
+        _print_classifier(result, as_json=as_json, drawn=out is not None)
     elif isinstance(result, SequenceEvaluation):
-        _print_sequences(result, as_json=json)
+        _print_sequences(result, as_json=as_json)
     else:
-        _print_detector(result, as_json=json)
+        _print_detector(result, as_json=as_json)
     return 1 if result.errors else 0
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.grid.cells import Cell, Grid
-from resnets.study.run import grid_folder, single_model_grid, train_or_stop
+from resnets.study.run import grid_folder, single_model_grid, to_settings, train_or_stop
 from resnets.utils.argument_names import names_arguments
 
 MIN_POINTS = 3  # for a law
@@ -141,16 +142,16 @@ def data_grid(
 
 @names_arguments
 def data(
-    data: str,
+    data: str | PathLike[str],
     subsets: int = 4,
     *,
     model: str | None = None,
     recipe: str | None = None,
     budget: str | None = None,
-    settings: Sequence[str] = (),
     jobs: int | None = None,
     out: str | PathLike[str] | None = None,
     device: str = "auto",
+    **fields: Any,
 ) -> LearningCurve:
     """Train on 1/8, 1/4, 1/2 and all of the images, and extrapolate: would more images help?
 
@@ -161,14 +162,21 @@ def data(
         recipe: Recipe of all runs; default "scratch", for digits "digits".
         budget: Length of each run in steps ("2000it") or passes over all images ("30ep"), the same
             number of steps for each subset; or of the whole study ("5min").
-        settings: Other recipe fields, as "path=value".
         jobs: Runs trained at a time.
         out: Folder; default runs/study-data-N. The same study in it is resumed.
         device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
+        **fields: Other recipe fields, as for `resnets.train`.
 
     Raises ConfigError, DataError, and Interrupted after a signal.
     """
-    grid = data_grid(data, subsets, model=model, recipe=recipe, budget=budget, settings=settings)
+    grid = data_grid(
+        fspath(data),
+        subsets,
+        model=model,
+        recipe=recipe,
+        budget=budget,
+        settings=to_settings(fields),
+    )
     return run_data_study(grid, out, jobs=jobs, device=device)
 
 

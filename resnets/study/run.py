@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -44,7 +44,7 @@ def depth(
     models: Sequence[str] | None = None,
     *,
     preset: str | None = None,
-    data: str | None = None,
+    data: str | PathLike[str] | None = None,
     seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
@@ -84,11 +84,11 @@ def depth(
     grid = depth_grid(
         preset,
         models=_to_tuple(models),
-        data=data,
+        data=None if data is None else fspath(data),
         seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
-        settings=_to_settings(fields),
+        settings=to_settings(fields),
         sweep=[f"{path}={','.join(map(_format_value, values))}" for path, values in sweep.items()],
         blocks=tuple(blocks),
     )
@@ -99,7 +99,7 @@ def depth(
 def shortcuts(
     models: Sequence[str] = ("cifar-resnet20",),
     *,
-    data: str | None = None,
+    data: str | PathLike[str] | None = None,
     seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
@@ -114,11 +114,11 @@ def shortcuts(
     """
     grid = shortcut_grid(
         models=_to_tuple(models),
-        data=data,
+        data=None if data is None else fspath(data),
         seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
-        settings=_to_settings(fields),
+        settings=to_settings(fields),
     )
     return run_study(grid, out, jobs=jobs, device=device)
 
@@ -127,7 +127,7 @@ def shortcuts(
 def forms(
     models: Sequence[str] = MODELS,
     *,
-    data: str | None = None,
+    data: str | PathLike[str] | None = None,
     seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
@@ -143,11 +143,11 @@ def forms(
     """
     grid = forms_grid(
         models=_to_tuple(models),
-        data=data,
+        data=None if data is None else fspath(data),
         seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
-        settings=_to_settings(fields),
+        settings=to_settings(fields),
     )
     return run_study(grid, out, jobs=jobs, device=device)
 
@@ -248,7 +248,7 @@ def _to_counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
     return seeds if seeds is None or isinstance(seeds, int) else list(seeds)
 
 
-def _to_settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
+def to_settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Return recipe fields as path=value, as in `Grid.settings`."""
     return tuple(f"{name}={_format_value(value)}" for name, value in flatten_fields(fields))
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from digit_trees import write_tree
 
+import resnets
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import open_data
 from resnets.report.page import OF_STUDY
+from resnets.study import data_curve
 from resnets.study.data_curve import data_grid, extrapolate, fit_power_law, write_curve
+from resnets.study.folds import study as folds
 from resnets.study.grid.cells import Cell, cell_recipe
 
 
@@ -27,6 +30,18 @@ def test_the_law_is_found_again() -> None:
     assert twice.low <= twice.error <= twice.high
     flat = fit_power_law(images, [10.0] * 5)
     assert flat(10**6) == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["data", "folds"])
+def test_fields_are_given_as_to_train(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, run = {"data": (data_curve, "run_data_study"), "folds": (folds, "run_folds")}[name]
+    monkeypatch.setattr(module, run, lambda grid, *_, **__: grid)
+    function = getattr(resnets.study, name)
+    grid = function(tmp_path, model="cifar-resnet8", batch_size=32, optim={"lr": 0.1}, seed=3)
+    assert grid.data == str(tmp_path)
+    assert set(grid.settings) == {"batch_size=32", "optim.lr=0.1", "seed=3"}
 
 
 def test_subsets_are_nested_and_hold_out_the_same(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from resnets.study.folds.predictions import (
     predict_folds,
 )
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
-from resnets.study.run import grid_folder, single_model_grid, train_or_stop
+from resnets.study.run import grid_folder, single_model_grid, to_settings, train_or_stop
 from resnets.utils.argument_names import names_arguments
 
 PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
@@ -98,17 +98,17 @@ def folds_grid(
 
 @names_arguments
 def folds(
-    data: str,
+    data: str | PathLike[str],
     k: int = 5,
     *,
     group: str | None = None,
     model: str | None = None,
     recipe: str | None = None,
     budget: str | None = None,
-    settings: Sequence[str] = (),
     jobs: int | None = None,
     out: str | PathLike[str] | None = None,
     device: str = "auto",
+    **fields: Any,
 ) -> Folds:
     """Cross-validate: train k networks, each without one part of the images, and predict that part.
 
@@ -122,17 +122,23 @@ def folds(
         model: Catalog name; default is the recipe's.
         recipe: Recipe of all runs; default "scratch", for digits "digits".
         budget: Length of each run as "2000it" or "30ep", or of all as "5min".
-        settings: Other recipe fields, as "path=value".
         jobs: Runs trained at a time, each in a process of its own.
         out: Folder; default runs/study-folds-N. The same cross-validation in it is resumed.
         device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
+        **fields: Other recipe fields, as for `resnets.train`.
 
     The folder gets predictions.csv (an out-of-sample prediction of every image) and, with cleanlab,
     report.html with likely label errors, corrections.csv and quarantine.txt. Raises ConfigError,
     DataError, and Interrupted after a signal.
     """
     grid = folds_grid(
-        data, k, group=group, model=model, recipe=recipe, budget=budget, settings=settings
+        fspath(data),
+        k,
+        group=group,
+        model=model,
+        recipe=recipe,
+        budget=budget,
+        settings=to_settings(fields),
     )
     return run_folds(grid, out, jobs=jobs, device=device)
 
