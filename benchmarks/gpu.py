@@ -8,8 +8,8 @@ Each result is appended to the file of results at once. A case that this commit 
 hardware is not run again, so repeat the command until all cases are done; a case starts only if the
 limit leaves enough time for it, and is stopped at several times its estimate. A case that fails is
 recorded with its error and traceback, and the next one runs; after a CUDA error, which makes the
-process unusable, the script restarts itself. No network is needed. docs/gpu.md lists what to
-install.
+process unusable, the script restarts itself. The exit code is 1 if a case of this run failed or has
+a wrong verdict. No network is needed. docs/gpu.md lists what to install.
 
 Cases that compile for minutes or train deep models run last, those of other sections before them.
 
@@ -78,9 +78,9 @@ def main() -> int:
     from gpu_checks import record
 
     if options.publish is not None:
-        for path in record.publish(options.publish):
-            print(path)
-        return 0
+        written = record.publish(options.publish)
+        print("\n".join(map(str, written)) or f"{options.publish}: nothing to publish")
+        return 0 if written else 1
     import torch
 
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -94,22 +94,23 @@ def main() -> int:
     setting = Setting(device, options.data, options.out, deadline, options.tiny)
     if setting.cuda:  # a call that hangs outside of Python: print where, and end
         faulthandler.dump_traceback_later(max(1.0, setting.seconds_left) + 30, exit=True)
-    results = record.Record(options.results, facts.hardware(device))
+    failed = filter(None, os.environ.pop("GPU_CHECKS_FAILED", "").split("\n"))
+    results = record.Record(options.results, facts.hardware(device), options.tiny, failed)
     names = [name for name in options.only.split(",") if name] or list(SECTIONS)
     if unknown := [name for name in names if name not in SECTIONS]:
         print(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
         return 2
-    failed = set(filter(None, os.environ.get("GPU_CHECKS_FAILED", "").split("\n")))
     cases = [(name, case) for name in names for case in make_cases(name, setting, results)]
     for name, case in sorted(cases, key=lambda each: each[1].late):
         key = f"{name}/{case.name}"
         if results.is_done(name, case.name):
             print(f"{key}: already done", flush=True)
-        elif key not in failed and not run_case(setting, results, name, case):
-            failed.add(key)
-            restart(options, deadline, failed)
+        elif key not in results.failed and not run_case(setting, results, name, case):
+            restart(options, deadline, results.failed)
     print(f"{options.results}: {setting.seconds_left:.0f} s of {options.limit:.0f} are left")
-    return 0
+    if results.failed:
+        print("\n".join(["failed or wrong:", *sorted(results.failed)]))
+    return 1 if results.failed else 0
 
 
 def make_cases(name: str, setting, results) -> list:
@@ -198,7 +199,7 @@ class time_limit:  # noqa: N801  (a context manager)
 
 
 def restart(options: argparse.Namespace, deadline: float, failed: set[str]) -> None:
-    """Replace this process by a new one of this script, which skips the cases that failed."""
+    """Replace this process by a new one of this script; it skips and reports what failed."""
     os.environ["GPU_CHECKS_FAILED"] = "\n".join(failed)
     arguments = [f"--limit={deadline - time.monotonic():.0f}"]
     for name in ("device", "only", "data", "out", "results"):

@@ -14,6 +14,9 @@ from resnets.config import Recipe, replace_fields
 
 Row = dict[str, str | float | None]
 
+# How a cell begins whose row is no result: its case has failed, and is not done.
+WRONG, FAILED = "**wrong**", "**failed**"
+
 
 # In messages of errors after which a process is unusable, or cannot capture graphs anymore.
 FATAL = (
@@ -29,6 +32,15 @@ FATAL = (
 
 class Skipped(Exception):  # noqa: N818  (not an error)
     """A case that cannot run here: without the data, CUDA or a library."""
+
+
+def is_right(rows: list[Row]) -> bool:
+    """Whether no cell of the rows begins with WRONG or FAILED."""
+    return not any(
+        isinstance(value, str) and value.startswith((WRONG, FAILED))
+        for row in rows
+        for value in row.values()
+    )
 
 
 def is_fatal(error: BaseException | None) -> bool:

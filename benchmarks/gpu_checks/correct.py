@@ -19,7 +19,7 @@ from training import (
     random_images,
 )
 
-from gpu_checks.case import Case, Row, Setting, cifar_recipe, rounded
+from gpu_checks.case import WRONG, Case, Row, Setting, cifar_recipe, rounded
 from resnets.config import LossSpec, replace_fields
 from resnets.data import TrainStream, fit_preprocess
 from resnets.data.batch import Batch
@@ -82,7 +82,7 @@ def _make_row(what: str, mode: str, output: float, gradient: float | None, limit
         "error of the output": rounded(output, 2),
         "of the gradient": None if gradient is None else rounded(gradient, 2),
         "limit of the output": limit,
-        "verdict": "right" if output <= limit else "**wrong**",
+        "verdict": "right" if output <= limit else WRONG,
     }
 
 

@@ -8,10 +8,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_checks.case import Row
+from gpu_checks.case import Row, is_right
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,22 +20,36 @@ ROOT = Path(__file__).resolve().parents[2]
 class Record:
     """The file of results. Each line is one case: its rows, or its error.
 
-    A line has `section`, `case`, `commit`, `hardware`, `date`, `command`, `seconds`, and `rows` (a
-    list of {column: value}) or `error` and `traceback`. A case is done if a line of this commit and
-    hardware has rows of it.
+    A line has `section`, `case`, `commit`, `hardware`, `tiny` (whether of the smallest sizes),
+    `date`, `command`, `seconds`, and `rows` (a list of {column: value}) or `error` and `traceback`.
+    A case is done if a line of this commit, hardware and size has rows of it, all of them right.
+    failed: "section/case" of those that failed in this run, or are wrong.
     """
 
-    def __init__(self, path: Path, hardware: str) -> None:
-        self.path, self.hardware, self.commit = path, hardware, commit()
+    def __init__(
+        self, path: Path, hardware: str, tiny: bool = False, failed: Iterable[str] = ()
+    ) -> None:
+        self.path, self.hardware, self.commit, self.tiny = path, hardware, commit(), tiny
+        self.failed = set(failed)
         self._lines = read(path)
 
     def is_done(self, section: str, case: str) -> bool:
-        """Whether this commit has rows of the case on this hardware."""
-        current = (section, case, self.commit, self.hardware)
-        keys = ("section", "case", "commit", "hardware")
-        return any(
-            "rows" in line and tuple(line[key] for key in keys) == current for line in self._lines
-        )
+        """Whether this commit has right rows of the case on this hardware, of this size."""
+        current = self._key(section, case).items()
+        return any(current <= line.items() and is_right(line["rows"]) for line in self._finished)
+
+    @property
+    def _finished(self) -> list[dict[str, Any]]:
+        return [line for line in self._lines if "rows" in line]
+
+    def _key(self, section: str, case: str) -> dict[str, Any]:
+        return {
+            "section": section,
+            "case": case,
+            "commit": self.commit,
+            "hardware": self.hardware,
+            "tiny": self.tiny,
+        }
 
     def add(
         self,
@@ -46,16 +61,15 @@ class Record:
         traceback: str = "",
     ) -> None:
         """Append one case and flush it to the disk."""
-        line: dict[str, Any] = {
-            "section": section,
-            "case": case,
-            "commit": self.commit,
-            "hardware": self.hardware,
+        tiny = " --tiny" if self.tiny else ""
+        line = self._key(section, case) | {
             "date": datetime.date.today().isoformat(),
-            "command": f"python benchmarks/gpu.py --only {section}",
+            "command": f"python benchmarks/gpu.py --only {section}{tiny}",
             "seconds": round(seconds, 1),
         }
         line |= {"rows": rows} if rows is not None else {"error": error, "traceback": traceback}
+        if rows is None or not is_right(rows):
+            self.failed.add(f"{section}/{case}")
         self._lines.append(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -100,13 +114,16 @@ def publish(path: Path) -> list[Path]:
     """Write docs/results/gpu-SECTION.json for each section, from the newest line of each case.
 
     A failed case is a row with its error, unless an older line has rows of it. A table is of one
-    machine, that of the last line of the file; lines of others are named and left out. Where cases
-    are of several commits, the table names all.
+    machine, that of the last line of the file; lines of others are named and left out, as are those
+    of `--tiny` or that do not say it. Where cases are of several commits, the table names all.
     """
     sys.path.insert(0, str(ROOT / "docs"))
     import result_tables
 
-    every = read(path)
+    lines = read(path)
+    every = [line for line in lines if line.get("tiny") is False]
+    if tiny := len(lines) - len(every):
+        print(f"not published: {tiny} of {len(lines)} lines, of --tiny")
     hardware = every[-1]["hardware"] if every else ""
     for other in dict.fromkeys(line["hardware"] for line in every):
         if other != hardware:

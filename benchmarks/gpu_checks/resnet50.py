@@ -21,7 +21,16 @@ from training import (
     random_images,
 )
 
-from gpu_checks.case import Case, Row, Setting, Skipped, is_fatal, rounded, time_rounds
+from gpu_checks.case import (
+    FAILED,
+    Case,
+    Row,
+    Setting,
+    Skipped,
+    is_fatal,
+    rounded,
+    time_rounds,
+)
 from resnets import recipes
 from resnets.config import replace_fields
 
@@ -105,8 +114,8 @@ def _compare(
 ) -> list[Row]:
     """Measure images/s of the contenders, and ratios to the first in each round.
 
-    A contender that fails is left out; its row has the reason. Raises RuntimeError if the first
-    one fails, and the errors after which the process is unusable.
+    A contender that fails is left out: its row has the reason, and the case is not done. Raises
+    RuntimeError if the first one fails, and the errors after which the process is unusable.
     """
     torch.backends.cudnn.benchmark = True  # as in torchvision's script
     steps, failed = {}, {}
@@ -124,7 +133,7 @@ def _compare(
                 raise
             traceback.print_exc()
             steps.pop(name, None)
-            failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            failed[name] = f"{FAILED}: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
     reference = next(iter(makers))
     if reference in failed:
         raise RuntimeError(f"{reference}: {failed[reference]}")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import metadata
 
 import pytest
@@ -77,6 +78,70 @@ def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
         file.write('{"section": "s", "ca')  # the machine went away
     again = record.Record(tmp_path / "gpu.jsonl", "a machine")
     assert (again.is_done("s", "a"), again.is_done("s", "c")) == (False, True)
+
+
+def run_facts(checks, monkeypatch, folder, *works, options=()):
+    """The exit code of a run whose cases are `works`."""
+    gpu, case = checks("gpu"), checks("gpu_checks.case")
+    made = [case.Case(f"case {number}", 1, work) for number, work in enumerate(works)]
+    monkeypatch.setattr(checks("gpu_checks.facts"), "cases", lambda setting: made)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments(folder, "--only", "facts", *options)])
+    return gpu.main()
+
+
+def test_a_run_with_a_failed_or_wrong_case_returns_1_after_the_others(
+    tmp_path, checks, monkeypatch, capsys
+):
+    case = checks("gpu_checks.case")
+
+    def fails():
+        raise RuntimeError("no kernel")
+
+    right = partial(list, [{"verdict": "right"}])
+    wrong = partial(list, [{"verdict": "right"}, {"verdict": case.WRONG}])
+    left_out = partial(list, [{"ratio": f"{case.FAILED}: no compiler"}])
+    assert run_facts(checks, monkeypatch, tmp_path, fails, right) == 1
+    assert capsys.readouterr().out.endswith("failed or wrong:\nfacts/case 0\n")
+    assert run_facts(checks, monkeypatch, tmp_path, wrong, right, left_out) == 1
+    assert [line["case"] for line in lines(tmp_path)] == ["case 0", "case 1", "case 0", "case 2"]
+    assert run_facts(checks, monkeypatch, tmp_path, right, right, right) == 0  # tried again
+    assert [line["case"] for line in lines(tmp_path)[4:]] == ["case 0", "case 2"]
+
+
+def test_after_a_restart_failed_cases_are_skipped_and_reported(tmp_path, checks, monkeypatch):
+    def fails():
+        raise RuntimeError("no kernel")
+
+    right = partial(list, [{"verdict": "right"}])
+    monkeypatch.setenv("GPU_CHECKS_FAILED", "facts/case 0")
+    assert run_facts(checks, monkeypatch, tmp_path, fails, right) == 1
+    assert [line["case"] for line in lines(tmp_path)] == ["case 1"]
+
+
+def test_tiny_results_are_neither_done_nor_published(tmp_path, checks, monkeypatch, capsys):
+    record, tables = checks("gpu_checks.record"), checks("result_tables")
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "pages", list)
+    path = tmp_path / "gpu.jsonl"
+    tiny = record.Record(path, "a machine", tiny=True)
+    tiny.add("ladder", "a", 1.0, [{"ms": 0.1}], None)
+    assert tiny.is_done("ladder", "a")
+    real = record.Record(path, "a machine")
+    assert not real.is_done("ladder", "a")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--publish", str(path)])
+    assert checks("gpu").main() == 1
+    assert "nothing to publish" in capsys.readouterr().out
+    real.add("ladder", "b", 1.0, [{"ms": 1.5}], None)
+    tiny.add("ladder", "b", 1.0, [{"ms": 0.2}], None)
+    assert checks("gpu").main() == 0
+    assert "2 of 3 lines, of --tiny" in capsys.readouterr().out
+    assert tables.load("gpu-ladder").rows == [[1.5]]
+    with path.open("a") as file:  # of before lines said their size
+        old = {key: value for key, value in lines(tmp_path)[0].items() if key != "tiny"}
+        file.write(json.dumps(old) + "\n")
+    assert not record.Record(path, "a machine").is_done("ladder", "a")
+    record.publish(path)
+    assert tables.load("gpu-ladder").rows == [[1.5]]
 
 
 def test_a_case_is_stopped_at_the_limit_where_errors_are_caught(tmp_path, checks):
