@@ -14,6 +14,7 @@ import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +58,15 @@ def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tenso
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of one dtype on the CPU; from a GPU by one copy, which is one wait for it."""
+    if all(each.device.type == "cpu" for each in tensors):
+        return list(tensors)
+    flat = torch.cat([each.reshape(-1) for each in tensors]).cpu()
+    parts = flat.split([each.numel() for each in tensors])
+    return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
 
 def accumulator_dtype(device: torch.device) -> torch.dtype:

@@ -183,7 +183,7 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
         torch.testing.assert_close(joined, torch.cat(parts))
     for both, *parts in zip(read, *singles, strict=True):
         torch.testing.assert_close(both[1], (parts[0][1] + parts[1][1]) / 2)
-    assert len(flatten_candidates(*read[0], 0.0)["boxes"]) > 0
+    assert len(flatten_candidates(read, 0.0)[0]["boxes"]) > 0
 
 
 def test_an_ensemble_of_twins_finds_what_one_finds():

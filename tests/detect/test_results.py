@@ -203,7 +203,7 @@ def test_class_maps_of_large_images_are_made_in_bands(monkeypatch):
     logits = torch.randn(5, 13, 17)
     whole = most_likely_classes(logits, (97, 61))
     monkeypatch.setattr("resnets.detect.models.segmenter.MAX_VALUES", 5 * 61 * 7)
-    assert (most_likely_classes(logits, (97, 61)) == whole).mean() > 0.999
+    assert (most_likely_classes(logits, (97, 61)) == whole).float().mean() > 0.999
     plane = torch.arange(4.0).reshape(1, 4, 1)
     expected = torch.nn.functional.interpolate(plane[None], (9, 1), mode="bilinear")[0]
     assert torch.allclose(interpolate_rows(plane, 0, 9, 9), expected)

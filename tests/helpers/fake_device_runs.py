@@ -1,7 +1,7 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
 python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [tasks] [graph] [resume] [cell]
-    [detectors] [threads] [tools] [commands]
+    [detectors] [inference] [threads] [tools] [commands]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import fake_device
 import numpy as np
 import torch
-from detect_nets import C4, FPN, NET, PCR, random_images, small_model, targets
+from detect_nets import C4, FPN, NET, PCR, SEGMENT, random_images, small_model, targets
 from detect_sets import write_coco
 from PIL import Image
 
@@ -31,6 +31,7 @@ from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
 from resnets.data.batch import Batch
+from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.runtime.inference_module import InferenceModule
 from resnets.runtime.open import open_artifact
 from resnets.study.grid.shared_process import own_stream
@@ -125,11 +126,11 @@ def cells_in_threads(folder: Path, kind: str) -> tuple[list[list[float]], int]:
     return losses, len(set(streams))
 
 
-def waits_of_detectors(kind: str) -> dict[str, int]:
-    """Waits of losses and gradients of two images, by task and head; gradients are the CPU's."""
+def detectors() -> dict[str, DetectionModel]:
+    """Small models by task and head."""
     rcnn = dataclasses.replace(PCR, head="rcnn", proposals=(20, 10))
     square = dataclasses.replace(NET, input_size=32)
-    models = {
+    return {
         "detect fpn": small_model(FPN),
         "detect c4": small_model(C4),
         "instances": small_model(FPN, "instances"),
@@ -137,6 +138,33 @@ def waits_of_detectors(kind: str) -> dict[str, int]:
         "localize rcnn": small_model(rcnn, "localize", square),
     }
 
+
+def waits_of_inference(kind: str) -> dict[str, list[int]]:
+    """Waits of the outputs of one and of four images, by task and head; outputs are the CPU's."""
+    models = detectors() | {"segment": small_model(SEGMENT, "segment")}
+    cases = {name: (model, InferenceOptions()) for name, model in models.items()}
+    cases["refined"] = models["detect fpn"], InferenceOptions(refine=True)
+    cases["two scales"] = models["detect fpn"], InferenceOptions(scales=(64, 96))
+    seen: dict[str, list[int]] = {}
+    for name, (model, options) in cases.items():
+        reference = copy.deepcopy(model).to("cpu")
+        model.to(kind)
+        for count in (1, 4):
+            images, sizes = torch.stack(random_images()[:1] * count), [(180, 200)] * count
+            model.infer(images.to(kind), sizes, (), options)  # the first one also moves anchors
+            fake_device.waits.clear()
+            found = model.infer(images.to(kind), sizes, (), options)
+            copied = fake_device.waits.pop(("copy to the device", "outside the package"))
+            assert copied == 1  # of the images, here
+            seen.setdefault(name, []).append(sum(fake_device.waits.values()))
+            classes = [f"class {label}" for label in range(256)]
+            for ours, theirs in zip(found, reference.infer(images, sizes, (), options), strict=True):
+                assert ours.to_json(classes) == theirs.to_json(classes), name
+    return seen
+
+
+def waits_of_detectors(kind: str) -> dict[str, int]:
+    """Waits of losses and gradients of two images, by task and head; gradients are the CPU's."""
     def step(model: torch.nn.Module, kind: str) -> None:
         given = [{name: each.to(kind) for name, each in targets()[0].items()} for _ in range(2)]
         images = [random_images()[0].to(kind) for _ in range(2)]
@@ -145,7 +173,7 @@ def waits_of_detectors(kind: str) -> dict[str, int]:
         sum(model(images, given).values()).backward()
 
     seen = {}
-    for name, model in models.items():
+    for name, model in detectors().items():
         reference = copy.deepcopy(model.train())
         step(reference, "cpu")
         step(model.to(kind), kind)
@@ -295,6 +323,8 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         found["resumed"] = resumed(folder / "resumed", kind)
     if "detectors" in parts:
         found["detectors"] = waits_of_detectors(kind)
+    if "inference" in parts:
+        found["inference"] = waits_of_inference(kind)
     if "threads" in parts:
         found["threads"] = cells_in_threads(folder, kind)
     if "cell" in parts:

@@ -61,8 +61,23 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
 def test_a_step_of_a_detector_waits_for_lengths_and_suppressions_only(tmp_path: Path) -> None:
     """Two images: one suppression each; boxes to keep, samples of both halves, objects, levels."""
     found = on_device("cuda", tmp_path, "detectors")["detectors"]
-    rest = {"detect c4": 2 + 4, "instances": 2 + 6, "localize": 1, "localize rcnn": 1 + 3}
+    rest = {"detect c4": 2 + 4, "instances": 2 + 6, "localize": 1, "localize rcnn": 3}
     assert found == {"detect fpn": 2 + 5, **rest}
+
+
+def test_inference_of_a_batch_waits_for_suppressions_and_a_constant_number_of_copies(
+    tmp_path: Path,
+) -> None:
+    """One and four images: two suppressions each; proposals, levels, candidates and the outputs."""
+    found = on_device("cuda", tmp_path, "inference")["inference"]
+    suppressions = {
+        "detect fpn": [2 + 4, 8 + 4],
+        "detect c4": [2 + 3, 8 + 3],
+        "instances": [2 + 5, 8 + 5],
+        "refined": [2 + 6, 8 + 6],
+        "two scales": [2 + 6, 8 + 6],
+    }
+    assert found == suppressions | {"localize": [1, 1], "localize rcnn": [2, 2], "segment": [1, 1]}
 
 
 def test_cells_in_threads_equal_cells_alone(tmp_path: Path) -> None:

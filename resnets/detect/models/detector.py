@@ -32,6 +32,7 @@ from resnets.detect.models.roi_heads import RegionHeads
 from resnets.detect.models.test_time_additions import DetectionInference
 from resnets.detect.outputs import ObjectsOutput
 from resnets.models import ImageClassifier
+from resnets.utils.environment import copy_to_host
 
 MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
 MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to the object (He et al. 2017)
@@ -158,7 +159,7 @@ class Detector(DetectionModel):
     ) -> list[ObjectsOutput]:
         """See `DetectionModel`."""
         inference = DetectionInference((self, *others), options.refine, options.scales)
-        found = _copy_to_host(inference(list(images)))
+        found = _copy_detections(inference(list(images)))
         return [
             self.to_output(each, images.shape[-2:], size)
             for each, size in zip(found, sizes, strict=True)
@@ -272,22 +273,15 @@ def _add_mask_head(
     heads.mask_predictor = MaskRCNNPredictor(MASK_WIDTH, MASK_WIDTH, num_classes + 1)
 
 
-def _copy_to_host(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Copy the detections of a batch at once, since the host waits for the device at each copy.
+def _copy_detections(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Copy the detections of a batch to the CPU at once.
 
     Labels pass through float32, which is exact for such small integers.
     """
-    counts = [len(each["scores"]) for each in found]
-    columns = [(each["boxes"], each["scores"][:, None], each["labels"][:, None]) for each in found]
-    rows = torch.cat([torch.cat([c.float() for c in each], 1) for each in columns]).cpu()  # (D, 6)
-    host = [
-        {"boxes": each[:, :4], "scores": each[:, 4], "labels": each[:, 5].long()}
-        for each in rows.split(counts)
-    ]
-    if "masks" in found[0]:
-        masks = torch.cat([each["masks"].float() for each in found]).cpu().split(counts)
-        host = [{**each, "masks": mask} for each, mask in zip(host, masks, strict=True)]
-    return host
+    names = list(found[0])
+    values = iter(copy_to_host([each[name].float() for each in found for name in names]))
+    host = [{name: next(values) for name in names} for _ in found]
+    return [{**each, "labels": each["labels"].long()} for each in host]
 
 
 def _to_detections(

@@ -22,6 +22,7 @@ from resnets.detect.models.roi_heads import region_losses
 from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, rows_of
 from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
+from resnets.utils.environment import copy_to_device, copy_to_host
 
 Sizes = list[tuple[int, int]]
 NUM_REFINED = 5  # classes whose boxes R-CNN refines
@@ -67,7 +68,9 @@ class LocalizationModel(DetectionModel):
         with torch.no_grad():
             located = [model._locate(views, scores) for model in (self, *others)]
         averaged, boxes = (torch.stack(each).mean(0) for each in zip(*located, strict=True))
-        boxes = boxes + boxes.new_tensor(corner * 2)
+        offset = torch.tensor(corner * 2, dtype=boxes.dtype)
+        boxes = boxes + copy_to_device(offset, boxes.device)
+        averaged, boxes = copy_to_host([averaged, boxes])
         return [
             self.to_output({"scores": s, "boxes": b}, images.shape[-2:], size)
             for s, b, size in zip(averaged, boxes, sizes, strict=True)
@@ -80,8 +83,7 @@ class LocalizationModel(DetectionModel):
         """See `DetectionModel`."""
         (height, width), (high, wide) = size, shape
         boxes = found["boxes"] * found["boxes"].new_tensor([width / wide, height / high] * 2)
-        scores = found["scores"].cpu().numpy()
-        return LocationOutput(size, Located(scores=scores, boxes=boxes.cpu().numpy()))
+        return LocationOutput(size, Located(scores=found["scores"].numpy(), boxes=boxes.numpy()))
 
     def _views(
         self, images: Tensor, options: InferenceOptions
@@ -196,18 +198,26 @@ class Localizer(LocalizationModel):
         return scores, torch.stack(boxes), torch.stack(confidence)
 
     @torch.no_grad()
-    def propose(self, images: Sequence[Tensor], labels: Tensor, max_boxes: int) -> list[Tensor]:
-        """Return the best `max_boxes` boxes (R, 4) of class `labels[i]` (from 0) in image i."""
+    def propose(
+        self, images: Sequence[Tensor], labels: Tensor, max_boxes: int
+    ) -> list[list[Tensor]]:
+        """Return the best `max_boxes` boxes (R, 4) of some classes in each image; waits once.
+
+        labels: (B, L), from 0. Returned are L lists, each with a tensor of every image.
+        """
         _, objectness, offsets, anchors, sizes = self.read(pad(images))
+        are_inside = rows_of([_is_inside(*each) for each in zip(anchors, sizes, strict=True)])
         proposals = []
-        are_inside = [_is_inside(*each) for each in zip(anchors, sizes, strict=True)]
-        for index, (label, inside) in enumerate(
-            zip(labels.tolist(), rows_of(are_inside), strict=True)
-        ):
-            scores = objectness[index, inside, label]
-            rows = inside[scores.topk(min(max_boxes, len(scores)))[1]]
-            decoded = self.coder.decode_single(offsets[index, rows, label], anchors[index][rows])
-            proposals.append(clip_boxes_to_image(decoded, sizes[index]))
+        for column in labels.T:
+            proposals.append([])
+            for index, inside in enumerate(are_inside):
+                label = column[index : index + 1]  # not a number, which the host would wait for
+                scores = objectness[index, inside, label]
+                rows = inside[scores.topk(min(max_boxes, len(scores)))[1]]
+                decoded = self.coder.decode_single(
+                    offsets[index, rows, label], anchors[index][rows]
+                )
+                proposals[-1].append(clip_boxes_to_image(decoded, sizes[index]))
         return proposals
 
     def _losses(
@@ -305,19 +315,18 @@ class Refiner(LocalizationModel):
             return self._losses(images, targets)
         scores, boxes, confidence = self.proposer(images, scores=scores)
         top_labels = scores.topk(min(NUM_REFINED, self.num_classes), 1)[1]  # (B, 5)
-        for rank in range(top_labels.shape[1]):
-            labels = top_labels[:, rank]
-            proposals = self.proposer.propose(images, labels, self.spec.proposals[1])
+        all_proposals = self.proposer.propose(images, top_labels, self.spec.proposals[1])
+        for labels, proposals in zip(top_labels.T, all_proposals, strict=True):
             logits, offsets = self.score_boxes(images, proposals)
             decoded = self.coder.decode(offsets, proposals)  # (R, K + 1, 4)
             start = 0
-            for index, label in enumerate(labels.tolist()):
-                end = start + len(proposals[index])
-                probability, row = logits[start:end].softmax(1)[:, label + 1].max(0)
+            for index, image in enumerate(images):
+                end, label = start + len(proposals[index]), labels[index : index + 1]
+                probability, row = logits[start:end].softmax(1)[:, label + 1].max(0)  # (1,)
                 confidence[index, label] = 1 + probability
-                best = start + int(row)
-                size = images[index].shape[-2], images[index].shape[-1]
-                boxes[index, label] = clip_boxes_to_image(decoded[best, label + 1], size)
+                found = decoded[start + row, label + 1]  # (1, 4)
+                size = image.shape[-2], image.shape[-1]
+                boxes[index, label] = clip_boxes_to_image(found, size)
                 start = end
         return scores, boxes, confidence
 
@@ -325,7 +334,9 @@ class Refiner(LocalizationModel):
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         labels_of_image = torch.stack([target["labels"][0] - 1 for target in targets])
-        proposals = self.proposer.propose(images, labels_of_image, self.spec.proposals[0])
+        (proposals,) = self.proposer.propose(
+            images, labels_of_image[:, None], self.spec.proposals[0]
+        )
         candidates, matched, all_labels = [], [], []
         for target, proposed in zip(targets, proposals, strict=True):
             candidates.append(torch.cat((proposed, target["boxes"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,13 +14,12 @@ from torchvision.models.detection.roi_heads import (
     maskrcnn_inference,
     maskrcnn_loss,
 )
-from torchvision.ops import batched_nms
 from torchvision.ops import boxes as box_ops
 
 from resnets.config import DetectSpec
 from resnets.detect.models.export_ops import best_boxes
 from resnets.detect.models.layers import clip_boxes, to_float32
-from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, rows_of
+from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, nms_by_group, rows_of
 from resnets.utils.environment import copy_to_device
 
 Sizes = list[tuple[int, int]]
@@ -100,12 +100,12 @@ class RegionHeads(RoIHeads):
         """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
-        found = [
-            select_detections(
-                boxes, scores, self.score_thresh, self.nms_thresh, self.detections_per_img
-            )
-            for boxes, scores in self.read(features, proposals, image_shapes)
-        ]
+        found = select_detections(
+            self.read(features, proposals, image_shapes),
+            self.score_thresh,
+            self.nms_thresh,
+            self.detections_per_img,
+        )
         return self.add_masks(features, found, image_shapes), {}
 
     def assign_targets_to_proposals(
@@ -198,38 +198,52 @@ def region_losses(
 
 
 def select_detections(
-    boxes: Tensor, scores: Tensor, threshold: float, overlap: float, max_detections: int
-) -> dict[str, Tensor]:
-    """Return the best boxes of an image from (R, K + 1, 4) and (R, K + 1): boxes, scores, labels.
+    regions: Sequence[tuple[Tensor, Tensor]], threshold: float, overlap: float, max_detections: int
+) -> list[dict[str, Tensor]]:
+    """Return the best boxes, scores and labels of each image.
 
-    Every class of every region is a separate candidate; suppression is within a class.
+    regions: boxes (R, K + 1, 4) and probabilities (R, K + 1) of each image. Every class of every
+    region is a separate candidate; suppression is within a class.
     """
-    if torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting():
+        candidates = flatten_candidates(regions, threshold)
+        return [suppress_overlaps(each, overlap, max_detections) for each in candidates]
+    found = []
+    for boxes, scores in regions:
         by_class, class_scores = boxes[:, 1:].transpose(0, 1), scores[:, 1:].T
         chosen_boxes, best_scores, labels = best_boxes(
             by_class, class_scores, overlap, threshold, max_detections, MIN_SIDE
         )
-        return {"boxes": chosen_boxes, "scores": best_scores, "labels": labels + 1}
-    return suppress_overlaps(flatten_candidates(boxes, scores, threshold), overlap, max_detections)
+        found.append({"boxes": chosen_boxes, "scores": best_scores, "labels": labels + 1})
+    return found
 
 
-def flatten_candidates(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Tensor]:
-    """Flatten regions by classes (R, K + 1, ...) into boxes (N, 4), scores and labels from 1."""
-    labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-    candidates = {
-        "boxes": boxes[:, 1:].reshape(-1, 4),
-        "scores": scores[:, 1:].reshape(-1),
-        "labels": labels[:, 1:].reshape(-1),
-    }
-    candidates = _take(candidates, torch.where(candidates["scores"] > threshold)[0])
-    return _take(candidates, box_ops.remove_small_boxes(candidates["boxes"], MIN_SIDE))
+def flatten_candidates(
+    regions: Sequence[tuple[Tensor, Tensor]], threshold: float
+) -> list[dict[str, Tensor]]:
+    """Return boxes (N, 4), scores and labels from 1 of the candidates of each image.
+
+    regions: as in `select_detections`. Waits once for all images.
+    """
+    flat, masks = [], []
+    for boxes, scores in regions:
+        labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+        candidates = {
+            "boxes": boxes[:, 1:].reshape(-1, 4),
+            "scores": scores[:, 1:].reshape(-1),
+            "labels": labels[:, 1:].reshape(-1),
+        }
+        sides = candidates["boxes"][:, 2:] - candidates["boxes"][:, :2]
+        masks.append((sides >= MIN_SIDE).all(1) & (candidates["scores"] > threshold))
+        flat.append(candidates)
+    return [_take(each, rows) for each, rows in zip(flat, rows_of(masks), strict=True)]
 
 
 def suppress_overlaps(
     candidates: dict[str, Tensor], overlap: float, max_detections: int
 ) -> dict[str, Tensor]:
     """Return the best candidates, without those that overlap a better one of their class."""
-    kept = batched_nms(candidates["boxes"], candidates["scores"], candidates["labels"], overlap)
+    kept = nms_by_group(candidates["boxes"], candidates["scores"], candidates["labels"], overlap)
     return _take(candidates, kept[:max_detections])
 
 

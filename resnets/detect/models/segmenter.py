@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,12 +12,13 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from resnets.config import ConfigError, DetectSpec
-from resnets.detect.data.types import IGNORE, DetectionSplit, Pixels
+from resnets.detect.data.types import IGNORE, DetectionSplit
 from resnets.detect.metrics.meters import SegmentationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import remove_head, stage_channels, to_float32
 from resnets.detect.outputs import PixelsOutput
 from resnets.models import ImageClassifier
+from resnets.utils.environment import copy_to_host
 
 MAX_VALUES = 1 << 27  # of all classes that are interpolated at once
 
@@ -70,10 +70,11 @@ class Segmenter(DetectionModel):
         """See `DetectionModel`; probabilities of an ensemble are averaged."""
         with torch.no_grad():
             probabilities = [model(images).softmax(1) for model in (self, *others)]
-        return [
-            self.to_output({"probabilities": each}, images.shape[-2:], size)
-            for each, size in zip(torch.stack(probabilities).mean(0), sizes, strict=True)
-        ]
+            averaged = torch.stack(probabilities).mean(0)
+            classes = [
+                most_likely_classes(each, size) for each, size in zip(averaged, sizes, strict=True)
+            ]
+        return [PixelsOutput.of(each.numpy()) for each in copy_to_host(classes)]
 
     def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
         """See `DetectionModel`: probabilities (K, H, W)."""
@@ -84,7 +85,7 @@ class Segmenter(DetectionModel):
         found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
     ) -> PixelsOutput:
         """See `DetectionModel`."""
-        return PixelsOutput.of(most_likely_classes(found["probabilities"], size))
+        return PixelsOutput.of(most_likely_classes(found["probabilities"], size).numpy())
 
     def meter(self, split: DetectionSplit, others: Sequence[Segmenter] = ()) -> SegmentationMeter:
         """See `DetectionModel`."""
@@ -100,19 +101,19 @@ def _pixel_loss(scores: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum") / num_counted
 
 
-def most_likely_classes(logits: Tensor, stored: tuple[int, int]) -> Pixels:
+def most_likely_classes(logits: Tensor, stored: tuple[int, int]) -> Tensor:
     """Return the most likely class (H, W) uint8 of each stored pixel, from logits (K, h, w)."""
     if logits.shape[0] * stored[0] * stored[1] <= MAX_VALUES:
         large = F.interpolate(logits[None].float(), stored, mode="bilinear", align_corners=False)
-        return large[0].argmax(0).to(torch.uint8).cpu().numpy()
+        return large[0].argmax(0).to(torch.uint8)
     height, width = stored
     shape = (logits.shape[1], width)
     widened = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0]
-    classes = np.empty(stored, np.uint8)
+    classes = logits.new_empty(stored, dtype=torch.uint8)
     rows = max(1, MAX_VALUES // (logits.shape[0] * width))
     for start in range(0, height, rows):
         band = interpolate_rows(widened, start, min(start + rows, height), height)
-        classes[start : start + rows] = band.argmax(0).to(torch.uint8).cpu().numpy()
+        classes[start : start + rows] = band.argmax(0)
     return classes
 
 

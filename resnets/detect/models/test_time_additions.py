@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 from resnets.config import ConfigError
 from resnets.detect.models.layers import pad, rescale
 from resnets.detect.models.roi_heads import flatten_candidates, suppress_overlaps
+from resnets.detect.models.sampling import rows_of
+from resnets.utils.environment import copy_to_device
 
 if TYPE_CHECKING:
     from resnets.detect.models.detector import Detector
@@ -71,11 +74,11 @@ class DetectionInference:
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         proposals = self._propose(base)
         scored = self._score_regions(views, proposals, sizes)
-        candidates = [flatten_candidates(*each, self.spec.score_threshold) for each in scored]
+        candidates = flatten_candidates(scored, self.spec.score_threshold)
         overlap = self.spec.nms_threshold
         if self.refine:
             rescored = self._score_regions(views, [_best_boxes(*each) for each in scored], sizes)
-            refined = (flatten_candidates(*each, self.spec.score_threshold) for each in rescored)
+            refined = flatten_candidates(rescored, self.spec.score_threshold)
             candidates = [
                 _concatenate(old, new) for old, new in zip(candidates, refined, strict=True)
             ]
@@ -145,21 +148,24 @@ class DetectionInference:
             for number, each in enumerate(boxes)
         ]
         vectors: Tensor | None = None
-        scales_of_region = torch.cat(chosen)  # (R, 2)
+        starts = list(itertools.accumulate((len(each) for each in boxes[:-1]), initial=0))
+        scales = range(len(pyramid))
+        selected = rows_of([(pair == scale).any(1) for scale in scales for pair in chosen])
         for scale, view in enumerate(pyramid):
-            selected = [(pair == scale).any(1) for pair in chosen]
+            of_scale = selected[scale * len(boxes) : (scale + 1) * len(boxes)]
             scaled = [
                 each[rows] * factor
-                for each, rows, factor in zip(boxes, selected, view.factors, strict=True)
+                for each, rows, factor in zip(boxes, of_scale, view.factors, strict=True)
             ]
             vectors_of_scale = heads.vectors(
                 view.features[index], scaled, view.images.image_sizes
             ).float()
             if vectors is None:
+                num_regions = sum(len(each) for each in boxes)
                 vectors = vectors_of_scale.new_full(
-                    (len(scales_of_region), vectors_of_scale.shape[1]), -torch.inf
+                    (num_regions, vectors_of_scale.shape[1]), -torch.inf
                 )
-            rows = (scales_of_region == scale).any(1)
+            rows = torch.cat([each + start for each, start in zip(of_scale, starts, strict=True)])
             vectors[rows] = torch.maximum(vectors[rows], vectors_of_scale)
         assert vectors is not None
         return vectors
@@ -185,7 +191,8 @@ def nearest_scales(boxes: Tensor, factors: Sequence[float]) -> Tensor:
 
     `factors`: ascending scales relative to the images that the boxes (R, 4) are in.
     """
-    sides = box_area(boxes).clamp(min=1).sqrt()[:, None] * boxes.new_tensor(factors)  # (R, S)
+    scales = copy_to_device(torch.tensor(factors, dtype=boxes.dtype), boxes.device)
+    sides = box_area(boxes).clamp(min=1).sqrt()[:, None] * scales  # (R, S)
     distance = (sides / REGION_SIDE).log2().abs()
     pairs = torch.maximum(distance[:, :-1], distance[:, 1:]).argmin(1)
     return torch.stack((pairs, pairs + 1), 1)
