@@ -99,16 +99,34 @@ class CustomNormAct(NormAct):
         return out
 
 
-class BatchNormAct2d(NormAct, nn.BatchNorm2d):
-    """Batch norm (Ioffe and Szegedy 2015), addition and relu, on a CPU fused into one kernel.
+class BatchNormAct(NormAct, nn.modules.batchnorm._BatchNorm):
+    """What batch norms share that do not count the batches of training in torch's code.
 
-    use_kernel: set by `use_cpu_kernels`; what the kernel does not support runs on torch.
     counts_batches: False where the training loop updates `num_batches_tracked` of all norms at
     once (`DataParallelModel`): alone, each int64 addition is a kernel of its own in every pass.
     """
 
-    use_kernel = False
     counts_batches = True
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`norm(x)` alone: (B, C, ...) to the same shape."""
+        if self.counts_batches or not self.training or self.momentum is None:
+            return super().normalize(x)
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
+
+    def _count_batch(self) -> None:
+        if self.counts_batches and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+class BatchNormAct2d(BatchNormAct, nn.BatchNorm2d):
+    """Batch norm (Ioffe and Szegedy 2015), addition and relu, on a CPU fused into one kernel.
+
+    use_kernel: set by `use_cpu_kernels`; what the kernel does not support runs on torch.
+    """
+
+    use_kernel = False
 
     def forward(
         self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
@@ -120,13 +138,6 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
             return self._fused(x, shortcut)
         return super().forward(x, shortcut, drop_path)
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """`norm(x)` alone: (B, C, H, W) to the same shape."""
-        if self.counts_batches or not self.training or self.momentum is None:
-            return super().normalize(x)
-        statistics = self.running_mean, self.running_var
-        return F.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
-
     def group_size(self, x: Tensor) -> int:
         """Return how many images of the batch `x` share statistics."""
         return len(x)
@@ -134,11 +145,9 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
     def _fused(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         assert self.momentum is not None
         out = self._run_kernel(x, shortcut, self.running_mean, self.running_var, self.momentum)
-        if self.counts_batches:
-            self.num_batches_tracked.add_(1)
+        self._count_batch()
         return out
 
     def _run_kernel(
@@ -152,7 +161,7 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
         return out if fuses_relu or not self.relu else self.activate(out)
 
 
-class BatchNormAct1d(NormAct, nn.BatchNorm1d):
+class BatchNormAct1d(BatchNormAct, nn.BatchNorm1d):
     """Batch norm of signals (B, C, L), addition and relu."""
 
 
@@ -207,18 +216,17 @@ class GhostBatchNormAct2d(BatchNormAct2d):
         """Update the running statistics, at the end of a step."""
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         assert self.momentum is not None
         if self.training:
             mean, variance = self.sums / self.count
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)
-            self.num_batches_tracked.add_(1)
+            self._count_batch()
             self.sums.zero_()
             self.count.zero_()
 
 
-class AllReduceBatchNormAct2d(NormAct, nn.BatchNorm2d):
+class AllReduceBatchNormAct2d(BatchNormAct, nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on devices that torch's does not support."""
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -227,7 +235,6 @@ class AllReduceBatchNormAct2d(NormAct, nn.BatchNorm2d):
             return super().normalize(x)
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         assert self.momentum is not None
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast gives bfloat16
         shape = (1, -1, 1, 1)
@@ -238,13 +245,16 @@ class AllReduceBatchNormAct2d(NormAct, nn.BatchNorm2d):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
+            self._count_batch()
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centered * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
 class SyncBatchNormAct(NormAct, nn.SyncBatchNorm):
-    """torch's batch norm over the batches of all processes (CUDA), addition and relu."""
+    """torch's batch norm over the batches of all processes (CUDA), addition and relu.
+
+    It counts batches in each pass, which waits for other processes anyway.
+    """
 
 
 class _AllReduce(torch.autograd.Function):
@@ -367,17 +377,6 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Batches have equal weights, in place of the moving averages of training; nothing else changes.
     """
     update_bn(batches, model, next(model.parameters()).device)
-
-
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Return the running means and variances that each process updates from its own images."""
-    return [
-        buffer
-        for norm in model.modules()
-        if type(norm) in (nn.BatchNorm2d, BatchNormAct2d, GhostBatchNormAct2d) and norm.training
-        for buffer in (norm.running_mean, norm.running_var)
-        if isinstance(buffer, Tensor)
-    ]
 
 
 def use_cpu_kernels(model: nn.Module) -> bool:

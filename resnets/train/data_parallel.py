@@ -10,8 +10,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnets.models.norm import BatchNormAct2d, GhostBatchNormAct2d, running_statistics
+from resnets.models.norm import (
+    BatchNormAct,
+    BatchNormAct1d,
+    BatchNormAct2d,
+    GhostBatchNormAct2d,
+)
 from resnets.utils.distributed import ProcessGroup
+
+# Norms whose statistics each process updates from its own images.
+LOCAL_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    BatchNormAct1d,
+    BatchNormAct2d,
+    GhostBatchNormAct2d,
+)
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the running means and variances that each process updates from its own images."""
+    return [
+        buffer
+        for norm in model.modules()
+        if type(norm) in LOCAL_NORMS and norm.training
+        for buffer in (norm.running_mean, norm.running_var)
+        if isinstance(buffer, Tensor)
+    ]
 
 
 class DataParallelModel:
@@ -33,7 +58,7 @@ class DataParallelModel:
         self._parameters = list(model.parameters())  # thousands in a deep model, used each step
         self._trainable: tuple[bool, ...] | None = None
         self._ghost_norms: list[GhostBatchNormAct2d] = []
-        self._norms: list[BatchNormAct2d] = []
+        self._norms: list[BatchNormAct] = []
         self._running_stats: list[Tensor] = []
         self._passes = 0  # forward passes since the last update of the statistics
         self._distributed: DistributedDataParallel | None = None
@@ -52,7 +77,7 @@ class DataParallelModel:
         self._trainable = trainable
         modules = list(self._model.modules())
         self._ghost_norms = [each for each in modules if isinstance(each, GhostBatchNormAct2d)]
-        self._norms = [each for each in modules if type(each) is BatchNormAct2d]
+        self._norms = [each for each in modules if isinstance(each, BatchNormAct)]
         for norm in self._norms:
             norm.counts_batches = False  # `update_running_stats` does, for all at once
         if self.group.world_size == 1:
@@ -80,11 +105,16 @@ class DataParallelModel:
     def update_running_stats(self, weight: float) -> None:
         """Average the norms' running statistics over all processes; weights add up to 1.
 
-        Their counters of batches are increased by the passes since the last call.
+        Their counters of batches are increased by the passes since the last call, those of ghost
+        norms by one.
         """
-        counters = (norm.num_batches_tracked for norm in self._norms if norm.training)
-        if present := [each for each in counters if each is not None]:
-            torch._foreach_add_(present, self._passes)
+        counters: dict[int, list[Tensor]] = {}
+        for norm in self._norms:
+            if norm.training and norm.num_batches_tracked is not None:
+                passes = 1 if isinstance(norm, GhostBatchNormAct2d) else self._passes
+                counters.setdefault(passes, []).append(norm.num_batches_tracked)
+        for passes, each in counters.items():
+            torch._foreach_add_(each, passes)
         self._passes = 0
         for norm in self._ghost_norms:
             norm.update_running_stats()

@@ -5,22 +5,23 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.data.batch import Batch
 from resnets.models import build, catalog
 from resnets.models.norm import (
     AllReduceBatchNormAct2d,
+    BatchNormAct1d,
     BatchNormAct2d,
     GhostBatchNormAct2d,
     SyncBatchNormAct,
     convert_batch_norms,
     convert_norm,
-    running_statistics,
     use_cpu_kernels,
 )
 from resnets.ops import compiler
-from resnets.train.data_parallel import DataParallelModel
+from resnets.train.data_parallel import DataParallelModel, running_statistics
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
@@ -118,6 +119,40 @@ def test_batches_are_counted_once_a_pass_by_the_loop_and_by_the_norm_alone():
     alone(images)
     counters = [each for name, each in alone.named_buffers() if name.endswith("batches_tracked")]
     assert [int(each) for each in counters] == [2] * 7
+
+
+def test_no_norm_counts_batches_by_itself_in_a_step():
+    """One addition of all counters in place of one kernel per norm and pass."""
+
+    class Additions(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.add_.Tensor and args[0].dtype == torch.int64:
+                self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    signals = nn.Sequential(BatchNormAct1d(4), nn.Flatten(), nn.Linear(20, 2))
+    ghosts = nn.Sequential(ghost(4, 4), nn.Flatten(), nn.Linear(80, 2))
+    reduced = nn.Sequential(BatchNormAct2d(4), nn.Flatten(), nn.Linear(80, 2))
+    convert_batch_norms(reduced, 0, sync=True)
+    for model, x, counted in (
+        (signals, torch.randn(8, 4, 5), 2),
+        (ghosts, torch.randn(8, 4, 5, 4), 1),
+        (reduced, torch.randn(8, 4, 5, 4), 2),
+    ):
+        forward = DataParallelModel(model.train())
+        forward.prepare()
+        with Additions() as additions:
+            forward(x)
+            forward(x)
+            forward.update_running_stats(1.0)
+        assert additions.count == 0, type(model[0])
+        assert int(model[0].num_batches_tracked) == counted
+
+
+def test_statistics_of_signals_are_averaged_over_processes():
+    assert len(running_statistics(nn.Sequential(BatchNormAct1d(4), nn.BatchNorm1d(4)))) == 4
 
 
 @pytest.mark.parametrize(
