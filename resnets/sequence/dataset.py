@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,20 +16,24 @@ from torch import Tensor
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.dataset.summary import DataSummary
+from resnets.data.loading.batches import MAX_DEVICE_BYTES
 from resnets.data.timings import Timings
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import copy_to_device
 
 Ints = NDArray[np.int64]
+W = TypeVar("W", bound="Windows")
 
 
 class Windows(Protocol):
-    """Windows of a long sequence, or sequences of one length, with their targets."""
+    """Windows of a long sequence, or sequences of one length, with their targets: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __len__(self) -> int: ...
 
     def get_batch(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets (B, ...) of windows `rows` (B,), on the CPU.
+        """Return inputs and targets (B, ...) of windows `rows` (B,), where the tensors lie.
 
         shifts: (B,) random numbers of 63 bits that may move windows in training, or zeros.
         """
@@ -84,6 +89,20 @@ class WindowStream:
             with self.timings.to_device:
                 inputs, targets = (copy_to_device(each, self.device) for each in batch)
             yield Batch(inputs, targets, torch.from_numpy(rows))
+
+
+def keep_on_device(windows: W, device: torch.device) -> W:
+    """Return the windows with their tensors on `device` if they are not too large.
+
+    A GPU then evaluates them repeatedly without copying them each time.
+    """
+    values = {field.name: getattr(windows, field.name) for field in dataclasses.fields(windows)}
+    tensors = {name: each for name, each in values.items() if isinstance(each, Tensor)}
+    if device.type == "cpu" or sum(each.nbytes for each in tensors.values()) > MAX_DEVICE_BYTES:
+        return windows
+    return dataclasses.replace(
+        windows, **{name: copy_to_device(each, device) for name, each in tensors.items()}
+    )
 
 
 def window_batches(

@@ -24,6 +24,7 @@ from resnets.sequence.signals import Signals
 from resnets.sequence.text import TextWindows, encode, read_text
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.environment import accumulator_dtype
 from resnets.utils.precision import autocast, pick_precision
 
 BITS = "bits_per_character"
@@ -138,10 +139,11 @@ def evaluate_windows(
     count = len(windows)
     with eval_mode(model), torch.inference_mode():
         if isinstance(windows, TextWindows):
-            total = sum(
-                cross_entropy(logits, targets).item() * len(targets) for logits, targets in scores()
-            )
-            loss = group.sum({"loss": total})["loss"] / count
+            wide = accumulator_dtype(device)
+            total = torch.zeros((), dtype=wide, device=device)
+            for logits, targets in scores():
+                total += cross_entropy(logits, targets).to(wide) * len(targets)
+            loss = group.sum({"loss": total.item()})["loss"] / count
             how = f"windows of {windows.context} characters side by side, {precision}, {weights}"
             protocol = f"{how}, {description}, {count * windows.context:,} characters"
             return SequenceEvaluation(

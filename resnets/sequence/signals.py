@@ -20,6 +20,7 @@ from resnets.data import order
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
 from resnets.sequence.dataset import Ints, SequenceData
+from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import reading
 from resnets.utils.numpy_files import read_member_header
 
@@ -43,7 +44,7 @@ class Signals:
 
     def get_batch(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
         """Return signals (B, C, L) and labels (B,); `shifts` are not used."""
-        indices = torch.from_numpy(rows)
+        indices = copy_to_device(rows, self.values.device)
         return self.values[indices], self.labels[indices]
 
 

@@ -17,6 +17,7 @@ from resnets.config import DataSpec
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
 from resnets.sequence.dataset import Ints, SequenceData
+from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import reading
 from resnets.utils.printable import printable
 
@@ -38,7 +39,7 @@ class TextWindows:
         """Return characters and their successors, (B, context) each; windows move by the shifts."""
         starts = rows * self.context + shifts % self.context
         starts %= len(self.codes) - self.context  # a window shifted past the end starts anew
-        indices = torch.from_numpy(starts[:, None] + np.arange(self.context))
+        indices = copy_to_device(starts[:, None] + np.arange(self.context), self.codes.device)
         return self.codes[indices], self.codes[indices + 1]
 
 

@@ -1,7 +1,7 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
-python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [tasks] [graph] [resume] [cell]
-    [detectors] [inference] [threads] [tools] [commands]
+python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [optimizers] [tasks] [evaluation]
+    [graph] [resume] [cell] [detectors] [inference] [threads] [tools] [commands]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
 from resnets.data.batch import Batch
 from resnets.detect.models.base import DetectionModel, InferenceOptions
+from resnets.evaluate.metrics.multilabel import MultilabelMeter
 from resnets.runtime.inference_module import InferenceModule
 from resnets.runtime.open import open_artifact
 from resnets.study.grid.shared_process import own_stream
@@ -39,9 +40,10 @@ from resnets.study.grid.worker import train_cell
 from resnets.train import run as training
 from resnets.train.cuda_graph import capture
 from resnets.train.execution_plan import choose_plan
+from resnets.train.run import open_task
 from resnets.train.saver import Snapshot
 from resnets.train.step import TrainStep
-from resnets.train.tasks.classification import ClassificationTask
+from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.distributed import ProcessGroup
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
@@ -158,13 +160,16 @@ def waits_of_inference(kind: str) -> dict[str, list[int]]:
             assert copied == 1  # of the images, here
             seen.setdefault(name, []).append(sum(fake_device.waits.values()))
             classes = [f"class {label}" for label in range(256)]
-            for ours, theirs in zip(found, reference.infer(images, sizes, (), options), strict=True):
+            for ours, theirs in zip(
+                found, reference.infer(images, sizes, (), options), strict=True
+            ):
                 assert ours.to_json(classes) == theirs.to_json(classes), name
     return seen
 
 
 def waits_of_detectors(kind: str) -> dict[str, int]:
     """Waits of losses and gradients of two images, by task and head; gradients are the CPU's."""
+
     def step(model: torch.nn.Module, kind: str) -> None:
         given = [{name: each.to(kind) for name, each in targets()[0].items()} for _ in range(2)]
         images = [random_images()[0].to(kind) for _ in range(2)]
@@ -192,9 +197,13 @@ def resumed(folder: Path, kind: str) -> float:
     return training.run(None, folder, duration="8it", device=kind, quiet=True)["test"]["loss"]
 
 
-def waits_of_an_evaluation(folder: Path, kind: str) -> dict[str, int]:
-    """Waits of the second evaluation of a run, after the images are on the device."""
-    task = ClassificationTask.open(replace_fields(recipes.recipe("digits"), SHORT))
+def waits_of_an_evaluation(
+    kind: str, name: str = "digits", fields: dict[str, str] | None = None
+) -> dict[str, int]:
+    """Waits of the second evaluation of a run, after its data are on the device."""
+    task = open_task(
+        replace_fields(recipes.recipe(name), SHORT | (fields or {})), None, CustomParts()
+    )
     plan = choose_plan(task.recipe, task.model, task.examples, kind)
     evaluate = task.evaluator(plan, ProcessGroup())
     assert evaluate is not None
@@ -206,6 +215,19 @@ def waits_of_an_evaluation(folder: Path, kind: str) -> dict[str, int]:
     for (wait, place), count in fake_device.waits.items():
         seen[f"{wait}, {place.partition(':')[0]}"] += count
     return dict(seen)
+
+
+def waits_of_sets_of_labels(kind: str) -> int:
+    """Waits of the metrics of three batches of sets of labels, until they are computed."""
+    meter = MultilabelMeter()
+    batches = [
+        (torch.randn(4, 3).to(kind), (torch.arange(12) % 2).view(4, 3).float().to(kind))
+        for _ in range(3)
+    ]
+    fake_device.waits.clear()
+    for batch in batches:
+        meter.update(*batch)
+    return sum(fake_device.waits.values())
 
 
 def tools(folder: Path, kind: str) -> list[int]:
@@ -312,11 +334,25 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
         half = THIN | {"precision": "float16"}
         found["float16"] = waits_of_a_step(half, folder / "float16", kind)
+    if "optimizers" in parts:
+        fields = {
+            "lamb": {"optim.kind": "lamb"},
+            "muon": {"optim.kind": "muon"},
+            "float16 lamb": {"optim.kind": "lamb", "precision": "float16"},
+            "float16 muon": {"optim.kind": "muon", "precision": "float16"},
+            "hold": {"schedule.hold_until_error": "1"},
+        }
+        for name, each in fields.items():
+            found[name] = waits_of_a_step(THIN | each, folder / name.replace(" ", "-"), kind)
     if "tasks" in parts:
         found["focal"] = waits_of_a_step(focal, folder / "focal", kind)
         found["distill"] = waits_of_a_step(distill, folder / "distill", kind)
         found["signals"] = waits_of_a_step({}, folder / "signals", kind, "signals")
         found["text"] = waits_of_a_step(short_text, folder / "text", kind, "text")
+    if "evaluation" in parts:
+        for name, fields in {"digits": {}, "signals": {}, "text": short_text}.items():
+            found[f"evaluation of {name}"] = waits_of_an_evaluation(kind, name, fields)
+        found["evaluation of sets of labels"] = waits_of_sets_of_labels(kind)
     if "graph" in parts:
         found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:
@@ -331,7 +367,6 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         train_cell(replace_fields(recipes.recipe("digits"), SHORT), folder / "cell", kind)
         found["cell"] = (folder / "cell" / "result.json").is_file()
     if "tools" in parts:
-        found["evaluation"] = waits_of_an_evaluation(folder, kind)
         with contextlib.redirect_stdout(sys.stderr):
             found["tools"] = tools(folder, kind)
             found["exported"] = exported(folder, kind)

@@ -40,7 +40,9 @@ def assert_tools_work(found: Any) -> None:
 
 
 def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path, cpu) -> None:
-    found = on_device("cuda", tmp_path, "settings", "graph", "resume", "cell", "tools")
+    found = on_device(
+        "cuda", tmp_path, "settings", "graph", "resume", "cell", "tools", "evaluation"
+    )
     assert found["mixed"] == "RuntimeError"
     assert found["plain"]["loss"] == cpu["plain"]["loss"]
     assert found["resumed"] == cpu["resumed"]
@@ -53,8 +55,12 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
         assert found[settings]["waits"] == {}, settings
     assert found["graph"]["steps"] == 8
     assert found["graph"]["waits"] == {}
-    # The sums are read at the end; images and labels lie on the device since the first evaluation.
-    assert found["evaluation"] == {"copy to the host, evaluate/metrics/multiclass.py": 8}
+    # The sums are read at the end; the data lie on the device since the first evaluation.
+    sums = {"copy to the host, evaluate/metrics/multiclass.py": 8}
+    assert found["evaluation of digits"] == sums
+    assert found["evaluation of signals"] == sums
+    assert found["evaluation of text"] == {"value read, sequence/evaluate.py": 1}
+    assert found["evaluation of sets of labels"] == 0
     assert_tools_work(found)
 
 
@@ -91,6 +97,15 @@ def test_a_step_of_other_losses_and_tasks_does_not_wait(tmp_path: Path) -> None:
     found = on_device("cuda", tmp_path, "tasks")
     for task in ("focal", "distill", "signals", "text"):
         assert found[task]["waits"] == {}, task
+
+
+def test_steps_that_wait_do_so_once(tmp_path: Path) -> None:
+    """For a gradient that is not finite, by an optimizer that is not fused, and for the error."""
+    found = on_device("cuda", tmp_path, "optimizers")
+    once = {"value read, train/optim/grad_scaler.py": 1}
+    expected = {"lamb": {}, "muon": {}, "float16 lamb": once, "float16 muon": once}
+    expected["hold"] = {"value read, train/step.py": 1}
+    assert {name: found[name]["waits"] for name in expected} == expected
 
 
 def test_mps_computes_what_the_cpu_does_without_float64(tmp_path: Path, cpu) -> None:

@@ -100,7 +100,10 @@ class MultilabelEvaluation:
 
 
 class MultilabelMeter:
-    """Collects logits and targets (B, K), of all processes; 5 bytes for each image and label."""
+    """Collects logits and targets (B, K), of all processes; 5 bytes for each image and label.
+
+    They stay on their device until `evaluation`, so that no batch waits for it.
+    """
 
     def __init__(self) -> None:
         self._logits: list[Tensor] = []
@@ -108,8 +111,8 @@ class MultilabelMeter:
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: `logits` (B, K) float32, `targets` (B, K) of 0 and 1."""
-        self._logits.append(logits.cpu())
-        self._targets.append(targets.to(torch.uint8).cpu())
+        self._logits.append(logits)
+        self._targets.append(targets.to(torch.uint8))
 
     def evaluation(
         self, classes: tuple[str, ...], protocol: str, spec: Postprocess

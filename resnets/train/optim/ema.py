@@ -52,7 +52,9 @@ class AveragedModel:
                 copied[1].append(current)
         if copied[0]:
             torch._foreach_copy_(*copied)
-        if isinstance(weight, Tensor):  # torch has no lerp of lists by one tensor on the device
+        if isinstance(weight, Tensor):
+            # `_foreach_lerp_` takes numbers or one tensor per pair, and is no faster with those:
+            # it then runs one kernel per pair, since their shapes differ.
             torch._foreach_mul_(averaged_floats, 1 - weight)
             torch._foreach_add_(averaged_floats, torch._foreach_mul(floats, weight))
         elif floats:

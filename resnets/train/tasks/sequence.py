@@ -14,7 +14,7 @@ from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.splits.open import SetReport
 from resnets.report.classification_details import RunDetails
-from resnets.sequence.dataset import SequenceData, WindowStream
+from resnets.sequence.dataset import SequenceData, Windows, WindowStream, keep_on_device
 from resnets.sequence.evaluate import (
     BITS,
     SequenceEvaluation,
@@ -89,12 +89,20 @@ class SequenceTask(ABC):
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """Return the function that evaluates a model in training; None without data for it."""
         names = ["val", "test"] if self.recipe.eval.watch_test else ["val"]
-        names = [name for name in names if name in self.data.splits]
+        device = torch.device(plan.device)
+        splits = {
+            name: keep_on_device(self.data.splits[name], device)
+            for name in names
+            if name in self.data.splits
+        }
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
-            return {name: self._evaluate(model, name, plan, group).metrics for name in names}
+            return {
+                name: self._evaluate(model, split, name, plan, group).metrics
+                for name, split in splits.items()
+            }
 
-        return evaluate if names else None
+        return evaluate if splits else None
 
     def evaluate_checkpoint(
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
@@ -104,19 +112,22 @@ class SequenceTask(ABC):
         names = ("test", "val") if self.recipe.eval.test else ("val",)
         return {
             name: {
-                **(evaluation := self._evaluate(model, name, plan, group, model.origin)).metrics,
+                **(
+                    evaluation := self._evaluate(model, split, name, plan, group, model.origin)
+                ).metrics,
                 **evaluation.details,
                 **self.data.baselines[name],
                 "examples": evaluation.examples,
                 "protocol": evaluation.protocol,
             }
             for name in names
-            if name in self.data.splits
+            if (split := self.data.splits.get(name)) is not None
         }
 
     def _evaluate(
         self,
         model: nn.Module,
+        split: Windows,
         role: str,
         plan: ExecutionPlan,
         group: ProcessGroup,
@@ -124,7 +135,7 @@ class SequenceTask(ABC):
     ) -> SequenceEvaluation:
         return evaluate_windows(
             model,
-            self.data.splits[role],
+            split,
             self.data.classes,
             torch.device(plan.device),
             plan.precision,
