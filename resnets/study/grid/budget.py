@@ -219,7 +219,10 @@ def _survey_text(grid: Grid, device: torch.device, *, timed: bool) -> Survey:
 def time_step(
     model: nn.Module, loss_fn: LossFn, recipe: Recipe, stream: Stream, device: torch.device
 ) -> float:
-    """Return the seconds of a training step of `model`, not compiled: a mean after a warm-up."""
+    """Return the seconds of a training step of `model`: a mean after a warm-up.
+
+    It is neither compiled nor a CUDA graph, so a run with those takes less time.
+    """
     if device.type == "cpu":
         environment.tune_malloc()
     model.to(device)
