@@ -207,7 +207,7 @@ class Localizer(LocalizationModel):
         """
         _, objectness, offsets, anchors, sizes = self.read(pad(images))
         are_inside = rows_of([_is_inside(*each) for each in zip(anchors, sizes, strict=True)])
-        proposals = []
+        proposals: list[list[Tensor]] = []
         for column in labels.T:
             proposals.append([])
             for index, inside in enumerate(are_inside):
