@@ -22,7 +22,8 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.data.match_classes import open_split
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
-from resnets.models.norm import BATCH_NORMS, recompute_statistics
+from resnets.models.norm import BATCH_NORMS
+from resnets.models.norm_statistics import recompute_statistics
 from resnets.utils.argument_names import names_arguments
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import check_new_folder, save_model

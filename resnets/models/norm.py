@@ -7,13 +7,12 @@ their statistics from other batches than one device's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
-from torch.optim.swa_utils import update_bn
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models.layers import DropPath, add_shortcut
@@ -369,14 +368,6 @@ def strip_norm(norm: nn.Module) -> nn.Module:
     act = IdentityAct(relu=getattr(norm, "relu", False))
     act.activation = getattr(norm, "activation", "relu")
     return act.train(norm.training)
-
-
-def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of all batch norms by averages over `batches` (B, C, H, W).
-
-    Batches have equal weights, in place of the moving averages of training; nothing else changes.
-    """
-    update_bn(batches, model, next(model.parameters()).device)
 
 
 def use_cpu_kernels(model: nn.Module) -> bool:

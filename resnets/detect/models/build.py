@@ -24,7 +24,7 @@ from resnets.detect.models.weights import (
     read_published,
 )
 from resnets.models import ImageClassifier, build
-from resnets.models.norm import recompute_statistics
+from resnets.models.norm_statistics import recompute_statistics
 from resnets.weights.checkpoint.find import open_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.checkpoint.store import remote_url

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier, build
+from resnets.models.norm_statistics import use_batch_statistics
 from resnets.study.analyses.lesions import zero_branch
 
 
@@ -94,10 +95,13 @@ def compare_deepened(
         torch.manual_seed(0)
         deep = deepen(shallow, extra_blocks)
         plain_spec = dataclasses.replace(model.spec, shortcut="none")
-        plain = build(plain_spec, **model.custom).to(device).train()
-        before, after = plain(images), deepen(plain, extra_blocks)(images)
+        plain = build(plain_spec, **model.custom).to(device)
+        deep_plain = deepen(plain, extra_blocks)
         stored = (deep(images) - shallow(images)).abs().max().item()
-        batch = (deep.train()(images) - shallow.train()(images)).abs().max().item()
+        for each in (plain, deep_plain, deep, shallow):
+            use_batch_statistics(each)
+        before, after = plain(images), deep_plain(images)
+        batch = (deep(images) - shallow(images)).abs().max().item()
     return DeepenedComparison(
         shallow_layers=_weighted_layers(shallow),
         deep_layers=_weighted_layers(deep),

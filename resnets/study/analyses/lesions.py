@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode, get_block_attr
-from resnets.models.norm import BATCH_NORMS, recompute_statistics
+from resnets.models.norm import BATCH_NORMS
+from resnets.models.norm_statistics import recompute_statistics
 from resnets.study.trained_models import iter_units
 
 Pair = tuple[str, str]

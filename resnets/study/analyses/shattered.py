@@ -21,7 +21,7 @@ from torch import Tensor
 from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.models import ImageClassifier, build
-from resnets.models.norm import recompute_statistics
+from resnets.models.norm_statistics import recompute_statistics
 from resnets.report.figure_style import SOFT, add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
 from resnets.study.analysis import Analysis, Subject, find_twins
