@@ -49,15 +49,19 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
-    """Copy `values` to `device` without blocking the host.
+def copy_to_device(
+    values: Tensor | NDArray[Any], device: torch.device, *, pin: bool = True
+) -> Tensor:
+    """Copy `values` to `device`; to CUDA without blocking the host.
 
-    CUDA synchronizes before it copies from pageable memory, so the values are pinned first.
+    CUDA synchronizes before it copies from pageable memory, so the values are pinned first. pin:
+    False for a whole data set, whose copy may block. Only CUDA keeps the memory that an
+    asynchronous copy reads; MPS would read it after it is freed.
     """
     tensor = torch.as_tensor(values)
-    if device.type == "cuda" and not tensor.is_cuda:
+    if pin and device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def copy_to_host(tensors: Sequence[Tensor]) -> list[Tensor]:

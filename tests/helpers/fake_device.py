@@ -1,7 +1,7 @@
 """A simulated accelerator: tensors that report `cuda:0` or `mps:0` and compute on the CPU.
 
 It fails where a real device would: operands on different devices, NumPy views of device memory,
-and on MPS any float64. It counts what makes the host wait for the device (`waits`): copies that
+and on MPS any float64 and any asynchronous copy, which may read memory that is freed. It counts what makes the host wait for the device (`waits`): copies that
 block, values that are read, indexing by CPU tensors, and operators whose output shape depends on
 values. `install` patches torch for the rest of the process, so call it in a process of its own:
 
@@ -86,6 +86,7 @@ class DeviceTensor(torch.Tensor):
         else:
             device, dtype, asynchronous, layout = torch._C._nn._parse_to(*args, **options)
         if device is not None and device.type == "cpu":
+            _check_asynchronous(asynchronous)
             _wait("copy to the host", unless=asynchronous)
             value = self.value.detach()
             return value.to(dtype=dtype or value.dtype, copy=True)
@@ -210,6 +211,8 @@ def _count_waits(name: str, args: Any, kwargs: Any, target: Any, to_device: bool
                     _wait("boolean index")
     elif name == "_to_copy":
         asynchronous = kwargs.get("non_blocking", False)
+        if target is not None and _on_device(args[0]) != to_device:
+            _check_asynchronous(asynchronous)
         if not _on_device(args[0]):
             asynchronous = asynchronous and _pinned(args[0])
             _wait("copy to the device", unless=asynchronous or not to_device)
@@ -218,13 +221,20 @@ def _count_waits(name: str, args: Any, kwargs: Any, target: Any, to_device: bool
     elif name == "copy_":
         asynchronous = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
         if _on_device(args[0]) != _on_device(args[1]):
+            _check_asynchronous(asynchronous)
             way, host = ("device", args[1]) if _on_device(args[0]) else ("host", args[0])
             _wait(f"copy to the {way}", unless=asynchronous and _pinned(host))
 
 
 def _pinned(host: torch.Tensor) -> bool:
     """Whether a copy is asynchronous: never from or to pageable memory."""
-    return _device.type != "cuda" or getattr(host, "_is_pinned", False)
+    return getattr(host, "_is_pinned", False)
+
+
+def _check_asynchronous(asynchronous: bool) -> None:
+    """MPS reads or writes the host's memory later, even if it was freed."""
+    if asynchronous and _device.type == "mps":
+        raise AssertionError(f"{_place()}: a non_blocking copy between the host and MPS")
 
 
 def _compute(func: Any, args: Any, kwargs: Any, *, on_device: bool) -> Any:

@@ -150,7 +150,7 @@ class BatchAugment:
         """Pad (N, S, S, C) uint8 to (N, S + 2 pad, S + 2 pad, C) on the device, as `__call__`
         expects.
         """
-        images = images.to(self.device, non_blocking=True)
+        images = copy_to_device(images, self.device, pin=False)  # a set, or pinned already
         return self._pad(images.flip(3) if self.bgr else images)
 
     def __call__(
