@@ -2,14 +2,14 @@
 
 Batches and random numbers are functions of (seed, step), so the steps since the last checkpoint
 repeat the run's own, on one CPU bit for bit. Such a step is stored with all that it needs: the
-batch, the weights and the optimizer's state before it, and the recipe.
+batch, the weights, the optimizer's state and the loss scale before it, and the recipe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from resnets.data.batch import Batch
 from resnets.train.execution_plan import ExecutionPlan, choose_plan
 from resnets.train.guards.divergence import find_nonfinite
 from resnets.train.loop import Stream
-from resnets.train.optim.optimizers import load_state_tensors, set_lr
+from resnets.train.optim.optimizers import load_state_tensors
 from resnets.train.run import build_step, make_saver, open_task, read_run
 from resnets.train.state import TrainState
-from resnets.train.step import TrainStep, seed_step
+from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import reading
@@ -138,37 +138,38 @@ def repeat_step(step: TrainStep, file: Path) -> NonFiniteStep:
 
     Raises CheckpointError if the file is damaged or of another run.
     """
-    stored, state, model = read_checkpoint(file), step.state, step.model
+    stored, state = read_checkpoint(file), step.state
     outputs: dict[str, _Output] = {}
+    gradient: str | None = None
+
+    def find_gradient() -> None:
+        nonlocal gradient
+        gradients = {name: each.grad for name, each in state.model.named_parameters()}
+        gradient = find_nonfinite({k: each for k, each in gradients.items() if each is not None})
+
     with reading(
         file, CheckpointError, "as a step of this run", "delete it to find the step again"
     ):
         load_weights(state.model, stored.group("model"), file)
         load_state_tensors(state.model, state.optimizer, stored.group("optim"))
+        if state.scaler is not None:
+            state.scaler.load_state_tensors(stored.group("scaler"))
         batch = _stored_batch(stored, next(state.model.parameters()).device)
         state.step = stored.step
         lr = state.schedule.lr(state.step)
-        set_lr(state.optimizer, lr)
-        state.freeze_schedule.apply(state.step)
-        model.prepare()
-        seed_step(step.recipe.seed, state.step, model.group, step.autocast.device)
-        with _record_outputs(state.model, outputs), step.autocast:
-            losses = step.loss_fn(model, batch)
-    losses.total.backward()
-    gradients = {
-        name: each.grad for name, each in state.model.named_parameters() if each.grad is not None
-    }
-    state.optimizer.step()
+        state.interval.reset()
+        with _record_outputs(state.model, outputs):
+            replace(step, on_gradients=find_gradient)(batch)
     names = list(outputs)
     module = next((name for name in names if outputs[name].becomes_nonfinite), None)
     before = names if module is None else names[: names.index(module)]
     return NonFiniteStep(
         file,
-        state.step,
+        stored.step,
         lr,
-        float(losses.total.detach()),
+        state.interval.means()["loss"],
         module,
-        find_nonfinite(gradients),
+        gradient,
         find_nonfinite(dict(state.model.state_dict())),
         {name: outputs[name].maximum for name in before[-5:]},
     )
@@ -195,7 +196,11 @@ def _record_outputs(model: nn.Module, outputs: dict[str, _Output]) -> Iterator[N
             )
             output_is_finite = bool(torch.isfinite(output).all())
             maximum = float(output.detach().abs().max())
-            outputs[name] = _Output(maximum, input_is_finite and not output_is_finite)
+            becomes_nonfinite = input_is_finite and not output_is_finite
+            if (before := outputs.get(name)) is not None:  # of an earlier micro-batch
+                maximum = max(before.maximum, maximum)
+                becomes_nonfinite |= before.becomes_nonfinite
+            outputs[name] = _Output(maximum, becomes_nonfinite)
 
         return record
 
@@ -209,11 +214,11 @@ def _record_outputs(model: nn.Module, outputs: dict[str, _Output]) -> Iterator[N
 
 
 def _copy_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Copy the weights, buffers and optimizer's state."""
+    """Copy the weights, buffers, and the state of the optimizer and the loss scale."""
     return {
         name: each.detach().cpu().clone()
         for name, each in state.tensors().items()
-        if name.startswith(("model/", "optim/"))
+        if name.startswith(("model/", "optim/", "scaler/"))
     }
 
 

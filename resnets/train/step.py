@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,7 @@ class TrainStep:
 
     The gradient is that of the global batch's mean loss, accumulated over micro-batches. model:
     calls `state.model`, or its compiled form. autocast: context of the forward pass.
+    on_gradients: called when they are known, before they are clipped.
 
     Raises PassOutOfMemory before, and OutOfMemory after the gradients are known.
     """
@@ -49,6 +50,7 @@ class TrainStep:
     loss_fn: LossFn
     autocast: torch.autocast
     recipe: Recipe
+    on_gradients: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch) -> None:
         """Update the weights once, and add the losses to the sums of the log."""
@@ -83,6 +85,8 @@ class TrainStep:
             self.model.update_running_stats(len(batch) / self.recipe.batch_size)
             if state.scaler is not None:
                 state.scaler.unscale(state.model.parameters())
+            if self.on_gradients is not None:
+                self.on_gradients()
             if self.recipe.optim.clip_norm is not None:
                 nn.utils.clip_grad_norm_(state.model.parameters(), self.recipe.optim.clip_norm)
             if state.scaler is None:

@@ -73,6 +73,8 @@ def reading(
     read = f"read {what}" if what else "read"
     try:
         yield
+    except OutOfMemory:  # the file is not at fault
+        raise
     except ResnetsError as caught:
         if printable(Path(name).name) in str(caught):
             raise

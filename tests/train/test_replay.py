@@ -10,8 +10,9 @@ from checkpoint_files import save_checkpoint
 from digit_trees import recipe, write_tree
 
 from resnets.cli.main import main
-from resnets.config import ConfigError, OptimSpec
+from resnets.config import ConfigError, OptimSpec, replace_fields
 from resnets.train.guards.divergence import Diverged
+from resnets.train import replay as replaying
 from resnets.train.replay import FILE, replay
 from resnets.train.run import run
 from resnets.weights.checkpoint.format import read_checkpoint
@@ -88,3 +89,32 @@ def test_what_is_no_run_is_one_line(
     with pytest.raises(ConfigError, match=str(tmp_path / name)):
         replay(tmp_path / name)
     assert not caplog.records
+
+
+FLOAT16 = {"precision": "float16", "optim.clip_norm": "0.01", "micro_batch": "4"}
+
+
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**120])  # the larger one overflows
+def test_a_step_in_float16_is_scaled_clipped_and_skipped_as_in_training(
+    scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = replace_fields(recipe(write_tree(tmp_path / "set"), "4it"), FLOAT16)
+    file = tmp_path / "step.safetensors"
+    step, stream, plan = replaying.open_training(chosen, None, "cpu")
+    assert step.state.scaler is not None
+    step.state.scaler.scale.fill_(scale)
+    before = {name: each.clone() for name, each in step.state.model.named_parameters()}
+    with monkeypatch.context() as patched:
+        patched.setattr(replaying, "find_nonfinite", lambda _: "any")
+        assert replaying.find_step(step, stream, file, plan.precision)
+    again, _, _ = replaying.open_training(chosen, None, "cpu")
+    found = replaying.repeat_step(again, file)
+    assert found.step == 0
+    assert (found.gradient is not None) == (scale > 2.0**100)
+    assert found.module is None
+    expected, result = step.state.tensors(), again.state.tensors()
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name], each) for name, each in expected.items())
+    changed = any(not torch.equal(result[f"model/{name}"], each) for name, each in before.items())
+    assert changed == (scale < 2.0**100)
+    assert result["scaler/skipped_steps"] == int(not changed)
