@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
+from resnets.utils.environment import pick_device
 from resnets.utils.errors import ConfigError, RemoteError, ResnetsError
 from resnets.utils.processes import environment_int
 
@@ -166,6 +167,8 @@ def init_distributed(device: str) -> Iterator[ProcessGroup]:
                 " start one process per GPU (torchrun --nproc-per-node), or use --device cpu"
             )
         torch.cuda.set_device(local)
+    elif device == "cuda":
+        pick_device(device)  # raises ConfigError with the reason why it is not available
     elif device not in ("auto", "cpu"):
         raise ConfigError(
             f"--device {device}: each of {count} processes selects its own; use auto, cpu or cuda"

@@ -51,6 +51,21 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         pass
 
 
+def test_cuda_that_is_not_there_is_the_reason(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def refuse(name: str) -> None:
+        raise ConfigError(f"--device {name}: not usable here (no NVIDIA driver)")
+
+    monkeypatch.setattr("resnets.utils.distributed.pick_device", refuse)
+    with pytest.raises(ConfigError, match="no NVIDIA driver"), init_distributed("cuda"):
+        pass
+    with pytest.raises(ConfigError, match="selects its own"), init_distributed("cuda:1"):
+        pass
+
+
 def test_too_few_units_for_all_ranks_are_rejected():
     with pytest.raises(ConfigError, match="batch_size=32.*4.*64"):
         ProcessGroup(0, 4).batch_indices(32, 16)
