@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnets.data import DataError
 from resnets.data.prefetch import prefetch
+from resnets.utils.environment import release_cached_memory
 from resnets.utils.errors import OutOfMemory, is_out_of_memory
 
 NOT_FINITE = (
@@ -108,11 +109,11 @@ class PixelBudget:
                 start += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error, self.device):
                     raise
                 self.pixels = len(part) * height * width // 2
             # Outside of `except`, whose traceback still held the tensors that filled the memory.
-            torch.accelerator.empty_cache()
+            release_cached_memory()
             if len(part) == 1:
                 raise OutOfMemory(
                     f"{self.device}: out of memory with one image of {width}x{height} px;"

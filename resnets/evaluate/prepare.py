@@ -36,7 +36,7 @@ def to_device(
     chosen = environment.pick_device(device)
     if chosen.type == "cpu":
         environment.tune_malloc()
-    with within_memory(f"the model does not fit on {chosen}", "use --device cpu"):
+    with within_memory(f"the model does not fit on {chosen}", "use --device cpu", chosen):
         model.to(chosen).to(memory_format=torch.channels_last)
     return chosen, pick_precision(precision, chosen, keep_bits=keep_bits)
 

@@ -64,7 +64,9 @@ class TorchBackend(Backend):
         super().__init__(
             name, model.classes, model.preprocess, model.origin, model.recipe, model.postprocess
         )
-        with within_memory(f"the model does not fit on {self.device}", "use --device cpu"):
+        with within_memory(
+            f"the model does not fit on {self.device}", "use --device cpu", self.device
+        ):
             self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)
         self.budget = PixelBudget(self.device)
         self.batch = self.budget.images(self.size**2)

@@ -203,6 +203,7 @@ def _evaluate(
     memory = within_memory(
         f"the evaluation at step {state.step:,}",
         "use a smaller eval.batch_size (classifiers) or smaller images",
+        next(state.model.parameters()).device,
     )
     with process_lock, memory:  # cuDNN waits for the whole device, which would end a capture
         results = evaluate(state.eval_model)

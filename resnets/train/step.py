@@ -119,7 +119,7 @@ class TrainStep:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error, self._device):
                 raise
             size = min(self.state.micro_batch or count, count)
             raise PassOutOfMemory(
@@ -133,8 +133,13 @@ class TrainStep:
             f"no room for gradients and the optimizer's state at step {self.state.step + 1:,}",
             "use a smaller model, --set optim.kind=sgd, or --set optim.shard=true with several "
             "processes",
+            self._device,
         ):
             yield
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.state.model.parameters()).device
 
 
 def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:

@@ -63,6 +63,7 @@ def write_results(
     with within_memory(
         "the evaluation of the final weights",
         f"the run is complete but for this; see resnets evaluate {out}",
+        plan.device,
     ):
         result = task.evaluate_checkpoint(path, plan, group)
     if not group.is_main:

@@ -166,12 +166,14 @@ def _use_one_thread() -> None:
 
 
 def release_cached_memory() -> None:
-    """Release memory cached by the allocators of glibc and CUDA, after running out of memory."""
+    """Release memory cached by the allocators of glibc and the GPU, after running out of memory."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnets.utils.printable import printable
+
+if TYPE_CHECKING:
+    import torch
 
 # Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN
 # (CUBLAS_STATUS_ALLOC_FAILED, and of cuDNN 9 CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED),
@@ -25,8 +28,15 @@ OOM_MESSAGES = (
     "out of memory",
     "could not create a primitive",
 )
-HANDLE_MESSAGES = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
-HANDLE_BYTES = 256 << 20  # more than a handle of either library takes
+# What cuBLAS and cuDNN say on a full GPU, without room for a handle or for the workspace of any
+# algorithm, and also for other reasons.
+FULL_GPU_MESSAGES = (
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm",
+)
+FULL_GPU_BYTES = 256 << 20  # more than a handle of either library takes
 
 
 class ResnetsError(ValueError):
@@ -107,37 +117,44 @@ def read_object(
         return value
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException, device: torch.device | str | None = None) -> bool:
     """Whether memory ran out, by the type of the error or its message.
 
-    cuBLAS and cuDNN say of a handle that "it is not initialized" on a GPU that is full, and also if
-    CUDA is unusable; the free memory of the current GPU tells which.
+    device: where it was computed; None is the current GPU of this thread. The free memory of a GPU
+    decides on messages that cuBLAS and cuDNN have for other errors, too.
     """
     import torch  # deferred: commands that need no torch import this module
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    if any(message in str(error) for message in HANDLE_MESSAGES):
-        return _current_gpu_is_full()
+    if any(message in str(error) for message in FULL_GPU_MESSAGES):
+        return _is_full(device)
     return any(message in str(error) for message in OOM_MESSAGES)
 
 
-def _current_gpu_is_full() -> bool:
+def _is_full(device: torch.device | str | None) -> bool:
     import torch
 
+    if device is not None and torch.device(device).type != "cuda":
+        return False
     try:
-        free, _ = torch.cuda.mem_get_info()
+        free, _ = torch.cuda.mem_get_info(device)
     except (RuntimeError, AssertionError):  # CUDA is unusable, or torch has none
         return False
-    return free < HANDLE_BYTES
+    return free < FULL_GPU_BYTES
 
 
 @contextmanager
-def within_memory(what: str, remedy: str) -> Iterator[None]:
-    """Context that raises OutOfMemory if memory runs out: "out of memory: WHAT; REMEDY"."""
+def within_memory(
+    what: str, remedy: str, device: torch.device | str | None = None
+) -> Iterator[None]:
+    """Context that raises OutOfMemory if memory runs out: "out of memory: WHAT; REMEDY".
+
+    device: see `is_out_of_memory`.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error, device):
             raise
         raise OutOfMemory(f"out of memory: {what}; {remedy}") from None

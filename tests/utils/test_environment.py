@@ -21,6 +21,19 @@ def test_devices_that_do_not_work_are_rejected():
             environment.pick_device("cuda")
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_cached_memory_of_either_kind_of_gpu_is_released(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: released.append("mps"))
+    environment.release_cached_memory()
+    assert released == [kind]
+
+
 def keeps_pages(**environment):
     code = "from resnets.utils import environment; print(environment.tune_malloc())"
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}

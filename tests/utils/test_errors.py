@@ -30,12 +30,34 @@ def test_messages_of_allocators_are_out_of_memory(message):
         raise RuntimeError(message)
 
 
-@pytest.mark.parametrize("library", ["CUBLAS", "CUDNN"])
-def test_a_handle_that_cannot_be_created_is_out_of_memory_on_a_full_gpu(library, monkeypatch):
-    error = RuntimeError(f"CUDA error: {library}_STATUS_NOT_INITIALIZED")
-    for free, expected in ((1 << 20, True), (1 << 32, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 1 << 36))
-        assert is_out_of_memory(error) is expected
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED",
+        "CUDA error: CUDNN_STATUS_NOT_INITIALIZED",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+    ],
+)
+def test_what_a_full_gpu_and_other_causes_have_in_common_is_decided_by_its_memory(
+    message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, free = RuntimeError(message), {None: 1 << 20, "cuda:1": 1 << 32}
+    monkeypatch.setattr(
+        torch.cuda,
+        "mem_get_info",
+        lambda device=None: (free[None if device is None else str(device)], 1 << 36),
+    )
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(error, "cuda:1")
+    assert not is_out_of_memory(error, torch.device("cuda:1"))
+    assert not is_out_of_memory(error, "cpu")
+    with pytest.raises(RuntimeError), within_memory("a", "b", "cuda:1"):
+        raise error
+    free["cuda:1"] = 1 << 20
+    with pytest.raises(OutOfMemory), within_memory("a", "b", "cuda:1"):
+        raise error
 
 
 def test_a_full_device_is_no_fault_of_the_file_that_is_read_to_it():

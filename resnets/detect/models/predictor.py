@@ -174,6 +174,7 @@ class Predictor:
             within_memory(
                 f"{format_count(len(inputs), 'image')} of {width}x{height} px on {self.device}",
                 "use smaller sizes of test images, a smaller model, or --device cpu",
+                self.device,
             ),
             torch.no_grad(),
             autocast(self.device, precision),
