@@ -1,9 +1,10 @@
 """A simulated accelerator: tensors that report `cuda:0` or `mps:0` and compute on the CPU.
 
 It fails where a real device would: operands on different devices, NumPy views of device memory,
-and on MPS any float64 and any asynchronous copy, which may read memory that is freed. It counts what makes the host wait for the device (`waits`): copies that
-block, values that are read, indexing by CPU tensors, and operators whose output shape depends on
-values. `install` patches torch for the rest of the process, so call it in a process of its own:
+and on MPS any float64 and any asynchronous copy, which may read memory that is freed. It counts
+what makes the host wait for the device (`waits`): copies that block, values that are read, indexing
+by CPU tensors, and operators whose output shape depends on values. `install` patches torch for the
+rest of the process, so call it in a process of its own:
 
     install("cuda")
     with FakeDevice():

@@ -1,4 +1,4 @@
-"""Averaged batch norm statistics are those of the evaluated network, and drawn at random nowhere."""
+"""Averaged batch norm statistics are those of the evaluated network; nothing is random."""
 
 import copy
 from collections.abc import Iterator
@@ -41,12 +41,12 @@ def test_dropout_and_stochastic_depth_do_not_change_the_averages(field: str) -> 
 def test_modes_and_momenta_are_restored_also_after_an_error() -> None:
     def unreadable() -> Iterator[Tensor]:
         yield batches(1)[0]
-        raise OSError
+        raise OSError("a disk")
 
     model = net(drop_path=0.5).train()
     frozen = model.stem.norm.eval()
     model.stage1[0].norm1.momentum = 0.25
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="a disk"):
         recompute_statistics(model, unreadable())
     assert {name for name, each in model.named_modules() if not each.training} == {"stem.norm"}
     assert not frozen.training

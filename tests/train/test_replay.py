@@ -11,8 +11,8 @@ from digit_trees import recipe, write_tree
 
 from resnets.cli.main import main
 from resnets.config import ConfigError, OptimSpec, replace_fields
-from resnets.train.guards.divergence import Diverged
 from resnets.train import replay as replaying
+from resnets.train.guards.divergence import Diverged
 from resnets.train.replay import FILE, replay
 from resnets.train.run import run
 from resnets.weights.checkpoint.format import read_checkpoint
