@@ -44,6 +44,8 @@ class ExecutionPlan:
     malloc keeps freed memory (`tune_malloc`). cudnn_benchmark: cuDNN measures its algorithms for
     each new shape; for tasks whose images have few sizes. threads: those that compute a step on the
     CPU, on whose number the last bits of sums depend; 0 in checkpoints of earlier versions.
+    cuda_graph: steps are CUDA graphs; known once they are captured. cuda_graph_obstacle: why not,
+    if the recipe asks for it.
     """
 
     device: str
@@ -54,10 +56,14 @@ class ExecutionPlan:
     malloc_tuned: bool
     cudnn_benchmark: bool = False
     threads: int = 0
+    cuda_graph: bool = False
+    cuda_graph_obstacle: str | None = None
 
     def __str__(self) -> str:
         parts = [self.precision, environment.device_name(torch.device(self.device))]
         parts += ["compiled"] if self.compiled else []
+        parts += ["CUDA graph"] if self.cuda_graph else []
+        parts += ["no CUDA graph"] if self.cuda_graph_obstacle is not None else []
         parts += ["cuDNN benchmark"] if self.cudnn_benchmark else []
         parts += ["CPU kernels" + ", AMX" * self.amx] if self.fused else []
         parts += ["malloc tuned"] if self.malloc_tuned else []
@@ -177,6 +183,7 @@ def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
         "compiled": ("not compiled", "compiled"),
         "fused": ("no CPU kernels", "CPU kernels"),
         "amx": ("no AMX kernel", "AMX kernel"),
+        "cuda_graph": ("no CUDA graph", "CUDA graph"),
     }
     if then["fused"] != now["fused"]:
         del words["amx"]  # included in "fused"

@@ -22,7 +22,8 @@ from resnets.train.execution_plan import ExecutionPlan, choose_plan
 from resnets.train.guards.divergence import find_nonfinite
 from resnets.train.loop import Stream
 from resnets.train.optim.optimizers import load_state_tensors
-from resnets.train.run import build_step, make_saver, open_task, read_run
+from resnets.train.run import build_step, make_saver, open_task
+from resnets.train.start_point import read_run
 from resnets.train.state import TrainState
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resnets.config import ConfigError, Recipe, atomic_write, from_toml, lock_folder, to_toml
+from resnets.config import Recipe, atomic_write, lock_folder, to_toml
 from resnets.data.dataset.summary import wrap_entry
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.train.cuda_graph.start import start_graph
@@ -22,10 +22,11 @@ from resnets.train.fit_memory import FitMemoryStep
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.train.log.run_log import NullLog, RunLog
-from resnets.train.log.trackers import Trackers, check_trackers
+from resnets.train.log.trackers import Trackers
 from resnets.train.loop import Step, Stream, fit
-from resnets.train.resume_recipe import describe_extension, merge_recipes
+from resnets.train.resume_recipe import describe_extension
 from resnets.train.saver import Saver
+from resnets.train.start_point import check_is_run, find_start
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
@@ -37,10 +38,9 @@ from resnets.train.write_results import write_environment, write_results
 from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
-from resnets.utils.printable import valid_text
 from resnets.utils.processes import process_lock
 from resnets.utils.wait_policy import adapt_wait_policy
-from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
+from resnets.weights.checkpoint.format import RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 
@@ -84,9 +84,16 @@ def run(
     Diverged, OutOfMemory, and Interrupted when a signal asked the run to stop.
     """
     load = OtherLoad() if group.world_size == 1 else None
-    with _lock_folder(out, group, must_exist=recipe is None), _restored_threads() as threads:
+    with (
+        _lock_folder(out, group, must_exist=recipe is None),
+        _restored_threads() as threads,
+        # Around those of single parts, which say more.
+        within_memory(
+            "the data, weights and checkpoints of the run", "use less data or a smaller model"
+        ),
+    ):
         with process_lock:
-            start = group.broadcast_from_main(lambda: _find_start(recipe, out, data, fit_memory))
+            start = group.broadcast_from_main(lambda: find_start(recipe, out, data, fit_memory))
             checkpoint, notes = start.checkpoint, list(start.notes)
             parts.check(start.recipe)
             task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
@@ -111,10 +118,19 @@ def run(
             history = _extend_history(checkpoint, notes)
             saver = make_saver(task, out, plan, history)
             if checkpoint is not None:
-                saver.restore(state, checkpoint)
+                with within_memory(
+                    f"the state of the checkpoint does not fit on {plan.device}",
+                    "use another --device",
+                    plan.device,
+                ):
+                    saver.restore(state, checkpoint)
             if not group.is_main:  # the main process saved the sums of all
                 state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
-            step, batches, graph_note = _choose_step(train_step, stream, total, plan, fit_memory)
+            step, batches, plan = _choose_step(train_step, stream, total, plan, fit_memory)
+            if plan.cuda_graph_obstacle is not None:
+                notes.append(f"cuda_graph: not used: {plan.cuda_graph_obstacle}")
+            history = _extend_history(checkpoint, notes)
+            saver.add_metadata(execution_plan=dataclasses.asdict(plan), history=history)
         log: RunLog | NullLog = NullLog()
         if group.is_main:
             trackers = Trackers(task.recipe, out)
@@ -126,14 +142,18 @@ def run(
                 log.info(_format_headline(task, plan, group, checkpoint, out))
                 for note in notes:
                     log.info("\n".join(wrap_entry("note", note)))
-                if graph_note is not None:
-                    log.info(graph_note)
+                with within_memory(
+                    f"the images of the evaluation do not fit on {plan.device}",
+                    "use a smaller model or a smaller batch_size",
+                    plan.device,
+                ):
+                    evaluate = task.evaluator(plan, group)
                 fit(
                     state,
                     task.recipe,
                     batches,
                     step,
-                    evaluate=task.evaluator(plan, group),
+                    evaluate=evaluate,
                     monitor=task.monitor,
                     group=group,
                     log=log,
@@ -152,74 +172,6 @@ def run(
                     write_environment(out, plan, group, wait_policy)
             with process_lock:
                 return write_results(task, out, state, plan, group, history)
-
-
-@dataclass(frozen=True)
-class StartPoint:
-    """Where a run starts: its recipe, the checkpoint to resume from, and notes on differences."""
-
-    recipe: Recipe
-    checkpoint: Checkpoint | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def _find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> StartPoint:
-    """Return the start of a new run of `recipe`, or of the run in `out`; or raise ConfigError."""
-    if recipe is None:
-        start = read_run(out, data)
-    else:
-        start = StartPoint(recipe)
-        if (out / RECIPE).exists():
-            raise ConfigError(f"{out} already contains a run; use --resume {out}, or another --out")
-        CheckpointManager(out, recipe).check_free()
-        to_toml(recipe)  # raises for values that cannot be written, before any data is read
-        if valid_text(str(out)) != str(out):  # safetensors cannot open such paths
-            raise ConfigError(f"--out {out}: not valid UTF-8; choose another folder name")
-    check_trackers(start.recipe.trackers)
-    if fit_memory and start.recipe.sync_norm:
-        raise ConfigError(
-            "--fit-memory: cannot be combined with sync_norm, which needs the batch in one pass"
-        )
-    return start
-
-
-def read_run(out: Path, data: str | None = None) -> StartPoint:
-    """Return where to resume the run in `out`; `data`: the data set's current location.
-
-    Raises ConfigError if `out` is not the folder of a run, or its recipe is invalid, and
-    CheckpointError if all of its checkpoints are damaged.
-    """
-    check_is_run(out)
-    start = _read_run(out)
-    if data is None:
-        return start
-    spec = replace(start.recipe.data, source=data)
-    return replace(start, recipe=replace(start.recipe, data=spec))
-
-
-def _read_run(out: Path) -> StartPoint:
-    try:
-        edited = from_toml(out / RECIPE, stored=True)
-    except ConfigError as error:
-        checkpoint = CheckpointManager(out, Recipe()).latest()
-        if checkpoint is None:
-            raise
-        note = f"{error}; using the checkpoint's own recipe"
-        return StartPoint(checkpoint.recipe, checkpoint, [note])
-    checkpoint = CheckpointManager(out, edited).latest()
-    if checkpoint is None:
-        return StartPoint(edited)
-    recipe, notes = merge_recipes(edited, checkpoint.recipe)
-    return StartPoint(recipe, checkpoint, notes)
-
-
-def check_is_run(out: Path) -> None:
-    """Raise ConfigError unless the folder contains a run."""
-    if not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
-        raise ConfigError(
-            f"{out}: is not the folder of a run (no {RECIPE}); name the folder that `resnets train`"
-            " printed"
-        )
 
 
 @contextmanager
@@ -312,16 +264,18 @@ def build_step(
     is_new: the run is not resumed. Raises OutOfMemory.
     """
     recipe, device = task.recipe, torch.device(plan.device)
-    with within_memory(f"the model does not fit on {plan.device}", "use a smaller one"):
+    with within_memory(f"the model does not fit on {plan.device}", "use a smaller one", device):
         model = _place_model(task, plan, group, is_new=is_new)
     with within_memory(
         f"the training images do not fit on {plan.device}",
         "--set data.in_memory=never reads those of folders and archives batch by batch",
+        device,
     ):
         stream = task.stream(device, group)
     with within_memory(
         f"momentum and averaged weights do not fit on {plan.device}",
         "use a smaller model, --set ema_decay=0, or --set optim.shard=true with several processes",
+        device,
     ):
         total = recipe.steps(recipe.duration, stream.examples)
         state = new_state(task.model, recipe, total, group, plan.precision)
@@ -346,17 +300,17 @@ def _place_model(
 
 def _choose_step(
     train_step: TrainStep, stream: Stream, total: int, plan: ExecutionPlan, fit_memory: bool
-) -> tuple[Step, Stream, str | None]:
-    """Return step and stream for `fit`, and a line for the log if `cuda_graph` cannot be used."""
+) -> tuple[Step, Stream, ExecutionPlan]:
+    """Return step and stream for `fit`, and the plan with what became of `cuda_graph`."""
     step: Step = FitMemoryStep(train_step) if fit_memory else train_step
     if not train_step.recipe.cuda_graph:
-        return step, stream, None
+        return step, stream, plan
     graph: GraphTraining | str = "--fit-memory may change the micro-batch"
     if not fit_memory:
         graph = start_graph(train_step, stream, total, compile_blocks=plan.compiled)
     if isinstance(graph, str):
-        return step, stream, f"cuda_graph: not used: {graph}"
-    return graph.step, graph, None
+        return step, stream, replace(plan, cuda_graph_obstacle=graph)
+    return graph.step, graph, replace(plan, cuda_graph=True)
 
 
 def make_saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:

@@ -17,6 +17,7 @@ from resnets.train.guards.divergence import HINTS, Diverged, find_nonfinite
 from resnets.train.optim.optimizers import load_state_tensors
 from resnets.train.state import Meter, TrainState
 from resnets.utils.environment import accumulator_dtype, single_threaded_pool
+from resnets.utils.errors import within_memory
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, EncodedCheckpoint
 from resnets.weights.checkpoint.image_record import FingerprintRecord
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -124,6 +125,10 @@ class Saver:
         """Path or URL of `last`."""
         return self._manager.path
 
+    def add_metadata(self, **fields: Any) -> None:
+        """Add fields to the metadata of later checkpoints."""
+        self._meta |= fields
+
     def save_last(self, state: TrainState, *, final: bool = False) -> None:
         """Write everything needed to resume exactly; waits for the `final` one."""
         loop = {
@@ -152,7 +157,12 @@ class Saver:
     ) -> None:
         snapshot = self._snapshots[name]
         self._writer.wait_for(name)
-        snapshot.copy(tensors)
+        with within_memory(
+            f"no room for a copy of the weights and the optimizer's state, to save step"
+            f" {meta['step']:,}",
+            "use a smaller model",
+        ):
+            snapshot.copy(tensors)
 
         def write() -> None:
             copies = snapshot.tensors()

@@ -1,6 +1,7 @@
 """Grids: what they accept, and that real ones survive kills, stops, failures and restarts."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -36,7 +37,11 @@ from resnets.study.grid.grid import train_grid
 from resnets.study.grid.model_names import model_spec
 from resnets.study.grid.worker import choose_slots, estimate_cell_bytes, train_cell
 from resnets.study.run import run_study
+from resnets.train import run as training
+from resnets.train import saver
 from resnets.train.run import run
+from resnets.train.tasks import classification
+from resnets.utils.errors import OutOfMemory
 
 TINY = Grid(
     models=("cifar-plain8", "cifar-resnet8"),
@@ -234,6 +239,37 @@ def test_finished_and_failed_cells_are_left_alone(tmp_path):
     train_cell(cell_recipe(TINY, "cifar-plain8", 0), good.folder, "cpu")
     train_cell(cell_recipe(TINY, "cifar-resnet8", 0), bad.folder, "cpu")
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (classification, "keep_on_device"),
+        (classification, "TrainStream"),
+        (training, "choose_plan"),
+        (saver.Snapshot, "copy"),
+    ],
+)
+def test_a_cell_without_memory_has_failed_wherever_it_runs_out(where, name, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(where, name, fail)
+    train_cell(cell_recipe(TINY, "cifar-plain8", 0), tmp_path / "cell", "cpu")
+    failed = json.loads((tmp_path / "cell" / "failed.json").read_text())
+    assert failed["error"].startswith("out of memory: ")
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_device_is_out_of_memory(tmp_path, monkeypatch):
+    recipe = cell_recipe(TINY, "cifar-plain8", 0)
+    run(recipe, tmp_path, device="cpu", quiet=True)
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(saver, "load_weights", fail)
+    with pytest.raises(OutOfMemory, match="the state of the checkpoint does not fit on cpu"):
+        run(None, tmp_path, device="cpu", quiet=True)
 
 
 def test_a_disk_that_is_away_is_no_property_of_a_cell(tmp_path):

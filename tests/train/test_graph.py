@@ -1,6 +1,7 @@
 """A step as a CUDA graph (train/cuda_graph), replaced by plain calls or recorded operators."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.utils.distributed import ProcessGroup
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 FLOAT32 = torch.autocast("cpu", enabled=False)
 STEPS = 12
@@ -205,3 +207,23 @@ def test_a_run_with_a_graph_equals_one_without(monkeypatch, tmp_path: Path) -> N
         assert graph[split]["loss"] == pytest.approx(plain[split]["loss"], rel=1e-4)
     rows = (tmp_path / "graph" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == len((tmp_path / "plain" / "metrics.jsonl").read_text().splitlines())
+    for folder, used in (("plain", False), ("graph", True)):
+        environment = json.loads((tmp_path / folder / "environment.json").read_text())
+        assert environment["cuda_graph"] is used
+        assert environment["cuda_graph_obstacle"] is None
+        plan = read_checkpoint(tmp_path / folder / "checkpoints" / LAST).meta["execution_plan"]
+        assert plan["cuda_graph"] is used
+
+
+def test_a_graph_that_was_asked_for_and_not_used_is_recorded(tmp_path: Path, capsys) -> None:
+    result = training.run(digits({"cuda_graph": "true"}), tmp_path / "run", device="cpu")
+    reason = "the device is cpu, not cuda"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (environment["cuda_graph"], environment["cuda_graph_obstacle"]) == (False, reason)
+    assert [each["note"] for each in result["history"]] == [f"cuda_graph: not used: {reason}"]
+    stored = read_checkpoint(tmp_path / "run" / "checkpoints" / LAST).meta
+    assert stored["history"] == result["history"]
+    assert stored["execution_plan"]["cuda_graph_obstacle"] == reason
+    output = capsys.readouterr().err
+    assert "no CUDA graph" in output
+    assert f"cuda_graph: not used: {reason}" in output
