@@ -16,7 +16,7 @@ FILE = Path(__file__).parents[1] / "resnets" / "models" / cost.COSTS
 def main() -> None:
     """Count all and write the file."""
     lines = []
-    for name in catalog.names():
+    for name in catalog.list_models():
         with cost.shapes_only():
             counted = cost.count_cost(build(catalog.spec(name)))
         lines.append(f"{json.dumps(name)}: {[counted.parameters, counted.multiply_adds]}")

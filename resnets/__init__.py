@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         ScheduleSpec,
     )
     from resnets.data import DataError
+    from resnets.models.catalog import list_models
     from resnets.train.guards.interrupt import Interrupted
     from resnets.utils.errors import ResnetsError
     from resnets.weights.create import create_model
@@ -78,6 +79,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "export",
+    "list_models",
     "load",
     "open_data",
     "predict",
@@ -106,6 +108,7 @@ lazy_exports(
         "create_model": "resnets.weights.create",
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
+        "list_models": "resnets.models.catalog",
         "load": "resnets.weights.load",
         "open_data": "resnets.api.inputs",
         "predict": "resnets.api.predict",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 import re
 from typing import Any
 
@@ -128,9 +129,19 @@ def is_transformer(name: str) -> bool:
     return name.startswith(("transformer", "plain-transformer"))
 
 
-def names() -> list[str]:
-    """Return all listed names; cifar-resnetN, -plainN, -preact-resnetN exist for any N = 6n+2."""
-    return list(_all_specs())
+def list_models(pattern: str = "") -> list[str]:
+    """Return the names of the catalog that match `pattern`, default all; as `resnets info` lists.
+
+        resnets.list_models("resnet*")  # begin with resnet: resnet18, resnet34, ...
+        resnets.list_models("preact")  # contain preact: preact-resnet18, ...
+
+    pattern: a wildcard of the whole name (*, ? and [...], as timm's), or a part of it. The list is
+    empty if none matches. `create_model` also takes cifar-resnetN, cifar-plainN and
+    cifar-preact-resnetN of any N = 6n+2, of which only those in papers are listed.
+    """
+    if not set("*?[") & set(pattern):
+        pattern = f"*{pattern}*"
+    return [name for name in _all_specs() if fnmatch.fnmatchcase(name, pattern)]
 
 
 def _all_specs() -> dict[str, ModelSpec]:

@@ -40,7 +40,7 @@ OTHER_NETWORKS = re.compile(
 def resolve_arch(arch: str) -> str | None:
     """Return the catalog name of what a file calls `arch`, as timm or torchvision spells it."""
     name = _normalize_arch(arch)
-    names = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.names()}
+    names = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.list_models()}
     known = names.get(re.sub(r"^(tv|gluon|cifar\d*)(?=[-_])|[-_]", "", name))
     if known is None:
         with suppress(ConfigError):  # a CIFAR model of any depth
@@ -95,7 +95,7 @@ def check_same_model(
         compared = replace(compared, stem="imagenet", stem_pool="padded")
     field = folder.first_difference(theirs, compared)
     if field is not None:
-        known = theirs.name in catalog.names() and theirs.name != spec.name
+        known = theirs.name in catalog.list_models() and theirs.name != spec.name
         remedy = f"; add --model {theirs.name}" if known else ""
         raise ConfigError(
             f"weights: {source} is of a model with {field} {getattr(theirs, field)!r}, "

@@ -70,7 +70,7 @@ IGNORED_FIELDS = (
 
 def published_name(spec: ModelSpec) -> str | None:
     """Return the name of the model `spec` in timm or torchvision; None if they do not have it."""
-    for name in catalog.names():
+    for name in catalog.list_models():
         if (
             name.replace("-", "_") in TIMM_TAGS
             and first_difference(catalog.spec(name), spec) is None

@@ -89,7 +89,7 @@ def _read_torchvision(name: str, spec: ModelSpec | None) -> Weights:
         if spec is None:
             raise ConfigError(f"weights: {source}: name the model, as torchvision:resnet50.{tag}")
         net = spec.name.replace("-", "_")
-    available = {name.replace("-", "_") for name in catalog.names()} & torchvision_names()
+    available = {name.replace("-", "_") for name in catalog.list_models()} & torchvision_names()
     if net not in available:
         model = net if dot or spec is None else spec.name
         raise ConfigError(f"weights: torchvision has none for {model}{_suggest(net, available)}")

@@ -18,8 +18,9 @@ from resnets.cli.main import main
 NAMES = {
     "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
     "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec", "ConfigError", "DataError",
-    "Interrupted", "ResnetsError", "Run", "create_model", "evaluate", "export", "load",
-    "open_data", "predict", "recipes", "recompute_norm", "study", "train", "__version__",
+    "Interrupted", "ResnetsError", "Run", "create_model", "evaluate", "export",
+    "list_models", "load", "open_data", "predict", "recipes", "recompute_norm", "study", "train",
+    "__version__",
 }  # fmt: skip
 SHORT = {
     "model": "cifar-resnet8",

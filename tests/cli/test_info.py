@@ -146,7 +146,7 @@ def test_papers_numbers_stand_beside(
 def test_without_a_net_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     text = table(capsys)
     listed = [line.split()[0] for line in text.splitlines()[2:-2]]
-    assert [name for name in listed if name] == catalog.names()
+    assert [name for name in listed if name] == catalog.list_models()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
 

@@ -57,7 +57,7 @@ def _timm_weights() -> Iterator[Published]:
 
 def _torchvision_weights() -> Iterator[Published]:
     listed = models.list_models(module=models)
-    for net in (each.replace("-", "_") for each in catalog.names()):
+    for net in (each.replace("-", "_") for each in catalog.list_models()):
         for entry in models.get_model_weights(net) if net in listed else ():
             if f"{net}.{entry.name}" == FEATURES:
                 continue

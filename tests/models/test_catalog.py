@@ -17,7 +17,7 @@ ASKED_FOR = [
 
 
 def test_listed_names_give_specs_of_that_name() -> None:
-    names = catalog.names()
+    names = catalog.list_models()
     assert set(ASKED_FOR) <= set(names)
     assert len(set(names)) == len(names)
     assert [catalog.spec(name).name for name in names] == names
@@ -64,3 +64,14 @@ def test_unknown_names_suggest_the_nearest(name: str, nearest: str) -> None:
 def test_unknown_name_like_nothing() -> None:
     with pytest.raises(ConfigError, match="'alexandria'"):
         catalog.spec("alexandria")
+
+
+def test_models_are_listed_by_wildcard_or_part_of_the_name() -> None:
+    assert catalog.list_models("resnet??") == ["resnet18", "resnet34", "resnet50", "resnet26"]
+    assert {"resnet50", "resnet50-v1", "resnetrs50"} <= set(catalog.list_models("resnet*"))
+    assert all(name.startswith("resnet") for name in catalog.list_models("resnet*"))
+    preact = [name for name in catalog.list_models() if "preact" in name]
+    assert catalog.list_models("preact") == preact
+    assert catalog.list_models("alexandria*") == []
+    for name in catalog.list_models():
+        assert catalog.spec(name).name == name

@@ -81,11 +81,11 @@ def counted(name: str) -> tuple[int, int]:
 
 def test_costs_that_ship_are_those_counted():
     stored = cost.load_catalog_costs()
-    assert list(stored) == catalog.names()
+    assert list(stored) == catalog.list_models()
     for name in ("resnet18", "plain34", "vgg11", "cifar-resnet20", "resnetrs50"):
         assert stored[name] == counted(name), name
 
 
 @pytest.mark.slow
 def test_all_costs_that_ship_are_those_counted():
-    assert cost.load_catalog_costs() == {name: counted(name) for name in catalog.names()}
+    assert cost.load_catalog_costs() == {name: counted(name) for name in catalog.list_models()}

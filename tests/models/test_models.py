@@ -24,7 +24,7 @@ CIFAR_PARAMETERS = {  # the paper's Table 6, to the last one
 }
 SHARED_WITH_TORCHVISION = [
     name
-    for name in catalog.names()
+    for name in catalog.list_models()
     if name.replace("-", "_") in torchvision_models.list_models(module=torchvision_models)
 ]
 TINY = ModelSpec(

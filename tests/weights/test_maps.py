@@ -16,7 +16,7 @@ from resnets.weights.name_maps.maps import build_name_map, identity_map
 
 SHARED = [
     name
-    for name in catalog.names()
+    for name in catalog.list_models()
     if name.replace("-", "_") in torchvision_models.list_models(module=torchvision_models)
     and not name.startswith("resnext101")  # those are only larger
 ]

@@ -21,7 +21,7 @@ MEAN_LEVELS = 0.05
 
 def test_no_weights_are_left_out() -> None:
     """Every tag of every network of the catalog that the two libraries have weights for."""
-    names = [name.replace("-", "_") for name in catalog.names()]
+    names = [name.replace("-", "_") for name in catalog.list_models()]
     in_timm = {name.partition(".")[0] for name in timm.list_pretrained()} & set(names)
     assert in_timm == {net for net, tags in TIMM_TAGS.items() if tags}
     listed = {f"timm:{net}.{tag}" for net, tags in TIMM_TAGS.items() for tag in tags}

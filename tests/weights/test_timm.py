@@ -31,7 +31,7 @@ NETS = [
 
 
 # All networks of the catalog that timm has.
-TIMMS = [name for name in catalog.names() if name.replace("-", "_") in timm.list_models()]
+TIMMS = [name for name in catalog.list_models() if name.replace("-", "_") in timm.list_models()]
 
 
 def pair(name: str) -> tuple[ImageClassifier, torch.nn.Module]:

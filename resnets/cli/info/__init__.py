@@ -72,7 +72,7 @@ def command(
 
     changes = {"input_size": size, "num_classes": classes}
     changes = {field: value for field, value in changes.items() if value is not None}
-    specs = [catalog.spec(name, **changes) for name in models or catalog.names()]
+    specs = [catalog.spec(name, **changes) for name in models or catalog.list_models()]
     if not models and not as_json:
         _print_catalog(specs, changed=bool(changes))
         return 0

@@ -23,7 +23,7 @@ MAX_COPIES = 6  # of the weights in one file: averages and an optimizer's moment
 def find_matching_models(contents: Mapping[str, LazyTensor], part: str | None = None) -> list[str]:
     """Return the catalog models whose tensors, except the head, are all there in their shapes."""
     kernels = sum(len(stored.shape) == 4 for stored in contents.values())
-    names = dict.fromkeys([*catalog.names(), *_cifar_of_depth(kernels)])
+    names = dict.fromkeys([*catalog.list_models(), *_cifar_of_depth(kernels)])
     return [name for name in names if _matches(catalog.spec(name), contents, part, kernels)]
 
 

@@ -31,13 +31,15 @@ class ParsedConfig:
 
 def catalog_name(published: str) -> str | None:
     """Return our name of the model that torchvision and timm call `published`."""
-    return next((name for name in catalog.names() if name.replace("-", "_") == published), None)
+    return next(
+        (name for name in catalog.list_models() if name.replace("-", "_") == published), None
+    )
 
 
 def with_catalog_name(spec: ModelSpec) -> ModelSpec:
     """Return `spec` with the catalog's name of the same architecture, else "resnet"."""
     free = ("name", "num_classes", "in_channels", "input_size", "norm_eps")
-    for name in catalog.names():
+    for name in catalog.list_models():
         known = catalog.spec(name)
         if known == dataclasses.replace(spec, **{field: getattr(known, field) for field in free}):
             return dataclasses.replace(spec, name=name)
