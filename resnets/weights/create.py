@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from resnets.config import ConfigError, ModelSpec, Preprocess
+from resnets.config import ConfigError, ModelSpec, Preprocess, from_dict, to_dict
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
@@ -41,8 +40,7 @@ from resnets.weights.heads import (
     parse_classes,
     select_head_rows,
 )
-from resnets.weights.lazy_tensors import LazyTensor, reading_weights
-from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, Selection, select_tensors
+from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, select_tensors
 from resnets.weights.name_maps.format_spec import Tensors
 from resnets.weights.name_maps.leftovers import log_leftovers
 from resnets.weights.name_maps.maps import (
@@ -54,6 +52,7 @@ from resnets.weights.name_maps.maps import (
 )
 from resnets.weights.name_maps.matching_models import matching_models_hint
 from resnets.weights.read import Weights, read_path
+from resnets.weights.read_tensors import read_tensors
 from resnets.weights.readers.configs.input_convention import (
     read_input_convention,
     warn_about_detectron2,
@@ -63,12 +62,8 @@ from resnets.weights.readers.configs.input_convention import (
 
 log = logging.getLogger("resnets")
 
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 DETECTRON2 = "detectron2"  # its networks are of both input conventions
 MIN_IMAGENET_SIZE = 65  # px; preprocessing for images at least this large is ImageNet's
-# A tensor that is more than MAX_RATIO times as large as that of the model, and MARGIN elements, is
-# not read. Heads differ in their classes, first convolutions in their kernel and channels.
-MAX_RATIO, MARGIN = 64, 1 << 22
 
 
 @names_arguments
@@ -78,8 +73,12 @@ def create_model(
     in_channels: int | None = None,
     weights: str | PathLike[str] | None = None,
     classes: str | Sequence[str] | None = None,
+    **fields: Any,
 ) -> ImageClassifier:
-    """Create a model by catalog name or from a spec, in training mode, float32, on the CPU.
+    """Create a model by name (`list_models`) or from a spec, in training mode, float32, on the CPU.
+
+        resnets.create_model("resnet50", weights="torchvision:DEFAULT")
+        resnets.create_model("cifar-resnet20", num_classes=100, drop_path=0.1)
 
     weights: None initializes them at random (torch's global generator).
     "torchvision:IMAGENET1K_V2", "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are downloaded once and
@@ -89,7 +88,7 @@ def create_model(
 
     classes: names of the outputs, in order: a sequence, or text as for `resnets.load`. The head of
     the weights is then kept only if it has the same classes, by name; without `classes`, if it has
-    the same number.
+    the same number. fields: other fields of `ModelSpec`.
 
     The model then has `.preprocess` and `.classes` if they are known, and `.origin`. Adaptations
     are logged (logger "resnets", level INFO): the model adopts details that tensors do not show
@@ -97,19 +96,21 @@ def create_model(
     of classes, or a missing one, is replaced by a new one; the first convolution is adapted to
     other input channels and to a CIFAR stem. Every other tensor must fit.
 
-    Raises ConfigError for an unknown model or weights name, WeightsError (a ValueError) for weights
-    that cannot be read, fetched or fitted.
+    Raises ConfigError for an unknown model, weights name or field, WeightsError (a ValueError) for
+    weights that cannot be read, fetched or fitted.
     """
     spec = catalog.spec(model) if isinstance(model, str) else model
+    if "pretrained" in fields:  # of timm, and of torchvision before 0.13
+        raise ConfigError(f"pretrained: {hub.suggest_published(spec)}")
     names: tuple[str, ...] = ()
     if classes is not None:
         count = spec.num_classes if num_classes is None and classes == "numbers" else num_classes
         names = parse_classes(classes, count, "the model")
         num_classes = len(names)
-    if num_classes is not None:
-        spec = dataclasses.replace(spec, num_classes=num_classes)
-    if in_channels is not None:
-        spec = dataclasses.replace(spec, in_channels=in_channels)
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    fields |= {name: value for name, value in given.items() if value is not None}
+    if fields:
+        spec = from_dict(ModelSpec, to_dict(spec) | fields, "create_model")
     if weights is None:
         net = build(spec)
         net.classes = names
@@ -157,7 +158,7 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
         raise WeightsError(selection.error)
     log_leftovers(selection.leftovers, weights.source)
     names = selection.map
-    tensors = _read_tensors(weights, selection, template)
+    tensors = read_tensors(weights, selection, template)
     format = names.format
     if format is OWN:
         warn_about_unstated_network(weights, spec)
@@ -245,37 +246,6 @@ def _check_classes(weights: Weights, rows: int | None) -> tuple[str, ...]:
         duplicate = next(name for name in names if names.count(name) > 1)
         raise WeightsError(f"{weights.source}: names a class twice ({join_names([duplicate])})")
     return names
-
-
-def _read_tensors(weights: Weights, selection: Selection, template: ImageClassifier) -> Tensors:
-    """Read the selected tensors, after a check that their sizes are near those of the model."""
-    own = {name: tensor.numel() for name, tensor in template.state_dict().items()}
-    theirs = {
-        their: own[name] for name, their in selection.map.foreign_names.items() if their is not None
-    }
-    largest, budget = max(own.values()), MAX_RATIO * sum(own.values()) + MARGIN
-    tensors: Tensors = {}
-    for name, full in selection.names.items():
-        stored = weights.contents[full]
-        budget -= stored.size
-        if stored.size > MAX_RATIO * theirs.get(name, largest) + MARGIN or budget < 0:
-            raise WeightsError(
-                f"{weights.source}: {join_names([full])} of shape {stored.shape} is far larger"
-                f" than any tensor of {template.spec.name}; not read"
-            )
-        tensors[name] = _read_tensor(stored, full, weights.source)
-    return tensors
-
-
-def _read_tensor(stored: LazyTensor, name: str, source: str) -> Tensor:
-    with reading_weights(source):
-        tensor = stored.read()
-    name = join_names([name])
-    if tensor.is_floating_point() and tensor.dtype not in FLOATS:
-        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, as of a quantized network")
-    if tensor.is_complex() or tensor.is_quantized:
-        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, not of real numbers")
-    return tensor
 
 
 def build_from_weights(

@@ -287,6 +287,19 @@ def suggest_weights(source: str, spec: ModelSpec) -> str:
     return ""
 
 
+def suggest_published(spec: ModelSpec) -> str:
+    """Return how to ask `create_model` for published weights of `spec`, or that there are none."""
+    net = spec.name.replace("-", "_")
+    names = [f"resnets:{name}" for name in zoo.read_index() if name.endswith(f"/{spec.name}")]
+    if net in torchvision_names():
+        names.append("torchvision:DEFAULT")
+    elif net in TIMM_TAGS:
+        names.append(f"timm:{net}.{TIMM_TAGS[net][0]}")
+    if not names:
+        return f"no weights are published for {spec.name}; `weights` takes a file or a run"
+    return f"write {' or '.join(f'weights={name!r}' for name in names)}; others: docs/weights.md"
+
+
 def _suggest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""

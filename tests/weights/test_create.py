@@ -301,3 +301,25 @@ def test_version_is_the_packages() -> None:
     assert resnets.__version__ == metadata.version("resnets")
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = resnets.nothing
+
+
+def test_fields_of_the_spec_are_arguments() -> None:
+    net = resnets.create_model("cifar-resnet20", 7, drop_path=0.1, widths=[16, 32, 48])
+    expected = catalog.spec("cifar-resnet20", num_classes=7, drop_path=0.1, widths=(16, 32, 48))
+    assert net.spec == expected
+    with pytest.raises(ConfigError, match=r"unknown field in_chans; did you mean in_channels\?"):
+        resnets.create_model("resnet18", in_chans=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("resnet50", "write weights='torchvision:DEFAULT'"),
+        ("resnet50d", "write weights='timm:resnet50d.a1_in1k'"),
+        ("cifar-resnet56", "write weights='resnets:cifar10/cifar-resnet56'"),
+        ("plain34", "no weights are published for plain34"),
+    ],
+)
+def test_pretrained_says_which_weights_to_name(name: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=f"^pretrained: {advice}"):
+        resnets.create_model(name, pretrained=True)
