@@ -20,7 +20,6 @@ from resnets.data.dataset.labels import format_label
 from resnets.evaluate.batched_inference import NOT_FINITE, PixelBudget, batched_inference
 from resnets.evaluate.views import Views, compute_logits, image_name, read_views
 from resnets.models import ImageClassifier
-from resnets.models.resnet import ResNet
 from resnets.utils.printable import valid_text
 
 MAX_BATCH = 256  # images computed at once, and rows written at once
@@ -45,10 +44,7 @@ def embed(model: ImageClassifier, images: Tensor) -> Tensor:
     For residual and plain networks this is the input of the classifier; the final norm and ReLU of
     a pre-activation network are applied first.
     """
-    features = model.stages(images)[model.stage_names[-1]]
-    if isinstance(model, ResNet):
-        features = model.norm(features)
-    return features.mean((2, 3))
+    return model.forward_features(images).mean((2, 3))
 
 
 def embed_image(

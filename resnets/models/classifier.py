@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from resnets.models.norm import BATCH_NORMS
 from resnets.utils.imports import qualified_name
 
 NAIVE_STD = 0.01
+NEW_HEAD = ", new head"  # end of `ImageClassifier.origin`
 
 
 class ImageClassifier(nn.Module, ABC):
@@ -62,8 +64,16 @@ class ImageClassifier(nn.Module, ABC):
         return {}
 
     @abstractmethod
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from the maps (B, C, H, W) of `forward_features`."""
+
+    @abstractmethod
+    def _new_head(self, num_classes: int) -> nn.Linear:
+        """Return a head for `num_classes`, whose weights are yet to be drawn."""
+
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, K) from the last stage's output (B, C, H, W)."""
+        return self.forward_head(features)
 
     def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """Return the output of each stage up to `last`, default all, of images `x` (B, C, H, W)."""
@@ -74,9 +84,33 @@ class ImageClassifier(nn.Module, ABC):
                 break
         return outputs
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H', W') before pooling of images `x` (B, C, H, W), as timm's.
+
+        The output of the last stage, of a pre-activation network after its final norm and relu.
+        """
+        return self.stages(x)[self.stage_names[-1]]
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images `x` (B, C, H, W)."""
-        return self.classify(self.stages(x)[self.stage_names[-1]])
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one for `num_classes`, as timm's; 0 removes it.
+
+        Its weights are drawn as those of a new model, on the device and in the dtype of the old
+        ones. `.classes` become (): set them to the new names before `resnets.predict`. Without a
+        head the model returns what it read, (B, D). Raises ConfigError for a negative number.
+        """
+        if num_classes == 0:
+            self.head = nn.Identity()  # type: ignore[assignment]
+        else:
+            self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
+            self.head = self._new_head(num_classes)
+            _init_layer(self, self.head)
+            self.head.to(next(self.parameters())).train(self.training)
+        self.classes, self.postprocess = (), SOFTMAX
+        self.origin = f"{self.origin.removesuffix(NEW_HEAD)}{NEW_HEAD}"
 
     def save(
         self, folder: str | Path, *, classes: Sequence[str] | None = None, preprocess: Any = None
@@ -153,14 +187,19 @@ def init_weights(model: ImageClassifier) -> None:
     "he": Gaussian of standard deviation sqrt(2 / fan_in), which keeps the signal's size through
     relu layers (He et al., ICCV 2015); no relu follows the head, hence sqrt(1 / fan_in) there.
     "naive": Gaussian of standard deviation 0.01 (Krizhevsky et al. 2012), whatever the fan-in.
-    Norms keep their weight 1 and bias 0.
+    Norms keep their weight 1 and bias 0. The head of Fixup is zero.
     """
     for layer in model.modules():
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
-            continue
-        fan_in = layer.weight[0].numel()
-        gain = 1.0 if layer is model.head else 2.0
-        std = math.sqrt(gain / fan_in) if model.spec.init == "he" else NAIVE_STD
-        nn.init.normal_(layer.weight, std=std)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+            _init_layer(model, layer)
+
+
+def _init_layer(model: ImageClassifier, layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
+    fan_in = layer.weight[0].numel()
+    gain = 1.0 if layer is model.head else 2.0
+    std = math.sqrt(gain / fan_in) if model.spec.init == "he" else NAIVE_STD
+    nn.init.normal_(layer.weight, std=std)
+    if layer is model.head and model.spec.branch_scale == "fixup":
+        nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -31,8 +31,15 @@ class CustomModel(ImageClassifier):
         logits: Tensor = self.module(x)
         return logits
 
-    def classify(self, features: Tensor) -> Tensor:
+    def forward_head(self, features: Tensor) -> Tensor:
         """Not available: see `stages`."""
+        self._refuse()
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Not available: see `stages`."""
+        self._refuse()
+
+    def _new_head(self, num_classes: int) -> nn.Linear:
         self._refuse()
 
     def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
@@ -42,7 +49,7 @@ class CustomModel(ImageClassifier):
     def _refuse(self) -> NoReturn:
         raise ConfigError(
             f"{self.spec.name}: a network from outside the package gives logits only; features,"
-            " dense views and studies of stages need one built from stages, such as"
+            " new heads, dense views and studies of stages need one built from stages, such as"
             " ResNet(spec, block=...)"
         )
 

@@ -174,10 +174,10 @@ def _make_scale(config: BlockConfig) -> nn.Module:
 
 
 def init_residual_units(model: ImageClassifier) -> None:
-    """Initialize what `init_weights` does not: biases of gates, and the weights of Fixup.
+    """Initialize what `init_weights` does not: biases of gates, and the branches of Fixup.
 
-    Fixup (Zhang, Dauphin, Ma 2019, section 3): the head and the last layer of each branch are
-    zero, the other m - 1 layers of a branch are scaled by L ** (-1 / (2 m - 2)), L branches.
+    Fixup (Zhang, Dauphin, Ma 2019, section 3): the last layer of each branch is zero, as the head
+    is, the other m - 1 layers of a branch are scaled by L ** (-1 / (2 m - 2)), L branches.
     """
     spec = model.spec
     for module in model.modules():
@@ -186,7 +186,6 @@ def init_residual_units(model: ImageClassifier) -> None:
     if spec.branch_scale != "fixup":
         return
     factor = sum(spec.depths) ** (-1 / (2 * spec.layers_per_block - 2))
-    nn.init.zeros_(model.head.weight)
     for block in model.blocks().values():
         *convs, last = (get_block_attr(block, f"conv{n + 1}") for n in range(spec.layers_per_block))
         with torch.no_grad():

@@ -189,7 +189,8 @@ class ResNet(ImageClassifier):
     8, `stage3` 16, `stage4` 32; for the CIFAR stem 1, 1, 2, 4, with `spec.downsample` "max-pool"
     1, 2, 4, 8. The last `spec.dilate` stages keep the stride of the one before and dilate instead.
     The stages of a pre-activation network return
-    raw sums; `norm`, the norm and relu after the last stage, belongs to `classify`.
+    raw sums; `norm`, the norm and relu after the last stage, belongs to `forward_features` and to
+    `classify`.
     """
 
     input_layer: ClassVar[str] = "stem.conv"
@@ -211,9 +212,7 @@ class ResNet(ImageClassifier):
         self.norm = _final_norm(spec, norm)
         self.pool = _head_pool(spec)
         self.dropout = nn.Dropout(spec.dropout)
-        self.head: nn.Linear = nn.Linear(spec.out_channels, spec.num_classes)
-        if spec.logit_scale != 1:
-            self.head = ScaledLinear(spec.out_channels, spec.num_classes, spec.logit_scale)
+        self.head = self._new_head(spec.num_classes)
         init_weights(self)
         init_residual_units(self)
         if spec.zero_init_residual and spec.residual:
@@ -227,10 +226,23 @@ class ResNet(ImageClassifier):
             for index, block in self.get_submodule(stage).named_children()
         }
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H', W') before pooling of images `x` (B, C, H, W), after the final norm."""
+        return self.norm(self.stages(x)[self.stage_names[-1]])
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from the maps (B, C, H, W) of `forward_features`."""
+        return self.head(self.dropout(self.pool(features).flatten(1)))
+
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, K) from the last stage's output (B, C, H, W)."""
-        features = self.norm(features)
-        return self.head(self.dropout(self.pool(features).flatten(1)))
+        return self.forward_head(self.norm(features))
+
+    def _new_head(self, num_classes: int) -> nn.Linear:
+        head: nn.Linear = nn.Linear(self.spec.out_channels, num_classes)
+        if self.spec.logit_scale != 1:
+            head = ScaledLinear(self.spec.out_channels, num_classes, self.spec.logit_scale)
+        return head
 
     def _zero_init_residual(self) -> None:
         """Start each block as its shortcut (Goyal et al. 2017, section 5.1)."""

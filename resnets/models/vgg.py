@@ -59,12 +59,15 @@ class VGG(ImageClassifier):
         self.fc1 = nn.Linear(channels * POOLED**2, HIDDEN)
         self.fc2 = nn.Linear(HIDDEN, HIDDEN)
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(HIDDEN, spec.num_classes)
+        self.head = self._new_head(spec.num_classes)
         init_weights(self)
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, K) from the last stage's output (B, C, H, W)."""
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from the maps (B, C, H, W) of `forward_features`."""
         x = self.pool(features).flatten(1)  # (B, C * 49)
         x = self.dropout(F.relu(self.fc1(x), inplace=True))
         x = self.dropout(F.relu(self.fc2(x), inplace=True))
         return self.head(x)
+
+    def _new_head(self, num_classes: int) -> nn.Linear:
+        return nn.Linear(HIDDEN, num_classes)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from resnets.config import (
     SOFTMAX,
@@ -274,6 +275,8 @@ def save_model(
     preprocess: Preprocess | Preprocessor | None = None,
 ) -> None:
     """Do what `ImageClassifier.save` describes."""
+    if not isinstance(getattr(net, "head", None), nn.Linear):
+        raise ConfigError(f"{net.spec.name}: has no linear head, which a saved model needs")
     saved = copy.copy(net)  # shares the tensors
     if classes is not None:
         saved.classes = parse_classes(classes, net.spec.num_classes, "the network")

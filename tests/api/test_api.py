@@ -145,6 +145,21 @@ def test_evaluation_is_that_of_the_run(run):
         resnets.evaluate(run, refine=True)
 
 
+def test_models_without_preprocessing_names_or_head_are_refused(run, tmp_path):
+    image = np.zeros((8, 8), np.uint8)
+    with pytest.raises(resnets.ConfigError, match=r"has no preprocessing; save it with \.save"):
+        resnets.predict(resnets.create_model("cifar-resnet8", in_channels=1), image)
+    model = resnets.load(run)
+    model.reset_classifier(3)
+    with pytest.raises(resnets.ConfigError, match="new head.* has 0 names for 3 classes"):
+        resnets.predict(model, image)
+    model.classes = ("a", "b", "c")
+    assert len(resnets.predict(model, image)[0].classes) == 3
+    model.reset_classifier(0)
+    with pytest.raises(resnets.ConfigError, match="no linear head"):
+        model.save(tmp_path / "saved")
+
+
 def test_export_writes_a_verified_artifact(run, tmp_path):
     artifact = resnets.export(run, "torch", out=tmp_path / "net.pt2", quiet=True)
     assert artifact.manifest["parity"]["batches"]

@@ -116,6 +116,55 @@ def test_stages_are_what_forward_computes_with() -> None:
     assert all(torch.equal(stages[name], kept[name]) for name in kept)
 
 
+NAMES = ["cifar-resnet8", "cifar-preact-resnet8", "cifar-speedrun", "vgg11", "resnet18"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_and_head_are_what_forward_computes(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(catalog.spec(name, num_classes=3)).eval()
+    images = torch.randn(2, 3, 40, 40)
+    features = model.forward_features(images)
+    assert features.shape[:2] == (2, model.spec.out_channels)
+    assert torch.equal(model.forward_head(features), model(images))
+    last = model.stages(images)[model.stage_names[-1]]
+    assert torch.equal(model.classify(last), model(images))
+    assert torch.equal(features, last) != model.spec.is_preact
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_head_is_that_of_a_new_model(name: str) -> None:
+    model = build(catalog.spec(name, num_classes=3)).eval().bfloat16()
+    model.classes = ("a", "b", "c")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for _ in range(2):
+        model.reset_classifier(500)
+    fresh = build(catalog.spec(name, num_classes=500))
+    assert (model.spec, model.classes, model.training) == (fresh.spec, (), False)
+    assert model.origin == "random initialization, new head"
+    assert (type(model.head), model.head.training) == (type(fresh.head), False)
+    assert model.head.weight.dtype == torch.bfloat16
+    assert model.head.weight.shape == fresh.head.weight.shape
+    torch.testing.assert_close(
+        model.head.weight.float().std(), fresh.head.weight.std(), rtol=0.1, atol=0
+    )
+    assert not model.head.bias.any()
+    for key, value in model.state_dict().items():
+        assert key.startswith("head.") or torch.equal(value, before[key])
+
+
+def test_a_model_without_head_returns_features() -> None:
+    model = build(dataclasses.replace(TINY, branch_scale="fixup", norm="none")).eval()
+    images = torch.randn(2, 3, 9, 9)
+    model.reset_classifier(0)
+    assert torch.equal(model(images), model.pool(model.forward_features(images)).flatten(1))
+    model.reset_classifier(7)
+    assert model.head.weight.shape[0] == model.spec.num_classes == 7
+    assert not model.head.weight.any()
+    with pytest.raises(ConfigError, match="at least 1"):
+        model.reset_classifier(-1)
+
+
 def downsampling(in_channels: int, width: int) -> BlockConfig:
     return BlockConfig(spec=TINY, in_channels=in_channels, width=width, stride=2)
 
