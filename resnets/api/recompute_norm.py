@@ -69,7 +69,7 @@ def recompute_norm(
     Unreadable images are left out and logged. Raises ConfigError for a detector, a model without
     batch norms and a batch size below 2, DataError, CheckpointError and WeightsError.
     """
-    path_or_net = path_or_model(weights)
+    path_or_net = path_or_model(weights, named=False)
     if batch_size < 2:
         raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
     if out is not None:  # checked before the training set is read

@@ -68,7 +68,10 @@ class Run:
 
     @cached_property
     def model(self) -> ImageClassifier:
-        """The best model on validation (the last without a validation split), in eval mode."""
+        """The best model on validation (the last without a validation split), in eval mode.
+
+        Of classifiers; for other tasks raises ConfigError that names the function to call.
+        """
         custom = self.custom_model
         return load(self.folder, copy.deepcopy(custom) if isinstance(custom, nn.Module) else custom)
 

@@ -93,8 +93,8 @@ def load(
     "imagenet" or "numbers". Outputs without names are called "0", "1", .... Preprocessing that a
     file does not state is assumed, and logged.
 
-    Raises CheckpointError, WeightsError, and ConfigError for an unknown name, another network or a
-    missing custom network.
+    Raises CheckpointError, WeightsError, and ConfigError for an unknown name, another network, a
+    missing custom network or a model that is no classifier (the message names what loads it).
     """
     source = fspath(weights)
     if model is None or isinstance(model, str):
@@ -160,9 +160,10 @@ def _load_checkpoint(
     """
     recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task != "classify":
+        module = "sequence.load" if recipe.task in ("text", "signals") else "detect.models.build"
         raise ConfigError(
             f"{source}: is for task {recipe.task}, not a classifier; use `resnets evaluate` or"
-            " `resnets predict` with its path"
+            f" `resnets predict` with its path (resnets.{module}.load returns its model)"
         )
     if model is not None:
         check_model(source, recipe.model, catalog.spec(model))

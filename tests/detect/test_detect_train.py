@@ -13,6 +13,7 @@ from detect_sets import write_coco
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import resnets
 from resnets.config import (
     ConfigError,
     DataSpec,
@@ -128,6 +129,9 @@ def test_the_best_checkpoint_loads_as_a_detector(detection, coco):
     assert not model.training
     assert "averaged weights" in model.origin
     assert model.origin in result["test"]["protocol"]
+    for read in (resnets.load, lambda out: resnets.Run(out).model):
+        with pytest.raises(resnets.ConfigError, match=r"resnets\.detect\.models\.build\.load"):
+            read(out)
     with torch.no_grad():
         assert len(model(random_images())) == 2
 
