@@ -42,14 +42,16 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
     return open_spec(from_dict(DataSpec, to_dict(spec) | fields, "open_data"), source=source)
 
 
-def path_or_model(weights: Weights, *, named: bool = True) -> str | ImageClassifier:
+def path_or_model(weights: Weights, *, complete: bool = True) -> str | ImageClassifier:
     """Return the path of weights, or the model if it cannot be loaded from a path alone.
 
     That is a loaded model, and that of a `Run` whose network is from outside the package. Raises
-    ConfigError for a model without preprocessing or, if it is to be `named`, names of classes.
+    ConfigError for a model without preprocessing or names of classes, if it must be `complete`.
     """
     if isinstance(weights, ImageClassifier):
-        _check_complete(weights, named)
+        if complete:
+            check_preprocess(weights)
+            _check_names(weights)
         return weights
     if getattr(weights, "custom_model", None) is not None:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
@@ -57,13 +59,17 @@ def path_or_model(weights: Weights, *, named: bool = True) -> str | ImageClassif
     return fspath(weights)
 
 
-def _check_complete(model: ImageClassifier, named: bool) -> None:
+def check_preprocess(model: ImageClassifier) -> None:
+    """Raise ConfigError unless `model` has its preprocessing."""
     if model.preprocess is None:
         raise ConfigError(
             f"{model.spec.name} ({model.origin}) has no preprocessing; save it with"
             " .save(FOLDER, classes=..., preprocess=resnets.Preprocess(...)) and give the folder"
         )
-    if named and len(model.classes) != model.spec.num_classes:
+
+
+def _check_names(model: ImageClassifier) -> None:
+    if len(model.classes) != model.spec.num_classes:
         raise ConfigError(
             f"{model.spec.name} ({model.origin}) has {len(model.classes)} names for"
             f" {model.spec.num_classes} classes; set its .classes"

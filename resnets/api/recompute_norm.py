@@ -12,7 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
+from resnets.api.inputs import (
+    LOADED,
+    Weights,
+    check_preprocess,
+    path_or_model,
+    refuse_options,
+)
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
 from resnets.data.dataset.labeled_images import Split
@@ -69,7 +75,7 @@ def recompute_norm(
     Unreadable images are left out and logged. Raises ConfigError for a detector, a model without
     batch norms and a batch size below 2, DataError, CheckpointError and WeightsError.
     """
-    path_or_net = path_or_model(weights, named=False)
+    path_or_net = path_or_model(weights, complete=False)
     if batch_size < 2:
         raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
     if out is not None:  # checked before the training set is read
@@ -85,6 +91,7 @@ def recompute_norm(
         net = copy.deepcopy(path_or_net).eval()
     if not any(isinstance(module, BATCH_NORMS) for module in net.modules()):
         raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norms")
+    check_preprocess(net)
     split = open_split(net, None if data is None else fspath(data), "train")
     if len(split) < 2:
         raise ConfigError(f"{split.description}: {len(split)} image; statistics need at least 2")

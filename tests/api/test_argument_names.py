@@ -11,7 +11,7 @@ import resnets
 from resnets.api.recipe import choose_recipe
 from resnets.cli.main import main
 from resnets.config import ConfigError
-from resnets.models import catalog
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.utils.argument_names import in_caller_terms, names_arguments
 from resnets.utils.printable import echo
 
@@ -76,8 +76,14 @@ def test_models_without_a_threshold_refuse_one(tmp_path, task):
         resnets.predict(str(file), [], threshold=0.9)
 
 
+def loaded_model():
+    net = resnets.create_model("cifar-resnet8", classes=["a", "b", "c"])
+    net.preprocess = Preprocessor(resnets.Preprocess())
+    return net
+
+
 def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
-    net = resnets.create_model(catalog.spec("cifar-resnet8", num_classes=3))
+    net = loaded_model()
     for call in (
         lambda: resnets.predict(net, [], model="resnet18"),
         lambda: resnets.evaluate(net, model="resnet18"),
@@ -106,7 +112,7 @@ def test_a_value_that_is_no_choice_is_refused(call, argument):
 
 
 def test_loaded_models_are_not_dropped_beside_others(tmp_path):
-    net = resnets.create_model("cifar-resnet8", num_classes=3)
+    net = loaded_model()
     with pytest.raises(ConfigError, match="artifact cannot be part of an ensemble"):
         resnets.evaluate([net, tmp_path / "net.onnx"])
     file = tmp_path / "model.safetensors"
