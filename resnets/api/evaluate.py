@@ -128,7 +128,7 @@ def evaluate(
     ):
         check_choice(name, value, choices)
     several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
-    models = [path_or_model(each) for each in several]
+    models = [path_or_model(each, named=classes is None) for each in several]
     if not models:
         raise ConfigError("name at least one run or checkpoint")
     if isinstance(classes_from, str | PathLike):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import Any, get_args
 
+from torch import nn
+
 from resnets.config import ConfigError, DataSpec, from_dict, to_dict
 from resnets.config.data import data_source
 from resnets.data import Splits
@@ -42,16 +44,22 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
     return open_spec(from_dict(DataSpec, to_dict(spec) | fields, "open_data"), source=source)
 
 
-def path_or_model(weights: Weights, *, complete: bool = True) -> str | ImageClassifier:
+def path_or_model(
+    weights: Weights, *, complete: bool = True, named: bool = True
+) -> str | ImageClassifier:
     """Return the path of weights, or the model if it cannot be loaded from a path alone.
 
     That is a loaded model, and that of a `Run` whose network is from outside the package. Raises
-    ConfigError for a model without preprocessing or names of classes, if it must be `complete`.
+    ConfigError for a model without a head or preprocessing, if it must be `complete`, or without
+    names of classes, if it must be `named`, too.
     """
     if isinstance(weights, ImageClassifier):
         if complete:
+            if isinstance(weights.head, nn.Identity):
+                raise ConfigError(f"{weights.spec.name} ({weights.origin}) has no head")
             check_preprocess(weights)
-            _check_names(weights)
+            if named:
+                _check_names(weights)
         return weights
     if getattr(weights, "custom_model", None) is not None:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]

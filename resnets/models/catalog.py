@@ -135,13 +135,13 @@ def list_models(pattern: str = "") -> list[str]:
         resnets.list_models("resnet*")  # begin with resnet: resnet18, resnet34, ...
         resnets.list_models("preact")  # contain preact: preact-resnet18, ...
 
-    pattern: a wildcard of the whole name (*, ? and [...], as timm's), or a part of it. The list is
-    empty if none matches. `create_model` also takes cifar-resnetN, cifar-plainN and
+    pattern: a wildcard of the whole name (*, ? and [...], as timm's), or a part of it, in any case.
+    The list is empty if none matches. `create_model` also takes cifar-resnetN, cifar-plainN and
     cifar-preact-resnetN of any N = 6n+2, of which only those in papers are listed.
     """
     if not set("*?[") & set(pattern):
         pattern = f"*{pattern}*"
-    return [name for name in _all_specs() if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in _all_specs() if fnmatch.fnmatchcase(name, pattern.lower())]
 
 
 def _all_specs() -> dict[str, ModelSpec]:

@@ -101,7 +101,7 @@ def keep_on_device(windows: W, device: torch.device) -> W:
     if device.type == "cpu" or sum(each.nbytes for each in tensors.values()) > MAX_DEVICE_BYTES:
         return windows
     return dataclasses.replace(
-        windows, **{name: copy_to_device(each, device) for name, each in tensors.items()}
+        windows, **{name: copy_to_device(each, device, pin=False) for name, each in tensors.items()}
     )
 
 

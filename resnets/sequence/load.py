@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from os import PathLike, fspath
 from typing import Any
 
 import torch
@@ -81,16 +81,16 @@ def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | Sig
     return model
 
 
-def load(where: str | Path) -> Transformer | SignalNetwork:
+def load(weights: str | PathLike[str]) -> Transformer | SignalNetwork:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
     It has the attributes `classes` (of text its characters), `recipe` and `origin`, as models of
     `resnets.load` have. Raises CheckpointError, and ConfigError for a model of another task.
     """
-    checkpoint = open_checkpoint(where)
+    checkpoint = open_checkpoint(fspath(weights))
     recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task not in TASKS:
-        raise ConfigError(f"{where}: is for task {recipe.task}, not a model of text or signals")
+        raise ConfigError(f"{weights}: is for task {recipe.task}, not a model of text or signals")
     model = build(recipe)
     averaged = checkpoint.group("ema")
     load_weights(model, averaged or checkpoint.group("model"), path)

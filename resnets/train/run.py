@@ -143,8 +143,8 @@ def run(
                 for note in notes:
                     log.info("\n".join(wrap_entry("note", note)))
                 with within_memory(
-                    f"the images of the evaluation do not fit on {plan.device}",
-                    "use a smaller model or a smaller batch_size",
+                    f"the evaluation data do not fit on {plan.device}",
+                    "use a smaller model or fewer validation and test examples",
                     plan.device,
                 ):
                     evaluate = task.evaluator(plan, group)

@@ -100,7 +100,7 @@ def create_model(
     weights that cannot be read, fetched or fitted.
     """
     spec = catalog.spec(model) if isinstance(model, str) else model
-    if "pretrained" in fields:  # of timm, and of torchvision before 0.13
+    if fields.pop("pretrained", False):  # of timm, and of torchvision before 0.13
         raise ConfigError(f"pretrained: {hub.suggest_published(spec)}")
     names: tuple[str, ...] = ()
     if classes is not None:

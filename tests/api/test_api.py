@@ -177,3 +177,14 @@ def test_training_works_in_a_thread(tmp_path):
     thread.start()
     thread.join()
     assert runs[0].result["test"]["examples"] == 359
+
+
+def test_a_model_without_names_is_evaluated_with_classes_and_one_without_a_head_refused():
+    model = resnets.load("resnets:digits/cifar-resnet20")
+    model.classes = ()
+    found = resnets.evaluate(model, "digits", classes="numbers", quiet=True)
+    assert found.evaluation.top1_error < 10
+    model.reset_classifier(0)
+    model.classes = tuple("0123456789")
+    with pytest.raises(resnets.ConfigError, match="head"):
+        resnets.evaluate(model, "digits", quiet=True)

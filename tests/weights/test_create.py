@@ -323,3 +323,7 @@ def test_fields_of_the_spec_are_arguments() -> None:
 def test_pretrained_says_which_weights_to_name(name: str, advice: str) -> None:
     with pytest.raises(ConfigError, match=f"^pretrained: {advice}"):
         resnets.create_model(name, pretrained=True)
+
+
+def test_pretrained_false_is_a_model_with_random_weights():
+    assert resnets.create_model("cifar-resnet8", num_classes=3, pretrained=False).classes == ()

@@ -242,7 +242,9 @@ def keep_on_device(split: Split, device: torch.device) -> Split:
         return split
     if split.images.nbytes > MAX_DEVICE_BYTES:
         return split
-    images, labels = (copy_to_device(each, device) for each in (split.images, split.labels))
+    images, labels = (
+        copy_to_device(each, device, pin=False) for each in (split.images, split.labels)
+    )
     return dataclasses.replace(split, images=images, labels=labels)
 
 

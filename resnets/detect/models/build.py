@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 
 from torch import Tensor
@@ -176,17 +177,17 @@ def _training_images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
         yield images if isinstance(images, Tensor) else pad(images).tensors
 
 
-def load(where: str | Path) -> Model:
+def load(weights: str | PathLike[str]) -> Model:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
     As `resnets.load` for classifiers: the best weights on validation, averaged ones if the run kept
     them. It has `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises CheckpointError, and
     ConfigError for a classifier.
     """
-    checkpoint = open_checkpoint(where)
+    checkpoint = open_checkpoint(fspath(weights))
     recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task not in HEADS:
-        raise ConfigError(f"{where}: is for task {recipe.task!r}, which finds no objects")
+        raise ConfigError(f"{weights}: is for task {recipe.task!r}, which finds no objects")
     classes = checkpoint.classes
     model, _ = build_model(dataclasses.replace(recipe, weights=None), len(classes))
     averaged = checkpoint.group("ema")

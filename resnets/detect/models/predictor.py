@@ -216,7 +216,9 @@ class Prediction:
     def draw(self) -> Image.Image:
         """Draw the output on the image, which is read again; DataError for an unreadable one."""
         pixels = decode_whole(read_file(self.path), str(self.path))
-        return self.output.draw(pixels, self.classes) if self.output else Image.fromarray(pixels)
+        if self.output is None:
+            return Image.fromarray(pixels)
+        return self.output.draw(pixels, self.classes)
 
 
 def predict_files(
