@@ -121,12 +121,9 @@ def evaluate(
     Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
-    for name, value, choices in (
-        ("split", split, SplitName),
-        ("views", views, Kind),
-        ("average", average, Average),
-    ):
-        check_choice(name, value, choices)
+    check_choice("split", split, SplitName)
+    check_choice("views", views, Kind)
+    check_choice("average", average, Average)
     several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
     models = [path_or_model(each, named=classes is None) for each in several]
     if not models:

@@ -84,7 +84,7 @@ def depth(
     grid = depth_grid(
         preset,
         models=_to_tuple(models),
-        data=None if data is None else fspath(data),
+        data=_to_path(data),
         seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
@@ -114,7 +114,7 @@ def shortcuts(
     """
     grid = shortcut_grid(
         models=_to_tuple(models),
-        data=None if data is None else fspath(data),
+        data=_to_path(data),
         seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
@@ -143,7 +143,7 @@ def forms(
     """
     grid = forms_grid(
         models=_to_tuple(models),
-        data=None if data is None else fspath(data),
+        data=_to_path(data),
         seeds=_to_counts(seeds),
         budget=budget,
         recipe=recipe,
@@ -242,6 +242,10 @@ def _find_unfinished(grid: Grid) -> Path | None:
 
 def _to_tuple(models: str | Sequence[str] | None) -> tuple[str, ...]:
     return (models,) if isinstance(models, str) else tuple(models or ())
+
+
+def _to_path(data: str | PathLike[str] | None) -> str | None:
+    return None if data is None else fspath(data)
 
 
 def _to_counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
