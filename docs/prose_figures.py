@@ -1,23 +1,27 @@
 """Figures of results in the sentences of the pages and of the docstrings of recipes, which
 `resnets train --list` shows: each comes from a cell, or has another reason.
 
-A figure is a number with a unit of results (UNITS), or the decimal number that follows the name of
-a metric (METRICS: "AUROC is 0.973"); a code span of nothing else (`97.5%`) is one, too. Each lies
-within a phrase of docs/prose_figures.toml, by page, which names the cells of docs/results/ that its
-figures are, rounded or subtracted, or says why there is none (another source, a limit, a command
+A figure is a number with a unit of results (UNITS), the decimal number that follows the name of a
+metric (METRICS: "AUROC is 0.973"), and in pages any other decimal number (1.02, 9.5e-07) and
+integers that are compared (COMPARED: "10 of the 27", "260 against 1,550", "2,283 (2,016 to
+2,336)"); a code span of nothing else (`97.5%`) is one, too. Each lies within a phrase of
+docs/prose_figures.toml, by page, which names the cells of docs/results/ that its figures are,
+rounded, subtracted or divided, or says why there is none (another source, a limit, a command
 beside it):
 
     ["docs/guides/fine-tuning.md"]
     "from 79% to 51%" = [["fine-tuning", "random weights", 2], ["fine-tuning", "pretrained", 2]]
     "95% of the test images" = "the threshold's definition"
 
-A cell is [NAME, ROW, COLUMN] as in the markers of `result_tables`, [NAME, "ROW - OTHER ROW",
-COLUMN] a difference; "FIRST CELL | SECOND CELL" tells rows with equal first cells apart, and a
-fourth item is which of the numbers in the cell it is. A figure that changes, in the sentence or in
-the file, fails in the tests and in `make docs`.
+A cell is [NAME, ROW, COLUMN] as in the markers of `result_tables`; "ROW - OTHER ROW" is a
+difference and "ROW / OTHER ROW" a quotient, and so with columns ("4 - 3", "4 / 3"). "FIRST CELL |
+SECOND CELL" tells rows with equal first cells apart, and a fourth item is which of the numbers in
+the cell it is. A figure that changes, in the sentence or in the file, fails in the tests and in
+`make docs`.
 
-Not checked: tables, rendered values, other code, levels of intervals, numbers without a unit (of
-"0.4 GiB and 1.5" the first), in other units (px, epochs, images), or in words ("half a minute").
+Not checked: tables, rendered values, other code, levels of intervals, versions, sections, learning
+rates, values behind the name of an option ("`--margin` (0.5)"), other integers without a unit, in
+other units (px, epochs, images), or in words ("half a minute").
 
     python docs/prose_figures.py    (lists what is missing)
 """
@@ -29,6 +33,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +43,7 @@ from result_tables import DOCS, FENCE, MARKER, VALUE, load, pages
 SOURCES = DOCS / "prose_figures.toml"
 SKIPPED = "docs/reference/"  # of the code, not measured
 RECIPES = DOCS.parent / "resnets" / "recipes"
-NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
+NUMBER = r"[+−-]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[+−-]?\d+)?"
 UNITS = {
     "shares": r"%(?! (?:\w+ )?interval)|percent|(?:percentage )?points?",
     "rates": r"[A-Za-z]*/s(?:ec)?|(?:[a-z]+ )?per second|images? a second",
@@ -57,8 +62,23 @@ VALUES = rf"(?<![\w.,/=−-])(?<!\d [x×] )(?P<values>{NUMBER}(?:{JOINED}{NUMBER
 FIGURE = re.compile(VALUES + UNIT)
 WORDS = r"(?: \(|:?(?: [A-Za-z][\w-]*| =| →){0,4} )[*~≈]*"  # between a metric's name and value
 SCORE = re.compile(rf"\b{METRICS}{WORDS}(?=[+−-]?\d+\.\d)(?>{VALUES})(?!{UNIT})")
+DECIMAL = re.compile(r"\d(?:\.|e[+−-]?)\d")
+OTHER_UNITS = r" ?(?:million|billion|[MGT]|px|epochs|megapixels)\b"  # of sizes
+BARE = re.compile(rf"{VALUES}(?![\w.]*\w|{OTHER_UNITS})")
+INTEGER = r"(?<![\w.,/=−-])[+−-]?\d(?:[\d,]*\d)?(?![\d.,]*\d| [x×] )"
+COMPARED = re.compile(
+    rf"(?P<values>{INTEGER} (?:of (?:the |its |all )?(?!25[56]\b)|against |in place of ){INTEGER}"
+    rf"|{INTEGER} \({INTEGER} to {INTEGER}\)|factors? of {INTEGER})"
+)
+PRODUCTS = r"(?:Python|torch|OpenVINO|Runtime|onnx|h11|Ray|learn|PyTorch|CUDA|CC BY)"
+PLACES = r"(?:[Ss]ections?|Fig\.|Tables?)"
+RATES = r"(?:rates?|lr|momentum|decay)(?: of)?"
+SETTINGS = re.compile(  # and the default of an option, in parentheses behind its code span
+    rf"(?:\b(?:{PRODUCTS}|{PLACES}|{RATES}) |\0 \(){NUMBER}(?:(?: to | and |, ){NUMBER})*"
+)
 HIDDEN = re.compile(r"`([^`]*)`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
 TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
+OPERATOR = re.compile(r" ([-/]) ")
 Source = str | list[list[Any]]  # a reason, or cells
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
@@ -82,14 +102,20 @@ def prose(text: str) -> str:
     return " ".join(text.split())
 
 
-def figures(sentences: str) -> list[re.Match[str]]:
+def figures(sentences: str, without_units: bool = True) -> list[re.Match[str]]:
     """The figures in sentences in their order, without those in code and links."""
-    visible = HIDDEN.sub(_hide, sentences)
+    visible = HIDDEN.sub(_without_code, sentences)
     found = [*FIGURE.finditer(visible), *SCORE.finditer(visible)]
+    if without_units:
+        for pattern in (FIGURE, SCORE, SETTINGS):
+            visible = pattern.sub(lambda match: "\1" * len(match[0]), visible)
+        bare = [match for match in BARE.finditer(visible) if DECIMAL.search(match["values"])]
+        found += bare
+        found += (match for match in COMPARED.finditer(visible) if not DECIMAL.search(match[0]))
     return sorted(found, key=lambda match: match.start("values"))
 
 
-def _hide(match: re.Match[str]) -> str:
+def _without_code(match: re.Match[str]) -> str:
     """Of a match of HIDDEN only a code span that is a figure, in as many characters."""
     code = match[1] or ""
     return f" {code} " if FIGURE.fullmatch(code) else "\0" * len(match[0])
@@ -100,30 +126,52 @@ def numbers(text: str) -> list[str]:
     return [each.replace(",", "").lstrip("+−-") for each in re.findall(NUMBER, text)]
 
 
-def cell_value(name: str, rows: str, column: int, place: int = 1) -> float:
-    """The number of a cell, or the difference of two; `place`: which number in the cell."""
-    result, values = load(name), []
-    for label in rows.split(" - "):
-        cells = label.split(" | ")
-        row = next((row for row in result.rows if list(map(str, row[: len(cells)])) == cells), None)
-        if row is None:
-            raise ValueError(f"docs/results/{name}.json has no row {label!r}")
-        cell = row[column - 1]
-        found = numbers(str(cell) if isinstance(cell, str) else f"{cell:f}")
-        values.append(float(found[place - 1]))
-    return abs(values[0] - sum(values[1:])) if len(values) > 1 else values[0]
+def cell_value(name: str, rows: str, columns: int | str, place: int = 1) -> float:
+    """The number of a cell, or the difference or quotient of two; `place`: which in the cell."""
+    row, *other_row = OPERATOR.split(rows)
+    column, *other_column = OPERATOR.split(str(columns))
+    first = _number(name, row, int(column), place)
+    match other_row, other_column:
+        case [], []:
+            return first
+        case [operator, row], []:
+            pass
+        case [], [operator, column]:
+            pass
+        case _:
+            raise ValueError("one difference or quotient, of rows or columns")
+    second = _number(name, row, int(column), place)
+    return first / second if operator == "/" else abs(first - second)
+
+
+def _number(name: str, label: str, column: int, place: int) -> float:
+    cells = label.split(" | ")
+    rows = load(name).rows
+    row = next((row for row in rows if list(map(str, row[: len(cells)])) == cells), None)
+    if row is None:
+        raise ValueError(f"docs/results/{name}.json has no row {label!r}")
+    cell = row[column - 1]
+    return float(numbers(str(cell) if isinstance(cell, str) else f"{cell:f}")[place - 1])
 
 
 def is_rounded(number: str, value: float) -> bool:
-    """Whether a number in a sentence is `value`, rounded to its decimals."""
-    half = 0.5 * 10.0 ** -len(number.partition(".")[2])
-    return abs(float(number) - value) <= half + 1e-9
+    """Whether a number in a sentence is `value`, rounded to its digits.
+
+    The last zeros of an integer are no digits, but for those within the first two: 5,100 is 5,110
+    rounded, 0.50 is not 0.51.
+    """
+    _, digits, exponent = Decimal(number).as_tuple()
+    zeros = len(number) - len(number.rstrip("0")) if number.isdigit() else 0
+    power = int(exponent) + max(0, min(zeros, len(digits) - 2))
+    return abs(float(number) - value) <= 0.5 * 10.0**power + 1e-9 * 10.0 ** min(power, 0)
 
 
-def problems_of(text: str, sources: Mapping[str, Source]) -> Iterator[str]:
+def problems_of(
+    text: str, sources: Mapping[str, Source], without_units: bool = True
+) -> Iterator[str]:
     """What is wrong with the figures of a page, one line each; sources: by phrase."""
     sentences = prose(text)
-    found = figures(sentences)
+    found = figures(sentences, without_units)
     spans = [
         (match.start(), match.end(), phrase)
         for phrase in sources
@@ -167,7 +215,8 @@ def problems() -> Iterator[str]:
     for name in sources.keys() - texts.keys():
         yield f"{SOURCES.name}: {name}: no such page"
     for name, text in texts.items():
-        for problem in problems_of(text, sources.get(name, {})):
+        of_recipes = name.endswith(".py")  # whose decimal numbers are their settings
+        for problem in problems_of(text, sources.get(name, {}), without_units=not of_recipes):
             yield f"{name}: {problem}"
 
 

@@ -73,6 +73,16 @@ def test_a_figure_that_changes_in_the_file(folder):
         ("between 6.8% and 9.0%", [["speed", "resnets", 4], ["speed", "torch", 4]], True),
         ("between 6.8% and 9.1%", [["speed", "resnets", 4], ["speed", "torch", 4]], False),
         ("between 6.8% and 9.0%", [["speed", "resnets", 4]], False),
+        ("2.0 times as many", [["speed", "resnets / torch", 3]], True),
+        ("2.1 times as many", [["speed", "resnets / torch", 3]], False),
+        ("241.2 images/s each", [["speed", "resnets", "3 / 4"]], True),
+        ("1,633.2 images/s more", [["speed", "resnets", "3 - 4"]], True),
+        ("about 1,600 images/s", [["speed", "resnets", 3]], True),
+        ("about 1,700 images/s", [["speed", "resnets", 3]], False),
+        ("about 2,000 images/s", [["speed", "resnets", 3]], False),
+        ("a ratio of 2.0", [["speed", "resnets / torch", 3]], True),
+        ("a ratio of 1.9", [["speed", "resnets / torch", 3]], False),
+        ("820 of 1,640 images", [["speed", "torch", 3], ["speed", "resnets", 3]], True),
         ("up to 820 images/s more", [["speed", "jax", 3]], False),
         ("up to 820 images/s more", [["speed", "torch", 9]], False),
         ("no figure at all", [["speed", "torch", 3]], False),
@@ -130,6 +140,19 @@ def test_cells_of_a_figure(sentence, cells, agrees):
         "accuracy of ResNet-20 is 0.91",
         "F1 → 0.73",
         "cosine of −0.15",
+        "1.02",
+        "9.5e-07",
+        "**1.02**",
+        "3.34, 3.26 and 3.27",
+        "0.54 against 1.28",
+        "260 against 1,550",
+        "12 in place of 300",
+        "10 of the 27 blocks",
+        "6 of its 9 blocks",
+        "2,283 (2,016 to 2,336)",
+        "a factor of 511",
+        "between +1.26 and +1.40",
+        "bits: -1.22",
     ],
 )
 def test_a_figure_without_a_source(figure):
@@ -146,7 +169,10 @@ def test_a_figure_without_a_source(figure):
         "224 x 224, 32x32 and 3 × 3 px, 500 x 375 per second, 24 px, 2 cores, 16 bits",
         "torch 2.14.1, Python 3.11 to 3.13, 2026-12-01, ResNet-50, section 3.2, Fig. 2, k=3",
         "60,000 images of 1,000 classes, 64k iterations, seeds 1 to 3, 90 epochs",
-        "+1.26 to +1.40 (90% interval), mAP by the rules of 2010, errors after 3,000 iterations",
+        "mAP by the rules of 2010, errors after 3,000 iterations, 3 of these runs, 4 against us",
+        "OpenVINO 2026.4, sections 3.2 and 4.2, Fig. 5.1, `--margin` (0.5), Kaiming 2015 and 2016",
+        "a learning rate of 0.1, lr 0.3, weight decay 0.01, momentum 0.9, rates 0.1, 0.3 and 0.5",
+        "0.27 million parameters, 25.6 M gradients, 7.7 epochs, 0.4 megapixels, within 1 of 255",
         "```\n12% done\n```\n",
         "[a link](page.md#12%-less)",
         "<!-- value: speed, torch, 3, .0f -->820<!-- /value --> images",
@@ -154,6 +180,18 @@ def test_a_figure_without_a_source(figure):
 )
 def test_what_is_no_figure_of_a_sentence(text):
     assert list(problems_of(text, {})) == []
+
+
+def test_settings_of_recipes_are_no_figures():
+    settings = "Label smoothing 0.1, stochastic depth 0.05, 2 of 3 repeats."
+    assert list(problems_of(settings, {}, without_units=False)) == []
+    assert len(list(problems_of(settings, {}))) == 3
+
+
+def test_a_quotient_of_rows_and_columns_at_once():
+    sources = {"is 2.0": [["speed", "resnets / torch", "3 / 4"]]}
+    (problem,) = problems_of("The ratio is 2.0.\n", sources)
+    assert "rows or columns" in problem
 
 
 def test_a_page_that_is_not_there(tmp_path, monkeypatch):
