@@ -2,7 +2,8 @@
 
     python docs/images/degradation.py
 
-A study's cells are in docs/results/NAME/cells/NETWORK-seedK, its rows in docs/results/NAME.json.
+A study's cells are in docs/results/NAME/cells/NETWORK-seedK, its rows in docs/results/NAME.json,
+and training errors by iteration in docs/results/NAME-curves.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from statistics import mean
 from typing import Any
 
 from resnets.models import catalog
+from resnets.study.convergence_rule import compute_convergence
 from resnets.study.depth.figures import plot_error_curves
 from resnets.study.depth.summary import ErrorCurves
 from resnets.train.log.run_log import read_rows
@@ -37,7 +39,9 @@ COLUMNS = [
     "validation error, last",
     "test error, last",
     "precision",
+    "training error, fall over the last fifth",
 ]
+CURVES = {"degradation-cifar10-16000it": (1, 2, 4, 6, 8, 9, 10, 12, 14, 16)}  # thousands
 KINDS = ("train", "val", "test")
 LAST = 10  # rows of training, of 100 iterations each
 
@@ -74,8 +78,27 @@ def table_rows(cells: Iterable[Cell]) -> list[list[str | float | None]]:
         train, val, test = (list(errors(cell.rows, kind).values()) for kind in KINDS)
         figures = (train[-1], mean(train[-LAST:]), val[-1], test[-1])
         rounded = (round(figure, 2) for figure in figures)
-        table.append([cell.network, cell.seed, *rounded, cell.precision])
+        convergence = compute_convergence(cell.network, [cell.rows], classes=10)
+        assert convergence is not None
+        assert convergence.fall is not None
+        fall = round(convergence.fall, 2)
+        table.append([cell.network, cell.seed, *rounded, cell.precision, fall])
     return table
+
+
+def curve_rows(cells: Iterable[Cell], thousands: Iterable[int]) -> list[list[str | float | None]]:
+    """Return iteration, and the mean training error of the 1,000 before it of each cell."""
+    training = [errors(cell.rows, "train") for cell in cells]
+    return [
+        [
+            1000 * end,
+            *(
+                round(mean(each[step] for step in each if end - 1 < step / 1000 <= end), 2)
+                for each in training
+            ),
+        ]
+        for end in thousands
+    ]
 
 
 def curves(cells: Sequence[Cell], family: str, label: str) -> list[ErrorCurves]:
@@ -100,6 +123,12 @@ def main() -> None:
         result = result_tables.load(study)
         rows = table_rows(cells)
         result_tables.save(dataclasses.replace(result, columns=COLUMNS, rows=rows))
+        if study in CURVES:
+            columns = ["iterations", *(cell.network for cell in cells)]
+            rows = curve_rows(cells, CURVES[study])
+            result_tables.save(
+                dataclasses.replace(result, name=f"{study}-curves", columns=columns, rows=rows)
+            )
         panels = [*curves(cells, "plain", "plain"), *curves(cells, "resnet", "residual")]
         plot_error_curves(panels, "test").savefig(IMAGES / f"{name}.png", dpi=200)
 

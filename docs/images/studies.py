@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from resnets.config import dump_json
 from resnets.utils.errors import read_object
@@ -44,8 +44,14 @@ STUDIES = {
     "unravelled": ("unravelled", "removed"),
 }
 ORIGIN = "origin.json"  # commit, hardware and date of a run, in its folder
-WITHOUT_FIGURE = {"study-curvature-cifar10"}
+WITHOUT_FIGURE = {
+    "study-curvature-cifar10",
+    "study-inference-stages",
+    "study-inference-stages-cifar10",
+    "study-similarity-between",
+}
 OTHER_FIGURES = {
+    "study-effective-several-cifar10": ("effective", "study-effective-cifar10"),
     "study-unravelled-cifar10": ("removed", "study-unravelled-removed"),
     "study-unravelled-several-cifar10": ("several", "study-unravelled-several"),
     "study-unravelled-paths-cifar10": ("paths", "study-unravelled-paths"),
@@ -143,7 +149,75 @@ def path_rows(path: Path) -> list[Row]:
     ]
 
 
+def effective_rows(path: Path) -> list[Row]:
+    """Return the error of each model by number of blocks made linear, and of blocks removed."""
+    errors: dict[tuple[str, int], list[float]] = {}
+    with (path.parent / "effective.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            key = (row["kind"], int(row["replaced"]))
+            errors.setdefault(key, []).append(float(row["error"]))
+    names = {"linear": "blocks made linear", "identity": "blocks removed"}
+    return [[names[kind], count, *each] for (kind, count), each in errors.items()]
+
+
+def identity_rows(path: Path) -> list[Row]:
+    """Return the rows of the blocks, and the medians of those with an identity shortcut."""
+    rows = table_rows(path)
+    identity = [row for row in rows if row[1] == "identity"]
+    size, rise = (median(float(row[column] or 0) for row in identity) for column in (2, 4))
+    return [*rows, ["median of these", "identity", _rounded(size), None, _rounded(rise)]]
+
+
+def inference_rows(path: Path) -> list[Row]:
+    """Return of each stage and model a head's error after it, and its range of cosines."""
+    found: dict[str, dict[str, list[dict[str, str]]]] = {}
+    with (path.parent / "inference.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            stage = row["name"].partition(".")[0]
+            found.setdefault(stage, {}).setdefault(row["model"], []).append(row)
+    table: list[Row] = []
+    for stage, models in found.items():
+        table.append([stage])
+        for blocks in models.values():
+            cosines = [float(row["cosine"]) for row in blocks if row["cosine"]]
+            error = float(blocks[-1]["error of a linear head (%)"])
+            table[-1] += [_rounded(each) for each in (error, min(cosines), max(cosines))]
+    return table
+
+
+def between_rows(path: Path) -> list[Row]:
+    """Return by how much the relative depths of most similar blocks of two models differ."""
+    values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    with (path.parent / "within.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            blocks = values.setdefault((row["model"], row["other model"]), {})
+            blocks.setdefault(row["block"], {})[row["other block"]] = float(row["cka"])
+    return [
+        [
+            one,
+            other,
+            _rounded(_relative_distance([list(each.values()) for each in blocks.values()])),
+        ]
+        for (one, other), blocks in values.items()
+        if one != other
+    ]
+
+
+def _relative_distance(cka: list[list[float]]) -> float:
+    """Return the mean distance in relative depth from each block to the most similar other one."""
+    return mean(
+        abs((place + 0.5) / len(cka) - (row.index(max(row)) + 0.5) / len(row))
+        for place, row in enumerate(cka)
+    )
+
+
 ROWS: dict[str, Callable[[Path], list[Row]]] = {
+    "study-effective-several-cifar10": effective_rows,
+    "study-identity": identity_rows,
+    "study-identity-cifar10": identity_rows,
+    "study-inference-stages": inference_rows,
+    "study-inference-stages-cifar10": inference_rows,
+    "study-similarity-between": between_rows,
     "study-unravelled-several-cifar10": several_rows,
     "study-unravelled-paths-cifar10": path_rows,
 }
