@@ -78,9 +78,11 @@ def main() -> None:
             )
             found[arm].append(run.result["test"]["top1_error"])
     rows: list[list[str | float | None]] = [
-        [arm, mean_and_spread(errors)] for arm, errors in found.items()
+        [arm, mean_and_spread(errors), *(f"{error:.1f}%" for error in errors)]
+        for arm, errors in found.items()
     ]
-    record("fine-tuning", COMMAND, ["weights, `finetune.`", "test error"], rows)
+    columns = ["weights, `finetune.`", "test error", *(f"seed {seed}" for seed in SEEDS)]
+    record("fine-tuning", COMMAND, columns, rows)
     draw(found)
 
 
