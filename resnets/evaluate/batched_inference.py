@@ -77,7 +77,7 @@ def _check_rows(rows: Any) -> list[Any]:
 
 
 # Input pixels (images x height x width) computed at once. A CPU takes a megapixel, which costs
-# ResNet-50 0.4 GiB and VGG-16 1.5 (measured); a larger image is computed alone. An accelerator
+# ResNet-50 0.5 GiB and VGG-16 0.7 (measured); a larger image is computed alone. An accelerator
 # starts with 256 images of 224 px and halves that when its memory runs out.
 CPU_PIXELS = 1 << 20
 DEVICE_PIXELS = 256 * 224 * 224
