@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from resnets.config import dump_json
+from resnets.study.analyses.similarity import relative_distance
 from resnets.utils.errors import read_object
 from resnets.utils.printable import echo
 
@@ -192,23 +193,14 @@ def between_rows(path: Path) -> list[Row]:
         for row in csv.DictReader(file):
             blocks = values.setdefault((row["model"], row["other model"]), {})
             blocks.setdefault(row["block"], {})[row["other block"]] = float(row["cka"])
+    matrices = {
+        pair: [list(row.values()) for row in rows.values()] for pair, rows in values.items()
+    }
     return [
-        [
-            one,
-            other,
-            _rounded(_relative_distance([list(each.values()) for each in blocks.values()])),
-        ]
-        for (one, other), blocks in values.items()
+        [one, other, _rounded(relative_distance(cka))]
+        for (one, other), cka in matrices.items()
         if one != other
     ]
-
-
-def _relative_distance(cka: list[list[float]]) -> float:
-    """Return the mean distance in relative depth from each block to the most similar other one."""
-    return mean(
-        abs((place + 0.5) / len(cka) - (row.index(max(row)) + 0.5) / len(row))
-        for place, row in enumerate(cka)
-    )
 
 
 ROWS: dict[str, Callable[[Path], list[Row]]] = {

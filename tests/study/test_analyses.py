@@ -101,6 +101,18 @@ def test_cka_is_its_definition():
         similarity.cka(k[None, :3, :3], k[None, :3, :3])
 
 
+@pytest.mark.parametrize(
+    ("cka", "distance"),
+    [
+        ([[1.0, 0.2], [0.3, 1.0]], 0.0),
+        ([[0.2, 1.0], [1.0, 0.3]], 0.5),
+        ([[0.9, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.9]], 0.125),  # (0.25 - 0.125 + 0.875 - 0.75) / 2
+    ],
+)
+def test_distance_in_relative_depth_to_the_most_similar_unit(cka, distance):
+    assert similarity.relative_distance(cka) == pytest.approx(distance)
+
+
 def test_a_linear_unit_is_its_linearization_and_others_are_tangents():
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()

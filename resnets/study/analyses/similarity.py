@@ -73,15 +73,20 @@ class Similarity:
 
     @property
     def offset(self) -> float:
-        """Mean distance in relative depth (0 to 1) from each unit to the most similar other one."""
-        height, width = len(self.cka), len(self.cka[0])
-        return (
-            sum(
-                abs((i + 0.5) / height - (row.index(max(row)) + 0.5) / width)
-                for i, row in enumerate(self.cka)
-            )
-            / height
-        )
+        """`relative_distance` of the two models."""
+        return relative_distance(self.cka)
+
+
+def relative_distance(cka: Sequence[Sequence[float]]) -> float:
+    """Return the mean distance in relative depth (0 to 1) from each unit to the most similar one.
+
+    cka: of the units of one model (rows) with those of another.
+    """
+    height, width = len(cka), len(cka[0])
+    distances = (
+        abs((i + 0.5) / height - (row.index(max(row)) + 0.5) / width) for i, row in enumerate(cka)
+    )
+    return sum(distances) / height
 
 
 def gram_matrices(model: ImageClassifier, images: LabeledImages) -> Tensor:
