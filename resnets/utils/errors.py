@@ -5,7 +5,6 @@ Each message is one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnets.utils.printable import printable
+from resnets.utils.strict_json import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ def read_object(
 ) -> dict[str, Any]:
     """Read the JSON object in a file; raises `error` if it cannot be read or is not an object."""
     with reading(path, error, "as JSON", remedy):
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise TypeError(f"{type(value).__name__}, not an object")
         return value

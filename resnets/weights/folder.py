@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from resnets.config import (
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.errors import reading
+from resnets.utils.strict_json import parse_json
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import parse_classes
 from resnets.weights.name_maps.maps import build_name_map
@@ -228,7 +228,7 @@ def _is_of_transformers(config: dict[str, Any]) -> bool:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = parse_json(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: is not a JSON object")
     return content

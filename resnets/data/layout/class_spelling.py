@@ -12,12 +12,16 @@ from resnets.data.errors import DataError
 
 NUMBERED = re.compile(r"(.*?[^\W\d_].*?)[\s._-]*[(\[]?\d+[)\]]?")
 SIGNED = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
+NUMBER = re.compile(r"([+-]?)(\d+)(?:[.,](\d+))?")
+CYRILLIC, LATIN = "аеорсухіјѕԁһ", "aeopcyxijsdh"  # letters of one look
+LOOKALIKES = str.maketrans(CYRILLIC, LATIN)
 BLANKS = re.compile(r"[\s_-]+")
 INDEXED = (  # "2 cassette", "2: cassette", "2,cassette"; "cassette 2", "cassette,2"
     re.compile(r"(?P<number>\d{1,6})[\s:;,=]+(?P<name>\S.*)"),
     re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,6})"),
 )
 MIN_LETTERS = 5  # of a name whose misspellings are looked for
+SPELLING = "by case, blanks, _, -, in how a number is written or in letters of one look"
 HEADERS = ("name", "names", "class", "classes", "label", "labels", "class_name", "category")
 
 
@@ -29,12 +33,23 @@ def clean_name(name: str) -> str:
 def class_key(name: str) -> str:
     """Return a key that is equal for all spellings of a class name.
 
-    >>> class_key("Hot_Dog ") == class_key("hot dog")
+    Numbers have the key of their value, except that "1.1" and "1.10" may be sections. Characters
+    that are not seen, or that look like others in a word of theirs, make no difference.
+
+    >>> class_key("Hot_Dog ") == class_key("hot dog\u200b")
     True
+    >>> [class_key(name) for name in ("01", "+1", "1.0", "-1", "1,50")]
+    ['1', '1', '1', '-1', '1.50']
     """
-    if SIGNED.fullmatch(clean_name(name)):  # a sign is significant
-        return clean_name(name)
-    return BLANKS.sub(" ", clean_name(name).casefold()).strip()
+    seen = unicodedata.normalize("NFKC", clean_name(name))
+    seen = "".join(letter for letter in seen if unicodedata.category(letter) != "Cf").strip()
+    if (number := NUMBER.fullmatch(seen)) is not None:
+        sign, whole, decimals = number.groups(default="")
+        fraction = f".{decimals}" if decimals.strip("0") else ""
+        return f"{sign.strip('+')}{int(whole)}{fraction}"  # a minus is significant
+    key = BLANKS.sub(" ", seen.casefold()).strip()
+    mixed = re.search("[a-z]", key) and not set(key).isdisjoint(CYRILLIC)
+    return key.translate(LOOKALIKES) if mixed else key
 
 
 def is_misspelling(name: str, other: str) -> bool:
@@ -121,11 +136,17 @@ def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
         other, earlier = known[key]
         difference = "differ only in how letters are composed or in blanks at the ends"
         if other != name:
-            difference = f"({other!r}, {name!r}) differ only by case, blanks, _ or -"
+            difference = f"({_quote(other, name)}, {_quote(name, other)}) differ only {SPELLING}"
         raise DataError(
             f"{where}: the class folders {earlier!r} and {path!r} {difference}; rename one, put"
             " them together, or keep both with --set data.labels_from=folder"
         )
+
+
+def _quote(name: str, other: str) -> str:
+    """Quote a name, with escapes if another of that look has other letters."""
+    alike = name.isascii() != other.isascii() and len(name) == len(other)
+    return ascii(name) if alike else repr(name)
 
 
 def check_spellings(labels: Sequence[str], locate: Callable[[int], str]) -> None:
@@ -148,8 +169,8 @@ def check_spellings(labels: Sequence[str], locate: Callable[[int], str]) -> None
         other, earlier = known.setdefault(key, (name, row))
         if other != name:
             raise DataError(
-                f"{locate(row)}: the label {name!r} and {other!r} of {locate(earlier)} differ only"
-                " by case, blanks, _, - or in how letters are composed; use one spelling"
+                f"{locate(row)}: the label {_quote(name, other)} and {_quote(other, name)} of"
+                f" {locate(earlier)} differ only {SPELLING}; use one spelling"
             )
 
 

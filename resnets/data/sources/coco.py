@@ -6,7 +6,6 @@ _annotations.coco.json in the folder of each split. An image without annotations
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from resnets.data.files.walk import LeftOut, walk_images
 from resnets.data.layout.folder_names import role_within
 from resnets.data.tables.paths import TablePaths
 from resnets.utils.errors import reading
+from resnets.utils.strict_json import parse_json
 
 FOLDER, OFFICIAL, ROBOFLOW = "annotations", "instances_*.json", "_annotations.coco.json"
 KEYS = ("images", "annotations", "categories")
@@ -129,7 +129,7 @@ def _find_image(paths: TablePaths, file_name: str, title: str, location: str) ->
 
 def _read_document(file: Path) -> Mapping[str, Any]:
     with reading(file, DataError, "as JSON"):
-        document = json.loads(file.read_bytes())
+        document = parse_json(file.read_bytes())
     missing = [key for key in KEYS if not isinstance(document, dict) or key not in document]
     if missing:
         raise DataError(f"{file}: not COCO JSON: it lacks {', '.join(missing)}")

@@ -29,7 +29,7 @@ from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import JSON_SUFFIXES, SPACE, TableRow, open_table_file
 from resnets.utils.printable import printable
 
-WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")  # as pandas writes next to missing ones
+WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0+)?")  # pandas writes 1.0 next to missing ones
 REAL_NUMBER = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 MAX_NUMBERS = 20  # distinct real numbers from which labels are not classes
 
@@ -63,12 +63,12 @@ def open_table(
     table_rows = [
         replace(row, label=label) for row, label in zip(table_rows, label_sets.labels, strict=True)
     ]
+    if not label_sets.multi:
+        table_rows = _convert_whole_numbers(file, table_rows)
     names = [(row.line, name) for row in table_rows for name in label_names(row.label)]
     check_spellings([name for _, name in names], lambda index: f"{file}: line {names[index][0]}")
     table.warn_of_unused_columns()
     by_space = table.delimiter == SPACE
-    if not label_sets.multi:
-        table_rows = _convert_whole_numbers(file, table_rows)
     # Sorted by path, so that results do not depend on the order of lines.
     rows = sorted(_find_images(file, table_rows, paths, by_space), key=lambda row: row.path)
     if labels == "multi":

@@ -10,7 +10,6 @@ do shards that are missing by the count in nshards.txt, which some sets have.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +31,8 @@ from resnets.data.files.tar import TarFiles, is_image_name, list_tar
 from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import NUMBER, class_names, encode_labels, is_list
 from resnets.utils.cpu_count import cores
+from resnets.utils.errors import reason
+from resnets.utils.strict_json import parse_json
 
 LABELS = (".cls", ".json")
 JSON_LABELS = ("label", "cls")
@@ -279,9 +280,10 @@ def _read_label(
         try:
             value: Any = data.decode("utf-8").strip()
             is_json = file.lower().endswith(".json")
-            entry = json.loads(value) if is_json else {"": value}
-        except (ValueError, RecursionError):
-            raise DataError(f"{location}: not UTF-8 text, or not JSON") from None
+            entry = parse_json(value) if is_json else {"": value}
+        except (ValueError, RecursionError) as error:
+            why = f"not UTF-8 text, or not JSON ({reason(error)})"
+            raise DataError(f"{location}: {why}") from None
         entry = entry if isinstance(entry, dict) else {}
         names = [name for name in JSON_LABELS if name in entry] if is_json else [""]
         if not names and labels:  # other metadata, next to a .cls

@@ -4,6 +4,7 @@ that are not measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,6 +33,7 @@ UNLABELED = frozenset(
 MAX_IMAGES_PER_VALUE = 5  # average below which numeric classes may be quantities
 MAX_COMPARED = 1000  # classes up to which all pairs of names are compared
 MIN_RATIO = 4  # images of a class per image of one whose name may be a misspelling of it
+FRACTION = re.compile(r"[+-]?\d*[.,]\d*[1-9]\d*")
 MIN_VALUES = 10  # classes from which they may be quantities or ids
 
 
@@ -100,10 +102,9 @@ def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
             f"{num_single:,} of {len(classes):,} classes have one image: they may be ids or"
             " captions; such a class is not measured"
         )
-    elif (
-        len(classes) >= MIN_VALUES
-        and total < MAX_IMAGES_PER_VALUE * len(classes)
-        and all(map(NUMBER.match, classes))
+    elif all(map(NUMBER.fullmatch, classes)) and (
+        any(map(FRACTION.fullmatch, classes))
+        or (len(classes) >= MIN_VALUES and total < MAX_IMAGES_PER_VALUE * len(classes))
     ):
         warnings.append(
             f"the {len(classes):,} classes are numbers ({', '.join(classes[:3])}, ...) with"

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from typing import Literal
 
 from resnets.data.errors import DataError
@@ -26,7 +26,8 @@ TOKEN = re.compile(r"\"([^\"]*)\"|'([^']*)'|([^,\s][^,]*)")
 NUMBERS = re.compile(r"\d+(\s+\d+)+")
 DECIMAL = re.compile(r"[+-]?\d+(?:,(\d+))?")
 QUARTERS = frozenset({"0", "00", "000", "5", "50", "500", "25", "250", "75", "750"})
-BRACKET, SPACES = "brackets", "spaces"
+NESTED = re.compile(r"[\[{(]\s*[\[{(]|\{\s*(\"[^\"]*\"|'[^']*')\s*:")  # lists in lists, mappings
+BRACKET, SPACES, WORDS = "brackets", "spaces", "words"
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,18 @@ def read_label_sets(
     several, separator = _find_separator(texts, form)
     if form == "auto" and not several:
         single = LabelSets([single_label(text, locate(row)) for row, text in enumerate(texts)])
-        return LabelSets(single.labels, warning=_comma_warning(texts))
+        return LabelSets(single.labels, warning=_comma_warning(texts) or _words_warning(texts))
     if form == "auto":
         labeled = sum(not is_missing(text) for text in texts)
         rows = [row for row, text in enumerate(texts) if text in several]
         location = f"{locate(rows[0])}: {texts[rows[0]]!r} looks like several labels"
         _check_not_rare(location, rows, labeled)
+    if separator == BRACKET:
+        _check_lists(texts, locate)
     sets = [_split_cell(text, separator) for text in texts]
+    _check_other_separators(sets, separator, locate)
     how = {BRACKET: "lists", SPACES: "separated by spaces", "": "one each"}
+    how[WORDS] = how[SPACES]
     description = f"sets of labels, {how.get(separator, f'separated by {separator!r}')}"
     if none := sum(not names for names in sets):
         description += f", {none:,} without a label"
@@ -106,6 +111,30 @@ def _check_not_rare(location: str, rows: Sequence[int], labeled: int) -> None:
             f"{location}, and {labeled - len(rows):,} other images have one label; correct it, or,"
             " for sets of labels, set data.labels=multi"
         )
+
+
+def _check_lists(texts: Sequence[str], locate: Callable[[int], str]) -> None:
+    """Raise DataError for a list that holds other lists, a mapping or a missing value."""
+    for row, text in enumerate(texts):
+        if NESTED.match(text) or any(map(is_missing, _split_cell(text, BRACKET))):
+            raise DataError(
+                f"{locate(row)}: {text[:80]!r} is not a list of labels; write their names alone"
+            )
+
+
+def _check_other_separators(
+    sets: Sequence[tuple[str, ...]], separator: str, locate: Callable[[int], str]
+) -> None:
+    """Raise DataError for a name in a set that is several of the other names, joined otherwise."""
+    names = set(chain.from_iterable(sets))
+    for row, labels in enumerate(sets):
+        for name, other in product(labels, SEPARATORS):
+            parts = _split_cell(name, other) if other != separator else ()
+            if len(parts) > 1 and names.issuperset(parts):
+                raise DataError(
+                    f"{locate(row)}: {name!r} may be several labels, which other cells separate"
+                    f" by {separator!r}; use one separator"
+                )
 
 
 def _find_decimal_comma(texts: Sequence[str]) -> int | None:
@@ -162,6 +191,8 @@ def _find_separator(texts: Sequence[str], form: LabelForm) -> tuple[set[str], st
         lists = {cell for cell in counts if len(_split_cell(cell, BRACKET)) != 1}
         return lists or set(counts), BRACKET
     best, most, chosen = set[str](), 0, ""
+    if form == "multi" and (listed := _cells_of_words(counts)):
+        return listed, WORDS
     for separator in (*SEPARATORS, SPACES):
         found = set()
         for cell in counts:
@@ -187,6 +218,8 @@ def _split_cell(text: str, separator: str) -> tuple[str, ...]:
         return ()
     if separator == BRACKET and (found := BRACKETS.fullmatch(text)) is not None:
         return tuple(dict.fromkeys(_parse_list(found[0], found[1])))
+    if separator == WORDS:
+        return tuple(dict.fromkeys(text.split()))
     if separator == SPACES:
         parts: Sequence[str] = text.split() if NUMBERS.fullmatch(text) else [text]
     else:
@@ -205,6 +238,29 @@ def _parse_list(text: str, inside: str) -> list[str]:
     if "," not in inside and "'" not in inside and '"' not in inside:
         return inside.split()
     return [next(filter(None, token), "").strip() for token in TOKEN.findall(inside)]
+
+
+def _cells_of_words(cells: Iterable[str]) -> set[str]:
+    """Return the cells of several words, if words seem to be labels, not parts of names; else {}.
+
+    That is if all of them are cells of their own, or if there are more such cells than words.
+    """
+    distinct = {text for text in cells if not is_missing(text)}
+    several = {text for text in distinct if len(text.split()) > 1}
+    words = {word for text in several for word in text.split()}
+    recur = len(words) < len(several) and len(several) >= COMMA_SHARE * len(distinct)
+    return several if len(several) > 1 and (recur or words <= distinct) else set()
+
+
+def _words_warning(texts: Sequence[str]) -> str:
+    """Return a warning if labels seem to be several words, each a label, else ""."""
+    if not (several := _cells_of_words(texts)):
+        return ""
+    return (
+        f"{len(several):,} of {len(set(texts)):,} classes consist of words that other classes have"
+        f" too, such as {min(several)!r}, and each is read as one class; if the words are"
+        " labels, set data.labels=multi"
+    )
 
 
 def _comma_warning(texts: Sequence[str]) -> str:

@@ -25,7 +25,9 @@ from resnets.data.tables.columns import (
     parse_split,
 )
 from resnets.data.tables.labels import Label, is_missing
+from resnets.utils.errors import reason
 from resnets.utils.printable import printable
+from resnets.utils.strict_json import parse_json
 
 log = logging.getLogger("resnets")
 
@@ -249,8 +251,12 @@ class _JsonLinesReader:
             self.line_num += 1
             if not line.strip():
                 continue
-            found = _parse_json_object(line)
-            if found is None:
+            try:
+                found = parse_json(line)
+            except (ValueError, RecursionError) as error:
+                why = f"not JSON ({reason(error)})"
+                raise DataError(f"{self.name}: line {self.line_num}: {why}") from None
+            if not isinstance(found, dict):
                 raise DataError(f"{self.name}: line {self.line_num}: not a JSON object")
             if unknown := sorted(found.keys() - set(self.keys)):
                 raise DataError(
@@ -272,7 +278,7 @@ def _parse_json_rows(text: str) -> list[Sequence[str]]:
 
 def _parse_json_object(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

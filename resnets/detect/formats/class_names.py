@@ -21,9 +21,20 @@ MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader without aliases, which can expand without bound, and of limited depth."""
+    """A safe loader without repeated keys, of limited depth, and without aliases, which can expand
+    without bound.
+    """
 
     depth = 0
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} occurs twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -41,7 +52,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(data: bytes, where: str) -> Any:
-    """Parse YAML; DataError if it is invalid, too large, or has aliases or tags."""
+    """Parse YAML; DataError if it is invalid, too large, or has repeated keys, aliases or tags."""
     if len(data) > MAX_BYTES:
         raise DataError(f"{where}: {len(data):,} bytes, too large for a file of names")
     try:

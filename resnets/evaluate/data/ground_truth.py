@@ -8,7 +8,6 @@ Where file names sort differently by number (1.jpg .. 12.jpg), only a table is u
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from resnets.data.tables.label_sets import single_label
 from resnets.data.tables.labels import ambiguous_number, argsort_by_name, format_first_pair
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.errors import reading
+from resnets.utils.strict_json import parse_json
 
 Labels = tuple[int, ...]
 
@@ -176,7 +176,7 @@ Given = Sequence[tuple[Any, str]]  # labels as written, each with its location i
 
 def _parse_json(path: Path, text: str) -> list[Given]:
     with reading(path, DataError, "as JSON"):
-        entries = json.loads(text)
+        entries = parse_json(text)
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list with one list of labels for each image")
     given: list[Given] = []

@@ -1,0 +1,88 @@
+"""Labels of tables that may mean something else than they seem to: refused, or warned of."""
+
+import pytest
+
+from resnets.data import DataError
+from resnets.data.layout.class_spelling import check_spellings, class_key
+from resnets.data.splits.label_warnings import class_warnings
+from resnets.data.tables.label_sets import read_label_sets
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("01", "1"),
+        ("+1", "1"),
+        ("1.0", "1"),
+        ("1,5", "1.5"),
+        ("١٢", "12"),  # Arabic digits
+        ("cat", "cat\u200b"),  # a blank without width
+        ("cat", "\ufeffcat"),
+        ("cat", "c\u0430t"),  # a Cyrillic letter
+        ("cat", "\uff43at"),  # a full-width letter
+    ],
+)
+def test_labels_that_look_or_count_alike_are_refused(one: str, other: str) -> None:
+    assert class_key(one) == class_key(other)
+    with pytest.raises(DataError):
+        check_spellings([one, "else", other], str)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("-2", "2"), ("1.1", "1.10"), ("10", "1"), ("кот", "kot"), ("v01", "v1"), ("2", "²")],
+)
+def test_labels_that_differ_in_value_or_script_are_classes(one: str, other: str) -> None:
+    assert len(one) == 1 or class_key(one) != class_key(other)
+    check_spellings([one, other], str)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '{"category": "cat"}',
+        "{'category': 'cat'}",
+        '[{"category": "cat"}]',
+        '[["cat", "dog"]]',
+        '["cat", null]',
+        "['cat', nan]",
+    ],
+)
+@pytest.mark.parametrize("form", ["auto", "multi"])
+def test_cells_that_are_no_lists_of_labels_are_refused(cell: str, form) -> None:
+    with pytest.raises(DataError, match="row 1"):
+        read_label_sets(['["cat", "dog"]', cell, '["dog"]'], "row {}".format, form)
+
+
+def test_a_second_separator_is_refused() -> None:
+    with pytest.raises(DataError, match="row 2"):
+        read_label_sets(["cat;dog", "cat", "dog|cat", "dog"], "row {}".format)
+    read = read_label_sets(["cat;and/or", "cat", "and/or"], str)
+    assert read.labels == [("cat", "and/or"), ("cat",), ("and/or",)]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["cat dog", "cat", "dog", "dog cat"],
+        ["haze water", "haze road", "water road", "road water haze", "cloudy"],
+    ],
+)
+def test_words_that_recur_are_warned_of_and_read_as_labels_on_request(cells: list[str]) -> None:
+    read = read_label_sets(cells, str)
+    assert not read.multi
+    assert read.warning
+    several = read_label_sets([*cells, ""], str, "multi")
+    assert several.labels == [*(tuple(cell.split()) for cell in cells), ()]
+
+
+@pytest.mark.parametrize("cells", [["hot dog", "dog"], ["fire truck", "pickup truck", "car"]])
+def test_names_of_several_words_stay_whole(cells: list[str]) -> None:
+    assert not read_label_sets(cells, str).warning
+    assert read_label_sets(cells, str, "multi").labels == [(cell,) for cell in cells]
+
+
+def test_numbers_with_decimals_are_warned_of_as_quantities() -> None:
+    assert len(class_warnings(("0.5", "1.5"), (90, 90))) == 1
+    assert class_warnings(("1", "2"), (90, 90)) == []
+    assert class_warnings(("0.5", "v1.5"), (90, 90)) == []

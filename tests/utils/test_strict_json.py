@@ -1,0 +1,54 @@
+"""A key that occurs twice is an error in every format with keys: one of its values would be lost."""
+
+import json
+
+import pytest
+
+from resnets.data import DataError
+from resnets.detect.data.documents import parse_json as parse_annotations
+from resnets.detect.formats.class_names import load_yaml
+from resnets.evaluate.data.ground_truth import _parse_json as parse_labels
+from resnets.utils.errors import ConfigError, read_object
+from resnets.utils.strict_json import parse_json
+from resnets.weights.errors import WeightsError
+from resnets.weights.folder import read_config
+
+TWICE = '{"names": {"a": 1, "a": 2}}'
+
+
+def test_a_repeated_key_with_another_value_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'a'"):
+        parse_json(TWICE)
+    assert parse_json('{"a": [1], "b": 0, "a": [1]}') == {"a": [1], "b": 0}
+
+
+def test_readers_of_files_refuse_repeated_keys(tmp_path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(TWICE)
+    with pytest.raises(DataError):
+        parse_annotations(TWICE.encode(), "set.json")
+    with pytest.raises(DataError):
+        parse_labels(file, f"[{TWICE}]")
+    with pytest.raises(ConfigError):
+        read_object(file)
+    with pytest.raises(WeightsError):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["names: [a]\nnc: 1\nnames: [b]\n", "names: {0: a, 0: b}\n"])
+def test_yaml_refuses_repeated_keys(text: str) -> None:
+    with pytest.raises(DataError):
+        load_yaml(text.encode(), "data.yaml")
+    assert load_yaml(b"names: {0: a, 1: b}\nmore: {0: c}\n", "data.yaml")["more"] == {0: "c"}
+
+
+def test_json_lines_refuse_repeated_keys(tmp_path) -> None:
+    from resnets.data.tables.reader import open_table_file
+
+    file = tmp_path / "set.jsonl"
+    lines = [json.dumps({"file_name": f"{n}.png", "label": "cat"}) for n in range(3)]
+    file.write_text("\n".join([*lines, '{"file_name": "3.png", "label": "cat", "label": "dog"}']))
+    table = open_table_file(file, lambda name: name.endswith(".png"), lambda _: True)
+    assert table is not None
+    with pytest.raises(DataError, match="line 4"):
+        list(table.rows())
