@@ -1,6 +1,8 @@
 """Files of a folder that its set does not read are counted, and named by an example."""
 
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,65 @@ def test_images_that_coco_json_does_not_name(tmp_path: Path) -> None:
     assert left_out(tmp_path) == ""
     Image.new("L", (8, 8)).save(tmp_path / "train" / "2.png")
     assert left_out(tmp_path) == "1 .png (image that no annotation file names)"
+
+
+def write_classes(root: Path) -> list[str]:
+    """Two classes of four images; returns their paths."""
+    paths = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(4)]
+    for row, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), row).save(root / path)
+    return paths
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_older_members_of_one_name(tmp_path: Path, form: str) -> None:
+    paths = write_classes(tmp_path / "set")
+    file = tmp_path / f"set.{form}"
+    if form == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            for path in paths:
+                archive.write(tmp_path / "set" / path, path)
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                archive.write(tmp_path / "set" / paths[-1], paths[0])
+    else:
+        with tarfile.open(file, "w") as archive:
+            for path in paths:
+                archive.add(tmp_path / "set" / path, path)
+            archive.add(tmp_path / "set" / paths[-1], paths[0])
+    assert left_out(file).startswith("1 .png (older member")
+    files = find_source(DataSpec(source=str(file))).train.files
+    assert files.read(0) == files.read(len(paths) - 1)  # the newest
+
+
+def test_names_of_zips_in_an_unknown_encoding_are_said(tmp_path: Path, caplog) -> None:
+    paths = write_classes(tmp_path / "set")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in paths:
+            archive.write(tmp_path / "set" / path, path.replace("cat", "ca@"))
+    data = (tmp_path / "set.zip").read_bytes().replace(b"ca@/", b"ca\x8c/")
+    (tmp_path / "set.zip").write_bytes(data)
+    find_source(DataSpec(source=str(tmp_path / "set.zip")))
+    assert "(4)" in caplog.text
+
+
+@pytest.mark.parametrize("empty", ["val", "Test"])
+def test_split_folders_without_images(tmp_path: Path, empty: str) -> None:
+    write_classes(tmp_path / "train")
+    assert not find_source(DataSpec(source=str(tmp_path))).warnings
+    (tmp_path / empty / "cat").mkdir(parents=True)
+    (warning,) = find_source(DataSpec(source=str(tmp_path))).warnings
+    assert warning.startswith(f"{empty}/ ")
+
+
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_second_tables_of_labels_are_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for number in range(6):
+        Image.new("L", (8, 8)).save(tmp_path / folder / f"p{number}.png")
+    lines = [f"p{number}.png,{('cat', 'dog')[number % 2]}" for number in range(6)]
+    (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join(lines))
+    assert not find_source(DataSpec(source=str(tmp_path))).warnings
+    (tmp_path / "corrected.csv").write_text("path,label\n" + "\n".join(lines))
+    (warning,) = find_source(DataSpec(source=str(tmp_path))).warnings
+    assert "corrected.csv" in warning

@@ -1,4 +1,4 @@
-"""A key that occurs twice is an error in every format with keys: one of its values would be lost."""
+"""A key that occurs twice is an error in all formats with keys: a value would be lost."""
 
 import json
 

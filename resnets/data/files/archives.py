@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import stat
 import tarfile
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, Listing
 from resnets.data.files.tar import follow_links, list_tar, sort_members
-from resnets.data.files.walk import HEAD_BYTES, LeftOut
+from resnets.data.files.walk import HEAD_BYTES, OLDER_MEMBER, LeftOut
 from resnets.utils.errors import reading
+from resnets.utils.printable import printable
+
+log = logging.getLogger("resnets")
 
 ENCRYPTED, UTF8 = 0x1, 0x800  # bits of a member's flags
 READ_METHODS = frozenset(
@@ -89,8 +93,8 @@ def list_archive(archive: Path, include: Callable[[str], bool] | None = None) ->
 def list_zip(archive: Path, include: Callable[[str], bool] | None = None) -> Listing:
     """List images in a zip, as `list_archive`."""
     zip_file = open_zip(archive)
-    members, links, folders = read_members(zip_file, archive)
     left_out = LeftOut()
+    members, links, folders = _read_members(zip_file, archive, left_out)
     follow_links(members, links, left_out, str(archive))
 
     def head(path: str) -> bytes:
@@ -109,14 +113,18 @@ def open_zip(archive: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive)
 
 
-def read_members(
-    zip_file: zipfile.ZipFile, archive: Path
+def _read_members(
+    zip_file: zipfile.ZipFile, archive: Path, left_out: LeftOut
 ) -> tuple[dict[str, zipfile.ZipInfo], dict[str, str], set[str]]:
-    """Return a zip's files by path, its links (path -> target), and its folders."""
+    """Return a zip's files by path, its links (path -> target), and its folders.
+
+    Of members of one name the last counts, as where an archive is unpacked.
+    """
     members: dict[str, zipfile.ZipInfo] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
-    for member, name in zip(zip_file.infolist(), _decode_names(zip_file.infolist()), strict=True):
+    names = _decode_names(zip_file.infolist(), archive)
+    for member, name in zip(zip_file.infolist(), names, strict=True):
         path = posixpath.normpath(name).lstrip("/")
         if name.endswith("/"):
             folders.add(path)
@@ -125,6 +133,8 @@ def read_members(
                 target = stream.read(4096).decode("utf-8", "surrogateescape")
             links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         else:
+            if path in members:
+                left_out.add(OLDER_MEMBER, path)
             members[path] = member
     return members, links, folders
 
@@ -132,8 +142,9 @@ def read_members(
 def unzip_to_tar(archive: Path, out: IO[bytes]) -> None:
     """Write a zip's files as a plain tar; raise DataError if one cannot be read or is encrypted."""
     zip_file = open_zip(archive)
-    members, links, _ = read_members(zip_file, archive)
-    follow_links(members, links, LeftOut(), str(archive))
+    left_out = LeftOut()
+    members, links, _ = _read_members(zip_file, archive, left_out)
+    follow_links(members, links, left_out, str(archive))
     _check_readable(archive, list(members.items()))
     with zip_file, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path, member in members.items():
@@ -148,7 +159,7 @@ def unzip_to_tar(archive: Path, out: IO[bytes]) -> None:
                 raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
 
 
-def _decode_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+def _decode_names(members: Sequence[zipfile.ZipInfo], archive: Path) -> list[str]:
     """Decode member names: UTF-8 without its flag, and backslashes."""
     names = [member.filename for member in members]
     unflagged = [row for row, member in enumerate(members) if not member.flag_bits & UTF8]
@@ -157,7 +168,14 @@ def _decode_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
         for row, name in zip(unflagged, decoded, strict=True):
             names[row] = name
     except UnicodeError:
-        pass  # cp437, as the standard has it
+        guessed = [names[row] for row in unflagged if not names[row].isascii()]
+        log.warning(
+            "%s: names that are not UTF-8 (%s) are read in the encoding of DOS, cp437, such as %s;"
+            " if that is wrong, unpack it where it was made",
+            archive,
+            f"{len(guessed):,}",
+            printable(guessed[0]),
+        )
     if not any("/" in name for name in names):
         names = [name.replace("\\", "/") for name in names]
     return names

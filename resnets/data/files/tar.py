@@ -33,6 +33,7 @@ from resnets.data.files.walk import (
     BROKEN_LINK,
     HEAD_BYTES,
     LOOP,
+    OLDER_MEMBER,
     LeftOut,
     filter_visible,
     is_visible,
@@ -91,6 +92,7 @@ def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
     links: dict[str, str] = {}
     folders: set[str] = set()
     sparse: set[str] = set()
+    left_out = LeftOut()
     stream = _open_uncompressed(archive)
     with reading_tar(archive), tarfile.open(fileobj=stream, mode="r:") as tar:
         while (member := tar.next()) is not None:
@@ -99,6 +101,8 @@ def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
             if member.isdir():
                 folders.add(path)
             elif member.isreg():
+                if path in spans:
+                    left_out.add(OLDER_MEMBER, path)
                 spans[path] = (member.offset_data, member.size)
                 if is_sparse(member):
                     sparse.add(path)
@@ -106,7 +110,6 @@ def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
                 start = posixpath.dirname(path) if member.issym() else ""
                 links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
         check_end(tar, stream)
-    left_out = LeftOut()
     follow_links(spans, links, left_out, str(archive))
 
     def head(path: str) -> bytes:

@@ -90,6 +90,7 @@ HIDDEN = "hidden or of a system"
 UNREAD = "not a file of the set"
 LOOP = "link to a folder above itself"
 BROKEN_LINK = "link to nothing"
+OLDER_MEMBER = "older member of a name that the archive has again"
 SPECIAL = "pipe or device"
 UNSUPPORTED = "image format that is not read, convert to PNG or JPEG"
 

@@ -216,7 +216,11 @@ def _read_splits(
             and not train_classes & set(each.names)
         ):
             notes.append(f"{each.title}/ has none of the classes of the training split")
-    return _make_layout(splits, paths, left_out, notes)
+    layout = _make_layout(splits, paths, left_out, notes)
+    empty = find_folder_roles([each.name for each in top.folders.values() if not each.count])
+    absent = [f"{top.prefix}{name}/" for name, role in empty.items() if role not in chosen]
+    warnings = [f"{path} has the name of a split, but no images" for path in absent]
+    return replace(layout, warnings=(*layout.warnings, *warnings))
 
 
 def _read_class_named_train(

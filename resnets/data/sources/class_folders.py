@@ -42,7 +42,12 @@ from resnets.data.tables.flat_labels import (
 from resnets.data.tables.ground_truth_file import imagenet_wnids
 from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.labels import class_names
-from resnets.data.tables.unread_labels import describe_label_files, find_label_files, format_files
+from resnets.data.tables.unread_labels import (
+    describe_label_files,
+    find_label_files,
+    format_files,
+    warn_of_other_tables,
+)
 from resnets.utils.printable import join_names
 
 log = logging.getLogger("resnets")
@@ -107,9 +112,12 @@ def read_tree(
         for split in layout.splits:
             check_distinct(split.class_folders, where)
 
+    read: list[str] = []
+
     def read_flat(split: SplitRows, form: LabelForm = labels) -> FlatLabels | None:
         found = read_flat_labels(split, layout, everything, where, truth, group, form)
         if found is not None:
+            read.append(found.file)
             listing.left_out.discard_label_file(found.file)
         return found
 
@@ -118,7 +126,10 @@ def read_tree(
         single = _read_single_folder(layout, everything, where, labels)
         layout, training = single or (layout, training)
     if training.flat:
-        return _make_flat_tree(layout, training, listing, name, where, read_flat)
+        tree = _make_flat_tree(layout, training, listing, name, where, read_flat)
+        warnings = warn_of_other_tables(everything, where, tree.source.classes, read)
+        source = replace(tree.source, warnings=(*tree.source.warnings, *warnings))
+        return replace(tree, source=source)
     tree = _make_folder_tree(layout, training, listing, name, where, read_flat)
     return _add_label_file_notes(tree, everything, where, quarantine)
 

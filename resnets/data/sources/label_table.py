@@ -27,6 +27,7 @@ from resnets.data.tables.label_sets import LabelForm, read_label_sets, union_lab
 from resnets.data.tables.labels import ONE_LABEL, class_names, encode_labels, label_names
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import JSON_SUFFIXES, SPACE, TableRow, open_table_file
+from resnets.data.tables.unread_labels import warn_of_other_tables
 from resnets.utils.printable import printable
 
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0+)?")  # pandas writes 1.0 next to missing ones
@@ -200,7 +201,9 @@ def open_folder_table(
         if is_inside and not top_folders and not table.columns.has_splits:
             return None  # labels alone
         found = open_table(file, name, root=folder, group=group, labels=labels)
-        return replace(found, left_out=_count_left_out(found, listing, images))
+        left_out = _count_left_out(found, listing, images)
+        warnings = warn_of_other_tables(listing, str(folder), found.classes, [file.name])
+        return replace(found, left_out=left_out, warnings=(*found.warnings, *warnings))
     return None
 
 

@@ -157,6 +157,27 @@ def describe_label_files(
     return notes, warnings
 
 
+def warn_of_other_tables(
+    listing: Listing, where: str, classes: Sequence[str], read: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a warning if files other than those `read` name images without folders and classes."""
+    found = find_label_files(listing, where, classes)
+    other = [
+        each
+        for each in found
+        if each.images
+        and each.classes
+        and not any(f"/{file}".endswith(f"/{each.path}") for file in read)
+    ]
+    if not other:
+        return ()
+    files = join_names([printable(file) for file in dict.fromkeys(read)])
+    return (
+        f"{format_files(other)}: not read, but {'names' if len(other) == 1 else 'name'} images and"
+        f" classes, too; labels are those of {files}",
+    )
+
+
 def format_files(files: Sequence[LabelFile], most: int = 3) -> str:
     """Format the first `most` of the files for a message."""
     return join_names([printable(file.path) for file in files], most)

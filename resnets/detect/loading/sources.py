@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -106,6 +107,7 @@ def open_detection(
             )
         val = None  # part of trainval: a share of it is held out instead
     sets_by_title: dict[str, RawImageSet] = {}
+    test_images = functools.cache(lambda: opener.load(sets.test))
 
     def part(titles: str, image_set: RawImageSet) -> FilePart:
         """The images as parts of any set are known: by their paths in the store, and contents."""
@@ -118,7 +120,7 @@ def open_detection(
         return FilePart(titles, files, labels, ids, content, hash_stems(paths))
 
     def test_part() -> FilePart:
-        image_set = opener.load(sets.test)
+        image_set = test_images()
         if data.overlap == "refuse" and _overlap(train_part, image_set):
             raise DataError(
                 f"{data.source}: {sets.test} shares images with {sets.train}; a test set must"
@@ -153,6 +155,10 @@ def open_detection(
         for role in ((TRAIN, VAL) if sets.test else (TRAIN, VAL, TEST))
     ]
     summary = _summary(source, sets, train_part, val, rows, data, opener.notes)
+    if training:
+        if sets.test:
+            test_images()
+        summary = replace(summary, left_out=opener.left_out().parts())
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
     summary = replace(summary, grouped_by=data.group, groups=groups)
     if training:

@@ -12,6 +12,7 @@ import numpy as np
 from resnets.config import DetectSpec
 from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.errors import DataError
+from resnets.data.files.walk import LeftOut
 from resnets.detect.class_maps.instances_to_class_maps import (
     NUM_SCANNED,
     add_background,
@@ -27,9 +28,11 @@ from resnets.detect.formats.problems import (
     raise_first_problem,
     read_stored_sizes,
 )
-from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet, Task
+from resnets.detect.formats.records import Box, RawDataset, RawImage, RawImageSet, Task
+from resnets.detect.images.index import ImageIndex
 
 log = logging.getLogger("resnets")
+NOT_LISTED = "image in no image set that is read"
 BAD_HINT = (
     "`resnets data check` lists all, and repairs them with --repair,"
     " detect.skip_invalid=true leaves them out"
@@ -51,6 +54,7 @@ class SplitOpener:
         self.workers = workers
         self.task = task
         self.notes: list[str] = []  # on the image sets loaded so far
+        self.listed: set[str | None] = set()  # images and class maps of these sets
         self.drawn = task == "segment" and source.coding is None
         self.masks = task == "instances" or self.drawn
 
@@ -61,7 +65,9 @@ class SplitOpener:
         """
         images: list[RawImage] = []
         for title in dict.fromkeys(titles.split("+")):
-            loaded = self._drop_quarantined(self.source.load(title))
+            loaded = self.source.load(title)
+            self.listed |= {path for each in loaded.images for path in (each.path, each.class_map)}
+            loaded = self._drop_quarantined(loaded)
             loaded = read_stored_sizes(loaded, self.source.store, self.workers)
             checked = check_image_set(
                 loaded,
@@ -106,11 +112,22 @@ class SplitOpener:
                 f"{titles or 'all'}: {difficult:,} objects are marked difficult: neither trained on"
                 " nor measured (detect.keep_difficult=true trains on them)"
             )
+        if self.task != "segment" and (note := _describe_equal_boxes(images)):
+            self._note(f"{titles or 'all'}: {note}")
         if self.source.coding is not None:
             images = self._check_class_maps(images, titles)
         if self.drawn:
             self._log_class_fractions(images, titles)
         return RawImageSet(images)
+
+    def left_out(self) -> LeftOut:
+        """Count the files that were not read, and the images in none of the sets loaded so far."""
+        found = LeftOut()
+        found.add_all(self.source.store.left_out)
+        for path in ImageIndex.of(self.source.store).images:
+            if path not in self.listed:
+                found.add(NOT_LISTED, path)
+        return found
 
     def _note(self, note: str) -> None:
         """Record and log a note, once."""
@@ -210,6 +227,25 @@ class SplitOpener:
             description=", ".join(filter(None, (description, self.source.caveat))),
             category_ids=ids,
         )
+
+
+def _describe_equal_boxes(images: Sequence[RawImage]) -> str:
+    """Describe objects that have the box of another one of their image; "" without any."""
+    same, other, first = 0, 0, ""
+    for image in images:
+        labels: dict[Box, set[int]] = {}
+        for each in image.objects:
+            known = labels.setdefault(each.box, set())
+            same += each.label in known
+            other += bool(known) and each.label not in known
+            first = first or (f"{image.name}, {each.item}" if known else "")
+            known.add(each.label)
+    if not first:
+        return ""
+    return (
+        f"objects with exactly the box of another one: {same:,} of its class, {other:,} of other"
+        f" classes, the first is {first}; each is read"
+    )
 
 
 def to_target(image: RawImage, *, masks: bool) -> Target:

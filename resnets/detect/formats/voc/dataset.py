@@ -156,15 +156,16 @@ def _read_image_set(
     form = explain_swapped_corners(corners, sizes)
     matched = [replace(each, objects=tuple(add_form_flaw(each.objects, form))) for each in matched]
     notes = []
+    start = title or "all"
     if num_swapped and not form:
-        notes.append(f"{title}: {num_swapped:,} boxes had their corners swapped; reordered")
+        notes.append(f"{start}: {num_swapped:,} boxes had their corners swapped; reordered")
     if corners:
         zeros = sum(0 in each[:2] for each in corners)
         num_fractional = sum(
             any(math.isfinite(value) and value % 1 for value in each) for each in corners
         )
         notes.append(
-            f"{title}: boxes are taken to count pixels from 1, as VOC does, and are read 1 px less"
+            f"{start}: boxes are taken to count pixels from 1, as VOC does, and are read 1 px less"
             f" ({zeros:,} of {len(corners):,} begin at 0, {num_fractional:,} have fractions of"
             " pixels; tools that count from 0 write such boxes)"
         )
