@@ -8,7 +8,24 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from resnets.config.ranges import check_ranges
 from resnets.utils.errors import ConfigError
+
+AUGMENT_RANGES = {
+    **dict.fromkeys(("random_erase", "mix_probability", "grayscale", "blur"), "[0, 1]"),
+    **dict.fromkeys(
+        ("pad", "mixup", "cutmix", "pca_color", "policy_ops", "policy_std"), "[0, inf)"
+    ),
+    "policy_magnitude": "[0, 10]",
+    "repeats": "[1, inf)",
+}
+DATA_RANGES = {
+    **dict.fromkeys(("val_fraction", "test_fraction", "max_unreadable"), "[0, 1)"),
+    **dict.fromkeys(("size", "test_size", "resize", "grow_from", "grow_step"), "[1, inf)"),
+    **dict.fromkeys(("shuffle_buffer", "channels"), "[1, inf)"),
+    **dict.fromkeys(("workers", "fold"), "[0, inf)"),
+    "train_fraction": "(0, 1]",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +92,9 @@ class AugmentSpec:
     mix_probability: float = 1.0
     random_erase: float = 0.0
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.augment.", AUGMENT_RANGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +206,7 @@ class DataSpec:
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
     def __post_init__(self) -> None:
-        for name in ("val_fraction", "test_fraction", "max_unreadable"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
-        if not 0 < self.train_fraction <= 1:
-            raise ConfigError(f"data.train_fraction: {self.train_fraction} is not in (0, 1]")
+        check_ranges(self, "data.", DATA_RANGES)
         if self.folds and not 0 <= self.fold < self.folds:
             raise ConfigError(f"data.fold: {self.fold} is not one of {self.folds} folds from 0 on")
         if self.folds < 0 or self.folds == 1:
@@ -205,8 +221,6 @@ class DataSpec:
             raise ConfigError(
                 f"data.value_range: {self.value_range}: the first must be below the second"
             )
-        if self.channels is not None and self.channels < 1:
-            raise ConfigError(f"data.channels: {self.channels} must be at least 1")
         if self.keep_bits and self.channels is None:
             raise ConfigError("data.keep_bits: needs data.channels, the planes of an image")
         if self.has_stacks and (self.streaming or self.in_memory == "always"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from resnets.config.ranges import check_ranges
 from resnets.utils.errors import ConfigError
 
 ClassMapScheme = Literal["", "ids", "binary", "voc", "cityscapes", "cityscapes-trainids"]
@@ -14,6 +15,15 @@ AnnotationFormat = Literal[
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 MAX_TEST_SIZE = 8192  # px
+RANGES = {
+    **dict.fromkeys(("pyramid_width", "region_width", "rpn_batch_size"), "[1, inf)"),
+    **dict.fromkeys(("box_batch_size", "max_detections", "proposals", "roi_size"), "[1, inf)"),
+    **dict.fromkeys(("score_threshold", "nms_threshold"), "[0, 1]"),
+    "anchor_sizes": "[1, inf)",
+    "anchor_ratios": "(0, inf)",
+    "aux_loss_weight": "[0, inf)",
+    "repeat_threshold": "[0, 1)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,19 +155,10 @@ class DetectSpec:
         self._check_model()
 
     def _check_model(self) -> None:
-        counts = ("pyramid_width", "region_width", "rpn_batch_size", "box_batch_size")
-        for name in (*counts, "max_detections"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"detect.{name}: {getattr(self, name)} must be at least 1")
-        if not self.anchor_sizes or min(self.anchor_sizes) < 1:
-            raise ConfigError(f"detect.anchor_sizes: {self.anchor_sizes}; give sides in pixels")
-        if not self.anchor_ratios or min(self.anchor_ratios) <= 0:
-            raise ConfigError(f"detect.anchor_ratios: {self.anchor_ratios} must be above 0")
-        if min(self.proposals) < 1:
-            raise ConfigError(f"detect.proposals: {self.proposals} must be at least 1")
-        for name in ("score_threshold", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"detect.{name}: {getattr(self, name)} is not in 0..1")
+        check_ranges(self, "detect.", RANGES)
+        for name in ("anchor_sizes", "anchor_ratios"):
+            if not getattr(self, name):
+                raise ConfigError(f"detect.{name}: is empty; give one or more")
         check_test_sizes(self.test_sizes)
 
     def _check_images(self) -> None:
@@ -175,8 +176,6 @@ class DetectSpec:
         for name in ("crop", "train_crop"):
             if (side := getattr(self, name)) is not None and side < 16:
                 raise ConfigError(f"detect.{name}: {side} px; give 16 or more")
-        if not 0 <= self.repeat_threshold < 1:
-            raise ConfigError(f"detect.repeat_threshold: {self.repeat_threshold} is not in [0, 1)")
 
 
 def check_test_sizes(sizes: tuple[int, ...]) -> None:

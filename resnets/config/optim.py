@@ -6,9 +6,21 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from resnets.config.ranges import check_ranges
 from resnets.utils.errors import ConfigError
 
 GAMMA = 2.0  # the best in Lin et al. 2017, Table 1b
+OPTIM_RANGES = {
+    **dict.fromkeys(("lr", "head_lr_scale", "norm_bias_lr_scale", "weight_decay"), "[0, inf)"),
+    **dict.fromkeys(("momentum", "betas"), "[0, 1)"),
+    "clip_norm": "(0, inf)",
+}
+SCHEDULE_RANGES = {
+    **dict.fromkeys(("milestones", "warmup", "final"), "[0, 1]"),
+    **dict.fromkeys(("gamma", "hold_factor"), "(0, inf)"),
+    "patience": "[0, inf)",
+    "hold_until_error": "[0, 100]",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +47,7 @@ class LossSpec:
     class_weights: Literal["none", "auto"] | dict[str, float] = "none"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"loss.label_smoothing: {self.label_smoothing} is not in [0, 1)")
-        if not 0 <= self.gamma < math.inf:
-            raise ConfigError(f"loss.gamma: {self.gamma} is not in [0, inf)")
+        check_ranges(self, "loss.", {"label_smoothing": "[0, 1)", "gamma": "[0, inf)"})
         if self.kind != "focal" and self.gamma != GAMMA:
             raise ConfigError(f"loss.gamma: is used by kind focal only, not by {self.kind}")
         if isinstance(self.class_weights, str):
@@ -87,11 +96,7 @@ class OptimSpec:
     shard: bool = False
 
     def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optim.betas: {self.betas} must both be in [0, 1)")
-        for name in ("head_lr_scale", "norm_bias_lr_scale"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"optim.{name}: {getattr(self, name)} is not in [0, inf)")
+        check_ranges(self, "optim.", OPTIM_RANGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,9 @@ class ScheduleSpec:
     hold_until_error: float | None = None
     hold_factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "schedule.", SCHEDULE_RANGES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
@@ -151,8 +159,7 @@ class EvalSpec:
     def __post_init__(self) -> None:
         if self.watch_test and not self.test:
             raise ConfigError("eval.watch_test: needs eval.test")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"eval.patience: {self.patience} evaluations; give 1 or more")
+        check_ranges(self, "eval.", {"batch_size": "[1, inf)", "patience": "[1, inf)"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +181,7 @@ class FinetuneSpec:
     quantize: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.head_first <= 1:
-            raise ConfigError(f"finetune.head_first: {self.head_first} is no share in 0..1")
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"finetune.layer_decay: {self.layer_decay} is not in (0, 1]")
+        check_ranges(self, "finetune.", {"head_first": "[0, 1]", "layer_decay": "(0, 1]"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +203,4 @@ class DistillSpec:
     def __post_init__(self) -> None:
         if self.teacher is not None and not self.teacher.strip():
             raise ConfigError("distill.teacher: is empty; leave it out")
-        if self.temperature <= 0:
-            raise ConfigError(f"distill.temperature: {self.temperature} must be above 0")
-        if not 0 < self.weight <= 1:
-            raise ConfigError(f"distill.weight: {self.weight} is not in (0, 1]")
+        check_ranges(self, "distill.", {"temperature": "(0, inf)", "weight": "(0, 1]"})

@@ -18,6 +18,7 @@ from resnets.config.optim import (
     OptimSpec,
     ScheduleSpec,
 )
+from resnets.config.ranges import check_ranges
 from resnets.config.sequence import SignalSpec, TransformerSpec
 from resnets.utils.errors import ConfigError
 
@@ -126,10 +127,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for path in DURATIONS:
             parse_duration(attrgetter(path)(self), path)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size: {self.batch_size} must be at least 1")
-        if self.keep_checkpoints < 1:
-            raise ConfigError(f"keep_checkpoints: {self.keep_checkpoints} must be at least 1")
+        check_ranges(
+            self,
+            "",
+            {"batch_size": "[1, inf)", "keep_checkpoints": "[1, inf)", "ema_decay": "[0, 1)"},
+        )
         if self.checkpoint_url is not None and "://" not in self.checkpoint_url.lstrip(":/"):
             raise ConfigError(
                 f"checkpoint_url: {self.checkpoint_url!r} is not a URL such as s3://bucket/runs"

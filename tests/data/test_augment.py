@@ -207,7 +207,6 @@ def test_resized_crop_takes_the_center_when_no_try_fits() -> None:
         (AugmentSpec(crop="scale-jitter"), 3, "data.augment.scale"),
         (AugmentSpec(crop="scale-jitter", scale=(480, 256)), 3, "data.augment.scale"),
         (AugmentSpec(crop="random-resized", scale=(0.0, 2.0)), 3, "data.augment.scale"),
-        (AugmentSpec(crop="pad", pad=-1), 3, "data.augment.pad"),
         (AugmentSpec(pca_color=0.1), 1, "data.augment.pca_color"),
         (AugmentSpec(grayscale=0.1), 1, "data.augment.grayscale"),
         (AugmentSpec(color_jitter=(0, 0, 0, 0.1)), 1, "data.augment.color_jitter"),

@@ -143,7 +143,7 @@ def test_evaluation_stays_at_full_size(photos: str) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"grow_from": 0}, "data.grow_from: 0 px"),
+        ({"grow_from": 0}, "data.grow_from: 0 "),
         ({"grow_from": 17}, r"data.grow_from: 17 px is not in 1..16"),
         ({"grow_between": (0.8, 0.3)}, "data.grow_between"),
         ({"grow_between": (0.5, 1.3)}, "data.grow_between"),

@@ -300,11 +300,6 @@ def _check_spec(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
         )
     if spec.crop == "random-resized" and not 0 < low <= high <= 1:
         raise ConfigError(f"data.augment.scale: {spec.scale} must be shares of the area in 0..1")
-    if spec.crop == "pad" and spec.pad < 0:
-        raise ConfigError(f"data.augment.pad: {spec.pad} must be 0 or more")
-    for name in ("mixup", "cutmix"):
-        if getattr(spec, name) < 0:
-            raise ConfigError(f"data.augment.{name}: alpha {getattr(spec, name)} must be 0 or more")
     if min(spec.color_jitter) < 0 or spec.color_jitter[3] > 0.5:
         raise ConfigError(
             f"data.augment.color_jitter: {spec.color_jitter} must be 0 or more, hue 0.5 at most"
@@ -315,18 +310,6 @@ def _check_spec(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
         raise ConfigError(
             f"data.augment.blur_sigma: {spec.blur_sigma[1]} px is too much for images of {size} px"
         )
-    for name in ("random_erase", "mix_probability", "grayscale", "blur"):
-        if not 0 <= getattr(spec, name) <= 1:
-            raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be a share in 0..1")
-    if not 0 <= spec.policy_magnitude <= 10:
-        raise ConfigError(
-            f"data.augment.policy_magnitude: {spec.policy_magnitude} must be within 0..10"
-        )
-    for name in ("policy_ops", "policy_std"):
-        if getattr(spec, name) < 0:
-            raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be 0 or more")
-    if spec.repeats < 1:
-        raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
     stacks = preprocessor.spec.keep_bits or preprocessor.spec.channels not in (1, 3)
     if stacks and (spec.policy != "none" or Photometric.is_enabled(spec)):
         raise ConfigError(

@@ -255,12 +255,10 @@ def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
 def check_growth(spec: DataSpec, size: int) -> None:
     """Raise ConfigError if training images of `size` px cannot grow as `spec` says."""
     start, (begin, end) = spec.grow_from, spec.grow_between
-    if start is not None and not 1 <= start <= size:
+    if start is not None and start > size:
         raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the model")
     if not 0 <= begin <= end <= 1:
         raise ConfigError(f"data.grow_between: {spec.grow_between} must be shares 0 <= a <= b <= 1")
-    if spec.grow_step < 1:
-        raise ConfigError(f"data.grow_step: {spec.grow_step} px must be 1 or more")
 
 
 def size_at(spec: DataSpec, size: int, step: int, total: int | None) -> int:

@@ -1,0 +1,33 @@
+"""Ranges of the numbers in a recipe, written as intervals: "[0, 1)" is from 0 to below 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from resnets.utils.errors import ConfigError
+
+
+def check_ranges(spec: object, prefix: str, ranges: Mapping[str, str]) -> None:
+    """Raise ConfigError for a field of `spec` with a number outside of its interval.
+
+    prefix: the path of the spec in a recipe, such as "optim.". Of tuples each number is checked;
+    None passes.
+    """
+    for name, interval in ranges.items():
+        value = getattr(spec, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is None or _is_within(number, interval):
+                continue
+            needed = f"is not in {interval}"
+            if not math.isfinite(number):
+                needed = "is not finite"
+            elif interval[0] == "[" and interval.endswith(" inf)"):
+                needed = f"must be at least {interval[1:].partition(',')[0]}"
+            raise ConfigError(f"{prefix}{name}: {number} {needed}")
+
+
+def _is_within(number: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    above = low <= number if interval[0] == "[" else low < number
+    return above and (number <= high if interval[-1] == "]" else number < high)
