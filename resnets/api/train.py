@@ -16,6 +16,7 @@ from resnets.api.recipe import choose_duration, choose_recipe
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
 from resnets.config.data import data_source
+from resnets.config.ranges import check_range
 from resnets.data.sources.objects import open_objects
 from resnets.models.custom_model import MakeModel
 from resnets.train.guards.interrupt import Interrupted
@@ -119,6 +120,7 @@ def train(
         )
     if out is None and (resume or "WORLD_SIZE" in os.environ):
         raise ConfigError("--out: needed to resume, and with several processes: the run's folder")
+    check_range("--hang-after", hang_after, "[0, inf)")
     with init_distributed(device) as group:
         if chosen is None:
             out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))

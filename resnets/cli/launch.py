@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
+from resnets.config.ranges import check_range
 from resnets.utils.files import run_folder
 from resnets.utils.printable import echo
 
@@ -53,8 +54,8 @@ def _check_devices(devices: int, max_restarts: int, device: str) -> None:
 
     if "WORLD_SIZE" in os.environ:
         raise ConfigError("--devices and --max-restarts: this process was started by torchrun")
-    if devices < 1 or max_restarts < 0:
-        raise ConfigError(f"--devices {devices}: must be at least 1, --max-restarts at least 0")
+    check_range("--devices", devices, "[1, inf)")
+    check_range("--max-restarts", max_restarts, "[0, inf)")
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if gpus and devices > gpus:
         raise ConfigError(f"--devices {devices}: there are {gpus} GPUs; use --device cpu for more")

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
 
 log = logging.getLogger("resnets.serve")
@@ -77,6 +78,8 @@ def command(
         raise ConfigError("give at least one artifact, run or checkpoint")
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: must be from 0 to 65535")
+    check_range("--max-upload-mb", max_upload_mb, "(0, inf)")
+    check_range("--max-megapixels", max_megapixels, "(0, inf)")
     from resnets.serve.http.limits import Limits
 
     limits = Limits(

@@ -17,17 +17,19 @@ def check_ranges(spec: object, prefix: str, ranges: Mapping[str, str]) -> None:
     for name, interval in ranges.items():
         value = getattr(spec, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if number is None or _is_within(number, interval):
-                continue
-            needed = f"is not in {interval}"
-            if not math.isfinite(number):
-                needed = "is not finite"
-            elif interval[0] == "[" and interval.endswith(" inf)"):
-                needed = f"must be at least {interval[1:].partition(',')[0]}"
-            raise ConfigError(f"{prefix}{name}: {number} {needed}")
+            if number is not None:
+                check_range(f"{prefix}{name}:", number, interval)
 
 
-def _is_within(number: float, interval: str) -> bool:
+def check_range(name: str, number: float, interval: str) -> None:
+    """Raise ConfigError, which begins with `name`, if a number is outside of the interval."""
     low, high = map(float, interval[1:-1].split(","))
     above = low <= number if interval[0] == "[" else low < number
-    return above and (number <= high if interval[-1] == "]" else number < high)
+    if above and (number <= high if interval[-1] == "]" else number < high):
+        return
+    needed = f"is not in {interval}"
+    if not math.isfinite(number):
+        needed = "is not finite"
+    elif interval[0] == "[" and interval.endswith(" inf)"):
+        needed = f"must be at least {interval[1:].partition(',')[0]}"
+    raise ConfigError(f"{name} {number} {needed}")

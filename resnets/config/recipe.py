@@ -130,7 +130,12 @@ class Recipe:
         check_ranges(
             self,
             "",
-            {"batch_size": "[1, inf)", "keep_checkpoints": "[1, inf)", "ema_decay": "[0, 1)"},
+            {
+                "batch_size": "[1, inf)",
+                "keep_checkpoints": "[1, inf)",
+                "ema_decay": "[0, 1)",
+                "seed": "[-9e18, 9e18]",
+            },
         )
         if self.checkpoint_url is not None and "://" not in self.checkpoint_url.lstrip(":/"):
             raise ConfigError(

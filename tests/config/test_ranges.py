@@ -4,6 +4,7 @@ from typing import get_type_hints
 
 import pytest
 
+import resnets
 from resnets.config import ConfigError, Recipe, iter_fields, replace_fields
 from resnets.recipes import RECIPES
 
@@ -64,3 +65,15 @@ def test_specs_made_in_python_are_checked() -> None:
     spec = type(Recipe().optim)
     with pytest.raises(ConfigError, match=r"optim\.clip_norm"):
         spec(clip_norm=-1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_options_of_commands_are_checked(value: float, tmp_path) -> None:
+    from resnets.cli.serve import command as serve
+
+    with pytest.raises(ConfigError, match="hang.after"):
+        resnets.train("digits", epochs=1, out=tmp_path / "run", hang_after=value)
+    with pytest.raises(ConfigError, match="max.upload.mb"):
+        serve(("digits",), max_upload_mb=value)
+    with pytest.raises(ConfigError, match="max.megapixels"):
+        serve(("digits",), max_megapixels=value)
