@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
     from resnets.api.inputs import open_data
+    from resnets.api.load import load
     from resnets.api.predict import predict
     from resnets.api.recompute_norm import recompute_norm
     from resnets.api.run import Run
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from resnets.train.guards.interrupt import Interrupted
     from resnets.utils.errors import ResnetsError
     from resnets.weights.create import create_model
-    from resnets.weights.load import load
 
     __version__: str
 
@@ -109,7 +109,7 @@ lazy_exports(
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
         "list_models": "resnets.models.catalog",
-        "load": "resnets.weights.load",
+        "load": "resnets.api.load",
         "open_data": "resnets.api.inputs",
         "predict": "resnets.api.predict",
         "recipes": "resnets.recipes",

@@ -61,6 +61,11 @@ def path_or_model(
             if named:
                 _check_names(weights)
         return weights
+    if not isinstance(weights, str | PathLike):
+        raise ConfigError(
+            f"weights: {type(weights).__name__} is not an ImageClassifier of this package; give the"
+            " path of its run, checkpoint or weights"
+        )
     if getattr(weights, "custom_model", None) is not None:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
         return model

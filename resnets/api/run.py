@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from resnets.api.load import load
 from resnets.config import ConfigError, Recipe, from_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
@@ -20,7 +21,6 @@ from resnets.train.log.run_log import read_rows
 from resnets.train.start_point import check_is_run
 from resnets.train.write_results import RESULT
 from resnets.weights.checkpoint.format import RECIPE
-from resnets.weights.load import load
 
 
 class Run:
@@ -67,10 +67,10 @@ class Run:
         return self.folder / REPORT
 
     @cached_property
-    def model(self) -> ImageClassifier:
+    def model(self) -> ImageClassifier | Any:
         """The best model on validation (the last without a validation split), in eval mode.
 
-        Of classifiers; for other tasks raises ConfigError that names the function to call.
+        See `resnets.load`.
         """
         custom = self.custom_model
         return load(self.folder, copy.deepcopy(custom) if isinstance(custom, nn.Module) else custom)

@@ -84,8 +84,8 @@ def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | Sig
 def load(weights: str | PathLike[str]) -> Transformer | SignalNetwork:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
-    It has the attributes `classes` (of text its characters), `recipe` and `origin`, as models of
-    `resnets.load` have. Raises CheckpointError, and ConfigError for a model of another task.
+    See `resnets.load`; `classes` of text are its characters. Raises CheckpointError, and
+    ConfigError for a model of another task.
     """
     checkpoint = open_checkpoint(fspath(weights))
     recipe, path = checkpoint.recipe, checkpoint.path

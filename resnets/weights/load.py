@@ -1,4 +1,4 @@
-"""`load`: a model from a run, checkpoint, folder or published weights, ready to use."""
+"""Load a classifier from a run, checkpoint, folder or published weights, ready to use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.custom_model import MODEL_KEYS, MakeModel, build_custom
-from resnets.utils.argument_names import names_arguments
 from resnets.utils.printable import join_names
 from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, resolve_preprocess
@@ -71,31 +70,12 @@ DEFAULT_LOAD_OPTIONS = LoadOptions()
 Need = Literal["names", "head", "body"]
 
 
-@names_arguments
-def load(
+def load_classifier(
     weights: str | PathLike[str],
     model: str | nn.Module | MakeModel | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier:
-    """Load the model of a run, checkpoint, folder or file, in eval mode, float32, on the CPU.
-
-    Runs and checkpoints may be at a URL that fsspec opens. Of a run, the best checkpoint on
-    validation is loaded, or the last one if it had no validation split, with averaged (EMA) weights
-    if it has them. The model has `.preprocess` (a `Preprocessor`),
-    `.postprocess`, `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
-    Published models are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
-    "torchvision:resnet50.IMAGENET1K_V2".
-
-    model: the network of a file that does not state it, such as a state dict; then `weights` may be
-    anything that `create_model` accepts. For a run of a custom network: that network, an
-    `nn.Module` which gets the weights, or the function that makes it from a `ModelSpec`.
-    classes: names of the outputs, in order: a sequence, a file with one per line, "a,b,c",
-    "imagenet" or "numbers". Outputs without names are called "0", "1", .... Preprocessing that a
-    file does not state is assumed, and logged.
-
-    Raises CheckpointError, WeightsError, and ConfigError for an unknown name, another network, a
-    missing custom network or a model that is no classifier (the message names what loads it).
-    """
+    """Load a classifier; see `resnets.load`. ConfigError for a model of another task."""
     source = fspath(weights)
     if model is None or isinstance(model, str):
         return _load(source, model, classes, "head")
@@ -110,7 +90,7 @@ def load_model(
     options: LoadOptions = LoadOptions(),
     need: Need = "names",
 ) -> ImageClassifier:
-    """Load a model for a command, with its options; see `load`.
+    """Load a classifier for a command, with its options; see `resnets.load`.
 
     need: "names" refuses outputs without names; "body" accepts weights without a head, for
     features.
@@ -160,10 +140,9 @@ def _load_checkpoint(
     """
     recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task != "classify":
-        module = "sequence.load" if recipe.task in ("text", "signals") else "detect.models.build"
         raise ConfigError(
             f"{source}: is for task {recipe.task}, not a classifier; use `resnets evaluate` or"
-            f" `resnets predict` with its path (resnets.{module}.load returns its model)"
+            " `resnets predict` with its path"
         )
     if model is not None:
         check_model(source, recipe.model, catalog.spec(model))
@@ -255,7 +234,7 @@ def _build_published(
     assumed = net.preprocess is None or weights.preprocess_assumed
     if net.preprocess is None:
         net.preprocess = Preprocessor(resolve_preprocess(weights, net.spec))
-    if assumed or need != "head":  # `load` logs only what it assumed
+    if assumed or need != "head":  # `load_classifier` logs only what it assumed
         _log_summary(net, assumed, weights)
     net.recipe = weights.recipe
     return net.eval()

@@ -22,7 +22,7 @@ from resnets.weights.folder import (
     write_folder,
     write_new_folder,
 )
-from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier, load_model
 from resnets.weights.name_maps.maps import build_name_map
 
 Layout = Literal["timm", "transformers", "torchvision", "mmpretrain", "detectron2"]
@@ -197,7 +197,7 @@ def render_card(
 
 def _check_folder(net: ImageClassifier, folder: Path) -> None:
     """Raise WeightsError unless the model in `folder` gives bitwise equal logits."""
-    loaded = load(folder)
+    loaded = load_classifier(folder)
     size = net.preprocess.spec.size
     image = torch.rand(1, net.spec.in_channels, size, size)
     with torch.inference_mode():

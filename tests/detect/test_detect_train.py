@@ -274,3 +274,16 @@ def test_data_that_is_missing_is_one_line(tmp_path):
     with pytest.raises(DataError, match="no such folder, tar or zip"):
         training.run(plan(tmp_path / "nowhere"), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_with_a_mean_image_are_fitted_with_its_mean_color(tmp_path):
+    write_coco(tmp_path / "set", "train", [(80, 60), (60, 80)] * 2)
+    write_coco(tmp_path / "set", "val", [(80, 60)], seed=9)
+    weights = "resnets:cifar10/cifar-resnet20"  # normalized by a mean image of 32 px
+    run = resnets.train(
+        "detect", data=tmp_path / "set", model=resnets.load(weights).spec, weights=weights,
+        out=tmp_path / "run", iterations=1, batch_size=2, device="cpu", quiet=True,
+        detect={"train_sizes": [64], "max_size": 90, "anchor_sizes": [8, 16, 32, 48]},
+    )  # fmt: skip
+    assert run.result["val"]["examples"] == 1
+    assert not run.model.preprocess.spec.mean_image

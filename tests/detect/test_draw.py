@@ -7,13 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from detect_nets import FPN, NET, SEGMENT
+from detect_nets import FPN, SEGMENT
+from detect_runs import tiny_run
 from detect_sets import bare_split, bare_target, detections, write_coco
 from PIL import Image
 
 import resnets
 from resnets.cli.main import main
-from resnets.config import DataSpec, OptimSpec, Recipe
+from resnets.config import DataSpec, Recipe
 from resnets.detect.data.masks import decode_mask, encode_masks
 from resnets.detect.draw import class_color, draw, draw_classes, drawn_objects, save_drawing
 from resnets.detect.evaluate.curves import save_curves
@@ -21,7 +22,6 @@ from resnets.detect.evaluate.error_page import save_misses, worst_misses
 from resnets.detect.evaluate.write import coco_results
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
-from resnets.train.run import run
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 
@@ -150,21 +150,6 @@ def test_jpeg_and_png_by_suffix(tmp_path):
     for name, kind in (("a.jpg", "JPEG"), ("b.png", "PNG")):
         save_drawing(Image.fromarray(GRAY), tmp_path / name)
         assert Image.open(tmp_path / name).format == kind
-
-
-def tiny_run(root, task, spec):
-    """A run of three steps on rectangles."""
-    detect = dataclasses.replace(
-        spec, train_sizes=(64,), max_size=120, crop=64, score_threshold=0.0, max_detections=12,
-        anchor_sizes=(8, 16, 32, 48, 64),
-    )  # fmt: skip
-    recipe = Recipe(
-        task=task, model=NET, detect=detect, duration="3it", batch_size=2,
-        data=DataSpec(source=str(root / "set"), val_fraction=0.2, normalize="imagenet"),
-        optim=OptimSpec(lr=0.01),
-    )  # fmt: skip
-    run(recipe, root / task, device="cpu", quiet=True)
-    return root / task
 
 
 @pytest.fixture(scope="module")

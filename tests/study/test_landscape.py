@@ -21,7 +21,7 @@ from resnets.study.analyses.landscape import (
     shift_weights,
 )
 from resnets.study.trained_models import prepare_images, sample_split
-from resnets.weights.load import load
+from resnets.weights.load import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(runs):
-    net = load(runs["cifar-resnet8"])
+    net = load_classifier(runs["cifar-resnet8"])
     return net, prepare_images(sample_split(net, None, "train", 64, 0), net, "cpu")
 
 

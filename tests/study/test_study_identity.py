@@ -21,7 +21,7 @@ from resnets.study.analyses.lesions import (
     swappable_blocks,
 )
 from resnets.study.trained_models import prepare_images, sample_split
-from resnets.weights.load import load
+from resnets.weights.load import load_classifier
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_deepened():
 
 
 def test_figures_of_a_run_equal_lesions_done_by_hand(run):
-    net = load(run)
+    net = load_classifier(run)
     images = prepare_images(sample_split(net, None, "held-out", 60, 0), net, "cpu")
     figures = measure(make_subject(net, images))
     assert figures.error == images.evaluate(net).top1_error
@@ -208,7 +208,8 @@ def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     assert [lesion.blocks for lesion in figures.swaps] == [(("stage1.0", "stage1.1"),)]
     # 4 identity blocks: 1, 2 and 3 at random, and all.
     assert [lesion.count for lesion in figures.random_drops] == [1] * 5 + [2] * 5 + [3] * 5 + [4]
-    again = measure(make_subject(load(run).to(memory_format=torch.channels_last), images))
+    net = load_classifier(run).to(memory_format=torch.channels_last)
+    again = measure(make_subject(net, images))
     assert again == figures
 
 
@@ -235,7 +236,7 @@ def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
     """Option C: nothing to drop whole, no proof; the page says so."""
     net = small("cifar-resnet8", shortcut="C")
     run = train_on_digits(tmp_path / "run", "cifar-resnet8", 2)
-    trained = load(run)
+    trained = load_classifier(run)
     net.classes, net.preprocess, net.recipe = trained.classes, trained.preprocess, trained.recipe
     images = prepare_images(sample_split(net, None, "held-out", 20, 0), net, "cpu")
     figures = measure(make_subject(net, images))

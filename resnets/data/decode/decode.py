@@ -110,21 +110,28 @@ def decode_fitted(
     `decode`.
     """
     with reading_image(name), open_image(data) as image:
-        width, height = _upright_size(image)
-        size = size_of(width, height)
-        pixels = width * height
-        denominator = _denominator_whole((height, width), size)
-        image.draft(None, (image.width // denominator, image.height // denominator))
-        if not image.info.get("progressive"):  # all its coefficients are kept in memory
-            pixels = image.width * image.height
-        with BUDGET.reserve(pixels):
-            if pixels > LARGE_IMAGE and image.mode in ("L", "RGB"):  # before a copy is turned
-                orientation = read_orientation(image.info.get("exif"))
-                image = image.resize(orientation.size(*size[::-1]), RESAMPLE["bilinear"])
-            image = _to_rgb(_load_upright(image, None, takes_range=False))
-            if image.size != size[::-1]:
-                image = image.resize(size[::-1], RESAMPLE["bilinear"])
-            return _copy_pixels(image), (height, width)
+        return render_fitted(image, size_of)
+
+
+def render_fitted(
+    image: Image.Image, size_of: Callable[[int, int], tuple[int, int]]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Return pixels (H, W, 3) of an open image, and its stored (H, W); see `decode_fitted`."""
+    width, height = _upright_size(image)
+    size = size_of(width, height)
+    pixels = width * height
+    denominator = _denominator_whole((height, width), size)
+    image.draft(None, (image.width // denominator, image.height // denominator))
+    if not image.info.get("progressive"):  # all its coefficients are kept in memory
+        pixels = image.width * image.height
+    with BUDGET.reserve(pixels):
+        if pixels > LARGE_IMAGE and image.mode in ("L", "RGB"):  # before a copy is turned
+            orientation = read_orientation(image.info.get("exif"))
+            image = image.resize(orientation.size(*size[::-1]), RESAMPLE["bilinear"])
+        image = _to_rgb(_load_upright(image, None, takes_range=False))
+        if image.size != size[::-1]:
+            image = image.resize(size[::-1], RESAMPLE["bilinear"])
+        return _copy_pixels(image), (height, width)
 
 
 def image_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,8 +84,7 @@ class Preprocessor:
                 " or .npy file"
             )
         else:
-            opened = image.copy() if isinstance(image, Image.Image) else _from_array(image)
-            with reading_image("the image given"):
+            with open_given(image) as opened:
                 pixels = render(opened, self.view)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -239,6 +239,14 @@ def _common_size(split: Split) -> int:
         f"data.size: the images of {split.description} stay in files or differ in size;"
         " say the size of the model's input in px, for instance 224"
     )
+
+
+@contextmanager
+def open_given(image: Image.Image | NDArray[np.uint8]) -> Iterator[Image.Image]:
+    """Open an image that is in memory; errors of reading it within the context are DataError."""
+    opened = image.copy() if isinstance(image, Image.Image) else _from_array(image)
+    with reading_image("the image given"):
+        yield opened
 
 
 def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:

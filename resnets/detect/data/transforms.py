@@ -1,9 +1,14 @@
-"""Resize, flip and crop an image together with its boxes, masks and class map."""
+"""Resize, flip and crop an image together with its boxes, masks and class map.
+
+`FittedPreprocessor` converts images to the input of a model in evaluation and prediction.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +16,11 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from resnets.data.decode.decode import decode_fitted, render_fitted
+from resnets.data.files.folder import read_file
+from resnets.data.transforms.preprocess import ImageInput, Preprocessor, open_given
 from resnets.detect.data.masks import render_masks
 from resnets.detect.data.types import IGNORE, Floats, Ints, Pixels, Target
 
@@ -29,6 +38,35 @@ def fit_size(width: int, height: int, shorter: float, longer: float) -> tuple[in
     """Return (H, W) with a shorter side of `shorter` px, or less so that `longer` is kept."""
     scale = min(shorter / min(width, height), longer / max(width, height))
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedPreprocessor(Preprocessor):
+    """Applies a `Preprocess` to whole images, resized by `fit_size` to `shorter` and `longer` px.
+
+    Inputs have various sizes, (3, h, w) each, so a sequence of images becomes a list of inputs.
+    """
+
+    shorter: float = 0
+    longer: float = 0
+
+    def to_tensor(self, image: ImageInput) -> Tensor:
+        """Convert an image, a path, PIL image or uint8 array (H, W[, C]), to uint8 (3, h, w)."""
+        if isinstance(image, str | os.PathLike):
+            pixels, _ = decode_fitted(read_file(Path(image)), str(image), self._fit)
+        else:
+            with open_given(image) as opened:
+                pixels, _ = render_fitted(opened, self._fit)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _fit(self, width: int, height: int) -> tuple[int, int]:
+        return fit_size(width, height, self.shorter, self.longer)
+
+    def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Any:
+        """Return the model's input: float32 (3, h, w) for an image, a list of such for a list."""
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return [self(each) for each in image]
+        return super().__call__(image)
 
 
 def resize_image(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class DetectStream:
         self.split, self.detect, self.seed, self.device = split, detect, seed, device
         self.batch_indices = np.arange(batch_size) if batch_indices is None else batch_indices
         self.task, self.workers = task, data.workers or cores()
-        self.preprocessor = per_channel_preprocessor(preprocessor)
+        self.preprocessor = preprocessor
         self.timings = Timings(device)
         self.timings.decoding.threads = self.workers
         self.ledger = BadSamples(split.description, len(split), data.max_unreadable)
@@ -240,13 +240,6 @@ def trainable_objects(target: Target, detect: DetectSpec) -> Target:
     """Return the target with the objects that are trained on."""
     excluded = target.crowd if detect.keep_difficult else target.crowd | target.difficult
     return target.take(~excluded)
-
-
-def per_channel_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
-    """Return the preprocessing with one mean per channel, since images have various sizes."""
-    if preprocessor.mean_image is None:
-        return preprocessor
-    return Preprocessor(replace(preprocessor.spec, mean_image=False))
 
 
 def _explain_no_objects(targets: Sequence[Target]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.data.transforms import FittedPreprocessor
 from resnets.detect.loading.train_batches import DetectStream
 from resnets.detect.models.base import InferenceOptions, ModelKind
 from resnets.detect.models.detector import Detector
@@ -72,9 +73,17 @@ def build_model(
         recipe, preprocessor = adapt_recipe(recipe, weights)
         model = assemble(build(recipe.model), recipe, num_classes)
         load_whole_weights(model, weights, classes, recipe.weights_head)
-        return model, preprocessor
+        return model, per_channel_preprocessor(preprocessor)
     net = build_from_weights(weights, recipe.model)
-    return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
+    preprocessor = per_channel_preprocessor(net.preprocess or Preprocessor(Preprocess()))
+    return assemble(net, recipe, num_classes), preprocessor
+
+
+def per_channel_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
+    """Return the preprocessing with one mean per channel, since images have various sizes."""
+    if preprocessor.mean_image is None:
+        return preprocessor
+    return Preprocessor(dataclasses.replace(preprocessor.spec, mean_image=False))
 
 
 def _read_weights(source: str, recipe: Recipe) -> Weights:
@@ -180,9 +189,7 @@ def _training_images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
 def load(weights: str | PathLike[str]) -> Model:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
-    As `resnets.load` for classifiers: the best weights on validation, averaged ones if the run kept
-    them. It has `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises CheckpointError, and
-    ConfigError for a classifier.
+    See `resnets.load`. Raises CheckpointError, and ConfigError for a classifier.
     """
     checkpoint = open_checkpoint(fspath(weights))
     recipe, path = checkpoint.recipe, checkpoint.path
@@ -192,8 +199,11 @@ def load(weights: str | PathLike[str]) -> Model:
     model, _ = build_model(dataclasses.replace(recipe, weights=None), len(classes))
     averaged = checkpoint.group("ema")
     load_weights(model, averaged or checkpoint.group("model"), path)
-    model.preprocess, model.classes = read_preprocess(checkpoint), classes
-    model.recipe = recipe
+    stored, spec = read_preprocess(checkpoint), recipe.detect
+    model.preprocess = FittedPreprocessor(
+        stored.spec, stored.mean_image, spec.train_sizes[-1], spec.max_size
+    )
+    model.classes, model.recipe = classes, recipe
     model.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     model.origin = f"{path.name} (step {checkpoint.step:,}{kind})"

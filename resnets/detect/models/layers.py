@@ -42,7 +42,7 @@ C4_CANDIDATES = (12_000, 6_000)  # boxes before suppression in training, at test
 
 def pad(images: Sequence[Tensor]) -> ImageList:
     """Pad images (C, H, W) of any sizes with zeros at right and bottom into one batch."""
-    assert images
+    assert len(images)
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // DIVISOR) * DIVISOR for side in zip(*sizes, strict=True))
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)

@@ -26,7 +26,7 @@ from resnets.utils.imports import require_package
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import RECIPE, read_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
-from resnets.weights.load import load
+from resnets.weights.load import load_classifier
 
 BATCH = 256
 
@@ -102,7 +102,7 @@ def _predict_fold(cell: Cell, device: str) -> Predictions:
     split = share.part.open(
         share.rows, source.classes, roles.description(TEST), data, training=False
     )
-    model = load(checkpoint).eval()
+    model = load_classifier(checkpoint).eval()
     chosen, _ = to_device(model, device, "float32")
     ids, scores = [], []
     with torch.inference_mode():

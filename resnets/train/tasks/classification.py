@@ -60,7 +60,7 @@ from resnets.weights.adapt import adapt_preprocess_to_data, check_size
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.create import build_from_weights, read_weights
-from resnets.weights.load import check_model, load, read_preprocess
+from resnets.weights.load import check_model, load_classifier, read_preprocess
 
 log = logging.getLogger("resnets")
 
@@ -275,7 +275,8 @@ class ClassificationTask:
         custom_model = self.parts.model
         if isinstance(custom_model, nn.Module):  # keeps the weights with which training ended
             custom_model = copy.deepcopy(custom_model)
-        model = group.broadcast_from_main(lambda: load(path, custom_model)).to(plan.device)
+        model = group.broadcast_from_main(lambda: load_classifier(path, custom_model))
+        model = model.to(plan.device)
         result: dict[str, Any] = {}
         if self.splits.val is not None:
             calibration = self._calibrate(model, self.splits.val, plan, group)
