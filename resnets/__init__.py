@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from resnets import recipes, study
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
+    from resnets.api.features import features
     from resnets.api.inputs import open_data
     from resnets.api.load import load
     from resnets.api.predict import predict
@@ -79,6 +80,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "export",
+    "features",
     "list_models",
     "load",
     "open_data",
@@ -108,6 +110,7 @@ lazy_exports(
         "create_model": "resnets.weights.create",
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
+        "features": "resnets.api.features",
         "list_models": "resnets.models.catalog",
         "load": "resnets.api.load",
         "open_data": "resnets.api.inputs",

@@ -1,10 +1,13 @@
-"""Data sets and weights as arguments of the API; `resnets.open_data`."""
+"""Data sets, images and weights as arguments of the API; `resnets.open_data`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any, get_args
 
+import numpy as np
+from PIL import Image
 from torch import nn
 
 from resnets.config import ConfigError, DataSpec, from_dict, to_dict
@@ -12,7 +15,11 @@ from resnets.config.data import data_source
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
 from resnets.data.dataset.source import Source
+from resnets.data.dataset.summary import announce_folders
+from resnets.data.files.walk import LeftOut
 from resnets.data.sources.objects import open_objects
+from resnets.data.transforms.preprocess import ImageInput
+from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
 from resnets.utils.argument_names import names_arguments
 
@@ -104,3 +111,23 @@ def refuse_options(why: str, **options: object) -> None:
     for name, value in options.items():
         if value:
             raise ConfigError(f"--{name.replace('_', '-')} {why}")
+
+
+def expand_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
+    """Replace each folder in `images` by the images in it."""
+    expanded: list[ImageInput] = []
+    left_out = LeftOut()
+    for each in images:
+        if isinstance(each, str | PathLike):
+            expanded.extend(find_images([fspath(each)], left_out))
+        elif isinstance(each, Image.Image | np.ndarray):
+            expanded.append(each)
+        else:
+            raise ConfigError(
+                f"images: {type(each).__name__} is not an image; give a path, a PIL image or a"
+                " uint8 array (H, W[, C])"
+            )
+    if not quiet:
+        folders = [fspath(each) for each in images if isinstance(each, str | PathLike)]
+        announce_folders(folders, len(expanded), left_out)
+    return expanded

@@ -7,12 +7,17 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnets.api.inputs import LOADED, Weights, check_choice, path_or_model, refuse_options
+from resnets.api.inputs import (
+    LOADED,
+    Weights,
+    check_choice,
+    expand_folders,
+    path_or_model,
+    refuse_options,
+)
 from resnets.config import ConfigError
-from resnets.data.dataset.summary import announce_folders
-from resnets.data.files.walk import LeftOut
 from resnets.data.transforms.preprocess import ImageInput
-from resnets.evaluate.predict import Prediction, find_images
+from resnets.evaluate.predict import Prediction
 from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
 from resnets.export.select_backend import open_backend
@@ -70,7 +75,7 @@ def predict(
     check_choice("backend", backend, Runtime)
     source = path_or_model(weights)
     inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
-    inputs = _expand_folders(inputs, quiet)
+    inputs = expand_folders(inputs, quiet)
     if isinstance(source, str) and (task := read_task(source)) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime
@@ -158,18 +163,3 @@ def classify(
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     predictions = predict_images(classifier, images, top_k=top_k, workers=cores())
     return with_progress(predictions, len(images), hidden=hidden)
-
-
-def _expand_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
-    """Replace each folder in `images` by the images in it."""
-    expanded: list[ImageInput] = []
-    left_out = LeftOut()
-    for each in images:
-        if isinstance(each, str | PathLike):
-            expanded.extend(find_images([fspath(each)], left_out))
-        else:
-            expanded.append(each)
-    if not quiet:
-        folders = [fspath(each) for each in images if isinstance(each, str | PathLike)]
-        announce_folders(folders, len(expanded), left_out)
-    return expanded

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.options import Flag, load_options, refuse_unread
+from resnets.cli.options import Flag, refuse_unread
+from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.printable import console as terminal_console
@@ -39,8 +40,8 @@ def command(
 
     Args:
         weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
-        data: Data set (name, folder of class folders, tar, ...) or any folder of images, with or
-            without folders in it.
+        data: Data set (name, folder of class folders, tar, ...), any folder of images, with or
+            without folders in it, or an image.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
         out: Parquet file to write, with columns path, label and embedding.
@@ -62,46 +63,27 @@ def command(
         raise ConfigError(f"--out {out}: embeddings are written as .parquet")
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
-    from resnets.data.dataset.summary import announce
-    from resnets.evaluate.data.match_classes import open_all_images, open_split
-    from resnets.evaluate.features import (
-        NearestImages,
-        embed_image,
-        iter_embeddings,
-        write_parquet,
-    )
-    from resnets.evaluate.prepare import to_device, with_progress
-    from resnets.utils import environment
-    from resnets.utils.cpu_count import cores
-    from resnets.weights.load import load_model
+    from resnets.api.features import open_features
+    from resnets.evaluate.features import NearestImages, write_parquet
 
-    network = load_model(weights, load_options(model, None), "body")
-    if split == "all":
-        images = open_all_images(network, data)
-    else:
-        images = open_split(network, data, split, stored=True)
-    announce(images)
-    chosen, precise = to_device(network, device, precision)
-    if not as_json:
-        where = f"{precise} on {environment.device_name(chosen)}"
-        echo(f"embedding {images.description}, {where}", error=True)
+    log_to_stderr()
+    extractor = open_features(
+        weights, data, split=split, model=model, device=device, precision=precision, quiet=as_json
+    )
     failures = _Failures()
-    computed = iter_embeddings(network, images, device=chosen, precision=precise, workers=cores())
-    computed = failures.drop(with_progress(computed, len(images)))
+    computed = failures.drop(extractor)
     search = None
     if nearest is not None:
-        search = NearestImages(
-            embed_image(network, nearest, device=chosen, precision=precise), top_k
-        )
+        search = NearestImages(extractor.embed_one(nearest).vector, top_k)
         computed = search.watch(computed)
     if out is None:
         for _ in computed:
             pass
     else:
         metadata = {
-            "model": network.spec.name,
-            "weights": network.origin,
-            "data": images.description,
+            "model": extractor.network.spec.name,
+            "weights": extractor.network.origin,
+            "data": extractor.description,
         }
         rows = write_parquet(computed, out, metadata)
         echo(f"wrote {rows:,} embeddings to {out}", error=True)

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.config import ConfigError, atomic_write, lock_path
-from resnets.data import DataError, Split
+from resnets.data import Split
 from resnets.data.dataset.labels import format_label
+from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.batched_inference import NOT_FINITE, PixelBudget, batched_inference
+from resnets.evaluate.predict import input_name
 from resnets.evaluate.views import Views, compute_logits, image_name, read_views
 from resnets.models import ImageClassifier
+from resnets.models.block_config import eval_mode
 from resnets.utils.printable import valid_text
 
 MAX_BATCH = 256  # images computed at once, and rows written at once
@@ -47,29 +50,31 @@ def embed(model: ImageClassifier, images: Tensor) -> Tensor:
     return model.forward_features(images).mean((2, 3))
 
 
-def embed_image(
-    model: ImageClassifier, image: Path, *, device: torch.device, precision: str
-) -> NDArray[np.float32]:
-    """Compute the embedding (D,) of one image; DataError if it is not finite."""
-    images = model.preprocess(image)[None].to(device)
-    with torch.inference_mode():
-        vector = compute_logits(lambda x: embed(model, x), images, precision=precision)[0]
-    if not vector.isfinite().all():
-        raise DataError(f"{image}: {NOT_FINITE}")
-    return vector.cpu().numpy()
-
-
 def iter_embeddings(
-    model: ImageClassifier, split: Split, *, device: torch.device, precision: str, workers: int
+    model: ImageClassifier,
+    images: Split | Sequence[ImageInput],
+    *,
+    device: torch.device,
+    precision: str,
+    workers: int,
 ) -> Iterator[Embedding]:
-    """Yield the embedding of the center crop of each image of `split`, in order.
+    """Yield the embedding of the center crop of each of `images`, in order.
 
     `model` is on `device`. At most two batches of images are in memory. An image that cannot be
     read yields its error.
     """
 
+    def describe(row: int) -> tuple[str, str | None]:
+        if isinstance(images, Sequence):
+            return input_name(images, row), None
+        label = format_label(images.labels.numpy()[row], images.classes)
+        return image_name(images, row), label or None
+
     def read(row: int) -> Tensor:
-        pixels = read_views(split, row, Views(), model.preprocess.spec)[0]
+        if isinstance(images, Sequence):
+            image: Tensor = model.preprocess.to_tensor(images[row])
+            return image
+        pixels = read_views(images, row, Views(), model.preprocess.spec)[0]
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def compute(images: Tensor) -> Tensor:
@@ -77,23 +82,22 @@ def iter_embeddings(
         return compute_logits(lambda x: embed(model, x), inputs, precision=precision).cpu()
 
     budget = PixelBudget(device)
-    labels = split.labels.numpy()
-    for group in batched_inference(
-        read,
-        lambda images: budget.run(compute, torch.stack(list(images))),
-        range(len(split)),
-        group=min(MAX_BATCH, budget.images(model.preprocess.spec.size**2)),
-        workers=workers,
-        finite=True,
-    ):
-        for row, output in group:
-            name = image_name(split, row)
-            label = format_label(labels[row], split.classes) or None
-            if isinstance(output, str):
-                error = f"{name}: {output}" if output == NOT_FINITE else output
-                yield Embedding(name, label, np.zeros(0, np.float32), error=error)
-            else:
-                yield Embedding(name, label, output.numpy())
+    with eval_mode(model):
+        for group in batched_inference(
+            read,
+            lambda images: budget.run(compute, torch.stack(list(images))),
+            range(len(images)),
+            group=min(MAX_BATCH, budget.images(model.preprocess.spec.size**2)),
+            workers=workers,
+            finite=True,
+        ):
+            for row, output in group:
+                name, label = describe(row)
+                if isinstance(output, str):
+                    error = f"{name}: {output}" if output == NOT_FINITE else output
+                    yield Embedding(name, label, np.zeros(0, np.float32), error=error)
+                else:
+                    yield Embedding(name, label, output.numpy())
 
 
 def write_parquet(embeddings: Iterable[Embedding], path: Path, metadata: dict[str, str]) -> int:

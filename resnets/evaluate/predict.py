@@ -80,6 +80,12 @@ def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) ->
     return images
 
 
+def input_name(images: Sequence[ImageInput], row: int) -> str:
+    """Return the path of an image, or "image ROW" if it is in memory."""
+    image = images[row]
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {row}"
+
+
 def predict(
     classifier: Classifier, images: Sequence[ImageInput], *, top_k: int = 5, workers: int
 ) -> Iterator[Prediction]:
@@ -107,8 +113,7 @@ def predict(
         finite=True,
     ):
         for row, output in group:
-            image = images[row]
-            path = Path(image) if isinstance(image, str | os.PathLike) else Path(f"image {row}")
+            path = Path(input_name(images, row))
             if isinstance(output, str):
                 error = f"{path}: {output}" if output == NOT_FINITE else output
                 yield Prediction(path, error=error)

@@ -19,8 +19,8 @@ NAMES = {
     "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
     "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec", "ConfigError", "DataError",
     "Interrupted", "ResnetsError", "Run", "create_model", "evaluate", "export",
-    "list_models", "load", "open_data", "predict", "recipes", "recompute_norm", "study", "train",
-    "__version__",
+    "features", "list_models", "load", "open_data", "predict", "recipes", "recompute_norm", "study",
+    "train", "__version__",
 }  # fmt: skip
 SHORT = {
     "model": "cifar-resnet8",
@@ -51,7 +51,7 @@ def test_functions_are_not_hidden_by_subpackages_of_the_same_names():
     import resnets.export.export
     import resnets.train.loop
 
-    for name in ("train", "evaluate", "export", "predict"):
+    for name in ("train", "evaluate", "export", "predict", "features", "load"):
         assert callable(getattr(resnets, name))
     assert resnets.Recipe.__module__ == "resnets.config.recipe"
 

@@ -13,7 +13,6 @@ from resnets.evaluate.features import (
     Embedding,
     NearestImages,
     embed,
-    embed_image,
     iter_embeddings,
     write_parquet,
 )
@@ -106,8 +105,8 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
 
 def test_an_image_is_nearest_to_itself(tmp_path: Path):
     net, split = small_net(RESIDUAL), write_images(tmp_path)
-    vector = embed_image(net, tmp_path / "05.png", device=CPU, precision="float32")
-    nearest = NearestImages(vector, 1)
+    (image,) = found(net, [tmp_path / "05.png"])
+    nearest = NearestImages(image.vector, 1)
     list(nearest.watch(found(net, split)))
     ((likeness, best),) = nearest.best
     assert Path(best.path).name == "05.png"
