@@ -39,7 +39,7 @@ def fields(spec: type, prefix: str = "") -> typing.Iterator[str]:
 
 FIELDS = set(fields(Recipe))
 LISTS_RENAMES = ("CHANGELOG.md", "recipe.md")
-OF_PYTHON = {"model.stages", "model.spec", "model.reshape", "model._orig_mod"}
+OF_PYTHON = {"model.preprocess", "model.stages", "model.spec", "model.reshape", "model._orig_mod"}
 PARTS = {path.split(".")[0] for path in FIELDS if "." in path}
 
 
