@@ -48,7 +48,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     fit_memory: bool = False,
-    hang_after: float = 0.0,
+    hang_after: float = 1800,
     quiet: bool = False,
     **fields: Any,
 ) -> Run:
@@ -78,7 +78,8 @@ def train(
             exists keeps its own; differences are logged. Python objects are passed again.
         device: auto, cpu, cuda, cuda:1, mps.
         fit_memory: Halve micro-batches until they fit into memory; the batch size stays.
-        hang_after: Seconds after which an unfinished step ends the process; 0 = never.
+        hang_after: Seconds after which a step that does not end stops the process, with the stacks
+            of its threads; 0 = never (in a debugger).
         quiet: Print nothing.
         **fields: Other recipe fields: batch_size=64, optim={"lr": 0.1}, **{"data.size": 128}.
 

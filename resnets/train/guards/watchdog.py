@@ -66,6 +66,8 @@ class Watchdog:
                 self._changed.wait(left)
             else:
                 return
-        echo(self.describe(), error=True)
-        faulthandler.dump_traceback(all_threads=True)
-        os._exit(EXIT_HUNG)
+        try:
+            echo(self.describe(), error=True)
+            faulthandler.dump_traceback(all_threads=True)
+        finally:  # where stderr has no file, as in some notebooks
+            os._exit(EXIT_HUNG)
