@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.api.inputs import LOADED, Weights, check_choice, path_or_model, refuse_options
+from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -36,7 +36,7 @@ from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
 from resnets.runtime.open import open_artifact
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.utils import environment
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
 from resnets.utils.printable import echo
@@ -63,7 +63,7 @@ class _Options:
     unknown: str | None = None
 
 
-@names_arguments
+@api_function
 def evaluate(
     weights: Weights | Sequence[Weights],
     data: str | PathLike[str] | Any = None,
@@ -121,9 +121,6 @@ def evaluate(
     Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
-    check_choice("split", split, SplitName)
-    check_choice("views", views, Kind)
-    check_choice("average", average, Average)
     several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
     models = [path_or_model(each, named=classes is None) for each in several]
     if not models:

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.api.inputs import LOADED, Weights, check_choice, path_or_model, refuse_options
+from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import load as load_vision
@@ -18,7 +18,7 @@ from resnets.export.signals import export_signals
 from resnets.export.vision import export_vision
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
@@ -51,7 +51,7 @@ class Artifact:
         return str(self.path)
 
 
-@names_arguments
+@api_function
 def export(
     weights: Weights,
     to: Target = "onnx",
@@ -91,8 +91,6 @@ def export(
     Raises VerificationError if the artifact differs from the model; then nothing is written. Also
     ConfigError, DataError, CheckpointError and WeightsError.
     """
-    check_choice("to", to, Target)
-    check_choice("precision", precision, Precision)
     source: Path | None = None
     net: ImageClassifier | DetectionModel
     path_or_net = path_or_model(weights)

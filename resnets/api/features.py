@@ -14,7 +14,6 @@ import torch
 from resnets.api.inputs import (
     LOADED,
     Weights,
-    check_choice,
     check_preprocess,
     expand_folders,
     path_or_model,
@@ -31,7 +30,7 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.utils import environment
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo, format_count
 from resnets.weights.load import LoadOptions, load_model
@@ -39,7 +38,7 @@ from resnets.weights.load import LoadOptions, load_model
 ImageSplit = Literal["all", SplitName]
 
 
-@names_arguments
+@api_function
 def features(
     weights: Weights,
     images: ImageInput | Sequence[ImageInput],
@@ -128,7 +127,6 @@ def open_features(
     quiet: bool,
 ) -> FeatureExtractor:
     """Open network and images; see `features`."""
-    check_choice("split", split, ImageSplit)
     network = _open_network(weights, model)
     opened: Split | Sequence[ImageInput]
     if isinstance(images, str | PathLike) and not _is_image_file(images):
@@ -168,5 +166,6 @@ def _open_network(weights: Weights, model: str | None) -> ImageClassifier:
 
 
 def _is_image_file(path: str | PathLike[str]) -> bool:
+    """Whether a path is that of an image, or would be if it existed, and not of a data set."""
     file = Path(path).expanduser()
-    return file.is_file() and why_not_image(file.name, partial(file_head, file)) is None
+    return not file.is_dir() and why_not_image(file.name, partial(file_head, file)) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,13 +21,13 @@ from resnets.data.sources.objects import open_objects
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 
 LOADED = "is for weights in a file; leave it out for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
 
 
-@names_arguments
+@api_function
 def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Splits:
     """Open the images of a data set as a run does: `.train`, `.val`, `.test()`, `.classes`.
 
@@ -68,11 +68,6 @@ def path_or_model(
             if named:
                 _check_names(weights)
         return weights
-    if not isinstance(weights, str | PathLike):
-        raise ConfigError(
-            f"weights: {type(weights).__name__} is not an ImageClassifier of this package; give the"
-            " path of its run, checkpoint or weights"
-        )
     if getattr(weights, "custom_model", None) is not None:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
         return model
@@ -94,16 +89,6 @@ def _check_names(model: ImageClassifier) -> None:
             f"{model.spec.name} ({model.origin}) has {len(model.classes)} names for"
             f" {model.spec.num_classes} classes; set its .classes"
         )
-
-
-def check_choice(name: str, value: object, choices: Any) -> None:
-    """Raise ConfigError unless argument `name` is one of `choices`, a Literal or a union of such.
-
-    Commands check them when they parse their options.
-    """
-    values = [each for part in get_args(choices) for each in get_args(part) or (part,)]
-    if value not in values:
-        raise ConfigError(f"--{name} {value}: must be one of {', '.join(values)}")
 
 
 def refuse_options(why: str, **options: object) -> None:

@@ -13,12 +13,12 @@ from resnets.config import ConfigError
 from resnets.models import ImageClassifier
 from resnets.models.custom_model import MakeModel
 from resnets.runtime.artifact import is_artifact
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import load_classifier
 
 
-@names_arguments
+@api_function
 def load(
     weights: str | PathLike[str],
     model: str | nn.Module | MakeModel | None = None,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from resnets.api.inputs import (
     LOADED,
     Weights,
-    check_choice,
     expand_folders,
     path_or_model,
     refuse_options,
@@ -24,7 +23,7 @@ from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.runtime.torch import TorchBackend
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction as DetectionPrediction
 
 
-@names_arguments
+@api_function
 def predict(
     weights: Weights,
     images: ImageInput | Sequence[ImageInput],
@@ -72,7 +71,6 @@ def predict(
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
-    check_choice("backend", backend, Runtime)
     source = path_or_model(weights)
     inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     inputs = expand_folders(inputs, quiet)

@@ -30,7 +30,7 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS
 from resnets.models.norm_statistics import recompute_statistics
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import check_new_folder, save_model
 from resnets.weights.load import LoadOptions, load_model
@@ -38,7 +38,7 @@ from resnets.weights.load import LoadOptions, load_model
 log = logging.getLogger("resnets")
 
 
-@names_arguments
+@api_function
 def recompute_norm(
     weights: Weights,
     data: str | PathLike[str] | None = None,

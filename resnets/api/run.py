@@ -20,6 +20,7 @@ from resnets.report.run import run_summary
 from resnets.train.log.run_log import read_rows
 from resnets.train.start_point import check_is_run
 from resnets.train.write_results import RESULT
+from resnets.utils.api_function import api_function
 from resnets.weights.checkpoint.format import RECIPE
 
 
@@ -30,6 +31,7 @@ class Run:
     run whose network is from outside the package, as for `resnets.load`.
     """
 
+    @api_function
     def __init__(
         self, folder: str | PathLike[str], model: nn.Module | MakeModel | None = None
     ) -> None:

@@ -23,7 +23,7 @@ from resnets.train.guards.interrupt import Interrupted
 from resnets.train.resume_recipe import describe_differences
 from resnets.train.run import run as run_training
 from resnets.train.tasks.custom_parts import CustomParts, Loss
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.distributed import init_distributed
 from resnets.utils.files import RUNS, run_folder
 from resnets.weights.checkpoint.find import run_url
@@ -34,7 +34,7 @@ from resnets.weights.checkpoint.store import remote_url
 log = logging.getLogger("resnets")
 
 
-@names_arguments
+@api_function
 def train(
     recipe: str | Path | Recipe | None = None,
     *,
@@ -87,6 +87,8 @@ def train(
     `Interrupted`, a KeyboardInterrupt that says how to resume. Signals are handled in the main
     thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
     """
+    if hang_after < 0:
+        raise ConfigError(f"--hang-after {hang_after:g}: must be at least 0 s; 0 is never")
     duration = choose_duration(epochs, iterations)
     named_model = model if isinstance(model, str | ModelSpec) else None
     if isinstance(loss, str | LossSpec | Mapping):

@@ -183,9 +183,10 @@ class BackendSelector:
             return backend
         candidate = self._find_exported_int8(runtime)
         if candidate is None:
+            why = f" ({'; '.join(self.reasons)})" if self.reasons else ""
             raise ConfigError(
                 "--precision int8: needs images for calibration and evaluation;"
-                f" add --calibrate DATA ({'; '.join(self.reasons)})"
+                f" add --calibrate DATA{why}"
             )
         self.reasons = [candidate.reason]
         return candidate.backend

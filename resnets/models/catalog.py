@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from resnets.config import Block, ConfigError, ModelSpec, TransformerSpec
+from resnets.utils.api_function import api_function
 
 # He et al., CVPR 2016, Table 1: block and blocks per stage.
 IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
@@ -129,6 +130,7 @@ def is_transformer(name: str) -> bool:
     return name.startswith(("transformer", "plain-transformer"))
 
 
+@api_function
 def list_models(pattern: str = "") -> list[str]:
     """Return the names of the catalog that match `pattern`, default all; as `resnets info` lists.
 

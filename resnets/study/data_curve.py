@@ -22,7 +22,7 @@ from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, single_model_grid, to_settings, train_or_stop
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 
 MIN_POINTS = 3  # for a law
 RESAMPLES = 200
@@ -140,7 +140,7 @@ def data_grid(
     )
 
 
-@names_arguments
+@api_function
 def data(
     data: str | PathLike[str],
     subsets: int = 4,

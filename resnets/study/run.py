@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from resnets import recipes
-from resnets.config import flatten_fields, is_locked
+from resnets.config import ConfigError, flatten_fields, is_locked
 from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, resolve_data, shortcut_grid
@@ -21,7 +21,7 @@ from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.files import RUNS, page_folder
 
 
@@ -39,7 +39,7 @@ class Study:
         return f"<p>{html.escape(self.lead)}</p><p>report: <code>{report}</code></p>"
 
 
-@names_arguments
+@api_function
 def depth(
     models: Sequence[str] | None = None,
     *,
@@ -81,6 +81,9 @@ def depth(
     Works in scripts without `if __name__ == "__main__"`. Ctrl-C lets every run save and raises
     `Interrupted`. Raises ConfigError and DataError.
     """
+    for path, values in sweep.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ConfigError(f"sweep: {path}: {values!r} is not a list of values")
     grid = depth_grid(
         preset,
         models=_to_tuple(models),
@@ -95,7 +98,7 @@ def depth(
     return run_study(grid, out, jobs=jobs, device=device, blocks=blocks)
 
 
-@names_arguments
+@api_function
 def shortcuts(
     models: Sequence[str] = ("cifar-resnet20",),
     *,
@@ -123,7 +126,7 @@ def shortcuts(
     return run_study(grid, out, jobs=jobs, device=device)
 
 
-@names_arguments
+@api_function
 def forms(
     models: Sequence[str] = MODELS,
     *,

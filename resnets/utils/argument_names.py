@@ -1,21 +1,16 @@
 """Messages of the Python API name its arguments, those of the command line name options.
 
 Messages are written for the command line: "give --model NAME". Where a function of the API was not
-called by a command, `names_arguments` writes "give model=NAME" in its errors, log and output.
+called by a command, `api_function` lets "give model=NAME" be written in errors, log and output.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -46,26 +41,24 @@ def names_options() -> Iterator[None]:
         _parameters.reset(token)
 
 
-def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a function of the API: its messages name its arguments, except in a command."""
-    parameters = inspect.signature(function).parameters
+@contextmanager
+def names_arguments(parameters: Parameters) -> Iterator[None]:
+    """Context of a function of the API: messages name its `parameters`."""
+    token = _parameters.set(parameters)
+    try:
+        yield
+    except ValueError as error:
+        error.args = tuple(
+            in_caller_terms(each) if isinstance(each, str) else each for each in error.args
+        )
+        raise
+    finally:
+        _parameters.reset(token)
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _parameters.get(None) is not None:  # in a command, or within another function
-            return function(*args, **kwargs)
-        token = _parameters.set(parameters)
-        try:
-            return function(*args, **kwargs)
-        except ValueError as error:
-            error.args = tuple(
-                in_caller_terms(each) if isinstance(each, str) else each for each in error.args
-            )
-            raise
-        finally:
-            _parameters.reset(token)
 
-    return call
+def is_nested() -> bool:
+    """Whether this is called in a command, or in another function of the API."""
+    return _parameters.get(None) is not None
 
 
 def in_caller_terms(text: str) -> str:
@@ -80,8 +73,9 @@ def in_caller_terms(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         option, value = match[1], match[2]
         rest = f" {value}" if value else ""
-        if option == "set" and any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-            return value or match[0]
+        fields = next((k for k, each in parameters.items() if each.kind is each.VAR_KEYWORD), "")
+        if option == "set" and fields:
+            return value or fields
         if option in VALUES and VALUES[option][0] in parameters:
             return "{}={}".format(*VALUES[option]) + rest
         if option == "resume" and value:

@@ -15,7 +15,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess, from_dict, to_dic
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 from resnets.utils.printable import join_names
 from resnets.weights import hub
 from resnets.weights.adapt import (
@@ -66,7 +66,7 @@ DETECTRON2 = "detectron2"  # its networks are of both input conventions
 MIN_IMAGENET_SIZE = 65  # px; preprocessing for images at least this large is ImageNet's
 
 
-@names_arguments
+@api_function
 def create_model(
     model: str | ModelSpec,
     num_classes: int | None = None,

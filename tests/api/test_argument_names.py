@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,11 +14,12 @@ from resnets.api.recipe import choose_recipe
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.utils.argument_names import in_caller_terms, names_arguments
+from resnets.utils.api_function import api_function
+from resnets.utils.argument_names import in_caller_terms
 from resnets.utils.printable import echo
 
 
-@names_arguments
+@api_function
 def translate(text, *, model=None, fit_memory=False, precision="", resume=False, **fields):
     echo(text, error=True)
     raise ConfigError(text)
@@ -28,6 +31,7 @@ def translate(text, *, model=None, fit_memory=False, precision="", resume=False,
         ("x: give --model NAME: it fits", "x: give model=NAME: it fits"),
         ("--model and --precision are both set", "model and precision are both set"),
         ("leave --model out (--model)", "leave model out (model)"),
+        ("--set: unknown field lr", "fields: unknown field lr"),
         ("try --fit-memory, --set a.b=1 or --set c=2", "try fit_memory=True, a.b=1 or c=2"),
         ("--int8: needs data", "precision=int8: needs data"),
         ("or --resume runs/x-1", "or out=runs/x-1, resume=True"),
@@ -107,7 +111,7 @@ def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
 )
 def test_a_value_that_is_no_choice_is_refused(call, argument):
     net = resnets.create_model("cifar-resnet8", num_classes=3)
-    with pytest.raises(ConfigError, match=rf"^{argument}=.*must be one of"):
+    with pytest.raises(ConfigError, match=rf"^{argument}=.*must be one of '"):
         call(net)
 
 
@@ -139,3 +143,43 @@ def test_fields_beside_a_spec_are_read():
     spec = resnets.DataSpec(source="digits", val_fraction=0.1)
     more = resnets.open_data(spec, val_fraction=0.4)
     assert len(more.val) > 2 * len(resnets.open_data(spec).val)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: resnets.train("digits", epochs="3"), "epochs='3': must be a number"),
+        (lambda: resnets.train("digits", iterations=1.5), "iterations=1.5: must be a whole number"),
+        (lambda: resnets.train("digits", model=3), "model=3: must be text, a ModelSpec, a Module"),
+        (lambda: resnets.train("digits", hang_after=-1), "hang_after=-1: must be at least 0"),
+        (lambda: resnets.evaluate("run", scales=224), "scales=224: must be a sequence of numbers"),
+        (lambda: resnets.evaluate("run", flip="no"), "flip='no': must be True or False"),
+        (lambda: resnets.predict("run", [], top_k="3"), "top_k='3': must be a whole number"),
+        (lambda: resnets.predict([3], []), "weights=<list>: must be text, a path or an ImageCl"),
+        (lambda: resnets.load(None), "weights=None: must be text or a path"),
+        (lambda: resnets.create_model(3), "=3: must be text or a ModelSpec"),
+        (lambda: resnets.list_models(3), "pattern=3: must be text"),
+        (lambda: resnets.Run(3), "folder=3: must be text or a path"),
+        (lambda: resnets.study.folds(3), "data=3: must be text or a path"),
+        (lambda: resnets.study.folds("digits", "5"), "k='5': must be a whole number"),
+        (lambda: resnets.study.folds("digits", lr=1), "fields: unknown field lr; did you mean"),
+        (lambda: resnets.study.data("digits", lr=1), "fields: unknown field lr; did you mean"),
+        (lambda: resnets.study.depth(["cifar-resnet8"], sweep={"optim.lr": 1}), "sweep: optim.lr"),
+        (lambda: resnets.study.depth(3), "models=3: must be a sequence of text"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused(call, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        call()
+    assert "--" not in str(caught.value)
+
+
+def test_numpy_numbers_and_any_iterable_are_taken():
+    @api_function
+    def mean(values: Sequence[int], scale: float = 1, count: int | None = None) -> float:
+        return scale * sum(values) / (count or 1)
+
+    assert mean(np.arange(4), np.float32(2), np.int64(3)) == 4
+    assert mean(range(4), scale=1) == 6
+    with pytest.raises(ConfigError, match="values=.*: must be a sequence of numbers"):
+        mean((1, "a"))

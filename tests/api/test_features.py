@@ -79,14 +79,17 @@ def test_what_does_not_apply_is_refused(folder, tmp_path):
     image = folder / "one/a.png"
     for call, message in (
         (lambda: resnets.features(WEIGHTS, image, split="val"), "split is of a data set"),
-        (lambda: resnets.features(WEIGHTS, folder, split="validation"), "split=validation"),
+        (
+            lambda: resnets.features(WEIGHTS, folder, split="validation"),
+            "split='validation': must be",
+        ),
         (lambda: resnets.features(resnets.load(WEIGHTS), image, model="resnet18"), "model is for"),
         (lambda: resnets.features(tmp_path / "net.onnx", image), "is an artifact"),
         (lambda: resnets.features(WEIGHTS, torch.zeros(3, 8, 8)), "Tensor is not an image"),
-        (lambda: resnets.predict(WEIGHTS, None), "NoneType is not an image"),
+        (lambda: resnets.predict(WEIGHTS, None), "images=None: must be"),
         (
             lambda: resnets.features(torch.nn.Identity(), image),
-            "Identity is not an ImageClassifier",
+            "<Identity>: must be",
         ),
     ):
         with pytest.raises(resnets.ConfigError, match=message):

@@ -36,7 +36,9 @@ class InferenceOptions:
         if self.scales and kind == "segmenter":
             raise ConfigError("detect.test_sizes (--scales): not for task segment")
         if len(self.scales) == 1 and kind == "detector":
-            raise ConfigError(f"detect.test_sizes: {self.scales} is one size; give more or none")
+            raise ConfigError(
+                f"detect.test_sizes (--scales): {self.scales} is one size; give more or none"
+            )
 
 
 class DetectionModel(nn.Module):

@@ -184,7 +184,7 @@ def _expand_sweep(
         path, _, values = axis.partition("=")
         listed = split_names(values)
         if len(listed) < 2:
-            raise ConfigError(f"--sweep {axis}: write it as FIELD=VALUE,VALUE,...")
+            raise ConfigError(f"--sweep {axis}: give two or more values, as FIELD=VALUE,VALUE,...")
         counts = [count for count in counts for _ in listed]
         names = [f"{model}:{path}={value}" for model in names for value in listed]
     return tuple(names), tuple(counts)

@@ -29,7 +29,7 @@ from resnets.study.folds.predictions import (
 )
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
 from resnets.study.run import grid_folder, single_model_grid, to_settings, train_or_stop
-from resnets.utils.argument_names import names_arguments
+from resnets.utils.api_function import api_function
 
 PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
 MAX_ISSUES = 200  # on the page
@@ -96,7 +96,7 @@ def folds_grid(
     return grid
 
 
-@names_arguments
+@api_function
 def folds(
     data: str | PathLike[str],
     k: int = 5,
