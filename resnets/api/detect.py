@@ -22,6 +22,7 @@ from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.predictor import InferenceInput, Prediction, predict_files
 from resnets.evaluate.data.match_classes import match_classes
 from resnets.evaluate.ensemble import Ensemble
+from resnets.evaluate.evaluation import describe_metrics
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Views
 from resnets.runtime.vision import open_predictor
@@ -34,23 +35,42 @@ from resnets.weights.load import LoadOptions, load_model
 class DetectionEvaluation:
     """Metrics of detectors on `split`, and the detections in each image that could be read.
 
-    metrics: None for images without ground truth. found: empty for segmenters and localizers.
-    errors: one message per unreadable image. written: files in `out`.
+    evaluation: all metrics, None for images without ground truth. found: empty for segmenters and
+    localizers. errors: one message per unreadable image. written: files in `out`.
     """
 
-    metrics: DetectionMetrics | None
+    evaluation: DetectionMetrics | None
     split: DetectionSplit
     found: list[Detections]
     errors: list[str]
     written: list[Path]
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The main metrics by name in percent, as in a run's result; empty without ground truth."""
+        percentages = {} if self.evaluation is None else self.evaluation.percentages
+        return {name: value for name, value in percentages.items() if name != "error"}
+
+    @property
+    def examples(self) -> int:
+        """Number of images that were evaluated."""
+        return len(self.split) if self.evaluation is None else self.evaluation.examples
+
+    @property
+    def protocol(self) -> str:
+        """How they were measured: sizes, precision, weights and data."""
+        return self.split.description if self.evaluation is None else self.evaluation.protocol
+
+    def __str__(self) -> str:
+        return describe_metrics(self.metrics, self.protocol)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON: the metrics, or the number of objects, and the errors."""
-        if self.metrics is None:
+        if self.evaluation is None:
             objects = sum(len(each["scores"]) for each in self.found)
             values: dict[str, Any] = {"images": len(self.found), "objects": objects}
         else:
-            values = self.metrics.to_json()
+            values = self.evaluation.to_json()
         return {**values, "unreadable": self.errors}
 
 

@@ -87,8 +87,9 @@ def evaluate(
 ) -> Measurement | DetectionEvaluation | SequenceEvaluation:
     """Measure a model, or several as an ensemble, and return its metrics with their protocol.
 
-        measurement = resnets.evaluate(run, views="ten-crop")
-        measurement.evaluation.top1_error  # percent
+        measured = resnets.evaluate(run, views="ten-crop")
+        print(measured)  # the main metrics and the protocol in one line
+        measured.metrics["top1_error"], measured.evaluation.confusion  # percent, (K, K)
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
@@ -118,7 +119,9 @@ def evaluate(
         precision: auto, float32, tf32, float16, bfloat16.
         quiet: Print nothing.
 
-    Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
+    The result of every task has `metrics` (by name), `examples`, `protocol`, `errors` and
+    `to_json()`; those of images have more in `evaluation`. Unreadable images are left out; `errors`
+    name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
     several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights

@@ -158,11 +158,11 @@ def _print_detector(result: DetectionEvaluation, *, as_json: bool) -> None:
     """Print the metrics, or where results without ground truth were saved."""
     if as_json:
         print(json.dumps(result.to_json()))  # noqa: T201
-    if result.metrics is None:
+    if result.evaluation is None:
         found = f"{result.split.description}: {result.to_json()['objects']:,} objects found"
         echo(f"{found}; no ground truth, so no metrics", error=as_json)
     elif not as_json:
-        _print_detection_metrics(result.metrics)
+        _print_detection_metrics(result.evaluation)
     if result.written:
         more = " ..." if len(result.written) > 3 else ""
         echo(f"wrote {', '.join(map(str, result.written[:3]))}{more}", error=True)

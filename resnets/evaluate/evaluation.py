@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -113,6 +113,22 @@ class Evaluation:
 
 
 AnyEvaluation = Evaluation | MultilabelEvaluation
+
+
+def describe_metrics(metrics: Mapping[str, float], protocol: str) -> str:
+    """Describe the main metrics of a result of `resnets.evaluate` in one line, with the protocol.
+
+    >>> describe_metrics({"top1_error": 1.5, "loss": 0.25}, "1 view")
+    'top-1 error 1.50%, loss 0.2500 (1 view)'
+    """
+    from resnets.report.run import METRICS, format_metric  # deferred: imports matplotlib
+
+    known = [
+        f"{title} {format_metric(name, metrics[name])}"
+        for name, title in METRICS.items()
+        if name in metrics
+    ]
+    return f"{', '.join(known) or 'no metrics'} ({printable(protocol)})"
 
 
 def note_unreadable(evaluation: AnyEvaluation, count: int) -> AnyEvaluation:

@@ -20,7 +20,12 @@ from resnets.data.splits.all_images import open_unlabeled
 from resnets.evaluate.calibrate import RECALL
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import ScoredBatch
-from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores, note_unreadable
+from resnets.evaluate.evaluation import (
+    AnyEvaluation,
+    describe_metrics,
+    evaluate_scores,
+    note_unreadable,
+)
 from resnets.evaluate.postprocess import known_scores, probabilities
 from resnets.evaluate.views import image_name
 from resnets.utils.distributed import ProcessGroup
@@ -109,6 +114,24 @@ class Measurement:
     errors: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     unknown: UnknownMetrics | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics by name; those of errors and scores are in percent."""
+        return self.evaluation.metrics
+
+    @property
+    def examples(self) -> int:
+        """Number of images that were evaluated."""
+        return self.evaluation.examples
+
+    @property
+    def protocol(self) -> str:
+        """How they were measured: views, resolution, precision, weights and data."""
+        return self.evaluation.protocol
+
+    def __str__(self) -> str:
+        return describe_metrics(self.metrics, self.protocol)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON: those of the evaluation, the mistakes and the errors."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.summary import announce
 from resnets.data.errors import DataError
-from resnets.evaluate.evaluation import evaluate_scores
+from resnets.evaluate.evaluation import describe_metrics, evaluate_scores
 from resnets.models.block_config import eval_mode
 from resnets.sequence.dataset import Windows, window_batches
 from resnets.sequence.load import load, open_sequences
@@ -45,6 +45,9 @@ class SequenceEvaluation:
     protocol: str
     details: dict[str, Any] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return describe_metrics(self.metrics, self.protocol)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary for JSON."""

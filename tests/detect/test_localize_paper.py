@@ -178,7 +178,7 @@ def test_classes_from_other_networks_are_evaluated(
     report = json.loads(capsys.readouterr().out)
     assert "dense at shorter sides 64, 96 px" in report["protocol"]
     assert "2 models" in report["protocol"]
-    own = resnets.evaluate(run, scales=(64, 96), quiet=True).metrics.located
+    own = resnets.evaluate(run, scales=(64, 96), quiet=True).evaluation.located
     theirs = report["localization"]
     assert theirs["given_error"] == own.given_error  # boxes do not depend on them
     nets = [resnets.load(path) for path in classifiers]
