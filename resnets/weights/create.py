@@ -71,7 +71,7 @@ def create_model(
     model: str | ModelSpec,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    weights: str | PathLike[str] | None = None,
+    weights: str | PathLike[str] | Any = None,  # Any: others are refused with what to write
     classes: str | Sequence[str] | None = None,
     **fields: Any,
 ) -> ImageClassifier:

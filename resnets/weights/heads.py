@@ -72,7 +72,10 @@ def select_head_rows(
         log.info("%s: head kept by position, because of weights_head", source)
         return torch.arange(total)
     if len(theirs) != count:
-        reason = "the weights do not name their classes; --set weights_head=keep keeps it"
+        reason = (
+            "the weights do not name their classes; training with weights_head=keep keeps it, and"
+            " create_model without classes"
+        )
         reason = reason if count == total else f"it is for {count} classes"
     else:
         reason = (

@@ -43,3 +43,13 @@ def test_results_have_metrics_examples_protocol_and_errors(tmp_path, make, metri
     assert values["examples"] == found.examples
     assert str(found).startswith(f"{title} {found.metrics[metric]:.2f}%")
     assert str(found).endswith(f"({found.protocol})")
+
+
+def test_weights_without_a_record_say_whether_their_recipe_held_the_images_out(caplog):
+    weights = "resnets:digits/cifar-resnet20"
+    resnets.evaluate(weights, device="cpu", quiet=True)
+    assert "by the recipe these images were held out" in caplog.text
+    caplog.clear()
+    images = resnets.open_data("digits").train.images[:8, :, :, 0].numpy()
+    resnets.evaluate(weights, (images, list("01234567")), device="cpu", quiet=True)
+    assert "may have been trained on" in caplog.text

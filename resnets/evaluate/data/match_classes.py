@@ -159,17 +159,21 @@ def open_split(
     if splits.changes:
         changed = f"{split.description}, set changed since training ({splits.changes})"
         split = _with_description(split, changed)
-    return split if name == "train" else warn_unrecorded(split, unknown)
+    by_recipe = not foreign and all(each.recipe == model.recipe for each in others)
+    return split if name == "train" else warn_unrecorded(split, unknown, by_recipe=by_recipe)
 
 
-def warn_unrecorded(split: Split, note: str) -> Split:
-    """Log, and add to the description, that a model has no record of its training images."""
+def warn_unrecorded(split: Split, note: str, *, by_recipe: bool = False) -> Split:
+    """Log, and add to the description, that a model has no record of its training images.
+
+    by_recipe: whether the split is that of the model's recipe, on its own data set.
+    """
     if not note:
         return split
-    log.warning(
-        "%s%s: there is no record of those, so some of these images may have been trained on",
-        split.description, note,
-    )  # fmt: skip
+    consequence = ", so some of these images may have been trained on"
+    if by_recipe:
+        consequence = "; by the recipe these images were held out, if the data set has not changed"
+    log.warning("%s%s: there is no record of those%s", split.description, note, consequence)
     return _with_description(split, split.description + note)
 
 
