@@ -141,8 +141,7 @@ def open_features(
         description = opened.description
     else:
         refuse_options("is of a data set; leave it out for images", split=split != "all")
-        is_one = isinstance(images, str) or not isinstance(images, Sequence)
-        opened = expand_folders([images] if is_one else images, quiet)  # type: ignore[list-item]
+        opened = expand_folders(images, quiet)
         description = format_count(len(opened), "image")
     chosen, precise = to_device(network, device, precision)
     if not quiet:

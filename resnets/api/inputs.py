@@ -98,11 +98,12 @@ def refuse_options(why: str, **options: object) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {why}")
 
 
-def expand_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
-    """Replace each folder in `images` by the images in it."""
+def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
+    """Return one image or several as a list, with the images of each folder in its place."""
+    inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     expanded: list[ImageInput] = []
     left_out = LeftOut()
-    for each in images:
+    for each in inputs:
         if isinstance(each, str | PathLike):
             expanded.extend(find_images([fspath(each)], left_out))
         elif isinstance(each, Image.Image | np.ndarray):
@@ -113,6 +114,6 @@ def expand_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput
                 " uint8 array (H, W[, C])"
             )
     if not quiet:
-        folders = [fspath(each) for each in images if isinstance(each, str | PathLike)]
+        folders = [fspath(each) for each in inputs if isinstance(each, str | PathLike)]
         announce_folders(folders, len(expanded), left_out)
     return expanded

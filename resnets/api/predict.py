@@ -72,8 +72,7 @@ def predict(
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
     source = path_or_model(weights)
-    inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
-    inputs = expand_folders(inputs, quiet)
+    inputs = expand_folders(images, quiet)
     if isinstance(source, str) and (task := read_task(source)) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime

@@ -55,7 +55,7 @@ def _check_type(name: str, value: object, annotation: Any, function: Callable[..
         return
     if isinstance(annotation, str):
         try:
-            annotation = eval(annotation, function.__globals__)  # type: ignore[attr-defined]
+            annotation = eval(annotation, function.__globals__)
         except NameError:  # imported for type checkers only
             return
     members = list(_union_members(annotation))
