@@ -99,7 +99,7 @@ def test_classes_count_alike_in_the_balanced_error(found) -> None:
 
 
 def test_probabilities_are_at_the_temperature(found, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = predictions.load
+    load = predictions.load_classifier
 
     def load_hot(path: Path) -> ImageClassifier:
         model = load(path)
@@ -108,7 +108,7 @@ def test_probabilities_are_at_the_temperature(found, monkeypatch: pytest.MonkeyP
         )
         return model
 
-    monkeypatch.setattr(predictions, "load", load_hot)
+    monkeypatch.setattr(predictions, "load_classifier", load_hot)
     hot = predictions.predict_folds(found.cells, "cpu")
     roots = np.sqrt(found.predictions.probabilities)
     expected = roots / roots.sum(1, keepdims=True)
