@@ -11,12 +11,12 @@ from resnets.utils.errors import ConfigError
 def check_ranges(spec: object, prefix: str, ranges: Mapping[str, str]) -> None:
     """Raise ConfigError for a field of `spec` with a number outside of its interval.
 
-    prefix: the path of the spec in a recipe, such as "optim.". Of tuples each number is checked;
-    None passes.
+    prefix: the path of the spec in a recipe, such as "optim.". Of tuples and lists each number is
+    checked; None passes.
     """
     for name, interval in ranges.items():
         value = getattr(spec, name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
             if number is not None:
                 check_range(f"{prefix}{name}:", number, interval)
 
@@ -24,7 +24,10 @@ def check_ranges(spec: object, prefix: str, ranges: Mapping[str, str]) -> None:
 def check_range(name: str, number: float, interval: str) -> None:
     """Raise ConfigError, which begins with `name`, if a number is outside of the interval."""
     low, high = map(float, interval[1:-1].split(","))
-    above = low <= number if interval[0] == "[" else low < number
+    try:
+        above = low <= number if interval[0] == "[" else low < number
+    except TypeError:
+        raise ConfigError(f"{name} {number!r} is not a number") from None
     if above and (number <= high if interval[-1] == "]" else number < high):
         return
     needed = f"is not in {interval}"

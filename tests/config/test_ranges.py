@@ -65,6 +65,11 @@ def test_specs_made_in_python_are_checked() -> None:
     spec = type(Recipe().optim)
     with pytest.raises(ConfigError, match=r"optim\.clip_norm"):
         spec(clip_norm=-1.0)
+    with pytest.raises(ConfigError, match=r"optim\.lr: '0\.1'"):
+        spec(lr="0.1")
+    assert spec(betas=[0.9, 0.99])
+    with pytest.raises(ConfigError, match=r"optim\.betas"):
+        spec(betas=[0.9, 1.0])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])

@@ -1,9 +1,14 @@
 """Labels of tables that may mean something else than they seem to: refused, or warned of."""
 
-import pytest
+from itertools import combinations
 
+import pytest
+from PIL import Image
+
+from resnets.config import DataSpec
 from resnets.data import DataError
 from resnets.data.layout.class_spelling import check_spellings, class_key
+from resnets.data.sources.open import find_source
 from resnets.data.splits.label_warnings import class_warnings
 from resnets.data.tables.label_sets import read_label_sets
 
@@ -30,7 +35,12 @@ def test_labels_that_look_or_count_alike_are_refused(one: str, other: str) -> No
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("-2", "2"), ("1.1", "1.10"), ("10", "1"), ("кот", "kot"), ("v01", "v1"), ("2", "²")],
+    [
+        *[("-2", "2"), ("1.1", "1.10"), ("10", "1"), ("кот", "kot"), ("v01", "v1"), ("2", "²")],
+        *[("1", "1,000"), ("1", "1.000")],  # a thousand
+        ("\u09b0\u09cd\u09af", "\u09b0\u200d\u09cd\u09af"),  # two Bengali conjuncts
+        ("🏴\U000e0067\U000e0062", "🏴\U000e0075\U000e0073"),  # flags
+    ],
 )
 def test_labels_that_differ_in_value_or_script_are_classes(one: str, other: str) -> None:
     assert len(one) == 1 or class_key(one) != class_key(other)
@@ -80,6 +90,38 @@ def test_words_that_recur_are_warned_of_and_read_as_labels_on_request(cells: lis
 def test_names_of_several_words_stay_whole(cells: list[str]) -> None:
     assert not read_label_sets(cells, str).warning
     assert read_label_sets(cells, str, "multi").labels == [(cell,) for cell in cells]
+
+
+def test_names_of_one_grammar_stay_whole() -> None:
+    cells = [f"{color} {thing}" for color in ("red", "blue", "big red") for thing in "ABCD"]
+    assert not read_label_sets(cells, str).warning
+    assert read_label_sets(cells, str, "multi").labels == [(cell,) for cell in cells]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_a_separator_between_blanks_is_none_of_the_words(separator: str) -> None:
+    pairs = list(combinations(("cat", "dog", "fox", "cow", "hen", "bee"), 2))
+    cells = [f" {separator} ".join(pair) for pair in pairs]
+    assert read_label_sets(cells, str, "multi").labels == pairs
+    cells = [f"{separator} ".join(pair) for pair in pairs]
+    assert read_label_sets(cells, str, "multi").labels == pairs
+
+
+def test_signs_that_are_usual_in_names_are_no_second_separator() -> None:
+    cells = ["Action|Adventure", "Action & Adventure|Drama", "Drama|Action", "Adventure"]
+    assert read_label_sets(cells, str).labels[1] == ("Action & Adventure", "Drama")
+    lists = ['["black", "white"]', '["black/white"]', '["white"]']
+    assert read_label_sets(lists, str).labels[1] == ("black/white",)
+
+
+def test_a_thousand_is_not_one(tmp_path) -> None:
+    for number in range(6):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    labels = ["1", "5", "1.000"] * 2
+    lines = [f"{number}.png,{label}" for number, label in enumerate(labels)]
+    (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join(lines))
+    classes = find_source(DataSpec(source=str(tmp_path / "labels.csv"))).classes
+    assert set(classes) == {"1", "5", "1.000"}
 
 
 def test_numbers_with_decimals_are_warned_of_as_quantities() -> None:

@@ -39,6 +39,7 @@ def test_readers_of_files_refuse_repeated_keys(tmp_path) -> None:
 def test_yaml_refuses_repeated_keys(text: str) -> None:
     with pytest.raises(DataError):
         load_yaml(text.encode(), "data.yaml")
+    assert load_yaml(b"{1: a, '1': b}", "data.yaml") == {1: "a", "1": "b"}
     assert load_yaml(b"names: {0: a, 1: b}\nmore: {0: c}\n", "data.yaml")["more"] == {0: "c"}
 
 

@@ -16,6 +16,10 @@ NUMBER = re.compile(r"([+-]?)(\d+)(?:[.,](\d+))?")
 CYRILLIC, LATIN = "аеорсухіјѕԁһ", "aeopcyxijsdh"  # letters of one look
 LOOKALIKES = str.maketrans(CYRILLIC, LATIN)
 BLANKS = re.compile(r"[\s_-]+")
+UNSEEN = re.compile(  # marks of direction, blanks without width, and joiners next to ASCII
+    "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+    "|(?<![^\\x00-\\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\\x00-\\x7f])"
+)
 INDEXED = (  # "2 cassette", "2: cassette", "2,cassette"; "cassette 2", "cassette,2"
     re.compile(r"(?P<number>\d{1,6})[\s:;,=]+(?P<name>\S.*)"),
     re.compile(r"(?P<name>.*\S)[\s:;,=]+(?P<number>\d{1,6})"),
@@ -33,19 +37,20 @@ def clean_name(name: str) -> str:
 def class_key(name: str) -> str:
     """Return a key that is equal for all spellings of a class name.
 
-    Numbers have the key of their value, except that "1.1" and "1.10" may be sections. Characters
-    that are not seen, or that look like others in a word of theirs, make no difference.
+    Numbers have the key of their value, except that "1.1" and "1.10" may be sections, and "1,000"
+    or "1.000" may be a thousand. Characters that are not seen, or that look like others in a name
+    of both scripts, make no difference, but joiners do between letters of scripts that need them.
 
     >>> class_key("Hot_Dog ") == class_key("hot dog\u200b")
     True
-    >>> [class_key(name) for name in ("01", "+1", "1.0", "-1", "1,50")]
-    ['1', '1', '1', '-1', '1.50']
+    >>> [class_key(name) for name in ("01", "+1", "1.0", "-1", "1,50", "1,000")]
+    ['1', '1', '1', '-1', '1.50', '1.000']
     """
     seen = unicodedata.normalize("NFKC", clean_name(name))
-    seen = "".join(letter for letter in seen if unicodedata.category(letter) != "Cf").strip()
+    seen = UNSEEN.sub("", seen).strip()
     if (number := NUMBER.fullmatch(seen)) is not None:
         sign, whole, decimals = number.groups(default="")
-        fraction = f".{decimals}" if decimals.strip("0") else ""
+        fraction = f".{decimals}" if decimals.strip("0") or len(decimals) == 3 else ""
         return f"{sign.strip('+')}{int(whole)}{fraction}"  # a minus is significant
     key = BLANKS.sub(" ", seen.casefold()).strip()
     mixed = re.search("[a-z]", key) and not set(key).isdisjoint(CYRILLIC)

@@ -124,11 +124,12 @@ def _merge_rows(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 def _convert_whole_numbers(file: Path, rows: Sequence[TableRow]) -> list[TableRow]:
-    """Convert labels 0.0, 1.0, ... to 0, 1; raise DataError for real numbers, which are not
-    classes.
+    """Convert labels 0.0, 1.0, ... to 0, 1, but not 1.000 beside 1, which may be a thousand; raise
+    DataError for real numbers, which are not classes.
     """
     labels = {str(row.label) for row in rows}
-    if all(map(WHOLE_NUMBER.fullmatch, labels)):
+    decimals = {label.partition(".")[2] for label in labels}
+    if all(map(WHOLE_NUMBER.fullmatch, labels)) and not decimals >= {"", "000"}:
         return [replace(row, label=str(row.label).partition(".")[0]) for row in rows]
     real = sum(REAL_NUMBER.fullmatch(label) is not None for label in labels)
     if real == len(labels) > MAX_NUMBERS:

@@ -19,6 +19,7 @@ from resnets.data.tables.labels import LIST, ONE_LABEL, Label, is_list, is_missi
 
 LabelForm = Literal["auto", "single", "multi"]
 SEPARATORS = (";", "|", ",", "/", "+", "&")
+SELDOM_IN_NAMES = (";", "|", ",")  # "/", "+" and "&" are: "black/white", "Action & Adventure"
 RARE_SHARE = 0.05  # at most this share of cells with several labels counts as a mistake
 COMMA_SHARE = 0.5  # share of distinct cells with a comma from which a warning is given
 BRACKETS = re.compile(r"[\[{(](.*)[\]})]", re.DOTALL)
@@ -116,9 +117,14 @@ def _check_not_rare(location: str, rows: Sequence[int], labeled: int) -> None:
 def _check_lists(texts: Sequence[str], locate: Callable[[int], str]) -> None:
     """Raise DataError for a list that holds other lists, a mapping or a missing value."""
     for row, text in enumerate(texts):
-        if NESTED.match(text) or any(map(is_missing, _split_cell(text, BRACKET))):
+        if NESTED.match(text):
             raise DataError(
                 f"{locate(row)}: {text[:80]!r} is not a list of labels; write their names alone"
+            )
+        if (missing := next(filter(is_missing, _split_cell(text, BRACKET)), None)) is not None:
+            raise DataError(
+                f"{locate(row)}: {text[:80]!r} holds {missing!r}, which means no label; leave it"
+                " out, or name the class otherwise"
             )
 
 
@@ -128,12 +134,12 @@ def _check_other_separators(
     """Raise DataError for a name in a set that is several of the other names, joined otherwise."""
     names = set(chain.from_iterable(sets))
     for row, labels in enumerate(sets):
-        for name, other in product(labels, SEPARATORS):
+        for name, other in product(labels, SELDOM_IN_NAMES):
             parts = _split_cell(name, other) if other != separator else ()
             if len(parts) > 1 and names.issuperset(parts):
                 raise DataError(
-                    f"{locate(row)}: {name!r} may be several labels, which other cells separate"
-                    f" by {separator!r}; use one separator"
+                    f"{locate(row)}: {name!r} may be several labels, joined by {other!r}, which"
+                    " other cells join otherwise; use one form"
                 )
 
 
@@ -191,8 +197,6 @@ def _find_separator(texts: Sequence[str], form: LabelForm) -> tuple[set[str], st
         lists = {cell for cell in counts if len(_split_cell(cell, BRACKET)) != 1}
         return lists or set(counts), BRACKET
     best, most, chosen = set[str](), 0, ""
-    if form == "multi" and (listed := _cells_of_words(counts)):
-        return listed, WORDS
     for separator in (*SEPARATORS, SPACES):
         found = set()
         for cell in counts:
@@ -203,6 +207,8 @@ def _find_separator(texts: Sequence[str], form: LabelForm) -> tuple[set[str], st
         total = sum(counts[cell] for cell in found)
         if total > most and (form == "multi" or _labels_recur(counts, found, separator)):
             best, most, chosen = found, total, separator
+    if form == "multi" and not best and (listed := _cells_of_words(counts)):
+        return listed, WORDS
     return best, chosen
 
 
@@ -243,13 +249,28 @@ def _parse_list(text: str, inside: str) -> list[str]:
 def _cells_of_words(cells: Iterable[str]) -> set[str]:
     """Return the cells of several words, if words seem to be labels, not parts of names; else {}.
 
-    That is if all of them are cells of their own, or if there are more such cells than words.
+    That is if all of them are cells of their own, or if there are more such cells than words, and
+    words change places: names such as "red car" and "big red car" have theirs in one order.
     """
     distinct = {text for text in cells if not is_missing(text)}
     several = {text for text in distinct if len(text.split()) > 1}
     words = {word for text in several for word in text.split()}
+    if len(several) < 2 or not all(any(map(str.isalnum, word)) for word in words):
+        return set()
     recur = len(words) < len(several) and len(several) >= COMMA_SHARE * len(distinct)
-    return several if len(several) > 1 and (recur or words <= distinct) else set()
+    if words <= distinct or (recur and _change_places(several)):
+        return several
+    return set()
+
+
+def _change_places(several: Collection[str]) -> bool:
+    """Return whether some word has two places in cells, and so it is if they count from the end."""
+    split = [text.split() for text in several]
+    return all(
+        len({place for cell in cells for place in enumerate(cell)})
+        > len({word for cell in cells for word in cell})
+        for cells in (split, [cell[::-1] for cell in split])
+    )
 
 
 def _words_warning(texts: Sequence[str]) -> str:

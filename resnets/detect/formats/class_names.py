@@ -28,9 +28,10 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [(key.tag, key.value) for key in keys]  # 1 and "1" are two
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name in names if names.count(name) > 1)[1]
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {twice!r} occurs twice", node.start_mark
             )
