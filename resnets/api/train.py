@@ -87,8 +87,7 @@ def train(
     `Interrupted`, a KeyboardInterrupt that says how to resume. Signals are handled in the main
     thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
     """
-    if hang_after < 0:
-        raise ConfigError(f"--hang-after {hang_after:g}: must be at least 0 s; 0 is never")
+    check_range("--hang-after", hang_after, "[0, inf)")
     duration = choose_duration(epochs, iterations)
     named_model = model if isinstance(model, str | ModelSpec) else None
     if isinstance(loss, str | LossSpec | Mapping):
@@ -123,7 +122,6 @@ def train(
         )
     if out is None and (resume or "WORLD_SIZE" in os.environ):
         raise ConfigError("--out: needed to resume, and with several processes: the run's folder")
-    check_range("--hang-after", hang_after, "[0, inf)")
     with init_distributed(device) as group:
         if chosen is None:
             out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))

@@ -29,13 +29,23 @@ def api_function(function: Callable[P, R]) -> Callable[P, R]:
         if is_nested():
             return function(*args, **kwargs)
         with names_arguments(signature.parameters):
-            for name, value in signature.bind(*args, **kwargs).arguments.items():
+            bound = signature.bind(*args, **kwargs)
+            for name, value in bound.arguments.items():
                 parameter = signature.parameters[name]
+                if name == "device":
+                    bound.arguments[name] = value = _device_name(value)
                 if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
                     _check_type(name, value, parameter.annotation, function)
-            return function(*args, **kwargs)
+            return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _device_name(device: object) -> object:
+    """Return the name of a `torch.device`; other values as they are."""
+    import torch  # deferred: list_models needs none
+
+    return str(device) if isinstance(device, torch.device) else device
 
 
 # Types as messages call them; others by the name of their class.

@@ -151,7 +151,7 @@ def test_fields_beside_a_spec_are_read():
         (lambda: resnets.train("digits", epochs="3"), "epochs='3': must be a number"),
         (lambda: resnets.train("digits", iterations=1.5), "iterations=1.5: must be a whole number"),
         (lambda: resnets.train("digits", model=3), "model=3: must be text, a ModelSpec, a Module"),
-        (lambda: resnets.train("digits", hang_after=-1), "hang_after=-1: must be at least 0"),
+        (lambda: resnets.train("digits", hang_after=-1), "hang_after=-1 must be at least 0"),
         (lambda: resnets.evaluate("run", scales=224), "scales=224: must be a sequence of numbers"),
         (lambda: resnets.evaluate("run", flip="no"), "flip='no': must be True or False"),
         (lambda: resnets.predict("run", [], top_k="3"), "top_k='3': must be a whole number"),
@@ -183,3 +183,13 @@ def test_numpy_numbers_and_any_iterable_are_taken():
     assert mean(range(4), scale=1) == 6
     with pytest.raises(ConfigError, match="values=.*: must be a sequence of numbers"):
         mean((1, "a"))
+
+
+def test_a_device_of_torch_is_taken_by_its_name():
+    @api_function
+    def name(device: str = "auto") -> str:
+        return device
+
+    assert name(torch.device("cuda:1")) == name(device="cuda:1") == "cuda:1"
+    with pytest.raises(ConfigError, match="device=1: must be text"):
+        name(1)
