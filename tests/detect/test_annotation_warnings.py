@@ -179,9 +179,31 @@ def test_classes_are_named_and_those_that_number_objects_warned_about():
     (warning,) = find_name_warnings(("cat-1", "cat-2", "dog-1", "dog-2"))
     assert "4 of 4 classes" in warning
     (warning,) = find_name_warnings(("cat", "Cat", "cats", "dog"))
-    assert "Cat, cat, cats" in warning
+    assert "'Cat', 'cat', 'cats'" in warning
+    (warning,) = find_name_warnings(("traffic light", "traffic_light", "bus"))
+    assert "'traffic light', 'traffic_light'" in warning
+    (warning,) = find_name_warnings(("cat", "c\u0430t", "dog"))
+    assert "'c\\u0430t'" in warning
+    assert not find_name_warnings(("A", "a", "B"))
     assert not find_name_warnings(("class_1", "class_2", "class_3"))
     assert not find_name_warnings(("A320", "A330", "bus"))
+
+
+def test_voc_objects_with_two_boxes_and_elements_that_are_not_read_are_said(tmp_path):
+    voc_set(tmp_path)
+    first, second, *_ = sorted(tmp_path.rglob("*.xml"))
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    part = f"<part><name>head</name>{box}</part>"
+    for path, added in ((first, part * 2), (second, box)):
+        path.write_text(path.read_text().replace("</object>", f"{added}</object>", 1))
+    report = check_annotations(str(tmp_path), "detect")
+    assert any("part (in 1)" in each for each in report.notes)
+    (problem,) = report.problems
+    assert second.name in problem.where
+    assert problem.kind == "value"
+    assert "2 bndbox" in problem.message
+    with pytest.raises(DataError, match="2 bndbox"):
+        opened(tmp_path)
 
 
 def test_voc_boxes_that_begin_at_zero_are_said(tmp_path):

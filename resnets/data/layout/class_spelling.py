@@ -57,6 +57,13 @@ def class_key(name: str) -> str:
     return key.translate(LOOKALIKES) if mixed else key
 
 
+def spelling_key(name: str) -> str:
+    """Return `class_key`, except that single letters may differ by case: sets of handwriting have
+    "A" and "a".
+    """
+    return name if len(name) == 1 else class_key(name)
+
+
 def is_misspelling(name: str, other: str) -> bool:
     """Whether names differ by one letter, or by two that are swapped, in one word of five or more.
 
@@ -128,13 +135,10 @@ def indexed_names(lines: Sequence[str]) -> list[str] | None:
 
 
 def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
-    """Raise DataError if two class folders (name, path) of a split differ only in spelling.
-
-    Single letters may differ by case: sets of handwriting have "A" and "a".
-    """
+    """Raise DataError if two class folders (name, path) of a split differ only in spelling."""
     known: dict[str, tuple[str, str]] = {}
     for name, path in folders:
-        key = name if len(name) == 1 else class_key(name)
+        key = spelling_key(name)
         if key not in known:
             known[key] = name, path
             continue
@@ -154,6 +158,14 @@ def _quote(name: str, other: str) -> str:
     return ascii(name) if alike else repr(name)
 
 
+def quote_names(names: Sequence[str]) -> list[str]:
+    """Return the names quoted, each with escapes if another of that look has other letters."""
+    return [
+        next((text for other in names if (text := _quote(name, other)) != repr(name)), repr(name))
+        for name in names
+    ]
+
+
 def check_spellings(labels: Sequence[str], locate: Callable[[int], str]) -> None:
     """Raise DataError if two labels of a table differ only in spelling, as class folders must not.
 
@@ -170,7 +182,7 @@ def check_spellings(labels: Sequence[str], locate: Callable[[int], str]) -> None
                 f"{locate(row)}: the label -1, which most tables write for images without one;"
                 " remove these rows, or name their class"
             )
-        key = name if len(name) == 1 else class_key(name)
+        key = spelling_key(name)
         other, earlier = known.setdefault(key, (name, row))
         if other != name:
             raise DataError(

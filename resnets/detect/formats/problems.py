@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from resnets.data.errors import DataError
+from resnets.data.layout.class_spelling import SPELLING, quote_names, spelling_key
 from resnets.detect.data.masks import MaskError, check_segmentation
 from resnets.detect.data.values import Box
 from resnets.detect.formats.box_format_check import (
@@ -204,16 +205,17 @@ def flag_normalized_boxes(image_set: RawImageSet) -> RawImageSet:
 def find_name_warnings(classes: Sequence[str]) -> list[str]:
     """Return warnings of class names that look like the same class.
 
-    Names that differ only by case or a plural s, and names that seem to number objects.
+    Names that differ only in spelling (`class_key`) or by a plural s, and names that seem to number
+    objects.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        groups[name.casefold()].append(name)
+        groups[spelling_key(name)].append(name)
     for key in [key for key in groups if f"{key}s" in groups]:
         groups[f"{key}s"] += groups.pop(key)
     warnings = [
-        "classes whose names differ by case or a plural's s only, each read as a class of its own:"
-        f" {', '.join(sorted(names))}"
+        f"classes whose names differ only {SPELLING}, or by a plural's s, each a class of its own:"
+        f" {', '.join(quote_names(sorted(names)))}"
         for names in groups.values()
         if len(names) > 1
     ]

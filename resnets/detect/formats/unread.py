@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -40,10 +41,15 @@ def list_unread_fields(document: dict[str, Any]) -> list[str]:
             )
             notes.append(f"{message} into train.json, val.json and test.json for such image sets")
         if unread:
-            named = [f"{name} (in {count:,})" for name, count in sorted(unread.items())]
-            more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-            notes.append(f"fields of {key} that are not read: {', '.join(named[:SHOWN])}{more}")
+            notes.append(format_unread(key, unread))
     return notes
+
+
+def format_unread(what: str, counts: Mapping[str, int]) -> str:
+    """Format a note of fields that are not read, from the number of entries with each."""
+    named = [f"{name} (in {count:,})" for name, count in sorted(counts.items())]
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    return f"fields of {what} that are not read: {', '.join(named[:SHOWN])}{more}"
 
 
 def list_unread_split_lists(store: Store, titles: tuple[str, ...]) -> list[str]:

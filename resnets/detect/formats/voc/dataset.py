@@ -31,6 +31,7 @@ from resnets.detect.formats.records import (
     is_training_set,
     set_image_paths,
 )
+from resnets.detect.formats.unread import format_unread
 from resnets.detect.formats.voc.lists import SET_FOLDER, UNLISTED, image_lists
 from resnets.detect.images.index import ImageIndex
 from resnets.detect.images.path_matching import ImageReference
@@ -43,6 +44,8 @@ CLASSES = (
     "train", "tvmonitor",
 )  # fmt: skip
 _Parse = Callable[[str], "ElementTree.Element | str"]
+# `pose`, `truncated` and `occluded` describe an object that is read like all others.
+READ_ELEMENTS = frozenset({"name", "bndbox", "difficult", "pose", "truncated", "occluded"})
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -124,6 +127,7 @@ def _read_image_set(
     sizes: list[tuple[int, int]] = []
     stems = Counter(PurePosixPath(path).stem for path in paths)
     num_swapped = 0
+    unread: Counter[str] = Counter()
     for path in paths:
         root, where = parse(path), store.display_path(path)
         if isinstance(root, str):
@@ -140,6 +144,7 @@ def _read_image_set(
         num_swapped += sum(is_swapped for _, is_swapped in objects)
         size = read_side(root.findtext("size/width")), read_side(root.findtext("size/height"))
         corners += [_read_corners(each) for each in root.iter("object")]
+        unread.update(tag for each in root.iter("object") for tag in _list_unread(each))
         sizes += [size] * len(objects)
         images.append(
             RawImage(
@@ -169,6 +174,8 @@ def _read_image_set(
             f" ({zeros:,} of {len(corners):,} begin at 0, {num_fractional:,} have fractions of"
             " pixels; tools that count from 0 write such boxes)"
         )
+    if unread:
+        notes.append(f"{start}: {format_unread('objects', unread)}")
     count = sum(len(image.objects) for image in matched)
     return RawImageSet(matched, problems, (), count, notes)
 
@@ -209,12 +216,17 @@ def _parse_object(
     box, is_swapped = _to_box(_read_corners(each))
     difficult = read_flag(each.findtext("difficult"))
     flaws = []
+    tags = Counter(child.tag for child in each)
+    for tag in ("name", "bndbox", "difficult"):
+        if tags[tag] > 1:
+            message = f"it has {tags[tag]:,} {tag} elements; write an <object> for each"
+            flaws.append(Flaw("value", message))
     if difficult is None:
         message = f"its difficult {each.findtext('difficult')!r} is neither yes nor no"
         flaws.append(Flaw("value", message))
     if each.find("bndbox") is None:
-        tags = ", ".join(sorted({child.tag for child in each} - {"name", "pose", "part"}))
-        flaws.append(Flaw("no number", f"it has no bndbox (it has: {tags or 'nothing'})"))
+        others = ", ".join(sorted(tags.keys() - {"name", "pose", "part"}))
+        flaws.append(Flaw("no number", f"it has no bndbox (it has: {others or 'nothing'})"))
     elif not all(map(math.isfinite, box)):
         stated = {key: each.findtext(f"bndbox/{key}") for key in CORNERS}
         values = ", ".join(f"{k} {'missing' if v is None else repr(v)}" for k, v in stated.items())
@@ -229,6 +241,15 @@ def _parse_object(
         flaws=tuple(flaws),
     )
     return raw_object, is_swapped
+
+
+def _list_unread(each: ElementTree.Element) -> set[str]:
+    """Return the elements of an object that are not read and not empty."""
+    return {
+        child.tag
+        for child in each
+        if (len(child) or read_flag(child.text) is not False) and child.tag not in READ_ELEMENTS
+    }
 
 
 def _read_corners(each: ElementTree.Element) -> Box:
