@@ -14,6 +14,7 @@ from resnets.config import ConfigError, DataSpec, from_dict, to_dict
 from resnets.config.data import data_source
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
+from resnets.data.dataset.probe_split import warn_unread_frames
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
@@ -22,6 +23,7 @@ from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
 from resnets.utils.api_function import api_function
+from resnets.utils.files import check_path
 
 LOADED = "is for weights in a file; leave it out for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
@@ -105,6 +107,7 @@ def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> li
     left_out = LeftOut()
     for each in inputs:
         if isinstance(each, str | PathLike):
+            check_path(fspath(each))
             expanded.extend(find_images([fspath(each)], left_out))
         elif isinstance(each, Image.Image | np.ndarray):
             expanded.append(each)
@@ -116,4 +119,5 @@ def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> li
     if not quiet:
         folders = [fspath(each) for each in inputs if isinstance(each, str | PathLike)]
         announce_folders(folders, len(expanded), left_out)
+    warn_unread_frames(expanded)
     return expanded

@@ -33,7 +33,7 @@ from resnets.runtime.artifact import (
 )
 from resnets.runtime.base import ArtifactBackend, Backend
 from resnets.utils.errors import ResnetsError
-from resnets.utils.files import file_sha256
+from resnets.utils.files import file_sha256, name_in_errors
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import CheckpointError
 
@@ -232,6 +232,7 @@ def write_verified(
     with (
         lock_path(out),
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder,
+        name_in_errors(out, Path(folder)),
     ):
         artifact = Path(folder, out.name)
         manifest = make(artifact)

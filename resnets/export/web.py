@@ -39,6 +39,7 @@ from resnets.runtime.artifact import Precision, manifest_path
 from resnets.runtime.base import ArtifactBackend
 from resnets.runtime.open import open_artifact
 from resnets.utils.environment import cache_folder
+from resnets.utils.files import name_in_errors
 
 RUNTIME = "onnxruntime-web"
 VERSION = "1.22.0"
@@ -80,7 +81,10 @@ def export_web(
             f"--to web: is verified in a browser; install one of {', '.join(CHROMIUM)}"
         )
     runtime = fetch_runtime(log)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary,
+        name_in_errors(out, Path(temporary)),
+    ):
         folder = Path(temporary, out.name)
         folder.mkdir(mode=0o755)
         artifact = folder / MODEL

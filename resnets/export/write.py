@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -72,7 +74,9 @@ def check_format(kind: str, precision: str) -> None:
 
 def _write_torch(model: ImageClassifier, metadata: ArtifactMetadata, path: Path) -> None:
     program = trace_for_any_batch(InferenceModule(model, metadata.precision), metadata.preprocess)
-    torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
+    buffer = io.BytesIO()  # torch's writer of files ends the process when a disk is full
+    torch.export.save(program, buffer, extra_files={f"{KEY}.json": metadata.to_json()})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _write_onnx(
@@ -169,11 +173,20 @@ def write_openvino(
 
 
 def save_openvino(graph: Any, metadata: ArtifactMetadata, path: Path) -> None:
-    """Save an openvino.Model with its metadata; weights of bfloat16 are stored in 16 bits."""
+    """Save an openvino.Model with its metadata; weights of bfloat16 are stored in 16 bits.
+
+    Raises OSError if it cannot be written.
+    """
     import openvino as ov
 
     graph.set_rt_info(metadata.to_json(), [KEY])
-    ov.save_model(graph, path, compress_to_fp16=metadata.precision == "bfloat16")
+    try:
+        ov.save_model(graph, path, compress_to_fp16=metadata.precision == "bfloat16")
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        reason = "cannot be written (is the disk full?)"
+        raise OSError(errno.EIO, reason, str(path)) from error
 
 
 def openvino_model(

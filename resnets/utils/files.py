@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import socket
 import stat
@@ -15,12 +16,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 
 from resnets.utils.errors import BusyError, ConfigError, read_object
 from resnets.utils.processes import environment_int
 
 LOCK = ".lock"
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/{2,}", re.IGNORECASE)
 RUNS = Path("runs")
 # Seconds to wait for a lock: a killed process releases its locks one by one while it ends, which
 # takes a while on a busy machine.
@@ -40,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     same file.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with _name_in_errors(path, temporary):
+    with name_in_errors(path, temporary):
         if path.is_dir():  # raised before anything is computed
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         with lock_file(temporary, WRITE_TIMEOUT):
@@ -57,16 +60,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _name_in_errors(path: Path, *hidden: Path) -> Iterator[None]:
-    """Context in which errors about `hidden` files, and disk errors without a name, name `path`."""
+def name_in_errors(path: Path, *hidden: Path) -> Iterator[None]:
+    """Context in which errors about `hidden` files, files in `hidden` folders, and disk errors
+    without a name, name `path`.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename in {str(each) for each in hidden} or (
-            error.filename is None and error.errno in DISK_ERRORS
-        ):
+        named = error.filename
+        inside = isinstance(named, str | PathLike) and any(
+            Path(named).is_relative_to(each) for each in hidden
+        )
+        if inside or (named is None and error.errno in DISK_ERRORS):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def check_path(path: str, read: str = "files and folders") -> None:
+    """Raise ConfigError if `path` is a URL, unless there is a file of that name. read: what is."""
+    if (scheme := URL.match(path)) is not None and not os.path.lexists(path):
+        raise ConfigError(f"{path}: {scheme[0]} is not read here; give {read}")
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,7 +156,7 @@ def _lock(lock: Path, what: Path) -> Iterator[None]:
             _make_folder(lock.parent)
             with suppress(FileNotFoundError):  # its last owner has just removed the empty folder
                 try:
-                    with _name_in_errors(what, lock):
+                    with name_in_errors(what, lock):
                         stack.enter_context(
                             lock_file(lock, LOCK_TIMEOUT, note=json.dumps(_describe_process()))
                         )

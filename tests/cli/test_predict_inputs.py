@@ -11,8 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 from bulk_runs import DIGITS
+from PIL import Image
 
+from resnets import predict
 from resnets.cli.main import main
+from resnets.config import ConfigError
 
 
 @pytest.fixture
@@ -56,3 +59,24 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(digits_run, site, t
 def test_a_terminal_is_no_image(digits_run, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["predict", str(digits_run), "-"]) == 2
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/cat.jpg", "file:///tmp/cat.jpg", "s3://b/cat"])
+def test_urls_that_are_not_read_are_refused_with_those_that_are(digits_run, url, capsys):
+    assert main(["predict", str(digits_run), url]) == 2
+    err = capsys.readouterr().err
+    assert url in err
+    assert "http" in err.replace(url, "")
+    with pytest.raises(ConfigError, match="files and folders"):
+        predict(digits_run, url)
+
+
+def test_pages_of_an_image_that_are_not_read_are_said(digits_run, site, tmp_path, capsys, caplog):
+    first, second = (Image.open(io.BytesIO(data)) for data, _ in DIGITS[:2])
+    for name in ("pages.tif", "site.gif"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+    words = [str(tmp_path / "pages.tif"), f"{site}/site.gif", "--json", "--backend", "torch"]
+    assert main(["predict", str(digits_run), *words[1:]]) == 0
+    assert f"{site}/site.gif with 2" in capsys.readouterr().err
+    predict(digits_run, [words[0]])
+    assert "pages.tif with 2" in caplog.text

@@ -175,3 +175,17 @@ def test_values_that_smooth_resizing_left_are_warned_about(tmp_path):
     assert "1 road, 3 tree" in warning
     nearest = [made.resize((40, 30), Image.Resampling.NEAREST) for made in maps]
     assert not warned(write_set(tmp_path / "nearest", nearest, names))
+
+
+def test_pages_of_images_and_class_maps_that_are_not_read_are_said(tmp_path):
+    maps = [Image.fromarray(truth(number)) for number in range(3)]
+    root = write_set(tmp_path, maps)
+    pages = [Image.fromarray(truth(number)).convert("RGB") for number in range(2)]
+    pages[0].save(tmp_path / "images/p0.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "images/p0.jpg").unlink()
+    assert any("p0.tif with 2" in note for note in opened(root).summary.notes)
+    (tmp_path / "masks/p1.png").unlink()
+    map_pages = [Image.fromarray(truth(number)) for number in range(2)]
+    map_pages[0].save(tmp_path / "masks/p1.tif", save_all=True, append_images=map_pages[1:])
+    assert any("2 of " in note and "have more" in note for note in opened(root).summary.notes)
+    assert any("p1.tif" in each for each in check_annotations(root, "segment").warnings)

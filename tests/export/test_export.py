@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import resource
 import shutil
 from pathlib import Path
 
@@ -219,6 +220,23 @@ def test_a_file_that_is_no_longer_what_was_verified_is_not_opened(capsys, torch_
     code, _, err = call(capsys, "predict", moved, tmp_path / "none.png")
     assert code == 1
     assert "differs from the verified file" in err
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_full_disk_is_said_in_one_line_that_names_the_file(digits_run, tmp_path, capsys, suffix):
+    kind = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}[suffix]
+    for package in ONNX if kind == "onnx" else (kind,):
+        pytest.importorskip(package)
+    out = tmp_path / f"net{suffix}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        code, _, err = call(capsys, "export", digits_run, "--to", kind, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"resnets export: {out}: ")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])

@@ -181,6 +181,7 @@ def _classify(
     runtime: dict[str, Any],
 ) -> int:
     from resnets.api.predict import classify, open_classifier
+    from resnets.data.dataset.probe_split import warn_unread_frames
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
     from resnets.evaluate.predict import find_images
@@ -195,6 +196,7 @@ def _classify(
         explain.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)
+    warn_unread_frames(paths, inputs.rename_paths)
     classifier = open_classifier(
         weights, len(paths), options=options, quiet=output.as_json, **runtime
     )

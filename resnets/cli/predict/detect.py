@@ -35,6 +35,7 @@ def predict(
 ) -> int:
     """Detect objects or segment images; returns 1 if any image is unreadable."""
     from resnets.api.detect import predict_objects
+    from resnets.data.dataset.probe_split import warn_unread_frames
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
     from resnets.evaluate.predict import find_images
@@ -45,6 +46,7 @@ def predict(
         draw.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)
+    warn_unread_frames(paths, inputs.rename_paths)
     names, predictions = predict_objects(
         weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json
     )

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnets.config import ConfigError
+from resnets.utils.files import check_path
 from resnets.utils.printable import echo
 
 STDIN = "-"
-URL = re.compile(r"https?://\S+")
+URL = re.compile(r"https?://\S+", re.IGNORECASE)
 MAX_BYTES = 256 << 20  # of one image
 SECONDS = 30  # without an answer
 
@@ -56,6 +57,7 @@ def local_files(images: Sequence[str]) -> Iterator[Inputs]:
     with tempfile.TemporaryDirectory(prefix="resnets-") as temporary:
         for number, image in enumerate(images):
             if image != STDIN and not URL.fullmatch(image):
+                check_path(image, "files, folders, URLs of http and https, and -")
                 inputs.paths.append(Path(image))
                 continue
             stem = Path(re.sub(r"[?#].*", "", image)).name if image != STDIN else "stdin"

@@ -7,8 +7,11 @@ show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +27,10 @@ from resnets.data.decode.pixel_values import (
     is_deep,
     raw_mode,
 )
+from resnets.data.files.folder import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
+
+log = logging.getLogger("resnets")
 
 Rows = NDArray[np.int64]
 
@@ -108,6 +114,28 @@ def unread_frames_warning(files: ReadableFiles, rows: Rows) -> tuple[str, ...]:
         f" images looked at have more, such as {files.name(row)} with {count:,}; save each as a"
         " file of its own if they are to be used",
     )
+
+
+def warn_unread_frames(
+    images: Sequence[object], rename: Callable[[str], str] = lambda text: text
+) -> None:
+    """Log `unread_frames_warning` for the files among `images`. rename: edits the message."""
+    files = _Paths([os.fspath(each) for each in images if isinstance(each, str | os.PathLike)])
+    for warning in unread_frames_warning(files, np.arange(len(files.paths))):
+        log.warning("%s", rename(warning))
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """Files by path, as `ReadableFiles`."""
+
+    paths: Sequence[str]
+
+    def name(self, index: int, /) -> str:
+        return self.paths[index]
+
+    def read(self, index: int, /) -> bytes:
+        return read_file(Path(self.paths[index]))
 
 
 @dataclass

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from resnets.config import DetectSpec
+from resnets.data.dataset.probe_split import unread_frames_warning
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
 from resnets.detect.class_maps.folders import find_class_maps
@@ -145,6 +148,8 @@ def check_annotations(
         scan, map_problems = _scan_class_maps(source, images.values())
         problems += map_problems
         notes += scan.lines(limit=256)
+        maps = [path for image in images.values() if (path := image.class_map) is not None]
+        warnings += unread_frames_warning(source.store.take(maps), np.arange(len(maps)))
         warnings += scan.warnings()
     problems += _find_shared_images(source, image_sets)
     warnings += find_name_warnings(source.classes)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from resnets.config import DetectSpec
+from resnets.data.dataset.probe_split import unread_frames_warning
 from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
@@ -104,6 +105,9 @@ class SplitOpener:
             )
         if not images:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
+        paths = [path for each in images for path in (each.path, each.class_map) if path]
+        for warning in unread_frames_warning(self.source.store.take(paths), np.arange(len(paths))):
+            self._note(f"{titles or 'all'}: {warning}")
         if self.task == "localize":
             images = self._keep_single_class(images, titles)
         difficult = sum(each.difficult for image in images for each in image.objects)
