@@ -76,8 +76,7 @@ def command(
     """
     if not models:
         raise ConfigError("give at least one artifact, run or checkpoint")
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port {port}: must be from 0 to 65535")
+    check_range("--port", port, "[0, 65535]")
     check_range("--max-upload-mb", max_upload_mb, "(0, inf)")
     check_range("--max-megapixels", max_megapixels, "(0, inf)")
     from resnets.serve.http.limits import Limits

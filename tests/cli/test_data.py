@@ -134,3 +134,8 @@ def test_check_takes_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[st
     code, _, _ = said(capsys, "check", "s.pack", "--out", "checked")
     assert code == 0
     assert Path("checked/files.csv").read_text().count("\n") == 1
+
+
+def test_check_refuses_a_negative_size(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "shapes", "--tiny", "-1"]) == 2
+    assert "--tiny -1" in capsys.readouterr().err

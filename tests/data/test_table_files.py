@@ -68,6 +68,14 @@ KINDS = {
         "image_id," + ",".join(NAMES),
         *(f"{p}," + ",".join("1" if c == n else "-1" for n in NAMES) for p, c in rows),
     ),
+    "true and false": lambda rows: lines(
+        "image_id," + ",".join(NAMES),
+        *(f"{p}," + ",".join(str(c == n) for n in NAMES) for p, c in rows),
+    ),
+    "yes and no": lambda rows: lines(
+        "image_id," + ",".join(NAMES),
+        *(f"{p}," + ",".join("yes" if c == n else "No" for n in NAMES) for p, c in rows),
+    ),
     "mxnet's list": lambda rows: lines("", *(f"{i}\t{c}\t{p}" for i, (p, c) in enumerate(rows))),
     "a camera called set": lambda rows: lines(
         "path,label,set", *(f"{p},{c},{i % 3}" for i, (p, c) in enumerate(rows))

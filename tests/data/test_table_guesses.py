@@ -469,3 +469,20 @@ def test_classes_that_seem_to_be_none_are_warned_about(flat) -> None:
     with pytest.raises(DataError, match="the label -1"):
         check_spellings(["0", "1", "-1"], "line {}".format)
     check_spellings(["-2", "2"], str)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line", "cell"),
+    [
+        ((("1", "0"), ("0", "1"), ("0", ""), ("1", "0")), 4, "''"),
+        ((("True", "False"), ("False", "maybe"), ("False", "True")), 3, "'maybe'"),
+        ((("x", ""), ("", "x"), ("x", "")), 2, "'x'"),
+    ],
+)
+def test_the_cell_that_is_no_value_of_a_column_of_classes_is_named(tmp_path, cells, line, cell):
+    names = [f"{number}.png" for number in range(len(cells))]
+    put(tmp_path, *names)
+    rows = [",".join((name, *row)) for name, row in zip(names, cells, strict=True)]
+    with pytest.raises(DataError) as caught:
+        opened(table(tmp_path / "set.csv", "path,cat,dog", *rows))
+    assert f"line {line} has {cell}" in str(caught.value)

@@ -271,8 +271,11 @@ def test_names_of_models():
     ("words", "said"),
     [
         (["nowhere"], "no such run or checkpoint"),
-        (["x", "--port", "99999"], "from 0 to 65535"),
+        (["x", "--port", "99999"], "--port"),
         (["x", "--max-batch", "0"], "--max-batch"),
+        (["x", "--max-batch", "1000000000"], "--max-batch"),
+        (["x", "--queue", "0"], "--queue"),
+        (["x", "--max-delay-ms", "nan"], "--max-delay-ms"),
         (["x", "--token-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         (["x", "--max-latency-ms", "1"], "--max-latency-ms"),
     ],

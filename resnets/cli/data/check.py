@@ -15,6 +15,7 @@ from rich.table import Table
 from resnets.cli.options import refuse_unread
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
+from resnets.config.ranges import check_range
 from resnets.utils.files import results_folder
 from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
@@ -100,6 +101,7 @@ class Check:
         from resnets.detect.check.images_by_split import annotated_contents
         from resnets.detect.check.run import annotation_tasks, explain_no_annotations
 
+        check_range("--tiny", self.tiny, "[0, inf)")
         listed, leave_out = self._options()
         out = self.out or Path(f"{Path(self.source).resolve().name.split('.')[0]}-check")
         if out.exists() and not out.is_dir():

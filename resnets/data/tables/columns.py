@@ -31,6 +31,8 @@ FLAGS = {
     **dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), True),
     **dict.fromkeys(("false", "0", "0.0", "no", "f", "n", ""), False),
 }
+# Values of columns of classes, without case: of images that are not of the class, and that are.
+ONE_HOT_VALUES = (("0", "1"), ("-1", "1"), ("false", "true"), ("no", "yes"))
 GROUP_NAME = re.compile(
     r"fold|cv|group|cluster|patient|subject|person|participant|individual|animal|donor|user|site"
     r"|hospital|camera|scene|video|sequence|session|clip|train|valid|test|split|subset|partition"
@@ -50,8 +52,9 @@ class Columns:
     """Indices of the columns of a table with `count` columns.
 
     label: None if only paths are read. flags: columns of true and false, each with the split that
-    true stands for. one_hot: columns of 0 and 1, one per class, instead of a label; -1 and 1 if
-    `signed`. group: the column of `data.group`. unused: the names of all other columns.
+    true stands for. one_hot: columns of two values, one column per class, instead of a label.
+    values: these, a pair of ONE_HOT_VALUES. group: the column of `data.group`. unused: the names of
+    all other columns.
     """
 
     path: int
@@ -61,7 +64,7 @@ class Columns:
     header: tuple[str, ...] = ()
     flags: tuple[tuple[int, str], ...] = ()
     one_hot: tuple[int, ...] = ()
-    signed: bool = False
+    values: tuple[str, str] = ("0", "1")
     group: int | None = None
     unused: tuple[str, ...] = ()
 
@@ -84,11 +87,6 @@ class Columns:
             and (normalize_name(self.header[self.label]) in LABELS)
         )
 
-    @property
-    def negative(self) -> str:
-        """The cell of a one-hot column for an image that is not of its class."""
-        return "-1" if self.signed else "0"
-
     def describe(self) -> str:
         """Describe which column is used for what."""
 
@@ -97,7 +95,7 @@ class Columns:
 
         parts = [f"path: {format_column(self.path)}"]
         if self.one_hot:
-            parts.append(f"labels: {len(self.one_hot)} columns of {self.negative} and 1")
+            parts.append(f"labels: {len(self.one_hot)} columns of {' and '.join(self.values)}")
         elif self.label is not None:
             parts.append(f"label: {format_column(self.label)}")
         indices = [] if self.split is None else [self.split]
@@ -204,9 +202,9 @@ def find_columns(
             for column in (remaining if has_header else ())
             if not _is_row_number(body, column, header) or is_split_or_group_name(header[column])
         )
-        signed = bool(one_hot) and _is_one_hot(body, one_hot, "-1")
+        values = _find_one_hot_values(body, one_hot) or ONE_HOT_VALUES[0]
         return Columns(
-            path, label, split, count, header, flags, tuple(one_hot), signed, group_column, unused
+            path, label, split, count, header, flags, tuple(one_hot), values, group_column, unused
         )
 
     if has_header:
@@ -214,11 +212,7 @@ def find_columns(
             if found := [column for column in rest if names[column] == name]:
                 return make_columns(found[0])
     candidates = [column for column in rest if not _is_row_number(body, column, header)] or rest
-    if (
-        len(candidates) > 1
-        and has_header
-        and any(_is_one_hot(body, candidates, negative) for negative in ("0", "-1"))
-    ):
+    if len(candidates) > 1 and has_header and _find_one_hot_values(body, candidates):
         return make_columns(None, candidates)
     if len(candidates) == 1 and not (has_header and NOT_LABEL_NAME.fullmatch(names[candidates[0]])):
         return make_columns(candidates[0])
@@ -226,7 +220,7 @@ def find_columns(
         others = ", ".join(map(printable, header))
         raise DataError(
             f"{where}: line 1: a header without a label; its columns are {others}, and one has to"
-            " be called label"
+            f" be called label{_explain_no_one_hot(body, candidates, header)}"
         )
     raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
 
@@ -286,10 +280,40 @@ def _is_row_number(body: Rows, column: int, header: Sequence[str]) -> bool:
     return unnamed or (len(cells) > 2 and numbers and len(set(cells)) == len(cells))
 
 
-def _is_one_hot(body: Rows, columns: Sequence[int], negative: str) -> bool:
-    """Return whether all of these columns hold only `negative` and 1."""
-    cells = (row[column] for row in body for column in columns if len(row) > column)
-    return bool(body) and all(ZERO_DECIMALS.sub("", cell) in (negative, "1") for cell in cells)
+def _find_one_hot_values(body: Rows, columns: Sequence[int]) -> tuple[str, str] | None:
+    """Return the values of ONE_HOT_VALUES that all of these columns hold; None for other cells."""
+    cells = {
+        _normalize_value(row[column]) for row in body for column in columns if len(row) > column
+    }
+    return next((values for values in ONE_HOT_VALUES if cells and cells <= set(values)), None)
+
+
+def _normalize_value(cell: str) -> str:
+    return ZERO_DECIMALS.sub("", cell).lower()
+
+
+def _explain_no_one_hot(body: Rows, columns: Sequence[int], header: Sequence[str]) -> str:
+    """Return why columns that seem to be one per class are not read as such; else ""."""
+    cells = [
+        (_normalize_value(row[column]), number, column)
+        for number, row in enumerate(body, 2)
+        for column in columns
+        if len(row) > column
+    ]
+    counts = {values: sum(cell in values for cell, *_ in cells) for values in ONE_HOT_VALUES}
+    values = max(counts, key=counts.__getitem__)
+    if (
+        len(columns) < 2
+        or not cells
+        or (counts[values] < len(cells) / 2 and len({cell for cell, *_ in cells}) != 2)
+    ):
+        return ""
+    _, number, column = next(each for each in cells if each[0] not in values)
+    known = " or ".join(map(" and ".join, ONE_HOT_VALUES))
+    return (
+        f". Columns of classes hold {known}, but line {number} has"
+        f" {printable(body[number - 2][column])!r} in column {printable(header[column])!r}"
+    )
 
 
 def parse_split(row: Sequence[str], columns: Columns, location: str) -> str:
@@ -329,17 +353,17 @@ def parse_split(row: Sequence[str], columns: Columns, location: str) -> str:
 
 
 def parse_one_hot(row: Sequence[str], columns: Columns, location: str) -> tuple[str, ...]:
-    """Return the classes whose column is 1; raise DataError for a cell that is neither
-    `columns.negative` nor 1.
+    """Return the classes whose column has the second of `columns.values`; raise DataError for a
+    cell that has neither.
     """
-    cells = {column: ZERO_DECIMALS.sub("", row[column]) for column in columns.one_hot}
-    invalid = next(
-        (column for column, cell in cells.items() if cell not in (columns.negative, "1")), None
-    )
+    cells = {column: _normalize_value(row[column]) for column in columns.one_hot}
+    invalid = next((column for column, cell in cells.items() if cell not in columns.values), None)
     if invalid is not None:
         raise DataError(
             f"{location}: {printable(columns.header[invalid])!r} is {row[invalid]!r}; the columns"
-            f" of classes hold {columns.negative} and 1 before. Write one of them, or remove the"
-            " row"
+            f" of classes hold {' and '.join(columns.values)} before. Write one of them, or remove"
+            " the row"
         )
-    return tuple(columns.header[column] for column, cell in cells.items() if cell == "1")
+    return tuple(
+        columns.header[column] for column, cell in cells.items() if cell == columns.values[1]
+    )

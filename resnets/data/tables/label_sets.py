@@ -66,7 +66,9 @@ def read_label_sets(
         sets = [label_names(label) for label in labels]
         rows = [row for row, names in enumerate(sets) if len(names) > 1]
         if form == "auto" and rows:
-            location = f"{locate(rows[0])}: the columns {', '.join(map(repr, sets[rows[0]]))} are 1"
+            location = (
+                f"{locate(rows[0])}: the columns {', '.join(map(repr, sets[rows[0]]))} are set"
+            )
             _check_not_rare(location, rows, len(sets))
             if extra := _find_extra_columns(sets):
                 raise DataError(
@@ -176,7 +178,7 @@ def single_label(label: Label, location: str) -> str:
             return label[0]
         if label:
             raise DataError(f"{location}: the classes {', '.join(label)} at once; {ONE_LABEL}")
-        raise DataError(f"{location}: no class: all of its columns are 0")
+        raise DataError(f"{location}: no class: none of its columns is set")
     if is_missing(label):
         written = f" ({label!r})" if label else ""
         raise DataError(f"{location}: no label{written}; remove the row, or name its class")

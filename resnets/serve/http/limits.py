@@ -7,9 +7,11 @@ import time
 from dataclasses import dataclass
 
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 
 LAG_INTERVAL = 0.05  # seconds between measurements of the event loop's lag
 LAG_DECAY = 0.7  # of the worst lag per measurement
+MAX_BATCH = 4096  # images computed at once when a server starts, to measure the time of a batch
 
 
 class RequestError(Exception):
@@ -46,15 +48,13 @@ class Limits:
     connections: int = 512
 
     def __post_init__(self) -> None:
-        for name, value, minimum in (
-            ("--max-batch", self.max_batch, 1),
-            ("--max-delay-ms", self.max_delay, 0),
-            ("--queue", self.queue, 1),
-            ("--max-upload-mb", self.upload, 1),
-            ("--max-megapixels", self.pixels, 1),
-        ):
-            if not value >= minimum:
-                raise ConfigError(f"{name}: must be at least {minimum}")
+        check_range("--max-batch", self.max_batch, f"[1, {MAX_BATCH}]")
+        check_range("--max-delay-ms", 1000 * self.max_delay, "[0, inf)")
+        check_range("--queue", self.queue, "[1, inf)")
+        if self.upload < 1:
+            raise ConfigError("--max-upload-mb: must be at least one byte")
+        if self.pixels < 1:
+            raise ConfigError("--max-megapixels: must be at least one pixel")
         if not self.max_latency > self.max_delay:
             raise ConfigError("--max-latency-ms: must be more than --max-delay-ms")
 
