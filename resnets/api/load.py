@@ -61,7 +61,7 @@ def load(
     source = fspath(weights)
     if is_artifact(source):
         raise ConfigError(
-            f"{source}: is an artifact, which is no module; load the run that it was exported from,"
+            f"{source}: is an artifact, not a module; load the run that it was exported from,"
             " or give its path to resnets.predict"
         )
     task = read_task(source)

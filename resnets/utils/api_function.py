@@ -29,7 +29,10 @@ def api_function(function: Callable[P, R]) -> Callable[P, R]:
         if is_nested():
             return function(*args, **kwargs)
         with names_arguments(signature.parameters):
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # whose own message names the function
             for name, value in bound.arguments.items():
                 parameter = signature.parameters[name]
                 if name == "device":

@@ -193,3 +193,9 @@ def test_a_device_of_torch_is_taken_by_its_name():
     assert name(torch.device("cuda:1")) == name(device="cuda:1") == "cuda:1"
     with pytest.raises(ConfigError, match="device=1: must be text"):
         name(1)
+
+
+@pytest.mark.parametrize("call", [resnets.predict, lambda: resnets.predict("run", [], top=1)])
+def test_arguments_that_do_not_fit_are_said_with_the_function(call):
+    with pytest.raises(TypeError, match=r"predict\(\) (missing|got an unexpected)"):
+        call()
