@@ -104,8 +104,12 @@ def _fits(value: object, annotation: Any) -> bool:
         return value in arguments
     if kind is float:
         return isinstance(value, numbers.Real)
-    if kind in (int, bool):
+    if kind is int:
         return isinstance(value, numbers.Integral)
+    if kind is bool:
+        import numpy as np  # deferred: list_models needs none
+
+        return isinstance(value, numbers.Integral | np.bool_)
     if kind is Sequence:
         items = list(_union_members(arguments[0]))
         if isinstance(value, list | tuple):

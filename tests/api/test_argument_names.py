@@ -176,10 +176,14 @@ def test_a_value_of_a_wrong_type_is_refused(call, message):
 
 def test_numpy_numbers_and_any_iterable_are_taken():
     @api_function
-    def mean(values: Sequence[int], scale: float = 1, count: int | None = None) -> float:
-        return scale * sum(values) / (count or 1)
+    def mean(
+        values: Sequence[int], scale: float = 1, count: int | None = None, whole: bool = False
+    ) -> float:
+        total = scale * sum(values) / (count or 1)
+        return round(total) if whole else total
 
     assert mean(np.arange(4), np.float32(2), np.int64(3)) == 4
+    assert mean([2, 1], scale=0.5, whole=np.any([True])) == 2
     assert mean(range(4), scale=1) == 6
     with pytest.raises(ConfigError, match="values=.*: must be a sequence of numbers"):
         mean((1, "a"))
