@@ -13,13 +13,15 @@ from torch import Tensor
 from resnets.config import ConfigError
 from resnets.data import FileSplit
 from resnets.data.dataset.summary import announce
+from resnets.data.transforms.preprocess import ImageInput
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.evaluate.measure import detect_all, measure
 from resnets.detect.evaluate.server_submission import Unlabeled, save_results
 from resnets.detect.evaluate.splits import SplitName, choose_set, choose_split
 from resnets.detect.evaluate.write import save_evaluation
 from resnets.detect.metrics.meters import DetectionMetrics
-from resnets.detect.models.predictor import InferenceInput, Prediction, predict_files
+from resnets.detect.models.base import DetectionModel
+from resnets.detect.models.predictor import InferenceInput, Prediction, predict_images
 from resnets.evaluate.data.match_classes import match_classes
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.evaluation import describe_metrics
@@ -75,7 +77,7 @@ class DetectionEvaluation:
 
 
 def evaluate_detectors(
-    weights: Sequence[str],
+    weights: Sequence[str | DetectionModel],
     data: str | None,
     split: SplitName,
     *,
@@ -171,20 +173,20 @@ def _class_scores(
 
 
 def predict_objects(
-    weights: str,
-    paths: Sequence[Path],
+    weights: str | DetectionModel,
+    images: Sequence[ImageInput],
     *,
     threshold: float,
     device: str,
     precision: str,
     quiet: bool,
 ) -> tuple[tuple[str, ...], Iterator[Prediction]]:
-    """Return class names, and an iterator over a prediction for each of `paths`."""
+    """Return class names, and an iterator over a prediction for each of `images`."""
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
     predictor = open_predictor([weights], device, precision)
     if not quiet:
         where = environment.device_name(predictor.device)
         echo(f"predicting in {predictor.precision} on {where}", error=True)
-    found = predict_files(predictor, paths, threshold)
-    return predictor.models[0].classes, with_progress(found, len(paths), hidden=quiet)
+    found = predict_images(predictor, images, threshold)
+    return predictor.models[0].classes, with_progress(found, len(images), hidden=quiet)

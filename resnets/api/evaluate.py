@@ -9,7 +9,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
+from torch import nn
+
+from resnets.api.inputs import LOADED, AnyWeights, path_or_any_model, refuse_options, task_of
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -40,7 +42,6 @@ from resnets.utils.api_function import api_function
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
 from resnets.utils.printable import echo
-from resnets.weights.checkpoint.find import read_task
 from resnets.weights.heads import match_class_names, parse_classes
 from resnets.weights.load import LoadOptions, load_model, warn_about_names
 
@@ -65,7 +66,7 @@ class _Options:
 
 @api_function
 def evaluate(
-    weights: Weights | Sequence[Weights],
+    weights: AnyWeights | Sequence[AnyWeights],
     data: str | PathLike[str] | Any = None,
     split: SplitName = "test",
     *,
@@ -93,7 +94,8 @@ def evaluate(
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
-            sequence of these, which vote together; or one artifact of `resnets.export`.
+            sequence of these, which vote together; or one artifact of `resnets.export`. A loaded
+            classifier is moved to `device`; of a loaded detector a copy is, in eval mode.
         data: Data set as for `resnets.train`, also a Python object, all of which is "test" if it
             has one part; default: what the run was trained on.
         split: "test", "val" or "train"; the run's own validation and training images.
@@ -124,8 +126,8 @@ def evaluate(
     name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
-    several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
-    models = [path_or_model(each, named=classes is None) for each in several]
+    several = [weights] if isinstance(weights, str | PathLike | nn.Module) else weights
+    models = [path_or_any_model(each, named=classes is None) for each in several]
     if not models:
         raise ConfigError("name at least one run or checkpoint")
     if isinstance(classes_from, str | PathLike):
@@ -138,9 +140,9 @@ def evaluate(
     path = fspath(data) if isinstance(data, str | PathLike) else None
     source = open_objects(data) if path is None and data is not None else None
     with results_folder(folder):
-        tasks = {read_task(each) for each in paths}
-        if tasks - {"classify"} and len(paths) < len(models):
-            raise ConfigError("an ensemble needs models of one task; loaded ones are classifiers")
+        tasks = {task_of(each) for each in models}
+        if len(tasks) > 1 and len(paths) < len(models):
+            raise ConfigError("an ensemble needs models of one task")
         if tasks & {"text", "signals"}:
             refuse_options(
                 "is for images, not for text or signals",
@@ -184,7 +186,7 @@ def evaluate(
                     average=average != "probabilities",
                 )
             return evaluate_detectors(
-                paths,
+                [each for each in models if not isinstance(each, ImageClassifier)],
                 path,
                 split,
                 image_set=image_set,
@@ -232,13 +234,14 @@ def evaluate(
         if not paths:
             refuse_options(LOADED, model=model)
         rename = LoadOptions(model, classes, rename=False)
+        classifiers = [each for each in models if isinstance(each, str | ImageClassifier)]
         nets = [
             each if isinstance(each, ImageClassifier) else load_model(each, rename)
-            for each in models
+            for each in classifiers
         ]
         if classes is not None:
             _rename_outputs(nets, classes)
-        names = [each.origin if isinstance(each, ImageClassifier) else each for each in models]
+        names = [each.origin if isinstance(each, ImageClassifier) else each for each in classifiers]
         return _evaluate_models(nets, names, options, folder)
 
 

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
+from resnets.api.inputs import LOADED, AnyWeights, path_or_any_model, refuse_options
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import load as load_vision
@@ -53,7 +53,7 @@ class Artifact:
 
 @api_function
 def export(
-    weights: Weights,
+    weights: AnyWeights,
     to: Target = "onnx",
     *,
     precision: Precision = "float32",
@@ -93,7 +93,12 @@ def export(
     """
     source: Path | None = None
     net: ImageClassifier | DetectionModel
-    path_or_net = path_or_model(weights)
+    path_or_net = path_or_any_model(weights)
+    if isinstance(path_or_net, DetectionModel):
+        raise ConfigError(
+            f"weights: a loaded {path_or_net.kind} is not exported; give the path that it was"
+            f" loaded from, {path_or_net.path!r}"
+        )
     if calibrate is None:
         refuse_options("is of the errors on --calibrate; give both", max_drop=max_drop != 0.5)
     if isinstance(path_or_net, ImageClassifier):

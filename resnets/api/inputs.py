@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -24,9 +24,14 @@ from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
 from resnets.utils.api_function import api_function
 from resnets.utils.files import check_path
+from resnets.weights.checkpoint.find import read_task
+
+if TYPE_CHECKING:
+    from resnets.detect.models.base import DetectionModel
 
 LOADED = "is for weights in a file; leave it out for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
+AnyWeights = str | PathLike[str] | nn.Module  # also detectors, segmenters and localizers
 
 
 @api_function
@@ -74,6 +79,49 @@ def path_or_model(
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
         return model
     return fspath(weights)
+
+
+def path_or_any_model(
+    weights: AnyWeights, *, named: bool = True
+) -> str | ImageClassifier | DetectionModel:
+    """Return the path of weights or a loaded model, as `path_or_model`, of any task of images.
+
+    Raises ConfigError for a module that `resnets.load` does not return.
+    """
+    if isinstance(weights, ImageClassifier) or not isinstance(weights, nn.Module):
+        return path_or_model(weights, named=named)
+    from resnets.detect.models.base import DetectionModel  # takes a second to import
+
+    kind = type(weights).__name__
+    if not isinstance(weights, DetectionModel):
+        raise ConfigError(f"weights: {kind} is not a model of images that resnets.load returns")
+    if weights.preprocess is None or weights.recipe is None:
+        raise ConfigError(
+            f"{kind} ({weights.origin}) has no preprocessing; give a model that resnets.load"
+            " returns, or its path"
+        )
+    if len(weights.classes) != weights.num_classes:
+        raise ConfigError(
+            f"{kind} ({weights.origin}) has {len(weights.classes)} names for"
+            f" {weights.num_classes} classes; set its .classes"
+        )
+    return weights
+
+
+def task_of(model: str | ImageClassifier | DetectionModel) -> str:
+    """Return the task of the weights at a path, or of a loaded model."""
+    if isinstance(model, str):
+        return read_task(model)
+    if isinstance(model, ImageClassifier):
+        return "classify"
+    assert model.recipe is not None  # see `path_or_any_model`
+    return model.recipe.task
+
+
+def check_loaded_runtime(backend: str, precision: str) -> None:
+    """Raise ConfigError for a backend or precision that loaded models do not support."""
+    if backend not in ("auto", "torch") or precision == "int8":
+        raise ConfigError("a loaded model runs in torch, not in int8")
 
 
 def check_preprocess(model: ImageClassifier) -> None:

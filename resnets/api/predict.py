@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnets.api.inputs import (
     LOADED,
-    Weights,
+    AnyWeights,
+    check_loaded_runtime,
     expand_folders,
-    path_or_model,
+    path_or_any_model,
     refuse_options,
+    task_of,
 )
 from resnets.config import ConfigError
 from resnets.data.transforms.preprocess import ImageInput
@@ -26,7 +27,6 @@ from resnets.runtime.torch import TorchBackend
 from resnets.utils.api_function import api_function
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo
-from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @api_function
 def predict(
-    weights: Weights,
+    weights: AnyWeights,
     images: ImageInput | Sequence[ImageInput],
     *,
     top_k: int = 5,
@@ -54,7 +54,8 @@ def predict(
             print(each.path, each.classes[0], each.probabilities[0])
 
     Args:
-        weights: A run, checkpoint, artifact, published weights, or a loaded model.
+        weights: A run, checkpoint, artifact, published weights, or a loaded model, of which a copy
+            computes: it stays on its device and in its mode.
         images: A path (of a folder, all of its images), PIL image or uint8 array (H, W[, C]), or a
             sequence of these. In-memory images are called "image 0", "image 1", ....
         top_k: Classes per image, most probable first.
@@ -71,9 +72,10 @@ def predict(
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
-    source = path_or_model(weights)
+    source = path_or_any_model(weights)
     inputs = expand_folders(images, quiet)
-    if isinstance(source, str) and (task := read_task(source)) != "classify":
+    task = task_of(source)
+    if task != "classify" and not isinstance(source, ImageClassifier):
         from resnets.api.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime
 
@@ -88,19 +90,20 @@ def predict(
         )
         if task in ("localize", "segment"):
             refuse_options("is for detectors; leave it out", threshold=threshold != 0.5)
-        check_runtime(source, backend, precision)
-        paths = [each for each in inputs if isinstance(each, Path)]
-        if len(paths) < len(inputs):
-            raise ConfigError("images: detectors and segmenters take files and folders")
+        if isinstance(source, str):
+            check_runtime(source, backend, precision)
+        else:
+            check_loaded_runtime(backend, precision)
         _, objects = predict_objects(
             source,
-            paths,
+            inputs,
             threshold=threshold,
             device=device,
             precision=precision,
             quiet=quiet,
         )
         return list(objects)
+    assert isinstance(source, str | ImageClassifier)
     refuse_options("is for detectors, not for classifiers", threshold=threshold != 0.5)
     classifier = open_classifier(
         source,
@@ -134,8 +137,7 @@ def open_classifier(
 
     if isinstance(weights, ImageClassifier):
         refuse_options(LOADED, model=options.model, classes=options.classes, calibrate=calibrate)
-        if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError("a loaded model runs in torch, not in int8")
+        check_loaded_runtime(backend, precision)
         classifier: Backend = TorchBackend(weights, device, precision)
     else:
         classifier = open_backend(

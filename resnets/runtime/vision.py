@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,7 @@ def check_runtime(where: str, backend: str, precision: str) -> None:
 
 
 def open_predictor(
-    weights: Sequence[str],
+    weights: Sequence[str | DetectionModel],
     device: str,
     precision: str,
     refine: bool | None = None,
@@ -132,12 +133,13 @@ def open_predictor(
 ) -> Predictor:
     """Open checkpoints of models of one kind, or an artifact, for inference.
 
-    Raises CheckpointError, ArtifactError, and ConfigError if they cannot be combined.
+    A loaded model is copied, so that its device, mode and memory format stay as they are. Raises
+    CheckpointError, ArtifactError, and ConfigError if they cannot be combined.
     """
     models: list[DetectionModel] = []
     for each in weights:
-        if not is_artifact(each):
-            models.append(load(each))
+        if not isinstance(each, str) or not is_artifact(each):
+            models.append(load(each) if isinstance(each, str) else _copy_for_inference(each))
             chosen, resolved = to_device(models[-1], device, precision)
             continue
         models.append(artifact := open_artifact_model(Path(each)))
@@ -149,6 +151,11 @@ def open_predictor(
     if len(models) > 1 and any(each.normalizes for each in models):
         raise ConfigError("an ensemble needs checkpoints; an artifact is evaluated alone")
     return Predictor.of(models, models[0].preprocess, chosen, resolved, refine, scales)
+
+
+def _copy_for_inference(model: DetectionModel) -> DetectionModel:
+    """Return a copy in eval mode, which shares the record of the run's images."""
+    return copy.deepcopy(model, {id(model.fingerprint): model.fingerprint}).eval()
 
 
 def engine_name(predictor: Predictor) -> str:

@@ -42,11 +42,24 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
+        if not _is_device(name):  # torch would list all kinds of devices that it knows
+            raise ConfigError(
+                f"--device {name}: must be auto, cpu, cuda, mps, or one of several, such as cuda:1"
+            ) from None
         reason = " ".join(str(error).split(".")[0].split())
         raise ConfigError(f"--device {name}: not usable here ({reason})") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def _is_device(name: str) -> bool:
+    """Return whether `name` is a device as torch writes them, on this machine or not."""
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def copy_to_device(

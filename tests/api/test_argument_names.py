@@ -155,7 +155,7 @@ def test_fields_beside_a_spec_are_read():
         (lambda: resnets.evaluate("run", scales=224), "scales=224: must be a sequence of numbers"),
         (lambda: resnets.evaluate("run", flip="no"), "flip='no': must be True or False"),
         (lambda: resnets.predict("run", [], top_k="3"), "top_k='3': must be a whole number"),
-        (lambda: resnets.predict([3], []), "weights=<list>: must be text, a path or an ImageCl"),
+        (lambda: resnets.predict([3], []), "weights=<list>: must be text, a path or a Module"),
         (lambda: resnets.load(None), "weights=None: must be text or a path"),
         (lambda: resnets.create_model(3), "=3: must be text or a ModelSpec"),
         (lambda: resnets.list_models(3), "pattern=3: must be text"),

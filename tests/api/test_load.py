@@ -43,8 +43,6 @@ def test_a_detector_takes_a_list_of_images_as_torchvisions(place, task, spec):
         assert ("masks" in each) == (task == "instances")
     with pytest.raises(resnets.ConfigError, match="classes is for classifiers"):
         resnets.load(run, classes="a,b,c")
-    with pytest.raises(resnets.ConfigError, match="<Detector>: must be text, a path or an Im"):
-        resnets.predict(model, paths)
     assert type(resnets.Run(run).model) is type(model)
 
 

@@ -14,7 +14,7 @@ from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.types import IGNORE, DetectionSplit, Target
 from resnets.detect.evaluate.measure import detect_all, measure
-from resnets.detect.models.predictor import InferenceInput, Predictor, predict_files
+from resnets.detect.models.predictor import InferenceInput, Predictor, predict_images
 
 CLASSES = ("disc", "box", "star")
 SIZE = (90, 130)
@@ -101,7 +101,7 @@ def test_an_output_is_json_an_image_and_counts(split, task):
 def test_predict_serve_and_evaluate_find_the_same(split, task, models):
     chosen = predictor(task, models)
     paths = [split.files.root / name for name in split.files.paths]
-    predicted = [each.output for each in predict_files(chosen, paths, 0.0)]
+    predicted = [each.output for each in predict_images(chosen, paths, 0.0)]
     served = chosen.infer([chosen.prepare(path.read_bytes(), path.name) for path in paths])
     for one, other in zip(predicted, served, strict=True):
         assert one.to_json(CLASSES) == other.to_json(CLASSES)

@@ -242,20 +242,25 @@ def _common_size(split: Split) -> int:
 
 
 @contextmanager
-def open_given(image: Image.Image | NDArray[np.uint8]) -> Iterator[Image.Image]:
-    """Open an image that is in memory; errors of reading it within the context are DataError."""
-    opened = image.copy() if isinstance(image, Image.Image) else _from_array(image)
-    with reading_image("the image given"):
-        yield opened
+def open_given(
+    image: Image.Image | NDArray[np.uint8], name: str = "the image given"
+) -> Iterator[Image.Image]:
+    """Open an image that is in memory; errors of reading it are DataError, also in the context.
+
+    A PIL image is copied, and stays as it is; `Image.open` reads its file only now.
+    """
+    opened = image if isinstance(image, Image.Image) else _from_array(image, name)
+    with reading_image(name):
+        yield opened.copy() if opened is image else opened
 
 
-def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+def _from_array(pixels: NDArray[np.uint8], name: str) -> Image.Image:
     planes = pixels.shape[2] if pixels.ndim == 3 else 1
     deep = pixels.dtype == np.uint16 and planes == 1  # scaled by `Preprocess.value_range`
     if not (pixels.dtype == np.uint8 or deep) or pixels.ndim not in (2, 3) or planes not in (1, 3):
         raise DataError(
-            f"array {pixels.dtype} {pixels.shape}: an image is uint8 of (H, W), (H, W, 1) or"
-            " (H, W, 3), or uint16 of (H, W) or (H, W, 1)"
+            f"{name}: is an array {pixels.dtype} {pixels.shape}; an image is uint8 of (H, W),"
+            " (H, W, 1) or (H, W, 3), or uint16 of (H, W) or (H, W, 1)"
         )
     return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and planes == 1 else pixels)
 

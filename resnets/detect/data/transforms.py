@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,23 @@ def fit_size(width: int, height: int, shorter: float, longer: float) -> tuple[in
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def read_fitted(
+    image: ImageInput | bytes | memoryview,
+    name: str,
+    size_of: Callable[[int, int], tuple[int, int]],
+) -> tuple[Pixels, tuple[int, int]]:
+    """Return an image, encoded, a path or in memory, at the size of `size_of`; see `decode_fitted`.
+
+    Raises DataError, which calls the image `name`.
+    """
+    if isinstance(image, str | os.PathLike):
+        image = read_file(Path(image))
+    if isinstance(image, bytes | memoryview):
+        return decode_fitted(image, name, size_of)
+    with open_given(image, name) as opened:
+        return render_fitted(opened, size_of)
+
+
 @dataclass(frozen=True, eq=False)
 class FittedPreprocessor(Preprocessor):
     """Applies a `Preprocess` to whole images, resized by `fit_size` to `shorter` and `longer` px.
@@ -52,11 +69,8 @@ class FittedPreprocessor(Preprocessor):
 
     def to_tensor(self, image: ImageInput) -> Tensor:
         """Convert an image, a path, PIL image or uint8 array (H, W[, C]), to uint8 (3, h, w)."""
-        if isinstance(image, str | os.PathLike):
-            pixels, _ = decode_fitted(read_file(Path(image)), str(image), self._fit)
-        else:
-            with open_given(image) as opened:
-                pixels, _ = render_fitted(opened, self._fit)
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image given"
+        pixels, _ = read_fitted(image, name, self._fit)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _fit(self, width: int, height: int) -> tuple[int, int]:

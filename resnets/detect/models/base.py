@@ -45,7 +45,7 @@ class DetectionModel(nn.Module):
     """A network with a head for one task, with its metadata.
 
     preprocess, classes, recipe, fingerprint (`data.splits.image_record.Fingerprint` of the images
-    of its run) and origin are set by `load`.
+    of its run), origin and path (of the run or checkpoint, as it was given) are set by `load`.
     """
 
     kind: ClassVar[ModelKind] = "segmenter"
@@ -59,7 +59,7 @@ class DetectionModel(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None
-        self.origin = "random initialization"
+        self.origin, self.path = "random initialization", ""
 
     def infer(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from resnets.config import ConfigError
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.errors import DataError
-from resnets.data.files.folder import Files, FolderFiles, read_file
+from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
-from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.data.transforms import fit_size
+from resnets.data.transforms.preprocess import ImageInput, Preprocessor
+from resnets.detect.data.transforms import fit_size, read_fitted
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import Meter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.outputs import Output
+from resnets.evaluate.predict import input_name
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import within_memory
@@ -40,7 +40,7 @@ BATCH_PIXELS = 1 << 22  # px in a batch, about four images of 800 x 1,333 px
 class InferenceInput:
     """An image resized for a model.
 
-    row: its index among the files that are read. stored: (H, W) px of the upright stored image.
+    row: its index among the images that are read. stored: (H, W) px of the upright stored image.
     image: (3, h, w) uint8.
     """
 
@@ -112,28 +112,45 @@ class Predictor:
             batch_pixels=0 if single else BATCH_PIXELS,
         )
 
-    def prepare(self, data: bytes | memoryview, name: str, row: int = 0) -> InferenceInput:
-        """Decode an image, upright and resized; DataError names one that cannot be read."""
-        pixels, stored = decode_fitted(
-            data,
+    def prepare(
+        self, image: ImageInput | bytes | memoryview, name: str, row: int = 0
+    ) -> InferenceInput:
+        """Read an image, encoded, a path or in memory, upright and resized.
+
+        DataError names one that cannot be read.
+        """
+        pixels, stored = read_fitted(
+            image,
             name,
             lambda width, height: fit_size(width, height, self.shorter, self.longer),
         )
         return InferenceInput(row, stored, torch.from_numpy(pixels).permute(2, 0, 1))
 
     def inputs(self, files: Files, unreadable: BadSamples) -> Iterator[InferenceInput]:
-        """Yield every image of `files` once, in order; unreadable ones are recorded and left out.
+        """Yield every image of `files` once, in order; see `prepare_ahead`."""
 
-        Some are decoded ahead, by one thread per core.
+        def prepare(row: int) -> InferenceInput:
+            return self.prepare(files.read(row), files.name(row), row)
+
+        return self.prepare_ahead(prepare, len(files), unreadable)
+
+    @staticmethod
+    def prepare_ahead(
+        prepare: Callable[[int], InferenceInput], count: int, unreadable: BadSamples
+    ) -> Iterator[InferenceInput]:
+        """Yield `prepare(row)` of `count` rows, in order.
+
+        Unreadable images, which raise DataError, are recorded and left out. Some are prepared
+        ahead, by one thread per core.
         """
 
         def read(row: int) -> InferenceInput | DataError:
             try:
-                return self.prepare(files.read(row), files.name(row), row)
+                return prepare(row)
             except DataError as error:
                 return error
 
-        rows, workers = range(len(files)), cores()
+        rows, workers = range(count), cores()
         with closing(prefetch(read, rows, workers=workers, ahead=2 * workers)) as results:
             for row, result in results:
                 if isinstance(result, DataError):
@@ -197,14 +214,16 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The output for the image at `path`, or the error of reading it, without an output.
+    """The output for an image, or the error of reading it, without an output.
 
-    classes: names of the labels in `output`.
+    path: of the image, or "image ROW" of one in memory. classes: names of the labels in `output`.
+    image: as it was given; one in memory is not copied.
     """
 
     path: Path
     output: Output | None
     classes: tuple[str, ...]
+    image: ImageInput
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -215,30 +234,36 @@ class Prediction:
 
     def draw(self) -> Image.Image:
         """Draw the output on the image, which is read again; DataError for an unreadable one."""
-        pixels = decode_whole(read_file(self.path), str(self.path))
+        pixels, _ = read_fitted(self.image, str(self.path), lambda width, height: (height, width))
         if self.output is None:
             return Image.fromarray(pixels)
         return self.output.draw(pixels, self.classes)
 
 
-def predict_files(
-    predictor: Predictor, paths: Sequence[Path], threshold: float
+def predict_images(
+    predictor: Predictor, images: Sequence[ImageInput], threshold: float
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each of `paths`, in order; of unreadable images, with their error.
+    """Yield a prediction for each of `images`, in order; of unreadable images, with their error.
 
     Detections whose score is below `threshold` are left out.
     """
-    files = FolderFiles(Path(), [str(path) for path in paths])
     unreadable = BadSamples(logged=False)  # predictions have the errors
     classes, next_row = predictor.models[0].classes, 0
+
+    def prepare(row: int) -> InferenceInput:
+        return predictor.prepare(images[row], input_name(images, row), row)
+
+    def prediction(row: int, output: Output | None, error: str | None = None) -> Prediction:
+        return Prediction(Path(input_name(images, row)), output, classes, images[row], error)
 
     def failed(stop: int) -> Iterator[Prediction]:
         errors = unreadable.errors if next_row < stop else {}
         for row in range(next_row, stop):
-            yield Prediction(paths[row], None, classes, errors[row])
+            yield prediction(row, None, errors[row])
 
-    for inputs, output in predictor.outputs(predictor.inputs(files, unreadable)):
+    prepared = predictor.prepare_ahead(prepare, len(images), unreadable)
+    for inputs, output in predictor.outputs(prepared):
         yield from failed(inputs.row)
         next_row = inputs.row + 1
-        yield Prediction(paths[inputs.row], output.above(threshold), classes)
-    yield from failed(len(paths))
+        yield prediction(inputs.row, output.above(threshold))
+    yield from failed(len(images))
