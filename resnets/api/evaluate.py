@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -33,6 +34,7 @@ from resnets.evaluate.measure import (
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Kind, Views
 from resnets.models import ImageClassifier
+from resnets.models.block_config import eval_mode
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
 from resnets.runtime.open import open_artifact
@@ -123,8 +125,7 @@ def evaluate(
 
     The result of every task has `metrics` (by name), `examples`, `protocol`, `errors` and
     `to_json()`; those of images have more in `evaluation`. Unreadable images are left out; `errors`
-    name them. Raises ConfigError, DataError,
-    CheckpointError and WeightsError.
+    name them. Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
     several = [weights] if isinstance(weights, str | PathLike | nn.Module) else weights
     models = [path_or_any_model(each, named=classes is None) for each in several]
@@ -249,10 +250,11 @@ def _evaluate_models(
     nets: Sequence[ImageClassifier], names: Sequence[str], options: _Options, out: Path | None
 ) -> Measurement:
     split, truth = open_labeled(nets[0], options.data, options.split, options.labels, nets[1:])
-    with init_distributed(options.device) as group:
+    with init_distributed(options.device) as group, ExitStack() as modes:
         quiet = options.quiet or not group.is_main
         keep_bits = any(net.preprocess.spec.keep_bits for net in nets)
         for net in nets:
+            modes.enter_context(eval_mode(net))
             device, precision = to_device(
                 net, options.device, options.precision, keep_bits=keep_bits
             )

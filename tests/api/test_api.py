@@ -145,6 +145,26 @@ def test_evaluation_is_that_of_the_run(run):
         resnets.evaluate(run, refine=True)
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda model: resnets.evaluate(model, "digits").metrics["loss"],
+        lambda model: resnets.predict(model, [np.full((16, 16), 99, np.uint8)])[0].classes,
+        lambda model: resnets.features(model, [np.full((16, 16), 99, np.uint8)])[0].vector.tolist(),
+    ],
+    ids=["evaluate", "predict", "features"],
+)
+def test_a_model_in_training_mode_computes_in_eval_mode_and_stays_as_it_was(compute):
+    model = resnets.load("resnets:digits/cifar-resnet20")
+    model.stage1.train()  # a part of it
+    modes = [each.training for each in model.modules()]
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    found = compute(model)
+    assert [each.training for each in model.modules()] == modes
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert found == compute(resnets.load("resnets:digits/cifar-resnet20"))
+
+
 def test_models_without_preprocessing_names_or_head_are_refused(run, tmp_path):
     image = np.zeros((8, 8), np.uint8)
     with pytest.raises(resnets.ConfigError, match=r"has no preprocessing; save it with \.save"):
