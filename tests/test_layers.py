@@ -23,3 +23,9 @@ def test_files_hold_one_idea():
         for path in sorted((ROOT / "resnets").rglob("*.py"))
     }
     assert not {path: count for path, count in counts.items() if count > TO_DIVIDE.get(path, 400)}
+
+
+def test_names_of_test_files_are_unique():
+    # Else pytest collects one of them only, where both are run.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}

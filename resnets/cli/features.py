@@ -68,7 +68,7 @@ def command(
 
     log_to_stderr()
     extractor = open_features(
-        weights, data, split=split, model=model, device=device, precision=precision, quiet=as_json
+        weights, data, split=split, model=model, device=device, precision=precision, quiet=False
     )
     failures = _Failures()
     computed = failures.drop(extractor)
