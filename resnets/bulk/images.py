@@ -23,7 +23,8 @@ from resnets.bulk.dataset_index import (
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.sources.webdataset import read_span
-from resnets.utils.errors import read_object, reading
+from resnets.utils.errors import reading
+from resnets.utils.json_files import read_object
 
 NAMES, SPANS = "index", "index.spans"
 

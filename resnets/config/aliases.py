@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.utils.errors import ConfigError, ResnetsError, read_object
+from resnets.utils.errors import ConfigError, ResnetsError
+from resnets.utils.json_files import read_object
 
 RECIPES: Mapping[str, str] = {"pictures": "scratch", "localise": "localize"}
 

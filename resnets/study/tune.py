@@ -33,9 +33,10 @@ from resnets.train.replay import open_training
 from resnets.train.run import run as run_training
 from resnets.train.tasks.label_settings import choose_monitor
 from resnets.train.write_results import RESULT
-from resnets.utils.errors import OutOfMemory, read_object, reading
+from resnets.utils.errors import OutOfMemory, reading
 from resnets.utils.files import page_folder
 from resnets.utils.imports import require_package
+from resnets.utils.json_files import read_object
 from resnets.weights.checkpoint.format import RECIPE
 
 BASE, BEST, RANGE, STORE, TRIALS = "base.toml", "recipe.toml", "range.json", "trials.db", "trials"

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnets.utils.printable import printable
-from resnets.utils.strict_json import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -104,17 +103,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, TypeError | AttributeError | LookupError | RecursionError):
         line = f"damaged ({type(error).__name__}: {line})"
     return line[:300]
-
-
-def read_object(
-    path: Path, error: type[ResnetsError] = ConfigError, remedy: str = ""
-) -> dict[str, Any]:
-    """Read the JSON object in a file; raises `error` if it cannot be read or is not an object."""
-    with reading(path, error, "as JSON", remedy):
-        value = parse_json(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise TypeError(f"{type(value).__name__}, not an object")
-        return value
 
 
 def is_out_of_memory(error: BaseException, device: torch.device | str | None = None) -> bool:

@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
-from resnets.utils.errors import BusyError, ConfigError, read_object
+from resnets.utils.errors import BusyError, ConfigError
+from resnets.utils.json_files import read_object
 from resnets.utils.processes import environment_int
 
 LOCK = ".lock"

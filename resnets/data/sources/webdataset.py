@@ -32,7 +32,7 @@ from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import NUMBER, class_names, encode_labels, is_list
 from resnets.utils.cpu_count import cores
 from resnets.utils.errors import reason
-from resnets.utils.strict_json import parse_json
+from resnets.utils.json_files import parse_json
 
 LABELS = (".cls", ".json")
 JSON_LABELS = ("label", "cls")

@@ -23,7 +23,7 @@ from resnets.data.finding_kinds import LEAKS, Finding
 from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 from resnets.utils import environment
-from resnets.utils.errors import read_object
+from resnets.utils.json_files import read_object
 
 VERSION = 1
 FOLDER = "checks"

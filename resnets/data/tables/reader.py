@@ -26,8 +26,8 @@ from resnets.data.tables.columns import (
 )
 from resnets.data.tables.labels import Label, is_missing
 from resnets.utils.errors import reason
+from resnets.utils.json_files import parse_json
 from resnets.utils.printable import printable
-from resnets.utils.strict_json import parse_json
 
 log = logging.getLogger("resnets")
 

@@ -13,7 +13,7 @@ from typing import Any
 from xml.parsers import expat
 
 from resnets.data.errors import DataError
-from resnets.utils import strict_json
+from resnets.utils import json_files
 
 MAX_XML_BYTES = 1 << 26
 MAX_XML_DEPTH = 100
@@ -33,7 +33,7 @@ _UNUSABLE = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape
 def parse_json(data: bytes, where: str) -> Any:
     """Parse JSON; DataError if it is invalid."""
     try:
-        return strict_json.parse_json(data)
+        return json_files.parse_json(data)
     except RecursionError:
         raise DataError(f"{where}: invalid JSON (nested too deeply); restore it") from None
     except UnicodeDecodeError as error:

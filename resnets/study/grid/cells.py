@@ -41,7 +41,8 @@ from resnets.study.grid.model_names import (
 from resnets.study.metric import BITS, ERROR, Metric
 from resnets.train.log.run_log import read_rows
 from resnets.train.write_results import RESULT
-from resnets.utils.errors import read_object, reading
+from resnets.utils.errors import reading
+from resnets.utils.json_files import read_object
 from resnets.weights.checkpoint.format import RECIPE
 
 STUDY, CELLS = "study.toml", "cells"

@@ -8,8 +8,8 @@ from resnets.data import DataError
 from resnets.detect.data.documents import parse_json as parse_annotations
 from resnets.detect.formats.class_names import load_yaml
 from resnets.evaluate.data.ground_truth import _parse_json as parse_labels
-from resnets.utils.errors import ConfigError, read_object
-from resnets.utils.strict_json import parse_json
+from resnets.utils.errors import ConfigError
+from resnets.utils.json_files import parse_json, read_object
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config
 
