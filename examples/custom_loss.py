@@ -1,4 +1,4 @@
-"""A loss from outside the package: the focal loss (Lin et al. 2017), for rare classes.
+"""A custom loss: the focal loss (Lin et al. 2017), for rare classes.
 
 python examples/custom_loss.py --epochs 20
 """
@@ -12,7 +12,7 @@ import resnets
 
 
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
-    """(B,) values for logits (B, K) and classes (B,): easy images count less."""
+    """Return losses (B,) of logits (B, K) and classes (B,), in which easy images count less."""
     cross_entropy = F.cross_entropy(logits, targets, reduction="none")
     return (1 - (-cross_entropy).exp()) ** gamma * cross_entropy
 
@@ -22,7 +22,7 @@ parser.add_argument("--epochs", type=float, default=20)
 parser.add_argument("--out", default="runs/focal-loss")
 arguments = parser.parse_args()
 
-# resume: the same command continues a run that was stopped.
+# resume=True: the same command resumes a stopped run.
 run = resnets.train(
     "digits", loss=focal_loss, epochs=arguments.epochs, out=arguments.out, resume=True
 )

@@ -1,4 +1,4 @@
-"""Fine-tune pretrained weights on a folder of class folders, evaluate, and export.
+"""Fine-tune pretrained weights on a folder of class folders, evaluate and export.
 
 python examples/finetune.py photos --weights torchvision:DEFAULT
 """
@@ -8,7 +8,7 @@ import argparse
 import resnets
 
 parser = argparse.ArgumentParser()
-parser.add_argument("data", help="folder with a folder of images per class")
+parser.add_argument("data", help="folder with one subfolder of images per class")
 parser.add_argument("--weights", default="torchvision:DEFAULT", help="or a run, or a file")
 parser.add_argument("--model", default="resnet50")
 parser.add_argument("--size", type=int, default=224, help="px")
@@ -23,7 +23,7 @@ run = resnets.train(
     weights=arguments.weights,
     epochs=arguments.epochs,
     out=arguments.out,
-    finetune={"head_first": 0.2},  # the head alone for the first fifth
+    finetune={"head_first": 0.2},  # train only the head in the first fifth
     **{"data.size": arguments.size, "data.resize": arguments.size * 8 // 7},
 )
 ten_crop = resnets.evaluate(run, views="ten-crop", out=f"{arguments.out}/ten-crop")

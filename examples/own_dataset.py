@@ -1,4 +1,4 @@
-"""A data set from outside the package: a `torch.utils.data.Dataset`, and a network of one's own.
+"""A custom data set (`torch.utils.data.Dataset`) and a custom network.
 
 python examples/own_dataset.py --epochs 20
 """
@@ -14,9 +14,9 @@ import resnets
 
 
 class Even(Dataset):
-    """Scikit-learn's digits, told apart as even and odd."""
+    """Scikit-learn's digits with two classes, even and odd."""
 
-    classes = ("even", "odd")  # without it, classes are called "0" and "1"
+    classes = ("even", "odd")  # optional; the default names are "0" and "1"
 
     def __init__(self, rows: slice) -> None:
         digits = load_digits()
@@ -31,7 +31,7 @@ class Even(Dataset):
 
 
 def make_net(spec: resnets.ModelSpec) -> nn.Module:
-    """Returns logits (B, K) for images (B, C, H, W)."""
+    """Return a network from images (B, C, H, W) to logits (B, K)."""
     return nn.Sequential(
         nn.Conv2d(spec.in_channels, 32, 3, 2, 1),
         nn.BatchNorm2d(32),

@@ -1,4 +1,4 @@
-"""Serve a run from Python, as part of an application with routes of its own.
+"""Serve a run from Python, in an application with additional routes.
 
 python examples/serve.py runs/digits-1 --port 8000
 """
@@ -15,7 +15,7 @@ from resnets.serve.registry import Registry, Source
 
 
 def make_app(run: str) -> FastAPI:
-    """The server of `resnets serve`, with one more route."""
+    """Return the application of `resnets serve` with one more route."""
     limits, metrics = Limits(max_batch=16), Metrics()
     registry = Registry([Source.parse(run)], limits, metrics, backend="torch")
     app = create_app(registry, limits, metrics)

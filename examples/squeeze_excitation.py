@@ -1,4 +1,4 @@
-"""A block from outside the package: squeeze-and-excitation (Hu et al. 2018) at several depths.
+"""A custom block: squeeze-and-excitation (Hu et al. 2018) at several depths.
 
 python examples/squeeze_excitation.py --epochs 20
 """
@@ -13,7 +13,7 @@ from resnets.models.resnet import BasicBlock, ResNet
 
 
 class SEBlock(BasicBlock):
-    """A basic block whose residual branch is scaled per channel by what it contains (Fig. 3)."""
+    """A basic block with squeeze-and-excitation of its residual branch (Fig. 3)."""
 
     def __init__(self, config) -> None:
         super().__init__(config)
@@ -27,7 +27,7 @@ class SEBlock(BasicBlock):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         y = self.conv2(self.norm1(self.conv1(x)))
         return self.norm2(y * self.gate(y), self.shortcut(x), self.drop_path)
 
