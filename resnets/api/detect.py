@@ -128,7 +128,9 @@ def evaluate_detectors(
         names += f", classes of {classes}"
     if isinstance(images, Unlabeled):
         if out is None:
-            raise ConfigError("--out: name a folder for the results; there is no ground truth")
+            raise ConfigError(
+                "--out: give a folder for the results; the images have no ground truth"
+            )
         detections, errors = detect_all(predictor, images.split, watch)
         written = save_results(images, detections, out)
         return DetectionEvaluation(None, images.split, detections, errors, list(written))
@@ -183,7 +185,7 @@ def predict_objects(
 ) -> tuple[tuple[str, ...], Iterator[Prediction]]:
     """Return class names, and an iterator over a prediction for each of `images`."""
     if not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
+        raise ConfigError(f"--threshold {threshold}: must be in [0, 1]")
     predictor = open_predictor([weights], device, precision)
     if not quiet:
         where = environment.device_name(predictor.device)

@@ -130,12 +130,12 @@ def evaluate(
     several = [weights] if isinstance(weights, str | PathLike | nn.Module) else weights
     models = [path_or_any_model(each, named=classes is None) for each in several]
     if not models:
-        raise ConfigError("name at least one run or checkpoint")
+        raise ConfigError("give at least one run or checkpoint")
     if isinstance(classes_from, str | PathLike):
         classes_from = [classes_from]
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out {out}: is a file; name a folder")
+        raise ConfigError(f"--out {out}: is a file; give a folder")
     paths = [each for each in models if isinstance(each, str)]
     sizes = tuple(scales)
     path = fspath(data) if isinstance(data, str | PathLike) else None
@@ -143,10 +143,10 @@ def evaluate(
     with results_folder(folder):
         tasks = {task_of(each) for each in models}
         if len(tasks) > 1 and len(paths) < len(models):
-            raise ConfigError("an ensemble needs models of one task")
+            raise ConfigError("ensemble: all models must be for the same task")
         if tasks & {"text", "signals"}:
             refuse_options(
-                "is for images, not for text or signals",
+                "only for images, not for text or signals",
                 model=model,
                 classes=classes,
                 labels=labels,
@@ -167,19 +167,19 @@ def evaluate(
             from resnets.api.detect import evaluate_detectors  # takes a second to import
 
             refuse_options(
-                "is for classifiers; leave it out for a detector",
+                "only for classifiers; omit it for a detector",
                 labels=labels,
                 unknown=unknown,
                 data=source,
             )
             if image_set:
                 refuse_options(
-                    "is not read with --image-set, which names the images; leave it out",
+                    "cannot be combined with --image-set, which selects the images; omit it",
                     split=split != "test",
                 )
             if not classes_from:
                 refuse_options(
-                    "is for classifiers (those of --classes-from); leave it out for a detector",
+                    "only for classifiers (here those of --classes-from); omit it for a detector",
                     model=model,
                     classes=classes,
                     flip=flip,
@@ -203,7 +203,7 @@ def evaluate(
                 quiet=quiet,
             )
         refuse_options(
-            "is for detectors, not for classifiers",
+            "only for detectors; omit it for a classifier",
             refine=refine,
             image_set=image_set,
             classes_from=classes_from,
@@ -221,7 +221,8 @@ def evaluate(
         )
         if any(map(is_artifact, paths)):
             refuse_options(
-                "cannot be combined with an artifact, which has its own model and center view",
+                "cannot be combined with an artifact, which has a fixed model and evaluates the "
+                "center crop",
                 model=model,
                 classes=classes,
                 views=views != "center",
@@ -230,7 +231,7 @@ def evaluate(
                 average=average != "probabilities",
             )
             if len(models) > 1:
-                raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
+                raise ConfigError("an artifact cannot be part of an ensemble; evaluate it alone")
             return _evaluate_artifact(Path(paths[0]), options, folder)
         if not paths:
             refuse_options(LOADED, model=model)
@@ -265,7 +266,9 @@ def _evaluate_models(
         if options.unknown is not None and (
             len(nets) > 1 or options.views != Views() or group.world_size > 1
         ):
-            raise ConfigError("--unknown: for one classifier with one view, in one process")
+            raise ConfigError(
+                "--unknown: only for a single classifier with one view, in one process"
+            )
         others = None if options.unknown is None else open_unknown(options.unknown)
         known = KnownScores()
 
@@ -333,14 +336,17 @@ def _rename_outputs(nets: Sequence[ImageClassifier], classes: str | Sequence[str
     for net in nets:
         if net.classes != nets[0].classes:
             option = f"--classes {classes}" if isinstance(classes, str) else "--classes"
-            raise ConfigError(f"{option}: {net.origin} has its outputs in another order")
+            raise ConfigError(
+                f"{option}: {net.origin} lists the same classes in another order; evaluate "
+                "the models without --classes"
+            )
     names = parse_classes(classes, nets[0].spec.num_classes, nets[0].origin)
     own_names = nets[0].classes
     is_reordered = names != own_names and match_class_names(own_names, names) is not None
     if is_reordered and classes == "numbers":
         raise ConfigError(
-            f"--classes numbers: {nets[0].origin} has the same names in another order"
-            f" ({', '.join(own_names[:3])}, ...); leave --classes out"
+            f"--classes numbers: {nets[0].origin} has the same names in another order "
+            f"({', '.join(own_names[:3])}, ...); omit --classes"
         )
     if is_reordered:  # other names are matched with those of the data later
         warn_about_names(nets[0].origin, own_names, names)

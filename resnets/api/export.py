@@ -96,11 +96,13 @@ def export(
     path_or_net = path_or_any_model(weights)
     if isinstance(path_or_net, DetectionModel):
         raise ConfigError(
-            f"weights: a loaded {path_or_net.kind} is not exported; give the path that it was"
-            f" loaded from, {path_or_net.path!r}"
+            f"weights: a {path_or_net.kind} object cannot be exported; give the path that it was "
+            f"loaded from, {path_or_net.path!r}"
         )
     if calibrate is None:
-        refuse_options("is of the errors on --calibrate; give both", max_drop=max_drop != 0.5)
+        refuse_options(
+            "limits the rise of the error on --calibrate; give both", max_drop=max_drop != 0.5
+        )
     if isinstance(path_or_net, ImageClassifier):
         refuse_options(LOADED, model=model, classes=classes)
         net = path_or_net
@@ -109,23 +111,23 @@ def export(
     else:
         source = Path(path_or_net)
         if is_artifact(source):
-            raise ConfigError(f"{source}: is already an artifact; name the run or checkpoint")
+            raise ConfigError(f"{source}: is already an artifact; give the run or checkpoint")
         if (task := read_task(path_or_net)) == "signals":
             if to != "onnx" or precision != "float32" or calibrate or model or classes:
                 raise ConfigError(
-                    f"{source}: models of signals can only be exported to onnx, in float32"
+                    f"{source}: signal models can only be exported to onnx, in float32"
                 )
             if out is None:
                 out = (source if source.is_dir() else source.parent) / "signals.onnx"
             return Artifact(Path(out), export_signals(source, Path(out)))
         if task == "text":
             raise ConfigError(
-                f"{source}: models of task {task!r} cannot be exported yet; `resnets predict` takes"
-                " the checkpoint"
+                f"{source}: models of task {task!r} cannot be exported; use `resnets predict` "
+                "with the checkpoint"
             )
         if task != "classify":
             refuse_options(
-                "is for classifiers; leave it out for a detector", model=model, classes=classes
+                "only for classifiers; omit it for a detector", model=model, classes=classes
             )
             net = load_vision(path_or_net)
         else:
@@ -145,7 +147,7 @@ def export(
     options: dict[str, Any] = {"data": data, "max_drop": max_drop, "source": source, "log": log}
     if to == "web":
         if not isinstance(net, ImageClassifier):
-            raise ConfigError("--to web: classifiers only; use --to onnx for detectors")
+            raise ConfigError("--to web: only for classifiers; use --to onnx for detectors")
         from resnets.export.web import MODEL, export_web
 
         manifest = export_web(net, precision, Path(out), **options)
@@ -155,7 +157,7 @@ def export(
         options["tensorrt"] = to == "tensorrt"
         manifest = export_model(net, kind, precision, Path(out), **options)
     elif to == "tensorrt":
-        raise ConfigError("--to tensorrt: classifiers only")
+        raise ConfigError("--to tensorrt: only for classifiers; use --to onnx for detectors")
     else:
         manifest = export_vision(net, to, precision, Path(out), **options)
     return Artifact(Path(out), manifest)

@@ -140,7 +140,7 @@ def open_features(
             announce(opened)
         description = opened.description
     else:
-        refuse_options("is of a data set; leave it out for images", split=split != "all")
+        refuse_options("only for data sets, not for images; omit it", split=split != "all")
         opened = expand_folders(images, quiet)
         description = format_count(len(opened), "image")
     chosen, precise = to_device(network, device, precision)
@@ -158,8 +158,8 @@ def _open_network(weights: Weights, model: str | None) -> ImageClassifier:
         return source
     if is_artifact(source):
         raise ConfigError(
-            f"{source}: is an artifact, which gives logits only; name the run that it was exported"
-            " from"
+            f"{source}: is an artifact, which outputs only logits; give the run that it was "
+            "exported from"
         )
     return load_model(source, LoadOptions(model), "body")
 

@@ -29,7 +29,7 @@ from resnets.weights.checkpoint.find import read_task
 if TYPE_CHECKING:
     from resnets.detect.models.base import DetectionModel
 
-LOADED = "is for weights in a file; leave it out for a loaded model"
+LOADED = "only for weights in a file; omit it for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
 AnyWeights = str | PathLike[str] | nn.Module  # also detectors, segmenters and localizers
 
@@ -54,7 +54,7 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
         source = open_objects(data)
         spec = DataSpec(source=source.name)
     if "source" in fields:
-        raise ConfigError("source: the first argument sets it too; leave one out")
+        raise ConfigError("source: already set by the first argument; omit one of them")
     return open_spec(from_dict(DataSpec, to_dict(spec) | fields, "open_data"), source=source)
 
 
@@ -70,7 +70,9 @@ def path_or_model(
     if isinstance(weights, ImageClassifier):
         if complete:
             if isinstance(weights.head, nn.Identity):
-                raise ConfigError(f"{weights.spec.name} ({weights.origin}) has no head")
+                raise ConfigError(
+                    f"{weights.spec.name} ({weights.origin}) has no head; give a model with a head"
+                )
             check_preprocess(weights)
             if named:
                 _check_names(weights)
@@ -94,16 +96,16 @@ def path_or_any_model(
 
     kind = type(weights).__name__
     if not isinstance(weights, DetectionModel):
-        raise ConfigError(f"weights: {kind} is not a model of images that resnets.load returns")
+        raise ConfigError(f"weights: {kind} is not an image model returned by resnets.load")
     if weights.preprocess is None or weights.recipe is None:
         raise ConfigError(
-            f"{kind} ({weights.origin}) has no preprocessing; give a model that resnets.load"
-            " returns, or its path"
+            f"{kind} ({weights.origin}) has no preprocessing; give a model returned by "
+            "resnets.load, or its path"
         )
     if len(weights.classes) != weights.num_classes:
         raise ConfigError(
-            f"{kind} ({weights.origin}) has {len(weights.classes)} names for"
-            f" {weights.num_classes} classes; set its .classes"
+            f"{kind} ({weights.origin}) has {len(weights.classes)} class names for "
+            f"{weights.num_classes} classes; set its .classes"
         )
     return weights
 
@@ -121,23 +123,26 @@ def task_of(model: str | ImageClassifier | DetectionModel) -> str:
 def check_loaded_runtime(backend: str, precision: str) -> None:
     """Raise ConfigError for a backend or precision that loaded models do not support."""
     if backend not in ("auto", "torch") or precision == "int8":
-        raise ConfigError("a loaded model runs in torch, not in int8")
+        raise ConfigError(
+            "a loaded model always runs in torch and never in int8; give its path to use "
+            "another backend"
+        )
 
 
 def check_preprocess(model: ImageClassifier) -> None:
     """Raise ConfigError unless `model` has its preprocessing."""
     if model.preprocess is None:
         raise ConfigError(
-            f"{model.spec.name} ({model.origin}) has no preprocessing; save it with"
-            " .save(FOLDER, classes=..., preprocess=resnets.Preprocess(...)) and give the folder"
+            f"{model.spec.name} ({model.origin}) has no preprocessing; save it with "
+            ".save(FOLDER, classes=..., preprocess=resnets.Preprocess(...)) and give the folder"
         )
 
 
 def _check_names(model: ImageClassifier) -> None:
     if len(model.classes) != model.spec.num_classes:
         raise ConfigError(
-            f"{model.spec.name} ({model.origin}) has {len(model.classes)} names for"
-            f" {model.spec.num_classes} classes; set its .classes"
+            f"{model.spec.name} ({model.origin}) has {len(model.classes)} class names for "
+            f"{model.spec.num_classes} classes; set its .classes"
         )
 
 
@@ -145,7 +150,7 @@ def refuse_options(why: str, **options: object) -> None:
     """Raise ConfigError for the first option that is set."""
     for name, value in options.items():
         if value:
-            raise ConfigError(f"--{name.replace('_', '-')} {why}")
+            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
 
 
 def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> list[ImageInput]:

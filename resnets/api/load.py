@@ -61,13 +61,13 @@ def load(
     source = fspath(weights)
     if is_artifact(source):
         raise ConfigError(
-            f"{source}: is an artifact, not a module; load the run that it was exported from,"
-            " or give its path to resnets.predict"
+            f"{source}: is an artifact, not a module; load the run that it was exported from, or "
+            "give the artifact to resnets.predict"
         )
     task = read_task(source)
     if task == "classify":
         return load_classifier(source, model, classes)
-    refuse_options(f"is for classifiers, not for task {task}", model=model, classes=classes)
+    refuse_options(f"only for classifiers, not for task {task}", model=model, classes=classes)
     if task in ("text", "signals"):
         from resnets.sequence.load import load as load_sequence_model
 

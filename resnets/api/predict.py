@@ -80,16 +80,19 @@ def predict(
         from resnets.runtime.vision import check_runtime
 
         if task in ("text", "signals"):
-            raise ConfigError(f"{source}: is for task {task!r}; only the command predicts with it")
+            raise ConfigError(
+                f"{source}: is for task {task!r}, which resnets.predict does not support; "
+                "use the command `resnets predict`"
+            )
         refuse_options(
-            "is for classifiers; leave it out for a detector",
+            "only for classifiers; omit it for a detector",
             top_k=top_k != 5,
             model=model,
             classes=classes,
             calibrate=calibrate,
         )
         if task in ("localize", "segment"):
-            refuse_options("is for detectors; leave it out", threshold=threshold != 0.5)
+            refuse_options("only for detectors; omit it", threshold=threshold != 0.5)
         if isinstance(source, str):
             check_runtime(source, backend, precision)
         else:
@@ -104,7 +107,7 @@ def predict(
         )
         return list(objects)
     assert isinstance(source, str | ImageClassifier)
-    refuse_options("is for detectors, not for classifiers", threshold=threshold != 0.5)
+    refuse_options("only for detectors; omit it for a classifier", threshold=threshold != 0.5)
     classifier = open_classifier(
         source,
         len(inputs),

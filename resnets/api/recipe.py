@@ -80,7 +80,7 @@ def choose_recipe(
     chosen = replace_fields(chosen, changes)
     for path in map(current_path, dict(flatten_fields(fields or {}))):
         if path in changes:
-            raise ConfigError(f"{where} {path}: {OPTIONS[path]} sets it too; leave one out")
+            raise ConfigError(f"{where} {path}: also set by {OPTIONS[path]}; omit one of them")
     chosen = replace_fields(chosen, dict(flatten_fields(fields or {})), where)
     warnings = check_explicit_fields(chosen, list(explicit_fields(fields or {})), where)
     if isinstance(recipe, Recipe):
@@ -107,7 +107,7 @@ def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: b
     run = net.recipe
     if run is None:
         if not has_data:
-            raise ConfigError(f"{weights}: does not say what it was trained on; add --data")
+            raise ConfigError(f"{weights}: does not state its training data; add --data")
         return dataclasses.replace(qat, model=net.spec, weights=weights)
     amount, unit = parse_duration(run.duration, "duration")
     if unit == "it":
@@ -131,7 +131,7 @@ def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: b
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
     """Return a run's length as in recipes ("30ep", "6400it"); None if neither is given."""
     if epochs is not None and iterations is not None:
-        raise ConfigError("--epochs and --iterations exclude each other")
+        raise ConfigError("--epochs and --iterations cannot be combined; give one of them")
     if epochs is None and iterations is None:
         return None
     duration = f"{iterations}it" if epochs is None else f"{epochs:g}ep"
@@ -144,7 +144,7 @@ def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
     current, detect = recipe.model, recipe.detect
     if recipe.task == "text":
         if isinstance(model, ModelSpec):
-            raise ConfigError(f"model: {model.name} reads images; task 'text' has transformers")
+            raise ConfigError(f"model: {model.name} is for images; task 'text' needs a transformer")
         base = catalog.transformer_spec(model)
         transformer = dataclasses.replace(
             recipe.transformer, name=base.name, depth=base.depth, residual=base.residual

@@ -77,24 +77,29 @@ def recompute_norm(
     """
     path_or_net = path_or_model(weights, complete=False)
     if batch_size < 2:
-        raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
+        raise ConfigError(
+            f"--batch-size {batch_size}: must be at least 2 to compute batch norm statistics"
+        )
     if out is not None:  # checked before the training set is read
         check_new_folder(Path(out).expanduser(), fspath(out))
     if isinstance(path_or_net, str):
         if (task := read_task(path_or_net)) != "classify":
             raise ConfigError(
-                f"{path_or_net}: is for task {task}; give the classifier it starts from"
+                f"{path_or_net}: is for task {task}; give the classifier that its training "
+                "started from"
             )
         net = load_model(path_or_net, LoadOptions(model=model), "body")
     else:
         refuse_options(LOADED, model=model)
         net = copy.deepcopy(path_or_net).eval()
     if not any(isinstance(module, BATCH_NORMS) for module in net.modules()):
-        raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norms")
+        raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norm layers")
     check_preprocess(net)
     split = open_split(net, None if data is None else fspath(data), "train")
     if len(split) < 2:
-        raise ConfigError(f"{split.description}: {len(split)} image; statistics need at least 2")
+        raise ConfigError(
+            f"{split.description}: {len(split)} image; batch norm statistics need at least 2"
+        )
     if not quiet:
         announce(split)
     chosen, _ = to_device(net, device, "float32")
@@ -102,12 +107,14 @@ def recompute_norm(
     batches = _read_in_even_batches(split, net.preprocess, batch_size, chosen, rows)
     recompute_statistics(net, with_progress(batches, len(split), len, hidden=quiet))
     for message in split.unreadable.messages:
-        log.warning("left out: %s", message)
+        log.warning("skipped: %s", message)
     net.to("cpu").to(memory_format=torch.contiguous_format)
     net.origin = f"{net.origin}, batch norm averaged over {split.description}"
     fitted = dataclasses.replace(net.postprocess, temperature=1.0, min_score=None)
     if fitted != net.postprocess:
-        log.warning("temperature and threshold of unknown images do not apply anymore: removed")
+        log.warning(
+            "removed the temperature and the threshold for unknown images, which no longer apply"
+        )
         net.postprocess = fitted
     if out is not None:
         save_model(net, Path(out))
@@ -137,4 +144,7 @@ def _read_in_even_batches(
                 has_batches = True
                 yield images
     if not has_batches:
-        raise DataError(f"{split.description}: one image can be read; statistics need at least 2")
+        raise DataError(
+            f"{split.description}: only one image can be read; batch norm statistics need at "
+            "least 2"
+        )

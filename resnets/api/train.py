@@ -113,15 +113,17 @@ def train(
         )
     elif not resume or out is None:
         raise ConfigError(
-            "name a recipe, such as 'digits' (see resnets.recipes), or resume the run in `out` with"
-            " resume=True"
+            "give a recipe, such as 'digits' (see resnets.recipes), or set resume=True to "
+            "resume the run in `out`"
         )
     elif named_model is not None or seed is not None or fields:
         raise ConfigError(
-            "a resumed run uses its own recipe; only data, epochs and iterations can be given"
+            "a resumed run uses its own recipe; only data, epochs and iterations can be changed"
         )
     if out is None and (resume or "WORLD_SIZE" in os.environ):
-        raise ConfigError("--out: needed to resume, and with several processes: the run's folder")
+        raise ConfigError(
+            "--out: required when resuming and with several processes; give the run folder"
+        )
     with init_distributed(device) as group:
         if chosen is None:
             out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))
@@ -176,12 +178,12 @@ def _restore_from_url(path: Path) -> Path:
     folder = RUNS / path.name
     if not (folder / RECIPE).is_file():
         if not restore_run_folder(url, folder):
-            raise ConfigError(f"--resume {url}: no run's checkpoints there")
+            raise ConfigError(f"--resume {url}: contains no checkpoints of a run")
         return folder
     checkpoint_url = from_toml(folder / RECIPE, stored=True).checkpoint_url
     if checkpoint_url is None or run_url(folder, checkpoint_url) != url:
         raise ConfigError(
-            f"--resume {url}: {folder} contains another run; move it away, or resume that one with"
-            f" --resume {folder}"
+            f"--resume {url}: {folder} contains another run; move that folder away, or resume "
+            f"the run in it with --resume {folder}"
         )
     return folder

@@ -103,7 +103,7 @@ class NamesWriter:
 
 def memory_map(path: Path, dtype: str) -> NDArray[Any]:
     """Memory-map a file as a plain array (indexing a np.memmap is slow)."""
-    with reading(path, DataError, remedy="remove its folder, and start the same command again"):
+    with reading(path, DataError, remedy="remove its folder and run the same command again"):
         return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
@@ -115,8 +115,8 @@ class Names:
         self._ends = memory_map(stem.with_suffix(".ends"), "<u8")
         if (np.diff(self._ends) < 0).any() or int(self._ends[-1]) != len(self._bytes):
             raise DataError(
-                f"{stem.with_suffix('.ends')}: damaged; remove its folder, and start the same"
-                " command again"
+                f"{stem.with_suffix('.ends')}: damaged; remove its folder and run the same "
+                "command again"
             )
 
     def __len__(self) -> int:

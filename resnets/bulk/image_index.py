@@ -57,7 +57,7 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
             warnings = missing_shards([tar.name for tar in tars])
     elif not path.is_file():
         raise DataError(
-            f"{source}: no such folder or file (built-in data sets cannot be read in bulk)"
+            f"{source}: no such folder or file (built-in data sets are not supported here)"
         )
     elif path.suffix.lower() in TABLE_SUFFIXES:
         index = _index_files(path.parent, _listed_paths(path), work)
@@ -66,7 +66,7 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
     else:
         index = _index_spans([path], work, left_out)
     if not index.count:
-        raise DataError(f"{source}: no images in it{left_out.describe()}")
+        raise DataError(f"{source}: contains no images{left_out.describe()}")
     index = replace(
         index,
         left_out=tuple(left_out.parts()),

@@ -32,7 +32,7 @@ NAMES, SPANS = "index", "index.spans"
 def open_dataset(work: Path) -> ImageSet:
     """Open the data set indexed in `work`; DataError if it is gone."""
     path = work / INDEX_FILE
-    remedy = f"remove {work}, and start the same command again"
+    remedy = f"remove {work} and run the same command again"
     with reading(path, DataError, "as the index of a data set", remedy):
         return _open(work, DatasetIndex(**read_object(path, DataError, remedy)))
 

@@ -156,8 +156,8 @@ def open_bulk_model(
     task = read_task(where)
     if task in ("text", "signals"):
         raise ConfigError(
-            f"{where}: is for task {task!r}; --data is for models of images, give others their"
-            " inputs as arguments"
+            f"{where}: is for task {task!r}; --data is only for image models, pass other inputs "
+            "as arguments"
         )
     if task == "classify":
         return ClassifierModel(
@@ -173,7 +173,9 @@ def open_bulk_model(
             )
         )
     if loading != DEFAULT_LOAD_OPTIONS or calibrate is not None:
-        raise ConfigError(f"{where}: --model, --classes and --calibrate are for classifiers")
+        raise ConfigError(
+            f"{where}: --model, --classes and --calibrate are only for classifiers; omit them"
+        )
     from resnets.runtime.vision import check_runtime, open_predictor
 
     check_runtime(where, backend, precision)

@@ -77,8 +77,8 @@ class Manifest:
             return None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise ConfigError(
-                f"{out / MANIFEST}: not a manifest that this version of resnets can read; choose"
-                " another --out"
+                f"{out / MANIFEST}: not a manifest that this version of resnets can read; choose "
+                "another --out"
             ) from None
 
     def save(self, out: Path) -> None:
@@ -112,8 +112,9 @@ class Manifest:
         """ConfigError if the data set or the weights differ from those of `out`."""
         if self.data_sha256 != current.data_sha256:
             raise ConfigError(
-                f"{out}: started with {self.images:,} images of {self.data}, which are not"
-                f" the {current.images:,} of {current.data} now; choose another --out"
+                f"{out}: was started with {self.images:,} images of {self.data}, which differ "
+                f"from the present {current.images:,} images of {current.data}; choose another "
+                "--out"
             )
         if self.model_sha256 != current.model_sha256:
             other = (
@@ -121,7 +122,7 @@ class Manifest:
                 if self.model == current.model
                 else f"not {current.model}"
             )
-            raise ConfigError(f"{out}: started with {self.model}, {other}; {HINT}")
+            raise ConfigError(f"{out}: was started with {self.model}, {other}; {HINT}")
 
     def check_options(self, out: Path, current: RowOptions) -> None:
         """ConfigError if the options differ from those of `out`."""
@@ -130,7 +131,7 @@ class Manifest:
             before, value = getattr(self.options, field.name), getattr(current, field.name)
             if value != before:
                 option = names.get(field.name, field.name)
-                raise ConfigError(f"{out}: its {option} is {before}, not {value}; {HINT}")
+                raise ConfigError(f"{out}: was started with {option} {before}, not {value}; {HINT}")
 
 
 def shard_size(images: int) -> int:

@@ -172,7 +172,8 @@ class _Pool:
             self.failed_starts += 1
             if self.failed_starts == MAX_FAILED_STARTS:
                 raise WorkerError(
-                    f"workers die during start-up ({reason}); the machine may be out of memory"
+                    f"worker processes die during start-up ({reason}); the machine may be out of "
+                    "memory, try fewer --processes"
                 )
         yield Progress(-worker.computed)
         yield WorkerDied(worker.process.pid or 0, reason, worker.shard)

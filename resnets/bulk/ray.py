@@ -68,7 +68,7 @@ def run_shards(job: Job, shards: Sequence[int], actors: int) -> Generator[Event,
             available = int(ray.cluster_resources().get(resource, 0))
             if available < needed:
                 raise ConfigError(
-                    f"--processes {actors}: the Ray cluster has {available} {resource}s"
+                    f"--processes {actors}: the Ray cluster has only {available} {resource}s"
                 )
         yield from _map_shards(ray, job, shards, actors, gpus)
     finally:
@@ -110,7 +110,9 @@ def _import_ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise ConfigError("--engine ray: needs Ray; pip install 'resnets[ray]'") from None
+        raise ConfigError(
+            "--engine ray: Ray is not installed; pip install 'resnets[ray]'"
+        ) from None
     return ray
 
 

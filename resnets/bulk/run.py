@@ -78,7 +78,7 @@ class BulkOptions:
                 option = {"top": "top-k", "batch": "batch-size"}.get(name, name.replace("_", "-"))
                 raise ConfigError(f"--{option} {value}: must be at least {minimum}")
         if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"--threshold {self.threshold}: a score is in 0..1")
+            raise ConfigError(f"--threshold {self.threshold}: must be in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Run:
             summary.add(manifest.path(self.job.out, shard), manifest.options.format)
         if summary.rows != manifest.images:
             raise DataError(
-                f"{self.job.out}: {summary.rows:,} rows of {manifest.images:,} images; a shard"
-                " was modified, run the same command again"
+                f"{self.job.out}: has {summary.rows:,} rows for {manifest.images:,} images, so a "
+                "shard was modified; run the same command again"
             )
         sums = {"sha256": dict(sorted(Checksums(self.job.out).known().items()))}
         dump_json(summary.to_json() | sums, self.job.out / SUMMARY)

@@ -87,8 +87,9 @@ def _hub_files(source: str) -> list[tuple[str, str]]:
     ]
     if other := next((url for _, url in urls if not url.endswith(".parquet")), None):
         raise DataError(
-            f"{source}: holds {other.rpartition('/')[2]}, but only Parquet is read from"
-            " the Hub in bulk; download it (`hf download --repo-type dataset`) and pass its folder"
+            f"{source}: contains {other.rpartition('/')[2]}, but only Parquet files are read "
+            "from the Hub in bulk; download the data set (`hf download --repo-type dataset`) "
+            "and pass its folder"
         )
     return urls
 
@@ -162,7 +163,7 @@ class _File:
                     if row == stop:
                         break
                 else:
-                    raise EOFError(f"it ends before row {row}")
+                    raise EOFError(f"the file ends before row {row}")
             except Exception as error:  # disk, network and damage raise different types
                 self.close()
                 failure = DataError(f"{self.url}: cannot be read ({root_cause(error)})")

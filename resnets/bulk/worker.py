@@ -59,10 +59,11 @@ class ShardWorker:
             )
         if self.model.device != options.device:
             raise ConfigError(
-                f"{job.out}: started on {options.device}, but this worker has {self.model.device}"
+                f"{job.out}: was started on {options.device}, but this worker uses "
+                f"{self.model.device}"
             )
         if weights_sha256(job.model, job.loading) != manifest.model_sha256:
-            raise ConfigError(f"{job.model}: its weights have changed since this run was started")
+            raise ConfigError(f"{job.model}: the weights have changed since this run was started")
         self.images = open_dataset(job.out / WORK)
         _, self.layout = self.model.columns(options.top)
 

@@ -202,7 +202,8 @@ def _arrow() -> tuple[Any, Any]:
         import pyarrow.parquet as pq
     except ImportError:
         raise ConfigError(
-            "--format parquet: needs pyarrow; pip install 'resnets[hub]', or --format csv"
+            "--format parquet: pyarrow is not installed; pip install 'resnets[hub]', or use "
+            "--format csv"
         ) from None
     return pa, pq
 

@@ -123,7 +123,9 @@ def command(
 def _parse_scales(scales: str | None) -> tuple[int, ...]:
     parts = [] if scales is None else scales.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise ConfigError(f"--scales {scales}: shorter sides in pixels, such as 224,256,384")
+        raise ConfigError(
+            f"--scales {scales}: must be shorter sides in pixels, such as 224,256,384"
+        )
     return tuple(map(int, parts))
 
 
@@ -135,10 +137,10 @@ def _print_classifier(result: Measurement, *, as_json: bool, drawn: bool) -> Non
         if result.unknown is not None:
             _print_metrics(_format_unknown(result.unknown))
         if not drawn:
-            echo("\nfigures of the confusions, the calibration and the errors: --out FOLDER")
+            echo("\nfor figures of confusions, calibration and errors add --out FOLDER")
     if result.errors:
         count = len(result.errors)
-        echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
+        echo(f"resnets evaluate: skipped {count:,} unreadable images", error=True)
 
 
 def _print_sequences(result: SequenceEvaluation, *, as_json: bool) -> None:
@@ -298,7 +300,7 @@ def _format_unknown(metrics: UnknownMetrics) -> Iterator[tuple[str, str]]:
             " at the threshold of the weights",
         )
     if metrics.errors:
-        yield "unreadable", f"{len(metrics.errors):,} of them left out"
+        yield "unreadable", f"{len(metrics.errors):,} of them skipped"
 
 
 def _format_detection(metrics: DetectionMetrics) -> Iterator[tuple[str, str]]:

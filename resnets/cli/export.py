@@ -57,7 +57,7 @@ def command(
             the format, in the run folder.
     """
     if int8 + bf16 + fp16 > 1:
-        raise ConfigError("--int8, --bf16 and --fp16 exclude each other")
+        raise ConfigError("--int8, --bf16 and --fp16 cannot be combined; give one of them")
     from resnets.api.export import export
     from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
 

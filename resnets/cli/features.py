@@ -58,9 +58,9 @@ def command(
         raise ConfigError("give --out FILE.parquet, --nearest IMAGE, or both")
     if nearest is None:
         read = "weights data model out split device precision"
-        refuse_unread(command, given, read, "it is for the images of --nearest")
+        refuse_unread(command, given, read, "only for the images of --nearest")
     if out is not None and out.suffix.lower() != ".parquet":
-        raise ConfigError(f"--out {out}: embeddings are written as .parquet")
+        raise ConfigError(f"--out {out}: must end in .parquet")
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets.api.features import open_features

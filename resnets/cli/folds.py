@@ -53,7 +53,7 @@ def command(
         refuse_unread(command, given, WITH_RESUME, RESUME_ALONE)
         grid, out = read_grid(resume), resume
     elif data is None:
-        raise ConfigError("name a data set, such as: resnets folds photos")
+        raise ConfigError("give a data set, such as: resnets folds photos")
     else:
         grid = folds_grid(
             data, k, group=group, model=model, recipe=recipe, budget=budget, settings=fields
@@ -61,7 +61,10 @@ def command(
     study = run_folds(grid, out, jobs=jobs, device=device)
     echo(study.lead)
     if study.issues is None:
-        echo("label errors: pip install 'resnets[check]', then run the same command again")
+        echo(
+            "label errors: not searched; pip install 'resnets[check]', then run the same "
+            "command again"
+        )
     else:
         echo(f"corrections: {study.folder / CORRECTIONS}")
     echo(f"report: {study.report}")

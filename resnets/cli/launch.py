@@ -37,7 +37,7 @@ def launch(
     if recipe is None:
         return _launch(["--resume", str(out), *options, "--device", device], devices, max_restarts)
     if out is None and "--resume-if-exists" in options:
-        raise ConfigError("--resume-if-exists needs --out: the run folder")
+        raise ConfigError("--resume-if-exists: needs --out, the run folder")
     with (
         run_folder(out, recipe.name) as folder,
         tempfile.TemporaryDirectory(prefix="resnets-") as temporary,
@@ -53,12 +53,17 @@ def _check_devices(devices: int, max_restarts: int, device: str) -> None:
     import torch
 
     if "WORLD_SIZE" in os.environ:
-        raise ConfigError("--devices and --max-restarts: this process was started by torchrun")
+        raise ConfigError(
+            "--devices and --max-restarts: cannot be used in a process that torchrun started"
+        )
     check_range("--devices", devices, "[1, inf)")
     check_range("--max-restarts", max_restarts, "[0, inf)")
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if gpus and devices > gpus:
-        raise ConfigError(f"--devices {devices}: there are {gpus} GPUs; use --device cpu for more")
+        raise ConfigError(
+            f"--devices {devices}: only {gpus} GPUs are available; use --device cpu for more "
+            "processes"
+        )
 
 
 def _launch(arguments: Sequence[str], devices: int, max_restarts: int) -> int:

@@ -24,7 +24,7 @@ Fields = Annotated[Settings, tyro.conf.arg(name="set")]
 
 # Options that a grid of runs takes with --resume, and why it takes no others.
 WITH_RESUME = "resume jobs device"
-RESUME_ALONE = "--resume continues unchanged what was started, with only --jobs and --device"
+RESUME_ALONE = "--resume continues a study unchanged; only --jobs and --device can be given with it"
 
 
 def load_options(model: str | None, classes: str | None) -> LoadOptions:
@@ -45,9 +45,9 @@ def parse_settings(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         path, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
-            raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
+            raise ConfigError(f"--set {text}: must be path=value, such as optim.lr=0.05")
         if settings.get(current_path(path), value) != value:
-            log.warning("--set %s is given twice: %s is used", path, value)
+            log.warning("--set %s: given twice; using %s", path, value)
         settings[current_path(path)] = value
     return settings
 
@@ -71,4 +71,4 @@ def refuse_unread(
             shown = next((each for each in renamed if isinstance(each, str)), name)
             is_option = parameter.kind is not parameter.POSITIONAL_ONLY
             option = f"--{shown.replace('_', '-')}" if is_option else shown.upper()
-            raise ConfigError(f"{option}: {why}; leave it out")
+            raise ConfigError(f"{option}: {why}; omit it")

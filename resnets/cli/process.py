@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-EMPTY = "is empty; is a shell variable not set?"
+EMPTY = "is empty; is a shell variable unset?"
 
 
 class Terminated(BaseException):

@@ -100,7 +100,7 @@ def command(
         if (error.name or "").startswith("resnets"):
             raise
         raise ConfigError(
-            f"the package {error.name} is missing; pip install 'resnets[serve]'"
+            f"the package {error.name} is not installed; pip install 'resnets[serve]'"
         ) from None
     from resnets.weights.load import LoadOptions
 
@@ -110,7 +110,9 @@ def command(
     metrics = Metrics()
     with json_log():
         if token is None and not server.is_loopback(host):
-            log.warning("listening on %s without authentication; see --token-env", host)
+            log.warning(
+                "listening on %s without authentication; to require a token use --token-env", host
+            )
         registry = Registry(
             sources,
             limits,
@@ -130,7 +132,8 @@ def _check_origins(origins: Sequence[str]) -> None:
     for origin in origins:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
             raise ConfigError(
-                f"--cors-origin {origin}: must be as https://example.org, without a path, or *"
+                f"--cors-origin {origin}: must be an origin such as https://example.org, without "
+                "a path, or *"
             )
 
 
@@ -140,5 +143,5 @@ def _read_token(name: str | None) -> str | None:
         return None
     token = os.environ.get(name, "")
     if not token.strip() or not token.isascii():
-        raise ConfigError(f"--token-env {name}: that variable is empty or not ASCII")
+        raise ConfigError(f"--token-env {name}: the environment variable is empty or not ASCII")
     return token.strip()

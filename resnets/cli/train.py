@@ -69,11 +69,11 @@ def command(
     given = dict(locals())
     log_to_stderr()
     if list_recipes:
-        refuse_unread(command, given, "list_recipes", "--list does not read it")
+        refuse_unread(command, given, "list_recipes", "cannot be combined with --list")
         _print_recipes()
         return 0
     if (recipe is None) == (resume is None):
-        raise ConfigError("give one recipe (see --list) or one run with --resume")
+        raise ConfigError("give either one recipe (see --list) or --resume with one run")
     from resnets.api.recipe import choose_duration, choose_recipe
 
     duration, chosen = choose_duration(epochs, iterations), None
@@ -81,17 +81,19 @@ def command(
         settings = parse_settings(fields)
         if run is not None:
             if recipe != "qat":
-                raise ConfigError(f"{run}: only recipe qat takes a run; others --set weights={run}")
+                raise ConfigError(
+                    f"{run}: only the recipe qat accepts a run; use --set weights={run}"
+                )
             if "weights" in settings:
-                raise ConfigError(f"--set weights: {run} gives them too; leave one out")
+                raise ConfigError(f"--set weights: {run} is given as well; omit one of them")
             settings["weights"] = run
         chosen = choose_recipe(
             recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
         )
     elif any(value is not None for value in (model, seed, out)) or fields:
         raise ConfigError(
-            "--resume uses the run's own recipe; only --data, --epochs and --iterations can"
-            " be given with it"
+            "--resume uses the run's own recipe; only --data, --epochs and --iterations can be "
+            "given with it"
         )
     if devices != 1 or max_restarts:
         from resnets.cli.launch import launch

@@ -208,9 +208,11 @@ class DataSpec:
     def __post_init__(self) -> None:
         check_ranges(self, "data.", DATA_RANGES)
         if self.folds and not 0 <= self.fold < self.folds:
-            raise ConfigError(f"data.fold: {self.fold} is not one of {self.folds} folds from 0 on")
+            raise ConfigError(
+                f"data.fold: {self.fold} must be from 0 to below data.folds={self.folds}"
+            )
         if self.folds < 0 or self.folds == 1:
-            raise ConfigError(f"data.folds: {self.folds} must be 2 or more; 0 is off")
+            raise ConfigError(f"data.folds: {self.folds} must be at least 2, or 0 for off")
         if self.folds and self.split_rule != "identity":
             raise ConfigError("data.folds: needs data.split_rule 'identity'")
         if self.group is not None:
@@ -219,21 +221,23 @@ class DataSpec:
                 raise ConfigError("data.group: needs data.split_rule 'identity'")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ConfigError(
-                f"data.value_range: {self.value_range}: the first must be below the second"
+                f"data.value_range: {self.value_range}: the first value must be below the second"
             )
         if self.keep_bits and self.channels is None:
-            raise ConfigError("data.keep_bits: needs data.channels, the planes of an image")
+            raise ConfigError(
+                "data.keep_bits: needs data.channels, the number of channels of an image"
+            )
         if self.has_stacks and (self.streaming or self.in_memory == "always"):
             raise ConfigError(
-                "data.channels, data.keep_bits: stacks are read from files as they are needed;"
-                " set data.streaming to false and data.in_memory to 'auto'"
+                "data.channels, data.keep_bits: multi-channel stacks cannot be streamed or kept "
+                "in memory; set data.streaming to false and data.in_memory to 'auto'"
             )
         if self.test_size in (None, self.size):
             return
         if self.size is None or self.augment.crop not in ("scale-jitter", "random-resized"):
             raise ConfigError(
-                f"data.test_size: {self.test_size} differs from data.size {self.size}; that needs "
-                "data.augment.crop 'scale-jitter' or 'random-resized', and a size"
+                f"data.test_size: {self.test_size} differs from data.size {self.size}, which "
+                "needs data.augment.crop 'scale-jitter' or 'random-resized', and data.size"
             )
 
     @property
@@ -258,7 +262,7 @@ class DataSpec:
 def data_source(data: str | PathLike[str]) -> str:
     """Return a data set's name, or absolute path, for `DataSpec.source`; ConfigError for ""."""
     if not str(data).strip():
-        raise ConfigError("data: is empty; name a data set, or its folder or file")
+        raise ConfigError("data: is empty; give the name, folder or file of a data set")
     return str(Path(data).resolve() if Path(data).exists() else data)
 
 
@@ -270,14 +274,14 @@ def parse_group(group: str) -> tuple[Literal["column", "regex"], str]:
             re.compile(text)
         except re.error as error:
             raise ConfigError(
-                f"data.group: {text!r} is not a regular expression: {error}"
+                f"data.group: {text!r} is not a valid regular expression: {error}"
             ) from None
         return "regex", text
     if kind == "column" and text:
         return "column", text
     raise ConfigError(
-        f"data.group: {group!r}; write column:NAME for a column of the table of labels, or"
-        " regex:PATTERN for a pattern of paths"
+        f"data.group: {group!r} must be column:NAME (a column of the label table) or "
+        "regex:PATTERN (a pattern of image paths)"
     )
 
 

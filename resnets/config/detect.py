@@ -158,13 +158,13 @@ class DetectSpec:
         check_ranges(self, "detect.", RANGES)
         for name in ("anchor_sizes", "anchor_ratios"):
             if not getattr(self, name):
-                raise ConfigError(f"detect.{name}: is empty; give one or more")
+                raise ConfigError(f"detect.{name}: is empty; give at least one")
         check_test_sizes(self.test_sizes)
 
     def _check_images(self) -> None:
         if not self.train_sizes or min(self.train_sizes) < 16:
             raise ConfigError(
-                f"detect.train_sizes: {self.train_sizes}; give sides of 16 px or more"
+                f"detect.train_sizes: {self.train_sizes} must be sides of at least 16 px"
             )
         if self.max_size < max(self.train_sizes):
             raise ConfigError(
@@ -172,16 +172,19 @@ class DetectSpec:
                 f" {max(self.train_sizes)} px of detect.train_sizes"
             )
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"detect.scale: {self.scale} is not a range of positive factors")
+            raise ConfigError(
+                f"detect.scale: {self.scale} must be a range of positive factors, such as "
+                "(0.5, 2.0)"
+            )
         for name in ("crop", "train_crop"):
             if (side := getattr(self, name)) is not None and side < 16:
-                raise ConfigError(f"detect.{name}: {side} px; give 16 or more")
+                raise ConfigError(f"detect.{name}: {side} px must be at least 16")
 
 
 def check_test_sizes(sizes: tuple[int, ...]) -> None:
     """Raise ConfigError if a shorter side [px] of `sizes`, detect.test_sizes, is out of range."""
     if any(not 16 <= size <= MAX_TEST_SIZE for size in sizes):
         raise ConfigError(
-            f"detect.test_sizes (--scales): {', '.join(map(str, sizes))}: give sides of 16 to"
-            f" {MAX_TEST_SIZE:,} px"
+            f"detect.test_sizes (--scales): {', '.join(map(str, sizes))} must be sides of 16 to "
+            f"{MAX_TEST_SIZE:,} px"
         )

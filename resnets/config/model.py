@@ -251,24 +251,24 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths) or not self.depths:
             raise ConfigError(
-                f"model: depths {self.depths} and widths {self.widths} must be equally long"
+                f"model: depths {self.depths} and widths {self.widths} must have the same length"
             )
         if min(self.depths) < 1 or min(self.widths) < 1 or self.num_classes < 1:
             raise ConfigError("model: depths, widths and num_classes must be at least 1")
         if sum(self.depths) > MAX_BLOCKS or max(*self.widths, self.num_classes) > MAX_CHANNELS:
             raise ConfigError(
-                f"model: more than {MAX_BLOCKS:,} blocks, or than {MAX_CHANNELS:,} channels or"
-                " classes"
+                f"model: must have at most {MAX_BLOCKS:,} blocks, and at most {MAX_CHANNELS:,} "
+                "channels and classes"
             )
         counts = ("in_channels", "stem_width", "groups", "width_per_group", "input_size")
         for name in (*counts, "norm_groups", "se_reduction"):
             if not 1 <= getattr(self, name) <= MAX_CHANNELS:
                 raise ConfigError(
-                    f"model.{name}: {getattr(self, name)} is not from 1 to {MAX_CHANNELS:,}"
+                    f"model.{name}: {getattr(self, name)} must be from 1 to {MAX_CHANNELS:,}"
                 )
         for name in ("dropout", "drop_path", "shortcut_dropout", "norm_eps"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: {getattr(self, name)}, must be from 0 to below 1")
+                raise ConfigError(f"model.{name}: {getattr(self, name)} must be in [0, 1)")
 
     def check(self) -> None:
         """Raise ConfigError if fields contradict each other; building a model calls it."""
@@ -280,17 +280,17 @@ class ModelSpec:
 
 def _check_vgg(spec: ModelSpec) -> None:
     if spec.dims == 1:
-        raise ConfigError(f"model.dims: only models with blocks read signals, not {spec.name}")
+        raise ConfigError(f"model.dims: 1 (signals) is not supported by {spec.name}; use a resnet")
     for field in ("drop_path", "blur_pool", "dilate", "scales_paths"):
         if getattr(spec, field):
             field = "shortcut_*, model.branch_scale" if field == "scales_paths" else field
-            raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
+            raise ConfigError(f"model.{field}: not supported by {spec.name}; use a resnet")
     allowed = (("attention", ("none",)), ("norm", ("none", "batch")), ("activation", ("relu",)))
     for field, plain in allowed:
         value = getattr(spec, field)
         if value not in plain:
             raise ConfigError(
-                f"model.{field}: {value!r} is for models with blocks, not {spec.name}"
+                f"model.{field}: {value!r} is not supported by {spec.name}; use a resnet"
             )
     smallest = 2 ** len(spec.depths)
     if spec.input_size < smallest:
@@ -306,86 +306,87 @@ def _check_residual(spec: ModelSpec) -> None:
     later = later or spec.blur_pool or spec.has_speedrun_layers
     if spec.dims == 1 and (spec.norm == "group+ws" or spec.branch_scale == "fixup" or later):
         raise ConfigError(
-            "model.dims: 1 goes with model.norm 'batch' or 'none', and without model.blur_pool, "
-            "model.branch_scale 'fixup', model.attention, model.shortcut_pool, model.stem_pool "
-            "'zeros' and 'conv', and the layers of cifar-speedrun"
+            "model.dims: 1 (signals) needs model.norm 'batch' or 'none', and cannot be combined "
+            "with blur_pool, branch_scale 'fixup', attention, shortcut_pool, stem_pool 'zeros' or "
+            "'conv', or the layers of cifar-speedrun"
         )
     channels = (spec.stem_widths[-1], *(width * spec.expansion for width in spec.widths))
     if spec.shortcut == "A" and list(channels) != sorted(channels):
         raise ConfigError(
-            f"model.shortcut: option A pads with zeros and cannot narrow; stem_width and widths "
-            f"give {channels}; use B"
+            "model.shortcut: with option A the number of channels must not decrease, but "
+            f"stem_width and widths give {channels}; use B"
         )
     if not spec.is_bottleneck and (spec.groups, spec.width_per_group) != (1, 64):
         raise ConfigError(
-            f"model.groups, model.width_per_group: only bottlenecks have them, not {spec.block!r}"
+            f"model.groups, model.width_per_group: only for bottlenecks, not for {spec.block!r}"
         )
     if spec.groups < 1 or min(spec.widths) * spec.width_per_group < 64:
         raise ConfigError(
-            f"model.groups {spec.groups} with width_per_group {spec.width_per_group}: too narrow"
+            f"model.groups {spec.groups} with width_per_group {spec.width_per_group}: too few "
+            "channels"
         )
     if not 0 <= spec.drop_path < 1 or (spec.drop_path and not spec.residual):
         raise ConfigError(
-            f"model.drop_path: {spec.drop_path} must be in [0, 1), and {spec.name} residual"
+            f"model.drop_path: {spec.drop_path} must be in [0, 1), and 0 without shortcuts"
         )
     if not 0 <= spec.dilate < len(spec.depths):
         raise ConfigError(
-            f"model.dilate: {spec.dilate} of {len(spec.depths)} stages; the first one has no stride"
+            f"model.dilate: {spec.dilate} must be below {len(spec.depths)}, the number of stages"
         )
     if not spec.norm_scale and (spec.norm != "batch" or spec.zero_init_residual):
-        raise ConfigError(
-            "model.norm_scale: false is for model.norm 'batch' without model.zero_init_residual"
-        )
+        raise ConfigError("model.norm_scale: false needs norm 'batch', and no zero_init_residual")
     if spec.blur_pool and (spec.norm == "group+ws" or spec.branch_scale == "fixup"):
-        raise ConfigError("model.blur_pool: not with the norm 'group+ws' or branch_scale 'fixup'")
+        raise ConfigError(
+            "model.blur_pool: cannot be combined with norm 'group+ws' or branch_scale 'fixup'"
+        )
     if spec.blur_pool and spec.stem_pool == "ceil":
-        raise ConfigError("model.blur_pool: needs model.stem_pool 'padded', not 'ceil'")
+        raise ConfigError("model.blur_pool: cannot be combined with stem_pool 'ceil'; use 'padded'")
     if spec.stem_width < 8 and len(spec.stem_widths) > 1:
         raise ConfigError(
-            f"model.stem_width: {spec.stem_width}; a {spec.stem!r} stem has 8 or more"
+            f"model.stem_width: {spec.stem_width} must be at least 8 for stem {spec.stem!r}"
         )
     if not (spec.stem_norm or spec.is_preact):
-        raise ConfigError("model.stem_norm: only pre-activation blocks work without it")
+        raise ConfigError("model.stem_norm: false is only for pre-activation blocks")
     if spec.shortcut_pool != "none" and spec.shortcut not in ("B", "C"):
         raise ConfigError(
-            f"model.shortcut_pool: is before projections, which shortcut {spec.shortcut!r} has not"
+            f"model.shortcut_pool: needs model.shortcut 'B' or 'C', not {spec.shortcut!r}"
         )
     _check_paths(spec)
     if spec.norm == "group+ws":
         odd = [each for each in _norm_widths(spec) if each % spec.norm_groups]
         if odd:
             raise ConfigError(
-                f"model.norm_groups: {odd[0]} channels do not divide into {spec.norm_groups} groups"
+                f"model.norm_groups: {odd[0]} channels are not divisible by {spec.norm_groups}"
             )
 
 
 def _check_paths(spec: ModelSpec) -> None:
     """Raise ConfigError where what multiplies branch and shortcut contradicts other fields."""
     if spec.scales_paths and not spec.residual:
-        raise ConfigError(
-            f"model.shortcut_*, model.branch_scale: {spec.name} has no shortcuts to add them to"
-        )
+        raise ConfigError(f"model.shortcut_*, model.branch_scale: {spec.name} has no shortcuts")
     if spec.gate_bias != ModelSpec.gate_bias and spec.shortcut_gate == "none":
         raise ConfigError("model.gate_bias: needs a gate, such as model.shortcut_gate=exclusive")
     shortcut = (spec.shortcut_gate != "none", spec.shortcut_scale != 1, spec.shortcut_dropout > 0)
     if sum(shortcut) > 1:
         raise ConfigError(
-            "model.shortcut_gate, model.shortcut_scale, model.shortcut_dropout: set one of them"
+            "model.shortcut_gate, shortcut_scale and shortcut_dropout cannot be combined; set one"
         )
     scale = spec.branch_scale
     if scale in ("skipinit", "fixup") and spec.norm != "none":
-        raise ConfigError(f"model.branch_scale: {scale!r} is for networks with model.norm=none")
+        raise ConfigError(f"model.branch_scale: {scale!r} needs model.norm 'none'")
     if scale == "fixup" and (spec.order or any(shortcut)):
         raise ConfigError(
-            "model.branch_scale: 'fixup' is for the blocks and the shortcuts of the paper"
+            "model.branch_scale: 'fixup' needs the paper's blocks and plain shortcuts"
         )
     if spec.zero_init_residual and scale in ("rezero", "skipinit", "fixup"):
         raise ConfigError(
-            f"model.zero_init_residual: {scale!r} starts branches at 0 already, and with both none "
-            "of them would get a gradient"
+            f"model.zero_init_residual: cannot be combined with branch_scale {scale!r}; both start "
+            "branches at 0, and none would get a gradient"
         )
     if scale == 0 or not all(map(math.isfinite, (spec.gate_bias, spec.shortcut_scale))):
-        raise ConfigError("model.branch_scale, shortcut_scale, gate_bias: not a usable number")
+        raise ConfigError(
+            "model.branch_scale, shortcut_scale, gate_bias: must be finite, branch_scale not 0"
+        )
 
 
 def _norm_widths(spec: ModelSpec) -> list[int]:

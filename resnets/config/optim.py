@@ -49,12 +49,14 @@ class LossSpec:
     def __post_init__(self) -> None:
         check_ranges(self, "loss.", {"label_smoothing": "[0, 1)", "gamma": "[0, inf)"})
         if self.kind != "focal" and self.gamma != GAMMA:
-            raise ConfigError(f"loss.gamma: is used by kind focal only, not by {self.kind}")
+            raise ConfigError(f"loss.gamma: only for loss.kind 'focal', not for {self.kind}")
         if isinstance(self.class_weights, str):
             return
         for name, weight in self.class_weights.items():
             if not 0 <= weight < math.inf:
-                raise ConfigError(f"loss.class_weights.{name}: {weight} is not in [0, inf)")
+                raise ConfigError(
+                    f"loss.class_weights.{name}: {weight} must be finite and at least 0"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ class EvalSpec:
 
     def __post_init__(self) -> None:
         if self.watch_test and not self.test:
-            raise ConfigError("eval.watch_test: needs eval.test")
+            raise ConfigError("eval.watch_test: needs eval.test=true")
         check_ranges(self, "eval.", {"batch_size": "[1, inf)", "patience": "[1, inf)"})
 
 
@@ -202,5 +204,5 @@ class DistillSpec:
 
     def __post_init__(self) -> None:
         if self.teacher is not None and not self.teacher.strip():
-            raise ConfigError("distill.teacher: is empty; leave it out")
+            raise ConfigError("distill.teacher: is empty; omit it")
         check_ranges(self, "distill.", {"temperature": "(0, inf)", "weight": "(0, 1]"})

@@ -36,13 +36,13 @@ class Postprocess:
     def __post_init__(self) -> None:
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise ConfigError(
-                f"postprocess.temperature: {self.temperature} is not in [{MIN_TEMPERATURE:g},"
-                f" {MAX_TEMPERATURE:g}]"
+                f"postprocess.temperature: {self.temperature} must be in [{MIN_TEMPERATURE:g}, "
+                f"{MAX_TEMPERATURE:g}]"
             )
         if not all(0 <= each <= 1 for each in self.thresholds):
-            raise ConfigError("postprocess.thresholds: they must be in [0, 1]")
+            raise ConfigError("postprocess.thresholds: must be in [0, 1]")
         if self.min_score is not None and not math.isfinite(self.min_score):
-            raise ConfigError(f"postprocess.min_score: {self.min_score} is not finite")
+            raise ConfigError(f"postprocess.min_score: {self.min_score} must be finite")
 
     @property
     def multilabel(self) -> bool:
@@ -54,7 +54,7 @@ class Postprocess:
         expected = num_classes if self.multilabel else 0
         if len(self.thresholds) != expected:
             raise ConfigError(
-                f"postprocess.thresholds: {len(self.thresholds)} values, not {expected}"
+                f"postprocess.thresholds: {len(self.thresholds)} values, expected {expected}"
             )
 
 

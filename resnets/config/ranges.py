@@ -30,9 +30,9 @@ def check_range(name: str, number: float, interval: str) -> None:
         raise ConfigError(f"{name} {number!r} is not a number") from None
     if above and (number <= high if interval[-1] == "]" else number < high):
         return
-    needed = f"is not in {interval}"
+    needed = f"must be in {interval}"
     if not math.isfinite(number):
-        needed = "is not finite"
+        needed = "must be finite"
     elif interval[0] == "[" and interval.endswith(" inf)"):
         needed = f"must be at least {interval[1:].partition(',')[0]}"
     raise ConfigError(f"{name} {number} {needed}")

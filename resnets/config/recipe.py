@@ -143,10 +143,11 @@ class Recipe:
             )
         if (self.model.dims == 1) != (self.task == "signals"):
             raise ConfigError(
-                f"model.dims: {self.model.dims} is not for task {self.task!r}; 1 is for 'signals'"
+                f"model.dims: {self.model.dims} cannot be used for task {self.task!r}; 1 is for "
+                "'signals', 2 for images"
             )
         if self.distill.teacher is not None and self.task != "classify":
-            raise ConfigError(f"distill.teacher: not for task {self.task!r}")
+            raise ConfigError(f"distill.teacher: only for task 'classify', not for {self.task!r}")
         if self.finetune.quantize:
             self._check_quantize()
         self._check_batch_sizes()
@@ -168,20 +169,20 @@ class Recipe:
     def _check_batch_sizes(self) -> None:
         """Raise ConfigError where batch, micro-batch and norm batch contradict each other."""
         if self.norm_batch < 0 or self.micro_batch < 0:
-            raise ConfigError("norm_batch and micro_batch: must not be negative; 0 = off")
+            raise ConfigError("norm_batch and micro_batch: must be at least 0; 0 is off")
         if self.norm_batch and self.batch_size % self.norm_batch:
             raise ConfigError(
-                f"norm_batch: {self.norm_batch} does not divide batch_size={self.batch_size}"
+                f"norm_batch: batch_size={self.batch_size} is not divisible by {self.norm_batch}"
             )
         if self.norm_batch and 0 < self.micro_batch < self.norm_batch:
             raise ConfigError(
-                f"micro_batch: {self.micro_batch} is less than norm_batch={self.norm_batch}, "
+                f"micro_batch: {self.micro_batch} must be at least norm_batch={self.norm_batch}, "
                 "whose images must be in one forward pass"
             )
         if self.sync_norm and (self.norm_batch or self.micro_batch):
             raise ConfigError(
-                "sync_norm: excludes norm_batch and micro_batch, since it takes the statistics of "
-                "the whole batch in one forward pass"
+                "sync_norm: cannot be combined with norm_batch and micro_batch, since its "
+                "statistics need the whole batch in one forward pass"
             )
 
     @property

@@ -55,13 +55,13 @@ class TransformerSpec:
     def __post_init__(self) -> None:
         for name in ("depth", "width", "heads", "context", "streams", "vocabulary"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"transformer.{name}: {getattr(self, name)}, must be at least 1")
+                raise ConfigError(f"transformer.{name}: {getattr(self, name)} must be at least 1")
         if self.width % self.heads:
             raise ConfigError(
-                f"transformer.heads: {self.heads} heads do not divide width {self.width}"
+                f"transformer.heads: width {self.width} is not divisible by {self.heads} heads"
             )
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"transformer.dropout: {self.dropout}, must be from 0 to below 1")
+            raise ConfigError(f"transformer.dropout: {self.dropout} must be in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,8 @@ class SignalSpec:
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.stride < 0:
-            raise ConfigError("signal.window, signal.stride: must not be negative")
+            raise ConfigError("signal.window, signal.stride: must be at least 0")
         if self.stride and not self.window:
-            raise ConfigError("signal.stride: needs signal.window; rows are whole signals")
+            raise ConfigError(
+                "signal.stride: needs signal.window; without it each row is a whole signal"
+            )

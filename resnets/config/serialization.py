@@ -41,7 +41,7 @@ def to_dict(value: Any) -> dict[str, Any]:
 def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     """Build a spec from a dictionary; raises ConfigError, one line that names the field."""
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}: must have fields, got {data!r:.40}")
+        raise ConfigError(f"{where}: must be a table of fields, got {data!r:.40}")
     if kind is Recipe:
         data = with_current_names(data, "recipe")
     _refuse_unknown(kind, data, where, "")
@@ -132,8 +132,8 @@ def to_toml(recipe: Recipe) -> str:
     except UnicodeEncodeError as error:
         line = text[: error.start].count("\n")
         raise ConfigError(
-            f"recipe: {text.splitlines()[line]}: not valid UTF-8, which a recipe file must be;"
-            " rename the file or folder"
+            f"recipe: {text.splitlines()[line]}: not valid UTF-8, which a recipe file must be; "
+            "rename the file or folder"
         ) from None
     return text
 
@@ -180,7 +180,7 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
                 node[parent] = {}  # the table replaces a name such as "auto"
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{where}: {path}: {parent} has no fields")
+                raise ConfigError(f"{where}: {path}: {parent} is not a table and has no fields")
         if value is None or (value == "none" and _default(path) is None):
             node.pop(leaf, None)
         elif isinstance(value, PathLike):  # such as a `Run` for `weights`

@@ -293,15 +293,15 @@ def check_explicit_fields(
     unread, values = unread_fields(recipe), dict(iter_fields(recipe))
     for path in (*explicit, *in_file):
         if values.get(path) == "" != DEFAULTS.get(path):
-            none = f"; {path}=none is none" if DEFAULTS[path] is None else ""
-            raise ConfigError(f"{where or 'recipe'}: {path} is empty; leave it out{none}")
+            none = f", or write {path}=none" if DEFAULTS[path] is None else ""
+            raise ConfigError(f"{where or 'recipe'}: {path} is empty; omit it{none}")
     changed = {path for path in in_file if values.get(path) != DEFAULTS.get(path)}
     prefix = f"{where}: " if where else ""
     for path, rule in unread.items():
         if rule.by_task and (path in explicit or path in changed):
             raise ConfigError(
-                f"{prefix}{path} = {values[path]!r}: task {recipe.task!r} does not read it; leave"
-                f" it out ({rule.why})"
+                f"{prefix}{path} = {values[path]!r}: has no effect for task {recipe.task!r}; "
+                f"omit it ({rule.why})"
             )
     warnings = [
         f"{prefix}{path} = {values[path]!r} has no effect: {rule.why}"
@@ -312,7 +312,7 @@ def check_explicit_fields(
     if unused:
         more = f" and {len(unused) - MAX_LISTED} more" if len(unused) > MAX_LISTED else ""
         warnings.append(
-            f"{prefix}has fields that task {recipe.task!r} does not read:"
-            f" {', '.join(unused[:MAX_LISTED])}{more}; they have no effect"
+            f"{prefix}has fields that have no effect for task {recipe.task!r}: "
+            f"{', '.join(unused[:MAX_LISTED])}{more}"
         )
     return warnings

@@ -76,7 +76,7 @@ def test_python_and_the_command_line_name_their_own(tmp_path, capsys):
 def test_models_without_a_threshold_refuse_one(tmp_path, task):
     file = tmp_path / "model.safetensors"
     save_file({}, file, {"resnets": json.dumps({"recipe": {"task": task}})})
-    with pytest.raises(ConfigError, match="threshold is for detectors"):
+    with pytest.raises(ConfigError, match="threshold: only for detectors"):
         resnets.predict(str(file), [], threshold=0.9)
 
 
@@ -94,7 +94,7 @@ def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
         lambda: resnets.export(net, model="resnet18"),
         lambda: resnets.recompute_norm(net, model="resnet18"),
     ):
-        with pytest.raises(ConfigError, match="model is for weights in a file"):
+        with pytest.raises(ConfigError, match="model: only for weights in a file"):
             call()
 
 
@@ -121,7 +121,7 @@ def test_loaded_models_are_not_dropped_beside_others(tmp_path):
         resnets.evaluate([net, tmp_path / "net.onnx"])
     file = tmp_path / "model.safetensors"
     save_file({}, file, {"resnets": json.dumps({"recipe": {"task": "detect"}})})
-    with pytest.raises(ConfigError, match="one task"):
+    with pytest.raises(ConfigError, match="same task"):
         resnets.evaluate([net, file])
 
 

@@ -78,7 +78,7 @@ def test_the_command_writes_the_same(folder, tmp_path, capsys):
 def test_what_does_not_apply_is_refused(folder, tmp_path):
     image = folder / "one/a.png"
     for call, message in (
-        (lambda: resnets.features(WEIGHTS, image, split="val"), "split is of a data set"),
+        (lambda: resnets.features(WEIGHTS, image, split="val"), "split: only for data sets"),
         (
             lambda: resnets.features(WEIGHTS, folder, split="validation"),
             "split='validation': must be",

@@ -41,7 +41,7 @@ def test_a_detector_takes_a_list_of_images_as_torchvisions(place, task, spec):
         np.testing.assert_allclose(each["scores"].numpy(), objects["scores"], atol=1e-5)
         assert (each["labels"] - 1).tolist() == objects["labels"].tolist()
         assert ("masks" in each) == (task == "instances")
-    with pytest.raises(resnets.ConfigError, match="classes is for classifiers"):
+    with pytest.raises(resnets.ConfigError, match="classes: only for classifiers"):
         resnets.load(run, classes="a,b,c")
     assert type(resnets.Run(run).model) is type(model)
 

@@ -114,7 +114,7 @@ def test_models_that_cannot_predict_are_refused(place, paths):
         with pytest.raises(resnets.ConfigError):
             resnets.predict(model, paths)
     classifier = resnets.load("resnets:cifar10/cifar-resnet20")
-    with pytest.raises(resnets.ConfigError, match="one task"):
+    with pytest.raises(resnets.ConfigError, match="same task"):
         resnets.evaluate([classifier, resnets.load(run)], quiet=True)
 
 

@@ -84,7 +84,7 @@ def test_what_has_no_statistics_is_refused(digits_run: Path) -> None:
     with pytest.raises(ConfigError, match="batch_size"):
         resnets.recompute_norm(str(digits_run), batch_size=1)
     vgg = resnets.create_model("vgg11", num_classes=10)
-    with pytest.raises(ConfigError, match="no batch norms"):
+    with pytest.raises(ConfigError, match="no batch norm"):
         resnets.recompute_norm(vgg, "digits")
 
 

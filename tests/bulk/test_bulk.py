@@ -213,7 +213,7 @@ def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_
     with pytest.raises(ConfigError, match=f"started with {digits_run}, not {other}; "):
         predict_here(other, folder, out, top=3)
     (folder / "zero.png").write_bytes(DIGITS[0][0])
-    with pytest.raises(ConfigError, match=r"48 images of \S+set, which are not the 49 "):
+    with pytest.raises(ConfigError, match=r"48 images of \S+set, .* 49 "):
         predict_here(digits_run, folder, out, top=3)
 
 
@@ -254,9 +254,9 @@ def test_folders_that_cannot_be_written_to_are_rejected(digits_run, nested_digit
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a.png", "--data", "x", "--out", "y"], "IMAGES: --data and --out do not read it"),
-        (["--data", "x"], "--data and --out go together"),
-        (["--data", "x", "--out", "y", "--json"], "--json: --data and --out do not read it"),
+        (["a.png", "--data", "x", "--out", "y"], "IMAGES: "),
+        (["--data", "x"], "--data and --out"),
+        (["--data", "x", "--out", "y", "--json"], "--json: "),
         (["--data", "nowhere", "--out", "{tmp}/y"], "nowhere: no such folder or file"),
         (["--data", "x", "--out", "{tmp}/y", "--top-k", "0"], "--top-k 0: must be at least 1"),
         (["--data", "x", "--out", "{tmp}/y", "--batch-size", "0"], "--batch-size 0: must be"),

@@ -143,7 +143,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
 
     with monkeypatch.context() as patch:  # its footer is what it was
         patch.setattr(tables._File, "_read", lambda self, group: iter(()))
-        ends = {f"{file}: cannot be read (it ends before row {row})" for row in (0, 20, 40)}
+        ends = {f"{file}: cannot be read (the file ends before row {row})" for row in (0, 20, 40)}
         assert problems() == ends
     pq.write_table(pa.table({"image": cells[10:35]}), file, row_group_size=20)
     assert problems() == {f"{file}: cannot be read (the file has changed since it was indexed)"}

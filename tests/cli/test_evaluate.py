@@ -175,7 +175,7 @@ def test_out_that_is_a_file_is_refused_before_work(capsys, checkpoint, tmp_path)
     (tmp_path / "file").write_text("")
     code, _, err = call(capsys, "evaluate", checkpoint, "--out", tmp_path / "file")
     assert code == 2
-    assert "name a folder" in err
+    assert "is a file" in err
 
 
 def test_net_with_infinite_outputs_fails(capsys, checkpoint, tmp_path):
@@ -433,7 +433,7 @@ def test_paths_and_class_names_are_no_markup(capsys, checkpoint, data, tmp_path)
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--json", "--csv"), 2, "exclude each other"),
+        (("--json", "--csv"), 2, "--json and --csv"),
         (("--top-k", "0"), 2, "--top-k 0"),
     ],
 )

@@ -218,7 +218,7 @@ def test_what_cannot_be_tested_is_refused():
     for scales in ((0, 64), (8, 64), (64, 2_000_000)):
         with pytest.raises(ConfigError, match="test_sizes"):
             Predictor.of((detector,), *means, scales=scales)
-    with pytest.raises(ConfigError, match="one task"):
+    with pytest.raises(ConfigError, match="same task"):
         Predictor.of((detector, segmenter), *means)
     with pytest.raises(ConfigError, match="same classes"):
         DetectionInference([detector, small_model(LOW, classes=4)])

@@ -289,9 +289,9 @@ def test_he_initialization_keeps_the_signal_in_a_deep_plain_model_without_norms(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"widths": (8, 4), "shortcut": "A"}, "cannot narrow"),
-        ({"groups": 2}, "only bottlenecks"),
-        ({"block": "bottleneck", "width_per_group": 8}, "too narrow"),
+        ({"widths": (8, 4), "shortcut": "A"}, "model.shortcut"),
+        ({"groups": 2}, "model.groups"),
+        ({"block": "bottleneck", "width_per_group": 8}, "width_per_group"),
         ({"block": "vgg", "input_size": 2}, "less than the 4 px"),
     ],
 )

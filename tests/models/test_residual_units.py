@@ -383,7 +383,7 @@ def test_forms_keep_their_weights_through_a_state_dict_and_strides(fields: dict)
         ({"shortcut_scale": 0.5, "shortcut_dropout": 0.5}, "model.shortcut_scale"),
         ({"shortcut_gate": "highway", "shortcut_scale": 0.5}, "model.shortcut_gate"),
         ({"branch_scale": "skipinit"}, "model.branch_scale"),
-        ({"branch_scale": "fixup"}, "model.norm=none"),
+        ({"branch_scale": "fixup"}, "model.norm"),
         ({"branch_scale": "fixup", "norm": "none", "block": "preact-basic"}, "fixup"),
         ({"branch_scale": "rezero", "zero_init_residual": True}, "zero_init_residual"),
         ({"branch_scale": 0.0}, "model.branch_scale"),

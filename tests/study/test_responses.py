@@ -198,7 +198,7 @@ def test_other_classes_are_refused(runs, tmp_path):
 
 @pytest.mark.parametrize(
     ("checkpoints", "examples", "message"),
-    [([], 10, "name at least one"), (["run"], 0, "--examples 0")],
+    [([], 10, "at least one"), (["run"], 0, "--examples 0")],
 )
 def test_bad_use(runs, tmp_path, checkpoints, examples, message):
     paths = [runs["cifar-resnet8"] for _ in checkpoints]

@@ -135,7 +135,7 @@ def test_torchrun_needs_a_folder_and_errors_are_printed_once(tmp_path):
     assert lines[0].startswith("resnets train: rank 0: nowhere")
     for words, message in (
         (["--devices", "0"], "at least 1"),
-        (["--devices", "2", "--go-on"], "--resume-if-exists needs --out"),
+        (["--devices", "2", "--go-on"], "--resume-if-exists: "),
     ):
         code, _, err = finish("train", "digits", *words)
         assert code == 2

@@ -105,7 +105,7 @@ class Check:
         listed, leave_out = self._options()
         out = self.out or Path(f"{Path(self.source).resolve().name.split('.')[0]}-check")
         if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out}: is a file; name a folder")
+            raise ConfigError(f"--out {out}: is a file; give a folder")
         spec = DataSpec(
             source=self.source,
             ground_truth=self.ground_truth,
@@ -160,8 +160,8 @@ class Check:
         names = set((self.quarantine or "").split(","))
         if names <= known and not Path(self.quarantine or "").exists():
             echo(
-                "resnets data check: --quarantine takes a file; continuing as with --leave-out"
-                f" {self.quarantine}",
+                "resnets data check: --quarantine expects a file; continuing as with "
+                f"--leave-out {self.quarantine}",
                 error=True,
             )
             return None, kinds_by_name(sorted(kinds | names))
@@ -231,10 +231,14 @@ def _print_report(report: CheckReport, written: WrittenReport) -> None:
 def _format_remedy(report: CheckReport, written: WrittenReport) -> str:
     if report.refused:  # until then no command trains on it
         return (
-            f"Once training accepts the set, leave them out: data.quarantine={written.quarantine}"
+            "Once training accepts the data set, exclude them with "
+            f"data.quarantine={written.quarantine}"
         )
     if report.leaks and not written.without_leaks:
-        return "Check again with --leave-out leak,near-leak for a list to train without them."
+        return (
+            "Run the check again with --leave-out leak,near-leak to list the images to "
+            "exclude from training."
+        )
     return f"Train without them:\n  {written.command}"
 
 
@@ -248,7 +252,7 @@ def _format_counts(report: CheckReport) -> str:
     if counts == report.images:
         return total
     text = ", ".join(f"{count:,} {part}".rstrip() for part, count in counts.items())
-    return f"{total}; without unreadable and quarantined images {text}"
+    return f"{total}; {text} are neither unreadable nor in quarantine"
 
 
 def _tables(report: CheckReport) -> Iterator[Table]:
@@ -300,7 +304,7 @@ def _print_conclusion(
     elif found:
         echo(f"exit code 0, with {len(found):,} warning{'s' * (len(found) > 1)}: see above")
     else:
-        echo("nothing that spoils a result was found")
+        echo("no problems found")
     plain = (spec.labels_from, spec.ground_truth, spec.quarantine) == ("auto", None, None)
     classes = make_class_table(report.contents)
     if not code and plain and classes is not None and written.recipe == "scratch":

@@ -47,7 +47,7 @@ class Pack:
         """Pack, or verify; returns the exit code."""
         if self.verify:
             read = "source verify"
-            refuse_unread(type(self), vars(self), read, "--verify reads a packed file as it is")
+            refuse_unread(type(self), vars(self), read, "--verify only reads the packed file")
             return _verify(Path(self.source))
         spec = DataSpec(
             source=self.source,
@@ -74,12 +74,12 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
             name = name.removesuffix(ending)
         out = Path(f"{name}-{size}{SUFFIX}")
     if out.suffix != SUFFIX:
-        raise ConfigError(f"--out {out}: packed sets end in {SUFFIX}; name it {out.name}{SUFFIX}")
+        raise ConfigError(f"--out {out}: packed data sets end in {SUFFIX}; use {out.name}{SUFFIX}")
     if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+        raise ConfigError(f"--out {out}: no such folder {out.parent}")
     with lock_path(out):
         if out.exists():
-            raise ConfigError(f"--out {out}: exists already; remove it or name another file")
+            raise ConfigError(f"--out {out}: already exists; remove it or give another file")
         source = find_source(spec)
         announce(summarize_source(source))
         packed = pack(
@@ -94,9 +94,9 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
     echo(f"wrote {out}: {parts}, {_format_bytes(packed.size)}")
     for line in describe_levels(packed.value_range):
         echo(line)
-    echo(f"use it: resnets train RECIPE --data {out}")
+    echo(f"to train on it: resnets train RECIPE --data {out}")
     if packed.unreadable:
-        _warn(f"{len(packed.unreadable):,} unreadable images left out")
+        _warn(f"skipped {len(packed.unreadable):,} unreadable images")
     return 1 if packed.unreadable else 0
 
 
@@ -108,7 +108,7 @@ def _verify(path: Path) -> int:
     for name, is_intact in with_progress(checked, images):
         if not is_intact:
             damaged += 1
-            _warn(f"{name}: its checksum differs from that of the packed image")
+            _warn(f"{name}: checksum mismatch")
     if damaged:
         _warn(f"{path}: {damaged:,} of {images:,} images are damaged; pack the data set again")
         return 1

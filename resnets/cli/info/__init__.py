@@ -48,16 +48,16 @@ def command(
     """
     given = dict(locals())
     if devices:
-        refuse_unread(command, given, "devices as_json", "--devices does not read it")
+        refuse_unread(command, given, "devices as_json", "cannot be combined with --devices")
         _print_devices(as_json)
         return 0
     if kernels:
-        refuse_unread(command, given, "kernels as_json", "--kernels does not read it")
+        refuse_unread(command, given, "kernels as_json", "cannot be combined with --kernels")
         _print_kernels(as_json)
         return 0
     if not models or as_json or diagram is not None:
         read = "models as_json diagram size classes"
-        refuse_unread(command, given, read, "it is for the tables of models that are named")
+        refuse_unread(command, given, read, "only for the tables of the models that are given")
     if size is not None and size < 1:
         raise ConfigError(f"--size {size}: must be at least 1")
     if diagram is not None and not models:
@@ -188,9 +188,11 @@ def _draw_blocks(names: Sequence[str], path: Path | None, as_json: bool) -> None
 
     models = [name for name in names if not name.startswith(BLOCK)]
     if models:
-        raise ConfigError(f"{models[0]}: models and blocks are drawn into separate files")
+        raise ConfigError(f"{models[0]}: models and blocks must be drawn into separate files")
     if path is None or as_json:
-        raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
+        raise ConfigError(
+            f"{names[0]}: a block can only be drawn; use --diagram FILE.svg and no --json"
+        )
     save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)
     _print_drawn(names, path)
 

@@ -56,9 +56,7 @@ def print_models(models: Sequence[ImageClassifier], *, folded: bool, published: 
         console.print(f"{gap}[bold]{model.spec.name}[/bold], input {channels}×{size}×{size}\n")
         console.print(_layer_table(model, counted, folded))
         if folded:
-            console.print(
-                "\n× n: the sum of n equal blocks, followed by the layers of one of them."
-            )
+            console.print("\n× n: n equal blocks, summed; below them the layers of one block.")
         console.print()
         console.print(_totals(counted, model.spec.name, published))
 

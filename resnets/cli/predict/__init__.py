@@ -107,7 +107,7 @@ def command(
     }
     if bulk != BULK:
         read = f"weights bulk device {READ_IN_BULK}"
-        refuse_unread(command, given, read, "--data and --out do not read it")
+        refuse_unread(command, given, read, "cannot be combined with --data and --out")
         from resnets.cli.predict.bulk import predict as predict_dataset
 
         return predict_dataset(
@@ -120,7 +120,7 @@ def command(
             check=lambda: _refuse_unread(weights, given),
         )
     if as_json and csv:
-        raise ConfigError("--json and --csv exclude each other")
+        raise ConfigError("--json and --csv cannot be combined; give one of them")
     if not images:
         raise ConfigError("give at least one image, folder or URL")
     task = _refuse_unread(weights, given)
@@ -159,7 +159,7 @@ def _refuse_unread(weights: str, given: Mapping[str, Any]) -> str:
     if given["explain"] is not None and task in ("detect", "instances", "localize", "segment"):
         raise ConfigError("--explain is for classifiers; use --draw for detectors")
     read = f"weights images bulk device {READ[task]}"
-    refuse_unread(command, given, read, f"a model of task {task!r} does not read it")
+    refuse_unread(command, given, read, f"has no effect for a model of task {task!r}")
     return task
 
 
@@ -192,7 +192,7 @@ def _classify(
         if is_artifact(weights):
             raise ConfigError("--explain: artifacts have no gradients; use the checkpoint")
         if explain.exists() and not explain.is_dir():
-            raise ConfigError(f"--explain {explain}: is a file, not a folder")
+            raise ConfigError(f"--explain {explain}: is a file; give a folder")
         explain.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)

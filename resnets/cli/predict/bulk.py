@@ -64,7 +64,8 @@ def predict(
     """
     if options.data is None or options.out is None:
         raise ConfigError(
-            "--data and --out go together: the data set, and the folder for its shards"
+            "--data and --out must be given together: the data set and the folder for the "
+            "predictions"
         )
     from resnets.bulk import pool
 
@@ -168,10 +169,10 @@ def _print_failed_shards(run: Run, failed: list[int]) -> None:
         start, stop = run.manifest.span(shard)
         name = run.manifest.path(run.job.out, shard).name
         _print(
-            f"{name} failed: every worker that tried it (rows {start:,} to {stop - 1:,} of the"
-            " data set) died"
+            f"{name} failed: rows {start:,} to {stop - 1:,} of the data set ended every worker "
+            "that tried them"
         )
-    _print(f"{len(failed):,} shards failed; the same command retries them")
+    _print(f"{len(failed):,} shards failed; run the same command again to retry them")
 
 
 def _with_progress(run: Run) -> Generator[Event, None, None]:

@@ -42,7 +42,7 @@ def predict(
 
     if draw is not None:
         if draw.exists() and not draw.is_dir():
-            raise ConfigError(f"--draw {draw}: is a file, not a folder")
+            raise ConfigError(f"--draw {draw}: is a file; give a folder")
         draw.mkdir(parents=True, exist_ok=True)
     paths = find_images(inputs.paths, left_out := LeftOut())
     announce_folders(inputs.paths, len(paths), left_out)

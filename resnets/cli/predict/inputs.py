@@ -57,7 +57,7 @@ def local_files(images: Sequence[str]) -> Iterator[Inputs]:
     with tempfile.TemporaryDirectory(prefix="resnets-") as temporary:
         for number, image in enumerate(images):
             if image != STDIN and not URL.fullmatch(image):
-                check_path(image, "files, folders, URLs of http and https, and -")
+                check_path(image, "read files, folders, URLs (http, https) and - (standard input)")
                 inputs.paths.append(Path(image))
                 continue
             stem = Path(re.sub(r"[?#].*", "", image)).name if image != STDIN else "stdin"
@@ -87,7 +87,7 @@ def unique_path(folder: Path, name: str, suffix: str, written: Counter[str]) -> 
 
 def _read_standard_input() -> bytes:
     if sys.stdin.isatty():
-        raise ConfigError(f"{STDIN}: reads one image from standard input; pipe it, as in < cat.jpg")
+        raise ConfigError(f"{STDIN}: an image from standard input must be piped, as in < cat.jpg")
     return _limited(sys.stdin.buffer.read(MAX_BYTES + 1))
 
 
@@ -100,5 +100,5 @@ def _download(url: str) -> bytes:
 
 def _limited(data: bytes) -> bytes:
     if len(data) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
+        raise ValueError(f"the image has more than {MAX_BYTES >> 20} MB")
     return data

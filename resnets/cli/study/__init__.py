@@ -178,7 +178,7 @@ class Data:
             refuse_unread(type(self), vars(self), WITH_RESUME, RESUME_ALONE)
             grid = read_grid(self.resume)
         elif self.data is None:
-            raise ConfigError("name a data set: --data photos")
+            raise ConfigError("give a data set, such as --data photos")
         else:
             grid = data_grid(
                 self.data,
@@ -245,7 +245,9 @@ def _parse_seeds(text: str | None) -> int | list[int] | None:
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--seeds {text}: give a number, or one per model as in 3,3,1") from None
+        raise ConfigError(
+            f"--seeds {text}: must be one number, or one per model, such as 3,3,1"
+        ) from None
     return numbers if len(numbers) > 1 else numbers[0]
 
 
@@ -258,7 +260,10 @@ def _run_grid(grid: Grid, out: Path | None, jobs: int | None, device: str) -> in
     unfinished = [cell.folder.name for cell in study.cells if cell.status not in ("done", "failed")]
     failed = [cell.folder.name for cell in study.cells if cell.status == "failed"]
     if failed:
-        echo(f"failed: {', '.join(failed)} (reason: failed.json in each; remove it to try again)")
+        echo(
+            f"failed: {', '.join(failed)} (the reason is in failed.json in each; remove that "
+            "file to train it again)"
+        )
     if unfinished:
         echo(f"not finished: {', '.join(unfinished)}; resume with --resume {study.folder}")
     echo(f"report: {study.report}")
