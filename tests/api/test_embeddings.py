@@ -83,7 +83,10 @@ def test_what_does_not_apply_is_refused(folder, tmp_path):
             lambda: resnets.features(WEIGHTS, folder, split="validation"),
             "split='validation': must be",
         ),
-        (lambda: resnets.features(resnets.load(WEIGHTS), image, model="resnet18"), "model is for"),
+        (
+            lambda: resnets.features(resnets.load(WEIGHTS), image, model="resnet18"),
+            "model: only for weights",
+        ),
         (lambda: resnets.features(tmp_path / "net.onnx", image), "is an artifact"),
         (lambda: resnets.features(WEIGHTS, torch.zeros(3, 8, 8)), "Tensor is not an image"),
         (lambda: resnets.predict(WEIGHTS, None), "images=None: must be"),

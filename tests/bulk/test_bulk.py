@@ -124,7 +124,7 @@ def test_all_workers_compute_on_what_the_first_process_found(
         plain = json.loads((out / "_manifest.json").read_text())
         plain["options"]["device"] = "mps"
         (out / "_manifest.json").write_text(json.dumps(plain))
-        with pytest.raises(ConfigError, match="out: started on mps"):
+        with pytest.raises(ConfigError, match="out: was started on mps"):
             ShardWorker(run.job)
 
 
@@ -202,11 +202,11 @@ def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_
     folder = shutil.copytree(nested_digits[0], tmp_path / "set")
     predict_here(digits_run, folder, out, top=3)
     for option, wanted in (("top", 2), ("format", "csv"), ("shard_size", 7), ("batch", 9)):
-        with pytest.raises(ConfigError, match=rf"out: its \S+ is \w+, not {wanted}; "):
+        with pytest.raises(ConfigError, match=rf"out: was started with \S+ \w+, not {wanted}; "):
             predict_here(digits_run, folder, out, **{"top": 3, option: wanted})
     begun = json.loads((out / "_manifest.json").read_text())["options"]["precision"]
     other = "float32" if begun == "bfloat16" else "bfloat16"
-    with pytest.raises(ConfigError, match=f"its precision is {begun}, not {other}; "):
+    with pytest.raises(ConfigError, match=f"with precision {begun}, not {other}; "):
         predict_here(digits_run, folder, out, top=3, precision=other)
     other = save_digits_run(tmp_path / "other")
     _change_a_weight(other)
@@ -246,7 +246,7 @@ def test_folders_that_cannot_be_written_to_are_rejected(digits_run, nested_digit
     with lock_output(out), pytest.raises(ConfigError, match="is writing into it"):
         predict_here(digits_run, nested_digits[0], out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: no images in it"):
+    with pytest.raises(DataError, match="empty: contains no images"):
         predict_here(digits_run, tmp_path / "empty", out)
     assert not out.exists()
 
@@ -260,7 +260,7 @@ def test_folders_that_cannot_be_written_to_are_rejected(digits_run, nested_digit
         (["--data", "nowhere", "--out", "{tmp}/y"], "nowhere: no such folder or file"),
         (["--data", "x", "--out", "{tmp}/y", "--top-k", "0"], "--top-k 0: must be at least 1"),
         (["--data", "x", "--out", "{tmp}/y", "--batch-size", "0"], "--batch-size 0: must be"),
-        (["--data", "x", "--out", "{tmp}/y", "--threshold", "3"], "--threshold 3.0: a score is"),
+        (["--data", "x", "--out", "{tmp}/y", "--threshold", "3"], "--threshold 3.0: must be"),
     ],
 )
 def test_one_line_says_what_is_wrong(digits_run, words, message, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_unreadable_images_are_named_and_left_out(
     code, out, err = said(capsys, "pack", "shapes", "--max-unreadable", "0.1")
     assert code == 1
     assert "wrote shapes-400.pack: 22 train, 0.1 MB" in out
-    assert err.splitlines()[-1].startswith("resnets data pack: 2 ")
+    assert err.splitlines()[-1].startswith("resnets data pack: skipped 2 ")
     named = [message.split(": ")[0] for message in caplog.messages]
     assert named == ["shapes/round/00.png", "shapes/square/01.png"]
     Path("shapes-400.pack").unlink()

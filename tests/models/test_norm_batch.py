@@ -158,10 +158,10 @@ def test_statistics_of_signals_are_averaged_over_processes():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"norm_batch": 5}, "^norm_batch: "),
-        ({"norm_batch": 8, "micro_batch": 4}, "^micro_batch: 4 "),
-        ({"norm_batch": -1}, "^norm_batch and micro_batch: "),
-        ({"sync_norm": True, "norm_batch": 8}, "^sync_norm: "),
+        ({"norm_batch": 5}, "norm_batch: batch_size=24 "),
+        ({"norm_batch": 8, "micro_batch": 4}, "micro_batch: 4 "),
+        ({"norm_batch": -1}, "norm_batch and micro_batch: "),
+        ({"sync_norm": True, "norm_batch": 8}, "sync_norm: "),
     ],
 )
 def test_sizes_that_do_not_go_together_are_refused(changes, said):

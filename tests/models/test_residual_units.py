@@ -380,7 +380,7 @@ def test_forms_keep_their_weights_through_a_state_dict_and_strides(fields: dict)
         ({"shortcut": "none", "shortcut_gate": "exclusive"}, "model.shortcut_"),
         ({"shortcut": "none", "branch_scale": "rezero"}, "model.branch_scale"),
         ({"gate_bias": -1.0}, "model.gate_bias"),
-        ({"shortcut_scale": 0.5, "shortcut_dropout": 0.5}, "model.shortcut_scale"),
+        ({"shortcut_scale": 0.5, "shortcut_dropout": 0.5}, "shortcut_scale"),
         ({"shortcut_gate": "highway", "shortcut_scale": 0.5}, "model.shortcut_gate"),
         ({"branch_scale": "skipinit"}, "model.branch_scale"),
         ({"branch_scale": "fixup"}, "model.norm"),

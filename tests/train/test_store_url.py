@@ -209,7 +209,7 @@ def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, ca
         Path("runs/run/recipe.toml").write_text(plan)
         assert main(resume) == 2
         output = capsys.readouterr().err.strip()
-        assert f"--resume {url}/run: runs/run contains another run; move it away" in output
+        assert f"--resume {url}/run: runs/run contains another run; move" in output
         assert os.listdir("runs/run") == ["recipe.toml"]
     Path("runs/run/recipe.toml").write_text(to_toml(short(f"{url}/", duration="4it")))
     assert main(resume) == 0
