@@ -122,7 +122,7 @@ def network_rows(folder: Path) -> list[Row]:
         stream = [float(row["root mean square"]) for row in norms if row["model"] == model]
         figures = (*stream[:2], min(stream[1:]), max(stream[1:]))
         losses = [round(float(row["training last"]), 2) for row in own]
-        rounded = [float(f"{figure:.2g}") for figure in figures]
+        rounded = [float(f"{figure:.3g}") for figure in figures]
         table.append([model, *losses, round(convergence.fall, 2), *rounded])
     return table
 
