@@ -7,20 +7,21 @@ and table. A drawing that is already SVG text has no .png.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from resnets.config import ConfigError
 from resnets.report.figure_style import inline_drawing, inline_plot, to_svg
-from resnets.report.render import Row, extract_lead, render
+from resnets.report.render import Cell, Row, extract_lead, render
 from resnets.utils.csv_files import write_csv
 from resnets.utils.files import RUNS, atomic_write
 
@@ -44,6 +45,10 @@ class Numbers:
         """Write the CSV file, whole or not at all."""
         write_csv(path, self.columns, self.rows)
 
+    def to_dicts(self) -> list[dict[str, Cell]]:
+        """Return the rows as dictionaries by column."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -57,10 +62,14 @@ class Table:
     rows: tuple[Row, ...]
     numbers: Numbers | None = None
 
+    @property
+    def content(self) -> Numbers:
+        """The content of the CSV file."""
+        return self.numbers or Numbers(self.columns, self.rows)
+
     def write(self, folder: Path) -> None:
         """Write the CSV file below `folder`."""
-        numbers = self.numbers or Numbers(self.columns, self.rows)
-        numbers.write(folder / "numbers" / f"{self.name}.csv")
+        self.content.write(folder / "numbers" / f"{self.name}.csv")
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Figure:
 
     def write(self, folder: Path) -> None:
         """Write the figure's files below `folder`."""
-        with atomic_write(folder / "figures" / f"{self.name}.svg") as temporary:
+        with atomic_write(_svg_path(folder, self.name)) as temporary:
             temporary.write_text(self.svg, encoding="utf-8")
         if not isinstance(self.plot, str):
             with atomic_write(folder / "figures" / f"{self.name}.png") as temporary:
@@ -94,13 +103,37 @@ class Figure:
             self.numbers.write(folder / "numbers" / f"{self.name}.csv")
 
 
-@dataclass(frozen=True)
-class Report:
-    """A written page: the path of its report.html, the text of its lead, and its caution."""
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyResult:
+    """What a study has written into `folder`; a notebook shows its conclusion and figures.
 
-    path: Path
+        rows = result.tables["gradient-states"]  # pandas.DataFrame(rows) is the table
+        result.figures["gradients-start"]  # figures/gradients-start.svg; the .png is beside it
+
+    lead: the conclusion. caution: why there is none, "" if there is one. tables: by name the rows
+    of numbers/NAME.csv, each a dictionary by column; None is an empty cell. figures: by name the
+    path of the SVG file.
+    """
+
+    folder: Path
     lead: str
     caution: str
+    tables: Mapping[str, list[dict[str, Cell]]]
+    figures: Mapping[str, Path]
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML file."""
+        return self.folder / REPORT
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r}, tables={[*self.tables]})"
+
+    def _repr_html_(self) -> str:
+        text = [f"<p><b>No conclusion.</b> {escape(self.caution)}</p>"] if self.caution else []
+        text += [f"<p>{escape(each)}</p>" for each in self.lead.splitlines()]
+        text += [_embed_image(name, path) for name, path in self.figures.items()]
+        return "".join([*text, f"<p>report: <code>{escape(str(self.report))}</code></p>"])
 
 
 def write_page(
@@ -110,7 +143,7 @@ def write_page(
     figures: Sequence[Figure] = (),
     tables: Sequence[Table] = (),
     **values: Any,
-) -> Report:
+) -> StudyResult:
     """Render `template` into report.html in `folder` (created if missing), with its files.
 
     The template gets `values`, and the figures and tables by name. report.html is written
@@ -134,7 +167,15 @@ def write_page(
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     update_index(folder)
-    return Report(path, extract_lead(page), values.get("caution", ""))
+    numbers = {each.name: each.numbers for each in figures}
+    numbers |= {each.name: each.content for each in tables}
+    return StudyResult(
+        folder,
+        extract_lead(page),
+        values.get("caution", ""),
+        {name: each.to_dicts() for name, each in numbers.items() if each is not None},
+        {each.name: _svg_path(folder, each.name) for each in figures},
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +214,19 @@ def update_index(study: Path) -> None:
     """
     if study.parent == RUNS or (study.parent / INDEX).is_file():
         write_index(study.parent)
+
+
+def _svg_path(folder: Path, name: str) -> Path:
+    return folder / "figures" / f"{name}.svg"
+
+
+def _embed_image(name: str, svg: Path) -> str:
+    """Return a figure as an HTML image of its own, whose ids cannot meet those of others."""
+    png = svg.with_suffix(".png")  # smaller, but drawings have none
+    path, kind = (png, "png") if png.is_file() else (svg, "svg+xml")
+    content = base64.b64encode(path.read_bytes()).decode()
+    style = "max-width: 100%; background: white"
+    return f'<p><img alt="{name}" style="{style}" src="data:image/{kind};base64,{content}"></p>'
 
 
 def _read_entry(path: Path, text: str) -> Entry:

@@ -1,7 +1,7 @@
 """Analyses of trained models: open them and their images, measure each, write the page.
 
 An analysis is a module `study/analyses/NAME.py` with `ANALYSIS`, the template
-`study/NAME.html.j2`, and an entry in `cli/study/analyses.py`.
+`study/NAME.html.j2`, a function in `study/analyze.py`, and an entry in `cli/study/analyses.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import resnets
 from resnets.config import ModelSpec
 from resnets.evaluate import Evaluation
 from resnets.models import ImageClassifier
-from resnets.report.page import Report, write_page
+from resnets.report.page import StudyResult, write_page
 from resnets.runtime.artifact import model_sha256
 from resnets.study.convergence_rule import chance_level, find_caution, join_cautions
 from resnets.study.trained_models import (
@@ -109,7 +109,7 @@ class Analysis(Generic[R]):
         seed: int = 0,
         loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
         **options: Any,
-    ) -> Report:
+    ) -> StudyResult:
         """Measure each of `checkpoints` on `examples` images; returns the report in `out`.
 
         data: location of the data set, if not the one in the recipes. A model is not measured again
@@ -157,7 +157,7 @@ class Analysis(Generic[R]):
             training=training_split.description if training_split else "",
         )
 
-    def write(self, out: Path, results: Sequence[R], **values: Any) -> Report:
+    def write(self, out: Path, results: Sequence[R], **values: Any) -> StudyResult:
         """Write the page of the results; `values` are those of study/analysis.html.j2."""
         page = PAGE_DEFAULTS | values | {"results": results, **self.describe(results)}
         return write_page(out, f"study/{self.name}.html.j2", **page)

@@ -5,7 +5,6 @@ The law is error = floor + scale n^-exponent (Hestness et al. 2017).
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from resnets.config import ConfigError
 from resnets.report.figure_style import SERIES, figure_style, subplots
-from resnets.report.page import Figure, Numbers, Table, write_page
+from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.grid.cells import Cell, Grid
@@ -102,25 +101,19 @@ def extrapolate(
     return law, extrapolations
 
 
-@dataclass(frozen=True)
-class LearningCurve:
-    """A learning curve in `folder`: training images and test errors in percent of each subset.
+@dataclass(frozen=True, eq=False, repr=False)
+class LearningCurve(StudyResult):
+    """A learning curve: training images and test errors in percent of each subset.
 
     law, expected: the fitted power law, and its values at more images; None and empty with fewer
     than three finished subsets, and where the network of the largest had not converged.
     """
 
-    folder: Path
     cells: Sequence[Cell]
     images: Sequence[int]
     errors: Sequence[float]
     law: PowerLaw | None
     expected: Sequence[Extrapolation]
-    lead: str
-    report: Path
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.lead)}</p><p><code>{html.escape(str(self.report))}</code></p>"
 
 
 def data_grid(
@@ -237,7 +230,9 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
         steps=grid.iterations,
         missing=[cell.folder.name for cell in cells if cell.status != "done"],
     )
-    return LearningCurve(folder, cells, images, errors, law, expected, page.lead, page.path)
+    return LearningCurve(
+        **vars(page), cells=cells, images=images, errors=errors, law=law, expected=expected
+    )
 
 
 def _plot_curve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from resnets import recipes
 from resnets.config import ConfigError, flatten_fields, is_locked
+from resnets.report.page import StudyResult
 from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, resolve_data, shortcut_grid
@@ -25,18 +25,11 @@ from resnets.utils.api_function import api_function
 from resnets.utils.files import RUNS, page_folder
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study in `folder`: the cells of its grid, and its `report` with the conclusion `lead`."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Study(StudyResult):
+    """A study that trained models: `cells` are the runs of its grid."""
 
-    folder: Path
     cells: list[Cell]
-    lead: str
-    report: Path
-
-    def _repr_html_(self) -> str:
-        report = html.escape(str(self.report))
-        return f"<p>{html.escape(self.lead)}</p><p>report: <code>{report}</code></p>"
 
 
 @api_function
@@ -168,7 +161,7 @@ def run_study(
         resume = f"study {grid.study} --resume {folder}"
         cells = train_or_stop(grid, folder, jobs, device, resume, blocks)
         page = write_grid_page(folder, blocks)
-    return Study(folder, cells, page.lead, page.path)
+    return Study(**vars(page), cells=cells)
 
 
 def single_model_grid(

@@ -25,7 +25,7 @@ from resnets.config import (
     to_toml,
 )
 from resnets.report.figure_style import SERIES, figure_style, subplots
-from resnets.report.page import Figure, Numbers, Report, Table, write_page
+from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.report.run import METRICS
 from resnets.train.guards.divergence import Diverged
 from resnets.train.optim.schedule import Schedule
@@ -67,16 +67,13 @@ class Trial:
     metrics: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A search in `folder`; `recipe` is the tuned one, with the fields of the best trial."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Tuned(StudyResult):
+    """A search; `recipe` is the tuned one, with the fields of the best trial."""
 
-    folder: Path
     recipe: Recipe
     best: Trial
     trials: tuple[Trial, ...]
-    lead: str
-    report: Path
 
 
 def tune(
@@ -127,7 +124,7 @@ def tune(
         with atomic_write(folder / BEST) as temporary:
             temporary.write_text(to_toml(tuned), encoding="utf-8")
         page = _write_report(folder, recipe, lr_test, finished, best, budget)
-        return Tuned(folder, tuned, best, tuple(finished), page.lead, page.path)
+        return Tuned(**vars(page), recipe=tuned, best=best, trials=tuple(finished))
 
 
 @dataclass(frozen=True)
@@ -341,7 +338,7 @@ def _write_report(
     trials: list[Trial],
     best: Trial,
     budget: str,
-) -> Report:
+) -> StudyResult:
     """Write the page of the search."""
     names = list(dict.fromkeys(name for each in trials for name in each.fields))
     metrics = {

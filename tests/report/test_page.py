@@ -35,7 +35,7 @@ def write(folder: Path, figures: list[Figure], alts: list[str], tables: list[Tab
         folder, template, figures=figures, tables=tables, alts=dict(zip(names, alts, strict=True))
     )
     assert report.lead == "A < B.\nLead."
-    return report.path
+    return report.report
 
 
 def read_csv(folder: Path, name: str) -> list[dict[str, str]]:

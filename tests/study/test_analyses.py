@@ -231,7 +231,7 @@ def test_page_warns_of_untrained_networks_and_answers(module, runs, tmp_path, mo
     report = module.ANALYSIS.run(runs, data=None, examples=24, device="cpu", out=tmp_path)
     assert "cifar-plain8: the network" in report.caution
     assert "cifar-resnet8" in report.lead
-    text = report.path.read_text(encoding="utf-8")
+    text = report.report.read_text(encoding="utf-8")
     for title in ("The question", "How sure it is", "What it does not show", "The source"):
         assert f"<h2>{title}</h2>" in text
     assert list((tmp_path / "numbers").glob("*.csv"))

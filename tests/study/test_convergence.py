@@ -95,7 +95,7 @@ def test_short_study_concludes_nothing(tmp_path):
         report = write_grid_page(folder)
         assert report.lead.startswith("Not converged: 1,000 iterations (2.6 epochs), training")
         assert "train worse" not in report.lead
-        page = report.path.read_text(encoding="utf-8")
+        page = report.report.read_text(encoding="utf-8")
         assert page.count('<li class="open">') == 3
         assert '<li class="good">' not in page
         assert '<li class="bad">' not in page

@@ -71,7 +71,7 @@ def test_a_cell_trains_its_own_block_and_the_page_counts_it(tmp_path: Path) -> N
     write_grid_page(tmp_path)  # without the block it is not counted
     rows = (tmp_path / "numbers/models-compared.csv").read_text(encoding="utf-8").splitlines()
     assert rows[2].endswith(",,")
-    assert report.path.is_file()
+    assert report.report.is_file()
 
 
 @pytest.mark.slow

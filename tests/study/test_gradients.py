@@ -19,7 +19,7 @@ from resnets.study.gradients.measure import (
     layer_gradients,
     trace_gradients,
 )
-from resnets.study.gradients.study import gradients_study, list_comparisons, write_gradients
+from resnets.study.gradients.study import gradients, list_comparisons, write_gradients
 from resnets.train.loss import classification_loss
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
@@ -200,13 +200,13 @@ def test_a_vanished_gradient_is_not_called_healthy(report_of):
     assert found.vanishing == 1
     report = report_of(shallow, deep)
     assert report.lead.startswith("Even with batch norm and He initialization a gradient vanishes")
-    page = report.path.read_text(encoding="utf-8")
+    page = report.report.read_text(encoding="utf-8")
     assert "vanishes in 1 of 2 measurements" in page
     assert "fails in 1 of 2" in page
 
 
 def test_study_writes_every_scheme(tmp_path):
-    report = gradients_study(
+    report = gradients(
         ["cifar-plain8", "cifar-resnet8"],
         data=None, iterations=10, seed=0, device="cpu", out=tmp_path,
     )  # fmt: skip
@@ -216,7 +216,7 @@ def test_study_writes_every_scheme(tmp_path):
     ]
     layers = list(csv.DictReader((tmp_path / "numbers" / "gradients-start.csv").open()))
     assert len(layers) == 8 * 8
-    text = report.path.read_text()
+    text = report.report.read_text()
     assert "digits" in text
     assert "resnets study gradients cifar-plain8,cifar-resnet8" in text
 
@@ -229,12 +229,12 @@ def test_study_writes_every_scheme(tmp_path):
         (["cifar-plain21"], 10, "did you mean"),
         (["vgg16"], 10, "not of the residual family"),
         (["cifar-plain20", "resnet18"], 10, "different stems"),
-        (["cifar-plain20"], 9, "--iterations 9"),
+        (["cifar-plain20"], 9, "iterations=9: too few"),
     ],
 )
 def test_bad_use(tmp_path, nets, iterations, message):
     with pytest.raises(ConfigError, match=message):
-        gradients_study(
+        gradients(
             nets, data=None, iterations=iterations, seed=0, device="cpu", out=tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
@@ -243,16 +243,16 @@ def test_bad_use(tmp_path, nets, iterations, message):
 def test_forms_are_named_by_their_fields(tmp_path):
     """A network without norms and with branches that start at zero trains in its own scheme."""
     names = ["cifar-resnet8", "cifar-resnet8:norm=none:branch_scale=skipinit"]
-    report = gradients_study(
+    report = gradients(
         names, data="digits", iterations=10, seed=0, device="cpu", out=tmp_path / "out"
     )
-    with open(report.path.parent / "numbers/gradient-states.csv", encoding="utf-8") as file:
+    with open(report.folder / "numbers/gradient-states.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     schemes = [row["scheme"] for row in rows if row["model"] == names[1]]
     assert schemes == ["no norm, He init"]
     assert len(rows) == len(SCHEMES) + 1
     with pytest.raises(ConfigError, match=r"optim\.lr"):
-        gradients_study(
+        gradients(
             ["cifar-resnet8:optim.lr=1"], data=None, iterations=10, seed=0, device="cpu",
             out=tmp_path / "no",
         )  # fmt: skip

@@ -109,7 +109,7 @@ def test_losses_that_are_no_number_are_gaps(tmp_path):
     line = tuple(point for point in plane if point.beta == 0)
     net = Landscape("net", catalog.spec("cifar-plain8"), line, plane)
     report = ANALYSIS.write(tmp_path, [net])
-    assert "33% low" in report.path.read_text(encoding="utf-8")
+    assert "33% low" in report.report.read_text(encoding="utf-8")
 
 
 def test_study_compares_nets_on_the_same_images(runs, tmp_path):
@@ -118,7 +118,7 @@ def test_study_compares_nets_on_the_same_images(runs, tmp_path):
     )
     rows = list(csv.DictReader((tmp_path / "numbers" / "plane.csv").open()))
     assert len(rows) == 2 * 9
-    text = report.path.read_text()
+    text = report.report.read_text()
     assert text.count("40 drawn (seed 0) from digits, training share") == 2
     assert "stored statistics" in text
 

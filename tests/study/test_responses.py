@@ -144,7 +144,7 @@ def test_page_judges_only_without_a_caution(tmp_path, caution, tones):
         responses_of("cifar-resnet56", 0.2, 0.4),
     ]
     report = ANALYSIS.write(tmp_path, models, caution=caution)
-    page = report.path.read_text(encoding="utf-8")
+    page = report.report.read_text(encoding="utf-8")
     assert re.findall(r'<li class="(\w+)">', page) == tones
     assert ("2 comparisons agree" in report.lead) is not bool(caution)
 
@@ -160,7 +160,7 @@ def test_study_writes_every_layer_of_every_net(runs, tmp_path):
     report = ANALYSIS.run(list(runs.values()), data=None, examples=60, device="cpu", out=tmp_path)
     rows = list(csv.DictReader((tmp_path / "numbers" / "responses.csv").open()))
     assert [row["model"] for row in rows] == ["cifar-resnet8"] * 7 + ["cifar-plain8"] * 7
-    text = report.path.read_text()
+    text = report.report.read_text()
     assert "60 drawn (seed 0) from digits, validation share" in text
     assert "resnets study responses" in text
 
@@ -170,7 +170,7 @@ def test_two_runs_of_one_net_are_told_apart(runs, tmp_path):
     report = ANALYSIS.run(
         [runs["cifar-resnet8"], again], data=None, examples=20, device="cpu", out=tmp_path / "out"
     )
-    assert "cifar-resnet8 (again)" in report.path.read_text()
+    assert "cifar-resnet8 (again)" in report.report.read_text()
 
 
 def test_unlike_data_are_refused(runs, tmp_path):

@@ -220,7 +220,7 @@ def test_study_of_a_run(run, tmp_path):
         "zero-padded",
         "identity",
     ] * 2
-    text = report.path.read_text()
+    text = report.report.read_text()
     assert "equal bit for bit" in text
     assert "50 drawn (seed 0) from digits, validation share" in text
 

@@ -153,7 +153,7 @@ def test_page_of_a_sweep(study: Path) -> None:
     assert len(rows) == len(NETS) * len(RATES)
     failed = [row for row in rows if row["status"] == "failed"]
     assert [(row["model"], row["optim.lr"]) for row in failed] == [("cifar-plain14", "0.3")]
-    page = report.path.read_text(encoding="utf-8")
+    page = report.report.read_text(encoding="utf-8")
     assert DARK_ON_IMAGE in page  # the heat map's cells are the same in the dark theme
     text = Elements(page).text
     assert "--sweep optim.lr=0.01,0.1,0.3" in text

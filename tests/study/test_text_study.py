@@ -47,12 +47,12 @@ def page(tmp_path_factory):
 
 
 def read(page, name):
-    with open(page.path.parent / "numbers" / f"{name}.csv", encoding="utf-8", newline="") as file:
+    with open(page.folder / "numbers" / f"{name}.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_page_speaks_of_text_and_bits(page):
-    text = page.path.read_text(encoding="utf-8")
+    text = page.report.read_text(encoding="utf-8")
     assert "bits per character" in text
     for word in ("top1", "one view per image", "training images", "%</td>", "weighted layers"):
         assert word not in text

@@ -28,9 +28,9 @@ def test_results_of_the_same_measurement_are_not_measured_again(tmp_path, caplog
         dataclasses.replace(ANALYSIS, measure=stops_at_the_second).run(runs, **options)
     assert not (out / "report.html").exists()
     report = ANALYSIS.run(runs, **options)
-    whole = report.path.read_bytes()
+    whole = report.report.read_bytes()
     nothing = dataclasses.replace(ANALYSIS, measure=fails)
-    assert nothing.run(runs, **options).path.read_bytes() == whole
+    assert nothing.run(runs, **options).report.read_bytes() == whole
     assert (out / "numbers" / "responses.csv").stat().st_size > 0
     for change in ({"examples": 19}, {"seed": 1}):
         with pytest.raises(StopError):

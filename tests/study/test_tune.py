@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from digit_trees import recipe, write_tree
 
+import resnets
 import resnets.study.tune as search
 from resnets.cli.main import main
 from resnets.config import ConfigError, dump_json, from_toml
@@ -58,6 +60,14 @@ def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
     assert written.optim.lr == whole.best.fields["optim.lr"]
     assert (written.duration, written.eval.test) == ("40it", True)
     assert f"{whole.best.error:.2f}" in whole.report.read_text()
+    assert [row["trial"] for row in whole.tables["trials"]] == [
+        each.number for each in sorted(whole.trials, key=lambda each: each.error)
+    ]
+    from_api = resnets.tune(
+        chosen, trials=2, budget="8it", out=tmp_path / "whole", device=torch.device("cpu")
+    )
+    assert from_api.recipe == whole.recipe
+    assert repr(from_api).startswith(f"Tuned('{tmp_path / 'whole'}', tables=['range-test', ")
     with pytest.raises(ConfigError, match="another"):
         tune(chosen, trials=1, budget="9it", out=tmp_path / "whole", device="cpu")
 
@@ -164,3 +174,16 @@ def test_a_search_of_an_earlier_version_has_no_trial_of_its_own_settings(
     again = tune(chosen, trials=1, out=out, device="cpu")
     assert again.best.fields["optim.lr"] == 0.004
     assert "own settings" not in (out / "report.html").read_text()
+
+
+def test_refused_arguments_are_named_as_python_spells_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for options, message in (
+        ({"trials": 0}, "^trials=0: must be at least 1"),
+        ({"trials": "2"}, "^trials='2': must be a whole number"),
+        ({"budget": "soon"}, "soon"),
+        ({"lr": 0.1}, "^fields: unknown field lr; did you mean optim.lr"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resnets.tune("digits", **options)
+    assert not list(tmp_path.iterdir())

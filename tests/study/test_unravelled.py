@@ -156,7 +156,7 @@ def test_study_of_real_runs(tmp_path):
     report = ANALYSIS.run(runs, out=tmp_path / "out", **options)
     rows = (tmp_path / "out/numbers/removed.csv").read_text(encoding="utf-8")
     assert rows == (
-        ANALYSIS.run(runs, out=tmp_path / "again", **options).path.parent / "numbers/removed.csv"
+        ANALYSIS.run(runs, out=tmp_path / "again", **options).folder / "numbers/removed.csv"
     ).read_text(encoding="utf-8")
     assert "cifar-plain14" in report.lead
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from resnets.cli.options import load_options
-from resnets.utils.files import page_folder
+from resnets import study
+from resnets.cli.process import log_to_stderr
 from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
-    from resnets.report.page import Report
+    from resnets.report.page import StudyResult
 
 Checkpoints = Annotated[tuple[Path, ...], tyro.conf.Positional]
-LOADING = ("model", "classes")  # options that say how weights are read
 
 
 @dataclass(frozen=True)
 class TrainedStudy:
-    """A study of trained models, `ANALYSIS` of the module of `study/analyses` with its name.
+    """A study of trained models: the function of `resnets.study` with its name.
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
@@ -47,14 +44,8 @@ class TrainedStudy:
 
     def run(self) -> int:
         """Run the study; returns the exit code."""
-        name = type(self).__name__.lower()
-        loading = load_options(self.model, self.classes)
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        options = {key: value for key, value in given.items() if key not in LOADING}
-        with page_folder(self.out, f"study-{name}") as out:
-            analysis = importlib.import_module(f"resnets.study.analyses.{name}").ANALYSIS
-            report = analysis.run(**options | {"out": out}, loading=loading)
-        return _print_report(report)
+        log_to_stderr()  # of loading the weights
+        return _print_result(getattr(study, type(self).__name__.lower())(**vars(self)))
 
 
 @dataclass(frozen=True)
@@ -148,25 +139,16 @@ class Gradients:
 
     def run(self) -> int:
         """Run the study; returns the exit code."""
-        from resnets.study.gradients.study import gradients_study
         from resnets.study.grid.model_names import split_names
 
-        with page_folder(self.out, "study-gradients") as out:
-            report = gradients_study(
-                split_names(self.models),
-                data=self.data,
-                iterations=self.iterations,
-                seed=self.seed,
-                device=self.device,
-                out=out,
-            )
-        return _print_report(report)
+        options = vars(self) | {"models": split_names(self.models)}
+        return _print_result(study.gradients(**options))
 
 
-def _print_report(report: Report) -> int:
+def _print_result(result: StudyResult) -> int:
     """Print the caution, lead and path of a page; returns the exit code."""
-    if report.caution:
-        echo(f"No conclusion. {report.caution}")
-    echo(report.lead)
-    echo(f"report: {report.path}")
+    if result.caution:
+        echo(f"No conclusion. {result.caution}")
+    echo(result.lead)
+    echo(f"report: {result.report}")
     return 0

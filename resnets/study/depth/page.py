@@ -21,7 +21,7 @@ from resnets.diagrams.draw import model_diagram
 from resnets.models import ImageClassifier, build, cost
 from resnets.models.transformer.network import Transformer
 from resnets.recipes import recipe as load_recipe
-from resnets.report.page import Figure, Numbers, Report, Table, write_page
+from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.report.render import Row
 from resnets.study import paper
 from resnets.study.convergence_rule import measure_convergence
@@ -66,7 +66,7 @@ from resnets.weights.checkpoint.format import RECIPE
 MAX_DRAWN = 4  # models; of more, only the shallowest and deepest of each kind are drawn
 
 
-def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Report:
+def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> StudyResult:
     """Write the page of the grid in `folder`; unfinished runs are listed with the reason.
 
     blocks: those from outside the package; models whose block is not given are neither drawn nor

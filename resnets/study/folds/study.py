@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.splits.corrections import Correction, write_corrections
 from resnets.evaluate.metrics.multiclass import balanced_error, macro_f1
 from resnets.report.figure_style import Thumbnail
-from resnets.report.page import Table, write_page
+from resnets.report.page import StudyResult, Table, write_page
 from resnets.study.convergence_rule import measure_convergence
 from resnets.study.folds.predictions import (
     LabelIssue,
@@ -35,22 +34,19 @@ PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
 MAX_ISSUES = 200  # on the page
 
 
-@dataclass(frozen=True)
-class Folds:
-    """A cross-validation in `folder`.
+@dataclass(frozen=True, eq=False, repr=False)
+class Folds(StudyResult):
+    """A cross-validation.
 
     errors: top-1 error of each finished fold, in percent. predictions: of images that the network
     was not trained on. issues: likely label errors, the most certain first; None if cleanlab is not
     installed.
     """
 
-    folder: Path
     cells: Sequence[Cell]
     errors: Sequence[float]
     predictions: Predictions
     issues: Sequence[LabelIssue] | None
-    lead: str
-    report: Path
 
     @property
     def mean(self) -> float:
@@ -61,9 +57,6 @@ class Folds:
     def spread(self) -> float | None:
         """Standard deviation of the folds' errors, in points; None for a single fold."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.lead)}</p><p><code>{html.escape(str(self.report))}</code></p>"
 
 
 def folds_grid(
@@ -168,7 +161,7 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
     wrong = predictions.predicted != predictions.labels
     convergence = measure_convergence(cells)
     train = f"resnets train {shlex.quote(grid.recipe)} --data {shlex.quote(grid.data)} --set"
-    report = write_page(
+    page = write_page(
         folder,
         "study/folds.html.j2",
         tables=[_folds_table(cells), _class_table(predictions)],
@@ -194,7 +187,7 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
         train_without=f"{train} {shlex.quote(f'data.quarantine={folder / QUARANTINE}')}",
         missing=[cell.folder.name for cell in cells if cell.status != "done"],
     )
-    return Folds(folder, cells, errors, predictions, issues, report.lead, report.path)
+    return Folds(**vars(page), cells=cells, errors=errors, predictions=predictions, issues=issues)
 
 
 def _write_lists(folder: Path, issues: Sequence[LabelIssue], spec: DataSpec) -> None:

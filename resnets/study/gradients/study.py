@@ -1,10 +1,11 @@
-"""`resnets study gradients`: train, measure, then write the page."""
+"""`resnets.study.gradients`: train, measure, then write the page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from resnets.data import fit_preprocess, open_data
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
 from resnets.report.figure_style import LINE, figure_style, integer_ticks, series_colors, subplots
-from resnets.report.page import Figure, Numbers, Report, Table, write_page
+from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.study.convergence_rule import FITTED, chance_level
 from resnets.study.gradients.measure import (
     EXPLODED,
@@ -35,6 +36,8 @@ from resnets.study.gradients.measure import (
 from resnets.study.grid.model_names import family_name
 from resnets.study.trained_models import format_command, label_sets_error, line_style
 from resnets.utils import environment
+from resnets.utils.api_function import api_function
+from resnets.utils.files import page_folder
 
 FIRST_TO_LAST = 10.0  # ratio of gradient norms above which the text mentions their growth
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
@@ -90,18 +93,44 @@ class SchemeResult:
         return any(now.state == "exploding" for trace in self.traces for now in trace.measurements)
 
 
-def gradients_study(
-    models: Sequence[str], *, data: str | None, iterations: int, seed: int, device: str, out: Path
-) -> Report:
-    """Train each of `models` by each of `SCHEMES` for `iterations` steps; returns the report.
+@api_function
+def gradients(
+    models: str | Sequence[str],
+    *,
+    data: str | PathLike[str] | None = None,
+    iterations: int = 200,
+    seed: int = 0,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> StudyResult:
+    """Gradients by layer, with and without batch norm and He initialization.
 
-    A model named with a norm or initialization (NAME:norm=none) is trained only with that. The
-    default of `data` is the embedded digits. Raises ConfigError (unknown or repeated models, VGGs,
-    fewer than 10 iterations) and DataError.
+        result = resnets.study.gradients(["cifar-plain56", "cifar-resnet56"])
+        result.tables["gradient-states"]  # a row of each model and scheme
+
+    Args:
+        models: Catalog names; NAME:FIELD=VALUE for another field of the model. One named with a
+            norm or initialization (NAME:norm=none) is trained only with that.
+        data: Data set: a name or a path; the embedded digits by default.
+        iterations: Training steps of each model, at least 10.
+        seed: Seed of initialization and order.
+        out: Folder; default runs/study-gradients-N.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises ConfigError (unknown or repeated models, VGGs) and DataError.
     """
+    with page_folder(None if out is None else Path(out), "study-gradients") as folder:
+        names = [models] if isinstance(models, str) else [*models]
+        source = "digits" if data is None else fspath(data)
+        return _train_and_measure(names, source, iterations, seed, device, folder)
+
+
+def _train_and_measure(
+    models: Sequence[str], source: str, iterations: int, seed: int, device: str, out: Path
+) -> StudyResult:
+    """Train each of `models` by each of `SCHEMES`, and write the page."""
     if iterations < 10:
         raise ConfigError(f"--iterations {iterations}: too few to show anything; give 10 or more")
-    source = data or "digits"
     specs = model_specs(models)
     recipe = short_recipe(specs[0], source, iterations, seed)
     splits = open_data(recipe.data)
@@ -138,7 +167,7 @@ def gradients_study(
     )
 
 
-def write_gradients(out: Path, traces: Sequence[Trace], **values: Any) -> Report:
+def write_gradients(out: Path, traces: Sequence[Trace], **values: Any) -> StudyResult:
     """Write the page of `traces`; `values` are those of study/gradients.html.j2."""
     errors = [trace.training_error for trace in traces if trace.training_error is not None]
     return write_page(
