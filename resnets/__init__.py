@@ -26,15 +26,19 @@ from resnets.utils.imports import disable_telemetry, lazy_exports
 
 if TYPE_CHECKING:
     from resnets import recipes, study
+    from resnets.api.check_data import check_data
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
     from resnets.api.features import features
     from resnets.api.inputs import open_data
     from resnets.api.load import load
+    from resnets.api.pack_data import pack_data
     from resnets.api.predict import predict
+    from resnets.api.push import push
     from resnets.api.recompute_norm import recompute_norm
     from resnets.api.run import Run
     from resnets.api.train import train
+    from resnets.api.tune import tune
     from resnets.config import (
         AugmentSpec,
         ConfigError,
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from resnets.data import DataError
     from resnets.models.catalog import list_models
     from resnets.train.guards.interrupt import Interrupted
+    from resnets.train.replay import replay
     from resnets.utils.errors import ResnetsError
     from resnets.weights.create import create_model
 
@@ -77,6 +82,7 @@ __all__ = [
     "Run",
     "ScheduleSpec",
     "__version__",
+    "check_data",
     "create_model",
     "evaluate",
     "export",
@@ -84,11 +90,15 @@ __all__ = [
     "list_models",
     "load",
     "open_data",
+    "pack_data",
     "predict",
+    "push",
     "recipes",
     "recompute_norm",
+    "replay",
     "study",
     "train",
+    "tune",
 ]
 
 disable_telemetry()
@@ -107,6 +117,7 @@ lazy_exports(
         "ResnetsError": "resnets.utils.errors",
         "Run": "resnets.api.run",
         "__version__": "resnets.api",
+        "check_data": "resnets.api.check_data",
         "create_model": "resnets.weights.create",
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
@@ -114,10 +125,14 @@ lazy_exports(
         "list_models": "resnets.models.catalog",
         "load": "resnets.api.load",
         "open_data": "resnets.api.inputs",
+        "pack_data": "resnets.api.pack_data",
         "predict": "resnets.api.predict",
+        "push": "resnets.api.push",
         "recipes": "resnets.recipes",
         "recompute_norm": "resnets.api.recompute_norm",
+        "replay": "resnets.train.replay",
         "study": "resnets.study",
         "train": "resnets.api.train",
+        "tune": "resnets.api.tune",
     },
 )

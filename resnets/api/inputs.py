@@ -27,6 +27,7 @@ from resnets.utils.files import check_path
 from resnets.weights.checkpoint.find import read_task
 
 if TYPE_CHECKING:
+    from resnets.api.sequences import SequenceModel
     from resnets.detect.models.base import DetectionModel
 
 LOADED = "only for weights in a file; omit it for a loaded model"
@@ -110,7 +111,7 @@ def path_or_any_model(
     return weights
 
 
-def task_of(model: str | ImageClassifier | DetectionModel) -> str:
+def task_of(model: str | ImageClassifier | DetectionModel | SequenceModel) -> str:
     """Return the task of the weights at a path, or of a loaded model."""
     if isinstance(model, str):
         return read_task(model)
@@ -153,9 +154,16 @@ def refuse_options(why: str, **options: object) -> None:
             raise ConfigError(f"--{name.replace('_', '-')}: {why}")
 
 
+def list_inputs(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
+    """Return one image or several as a list."""
+    if isinstance(images, str) or not isinstance(images, Sequence):
+        return [images]
+    return list(images)
+
+
 def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
     """Return one image or several as a list, with the images of each folder in its place."""
-    inputs = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
+    inputs = list_inputs(images)
     expanded: list[ImageInput] = []
     left_out = LeftOut()
     for each in inputs:

@@ -11,10 +11,12 @@ from resnets.api.inputs import (
     AnyWeights,
     check_loaded_runtime,
     expand_folders,
+    list_inputs,
     path_or_any_model,
     refuse_options,
     task_of,
 )
+from resnets.api.sequences import SequenceModel, predict_sequences
 from resnets.config import ConfigError
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import Prediction
@@ -31,6 +33,7 @@ from resnets.weights.load import LoadOptions
 
 if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction as DetectionPrediction
+    from resnets.sequence.predict import SignalPrediction
 
 
 @api_function
@@ -46,9 +49,13 @@ def predict(
     precision: str = "auto",
     backend: Runtime = "auto",
     calibrate: str | PathLike[str] | None = None,
+    length: int = 300,
     quiet: bool = True,
-) -> list[Prediction] | list[DetectionPrediction]:
+) -> list[Prediction] | list[DetectionPrediction] | list[SignalPrediction | str]:
     """Return one prediction per image, in order; an image that cannot be read has an `error`.
+
+    A model of signals gives a `name` (the class) and `probability` per signal, one of text the
+    texts with `length` further characters.
 
         for each in resnets.predict(run, ["cat.jpg", "photos/"]):
             print(each.path, each.classes[0], each.probabilities[0])
@@ -57,7 +64,9 @@ def predict(
         weights: A run, checkpoint, artifact, published weights, or a loaded model, of which a copy
             computes: it stays on its device and in its mode.
         images: A path (of a folder, all of its images), PIL image or uint8 array (H, W[, C]), or a
-            sequence of these. In-memory images are called "image 0", "image 1", ....
+            sequence of these. In-memory images are called "image 0", "image 1", .... For a model of
+            signals .csv, .npy or .npz files, or arrays (N, L) or (N, C, L); for one of text the
+            texts themselves.
         top_k: Classes per image, most probable first.
         threshold: Detectors: lowest score of an object.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
@@ -68,22 +77,36 @@ def predict(
         precision: auto, float32, tf32, float16, bfloat16, int8.
         backend: auto, torch, onnx, openvino; see docs/predict.md.
         calibrate: Data set that precision "int8" is calibrated on.
+        length: Models of text: characters to write after each text.
         quiet: Print nothing.
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
-    source = path_or_any_model(weights)
-    inputs = expand_folders(images, quiet)
+    source = weights if isinstance(weights, SequenceModel) else path_or_any_model(weights)
     task = task_of(source)
+    if task in ("text", "signals"):
+        assert isinstance(source, str | SequenceModel)
+        return _predict_sequences(
+            source,
+            images,
+            task,
+            length,
+            device,
+            top_k=top_k != 5,
+            threshold=threshold != 0.5,
+            model=model,
+            classes=classes,
+            precision=precision != "auto",
+            backend=backend != "auto",
+            calibrate=calibrate,
+        )
+    assert not isinstance(source, SequenceModel)
+    refuse_options("only for models of text; omit it", length=length != 300)
+    inputs = expand_folders(images, quiet)
     if task != "classify" and not isinstance(source, ImageClassifier):
         from resnets.api.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime
 
-        if task in ("text", "signals"):
-            raise ConfigError(
-                f"{source}: is for task {task!r}, which resnets.predict does not support; "
-                "use the command `resnets predict`"
-            )
         refuse_options(
             "only for classifiers; omit it for a detector",
             top_k=top_k != 5,
@@ -119,6 +142,21 @@ def predict(
         quiet=quiet,
     )
     return list(classify(classifier, inputs, top_k=top_k, hidden=quiet))
+
+
+def _predict_sequences(
+    weights: str | SequenceModel,
+    inputs: ImageInput | Sequence[ImageInput],
+    task: str,
+    length: int,
+    device: str,
+    **unread: object,
+) -> list[SignalPrediction | str]:
+    """See `predict`; `unread` are the arguments that models of sequences do not read."""
+    refuse_options(f"not for models of task {task!r}; omit it", **unread)
+    if task == "signals":
+        refuse_options("only for models of text; omit it", length=length != 300)
+    return list(predict_sequences(weights, list_inputs(inputs), length=length, device=device))
 
 
 def open_classifier(

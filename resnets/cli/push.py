@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from resnets.cli.options import Flag, load_options
+from resnets.cli.options import Flag
+from resnets.cli.process import log_to_stderr
 from resnets.utils.printable import echo
 from resnets.weights.push import Layout
 
@@ -38,9 +39,17 @@ def command(
         license_: License of the weights, as named on the Hub (apache-2.0, mit, cc-by-4.0, ...).
         private: Create a private repository on the Hub.
     """
-    from resnets.weights.push import push
+    from resnets.api.push import push
 
-    options = load_options(model, classes)
-    target = push(weights, to, license=license_, private=private, options=options, format=layout)
+    log_to_stderr()  # of loading the weights
+    target = push(
+        weights,
+        to,
+        model=model,
+        classes=classes,
+        format=layout,
+        license=license_,
+        private=private,
+    )
     echo(f"pushed {weights}: {target}")
     return 0

@@ -42,7 +42,8 @@ def command(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from resnets.api.recipe import choose_recipe
-    from resnets.study.tune import BEST, tune
+    from resnets.api.tune import tune
+    from resnets.study.tune import BEST
 
     search = tune(
         choose_recipe(recipe, data=data, model=model, fields=parse_settings(fields)),

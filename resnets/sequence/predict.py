@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from resnets.config import ConfigError
 from resnets.data.errors import DataError
@@ -55,13 +57,16 @@ class SignalPrediction:
     probability: float
 
 
-def predict_signals(model: SignalNetwork, path: Path) -> list[SignalPrediction]:
+def predict_signals(
+    model: SignalNetwork, path: Path, values: NDArray[Any] | None = None
+) -> list[SignalPrediction]:
     """Classify each signal of a file: .csv as for training, .npy, or the array `x` of an .npz.
 
-    The column of labels may be missing and is not used. Raises DataError if the channels or the
+    The column of labels may be missing and is not used. values: signals in memory, (N, L) or
+    (N, C, L), that are called `path`. Raises DataError if the channels or the
     length of the signals differ from those of the training data.
     """
-    values = _read_signals(model, path)
+    values = _read_signals(model, path) if values is None else as_signals(values, str(path))
     expected = (model.spec.in_channels, model.spec.input_size)
     if values.shape[1:] != expected:
         raise DataError(

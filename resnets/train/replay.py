@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from resnets.train.start_point import read_run
 from resnets.train.state import TrainState
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
+from resnets.utils.api_function import api_function
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import reading
 from resnets.utils.files import atomic_write
@@ -70,17 +72,27 @@ class NonFiniteStep:
         return f"step {self.step:,}, lr {self.lr:.3g}: loss {self.loss:.4g}; {'; '.join(causes)}"
 
 
-def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFiniteStep:
-    """Repeat the step of the run in `out` whose loss or weights were not finite.
+@api_function
+def replay(
+    run: str | PathLike[str],
+    *,
+    data: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> NonFiniteStep:
+    """Repeat the step of a run whose loss or weights became NaN or infinite, and name the layer.
+
+        found = resnets.replay("runs/mine")
+        found.step, found.module, found.max_outputs
 
     The first call trains on from the newest checkpoint (from step 0 without one) until such a step,
-    and stores it in `out`; later calls repeat the stored step. data: the data set's current
-    location. On a GPU, whose sums may differ from run to run, the step may not occur again.
+    and stores it in the run's folder; later calls repeat the stored step. data: the data set's
+    current location. On a GPU, whose sums may differ from run to run, the step may not occur again.
 
     Raises ConfigError for runs of other tasks than classification, runs with Python objects, and if
     no step is found; CheckpointError if the stored step is damaged.
     """
-    start = read_run(out, data)
+    out = Path(run)
+    start = read_run(out, None if data is None else fspath(data))
     if start.recipe.task != "classify":
         raise ConfigError(f"{out}: a run of task {start.recipe.task!r}; replay is for classifiers")
     step, stream, plan = open_training(start.recipe, start.checkpoint, device, out)

@@ -20,7 +20,7 @@ _parameters: ContextVar[Parameters] = ContextVar("_parameters")
 COMMAND = re.compile(r"(`[^`]*`)")
 OPTION = re.compile(
     r"(?<![\w-])--([a-z][a-z0-9-]*)"
-    r"(?: (?!--)(?!(?:and|or|of|out|is|are|sets?|cannot|in|for|with|which|excludes?)\b)"
+    r"(?: (?!--)(?!(?:and|or|of|out|is|are|sets?|cannot|in|for|with|which|excludes?)\b(?!\.\w))"
     r"((?:[^\s;:()]|:(?=\S))*[^\s;:,.()]))?"
 )
 # Options that are values of an argument of another name.

@@ -67,8 +67,7 @@ def push(
     Raises ConfigError for a folder that is not empty or an invalid name, WeightsError if the
     library has no such model or the Hub refuses.
     """
-    if private and not to.startswith(HUB):
-        raise ConfigError("--private: is for a repository of the Hub, hub:ORG/NAME; leave it out")
+    _check_private(to, private)
     net = load_model(where, options)
     return publish(
         net, find_result(Path(where)), to, license=license, private=private, format=format
@@ -93,6 +92,7 @@ def publish(
     exact in that type. notes: paragraphs for the card. load_name: what the card passes to
     `resnets.load`; default `to`.
     """
+    _check_private(to, private)
     remote = to.startswith(HUB)
     if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
         raise ConfigError(f"--to {to}: write it as hub:ORG/NAME")
@@ -124,6 +124,11 @@ def _write_state_dict(net: ImageClassifier, path: Path, format: str) -> None:
     if format == "mmpretrain":
         state = {"meta": {"dataset_meta": {"classes": list(net.classes)}}, "state_dict": state}
     torch.save(state, path)
+
+
+def _check_private(to: str, private: bool) -> None:
+    if private and not to.startswith(HUB):
+        raise ConfigError("--private: is for a repository of the Hub, hub:ORG/NAME; leave it out")
 
 
 def find_result(where: Path) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from resnets.cli.main import main
 NAMES = {
     "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
     "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec", "ConfigError", "DataError",
-    "Interrupted", "ResnetsError", "Run", "create_model", "evaluate", "export",
-    "features", "list_models", "load", "open_data", "predict", "recipes", "recompute_norm", "study",
-    "train", "__version__",
+    "Interrupted", "ResnetsError", "Run", "check_data", "create_model", "evaluate", "export",
+    "features", "list_models", "load", "open_data", "pack_data", "predict", "push", "recipes",
+    "recompute_norm", "study",
+    "replay", "train", "tune", "__version__",
 }  # fmt: skip
 SHORT = {
     "model": "cifar-resnet8",

@@ -41,6 +41,7 @@ def translate(text, *, model=None, fit_memory=False, precision="", resume=False,
         ("or --resume s3://b/x: it ends", "or out=s3://b/x, resume=True: it ends"),
         ("seed: --model sets it too", "seed: model sets it too"),
         ("--model of x", "model of x"),
+        ("--model set.tar: is", "model=set.tar: is"),
         ("--int8 --model X", "precision=int8 model=X"),
     ],
 )

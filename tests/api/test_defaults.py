@@ -6,18 +6,31 @@ import inspect
 import pytest
 
 import resnets
+from resnets.cli import data as data_commands
 from resnets.cli import study as study_commands
 from resnets.cli.main import module_name
 
+ANALYSES = (
+    "curvature", "effective", "gradients", "identity", "inference", "landscape", "responses",
+    "shattered", "similarity", "unravelled",
+)  # fmt: skip
 PAIRS = {
     **{name: (getattr(resnets, name), name) for name in ("evaluate", "export", "features")},
     **{name: (getattr(resnets, name), name) for name in ("predict", "train")},
     "recompute-norm": (resnets.recompute_norm, "recompute-norm"),
+    "push": (resnets.push, "push"),
+    "tune": (resnets.tune, "tune"),
+    "data check": (resnets.check_data, data_commands.Check),
+    "data pack": (resnets.pack_data, data_commands.Pack),
     "folds": (resnets.study.folds, "folds"),
     "study depth": (resnets.study.depth, study_commands.Depth),
     "study shortcuts": (resnets.study.shortcuts, study_commands.Shortcuts),
     "study forms": (resnets.study.forms, study_commands.Forms),
     "study data": (resnets.study.data, study_commands.Data),
+    **{
+        f"study {name}": (getattr(resnets.study, name), getattr(study_commands, name.capitalize()))
+        for name in ANALYSES
+    },
 }
 # Positional arguments that an option of the command (--resume) replaces; a file that only the
 # command has to write.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from machine_paths import paths_of_this_machine
+from PIL import Image
 
 import resnets
 from resnets.cli.main import main
@@ -134,6 +135,18 @@ def test_predict_reads_files_with_and_without_labels(done, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "path,row,class,probability"
     assert [line.split(",")[2] for line in lines[1:]] == [name for _, name in found[0]]
+    printed = [line.split(",")[:3] for line in lines[1:]]
+    given = resnets.predict(out, tmp_path / "x.npy", device="cpu")
+    assert [[str(each.path), str(each.row), each.name] for each in given] == printed
+    model = resnets.load(out)
+    in_memory = resnets.predict(model, [values[:4], values[4:, 0]], device="cpu")
+    assert [each.name for each in in_memory] == [each.name for each in given]
+    assert [str(each.path) for each in in_memory] == ["signals 0"] * 4 + ["signals 1"] * 2
+    for options in ({"top_k": 1}, {"length": 9}, {"threshold": 0.9}, {"backend": "onnx"}):
+        with pytest.raises(ConfigError, match=f"^{next(iter(options))} "):
+            resnets.predict(out, tmp_path / "x.npy", **options)
+    with pytest.raises(ConfigError, match="images: Image is not a file of signals"):
+        resnets.predict(out, Image.new("L", (8, 8)))
     np.save(tmp_path / "long.npy", values[:, :, :100])
     with pytest.raises(DataError, match="128"):
         predict_signals(load(out), tmp_path / "long.npy")

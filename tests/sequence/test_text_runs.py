@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,7 +92,17 @@ def test_predict_continues_a_text(done, capsys):
     line = capsys.readouterr().out
     assert line.startswith("Shall I")
     assert len(line.rstrip("\n")) <= 27
-    model = load(out)
+    assert resnets.predict(out, "Shall I", length=20, device="cpu") == [line.removesuffix("\n")]
+    model = load(out).train()
+    assert resnets.predict(model, ["thy ", "Shall I"], length=20, device="cpu") == [
+        generate(model, "thy ", 20),
+        line.removesuffix("\n"),
+    ]
+    assert model.training
+    with pytest.raises(ConfigError, match="images: ndarray is not a text"):
+        resnets.predict(model, np.zeros((2, 3)))
+    with pytest.raises(ConfigError, match="^classes not for models of task 'text'"):
+        resnets.predict(out, "Shall I", classes="a,b")
     assert generate(model, "thy ", 30) == generate(model, "thy ", 30)
     assert len(generate(model, "a" * 40, 5, temperature=0)) == 45  # longer than the context
     with pytest.raises(DataError):

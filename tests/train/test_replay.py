@@ -9,6 +9,7 @@ import torch
 from checkpoint_files import save_checkpoint
 from digit_trees import recipe, write_tree
 
+import resnets
 from resnets.cli.main import main
 from resnets.config import ConfigError, OptimSpec, replace_fields
 from resnets.train import replay as replaying
@@ -41,7 +42,7 @@ def test_the_step_is_stored_and_repeated(diverged: Path, capsys: pytest.CaptureF
     assert tensors["batch/images"].shape == (8, 3, 16, 16)
     assert tensors["batch/targets"].shape == tensors["batch/ids"].shape == (8,)
     assert any(name.startswith("model/") for name in tensors)
-    again = replay(diverged, device="cpu")  # from the stored step
+    again = resnets.replay(resnets.Run(diverged), device="cpu")  # from the stored step
     assert (str(again), again.max_outputs) == (str(first), first.max_outputs)
     assert main(["replay", str(diverged), "--device", "cpu"]) == 0
     assert f"step {first.step:,}" in capsys.readouterr().out

@@ -272,3 +272,28 @@ def test_a_folder_of_another_library(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("not json")
     with pytest.raises(WeightsError, match="config.json"):
         resnets.load(tmp_path)
+
+
+def test_python_pushes_runs_and_loaded_models(run: Path, tmp_path: Path) -> None:
+    theirs, ours, loaded = (tmp_path / name for name in ("theirs", "ours", "loaded"))
+    assert main(["push", str(run), "--to", str(theirs)]) == 0
+    assert resnets.push(resnets.Run(run), ours) == str(ours)
+    assert sorted(each.name for each in ours.iterdir()) == sorted(
+        each.name for each in theirs.iterdir()
+    )
+    name = "model.safetensors"
+    assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    net = resnets.load(run)
+    resnets.push(net, loaded)
+    assert (loaded / name).read_bytes() == (theirs / name).read_bytes()
+    assert "4.25%" in (ours / "README.md").read_text()
+    assert "4.25%" not in (loaded / "README.md").read_text()  # of its run only
+    for call, message in (
+        (lambda: resnets.push(run, ours, private=True), "^private=True: is for a repository"),
+        (lambda: resnets.push(net, ours, private=True), "^private=True: is for a repository"),
+        (lambda: resnets.push(net, tmp_path / "x", model="resnet18"), "^model is for weights in a"),
+        (lambda: resnets.push(net, "hub:nobody"), "^to=hub:nobody: write it as"),
+        (lambda: resnets.push(net, ours, format="keras"), "^format='keras': must be one of"),
+    ):
+        with pytest.raises(resnets.ConfigError, match=message):
+            call()

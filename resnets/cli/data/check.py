@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.table import Table
 
-from resnets.cli.options import refuse_unread
-from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
-from resnets.config.ranges import check_range
-from resnets.utils.files import results_folder
 from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
-    from resnets.data.check.report import WrittenReport
+    from resnets.api.check_data import DataReport
     from resnets.data.check.run import CheckReport
-    from resnets.data.finding_kinds import Kind
 
-# Options that are read for sets with boxes, outlines or class maps.
-ANNOTATED = "source out leave_out quarantine tiny workers repair class_map class_map_folder format"
-RECIPES = {"segment": "segment"}  # others are for `detect`
 STYLES = {
     "leak": "bold red",
     "refused": "bold red",
@@ -88,153 +79,71 @@ class Check:
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
-        from resnets.cli.data.check_boxes import (
-            check_all_annotations,
-            print_annotation_check,
-            repair,
-        )
-        from resnets.data.check.images_by_split import open_contents, split_into_shares
-        from resnets.data.check.report import write_check
-        from resnets.data.check.run import check_data
+        from resnets.api.check_data import check_data
+        from resnets.cli.data.check_boxes import print_annotations, print_repair
         from resnets.data.check.verdict import exit_code
-        from resnets.data.dataset.summary import announce
-        from resnets.detect.check.images_by_split import annotated_contents
-        from resnets.detect.check.run import annotation_tasks, explain_no_annotations
 
-        check_range("--tiny", self.tiny, "[0, inf)")
-        listed, leave_out = self._options()
-        out = self.out or Path(f"{Path(self.source).resolve().name.split('.')[0]}-check")
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out}: is a file; give a folder")
-        spec = DataSpec(
-            source=self.source,
-            ground_truth=self.ground_truth,
-            labels_from=self.labels_from,
-            workers=self.workers,
-            quarantine=listed,
-        )
-        detect = DetectSpec(
-            class_map=self.class_map,
-            class_map_folder=self.class_map_folder,
-            format=self.format,
-        )
-        tasks = annotation_tasks(self.source, detect)
-        for option, value in (("repair", self.repair), ("format", self.format)):
-            if value and not tasks:
-                why = explain_no_annotations(self.source)
-                raise ConfigError(f"--{option}: {self.source}: {why}")
-        if tasks:
-            refuse_unread(Check, vars(self), ANNOTATED, "labels are in the annotations")
-        contents = (
-            annotated_contents(spec, tasks[0], detect)
-            if tasks
-            else split_into_shares(open_contents(spec), spec)
-        )
-        announce(replace(contents.summary, warnings=()))  # printed once, with the exit code
-        # Not earlier: a new folder inside the data set would be listed as one of its folders.
-        warnings = list(contents.warnings)
-        with results_folder(out), results_folder(self.repair), _printed_if_it_fails(warnings):
-            check = check_all_annotations(self.source, tasks, detect, self.workers)
-            warnings += check.warnings
-            report = check_data(spec, tiny=self.tiny, contents=contents, watch=_show_progress)
-            if tasks:
-                report = report.with_annotations(check.bad, check.refusals, check.warnings)
-            recipe = RECIPES.get(tasks[0], "detect") if tasks else "scratch"
-            written = write_check(report, out, spec, leave_out, recipe)
-            _save_findings(report, spec, written, annotated=bool(tasks))
-            _print_report(report, written)
-            if tasks:
-                print_annotation_check(check, out)
-            if self.repair is not None:
-                repair(self.source, tasks[0], self.repair, detect)
-            code = exit_code(report)
-            _print_conclusion(report, written, spec, code)
-            return code
+        options = vars(self) | self._lists()
+        source = options.pop("source")
+        report = check_data(source, **options, quiet=False)
+        _print_report(report)
+        if report.annotations is not None:
+            print_annotations(report.annotations, report.folder)
+        if self.repair is not None and report.repaired is not None:
+            print_repair(report.repaired, self.repair)
+        code = exit_code(report.check)
+        plain = [options[name] for name in ("labels_from", "ground_truth", "quarantine")]
+        _print_conclusion(report, code, source if plain == ["auto", None, None] else None)
+        return code
 
-    def _options(self) -> tuple[str | None, frozenset[Kind]]:
-        """Return the quarantine list, and the kinds of findings to put into a new one."""
-        from resnets.data.finding_kinds import KINDS, kinds_by_name
+    def _lists(self) -> dict[str, Any]:
+        """Return the quarantine list, and the kinds of findings to put into a new one.
 
-        known = {kind.name for kind in KINDS}
-        kinds = {name for name in self.leave_out.split(",") if name and name != "none"}
+        --quarantine once had the meaning of --leave-out.
+        """
+        from resnets.data.finding_kinds import KINDS
+
         names = set((self.quarantine or "").split(","))
-        if names <= known and not Path(self.quarantine or "").exists():
-            echo(
-                "resnets data check: --quarantine expects a file; continuing as with "
-                f"--leave-out {self.quarantine}",
-                error=True,
-            )
-            return None, kinds_by_name(sorted(kinds | names))
-        return self.quarantine, kinds_by_name(sorted(kinds))
+        if not names <= {kind.name for kind in KINDS} or Path(self.quarantine or "").exists():
+            return {}
+        echo(
+            "resnets data check: --quarantine expects a file; continuing as with "
+            f"--leave-out {self.quarantine}",
+            error=True,
+        )
+        return {"quarantine": None, "leave_out": f"{self.leave_out},{self.quarantine}"}
 
 
-@contextmanager
-def _printed_if_it_fails(warnings: Sequence[str]) -> Iterator[None]:
-    """Context that prints warnings if an error ends it; otherwise `_print_conclusion` does."""
-    try:
-        yield
-    except Exception:
-        for warning in warnings:
-            echo(f"WARNING: {warning}")
-        raise
-
-
-def _save_findings(
-    report: CheckReport, spec: DataSpec, written: WrittenReport, *, annotated: bool
-) -> None:
-    """Save the findings in the cache, where training on the same data set reads them."""
-    from resnets.data.errors import DataError
-    from resnets.data.sources.open import find_source
-    from resnets.data.splits.check_results import fingerprint_source, save_record
-    from resnets.detect.check.images_by_split import annotated_listing
-
-    try:
-        if annotated:
-            listing = annotated_listing(spec.source)
-        else:
-            listing = fingerprint_source(find_source(spec), spec.source)
-    except DataError:  # nothing trains on it
-        return
-    if save_record(spec.source, report.findings, listing, written.quarantine) is None:
-        echo("note: the cache cannot be written, so training will not repeat these findings")
-
-
-def _show_progress(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:
-    from resnets.evaluate.prepare import with_progress
-
-    return with_progress(counts, total, description=doing)
-
-
-def _print_report(report: CheckReport, written: WrittenReport) -> None:
+def _print_report(report: DataReport) -> None:
     from resnets.data.check.classes import count_suffixes
-    from resnets.data.check.verdict import list_warnings, make_verdict
 
-    console = terminal_console()
-    echo(_format_counts(report))
-    warnings = set(list_warnings(report))  # `_print_conclusion` prints them
-    for point in make_verdict(report):
+    console, check = terminal_console(), report.check
+    echo(_format_counts(check))
+    warnings = set(report.warnings)  # `_print_conclusion` prints them
+    for point in report.verdict:
         if point.text in warnings:
             continue
         mark = f"[{STYLES[point.weight]}]{MARKS[point.weight]:<8}[/]"
         console.print(f"{mark}{escape(point.text)}", highlight=False, soft_wrap=True)
         if point.advice:
             echo(f"        {point.advice}")
-    if report.leaks or report.broken:
-        echo(_format_remedy(report, written))
-    for table in _tables(report):
+    if check.leaks or check.broken:
+        echo(_format_remedy(report))
+    for table in _tables(check):
         console.print(table)
-    counts = count_suffixes(report.contents)
+    counts = count_suffixes(check.contents)
     suffixes = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts)
     echo(f"images by suffix: {suffixes}")
 
 
-def _format_remedy(report: CheckReport, written: WrittenReport) -> str:
-    if report.refused:  # until then no command trains on it
+def _format_remedy(report: DataReport) -> str:
+    check, written = report.check, report.written
+    if check.refused:  # until then no command trains on it
         return (
             "Once training accepts the data set, exclude them with "
             f"data.quarantine={written.quarantine}"
         )
-    if report.leaks and not written.without_leaks:
+    if check.leaks and not written.without_leaks:
         return (
             "Run the check again with --leave-out leak,near-leak to list the images to "
             "exclude from training."
@@ -282,21 +191,21 @@ def _tables(report: CheckReport) -> Iterator[Table]:
         yield table
 
 
-def _print_conclusion(
-    report: CheckReport, written: WrittenReport, spec: DataSpec, code: int
-) -> None:
-    """Print the files that were written, the worst problem once more, and the exit code."""
-    from resnets.data.check.classes import make_class_table
-    from resnets.data.check.verdict import list_warnings, make_verdict
+def _print_conclusion(report: DataReport, code: int, source: str | None) -> None:
+    """Print the files that were written, the worst problem once more, and the exit code.
 
-    echo(f"report: {written.page}\nfindings: {written.table}")
-    echo(f"quarantine: {written.quarantine} ({written.listed:,} listed)")
-    worst = make_verdict(report)[0]
+    source: the data set, if `resnets train` reads it in the same way without further options.
+    """
+    from resnets.data.check.classes import make_class_table
+
+    echo(f"report: {report.report}\nfindings: {report.table}")
+    echo(f"quarantine: {report.quarantine} ({report.written.listed:,} listed)")
+    worst = report.verdict[0]
     if worst.weight == "leak":
-        echo(f"LEAK: {worst.text}.\n{_format_remedy(report, written)}")
+        echo(f"LEAK: {worst.text}.\n{_format_remedy(report)}")
     elif worst.weight in ("refused", "broken"):
         echo(f"{MARKS[worst.weight]}: {worst.text}")
-    found = list_warnings(report)
+    found = report.warnings
     for warning in found:
         echo(f"WARNING: {warning}")
     if code:
@@ -305,9 +214,9 @@ def _print_conclusion(
         echo(f"exit code 0, with {len(found):,} warning{'s' * (len(found) > 1)}: see above")
     else:
         echo("no problems found")
-    plain = (spec.labels_from, spec.ground_truth, spec.quarantine) == ("auto", None, None)
-    classes = make_class_table(report.contents)
-    if not code and plain and classes is not None and written.recipe == "scratch":
-        source = shlex.quote(spec.source)
+    classes = make_class_table(report.check.contents)
+    is_plain = classes is not None and report.written.recipe == "scratch"
+    if not code and source is not None and is_plain:
+        source = shlex.quote(source)
         echo(f"next:   resnets train finetune --data {source}    (from pretrained weights)")
         echo(f"        resnets train scratch --data {source}     (from random weights)")

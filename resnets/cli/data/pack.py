@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from resnets.cli.options import Flag, refuse_unread
-from resnets.config import ConfigError, DataSpec, lock_path
 from resnets.utils.printable import echo
 
 
@@ -49,52 +48,21 @@ class Pack:
             read = "source verify"
             refuse_unread(type(self), vars(self), read, "--verify only reads the packed file")
             return _verify(Path(self.source))
-        spec = DataSpec(
-            source=self.source,
-            quarantine=self.quarantine,
-            ground_truth=self.ground_truth,
-            labels_from=self.labels_from,
-            max_unreadable=self.max_unreadable,
-            workers=self.workers,
-        )
-        return _pack(spec, self.size, self.out)
+        options = vars(self) | {"quiet": False}
+        del options["verify"]
+        return _pack(options.pop("source"), options)
 
 
-def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
-    from resnets.data.dataset.pack import SUFFIX
-    from resnets.data.dataset.quarantine_list import Quarantine
-    from resnets.data.dataset.summary import announce, summarize_source
+def _pack(source: str, options: dict[str, Any]) -> int:
+    from resnets.api.pack_data import pack_data
     from resnets.data.decode.pixel_values import describe_levels
-    from resnets.data.loading.pack_write import pack
-    from resnets.data.sources.open import find_source
 
-    if out is None:
-        name = Path(spec.source).resolve().name
-        for ending in (".gz", ".xz", ".bz2", ".tar", ".tgz"):
-            name = name.removesuffix(ending)
-        out = Path(f"{name}-{size}{SUFFIX}")
-    if out.suffix != SUFFIX:
-        raise ConfigError(f"--out {out}: packed data sets end in {SUFFIX}; use {out.name}{SUFFIX}")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: no such folder {out.parent}")
-    with lock_path(out):
-        if out.exists():
-            raise ConfigError(f"--out {out}: already exists; remove it or give another file")
-        source = find_source(spec)
-        announce(summarize_source(source))
-        packed = pack(
-            source,
-            out,
-            size,
-            quarantine=Quarantine.of(spec),
-            workers=spec.workers,
-            max_unreadable=spec.max_unreadable,
-        )
+    packed = pack_data(source, **options)
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.images.items())
-    echo(f"wrote {out}: {parts}, {_format_bytes(packed.size)}")
+    echo(f"wrote {packed.path}: {parts}, {_format_bytes(packed.size)}")
     for line in describe_levels(packed.value_range):
         echo(line)
-    echo(f"to train on it: resnets train RECIPE --data {out}")
+    echo(f"to train on it: resnets train RECIPE --data {packed.path}")
     if packed.unreadable:
         _warn(f"skipped {len(packed.unreadable):,} unreadable images")
     return 1 if packed.unreadable else 0

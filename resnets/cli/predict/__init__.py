@@ -125,7 +125,7 @@ def command(
         raise ConfigError("give at least one image, folder or URL")
     task = _refuse_unread(weights, given)
     if task in ("text", "signals"):
-        return _predict_sequences(weights, images, length, as_csv=csv, device=device)
+        return _predict_sequences(weights, task, images, length, as_csv=csv, device=device)
     if task == "classify":
         if top_k < 1:
             raise ConfigError(f"--top-k {top_k}: must be at least 1")
@@ -219,22 +219,19 @@ def _classify(
 
 
 def _predict_sequences(
-    weights: str, inputs: Sequence[str], length: int, *, as_csv: bool, device: str
+    weights: str, task: str, inputs: Sequence[str], length: int, *, as_csv: bool, device: str
 ) -> int:
     """Print each text with `length` further characters, or the class of each signal of files."""
-    from resnets.evaluate.prepare import to_device
-    from resnets.models.transformer.network import Transformer
-    from resnets.sequence.load import load
-    from resnets.sequence.predict import generate, predict_signals
+    from resnets.api.sequences import predict_sequences
 
-    model = load(weights)
-    to_device(model, device, "float32")
-    if isinstance(model, Transformer):
-        for each in inputs:
-            echo(generate(model, each, length))
+    rows = []
+    for each in predict_sequences(weights, inputs, length=length, device=device):
+        if isinstance(each, str):
+            echo(each)
+        else:
+            rows.append((str(each.path), str(each.row), each.name, each.probability))
+    if task == "text":
         return 0
-    signals = [each for path in inputs for each in predict_signals(model, Path(path))]
-    rows = [(str(each.path), str(each.row), each.name, each.probability) for each in signals]
     if as_csv:
         writer = CsvWriter(sys.stdout)
         writer.writerow(["path", "row", "class", "probability"])

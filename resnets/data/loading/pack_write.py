@@ -43,11 +43,13 @@ NUM_PROBES = 64  # images from which the size of the file is estimated
 
 @dataclass
 class PackReport:
-    """The result of packing: images by part, bytes of the file, and unreadable images.
+    """The result of packing: images by part, bytes of the file at `path`, and unreadable images.
 
-    value_range: the values that became 0 and 255 in all images of more than 8 bits.
+    unreadable: a message for each. value_range: the values that became 0 and 255 in all images of
+    more than 8 bits.
     """
 
+    path: Path
     images: dict[str, int] = field(default_factory=dict)
     size: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -83,7 +85,7 @@ def pack(
     for warning in probe.warnings:
         log.warning("%s", warning)
     _check_disk_space(parts, size, out)
-    report, entries, workers = PackReport(value_range=levels), {}, workers or cores()
+    report, entries, workers = PackReport(out, value_range=levels), {}, workers or cores()
     with atomic_write(out) as temporary:
         with temporary.open("wb") as file:
             file.write(bytes(HEADER.size))

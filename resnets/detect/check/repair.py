@@ -112,10 +112,7 @@ def repair_annotations(
     it lists what was changed and left out. ConfigError: `out` has annotations already, or the set
     has class maps, which are images.
     """
-    if task == "segment":
-        raise ConfigError("class maps are images and cannot be repaired here; redraw them")
-    if (out / "annotations").exists():
-        raise ConfigError(f"{out}: holds annotations already; name a new folder")
+    check_repairable(task, out)
     source = open_full_set(where, task, detect)
     report = RepairReport()
     documents = {}
@@ -131,6 +128,14 @@ def repair_annotations(
         assert len(loaded["annotations"]) == len(document["annotations"])
     write_csv(out / REPORT_FILE, ("file", "item", "outcome", "reason"), report.rows)
     return report
+
+
+def check_repairable(task: Task, out: Path) -> None:
+    """Raise ConfigError for class maps, and for a folder that has annotations."""
+    if task == "segment":
+        raise ConfigError("class maps are images and cannot be repaired here; redraw them")
+    if (out / "annotations").exists():
+        raise ConfigError(f"{out}: holds annotations already; name a new folder")
 
 
 def _repair_images(

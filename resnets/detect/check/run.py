@@ -77,6 +77,28 @@ class AnnotationReport:
         return f"{self.source.name}: {sets}; {format_count(len(self.problems), 'problem')}: {kinds}"
 
 
+@dataclass(frozen=True)
+class AnnotationCheck:
+    """The problems of the annotations of a data set, with a report for each task.
+
+    refusals: why training refuses them. notes: what was not checked.
+    """
+
+    reports: Sequence[AnnotationReport] = ()
+    refusals: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def problems(self) -> list[Problem]:
+        """All problems; those that both train and trainval have are named once."""
+        return list(dict.fromkeys(each for report in self.reports for each in report.problems))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings about all annotations, without repetitions."""
+        return list(dict.fromkeys(text for each in self.reports for text in each.warnings))
+
+
 def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task, ...]:
     """Return the tasks that the folder or archive at `where` has annotations for.
 
@@ -159,6 +181,29 @@ def check_annotations(
     return AnnotationReport(
         source, unique, counts, kinds, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings))
     )
+
+
+def check_all_annotations(
+    where: str,
+    tasks: Sequence[Task],
+    detect: DetectSpec,
+    *,
+    workers: int = 0,
+    watch: Watch | None = None,
+) -> AnnotationCheck:
+    """Check the annotations of the set at `where` for each of `tasks`, as `check_annotations`."""
+    reports, refusals, notes = [], [], []
+    for task in tasks:
+        try:
+            reports.append(
+                check_annotations(where, task, workers=workers, watch=watch, detect=detect)
+            )
+        except DataError as error:
+            if task == "segment" and len(tasks) > 1:
+                notes.append(f"class maps are not checked: {error}")
+            else:
+                refusals.append(str(error))
+    return AnnotationCheck(reports, refusals, notes)
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:

@@ -1,0 +1,53 @@
+"""`resnets.tune`: search learning rate, weight decay and augmentation of a recipe."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from resnets.api.recipe import choose_recipe
+from resnets.config import ModelSpec, Recipe
+from resnets.study.tune import Tuned
+from resnets.study.tune import tune as search
+from resnets.utils.api_function import api_function
+
+
+@api_function
+def tune(
+    recipe: str | Path | Recipe = "scratch",
+    *,
+    data: str | PathLike[str] | None = None,
+    model: str | ModelSpec | None = None,
+    trials: int = 12,
+    budget: str = "3ep",
+    seed: int = 0,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    **fields: Any,
+) -> Tuned:
+    """Search learning rate, weight decay and augmentation strength on validation images.
+
+        search = resnets.tune("scratch", data="photos")
+        run = resnets.train(search.recipe)
+        search.best.error, search.tables["trials"]
+
+    A learning-rate range test, then trials that Optuna samples. Test images are not read.
+
+    Args:
+        recipe: Recipe to tune: a name, a .toml file or a `Recipe`; it keeps its duration.
+        data: Data set: a name or a path.
+        model: Catalog name or a `ModelSpec`; default is the recipe's.
+        trials: Number of trials in all, including those of a search that is resumed.
+        budget: Length of each trial, as "3ep" or "500it".
+        seed: Seed of the search; the recipe has its own.
+        out: Folder; default runs/tune-N. The same search in it is resumed, and one of more trials
+            extends it.
+        device: auto, cpu, cuda, cuda:1, mps.
+        **fields: Other recipe fields, as for `resnets.train`.
+
+    Raises ConfigError if Optuna is not installed, there are no validation images, or the folder has
+    another search.
+    """
+    chosen = choose_recipe(recipe, data=data, model=model, fields=fields)
+    return search(chosen, trials=trials, budget=budget, seed=seed, out=out, device=device)
