@@ -205,7 +205,7 @@ def check_data(
     tasks = annotation_tasks(source, detect)
     if tasks:
         refuse_options(
-            "is not read: labels are in the annotations; omit it",
+            "labels are in the annotations; omit it",
             ground_truth=ground_truth,
             labels_from=labels_from != "auto",
         )

@@ -69,7 +69,7 @@ def test_bad_boxes_are_named_and_repaired(tmp_path):
     with pytest.raises(resnets.ConfigError, match="holds annotations already"):
         resnets.check_data(root, out=tmp_path / "new", repair=fixed)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(resnets.ConfigError, match="^labels_from is not read: labels are in"):
+    with pytest.raises(resnets.ConfigError, match="^labels_from: labels are in"):
         resnets.check_data(root, labels_from="name")
 
 

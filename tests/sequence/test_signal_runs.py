@@ -143,7 +143,7 @@ def test_predict_reads_files_with_and_without_labels(done, tmp_path, capsys):
     assert [each.name for each in in_memory] == [each.name for each in given]
     assert [str(each.path) for each in in_memory] == ["signals 0"] * 4 + ["signals 1"] * 2
     for options in ({"top_k": 1}, {"length": 9}, {"threshold": 0.9}, {"backend": "onnx"}):
-        with pytest.raises(ConfigError, match=f"^{next(iter(options))} "):
+        with pytest.raises(ConfigError, match=f"^{next(iter(options))}: "):
             resnets.predict(out, tmp_path / "x.npy", **options)
     with pytest.raises(ConfigError, match="images: Image is not a file of signals"):
         resnets.predict(out, Image.new("L", (8, 8)))

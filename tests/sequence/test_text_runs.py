@@ -101,7 +101,7 @@ def test_predict_continues_a_text(done, capsys):
     assert model.training
     with pytest.raises(ConfigError, match="images: ndarray is not a text"):
         resnets.predict(model, np.zeros((2, 3)))
-    with pytest.raises(ConfigError, match="^classes not for models of task 'text'"):
+    with pytest.raises(ConfigError, match="^classes: not for models of task 'text'"):
         resnets.predict(out, "Shall I", classes="a,b")
     assert generate(model, "thy ", 30) == generate(model, "thy ", 30)
     assert len(generate(model, "a" * 40, 5, temperature=0)) == 45  # longer than the context

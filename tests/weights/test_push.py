@@ -291,7 +291,7 @@ def test_python_pushes_runs_and_loaded_models(run: Path, tmp_path: Path) -> None
     for call, message in (
         (lambda: resnets.push(run, ours, private=True), "^private=True: is for a repository"),
         (lambda: resnets.push(net, ours, private=True), "^private=True: is for a repository"),
-        (lambda: resnets.push(net, tmp_path / "x", model="resnet18"), "^model is for weights in a"),
+        (lambda: resnets.push(net, tmp_path / "x", model="resnet18"), "^model: only for weights"),
         (lambda: resnets.push(net, "hub:nobody"), "^to=hub:nobody: write it as"),
         (lambda: resnets.push(net, ours, format="keras"), "^format='keras': must be one of"),
     ):
