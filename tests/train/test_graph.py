@@ -8,6 +8,7 @@ import pytest
 import torch
 from recorded_graph import record
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
@@ -159,6 +160,30 @@ def test_warm_up_steps_are_undone() -> None:
     assert found[0].keys() == found[1].keys()
     for name, each in found[0].items():
         assert torch.equal(each, found[1][name]), name
+
+
+def test_weights_are_averaged_in_one_operator_with_a_weight_on_the_device() -> None:
+    """Besides the copy of the counters: in a CUDA graph each operator is a kernel or more."""
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    train_step, _ = opened(digits({"ema_decay": "0.9"}))
+    ema, model = train_step.state.ema, train_step.state.model
+    with torch.no_grad():
+        for each in model.parameters():
+            each.add_(torch.randn_like(each))
+    pairs = zip(ema.module.parameters(), model.parameters(), strict=True)
+    expected = [averaged.lerp(current, 0.25) for averaged, current in pairs]
+    weight = torch.tensor(0.25)
+    with Recorder():
+        ema.average_with(model, weight)
+    assert [name for name in names if name != "detach"] == ["_foreach_copy_", "_fused_sgd_"]
+    for averaged, wanted in zip(ema.module.parameters(), expected, strict=True):
+        torch.testing.assert_close(averaged, wanted, rtol=1e-6, atol=1e-7)
 
 
 REFUSED = {

@@ -53,10 +53,21 @@ class AveragedModel:
         if copied[0]:
             torch._foreach_copy_(*copied)
         if isinstance(weight, Tensor):
-            # `_foreach_lerp_` takes numbers or one tensor per pair, and is no faster with those:
-            # it then runs one kernel per pair, since their shapes differ.
-            torch._foreach_mul_(averaged_floats, 1 - weight)
-            torch._foreach_add_(averaged_floats, torch._foreach_mul(floats, weight))
+            # A step of SGD of length `weight` along `averaged - current` (weight decay 1, and the
+            # gradient `current` negated) is the same in one kernel for all tensors.
+            # `_foreach_lerp_` takes numbers, or tensors, with which it runs a kernel for each pair.
+            torch._fused_sgd_(
+                averaged_floats,
+                floats,
+                [],
+                weight_decay=1.0,
+                momentum=0.0,
+                lr=weight,
+                dampening=0.0,
+                nesterov=False,
+                maximize=True,
+                is_first_step=False,
+            )
         elif floats:
             torch._foreach_lerp_(averaged_floats, floats, weight)
 
