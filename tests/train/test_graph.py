@@ -1,5 +1,6 @@
 """A step as a CUDA graph (train/cuda_graph), replaced by plain calls or recorded operators."""
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -219,6 +220,43 @@ def test_a_failed_capture_is_reported_and_changes_nothing(monkeypatch) -> None:
     assert isinstance(found, str)
     for name, each in tensors(state).items():
         assert torch.equal(each, before[name]), name
+
+
+@pytest.mark.parametrize("failing", [0, capture.WARM_UP])
+def test_work_of_a_failed_capture_is_over_before_it_is_undone(failing, monkeypatch) -> None:
+    """Its steps ran on another stream than what restores the weights."""
+
+    class Stream:
+        def __init__(self, device: torch.device | None = None) -> None:
+            self.waited_for: list[Stream] = []
+
+        def wait_stream(self, other: "Stream") -> None:
+            self.waited_for.append(other)
+
+    current = Stream()
+    for name in ("current_stream", "default_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: current)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    ended = []
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *each: ended.append(each))
+    monkeypatch.setattr(capture, "failed", [])
+    calls = itertools.count()
+
+    def fails() -> None:
+        if next(calls) == failing:
+            raise RuntimeError("no kernel")
+
+    with pytest.raises(RuntimeError, match="no kernel"):
+        capture.capture(fails, torch.device("cuda"))
+    assert len(current.waited_for) == 1
+    was_capturing = failing == capture.WARM_UP
+    assert len(capture.failed) == was_capturing
+    assert ended == [(0, (0, 1))] * was_capturing  # or the allocator cannot release memory
 
 
 def test_a_run_with_a_graph_equals_one_without(monkeypatch, tmp_path: Path) -> None:

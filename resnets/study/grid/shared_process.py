@@ -127,7 +127,7 @@ class _CellThread(threading.Thread):
                 reason = train_locked(self.job.recipe, self.job.folder, self.device, self.job.parts)
             with process_lock:  # no graph is being captured
                 gc.collect()
-                release_cached_memory()  # fails after a capture that did
+                release_cached_memory()  # fails after an error of CUDA
         except BaseException:
             traceback.print_exc()
             self.is_broken = True

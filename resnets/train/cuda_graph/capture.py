@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ Capture = Callable[[Body, torch.device], Body]
 WARM_UP = 3  # steps before the capture, in which libraries choose algorithms and allocate
 MAX_KINDS_OF_BLOCKS = 64  # of one class: each size, stride and shortcut is compiled once
 
-_failed: list[torch.cuda.CUDAGraph] = []  # torch's allocator still has pointers to these
+failed: list[torch.cuda.CUDAGraph] = []  # torch's allocators still have pointers to these
 
 
 def capture(body: Body, device: torch.device) -> Body:
@@ -35,28 +35,40 @@ def capture(body: Body, device: torch.device) -> Body:
     stream = torch.cuda.Stream(device) if is_default else current
     stream.wait_stream(current)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*capturable=True")  # Adam's, of steps outside a graph
-        for _ in range(WARM_UP):
-            body()
-        reason: Exception | None = None
-        try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                try:
-                    body()
-                except Exception as error:
-                    reason = error
-                    raise
-        except RuntimeError:
-            _failed.append(graph)
-            if reason is None:
-                raise
-            # After an error of `body` the end of the capture fails, too, without saying why.
-            if isinstance(reason, RuntimeError | OutOfMemory):
-                raise reason from None
-            raise RuntimeError(str(reason)) from reason
-    current.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*capturable=True")  # Adam's, of steps outside it
+            for _ in range(WARM_UP):
+                body()
+            _record(graph, body, stream)
+    finally:  # after an error, too: the caller then undoes what the warm-up is still doing
+        current.wait_stream(stream)
     return graph.replay
+
+
+def _record(graph: torch.cuda.CUDAGraph, body: Body, stream: torch.cuda.Stream) -> None:
+    """Capture `body` on `stream`; raises its error if it has one, else that of the capture."""
+    reason: Exception | None = None
+    pool = torch.cuda.graph_pool_handle()
+    try:
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            try:
+                body()
+            except Exception as error:
+                reason = error
+                raise
+    except RuntimeError:
+        failed.append(graph)
+        with contextlib.suppress(RuntimeError):  # where torch has done it
+            # Before 2.14 torch's allocator takes the capture for one that is still underway, and
+            # fails an assertion when it is to release memory.
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        if reason is None:
+            raise
+        # After an error of `body` the end of the capture fails, too, without saying why.
+        if isinstance(reason, RuntimeError | OutOfMemory):
+            raise reason from None
+        raise RuntimeError(str(reason)) from reason
 
 
 def plain(body: Body, device: torch.device) -> Body:
@@ -64,7 +76,7 @@ def plain(body: Body, device: torch.device) -> Body:
     return body
 
 
-@contextmanager
+@contextlib.contextmanager
 def compiled_blocks(model: nn.Module, enabled: bool = True) -> Iterator[list[Any]]:
     """Context in which each block of the network's stages is compiled; yields the compiled code.
 
