@@ -7,9 +7,9 @@
 Each result is appended to the file of results at once. A case that this commit has finished on this
 hardware is not run again, so repeat the command until all cases are done; a case starts only if the
 limit leaves enough time for it, and is stopped at several times its estimate. A case that fails is
-recorded with its error and traceback, and the next one runs; after a CUDA error, which makes the
-process unusable, the script restarts itself. The exit code is 1 if a case of this run failed or has
-a wrong verdict. No network is needed. docs/gpu.md lists what to install.
+recorded with its error and traceback, and the next one runs, in a new process if a CUDA error, a
+crash or a hang made the last one unusable. The exit code is 1 if a case of this run failed or has a
+wrong verdict. No network is needed. docs/gpu.md lists what to install.
 
 Cases that compile for minutes or train deep models run last, those of other sections before them.
 
@@ -27,7 +27,6 @@ full       the other recipes, as time allows
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import importlib
 import os
 import signal
@@ -66,35 +65,43 @@ SECTIONS = {
     "full": "full.others",
 }
 MAX_TRACEBACK = 8000  # characters
+LEAST = 30  # seconds that a case gets, besides three times its estimate
 
 
 def main() -> int:
-    """Run the cases that are not done yet; returns the exit code."""
+    """Run the cases that are not done yet, in a child process; returns the exit code."""
     options = parse(sys.argv[1:])
     if missing := missing_packages():
         print("\n".join(["missing packages (docs/gpu.md):", *missing]))
         return 1
     add_metadata(ROOT)
-    from gpu_checks import record
+    from gpu_checks import supervisor
 
     if options.publish is not None:
+        from gpu_checks import record
+
         written = record.publish(options.publish)
         print("\n".join(map(str, written)) or f"{options.publish}: nothing to publish")
         return 0 if written else 1
+    if supervisor.is_child():
+        return run_cases(options)
+    return supervisor.supervise(options.results, START + options.limit)
+
+
+def run_cases(options: argparse.Namespace) -> int:
+    """Run the cases that are not done yet in this process; returns the exit code."""
     import torch
 
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device; to test the script: --device cpu --tiny")
         return 1
-    from gpu_checks import facts
+    from gpu_checks import facts, record, supervisor
     from gpu_checks.case import Setting
 
+    supervisor.enable_traces()
     device = torch.empty(0, device=options.device).device
-    deadline = START + options.limit
-    setting = Setting(device, options.data, options.out, deadline, options.tiny)
-    if setting.cuda:  # a call that hangs outside of Python: print where, and end
-        faulthandler.dump_traceback_later(max(1.0, setting.seconds_left) + 30, exit=True)
-    failed = filter(None, os.environ.pop("GPU_CHECKS_FAILED", "").split("\n"))
+    setting = Setting(device, options.data, options.out, START + options.limit, options.tiny)
+    failed = supervisor.failed_before()
     results = record.Record(options.results, facts.hardware(device), options.tiny, failed)
     names = [name for name in options.only.split(",") if name] or list(SECTIONS)
     if unknown := [name for name in names if name not in SECTIONS]:
@@ -106,8 +113,8 @@ def main() -> int:
         if results.is_done(name, case.name):
             print(f"{key}: already done", flush=True)
         elif key not in results.failed and not run_case(setting, results, name, case):
-            restart(options, deadline, results.failed)
-    print(f"{options.results}: {setting.seconds_left:.0f} s of {options.limit:.0f} are left")
+            return supervisor.UNUSABLE
+    print(f"{options.results}: {setting.seconds_left:.0f} s are left")
     if results.failed:
         print("\n".join(["failed or wrong:", *sorted(results.failed)]))
     return 1 if results.failed else 0
@@ -115,6 +122,8 @@ def main() -> int:
 
 def make_cases(name: str, setting, results) -> list:
     """Return the cases of a section; records the error if its module cannot be imported."""
+    if f"{name}/(section)" in results.failed:  # in an earlier process of this run
+        return []
     module, _, function = SECTIONS[name].partition(".")
     try:
         return getattr(importlib.import_module(f"gpu_checks.{module}"), function)(setting)
@@ -125,8 +134,10 @@ def make_cases(name: str, setting, results) -> list:
 
 
 def run_case(setting, results, section: str, case) -> bool:
-    """Run a case and record it; returns False if the process is unusable on CUDA afterwards."""
+    """Run a case and record it; returns False if no other case can run in this process."""
+    from gpu_checks import supervisor
     from gpu_checks.case import Skipped, is_fatal
+    from resnets.train.cuda_graph import capture
 
     key = f"{section}/{case.name}"
     if not setting.tiny and setting.seconds_left < case.seconds:
@@ -136,8 +147,10 @@ def run_case(setting, results, section: str, case) -> bool:
         )
         return True
     start = time.monotonic()
+    limit = max(1.0, min(setting.seconds_left, LEAST + 3 * case.seconds))
+    supervisor.note_case(results.line(section, case.name), limit)
     try:
-        with time_limit(max(1.0, min(setting.seconds_left, 30 + 3 * case.seconds))):
+        with time_limit(limit):
             rows = case.run()
             setting.synchronize()
     except Skipped as reason:
@@ -148,10 +161,13 @@ def run_case(setting, results, section: str, case) -> bool:
         results.add(section, case.name, time.monotonic() - start, None, one_line(error), text)
         print(f"{key}: failed: {text}", flush=True)
         # What was stopped at its limit may have been capturing a graph.
-        return not (setting.cuda and (isinstance(error, TimeLimit) or is_fatal(error)))
+        unusable = isinstance(error, TimeLimit) or is_fatal(error) or capture.failed
+        return not (setting.cuda and unusable)
+    else:
+        results.add(section, case.name, time.monotonic() - start, rows, None)
     finally:
+        supervisor.note_case(None)
         free_memory(setting)
-    results.add(section, case.name, time.monotonic() - start, rows, None)
     for row in rows:
         text = ", ".join(f"{name} {value}" if name else str(value) for name, value in row.items())
         print(f"{key}: {text}", flush=True)
@@ -196,16 +212,6 @@ class time_limit:  # noqa: N801  (a context manager)
         left = max(0.001, self.before - (time.monotonic() - self.start)) if self.before else 0
         signal.signal(signal.SIGALRM, self.handler)
         signal.setitimer(signal.ITIMER_REAL, left)
-
-
-def restart(options: argparse.Namespace, deadline: float, failed: set[str]) -> None:
-    """Replace this process by a new one of this script; it skips and reports what failed."""
-    os.environ["GPU_CHECKS_FAILED"] = "\n".join(failed)
-    arguments = [f"--limit={deadline - time.monotonic():.0f}"]
-    for name in ("device", "only", "data", "out", "results"):
-        arguments.append(f"--{name}={getattr(options, name)}")
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, __file__, *arguments, *(["--tiny"] * options.tiny)])
 
 
 def missing_packages() -> list[str]:

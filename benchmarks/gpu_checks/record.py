@@ -61,27 +61,46 @@ class Record:
         traceback: str = "",
     ) -> None:
         """Append one case and flush it to the disk."""
+        line = self.line(section, case) | {"seconds": round(seconds, 1)}
+        line |= {"rows": rows} if rows is not None else {"error": error, "traceback": traceback}
+        self.failed |= failures([line])
+        self._lines.append(line)
+        append(self.path, line)
+
+    def line(self, section: str, case: str) -> dict[str, Any]:
+        """Return what the line of a case says besides its seconds and its rows or error."""
         tiny = " --tiny" if self.tiny else ""
-        line = self._key(section, case) | {
+        return self._key(section, case) | {
             "date": datetime.date.today().isoformat(),
             "command": f"python benchmarks/gpu.py --only {section}{tiny}",
-            "seconds": round(seconds, 1),
         }
-        line |= {"rows": rows} if rows is not None else {"error": error, "traceback": traceback}
-        if rows is None or not is_right(rows):
-            self.failed.add(f"{section}/{case}")
-        self._lines.append(line)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a file of results; incomplete lines are ignored."""
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Append a line to a file of results and flush it to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        cut = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        file.write(b"\n" * cut + text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def failures(lines: Iterable[dict[str, Any]]) -> set[str]:
+    """Return "section/case" of the lines with an error, or with rows that are not all right."""
+    return {
+        f"{line['section']}/{line['case']}"
+        for line in lines
+        if "rows" not in line or not is_right(line["rows"])
+    }
+
+
+def read(path: Path, start: int = 0) -> list[dict[str, Any]]:
+    """Read the lines of a file of results from byte `start` on; incomplete lines are ignored."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    stored = path.read_bytes()[start:] if path.exists() else b""
+    for text in stored.decode(errors="replace").split("\n"):
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

@@ -33,9 +33,9 @@ def checks(monkeypatch):
 
 
 def test_sections_are_recorded_once_and_are_right(tmp_path, checks, monkeypatch, capsys):
+    gpu = checks("gpu")
     for sections in ("facts,correct,first", "first,facts"):
-        monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments(tmp_path, "--only", sections)])
-        assert checks("gpu").main() == 0
+        assert gpu.run_cases(gpu.parse(arguments(tmp_path, "--only", sections))) == 0
     found = lines(tmp_path)
     assert [line["section"] for line in found if line["section"] != "correct"] == ["facts", "first"]
     assert not [line for line in found if "error" in line]
@@ -78,6 +78,8 @@ def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
         file.write('{"section": "s", "ca')  # the machine went away
     again = record.Record(tmp_path / "gpu.jsonl", "a machine")
     assert (again.is_done("s", "a"), again.is_done("s", "c")) == (False, True)
+    again.add("s", "d", 1.0, [{"ms": 2.5}], None)  # on a line of its own
+    assert record.Record(tmp_path / "gpu.jsonl", "a machine").is_done("s", "d")
 
 
 def run_facts(checks, monkeypatch, folder, *works, options=()):
@@ -85,8 +87,7 @@ def run_facts(checks, monkeypatch, folder, *works, options=()):
     gpu, case = checks("gpu"), checks("gpu_checks.case")
     made = [case.Case(f"case {number}", 1, work) for number, work in enumerate(works)]
     monkeypatch.setattr(checks("gpu_checks.facts"), "cases", lambda setting: made)
-    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments(folder, "--only", "facts", *options)])
-    return gpu.main()
+    return gpu.run_cases(gpu.parse(arguments(folder, "--only", "facts", *options)))
 
 
 def test_a_run_with_a_failed_or_wrong_case_returns_1_after_the_others(
@@ -116,6 +117,41 @@ def test_after_a_restart_failed_cases_are_skipped_and_reported(tmp_path, checks,
     monkeypatch.setenv("GPU_CHECKS_FAILED", "facts/case 0")
     assert run_facts(checks, monkeypatch, tmp_path, fails, right) == 1
     assert [line["case"] for line in lines(tmp_path)] == ["case 1"]
+
+
+CASES = """
+import os, signal, sys, time
+sys.path.insert(0, {benchmarks!r})
+import gpu
+from gpu_checks import facts, supervisor
+from gpu_checks.case import Case
+
+gpu.LEAST, supervisor.GRACE = 0.2, 0.5
+
+def hangs():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # as in a call outside of Python
+    time.sleep(1000)
+
+right = Case("right", 0.1, lambda: [dict(ms=1.5)])
+cases = [Case("crashes", 0.1, os.abort), Case("hangs", 0.1, hangs), right]
+facts.cases = lambda setting: cases
+sys.exit(gpu.main())
+"""
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_a_case_that_crashes_or_hangs_is_recorded_and_the_others_run(tmp_path):
+    script = tmp_path / "cases.py"
+    script.write_text(CASES.format(benchmarks=str(SCRIPT.parent)))
+    command = [sys.executable, script, *arguments(tmp_path, "--only", "facts")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.endswith("failed or wrong:\nfacts/crashes\nfacts/hangs\n")
+    crashed, hung, right = lines(tmp_path)
+    assert crashed["error"].startswith("Crashed")
+    assert hung["error"].startswith("Hung")
+    assert "in hangs" in hung["traceback"]
+    assert right["rows"] == [{"ms": 1.5}]
 
 
 def test_tiny_results_are_neither_done_nor_published(tmp_path, checks, monkeypatch, capsys):
