@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import signal
 import sys
 import time
@@ -137,6 +136,7 @@ def run_case(setting, results, section: str, case) -> bool:
     """Run a case and record it; returns False if no other case can run in this process."""
     from gpu_checks import supervisor
     from gpu_checks.case import Skipped, is_fatal
+
     from resnets.train.cuda_graph import capture
 
     key = f"{section}/{case.name}"

@@ -23,7 +23,7 @@ from resnets.data import open_data
 from resnets.data.dataset.labeled_images import Split
 
 CIFAR10 = "cifar10.tar.xz"
-CHECK_INTERVAL = 1000  # steps after which a run is stopped if it would exceed the limit
+CHECK_INTERVAL = 1000  # steps after which a run that would exceed the limit is stopped
 FIRST = "resnet20, five seeds"
 RESIDUAL, PLAIN = "cifar-resnet", "cifar-plain"
 
@@ -69,14 +69,31 @@ def _speedrun(setting: Setting) -> list[Row]:
 
 
 def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row]:
-    """Train all `members` (recipe, model, seed) at once, each on its own CUDA stream."""
+    """Train all `members` (recipe, model, seed) at once, each on its own CUDA stream.
+
+    If the first steps show that the time that is left is too short, as many as it allows, anew.
+    """
+    while True:
+        found = _train_at_once(setting, members)
+        if not isinstance(found, int):
+            return found
+        print(f"time for {found} of {len(members)} runs", flush=True)
+        members = members[:found]
+
+
+def _train_at_once(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row] | int:
+    """Return the rows of `members`, or how many of them would end in time.
+
+    Raises RuntimeError if none would, or if later steps take longer than the first ones.
+    """
     train, test = _splits(setting)
     total = 4 if setting.tiny else members[0][0].steps(members[0][0].duration, len(train))
     last_epoch = min(total, -(-len(train) // members[0][0].batch_size))
     created = time.perf_counter()
     mode, runs = _make_runs(setting, [recipe for recipe, _, _ in members], train, total)
     setting.synchronize()
-    start = time.perf_counter()
+    start = checked = time.perf_counter()
+    is_first, was_held = True, _any_held(runs)
     for done in range(total):
         for run in runs:
             with run.on_own_stream():
@@ -85,7 +102,17 @@ def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row
                 run.step()
         if done % CHECK_INTERVAL == CHECK_INTERVAL - 1:
             setting.synchronize()
-            _check_time(setting, time.perf_counter() - start, done + 1, total)
+            now = time.perf_counter()
+            needed = (now - checked) / CHECK_INTERVAL * (total - done - 1)
+            if not was_held:  # steps of a held warm-up are no graphs, and take longer
+                fitting = _count_fitting(needed, setting.seconds_left, len(runs))
+                if fitting < len(runs) and fitting and is_first:
+                    return fitting
+                if fitting < len(runs):
+                    left = setting.seconds_left
+                    raise RuntimeError(f"needs another {needed:.0f} s; {left:.0f} s are left")
+                is_first = False
+            checked, was_held = now, _any_held(runs)
     setting.synchronize()
     seconds = time.perf_counter() - start
     return [
@@ -104,6 +131,18 @@ def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row
     ]
 
 
+def _any_held(runs: list[Training]) -> bool:
+    return any(run.state.schedule.holding for run in runs)
+
+
+def _count_fitting(needed: float, left: float, count: int) -> int:
+    """Return how many of `count` runs that need `needed` seconds together end in `left` seconds.
+
+    Without their overlap, which is smaller for fewer runs.
+    """
+    return count if needed <= left else int(count * left / needed)
+
+
 def _make_runs(
     setting: Setting, members: list[Recipe], train: Split, total: int
 ) -> tuple[str, list[Training]]:
@@ -120,12 +159,6 @@ def _make_runs(
                 raise
             traceback.print_exc()
     return GRAPH, make(GRAPH)
-
-
-def _check_time(setting: Setting, seconds: float, done: int, total: int) -> None:
-    needed = seconds / done * (total - done)
-    if needed > setting.seconds_left:
-        raise RuntimeError(f"needs another {needed:.0f} s; {setting.seconds_left:.0f} s are left")
 
 
 def _splits(setting: Setting) -> tuple[Split, Split]:

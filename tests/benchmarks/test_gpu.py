@@ -119,6 +119,22 @@ def test_after_a_restart_failed_cases_are_skipped_and_reported(tmp_path, checks,
     assert [line["case"] for line in lines(tmp_path)] == ["case 1"]
 
 
+def test_as_many_seeds_are_trained_as_the_time_allows(tmp_path, checks, monkeypatch):
+    case, full = checks("gpu_checks.case"), checks("gpu_checks.full")
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
+    recipe = case.cifar_recipe(setting, "cifar-resnet20")
+    members = [(full.with_seed(recipe, seed), "cifar-resnet20", seed) for seed in range(2)]
+    monkeypatch.setattr(full, "CHECK_INTERVAL", 1)
+    held = iter([True, True])  # the first check is of steps that say nothing about the rest
+    monkeypatch.setattr(full, "_any_held", lambda runs: next(held, False))
+    monkeypatch.setattr(full, "_count_fitting", lambda needed, left, count: 1)
+    rows = full._train(setting, members)
+    assert [(row["seed"], row["at once"], row["steps"]) for row in rows] == [(0, 1, 4)]
+    monkeypatch.setattr(full, "_count_fitting", lambda needed, left, count: 0)
+    with pytest.raises(RuntimeError):
+        full._train(setting, members)
+
+
 CASES = """
 import os, signal, sys, time
 sys.path.insert(0, {benchmarks!r})
