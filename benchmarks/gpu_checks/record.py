@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpu_checks.case import Row, is_right
+from gpu_checks.case import FAILED, Row, is_right
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,10 +129,19 @@ def commit() -> str:
         return f"tree {digest.hexdigest()[:10]}"
 
 
+def _completeness(line: dict[str, Any]) -> int:
+    """Return 2 for a line whose rows are right or wrong, 1 if one says FAILED, 0 for an error."""
+    if "rows" not in line:
+        return 0
+    cells = [str(cell) for row in line["rows"] for cell in row.values()]
+    return 1 if any(cell.startswith(FAILED) for cell in cells) else 2
+
+
 def publish(path: Path) -> list[Path]:
     """Write docs/results/gpu-SECTION.json for each section, from the newest line of each case.
 
-    A failed case is a row with its error, unless an older line has rows of it. A table is of one
+    A failed case is a row with its error, unless an older line has rows of it; a line in which a
+    contender failed gives way to an older one in which none did. A table is of one
     machine, that of the last line of the file; lines of others are named and left out, as are those
     of `--tiny` or that do not say it. Where cases are of several commits, the table names all.
     """
@@ -150,7 +159,7 @@ def publish(path: Path) -> list[Path]:
     cases: dict[tuple[str, str], dict[str, Any]] = {}
     for line in (each for each in every if each["hardware"] == hardware):
         key = (line["section"], line["case"])
-        if "rows" in line or "rows" not in cases.get(key, {}):
+        if key not in cases or _completeness(line) >= _completeness(cases[key]):
             cases[key] = line
     written = []
     for section in dict.fromkeys(section for section, _ in cases):

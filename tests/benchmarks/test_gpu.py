@@ -241,7 +241,12 @@ def test_results_become_tables(tmp_path, checks, monkeypatch):
     results.add("ladder", "a", 1.0, None, "out of memory")
     results.add("ladder", "a", 1.0, [{"way": "eager", "ms": 1.5}], None)
     results.add("ladder", "b", 1.0, None, "no kernel")
-    assert record.publish(tmp_path / "gpu.jsonl") == [tmp_path / "gpu-ladder.json"]
+    results.add("resnet50", "c", 1.0, [{"who": "timm", "ratio": "1.5"}], None)
+    failed = f"{checks('gpu_checks.case').FAILED}: out of memory"
+    results.add("resnet50", "c", 1.0, [{"who": "timm", "ratio": failed}], None)
+    names = ["gpu-ladder.json", "gpu-resnet50.json"]
+    assert record.publish(tmp_path / "gpu.jsonl") == [tmp_path / name for name in names]
+    assert tables.load("gpu-resnet50").rows == [["timm", "1.5"]]
     result = tables.load("gpu-ladder")
     assert result.columns == ["way", "ms"]
     assert result.rows == [["eager", 1.5], ["b", "failed: no kernel"]]
