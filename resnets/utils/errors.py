@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN
 # (CUBLAS_STATUS_ALLOC_FAILED, and of cuDNN 9 CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED),
 # and oneDNN, which does not name its reason.
+CPU_MESSAGE = "can't allocate memory"
 OOM_MESSAGES = (
-    "can't allocate memory",
+    CPU_MESSAGE,
     "not enough memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
@@ -91,7 +92,9 @@ def reading(
     except MemoryError:
         raise error(f"{name}: needs more memory than there is{end}") from None
     except Exception as caught:
-        if isinstance(caught, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
+        if isinstance(caught, RuntimeError) and CPU_MESSAGE in str(caught):  # torch's MemoryError
+            raise error(f"{name}: needs more memory than there is{end}") from None
+        if isinstance(caught, RuntimeError) and "torch" in sys.modules and is_out_of_memory(caught):
             raise  # of a device to which the file is read: the file is not at fault
         why = caught.strerror if isinstance(caught, OSError) and caught.strerror else reason(caught)
         raise error(f"{name}: cannot be {read} ({why}){end}") from caught

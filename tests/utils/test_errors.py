@@ -60,12 +60,19 @@ def test_what_a_full_gpu_and_other_causes_have_in_common_is_decided_by_its_memor
         raise error
 
 
-def test_a_full_device_is_no_fault_of_the_file_that_is_read_to_it():
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(MESSAGES[0]), RuntimeError(MESSAGES[1])])
+def test_a_full_device_is_no_fault_of_the_file_that_is_read_to_it(error):
     context = within_memory("momentum does not fit", "use a smaller model")
     with pytest.raises(OutOfMemory), context, reading_weights("last.safetensors"):
-        raise torch.OutOfMemoryError(MESSAGES[0])
-    with pytest.raises(WeightsError, match="last"), reading_weights("last.safetensors"):
-        raise MemoryError
+        raise error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(MESSAGES[-1])])
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(error):
+    with pytest.raises(WeightsError) as caught, reading_weights("last.safetensors"):
+        raise error
+    assert "memory" in str(caught.value)
+    assert "cannot be read" not in str(caught.value)
 
 
 def test_other_errors_pass():
