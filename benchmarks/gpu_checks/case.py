@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,4 +137,6 @@ def cifar_recipe(setting: Setting, model: str, fields: dict[str, str] | None = N
 def rounded(value: float, digits: int = 4) -> float:
     """Round to `digits` significant digits; an int if it is whole and at least 10."""
     short = float(f"{value:.{digits}g}")
+    if not math.isfinite(short):
+        return short
     return int(short) if short == int(short) and abs(short) >= 10 else short

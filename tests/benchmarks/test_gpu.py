@@ -265,3 +265,14 @@ def test_a_table_is_of_one_machine_and_names_its_commits(tmp_path, checks, monke
     result = tables.load("gpu-ladder")
     assert (result.hardware, result.commit, result.rows) == ("A", "1, 2", [["a"], ["c"]])
     assert "B" in capsys.readouterr().out
+
+
+def test_a_wrong_gradient_of_an_operator_is_wrong(checks):
+    correct, case = checks("gpu_checks.correct"), checks("gpu_checks.case")
+    for errors, is_right in (
+        ((1e-6, 1e-5), True),
+        ((1e-6, 0.1), False),
+        ((float("nan"), 0.0), False),
+    ):
+        row = correct._make_row("convolution", "float32", *errors, 1e-5, 1e-4)
+        assert case.is_right([row]) is is_right
