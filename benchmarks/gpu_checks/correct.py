@@ -58,7 +58,7 @@ def cases(setting: Setting) -> list[Case]:
     """Return the cases, operators first: a wrong one explains errors of the others."""
     modes = [mode for mode in PRECISIONS if setting.cuda or mode in ("float32", "bfloat16")]
     names = ["cifar-resnet20"] if setting.tiny else list(MODELS)
-    optimizers = ("sgd",) if setting.tiny else ("sgd", "adamw", "lamb")
+    optimizers = ("sgd", "adamw") if setting.tiny else ("sgd", "adamw", "lamb")
     step_modes = (GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,)
     return [
         *[Case(f"operators, {mode}", 5, partial(_operators, setting, mode)) for mode in modes],
@@ -231,17 +231,22 @@ def _batches(setting: Setting) -> list[Row]:
 
 
 def _steps(setting: Setting, kind: str) -> list[Row]:
-    """Compare the change of all weights in three steps in float32 and float64."""
+    """Compare the change of all weights in three steps with that of float64 on a CPU.
+
+    SGD in float32, the others in float64, but for the loss: where a gradient is nearly 0, rounding
+    decides its sign, and Adam divides it by its size. In float32 their changes differ by 10 to 20%.
+    """
+    dtype, limit = (torch.float32, 0.05) if kind == "sgd" else (torch.float64, 0.03)
     fields = {"optim.kind": kind, "optim.lr": "0.01", "precision": "float32"}
     recipe = replace_fields(cifar_recipe(setting, "cifar-resnet20"), fields)
     split = random_images(200, 32)
     preprocessor = fit_preprocess(split, recipe.data, 3)
     moved = []
-    for device, dtype in ((torch.device("cpu"), torch.float64), (setting.device, torch.float32)):
+    for device, used in ((torch.device("cpu"), torch.float64), (setting.device, dtype)):
         torch.manual_seed(0)
         model = build(recipe.model).train()
         before = torch.cat([each.detach().double().reshape(-1) for each in model.parameters()])
-        model = model.to(device, dtype).to(memory_format=torch.channels_last)
+        model = model.to(device, used).to(memory_format=torch.channels_last)
         state = new_state(model, recipe, 3)
         stream = TrainStream(
             split, recipe.data, preprocessor, recipe.batch_size, 0, torch.device("cpu")
@@ -250,17 +255,14 @@ def _steps(setting: Setting, kind: str) -> list[Row]:
         pick_precision("float32", device)
         with off:
             for batch in islice(stream.batches(0, 3), 3):
-                images, targets = batch.images.to(device, dtype), batch.targets.to(device)
+                images, targets = batch.images.to(device, used), batch.targets.to(device)
                 here = Batch(images, targets, batch.ids)
                 loss_fn = classification_loss(recipe.loss)
                 TrainStep(state, DataParallelModel(model), loss_fn, off, recipe)(here)
         after = torch.cat([each.detach().double().cpu().reshape(-1) for each in model.parameters()])
         moved.append(after - before)
-    return [
-        _make_row(
-            f"three steps, {kind}", "float32", _relative_error(moved[1], moved[0]), None, 0.05
-        )
-    ]
+    name = str(dtype).removeprefix("torch.")
+    return [_make_row(f"three steps, {kind}", name, _relative_error(*moved[::-1]), None, limit)]
 
 
 def _graph(setting: Setting, step_mode: str) -> list[Row]:

@@ -133,7 +133,8 @@ def _compare(
                 raise
             traceback.print_exc()
             steps.pop(name, None)
-            failed[name] = f"{FAILED}: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            line = " ".join(str(error).split())[:120]
+            failed[name] = f"{FAILED}: {type(error).__name__}: {line}"
     reference = next(iter(makers))
     if reference in failed:
         raise RuntimeError(f"{reference}: {failed[reference]}")
