@@ -41,7 +41,9 @@ def failed_before() -> list[str]:
 def enable_traces() -> None:
     """Write the stack of all threads to `TRACE` when this child crashes or is ended as hung."""
     if is_child():
-        faulthandler.enable((Path(os.environ[FOLDER]) / TRACE).open("w"))
+        file = (Path(os.environ[FOLDER]) / TRACE).open("w")
+        faulthandler.enable(file)
+        faulthandler.register(signal.SIGUSR1, file)
 
 
 def note_case(line: dict[str, Any] | None, seconds: float = 0.0) -> None:
@@ -77,7 +79,9 @@ def supervise(results: Path, deadline: float) -> int:
                 text = trace.read_text(errors="replace") if trace.exists() else ""
                 error = _describe(code, hung=time.monotonic() > note["until"] + GRACE)
                 record.append(results, note["line"] | {"error": error, "traceback": text})
-                print(f"{note['line']['section']}/{note['line']['case']}: {error}\n{text}")
+                print(
+                    f"{note['line']['section']}/{note['line']['case']}: {error}\n{text}", flush=True
+                )
         if _size(results) == before or time.monotonic() > deadline:
             print(f"{results}: the process of the cases ended with code {code}", flush=True)
             return 1
@@ -112,9 +116,8 @@ def _run_child(folder: Path, deadline: float, failed: set[str]) -> tuple[int, di
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End a child that hangs; it writes where."""
-    child.send_signal(signal.SIGABRT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(5)
+    child.send_signal(signal.SIGUSR1)
+    time.sleep(1)
     child.kill()
     child.wait()
 
