@@ -93,7 +93,6 @@ def _train_at_once(setting: Setting, members: list[tuple[Recipe, str, int]]) -> 
     mode, runs = _make_runs(setting, [recipe for recipe, _, _ in members], train, total)
     setting.synchronize()
     start = checked = time.perf_counter()
-    is_first, was_held = True, _any_held(runs)
     for done in range(total):
         for run in runs:
             with run.on_own_stream():
@@ -104,15 +103,12 @@ def _train_at_once(setting: Setting, members: list[tuple[Recipe, str, int]]) -> 
             setting.synchronize()
             now = time.perf_counter()
             needed = (now - checked) / CHECK_INTERVAL * (total - done - 1)
-            if not was_held:  # steps of a held warm-up are no graphs, and take longer
-                fitting = _count_fitting(needed, setting.seconds_left, len(runs))
-                if fitting < len(runs) and fitting and is_first:
-                    return fitting
-                if fitting < len(runs):
-                    left = setting.seconds_left
-                    raise RuntimeError(f"needs another {needed:.0f} s; {left:.0f} s are left")
-                is_first = False
-            checked, was_held = now, _any_held(runs)
+            fitting, checked = _count_fitting(needed, setting.seconds_left, len(runs)), now
+            if fitting < len(runs) and fitting and done < CHECK_INTERVAL:
+                return fitting
+            if fitting < len(runs):
+                left = setting.seconds_left
+                raise RuntimeError(f"needs another {needed:.0f} s; {left:.0f} s are left")
     setting.synchronize()
     seconds = time.perf_counter() - start
     return [
@@ -129,10 +125,6 @@ def _train_at_once(setting: Setting, members: list[tuple[Recipe, str, int]]) -> 
         }
         for run, (_, model, seed) in zip(runs, members, strict=True)
     ]
-
-
-def _any_held(runs: list[Training]) -> bool:
-    return any(run.state.schedule.holding for run in runs)
 
 
 def _count_fitting(needed: float, left: float, count: int) -> int:

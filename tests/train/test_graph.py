@@ -46,7 +46,8 @@ SETTINGS = {
         "data.augment.flip": "true",
         "data.augment.flip_rule": "alternate",
     },
-    "held": {"schedule.hold_until_error": "99.0"},
+    "held": {"schedule.hold_until_error": "99.0"},  # for some steps
+    "held to the end": {"schedule.hold_until_error": "10.0", "micro_batch": "16"},
 }
 
 
@@ -79,14 +80,17 @@ def test_a_graph_computes_what_train_step_does(fields, capture_step, monkeypatch
     for batch in itertools.islice(stream.batches(0, STEPS), STEPS):
         train_step(batch)
     expected, loss = tensors(train_step.state), train_step.state.interval.means()
+    schedule = train_step.state.schedule
+    assert schedule.holding is (fields.get("schedule.hold_until_error") == "10.0")
 
     train_step, stream = opened(recipe)
     state = train_step.state
     graph = GraphTraining(train_step, stream, STEPS, capture=capture_step)
-    batches = list(itertools.islice(graph.batches(0, STEPS), 1))
-    assert isinstance(batches[0], GraphBatch) is ("schedule.hold_until_error" not in fields)
     for batch in itertools.islice(graph.batches(0, STEPS), STEPS):
+        assert isinstance(batch, GraphBatch)
         graph.step(batch)
+    assert state.schedule.holding is schedule.holding
+    assert state.schedule.running_error == pytest.approx(schedule.running_error, rel=1e-3)
 
     assert state.step == STEPS
     assert state.interval.count == STEPS * recipe.batch_size

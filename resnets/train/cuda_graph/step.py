@@ -34,8 +34,8 @@ class GraphTraining:
     optimizer, the averaged weights and the sums for the log. Losses equal those of `step` within
     rounding: the learning rate is float32 on the device.
 
-    While the schedule is held (`hold_until_error`), its next rate depends on the last loss, and
-    batches go through `step`. total: steps of the run. compile_blocks: the graph holds compiled
+    While the schedule is held (`hold_until_error`), its next rate depends on the last step's error,
+    for which the host waits. total: steps of the run. compile_blocks: the graph holds compiled
     blocks. capture: turns the body of a step into a function that replays it.
     Raises RuntimeError if a step cannot be captured; state and model are then as before.
     """
@@ -53,6 +53,9 @@ class GraphTraining:
         self._total = total
         self._tables = StepTables(stream, STEPS_PER_TABLE)
         state = self._state
+        self._errors: Tensor | None = None  # of the last step
+        if state.schedule.holding:
+            self._errors = torch.zeros((), dtype=torch.int64, device=stream.device)
         state.freeze_schedule.apply(state.step)
         step.model.prepare()
         sizes = sorted({stream.size_at(number, total) for number in range(state.step, total)})
@@ -79,20 +82,14 @@ class GraphTraining:
         return self._stream.unreadable
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Yield the stream's batches while the schedule is held, then `GraphBatch`es."""
-        batches = self._stream.batches(start_step, total)
-        while self._state.schedule.holding:
-            yield next(batches)
+        """Yield `GraphBatch`es: the graph knows its step."""
         empty = torch.empty(0)
         while True:
             yield GraphBatch(empty, empty, empty)
 
     def step(self, batch: Batch) -> None:
         """Update the weights once, as `TrainStep` does."""
-        if isinstance(batch, GraphBatch):
-            self.replay()
-        else:
-            self._train_step(batch)
+        self.replay()
 
     def replay(self) -> None:
         """Run the next step on the current CUDA stream."""
@@ -104,8 +101,12 @@ class GraphTraining:
         state.step += 1
         if state.ema is not None:
             state.ema.n_averaged += 1
+        batch_size = self._train_step.recipe.batch_size
         for meter in (state.interval, state.epoch):
-            meter.count += self._train_step.recipe.batch_size
+            meter.count += batch_size
+        if state.schedule.holding:  # until the training error is low enough
+            assert self._errors is not None
+            state.schedule.observe_step(100 * self._errors.item() / batch_size)
 
     def _body(self, size: int) -> None:
         """Run a step on images of `size` px; this is what the graph holds."""
@@ -118,6 +119,8 @@ class GraphTraining:
         for losses in all_losses:
             for meter in (state.interval, state.epoch):
                 meter.add(losses.sums, 0)  # counted by `replay`
+        if self._errors is not None:
+            self._errors.copy_(torch.stack([each.sums["errors"] for each in all_losses]).sum())
         tables.index.add_(1)
 
 
