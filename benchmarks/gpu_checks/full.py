@@ -25,6 +25,7 @@ from resnets.data.dataset.labeled_images import Split
 CIFAR10 = "cifar10.tar.xz"
 CHECK_INTERVAL = 1000  # steps after which a run that would exceed the limit is stopped
 FIRST = "resnet20, five seeds"
+FIRST_SECONDS = 180  # of a first run of ten minutes, of which other sections need the rest
 RESIDUAL, PLAIN = "cifar-resnet", "cifar-plain"
 
 
@@ -55,9 +56,15 @@ def _case(setting: Setting, name: str, runs: list[tuple[str, int]], seconds: flo
         members = [
             (with_seed(cifar_recipe(setting, model), seed), model, seed) for model, seed in runs
         ]
-        return _train(setting, members[:1] if setting.tiny else members)
+        longest = FIRST_SECONDS if name == FIRST else 3 * seconds
+        return _train(_limited(setting, longest), members[:1] if setting.tiny else members)
 
     return Case(name, seconds, run, late=name != FIRST)
+
+
+def _limited(setting: Setting, seconds: float) -> Setting:
+    """Return `setting` with a limit in `seconds` from now, if that is earlier than its own."""
+    return replace(setting, deadline=min(setting.deadline, time.monotonic() + seconds))
 
 
 def _speedrun(setting: Setting) -> list[Row]:
