@@ -192,8 +192,8 @@ def _merge_postprocess(models: Sequence[ImageClassifier], columns: Sequence[Tens
         return specs[0]
     if len({spec.activation for spec in specs}) > 1:
         raise DataError(
-            f"{models[0].origin} and others cannot form an ensemble: some give one class, others"
-            " sets of labels"
+            f"{models[0].origin} and others cannot form an ensemble: some are single-label, others "
+            "multi-label"
         )
     if not specs[0].multilabel:
         return SOFTMAX

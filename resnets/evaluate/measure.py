@@ -290,7 +290,7 @@ def measure_unknown(scorer: Scorer, known: KnownScores, unknown: FileSplit) -> U
     images.
     """
     if scorer.postprocess.multilabel:
-        raise ConfigError("--unknown: not for sets of labels, where an image may have none")
+        raise ConfigError("--unknown: only for single-label models")
     batches = list(scorer.scores(unknown, list(range(len(unknown)))))
     known_energy = np.concatenate(known.scores)
     unknown_energy = np.concatenate([known_scores(each.logits.numpy()) for each in batches])

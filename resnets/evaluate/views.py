@@ -58,7 +58,10 @@ class Views:
                 " such as 224,256,384"
             )
         if self.flip and self.kind == "ten-crop":
-            raise ConfigError("--flip: ten-crop includes mirror images already; leave it out")
+            raise ConfigError(
+                "--flip: cannot be combined with ten-crop, which already includes mirror images; "
+                "omit it"
+            )
 
     @property
     def flipped(self) -> bool:

@@ -90,7 +90,7 @@ def export(
             " data.keep_bits), and only models of gray or RGB images of 8 bits are exported"
         )
     if precision == "float16" and not tensorrt:
-        raise ConfigError("--fp16: only with --to tensorrt")
+        raise ConfigError("--fp16: only for --to tensorrt")
     if precision == "int8" and data is None:
         raise ConfigError("--int8: needs images for calibration; add --calibrate DATA")
     if not max_drop >= 0:

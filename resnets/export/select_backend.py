@@ -83,7 +83,7 @@ def open_backend(
         raise ConfigError("--calibrate: only valid with --precision int8")
     if chosen.type != "cpu":
         if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError(f"--device {chosen}: only torch runs there, not in int8")
+            raise ConfigError(f"--device {chosen}: only supported by torch, not in int8")
         return TorchBackend(load_model(path, loading), device, precision)
     model = load_model(path, loading)
     selector = BackendSelector(model, str(path), precision, images, calibrate, log)
@@ -148,7 +148,7 @@ class BackendSelector:
     def _cpu_precision(self) -> Precision:
         precision = pick_precision(self.precision, torch.device("cpu"))
         if precision == "float16":
-            raise ConfigError("--precision float16: only in torch; use --backend torch")
+            raise ConfigError("--precision float16: only supported by torch; use --backend torch")
         return "bfloat16" if precision == "bfloat16" else "float32"
 
     def _select_fastest(self) -> Backend:

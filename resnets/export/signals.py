@@ -32,7 +32,7 @@ def export_signals(where: str | Path, out: Path) -> dict[str, Any]:
     """
     model = load(where)
     if not isinstance(model, SignalNetwork):
-        raise ConfigError(f"{where}: only models of images and signals can be exported")
+        raise ConfigError(f"{where}: only image and signal models can be exported")
     check_format("onnx", "float32")
     channels, length = model.spec.in_channels, model.spec.input_size
 

@@ -110,14 +110,14 @@ def _check_exportable(
         )
     if isinstance(model, Detector):
         if spec.train_part == "proposals" or model.proposer is not None:
-            raise ConfigError(f"{origin}: only detectors with proposals of their own are exported")
+            raise ConfigError(f"{origin}: only detectors with their own proposals can be exported")
         if spec.roi == "pool" or spec.context:
             field = "context" if spec.context else "roi 'pool'"
             raise ConfigError(f"{origin}: detectors with detect.{field} cannot be exported")
     if spec.refine or spec.test_sizes:
         raise ConfigError(
-            f"{origin}: is tested with detect.refine or detect.test_sizes, which an artifact does"
-            " not do; set them to false and []"
+            f"{origin}: an artifact cannot apply detect.refine or detect.test_sizes; set them to "
+            "false and []"
         )
     if precision != "float32" and data is None:
         raise ConfigError(
@@ -231,8 +231,9 @@ def _compare_outputs(expected: Predictor, actual: Predictor, evidence: _Evidence
     objects = [one.objects for pair in pairs for one in pair]
     if all(each is not None and not len(each["scores"]) for each in objects):
         raise VerificationError(
-            f"{expected.models[0].origin}: finds nothing in {evidence.source}, so that nothing can"
-            " be compared; add --calibrate DATA with images of its objects; nothing was written"
+            f"{expected.models[0].origin}: no objects found in {evidence.source}, so outputs "
+            "cannot be compared; add --calibrate DATA with images of its objects; nothing was "
+            "written"
         )
     agreement = float(np.mean([other.agreement(one) for one, other in pairs]))
     limit = LIMITS[actual.precision]

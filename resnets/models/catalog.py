@@ -100,7 +100,7 @@ def spec(name: str, **overrides: Any) -> ModelSpec:
     Raises ConfigError with the nearest name if it is unknown.
     """
     if is_transformer(name):
-        raise ConfigError(f"{name} reads text: it goes with the recipe 'text'")
+        raise ConfigError(f"{name} is a text model; use it with the recipe 'text'")
     specs = _all_specs()
     found = specs.get(name) or _parse_cifar_name(name)
     if found is None:
@@ -118,7 +118,7 @@ def transformer_spec(name: str) -> TransformerSpec:
     match = re.fullmatch(r"(plain-)?transformer([1-9]\d{0,3})", name)
     if match is None:
         raise ConfigError(
-            f"unknown model {name!r} of text: transformerN or plain-transformerN, N blocks"
+            f"unknown text model {name!r}; use transformerN or plain-transformerN with N blocks"
         )
     return TransformerSpec(
         name=name, depth=int(match[2]), residual="none" if match[1] else "pre-norm"

@@ -48,9 +48,9 @@ class CustomModel(ImageClassifier):
 
     def _refuse(self) -> NoReturn:
         raise ConfigError(
-            f"{self.spec.name}: a network from outside the package gives logits only; features,"
-            " new heads, dense views and studies of stages need one built from stages, such as"
-            " ResNet(spec, block=...)"
+            f"{self.spec.name}: a custom network outputs logits only; features, new heads, dense "
+            "views and studies of stages need a network built from stages, such as ResNet(spec, "
+            "block=...)"
         )
 
 
@@ -65,7 +65,7 @@ def build_custom(
     """
     made = model if isinstance(model, nn.Module) else model(spec)
     if not isinstance(made, nn.Module):
-        raise ConfigError(f"model: gives a {type(made).__name__}, not an nn.Module")
+        raise ConfigError(f"model: must return an nn.Module, got {type(made).__name__}")
     inner = made.module if isinstance(made, CustomModel) else made
     if isinstance(inner, ImageClassifier):
         net, names = inner, inner.custom_names
@@ -92,7 +92,8 @@ def _check_logits(net: ImageClassifier, spec: ModelSpec) -> None:
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"model: {net.spec.name} does not take images {tuple(images.shape)}: {reason}"
+            f"model: {net.spec.name} does not accept images of shape {tuple(images.shape)}: "
+            f"{reason}"
         ) from error
     finally:
         for module, training in modes.items():

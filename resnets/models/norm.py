@@ -298,7 +298,7 @@ def _make_norm(
 ) -> NormAct:
     if custom is not None:
         if not spec.norm_scale:
-            raise ConfigError("model.norm_scale: false is not for a norm that is passed")
+            raise ConfigError("model.norm_scale: false cannot be combined with a custom norm")
         norm = custom(channels)
         if _is_batch_norm(norm):
             return convert_norm(norm, BatchNormAct2d, relu)

@@ -31,7 +31,7 @@ def check_speedrun_layers(spec: ModelSpec) -> None:
         return
     if spec.dilate or spec.blur_pool or spec.branch_scale == "fixup":
         raise ConfigError(
-            "model.downsample: 'max-pool' excludes model.dilate, model.blur_pool and"
+            "model.downsample: 'max-pool' cannot be combined with model.dilate, model.blur_pool or"
             " model.branch_scale 'fixup'"
         )
     smallest = 2 ** len(spec.depths) + (spec.stem == "whitening")

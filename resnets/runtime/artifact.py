@@ -222,7 +222,7 @@ def check_artifact_files(path: Path) -> dict[str, Any] | None:
     for file in artifact_files(path):
         if sums.get(file.name) not in (None, file_sha256(file)):
             raise ArtifactError(
-                f"{file}: differs from the verified file (see {source.name}); export again"
+                f"{file}: was modified after verification (see {source.name}); export again"
             )
     return manifest
 

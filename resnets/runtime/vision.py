@@ -76,8 +76,8 @@ class ArtifactModel(DetectionModel):
         """See `DetectionModel`; images are uint8. ConfigError for unsupported options."""
         if others or options != InferenceOptions() or scores is not None:
             raise ConfigError(
-                f"{self.origin}: an artifact is evaluated alone, at one size and without"
-                " --refine or --classes-from"
+                f"{self.origin}: an artifact can only be evaluated alone, at one size and without "
+                "--refine or --classes-from"
             )
         return [self._infer_one(image, size) for image, size in zip(images, sizes, strict=True)]
 
@@ -149,7 +149,7 @@ def open_predictor(
                 f"{each}: computes on the CPU in {resolved}; omit --device and --precision"
             )
     if len(models) > 1 and any(each.normalizes for each in models):
-        raise ConfigError("an ensemble needs checkpoints; an artifact is evaluated alone")
+        raise ConfigError("ensemble: needs checkpoints; an artifact can only be evaluated alone")
     return Predictor.of(models, models[0].preprocess, chosen, resolved, refine, scales)
 
 

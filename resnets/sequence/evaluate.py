@@ -94,7 +94,7 @@ def evaluate_sequences(
         if not quiet:
             announce(opened)
     if data is not None and split != "test":
-        raise ConfigError("--split: is of the run's own data; leave it out with --data")
+        raise ConfigError("--split: selects a split of the run's own data; omit it with --data")
     target = environment.pick_device(device)
     chosen = pick_precision(recipe.precision if precision == "auto" else precision, target)
     size = recipe.eval.batch_size

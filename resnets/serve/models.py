@@ -213,7 +213,7 @@ def open_model(
     if is_artifact(where):
         backend, device, precision, calibrate = "auto", "auto", "auto", None
     if task in ("text", "signals"):
-        raise ConfigError(f"{where}: is for task {task!r}, which is not served; use predict")
+        raise ConfigError(f"{where}: models of task {task!r} cannot be served; use predict")
     if task != "classify":
         check_runtime(where, backend, precision)
         return VisionModel(where, device, precision)

@@ -223,14 +223,14 @@ def _check_options(sources: Sequence[Source], options: Mapping[str, Any]) -> Non
         ("calibrate", options["calibrate"], classifiers),
     ):
         if value is not None and not readers:
-            raise ConfigError(f"--{name} {value}: none of the models reads it; leave it out")
+            raise ConfigError(f"--{name} {value}: has no effect for any of the models; omit it")
     if not all(map(is_artifact, places)):
         return
     for name in ("backend", "device", "precision"):
         if options[name] not in ("auto", None, *(("cpu",) if name == "device" else ())):
             raise ConfigError(
-                f"--{name} {options[name]}: is for checkpoints, and all models are artifacts, which"
-                " have their own runtime and precision"
+                f"--{name} {options[name]}: only for checkpoints; all models are artifacts, which "
+                "have their own runtime and precision"
             )
 
 

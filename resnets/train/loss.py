@@ -102,8 +102,8 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
         value = loss(logits, targets)
         if value.shape not in ((), (len(batch),)):
             raise ConfigError(
-                f"loss: returns {tuple(value.shape)} for {len(batch)} images; a mean () or one"
-                " value per image are needed"
+                f"loss: returns shape {tuple(value.shape)} for {len(batch)} images; expected a "
+                "mean () or one value per image"
             )
         if value.dim() == 0 and batch.other is not None:
             raise ConfigError(

@@ -37,7 +37,8 @@ def find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: b
     check_trackers(start.recipe.trackers)
     if fit_memory and start.recipe.sync_norm:
         raise ConfigError(
-            "--fit-memory: cannot be combined with sync_norm, which needs the batch in one pass"
+            "--fit-memory: cannot be combined with sync_norm, which needs the whole batch in one "
+            "forward pass"
         )
     return start
 

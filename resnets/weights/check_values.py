@@ -98,9 +98,8 @@ def check_same_model(
         known = theirs.name in catalog.list_models() and theirs.name != spec.name
         remedy = f"; add --model {theirs.name}" if known else ""
         raise ConfigError(
-            f"weights: {source} is of a model with {field} {getattr(theirs, field)!r}, "
-            f"{spec.name} here has {getattr(spec, field)!r}; its tensors are for a network with the"
-            f" former (model.{field}){remedy}"
+            f"weights: {source} are for a network with {field} {getattr(theirs, field)!r}, but "
+            f"{spec.name} has {getattr(spec, field)!r} (model.{field}){remedy}"
         )
 
 

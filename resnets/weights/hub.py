@@ -102,8 +102,8 @@ def _read_torchvision(name: str, spec: ModelSpec | None) -> Weights:
     entry = choices[tag]
     if entry.meta["categories"] is None:
         raise ConfigError(
-            f"weights: {source}: its fully connected layers have no values, so that it computes"
-            f" nothing; use {choices.DEFAULT.name}"
+            f"weights: {source}: its fully connected layers have no weights; use "
+            f"{choices.DEFAULT.name}"
         )
     return replace(
         read_path(str(torchvision_file(entry.url))),

@@ -372,7 +372,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
     if wrong:
         name = net.spec.name if isinstance(net, ImageClassifier) else "this model"
         raise CheckpointError(
-            f"{display_path(path)}: holds another architecture than {name}: "
-            f"{len(wrong)} tensors differ ({join_names(wrong)})"
+            f"{display_path(path)}: has another architecture than {name}: {len(wrong)} tensors "
+            f"differ ({join_names(wrong)})"
         )
     net.load_state_dict(weights)

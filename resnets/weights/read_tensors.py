@@ -44,7 +44,10 @@ def _read_tensor(stored: LazyTensor, name: str, source: str) -> Tensor:
         tensor = stored.read()
     name = join_names([name])
     if tensor.is_floating_point() and tensor.dtype not in FLOATS:
-        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, as of a quantized network")
+        raise WeightsError(
+            f"{source}: {name} has dtype {tensor.dtype}, as in a quantized network; save the float "
+            "weights"
+        )
     if tensor.is_complex() or tensor.is_quantized:
-        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, not of real numbers")
+        raise WeightsError(f"{source}: {name} has dtype {tensor.dtype}; expected real numbers")
     return tensor

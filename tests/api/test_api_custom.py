@@ -143,7 +143,7 @@ def test_a_checkpoint_names_its_foreign_network_and_loads_with_it(tiny_run, tmp_
     error = 100 * (logits.argmax(1).numpy() != labels).mean()
     measured = resnets.evaluate(run, (images, labels), quiet=True, precision="float32")
     assert measured.evaluation.top1_error == pytest.approx(error)
-    with pytest.raises(resnets.ConfigError, match="from outside the package"):
+    with pytest.raises(resnets.ConfigError, match="custom network"):
         resnets.load(run.folder, model=own).stages(torch.zeros(1, 1, 16, 16))
 
 

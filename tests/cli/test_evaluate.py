@@ -159,7 +159,7 @@ def test_classes_in_another_order_are_mapped_by_name(capsys, checkpoint, data, t
         (("--data", "no-such-folder"), 1, "no-such-folder"),
         (("--scales", "32,big"), 2, "--scales 32,big"),
         (("--scales", "8"), 2, "--scales 8: cifar-resnet8's crops have 12 px"),
-        (("--views", "ten-crop", "--flip"), 2, "includes mirror images already"),
+        (("--views", "ten-crop", "--flip"), 2, "--flip"),
         (("--labels", "no.json"), 1, "no.json: cannot be read as labels"),
     ],
 )

@@ -32,7 +32,7 @@ def study(tmp_path_factory):
         ("depth --resume nowhere --set optim.lr=1", "only --jobs and --device"),
         ("shortcuts --nets cifar-resnet20:X", "unknown shortcut option 'X'"),
         ("shortcuts --resume nowhere --seeds 2", "only --jobs and --device"),
-        ("gradients vgg16", "not of the residual family"),
+        ("gradients vgg16", "not a plain or residual network"),
     ],
 )
 def test_bad_usage_is_one_line(tmp_path, monkeypatch, capsys, words, message):

@@ -78,7 +78,7 @@ def test_an_option_that_no_served_model_reads_is_refused(option, capsys, tmp_pat
     path = tmp_path / "best.safetensors"
     write_header(path, "detect")
     assert main(["serve", str(path), "--port", "0", *option]) == 2
-    assert f"{' '.join(option)}: none of the models reads it" in capsys.readouterr().err
+    assert f"{' '.join(option)}: has no effect for any of the models" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_other_sources_are_checked_through_their_files(tree: Path, tmp_path: Pat
     assert report.images == {"test": 12, "val": 12, "train": 12}
     (finding,) = report.findings
     assert (finding.path, finding.part, finding.label) == ("val/ant/04.png", "val", "ant")
-    with pytest.raises(DataError, match="holds pixels, not image files"):
+    with pytest.raises(DataError, match="not image files"):
         check(Path("digits"))
     with pytest.raises(DataError, match="no such folder or file"):
         check(tmp_path / "nothing")

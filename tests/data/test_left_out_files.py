@@ -56,7 +56,9 @@ def test_cifar_batches(tmp_path: Path) -> None:
     hundred.mkdir()
     for name in ("train.bin", "fine_label_names.txt"):
         (hundred / name).write_bytes(b"")
-    with pytest.raises(DataError, match=r"several sets .*cifar-10-batches-bin, cifar-100-binary"):
+    with pytest.raises(
+        DataError, match=r"several data sets .*cifar-10-batches-bin, cifar-100-binary"
+    ):
         left_out(tmp_path)
 
 

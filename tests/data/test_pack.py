@@ -356,9 +356,9 @@ def damages(data: bytes) -> Iterator[tuple[bytes, str]]:
     yield b"PK" + data[2:], "not a packed set"
     yield data[:40], "cut short after 40 bytes"
     for length in (64, 1000, offset, len(data) - 1):
-        yield data[:length], f"{length:,} bytes long where its header promises {len(data):,}"
-    yield data + b"x", "bytes long where its header promises"
-    yield data[:8] + struct.pack("<I", 2) + data[12:], "packed in version 2 .* reads 1"
+        yield data[:length], f"{length:,} bytes, but its header states {len(data):,}"
+    yield data + b"x", "bytes, but its header states"
+    yield data[:8] + struct.pack("<I", 2) + data[12:], "version 2 .* reads version 1"
     for place in (offset, offset + 30, len(data) - 2, 35):
         changed = bytearray(data)
         changed[place] ^= 1
@@ -394,7 +394,7 @@ def test_an_index_of_another_writer_is_refused(packed: Path, tmp_path: Path) -> 
         )
         path = tmp_path / "other.pack"
         path.write_bytes(head + data[64:offset] + text)
-        with pytest.raises(DataError, match="its index"):
+        with pytest.raises(DataError, match="the index"):
             packing.open_pack(path)
 
 

@@ -172,7 +172,7 @@ def test_it_is_refused(images) -> None:
         text = lines("path,cat,other", *late * 11, f"{rows[-1][0]},{odd}")
         refused(text, rf"line {len(late) * 11 + 2}: .*cat")
     unknown = lines("path,kind,colour", *(f"{p},{c},{c[::-1]}" for p, c in rows))
-    refused(unknown, "line 1: .* columns are path, kind, colour, and one has to be called label")
+    refused(unknown, "line 1: .* columns are path, kind, colour, rename one to label")
     with pytest.raises(DataError) as caught:
         open_data(replace(WHOLE, source=str(file)))
     assert "multi-label" not in str(caught.value)

@@ -102,7 +102,7 @@ def test_a_repaired_set_opens_as_its_own(broken, tmp_path):
     assert [70, 10, 80, 30] in cut.tolist()
     assert split.read(6)[0].shape == (60, 80, 3)  # its size was corrected from the image
     assert {path: path.read_bytes() for path in before} == before
-    with pytest.raises(ConfigError, match="holds annotations already"):
+    with pytest.raises(ConfigError, match="already contains annotations"):
         repair_annotations(str(broken), "instances", out)
 
 

@@ -173,7 +173,9 @@ def test_what_a_detector_of_our_own_states_is_compared_with_the_recipe(caplog):
     adapted, _ = adapt_recipe(recipe, weights)
     assert adapted.model.norm_eps == 0  # which names of networks do not tell
     assert not caplog.messages
-    with pytest.raises(ConfigError, match="run is of a model with depths .* add --model resnet18"):
+    with pytest.raises(
+        ConfigError, match="run are for a network with depths .* add --model resnet18"
+    ):
         adapt_recipe(dataclasses.replace(recipe, model=catalog.spec("resnet34")), weights)
     other = dataclasses.replace(FPN, anchor_sizes=(16, 32, 64, 128, 256))
     adapt_recipe(dataclasses.replace(recipe, detect=other), weights)

@@ -227,8 +227,8 @@ def test_study_writes_every_scheme(tmp_path):
         ([], 10, "name at least one model"),
         (["cifar-plain20", "cifar-plain20"], 10, "name each once"),
         (["cifar-plain21"], 10, "did you mean"),
-        (["vgg16"], 10, "not of the residual family"),
-        (["cifar-plain20", "resnet18"], 10, "different stems"),
+        (["vgg16"], 10, "not a plain or residual network"),
+        (["cifar-plain20", "resnet18"], 10, "stems"),
         (["cifar-plain20"], 9, "iterations=9: too few"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (marker,))
 
     torch.save(as_saved(reference()) | {"extra": Bad()}, path)
-    with pytest.raises(WeightsError, match="holds a pickled"):
+    with pytest.raises(WeightsError, match="contains a pickled"):
         resnets.create_model("cifar-resnet20", weights=str(path))
     assert not marker.exists()
 

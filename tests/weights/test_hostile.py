@@ -54,12 +54,12 @@ def test_values_of_other_files_are_not_read(tmp_path: Path, kernel) -> None:
     secret = tmp_path / "secret.bin"
     secret.write_bytes(np.arange(1000, dtype="<f4").tobytes())
     path = kernel(shape=(1000,), dtype="<f4", external=[(str(secret), 0, 4000)])
-    refused(path, "has its values in other files")
+    refused(path, "is stored in other files")
     layout = h5py.VirtualLayout((3,), "<f4")
     layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (3,))
     with h5py.File(path, "w") as file:
         file.create_group("conv1_conv/conv1_conv").create_virtual_dataset("kernel:0", layout)
-    refused(path, "has its values in other files")
+    refused(path, "is stored in other files")
     with h5py.File(path, "w") as file:
         group = file.create_group("conv1_conv/conv1_conv")
         group["kernel:0"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")

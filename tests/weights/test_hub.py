@@ -271,7 +271,7 @@ def test_a_repository_that_is_not_there(server: Server) -> None:
         (
             "resnet18",
             "timm:resnet50.a1_in1k",
-            "is of a model with block 'bottleneck', resnet18 here",
+            "network with block 'bottleneck', but resnet18",
         ),
         ("vgg16", "torchvision:IMAGENET1K_FEATURES", "use IMAGENET1K_V1"),
         ("resnet18", "hub:resnet18", "write it as hub:ORG/NAME"),

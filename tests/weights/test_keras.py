@@ -136,7 +136,7 @@ def test_files_that_number_layers_are_read_by_their_config(tmp_path: Path, their
     expected, found = values(new), values(old)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    with pytest.raises(WeightsError, match="has no names of layers; save the whole model"):
+    with pytest.raises(WeightsError, match="contains no layer names"):
         read_keras(tmp_path / "model.weights.h5")
 
 

@@ -184,7 +184,8 @@ def open_contents(spec: DataSpec) -> Contents:
             continue
         if part.files is None:
             raise DataError(
-                f"{spec.source}: holds pixels, not image files; there is nothing to check"
+                f"{spec.source}: contains decoded pixels, not image files; there is nothing to "
+                "check"
             )
         is_single = source.val is None and source.test is None
         title = "" if is_single else role

@@ -107,10 +107,10 @@ def _read_source(path: Path, index: dict[str, Any], memory: memoryview) -> Sourc
         levels = None if value_range is None else (float(value_range[0]), float(value_range[1]))
     except (KeyError, TypeError, ValueError) as error:  # an undamaged index of another writer
         raise DataError(
-            f"{path}: its index does not follow version {VERSION} ({error!r})"
+            f"{path}: the index does not follow format version {VERSION} ({error!r})"
         ) from None
     if train is None:
-        raise DataError(f"{path}: its index has no training part; pack the set again")
+        raise DataError(f"{path}: the index has no training split; pack the data set again")
     open_test = None if test is None else lambda: test
     return Source(name, classes, train, val, open_test, value_range=levels)
 
@@ -180,13 +180,12 @@ def _open_index(path: Path) -> tuple[dict[str, Any], memoryview]:
     _, version, _, offset, length, checksum = HEADER.unpack(head)
     if version != VERSION:
         raise DataError(
-            f"{path}: packed in version {version} of the format, but this resnets reads"
-            f" {VERSION}; pack the set again"
+            f"{path}: has version {version} of the format, but this resnets reads version "
+            f"{VERSION}; pack the data set again"
         )
     if len(memory) != offset + length:
         raise DataError(
-            f"{path}: {len(memory):,} bytes long where its header promises {offset + length:,};"
-            f" {again}"
+            f"{path}: has {len(memory):,} bytes, but its header states {offset + length:,}; {again}"
         )
     text = memory[offset:]
     if hashlib.sha256(text).digest() != checksum:

@@ -137,15 +137,19 @@ def source_from_parts(
     if len({is_multilabel(part.labels) for part in parts.values()}) > 1:
         single = next(title for title, part in parts.items() if not is_multilabel(part.labels))
         raise DataError(
-            f"{where}: the images of {single} have one label each, those of other parts sets of"
-            " labels; set data.labels=multi to read all of them as sets"
+            f"{where}: {single} has one label per image, other splits have several; set "
+            "data.labels=multi for multi-label training"
         )
     if "train" not in parts:
-        raise DataError(f"{where}: has the parts {', '.join(sorted(parts))}, but no train")
+        raise DataError(
+            f"{where}: contains the splits {', '.join(sorted(parts))}, but no train split"
+        )
     val_titles = [title for title in VAL_NAMES if title in parts]
     if len(val_titles) > 1:
         names = " and ".join(val_titles)
-        raise DataError(f"{where}: its parts {names} are both validation; rename or join them")
+        raise DataError(
+            f"{where}: the splits {names} are both validation splits; rename or merge them"
+        )
     val = parts[val_titles[0]] if val_titles else None
     test = parts.get("test", val)
     assert test is not None

@@ -79,7 +79,7 @@ class PickleMachine:
         """Count data that a construct may copy; a pickle can pass the same data repeatedly."""
         self.copied += sum(len(each) for each in arguments if type(each) in (str, bytes, list))
         if self.copied > MAX_COPIES * len(self.data) + 65536:
-            raise PickleError("its data are copied again and again; not loaded")
+            raise PickleError("it copies its data again and again; not loaded")
 
     def push(self, value: Any) -> None:
         """Push a value on the stack."""
@@ -116,7 +116,7 @@ class PickleMachine:
         if type(value) is Unbuilt:
             if value.empty is not None:
                 return value.empty
-            raise PickleError("makes something and does not fill it; not loaded")
+            raise PickleError("it creates an object without contents; not loaded")
         return value
 
     def pop(self) -> Any:
@@ -132,22 +132,22 @@ class PickleMachine:
         entry = self.vocabulary.get(qualified)
         if entry is None:
             shown = format_class_name(qualified)
-            raise PickleError(f"holds {shown}, which has no place in it", shown)
+            raise PickleError(f"contains {shown}, which is not allowed in it", shown)
         return entry
 
     def call(self, known: Any, arguments: Any) -> Any:
         """Call the function for a class or function."""
         if type(known) is not Known or type(arguments) is not tuple:
-            raise PickleError("calls what is no function; not loaded")
+            raise PickleError("it calls an object that is not a function; not loaded")
         if known.function is None:
-            raise PickleError(f"makes a {known.name}, which has no place in it", known.name)
+            raise PickleError(f"it creates a {known.name}, which is not allowed in it", known.name)
         self.count(arguments)
         return known.function(*arguments)
 
     def set(self, target: Any, pairs: list[Any]) -> None:
         """Set keys and values, alternating in `pairs`, in a dict."""
         if type(target) is not dict:
-            raise PickleError("puts items into what is no dict; not loaded")
+            raise PickleError("it adds items to an object that is not a dict; not loaded")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             target[hashable(key)] = value
 
@@ -169,7 +169,7 @@ class PickleMachine:
                 self.memo[key] = value
         elif type(target) is not dict or type(state) is not dict:
             # Only a state dict's attribute `_metadata` comes here; it is ignored.
-            raise PickleError("sets the state of something; not loaded")
+            raise PickleError("it sets the state of an object; not loaded")
 
 
 def format_class_name(name: str) -> str:
@@ -185,4 +185,4 @@ def hashable(key: Any) -> Any:
     flat = kind is tuple and len(key) <= MAX_KEY_ITEMS
     if flat and all(type(item) in (str, bytes, int, float, bool, type(None)) for item in key):
         return key
-    raise PickleError(f"a key that is a {kind.__name__}; not loaded")
+    raise PickleError(f"it contains a dict key of type {kind.__name__}; not loaded")

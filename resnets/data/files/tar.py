@@ -196,11 +196,16 @@ def follow_links(
                 members.update({path + name[len(target) :]: members[name] for name in inside})
                 left_out.links += 1
             elif is_image_name(path):
-                raise DataError(f"{archive}:{path}: a link to {target}, which is no file in it")
+                raise DataError(
+                    f"{archive}:{path}: is a link to {target}, which is not a file in the archive"
+                )
             else:
                 left_out.add(BROKEN_LINK, path)
             if len(members) > limit:
-                raise DataError(f"{archive}: its links to folders bring over {MAX_LINKED:,} files")
+                raise DataError(
+                    f"{archive}: links to folders add more than {MAX_LINKED:,} files; unpack the "
+                    "archive and remove such links"
+                )
         for path in resolvable:
             del unresolved[path]
         if not resolvable:

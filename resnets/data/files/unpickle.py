@@ -53,7 +53,7 @@ def _push_integer(format: str) -> Step:
     def step(self: PickleMachine, at: int) -> int:
         raw, at = self.sized(at, format)
         if len(raw) > MAX_INTEGER_BYTES:
-            raise PickleError(f"an integer of {len(raw):,} bytes; not loaded")
+            raise PickleError(f"it contains an integer of {len(raw):,} bytes; not loaded")
         self.push(int.from_bytes(raw, "little", signed=True))
         return at
 
@@ -176,7 +176,7 @@ def _extend(self: PickleMachine, values: list[Any]) -> None:
     elif type(target) is set:
         target.update(map(hashable, values))
     else:
-        raise PickleError("puts items into what is no list; not loaded")
+        raise PickleError("it appends items to an object that is not a list; not loaded")
 
 
 def _set_item(self: PickleMachine) -> None:
@@ -214,13 +214,13 @@ def _push_global(self: PickleMachine, at: int) -> int:
 def _push_stack_global(self: PickleMachine) -> None:
     name, module = self.pop(), self.pop()
     if type(name) is not str or type(module) is not str:
-        raise PickleError("damaged: the name of a class is no text")
+        raise PickleError("damaged: the name of a class is not a string")
     self.push(self.find(module, name))
 
 
 def _push_persistent(self: PickleMachine) -> None:
     if self.persistent is None:
-        raise PickleError("refers to something outside; not loaded")
+        raise PickleError("it refers to external data; not loaded")
     self.push(self.persistent(self.whole(self.pop())))
 
 
@@ -302,15 +302,15 @@ _STEPS: dict[bytes, Step] = {
     b"Q": _run(_push_persistent),
     b"\x80": _skip(1),
     b"\x95": _skip(8),
-    b"P": _refuse("refers to something outside"),
-    b"i": _refuse("makes an object of a class of old"),
-    b"o": _refuse("makes an object of a class of old"),
-    b"\x92": _refuse("makes an object with named arguments"),
+    b"P": _refuse("it refers to external data"),
+    b"i": _refuse("it creates an old-style class"),
+    b"o": _refuse("it creates an old-style class"),
+    b"\x92": _refuse("it creates an object with keyword arguments"),
     b"\x82": _refuse("refers to a class by number"),
     b"\x83": _refuse("refers to a class by number"),
     b"\x84": _refuse("refers to a class by number"),
-    b"\x97": _refuse("refers to data outside"),
-    b"\x98": _refuse("refers to data outside"),
+    b"\x97": _refuse("it refers to external data"),
+    b"\x98": _refuse("it refers to external data"),
 }
 OPCODES: list[Step | None] = [_STEPS.get(bytes([code])) for code in range(256)]
 

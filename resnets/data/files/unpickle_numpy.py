@@ -26,13 +26,13 @@ NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 def _make_dtype(code: Any, *_flags: Any) -> Unbuilt:
     """Return a numeric dtype, whose byte order follows as state."""
     if type(code) is not str or not NUMBERS.fullmatch(code):
-        raise PickleError(f"holds an array of {str(code)[:40]!r}, which are no numbers")
+        raise PickleError(f"contains an array of {str(code)[:40]!r}, which is not numeric")
     dtype = np.dtype(code)
 
     def build(state: Any) -> np.dtype[Any]:
         plain = type(state) is tuple and len(state) in (8, 9) and state[2:5] == (None,) * 3
         if not plain or state[1] not in ORDERS or (len(state) == 9 and state[8]):
-            raise PickleError("holds an array of a dtype that is no plain number; not loaded")
+            raise PickleError("contains an array whose dtype is not numeric; not loaded")
         return dtype if dtype.itemsize == 1 else dtype.newbyteorder(state[1])
 
     return Unbuilt(build)
@@ -43,7 +43,7 @@ def _reconstruct(*_arguments: Any) -> Unbuilt:
 
     def build(state: Any) -> NDArray[Any]:
         if type(state) is not tuple or len(state) != 5:
-            raise PickleError("damaged: an array without contents")
+            raise PickleError("damaged: an array without data")
         _, shape, dtype, fortran, data = state
         return _make_array(data, dtype, shape, "F" if fortran else "C")
 
@@ -52,7 +52,7 @@ def _reconstruct(*_arguments: Any) -> Unbuilt:
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     if order not in ("C", "F"):
-        raise PickleError("damaged: an array in no order")
+        raise PickleError("damaged: an array without a memory order")
     return _make_array(data, dtype, shape, order)
 
 
@@ -75,7 +75,7 @@ def _make_scalar(dtype: Any, data: Any) -> Any:
         raise PickleError("damaged: a number without dtype")
     data = _to_bytes(data)
     if len(data) != dtype.itemsize:
-        raise PickleError("damaged: a number of another length than its dtype's")
+        raise PickleError("damaged: a number whose size differs from that of its dtype")
     return np.frombuffer(data, dtype)[0].item()
 
 
@@ -84,24 +84,24 @@ def _to_bytes(data: Any) -> bytes:
         return data
     if type(data) is str:  # Python 2
         return data.encode("latin1")
-    raise PickleError("damaged: an array without bytes")
+    raise PickleError("damaged: an array without data")
 
 
 def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
     """Return bytes as Python 3 writes them in protocol 2."""
     if encoding != "latin1" or type(text) is not str:
-        raise PickleError(f"asks for the codec {str(encoding)[:40]!r}; not loaded")
+        raise PickleError(f"it needs the codec {str(encoding)[:40]!r}; not loaded")
     return text.encode("latin1")
 
 
 def _make_ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     """Return an OrderedDict as a dict, which is ordered too."""
     if type(pairs) is not list and pairs != ():
-        raise PickleError("damaged: an OrderedDict of what are no pairs")
+        raise PickleError("damaged: an OrderedDict of items that are not pairs")
     made: dict[Any, Any] = {}
     for pair in pairs:
         if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) not in (str, int):
-            raise PickleError("damaged: an OrderedDict of what are no pairs")
+            raise PickleError("damaged: an OrderedDict of items that are not pairs")
         made[pair[0]] = pair[1]
     return made
 

@@ -263,7 +263,8 @@ def walk_folder(
         visits[folder_id] += 1
         if visits[folder_id] > MAX_VISITS:
             raise DataError(
-                f"{folder}: reached in more than {MAX_VISITS:,} ways, by links to links"
+                f"{folder}: reached by more than {MAX_VISITS:,} paths, through links to links; "
+                "remove some of the links"
             )
         parents = parents_above | {folder_id}
         for name in names:

@@ -203,8 +203,8 @@ def epoch_draw(split: Split, spec: DataSpec) -> order.Draw | None:
         return order.draw_each_once(split.permutation) if isinstance(split, StreamSplit) else None
     if isinstance(split, StreamSplit):
         raise ConfigError(
-            f"data.balance: {spec.balance} draws single images, but data.streaming reads blocks of"
-            " neighbors; set one of them off, or use loss.class_weights"
+            f"data.balance: {spec.balance} cannot be combined with data.streaming, which reads "
+            "blocks of images; turn one of them off, or use loss.class_weights"
         )
     return order.BalancedDraw(split.labels.numpy(), BALANCE[spec.balance])
 

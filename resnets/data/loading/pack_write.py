@@ -75,9 +75,11 @@ def pack(
     disk has too little space; ConfigError if the source cannot be packed.
     """
     if size < 1:
-        raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
+        raise ConfigError(f"--size {size}: must be at least 1 px")
     if source.multilabel:
-        raise ConfigError(f"{source.name}: sets of labels are not packed; train on the files")
+        raise ConfigError(
+            f"{source.name}: multi-label data sets cannot be packed; train on the files"
+        )
     parts = _parts_by_role(source)
     assert source.train.files is not None
     probe = probe_images(source.train.files, np.arange(len(source.train.labels)))
@@ -119,7 +121,7 @@ def _parts_by_role(source: Source) -> dict[str, Part]:
     parts = {role: part for role, part in given if part is not None}
     if any(part.files is None for part in parts.values()):
         raise ConfigError(
-            f"{source.name}: is read without decoding already; packing would gain nothing"
+            f"{source.name}: is not stored as encoded images; packing would gain nothing"
         )
     return parts
 

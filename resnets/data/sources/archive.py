@@ -77,7 +77,7 @@ def list_inner_images(outer: Listing) -> Listing:
     """List the images in the tars within a tar, each below its tar's name: "n01440764/1.JPEG"."""
     files = outer.files
     if not isinstance(files, TarFiles):
-        raise DataError(f"{files.name(0)}: a tar in a zip is not read; unpack the zip")
+        raise DataError(f"{files.name(0)}: a tar inside a zip is not supported; unpack the zip")
     spans: dict[str, tuple[int, int]] = {}
     tars = [(row, path) for row, path in enumerate(outer.paths) if _is_tar(path)]
     for row, path in tars:

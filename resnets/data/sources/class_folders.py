@@ -229,8 +229,8 @@ def _label_by_name(split: SplitRows, listing: Listing, where: str, several: bool
         return replace(split, names=(), class_folders=(), flat=True)
     if None in found:
         raise DataError(
-            f"{where}: {listing.paths[split.rows[found.index(None)]]}: no label before the number"
-            " of its name, as data.labels_from=name needs it"
+            f"{where}: {listing.paths[split.rows[found.index(None)]]}: the file name has no label "
+            "before its number, which data.labels_from=name needs"
         )
     names = [name for name in found if name is not None]
     folders = sorted({(name, f"{split.folder}{name}*") for name in names})
@@ -245,7 +245,7 @@ def _find_training_split(layout: Layout, where: str) -> SplitRows:
     if len(layout.splits) == 1:
         return layout.splits[0]
     titles = ", ".join(f"{split.title}/" for split in layout.splits)
-    raise DataError(f"{where}: has the splits {titles}, but none to train on")
+    raise DataError(f"{where}: contains the splits {titles}, but no training split")
 
 
 def _make_folder_tree(
@@ -295,7 +295,10 @@ def _make_folder_part(
                 f"{listing.left_out.describe()}"
             )
         if class_name is None:
-            raise DataError(f"{where}/{path}: a class that the training split does not have")
+            raise DataError(
+                f"{where}/{path}: this class is not in the training split; add training images of "
+                "it or remove the folder"
+            )
         if class_name != folder:
             notes.append(f"{path}/ is read as the class {class_name!r}")
     labels = np.array([class_index[str(match[name])] for name in split.names], np.int64)

@@ -80,7 +80,7 @@ class TabularFiles:
         where = self.root / "README.md"
         if len(listed) > 1:
             names = ", ".join(str(each.get("config_name")) for each in listed)
-            raise DataError(f"{where}: lists several sets, {names}; give the folder of one")
+            raise DataError(f"{where}: lists several data sets, {names}; give the folder of one")
         found: dict[str, list[str]] = {}
         for split, pattern in _iter_patterns(listed[0]["data_files"]):
             matching = set(glob.glob(pattern, root_dir=self.root, recursive=True))
@@ -177,7 +177,8 @@ def find_tabular(path: Path) -> TabularFiles | None:
                 if not saved:
                     return None
                 raise DataError(
-                    f"{path}: holds folders of images and what `datasets` saved; move one away"
+                    f"{path}: contains image folders as well as a data set saved by `datasets`; "
+                    "move one away"
                 )
         if not (saved and name in SAVED_FILES):
             left_out.add(reason or NOT_IN_TABLE, found)
@@ -189,8 +190,8 @@ def find_tabular(path: Path) -> TabularFiles | None:
     kinds = {_table_kind(table): table for table in tables}
     if len(kinds) > 1:
         raise DataError(
-            f"{path}: holds Parquet and Arrow files ({', '.join(sorted(kinds.values()))}); give a"
-            " folder of one kind"
+            f"{path}: contains Parquet and Arrow files ({', '.join(sorted(kinds.values()))}); give "
+            "a folder with one kind"
         )
     return TabularFiles(path, next(iter(kinds)), tuple(sorted(tables)), left_out)
 

@@ -48,8 +48,8 @@ def open_objects(data: Any) -> Source:
         parts_given = {"train": next(iter(parts_given.values()))}
     if "train" not in parts_given or not parts_given.keys() <= set(PARTS):
         raise DataError(
-            f"data: has the parts {', '.join(map(str, parts_given)) or 'none'}; give a mapping with"
-            " 'train', and 'val' and 'test' where there are such images"
+            f"data: got the splits {', '.join(map(str, parts_given)) or 'none'}; give a mapping "
+            "with 'train', and optionally 'val' and 'test'"
         )
     is_pair = isinstance(parts_given["train"], tuple | list)
     name = PREFIX + ("arrays" if is_pair else qualified_name(parts_given["train"]))
@@ -65,7 +65,9 @@ def open_objects(data: Any) -> Source:
         if each.changing
     ]
     if len({is_multilabel(part.labels) for part in parts.values()}) > 1:
-        raise DataError("data: one part has one label for each image, another sets of labels")
+        raise DataError(
+            "data: one split is single-label, another multi-label; use one form for all"
+        )
     test = parts.get("test")
     return Source(
         name,
@@ -149,11 +151,11 @@ def _open_part(part: Any, title: str) -> _ObjectPart:
         images, labels = (_to_array(each) for each in part)
         if images.ndim not in (3, 4) or labels.ndim not in (1, 2) or len(images) != len(labels):
             raise DataError(
-                f"data: {title} images of shape {images.shape} and labels of shape {labels.shape}"
-                " do not go together; give (N, H, W[, C]) and (N,), or (N, K) of 0 and 1"
+                f"data: {title} images of shape {images.shape} do not match labels of shape "
+                f"{labels.shape}; give (N, H, W[, C]) and (N,), or (N, K) of 0 and 1"
             )
         if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
-            raise DataError(f"data: {title} labels (N, K) have other values than 0 and 1")
+            raise DataError(f"data: {title} labels of shape (N, K) must be 0 or 1")
         pixels = list(_to_pixels(images, f"{title} images", batch=True))
         if labels.ndim == 2:
             sets = [tuple(np.flatnonzero(row).tolist()) for row in labels]
@@ -162,7 +164,7 @@ def _open_part(part: Any, title: str) -> _ObjectPart:
     if hasattr(part, "__getitem__") and hasattr(part, "__len__"):
         return _open_dataset(part, title)
     if not isinstance(part, Iterable):
-        raise DataError(f"data: {title} is a {type(part).__name__}, not a data set of images")
+        raise DataError(f"data: {title} must be a data set of images, got {type(part).__name__}")
     found = [
         (_to_pixels(image, f"{title} image {row}"), label)
         for row, (image, label) in enumerate(_iter_pairs(part, title))
@@ -216,8 +218,8 @@ def _iter_pairs(pairs: Iterable[Any], title: str) -> Iterator[Any]:
         size += getattr(pair[0], "nbytes", 0)
         if size > 4 * MEMORY_LIMIT:
             raise DataError(
-                f"data: {title} is an iterable of more images than are held in memory; give a data"
-                " set with len() and [row], or a path"
+                f"data: {title} is an iterable of too many images to keep in memory; give a data "
+                "set with len() and [row], or a path"
             )
 
 
@@ -261,7 +263,9 @@ def _normalize_label(label: Any) -> Any:
     if getattr(label, "ndim", 0) == 1:
         row = _to_array(label)
         if not np.isin(row, (0, 1)).all():
-            raise DataError(f"data: label {row.tolist()}: a row of labels is of 0 and 1")
+            raise DataError(
+                f"data: label {row.tolist()}: a row of labels must contain only 0 and 1"
+            )
         return tuple(np.flatnonzero(row).tolist())
     return label
 
@@ -299,7 +303,7 @@ def _encode_labels(labels: Sequence[Any], classes: tuple[str, ...], title: str) 
         encoded.append(numbers)
     is_set = {isinstance(label, tuple) for label in labels}
     if len(is_set) > 1:
-        raise DataError(f"data: {title} has labels that are sets and labels that are not")
+        raise DataError(f"data: {title} has both single labels and sets of labels; use one form")
     if is_set == {True}:
         return multi_hot(encoded, len(classes))
     return np.array([number for (number,) in encoded], np.int64)

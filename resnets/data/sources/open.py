@@ -63,7 +63,9 @@ def apply_label_form(found: Source, spec: DataSpec) -> Source:
     Raises DataError if it requires single labels and the set has sets of them.
     """
     if spec.labels == "single" and found.multilabel:
-        raise DataError(f"{spec.source}: its images have sets of labels; remove data.labels=single")
+        raise DataError(
+            f"{spec.source}: images have several labels each; remove data.labels=single"
+        )
     return convert_to_sets(found) if spec.labels == "multi" and not found.multilabel else found
 
 
@@ -95,7 +97,9 @@ def _open_stored(spec: DataSpec) -> tuple[Source, frozenset[str]]:
     if path.is_dir() and (shards := open_shard_folder(path, streaming=streaming)) is not None:
         return shards, NO_FIELDS
     if path.suffix.lower() in SPREADSHEETS and path.is_file():
-        raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
+        raise DataError(
+            f"{source}: spreadsheets are not supported; save the sheet as CSV (path,label)"
+        )
     stored = None
     is_table_file = path.suffix.lower() in (*TABLE_SUFFIXES, COCO_SUFFIX)
     if path.is_file() and not is_pack(path) and not is_table_file:
@@ -109,8 +113,8 @@ def _open_stored(spec: DataSpec) -> tuple[Source, frozenset[str]]:
         )
     if stored is None and streaming:
         raise ConfigError(
-            f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
-            " only those are streamed; set it to false"
+            f"data.streaming: only for Parquet, WebDataset and Hub data sets, not {source}; set it "
+            "to false"
         )
     if stored is not None:
         return stored, frozenset({"labels_from"})
@@ -185,5 +189,5 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
 def _open_fetched_cifar(folder: Path, name: str) -> Source:
     found = find_cifar(folder)
     if found is None:
-        raise DataError(f"{folder}: holds no CIFAR batches; remove it, so that it is fetched again")
+        raise DataError(f"{folder}: contains no CIFAR batches; remove it to download them again")
     return open_cifar(*found, name)

@@ -114,8 +114,8 @@ def open_parquet(source: str, group: str | None = None, labels: LabelForm = "aut
     all_urls = [url for files in urls.values() for url in files]
     if other := next((url for url in all_urls if not url.lower().endswith(".parquet")), None):
         raise DataError(
-            f"{source}: holds {other.rpartition('/')[2]}; only Parquet and WebDataset files are"
-            " streamed, others are read with data.streaming=false"
+            f"{source}: contains {other.rpartition('/')[2]}; only Parquet and WebDataset files can "
+            "be streamed, set data.streaming=false"
         )
     name, names = format_source_name(source), _unique_names(all_urls)
     read: dict[str, _File] = {}

@@ -78,7 +78,9 @@ def apply_corrections(source: Source, spec: DataSpec, *, other: bool = False) ->
     if spec.corrections is None or other:
         return source
     if source.multilabel:
-        raise DataError("data.corrections: for one label per image; these have sets of labels")
+        raise DataError(
+            "data.corrections: only for single-label data; these images have several labels"
+        )
     file = Path(spec.corrections).expanduser()
     entries = read_corrections(file)
     used: set[str] = set()

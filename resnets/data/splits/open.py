@@ -108,8 +108,8 @@ def open_data(
     if source.multilabel and (spec.folds or spec.train_fraction < 1):
         field = "folds" if spec.folds else "train_fraction"
         raise ConfigError(
-            f"data.{field}: {spec.source} has sets of labels; folds and subsets are drawn from each"
-            " class equally, which needs one class per image"
+            f"data.{field}: cannot be used with multi-label images ({spec.source}); folds and "
+            "subsets are drawn per class"
         )
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []

@@ -108,9 +108,8 @@ def hash_groups(part: Part, spec: DataSpec) -> Keys | None:
         if given is None:
             title = f" ({part.title})" if part.title else ""
             raise DataError(
-                f"data.group: {spec.source}{title} has no table of labels with a column {text!r};"
-                " name one of its columns, or give regex:PATTERN, which is searched for in the"
-                " images' paths"
+                f"data.group: {spec.source}{title} has no label table with a column {text!r}; give "
+                "one of its columns, or regex:PATTERN, which is searched for in the image paths"
             )
         names = list(given)
     return np.maximum(hash_names(names), np.uint64(1))
@@ -119,7 +118,7 @@ def hash_groups(part: Part, spec: DataSpec) -> Keys | None:
 def _match_groups(pattern: re.Pattern[str], part: Part, spec: DataSpec) -> list[str]:
     """Return what the pattern matches in each path within the source: its first group, or all."""
     if part.files is None:
-        raise DataError(f"data.group: {spec.source} has arrays of images, which have no paths")
+        raise DataError(f"data.group: {spec.source} contains arrays of images, which have no paths")
     files, starts = part.files, prefixes(spec.source)
     stored = files.identities() if isinstance(files, HasIdentities) else None
     paths = [files.name(row) for row in range(len(files))] if stored is None else stored[0]

@@ -261,7 +261,7 @@ def source_from_tables(
         parsed = train_labels if is_first else _parse_labels(table, location, rows, form)
         labels = None if parsed is None else _encode_labels(table, parsed, classes, location, rows)
         if labels is None and not is_first:
-            log.info("%s: the labels of %s are secret; it is left out", where, title)
+            log.info("%s: %s has no public labels; skipped", where, title)
             total_left_out.add(SECRET_LABELS, title, suffix="", count=len(rows))
             continue
         if labels is None:
@@ -296,7 +296,9 @@ def _find_roles(tables: Mapping[str, ArrowTable], where: str, left_out: LeftOut)
         if role not in ("train", "val", "test"):
             left_out.add(NO_SPLIT, title, suffix="", count=len(tables[title].labels))
         elif (same := next((each for each in found if found[each] == role), None)) is not None:
-            raise DataError(f"{where}: its parts {same} and {title} are both {role}; remove one")
+            raise DataError(
+                f"{where}: the splits {same} and {title} are both used for {role}; remove one"
+            )
         else:
             found[title] = role
     return found

@@ -219,8 +219,8 @@ def find_columns(
     if has_header:
         others = ", ".join(map(printable, header))
         raise DataError(
-            f"{where}: line 1: a header without a label; its columns are {others}, and one has to"
-            f" be called label{_explain_no_one_hot(body, candidates, header)}"
+            f"{where}: line 1: the header has no label column; its columns are {others}, rename "
+            f"one to label{_explain_no_one_hot(body, candidates, header)}"
         )
     raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
 
@@ -245,8 +245,8 @@ def _find_path_column(
     if header:
         others = ", ".join(map(printable, header))
         raise DataError(
-            f"{where}: line 1: a header without a path; its columns are {others}, and one has to be"
-            " called path"
+            f"{where}: line 1: the header has no path column; its columns are {others}, rename one "
+            "to path"
         )
     return 0  # no cell names an image: the rows will be reported as missing
 
@@ -346,9 +346,7 @@ def parse_split(row: Sequence[str], columns: Columns, location: str) -> str:
         possible -= {"val"} if roles == {"train"} else possible - {"train"}
     if len(possible) != 1:
         cells = ", ".join(f"{name(column)} is {row[column]!r}" for column, _ in columns.flags)
-        raise DataError(
-            f"{location}: {cells}, which contradict each other on its split; correct them"
-        )
+        raise DataError(f"{location}: {cells} contradict each other about the split; correct them")
     return possible.pop()
 
 

@@ -299,13 +299,16 @@ def _check_spec(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
             " for instance (256, 480)"
         )
     if spec.crop == "random-resized" and not 0 < low <= high <= 1:
-        raise ConfigError(f"data.augment.scale: {spec.scale} must be shares of the area in 0..1")
+        raise ConfigError(
+            f"data.augment.scale: {spec.scale} must be fractions of the area in [0, 1]"
+        )
     if min(spec.color_jitter) < 0 or spec.color_jitter[3] > 0.5:
         raise ConfigError(
-            f"data.augment.color_jitter: {spec.color_jitter} must be 0 or more, hue 0.5 at most"
+            f"data.augment.color_jitter: {spec.color_jitter} must be at least 0, and hue at most "
+            "0.5"
         )
     if not 0 < spec.blur_sigma[0] <= spec.blur_sigma[1]:
-        raise ConfigError(f"data.augment.blur_sigma: {spec.blur_sigma} must be px above 0")
+        raise ConfigError(f"data.augment.blur_sigma: {spec.blur_sigma} must be above 0 px")
     if spec.blur and blur_size(spec.blur_sigma[1]) // 2 >= size:
         raise ConfigError(
             f"data.augment.blur_sigma: {spec.blur_sigma[1]} px is too much for images of {size} px"

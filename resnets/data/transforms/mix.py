@@ -58,7 +58,8 @@ def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
     unit = 2 * spec.repeats if spec.mixup or spec.cutmix else 1
     if ranks > 1 and batch_size % unit:
         raise ConfigError(
-            f"batch_size={batch_size}: to mix pairs on {ranks} devices, a multiple of {unit}"
+            f"batch_size={batch_size}: must be a multiple of {ranks} to mix pairs on {batch_size} "
+            "devices"
         )
     return unit
 

@@ -135,7 +135,7 @@ def check_repairable(task: Task, out: Path) -> None:
     if task == "segment":
         raise ConfigError("class maps are images and cannot be repaired here; redraw them")
     if (out / "annotations").exists():
-        raise ConfigError(f"{out}: holds annotations already; name a new folder")
+        raise ConfigError(f"{out}: already contains annotations; give a new folder")
 
 
 def _repair_images(

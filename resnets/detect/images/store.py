@@ -95,7 +95,7 @@ def open_store(source: str) -> Store:
         )
     paths = listing.paths
     if not paths:
-        raise DataError(f"{source}: holds neither images nor annotations")
+        raise DataError(f"{source}: contains neither images nor annotations")
     top = _top_folder(paths)
     rows = {path[len(top) :]: row for row, path in enumerate(paths)}
     name = path.resolve().name

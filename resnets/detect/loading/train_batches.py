@@ -100,7 +100,9 @@ class DetectStream:
         self.targets = {row: trainable[row] for row in self.rows.tolist()}
         targets = list(self.targets.values())
         if detect.repeat_threshold and not any(map(len, targets)):
-            raise ConfigError("detect.repeat_threshold: counts objects, and class maps have none")
+            raise ConfigError(
+                "detect.repeat_threshold: only for tasks with objects, not for class maps"
+            )
         tall = np.array([each.height > each.width for each in targets])
         grouped = detect.group_aspect and task != "segment"
         self.sampler = Sampler(

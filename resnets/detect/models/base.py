@@ -37,7 +37,8 @@ class InferenceOptions:
             raise ConfigError("detect.test_sizes (--scales): not for task segment")
         if len(self.scales) == 1 and kind == "detector":
             raise ConfigError(
-                f"detect.test_sizes (--scales): {self.scales} is one size; give more or none"
+                f"detect.test_sizes (--scales): {self.scales} is a single size; give at least two, "
+                "or none"
             )
 
 

@@ -129,10 +129,10 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.model.in_channels != 3:
         raise ConfigError(
-            f"model.in_channels: {recipe.model.in_channels}; task {recipe.task!r} reads three"
+            f"model.in_channels: {recipe.model.in_channels} must be 3 for task {recipe.task!r}"
         )
     if recipe.compile == "on" and recipe.task != "segment":  # each size would compile a new graph
-        raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
+        raise ConfigError(f"compile: not supported for task {recipe.task!r}; set it to off")
     options = InferenceOptions(recipe.detect.refine, recipe.detect.test_sizes)
     options.check(KINDS[recipe.task])
     if recipe.detect.train_crop is not None and recipe.task != "localize":
@@ -162,7 +162,7 @@ def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
     """
     spec = recipe.detect
     if spec.freeze_shared and recipe.weights is None:
-        raise ConfigError("detect.freeze_shared: set weights, whose layers are to stay")
+        raise ConfigError("detect.freeze_shared: needs weights, whose shared layers are frozen")
     if spec.train_part == "regions" and spec.proposals_from is None and not whole:
         raise ConfigError(
             "detect.train_part: 'regions' needs proposals: set detect.proposals_from, or weights to"

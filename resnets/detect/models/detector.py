@@ -62,7 +62,7 @@ class Detector(DetectionModel):
         proposer: Detector | None = None,
     ) -> None:
         if spec.head not in ("c4", "fpn"):
-            raise ConfigError(f"detect.head: {spec.head!r} finds no boxes; use fpn or c4")
+            raise ConfigError(f"detect.head: {spec.head!r} cannot predict boxes; use fpn or c4")
         remove_head(net, stages_only=spec.head == "fpn")
         super().__init__(net, spec, num_classes)
         self.pyramid = Pyramid(net.spec, spec) if spec.head == "fpn" else None
@@ -206,7 +206,7 @@ def _shared_map(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:
     """Return channels and stride of the map that a C4 detector shares."""
     channels, strides = stage_channels(net.spec), stage_strides(net.spec)
     if len(channels) < 2:
-        raise ConfigError(f"detect.head: c4 needs two stages or more; {net.spec.name} has one")
+        raise ConfigError(f"detect.head: c4 needs at least two stages; {net.spec.name} has one")
     names = tuple(channels)
     if net.spec.is_vgg:
         return channels[names[-1]], (strides[names[-2]],)
@@ -227,7 +227,7 @@ def _build_region_heads(
         width = _tail_width(net)
     else:
         if spec.roi == "pool":
-            raise ConfigError("detect.roi: a pyramid is read with roi = 'align' only")
+            raise ConfigError("detect.roi: a feature pyramid needs roi 'align'")
         width = spec.region_width
         head = TwoMLPHead(channels * size**2, width)
     predictor = FastRCNNPredictor(width * (2 if spec.context else 1), num_classes + 1)
@@ -263,7 +263,10 @@ def _add_mask_head(
     """Add Mask R-CNN's mask branch (He et al. 2017, Fig. 4): left for C4, right for FPN."""
     if spec.head == "c4":
         if net.spec.is_vgg:
-            raise ConfigError("task 'instances': VGG's fc6 and fc7 keep no map to draw masks from")
+            raise ConfigError(
+                "task 'instances': VGG's fully connected head has no feature map for masks; use a "
+                "residual or plain network"
+            )
         heads.mask_roi_pool = region_pooler(spec.roi, strides, _roi_size(net, spec))
         heads.mask_head = Tail(net, pooled=False)
         heads.mask_predictor = MaskRCNNPredictor(_tail_width(net), MASK_WIDTH, num_classes + 1)

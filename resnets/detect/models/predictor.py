@@ -84,7 +84,7 @@ class Predictor:
         """
         first = models[0]
         if any(type(each) is not type(first) for each in models):
-            raise ConfigError("an ensemble needs models of one task")
+            raise ConfigError("ensemble: all models must be for the same task")
         spec = first.spec
         if spec.train_part == "proposals":
             raise ConfigError(

@@ -34,7 +34,9 @@ class Segmenter(DetectionModel):
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         if spec.head not in ("fcn", "deeplabv3"):
-            raise ConfigError(f"detect.head: {spec.head!r} labels no pixels; use fcn or deeplabv3")
+            raise ConfigError(
+                f"detect.head: {spec.head!r} cannot predict class maps; use fcn or deeplabv3"
+            )
         remove_head(net, stages_only=True)
         super().__init__(net, spec, num_classes)
         channels = list(stage_channels(net.spec).values())

@@ -55,7 +55,7 @@ class DetectionInference:
         assert detectors
         first = detectors[0]
         if any(each.num_classes != first.num_classes for each in detectors):
-            raise ConfigError("an ensemble needs detectors of the same classes")
+            raise ConfigError("ensemble: all detectors must have the same classes")
         self.detectors, self.spec = list(detectors), first.spec
         self.refine = self.spec.refine if refine is None else refine
         self.test_sizes = tuple(self.spec.test_sizes if test_sizes is None else test_sizes)

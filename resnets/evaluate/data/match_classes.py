@@ -64,7 +64,9 @@ def open_labeled(
         images = _open_for_labels(model, source, name, others)
     if labels is not None:
         if model.postprocess.multilabel:
-            raise ConfigError("--labels: for one class per image; the weights give sets of labels")
+            raise ConfigError(
+                "--labels: only for single-label models; these weights are multi-label"
+            )
         names = [image_name(images, row) for row in range(len(images))]
         stored_order = not isinstance(images, FileSplit)  # pixels have numbers, no file names
         truth = read_labels(labels, names, model.classes, stored_order=stored_order)
@@ -81,7 +83,7 @@ def open_labeled(
             else ("one label each", "sets of labels")
         )
         raise DataError(
-            f"{images.description}: its images have {theirs}, but the weights give {ours}"
+            f"{images.description}: the images have {theirs}, but the weights predict {ours}"
         )
     if note := class_number_note(images.classes, model.classes):
         images = _with_description(images, f"{images.description}, {note}")
@@ -120,7 +122,7 @@ def open_split(
     split.
     """
     if model.recipe is None and source is None:
-        raise ConfigError(f"{model.origin}: does not state its training data; give --data")
+        raise ConfigError(f"{model.origin}: does not state its training data; add --data")
     given = source if isinstance(source, Source) else None
     where = source.name if isinstance(source, Source) else source
     spec = model.recipe.data if model.recipe is not None else DataSpec()
@@ -283,8 +285,8 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         return torch.arange(len(ours))
     if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):
         raise DataError(
-            f"{source}: the network has several classes called {_format_names(twice)}, so the"
-            " data's may be either; use WordNet ids or numbers, or leave them out"
+            f"{source}: the network has several classes named {_format_names(twice)}, so these "
+            "classes of the data are ambiguous; use WordNet ids or numbers, or remove them"
         )
     outputs = {name: index for index, name in enumerate(theirs)}
     return torch.tensor([outputs[name] for name in ours])

@@ -64,7 +64,7 @@ def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
     if spec.residual and not spec.passes_identity:
         raise ConfigError(
             f"{spec.name}: a block of zero weights is not the identity here; use a model with "
-            "option A or B and nothing else on its shortcuts or after the addition, but relu"
+            "shortcut option A or B, plain shortcuts and only a ReLU after the addition"
         )
     depths = tuple(depth + extra_blocks for depth in spec.depths)
     deep = copy.deepcopy(model)

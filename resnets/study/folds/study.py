@@ -74,7 +74,7 @@ def folds_grid(
         raise ConfigError(f"--k {k}: must be at least 2")
     grouped = () if group is None else (f"data.group={group}",)
     if grouped and any(each.partition("=")[0].strip() == "data.group" for each in settings):
-        raise ConfigError("--set data.group: --group sets it too; leave one out")
+        raise ConfigError("--set data.group: also set by --group; omit one of them")
     grid = single_model_grid(
         "folds",
         data,
@@ -85,7 +85,7 @@ def folds_grid(
         settings=(*grouped, *settings),
     )
     if recipes.recipe(grid.recipe, model).task != "classify":
-        raise ConfigError(f"--recipe {grid.recipe}: folds are of classifiers")
+        raise ConfigError(f"--recipe {grid.recipe}: cross-validation is only for classifiers")
     return grid
 
 

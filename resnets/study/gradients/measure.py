@@ -206,12 +206,12 @@ def model_specs(names: Sequence[str]) -> list[ModelSpec]:
     for spec in specs:
         if spec.is_vgg:
             raise ConfigError(
-                f"{spec.name}: not of the residual family; name plain or residual ones"
+                f"{spec.name}: not a plain or residual network; give plain or residual ones"
             )
         if spec.stem != specs[0].stem:
             raise ConfigError(
-                f"{spec.name} and {specs[0].name}: of different stems ({spec.stem}, "
-                f"{specs[0].stem}), which take images of different sizes; study them separately"
+                f"{spec.name} and {specs[0].name}: the stems {spec.stem} and {specs[0].stem} need "
+                "images of different sizes; study them separately"
             )
     return specs
 

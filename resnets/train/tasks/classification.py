@@ -113,9 +113,7 @@ class ClassificationTask:
         self.details: RunDetails | None = None
         teacher = recipe.distill.teacher
         if teacher is not None and parts.loss is not None:
-            raise ConfigError(
-                "distill.teacher: not used by the loss that is passed; set it to none"
-            )
+            raise ConfigError("distill.teacher: has no effect with a custom loss; set it to none")
         self.teacher = None if teacher is None else Teacher(teacher, splits.classes, preprocessor)
         self.monitor = choose_monitor(recipe, multilabel=self.multilabel)
         self.metadata: Mapping[str, Any] = {

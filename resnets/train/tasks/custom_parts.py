@@ -42,7 +42,9 @@ class CustomParts:
                 " loss=..."
             )
         if (self.model or self.loss or self.data) and recipe.task != "classify":
-            raise ConfigError(f"task {recipe.task}: takes no model, loss or data as Python objects")
+            raise ConfigError(
+                f"task {recipe.task}: does not accept a model, loss or data as Python objects"
+            )
         if self.data is None and recipe.data.source.startswith(PREFIX):
             name = recipe.data.source.removeprefix(PREFIX)
             raise ConfigError(
@@ -50,8 +52,8 @@ class CustomParts:
             )
         if self.model is not None and recipe.weights is not None:
             raise ConfigError(
-                "weights: only for models of the package; load initial weights into the model that"
-                " is passed, and set weights=None"
+                "weights: only for models of the package; load initial weights into the model that "
+                "you pass, and set weights=None"
             )
         if self.loss is not None:
             unused = (
@@ -61,7 +63,7 @@ class CustomParts:
             for name, is_set, off in unused:
                 if is_set:
                     raise ConfigError(
-                        f"loss.{name}: is not used by the loss that is passed; set it to {off}"
+                        f"loss.{name}: has no effect with a custom loss; set it to {off}"
                     )
 
     def add_names(self, recipe: Recipe, model_names: dict[str, str]) -> Recipe:

@@ -197,16 +197,18 @@ def _load_proposer(
         raise ConfigError(f"detect.proposals_from: {where} is not a detector of these classes")
     assert trained.preprocess is not None
     if trained.preprocess.spec != preprocessor.spec:
-        raise ConfigError(f"detect.proposals_from: {where} normalizes images in another way")
+        raise ConfigError(
+            f"detect.proposals_from: {where} uses another normalization of images than this recipe"
+        )
     different = [
         name for name in shared_fields if getattr(trained.spec, name) != getattr(model.spec, name)
     ]
     if different:
-        raise ConfigError(f"detect.proposals_from: {where} has another detect.{different[0]}")
+        raise ConfigError(f"detect.proposals_from: {where} has a different detect.{different[0]}")
     try:
         proposer.load_state_dict(trained.state_dict())
     except RuntimeError:
-        raise ConfigError(f"detect.proposals_from: {where} has another model") from None
+        raise ConfigError(f"detect.proposals_from: {where} has a different model") from None
 
 
 def _load_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
@@ -222,7 +224,8 @@ def _load_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> 
         model.proposer.load_state_dict(localizer.state_dict())
     except RuntimeError:
         raise ConfigError(
-            f"detect.proposals_from: {where} has another model or other anchors than this recipe"
+            f"detect.proposals_from: {where} has a different model or different anchors than this "
+            "recipe"
         ) from None
     if recipe.weights is None:
         model.net.load_state_dict(localizer.net.state_dict())

@@ -46,8 +46,8 @@ class Teacher:
         ours = self.model.preprocess
         if ours.spec.channels != student.spec.channels:
             raise ConfigError(
-                f"distill.teacher: {weights}: takes {ours.spec.channels} channels, and the student"
-                f" {student.spec.channels}"
+                f"distill.teacher: {weights}: expects {ours.spec.channels} input channels, the "
+                f"student {student.spec.channels}"
             )
         self._flip = ours.spec.channel_order != student.spec.channel_order
         # A batch is (x - mean) * scale with the student's statistics; convert it to the teacher's.

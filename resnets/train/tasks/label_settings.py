@@ -85,7 +85,7 @@ def adapt_to_label_sets(recipe: Recipe) -> Recipe:
     if name := next((name for name, is_set in conflicts.items() if is_set), None):
         value = attrgetter(name)(recipe)
         raise ConfigError(
-            f"{name}: {value!r} is for one label per image, and these images have sets of labels"
+            f"{name}: {value!r} is only for single-label data; these images have several labels"
         )
     if recipe.loss.kind != "bce":
         log.info("images have sets of labels: loss.kind is 'bce', not %r", recipe.loss.kind)

@@ -151,8 +151,8 @@ def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[
                 return
             if item.external or item.is_virtual:
                 raise WeightsError(
-                    f"{path}: {key} has its values in other files; not read. Save the whole model "
-                    "again"
+                    f"{path}: {key} is stored in other files, which is not supported; save the "
+                    "whole model again"
                 )
             if item.dtype.kind != "f" or item.dtype.itemsize > 8:
                 return
@@ -164,7 +164,7 @@ def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[
         file.visititems(visit)
     if any("_preact_bn/" in name for name in tensors):
         raise WeightsError(
-            f"{path}: is of Keras's ResNetV2, whose pre-activation blocks none of the networks has"
+            f"{path}: is a Keras ResNetV2, whose pre-activation blocks are not supported"
         )
     return tensors
 
@@ -191,7 +191,7 @@ def _tensor_name(key: str, name: str, layers: Mapping[str, str], path: Path) -> 
     layer = name or layers.get(numbered)
     kind = VARIABLES.get(re.sub(r"_\d+$", "", numbered), ())
     if layer is None or not leaf.isdecimal() or int(leaf) >= len(kind):
-        raise WeightsError(f"{path}: has no names of layers; save the whole model, as .keras")
+        raise WeightsError(f"{path}: contains no layer names; save the whole model as .keras")
     return f"{layer}/{kind[int(leaf)]}"
 
 
@@ -217,9 +217,7 @@ def read_fields(config: Any, path: Path) -> dict[str, Any]:
         for kind, fields_in_file in _iter_layers(config, 0):
             name = str(fields_in_file.get("name", kind))[:60]
             if kind not in LAYERS:
-                raise WeightsError(
-                    f"{path}: layer {name} is a {kind[:40]}, which these networks do not have"
-                )
+                raise WeightsError(f"{path}: layer {name} is a {kind[:40]}, which is not supported")
             found = apply_handlers(fields_in_file, f"{path}: layer {name}", LAYERS[kind], NO_EFFECT)
             if "epsilon" in found:
                 epsilons.add(found["epsilon"])
@@ -230,7 +228,8 @@ def read_fields(config: Any, path: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if len(epsilons) > 1:
         raise WeightsError(
-            f"{path}: norms of {len(epsilons)} epsilons; the models of this package have one"
+            f"{path}: has norms with {len(epsilons)} different epsilons; models of this package "
+            "have one"
         )
     if epsilons:
         fields["norm_eps"] = epsilons.pop()

@@ -84,8 +84,8 @@ def read_pickled(path: Path) -> Any:
 
 def _raise_unknown_type(path: Path, unknown: str) -> NoReturn:
     raise WeightsError(
-        f"{path}: holds a pickled {unknown}, which could run any code; save only tensors"
-        " where the file was written: torch.save(model.state_dict(), 'weights.pth')"
+        f"{path}: contains a pickled {unknown}, which could run any code; save only tensors where "
+        "the file was written: torch.save(model.state_dict(), 'weights.pth')"
     )
 
 
@@ -93,7 +93,7 @@ def _read_archive(path: Path) -> Any:
     archive = zipfile.ZipFile(path)  # stays open, since tensors are read from it later
     names = {info.filename: info for info in archive.infolist()}
     if min((info.header_offset for info in names.values()), default=0):
-        raise WeightsError(f"{path}: another file precedes an archive of torch; not read")
+        raise WeightsError(f"{path}: another file precedes the torch archive; not supported")
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsError(f"{path}: cannot be read as weights: it is {describe_archive(archive)}")

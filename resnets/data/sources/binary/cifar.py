@@ -64,7 +64,9 @@ def find_cifar(folder: Path) -> tuple[Path, _Layout] | None:
     ]
     if len(found) > 1:
         names = ", ".join(layout.folder for _, layout in found)
-        raise DataError(f"{folder}: holds several sets ({names}); name the folder of one of them")
+        raise DataError(
+            f"{folder}: contains several data sets ({names}); give the folder of one of them"
+        )
     return found[0] if found else None
 
 
@@ -78,7 +80,7 @@ def open_cifar(folder: Path, layout: _Layout, name: str, root: Path | None = Non
     train = _read_part("train", folder, layout.train, layout)
     if len(train.labels) and int(train.labels.max()) >= len(classes):
         raise DataError(
-            f"{folder}: label {train.labels.max()}, and {len(classes)} names of classes"
+            f"{folder}: has labels up to {train.labels.max()}, but {len(classes)} class names"
         )
     read = [folder / each for each in (*layout.train, layout.test, layout.names)]
     return Source(
@@ -124,11 +126,11 @@ def _read_class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
         try:
             return tuple(read_file(path).decode("utf-8").split())
         except UnicodeDecodeError:
-            raise DataError(f"{path}: class names that are not UTF-8; fetch it again") from None
+            raise DataError(f"{path}: class names are not UTF-8; download it again") from None
     meta = _unpickle(path)
     names = meta.get("label_names") or meta.get("fine_label_names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: has no names of classes; fetch it again")
+        raise DataError(f"{path}: contains no class names; download it again")
     return tuple(names)
 
 

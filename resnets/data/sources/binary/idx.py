@@ -65,7 +65,7 @@ def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) ->
     if len(prefixes) > 1:
         shown = ", ".join(prefix or "train" for prefix in prefixes)
         raise DataError(
-            f"{folder}: holds several sets ({shown}); put each into a folder of its own"
+            f"{folder}: contains several data sets ({shown}); put each into its own folder"
         )
     (prefix,) = prefixes
     train = _read_part(folder, files, "train", prefix, "train")
@@ -160,7 +160,7 @@ def _read_mapping(file: Path) -> dict[int, str]:
             raise DataError(f"{file}: line {number}: expected a label and the codes of its letters")
         name_of_label[int(words[0])] = chr(int(words[1]))
     if len(set(name_of_label.values())) < len(name_of_label):
-        raise DataError(f"{file}: has one name for two labels")
+        raise DataError(f"{file}: gives the same name to two labels")
     return dict(sorted(name_of_label.items()))
 
 
