@@ -152,7 +152,7 @@ def test_off_changes_nothing() -> None:
     [
         ({"drop_path": 1.0}, "model.drop_path: 1.0"),
         ({"drop_path": 0.1, "shortcut": "none"}, "model.drop_path"),
-        ({"dilate": 2}, "model.dilate: 2 of 2 stages"),
+        ({"dilate": 2}, "model.dilate: 2 "),
         ({"dilate": -1}, "model.dilate"),
         ({"blur_pool": True, "stem": "imagenet", "stem_pool": "ceil"}, "model.blur_pool"),
         ({"block": "vgg", "dilate": 1}, "model.dilate"),
