@@ -482,7 +482,7 @@ def test_an_interrupted_packing_leaves_no_file(
 
 
 def test_what_cannot_be_packed(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="digits: is read without decoding already"):
+    with pytest.raises(ConfigError, match="digits: is not stored as encoded images"):
         write(Path("digits"), tmp_path / "d.pack")
     with pytest.raises(ConfigError, match="--size 0"):
         write(photos, tmp_path / "d.pack", 0)
