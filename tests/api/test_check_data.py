@@ -66,7 +66,7 @@ def test_bad_boxes_are_named_and_repaired(tmp_path):
     assert "1 bad annotation" in repr(report)
     assert report.repaired.left_out == 1
     assert resnets.check_data(fixed, out=tmp_path / "again").problems == []
-    with pytest.raises(resnets.ConfigError, match="holds annotations already"):
+    with pytest.raises(resnets.ConfigError, match="already contains annotations"):
         resnets.check_data(root, out=tmp_path / "new", repair=fixed)
     assert not (tmp_path / "new").exists()
     with pytest.raises(resnets.ConfigError, match="^labels_from: labels are in"):
