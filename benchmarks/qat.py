@@ -26,7 +26,7 @@ from resnets.export.write import write_artifact
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.open import open_artifact
-from resnets.train.fake_quantize import equalize_channels
+from resnets.train.tasks.quantize import equalize_channels
 from resnets.weights.folder import save_model
 from resnets.weights.load import load_model
 

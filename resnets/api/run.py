@@ -18,7 +18,7 @@ from resnets.models.custom_model import MakeModel
 from resnets.report.page import REPORT
 from resnets.report.run import run_summary
 from resnets.train.log.run_log import read_rows
-from resnets.train.start_point import check_is_run
+from resnets.train.resume import check_is_run
 from resnets.train.write_results import RESULT
 from resnets.utils.api_function import api_function
 from resnets.weights.checkpoint.format import RECIPE

@@ -23,8 +23,9 @@ from resnets.train.execution_plan import ExecutionPlan, choose_plan
 from resnets.train.guards.divergence import find_nonfinite
 from resnets.train.loop import Stream
 from resnets.train.optim.optimizers import load_state_tensors
-from resnets.train.run import build_step, make_saver, open_task
-from resnets.train.start_point import read_run
+from resnets.train.resume import read_run
+from resnets.train.run import build_step, open_task
+from resnets.train.saver import restore_state
 from resnets.train.state import TrainState
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
@@ -95,7 +96,7 @@ def replay(
     start = read_run(out, None if data is None else fspath(data))
     if start.recipe.task != "classify":
         raise ConfigError(f"{out}: a run of task {start.recipe.task!r}; replay is for classifiers")
-    step, stream, plan = open_training(start.recipe, start.checkpoint, device, out)
+    step, stream, plan = open_training(start.recipe, start.checkpoint, device)
     state, file = step.state, out / FILE
     if not file.exists():
         first = state.step
@@ -108,18 +109,18 @@ def replay(
 
 
 def open_training(
-    recipe: Recipe, checkpoint: Checkpoint | None, device: str, out: Path = Path()
+    recipe: Recipe, checkpoint: Checkpoint | None, device: str
 ) -> tuple[TrainStep, Stream, ExecutionPlan]:
     """Open a run of `recipe` at `checkpoint`, or at step 0, in one process; writes nothing.
 
-    out: the run's folder. Raises ConfigError, DataError and CheckpointError.
+    Raises ConfigError, DataError and CheckpointError.
     """
     CustomParts().check(recipe)
     task = open_task(recipe, checkpoint, CustomParts())
     plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
     step, stream = build_step(task, plan, ProcessGroup(), is_new=checkpoint is None)
     if checkpoint is not None:
-        make_saver(task, out, plan, []).restore(step.state, checkpoint)
+        restore_state(step.state, checkpoint)
     return step, stream, plan
 
 

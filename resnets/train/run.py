@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.trackers import Trackers
 from resnets.train.loop import Step, Stream, fit
-from resnets.train.resume_recipe import describe_extension
-from resnets.train.saver import Saver
-from resnets.train.start_point import check_is_run, find_start
+from resnets.train.resume import check_is_run, describe_extension, find_start
+from resnets.train.saver import Saver, restore_state
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
@@ -115,22 +113,27 @@ def run(
             state = train_step.state
             total = task.recipe.steps(task.recipe.duration, stream.examples)
             notes += task.split_report.notes
-            history = _extend_history(checkpoint, notes)
-            saver = make_saver(task, out, plan, history)
             if checkpoint is not None:
                 with within_memory(
                     f"the state of the checkpoint does not fit on {plan.device}",
                     "use another --device",
                     plan.device,
                 ):
-                    saver.restore(state, checkpoint)
+                    restore_state(state, checkpoint)
             if not group.is_main:  # the main process saved the sums of all
                 state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
             step, batches, plan = _choose_step(train_step, stream, total, plan, fit_memory)
             if plan.cuda_graph_obstacle is not None:
                 notes.append(f"cuda_graph: not used: {plan.cuda_graph_obstacle}")
             history = _extend_history(checkpoint, notes)
-            saver.add_metadata(execution_plan=dataclasses.asdict(plan), history=history)
+            saver = Saver(
+                out,
+                task.recipe,
+                {**task.metadata, "execution_plan": asdict(plan), "history": history},
+                task.mean_image,
+                task.split_report.fingerprint,
+                checkpoint,
+            )
         log: RunLog | NullLog = NullLog()
         if group.is_main:
             trackers = Trackers(task.recipe, out)
@@ -311,12 +314,6 @@ def _choose_step(
     if isinstance(graph, str):
         return step, stream, replace(plan, cuda_graph_obstacle=graph)
     return graph.step, graph, replace(plan, cuda_graph=True)
-
-
-def make_saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:
-    """Return the writer of a run's checkpoints, with the metadata that all of them contain."""
-    metadata = {**task.metadata, "execution_plan": dataclasses.asdict(plan), "history": history}
-    return Saver(out, task.recipe, metadata, task.mean_image, task.split_report.fingerprint)
 
 
 def _extend_history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, Any]]:

@@ -98,11 +98,13 @@ class Writer:
 
 
 class Saver:
-    """Writes and restores a run's checkpoints: `last` to resume from, `best` to use.
+    """Writes a run's checkpoints: `last` to resume from, `best` to use.
 
     The loop waits only while tensors are copied; a thread writes the files. If that fails, the
     next save or `wait` raises CheckpointError, or Diverged if a tensor is not finite: an update
     that overflows affects the loss only in the next step.
+
+    metadata: entries of all checkpoints. resumed: the checkpoint from which the run continues.
     """
 
     def __init__(
@@ -112,8 +114,11 @@ class Saver:
         metadata: Mapping[str, Any],
         mean_image: torch.Tensor | None,
         fingerprint: Fingerprint | None = None,
+        resumed: Checkpoint | None = None,
     ) -> None:
         self._manager, self._writer = CheckpointManager(folder, recipe), Writer()
+        if resumed is not None:
+            self._manager.resume_from(resumed)
         self._snapshots = {LAST: Snapshot(), BEST: Snapshot()}
         self._record = FingerprintRecord(fingerprint)
         self._meta = {"recipe": to_dict(recipe), **metadata, **self._record.meta}
@@ -124,10 +129,6 @@ class Saver:
     def path(self) -> str:
         """Path or URL of `last`."""
         return self._manager.path
-
-    def add_metadata(self, **fields: Any) -> None:
-        """Add fields to the metadata of later checkpoints."""
-        self._meta |= fields
 
     def save_last(self, state: TrainState, *, final: bool = False) -> None:
         """Write everything needed to resume exactly; waits for the `final` one."""
@@ -193,13 +194,10 @@ class Saver:
         self._writer.wait_quietly(timeout)
         return self._manager.last_good()
 
-    def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
-        """Load a checkpoint of `save_last` into `state`; or raises CheckpointError."""
-        self._manager.resume_from(checkpoint)
-        with reading_weights(display_path(checkpoint.path)):
-            self._restore(state, checkpoint)
 
-    def _restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
+def restore_state(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint of `Saver.save_last` into `state`; or raise CheckpointError."""
+    with reading_weights(display_path(checkpoint.path)):
         load_weights(state.model, checkpoint.group("model"), checkpoint.path)
         load_state_tensors(state.model, state.optimizer, checkpoint.group("optim"))
         if state.ema is not None:

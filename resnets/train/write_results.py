@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from resnets import recipes
 from resnets.config import Recipe, dump_json
 from resnets.report.run import ENVIRONMENT, write_run_report
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.log.run_log import read_rows
 from resnets.train.log.timing import STAGES, stage_summary
-from resnets.train.resume_recipe import changed_fields
+from resnets.train.resume import DERIVED, differences
 from resnets.train.state import TrainState
 from resnets.train.tasks.task import Task
 from resnets.utils import environment
@@ -94,7 +95,25 @@ def write_results(
         rows,
         stages=STAGES,
         stage_summary=stage_summary(rows),
-        changed=changed_fields(recipe),
+        changed=_changed_fields(recipe),
         details=task.details,
     )
     return result
+
+
+def _changed_fields(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Return the fields in which `recipe` differs from the built-in recipe of its name.
+
+    Each with its value here and there; a recipe of another name is compared with the defaults. Of
+    another model only the name is listed.
+    """
+    is_named = recipe.name in recipes.RECIPES
+    base = recipes.recipe(recipe.name) if is_named else Recipe(name=recipe.name)
+    changed = differences(recipe, base)
+    other_model = "model.name" in changed
+    return [
+        (name, value, default)
+        for name, (value, default) in changed.items()
+        if name not in DERIVED
+        and (name == "model.name" or not (other_model and name.startswith("model.")))
+    ]

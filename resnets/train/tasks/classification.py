@@ -39,7 +39,6 @@ from resnets.models.custom_model import build_custom
 from resnets.models.speedrun_layers import fit_stem
 from resnets.report.classification_details import CaptionedImage, RunDetails
 from resnets.train.execution_plan import ExecutionPlan
-from resnets.train.fake_quantize import equalize_channels, quantized_loss
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
 from resnets.train.tasks.classification_report import run_details, training_images
@@ -54,6 +53,7 @@ from resnets.train.tasks.label_settings import (
     size_warnings,
     unreadable_messages,
 )
+from resnets.train.tasks.quantize import equalize_channels, quantized_loss
 from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import adapt_preprocess_to_data, check_size

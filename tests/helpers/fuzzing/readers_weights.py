@@ -22,7 +22,7 @@ from fuzzing.readers import Reader, Way
 from resnets.config import ModelSpec, Preprocess, Recipe, dump_json, to_dict
 from resnets.data import Preprocessor
 from resnets.models import ImageClassifier, build
-from resnets.train.saver import Saver
+from resnets.train.saver import restore_state
 from resnets.train.state import new_state
 from resnets.weights import folder as folders
 from resnets.weights.checkpoint.find import open_checkpoint, read_task
@@ -225,7 +225,7 @@ def resumed(root: Path) -> object:
     net = small_net(RESIDUAL)
     found = open_checkpoint(_checkpoint(root))
     state = new_state(net, Recipe(model=net.spec), 10)
-    Saver(root / "again", Recipe(), {}, None).restore(state, found)
+    restore_state(state, found)
     return state
 
 

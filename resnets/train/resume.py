@@ -1,14 +1,18 @@
-"""How a resumed run handles an edited recipe and a new duration."""
+"""Where a run starts or resumes, and what becomes of an edited recipe and a new duration."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from resnets import recipes
-from resnets.config import ConfigError, Recipe, differing_fields, to_dict
+from resnets.config import ConfigError, Recipe, differing_fields, from_toml, to_dict, to_toml
+from resnets.train.log.trackers import check_trackers
 from resnets.train.optim.schedule import Schedule
+from resnets.utils.printable import valid_text
+from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
+from resnets.weights.checkpoint.manager import CheckpointManager
 
 # Fields that do not affect training: their values in an edited recipe.toml are used.
 EDITABLE = frozenset(
@@ -41,9 +45,83 @@ DERIVED = frozenset(
 )
 
 
-def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the `differing_fields` of two recipes, sorted by name."""
-    return dict(sorted(differing_fields(to_dict(one), to_dict(other)).items()))
+@dataclass(frozen=True)
+class StartPoint:
+    """Where a run starts: its recipe, the checkpoint to resume from, and notes on differences."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> StartPoint:
+    """Return the start of a new run of `recipe`, or of the run in `out`; or raise ConfigError."""
+    if recipe is None:
+        start = read_run(out, data)
+    else:
+        start = StartPoint(recipe)
+        if (out / RECIPE).exists():
+            raise ConfigError(f"{out} already contains a run; use --resume {out}, or another --out")
+        CheckpointManager(out, recipe).check_free()
+        to_toml(recipe)  # raises for values that cannot be written, before any data is read
+        if valid_text(str(out)) != str(out):  # safetensors cannot open such paths
+            raise ConfigError(f"--out {out}: not valid UTF-8; choose another folder name")
+    check_trackers(start.recipe.trackers)
+    if fit_memory and start.recipe.sync_norm:
+        raise ConfigError(
+            "--fit-memory: cannot be combined with sync_norm, which needs the whole batch in one "
+            "forward pass"
+        )
+    return start
+
+
+def read_run(out: Path, data: str | None = None) -> StartPoint:
+    """Return where to resume the run in `out`; `data`: the data set's current location.
+
+    Raises ConfigError if `out` is not the folder of a run, or its recipe is invalid, and
+    CheckpointError if all of its checkpoints are damaged.
+    """
+    check_is_run(out)
+    start = _read_run(out)
+    if data is None:
+        return start
+    spec = replace(start.recipe.data, source=data)
+    return replace(start, recipe=replace(start.recipe, data=spec))
+
+
+def _read_run(out: Path) -> StartPoint:
+    try:
+        edited = from_toml(out / RECIPE, stored=True)
+    except ConfigError as error:
+        checkpoint = CheckpointManager(out, Recipe()).latest()
+        if checkpoint is None:
+            raise
+        note = f"{error}; using the checkpoint's own recipe"
+        return StartPoint(checkpoint.recipe, checkpoint, [note])
+    checkpoint = CheckpointManager(out, edited).latest()
+    if checkpoint is None:
+        return StartPoint(edited)
+    recipe, notes = merge_recipes(edited, checkpoint.recipe)
+    return StartPoint(recipe, checkpoint, notes)
+
+
+def check_is_run(out: Path) -> None:
+    """Raise ConfigError unless the folder contains a run."""
+    if not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
+        raise ConfigError(
+            f"{out}: is not the folder of a run (no {RECIPE}); name the folder that `resnets train`"
+            " printed"
+        )
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple[str, str]]:
+    """Return the fields in which two recipes differ, by name, with both values as text."""
+    found = sorted(differing_fields(to_dict(one), to_dict(other)).items())
+    return {name: (_format(value), _format(theirs)) for name, (value, theirs) in found}
+
+
+def _format(value: Any) -> str:
+    return "(not set)" if value is None else repr(value)
 
 
 def merge_recipes(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
@@ -53,19 +131,15 @@ def merge_recipes(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
     """
     notes, merged = [], saved
     for name, (new, old) in differences(edited, saved).items():
-        difference = (
-            f"recipe.toml: {name} is {_format(new)}, in the checkpoint it is {_format(old)}"
-        )
+        difference = f"recipe.toml: {name} is {new}, in the checkpoint it is {old}"
         if name in EDITABLE:
             merged = _copy_field(merged, edited, name)
-            notes.append(f"{difference}; using {_format(new)}, since it does not affect training")
+            notes.append(f"{difference}; using {new}, since it does not affect training")
             continue
         hint = "to train with another value, start a new run"
         if name == "duration":
             hint = "to extend the run, resume it with --epochs or --iterations"
-        notes.append(
-            f"{difference}; using {_format(old)}, with which the run was trained so far; {hint}"
-        )
+        notes.append(f"{difference}; using {old}, with which the run was trained so far; {hint}")
     return merged, notes
 
 
@@ -79,28 +153,10 @@ def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
         if name in DERIVED or name.startswith(("model.", "detect.")):
             continue
         lines.append(
-            f"{name} is {_format(new)}, but the existing run uses {_format(old)}, which stays;"
+            f"{name} is {new}, but the existing run uses {old}, which stays;"
             " change the duration with --resume RUN --epochs N, and other fields in a new run"
         )
     return lines
-
-
-def changed_fields(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Return the fields in which `recipe` differs from the built-in recipe of its name.
-
-    Each with its value here and there; a recipe of another name is compared with the defaults. Of
-    another model only the name is listed.
-    """
-    is_named = recipe.name in recipes.RECIPES
-    base = recipes.recipe(recipe.name) if is_named else Recipe(name=recipe.name)
-    changed = differences(recipe, base)
-    other_model = "model.name" in changed
-    return [
-        (name, _format(value), _format(default))
-        for name, (value, default) in changed.items()
-        if name not in DERIVED
-        and (name == "model.name" or not (other_model and name.startswith("model.")))
-    ]
 
 
 def describe_extension(
@@ -147,7 +203,3 @@ def _copy_field(recipe: Recipe, source: Recipe, name: str) -> Recipe:
         return replace(recipe, **{name: getattr(source, name)})
     value = getattr(getattr(source, group), field)
     return replace(recipe, **{group: replace(getattr(recipe, group), **{field: value})})
-
-
-def _format(value: Any) -> str:
-    return "(not set)" if value is None else repr(value)

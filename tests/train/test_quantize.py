@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resnets.api.recipe import choose_recipe
 from resnets.cli.main import main
 from resnets.config import ConfigError, FinetuneSpec, Recipe
-from resnets.train.fake_quantize import (
+from resnets.train.tasks.quantize import (
     FakeQuantize,
     equalize_channels,
     quantize_inputs,
