@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.data import FileSplit
 from resnets.data.dataset.summary import announce
 from resnets.data.transforms.preprocess import ImageInput
@@ -184,8 +185,7 @@ def predict_objects(
     quiet: bool,
 ) -> tuple[tuple[str, ...], Iterator[Prediction]]:
     """Return class names, and an iterator over a prediction for each of `images`."""
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold {threshold}: must be in [0, 1]")
+    check_range("--threshold", threshold, "[0, 1]")
     predictor = open_predictor([weights], device, precision)
     if not quiet:
         where = environment.device_name(predictor.device)

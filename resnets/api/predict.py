@@ -18,6 +18,7 @@ from resnets.api.inputs import (
 )
 from resnets.api.sequences import SequenceModel, predict_sequences
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import Prediction
 from resnets.evaluate.predict import predict as predict_images
@@ -199,7 +200,6 @@ def classify(
     classifier: Backend, images: Sequence[ImageInput], *, top_k: int, hidden: bool
 ) -> Iterator[Prediction]:
     """Yield predictions as they are computed, with a progress bar unless `hidden`."""
-    if top_k < 1:
-        raise ConfigError(f"--top-k {top_k}: must be at least 1")
+    check_range("--top-k", top_k, "[1, inf)")
     predictions = predict_images(classifier, images, top_k=top_k, workers=cores())
     return with_progress(predictions, len(images), hidden=hidden)

@@ -36,6 +36,7 @@ from resnets.bulk.pool import Event
 from resnets.bulk.worker import Job, ShardWorker
 from resnets.bulk.write import Format, Layout, Summary
 from resnets.config import ConfigError, dump_json
+from resnets.config.ranges import check_range
 from resnets.data.dataset.probe_split import probe_images
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.decode.pixel_values import RANGE_16_BIT
@@ -72,13 +73,11 @@ class BulkOptions:
     loading: LoadOptions = DEFAULT_LOAD_OPTIONS
 
     def __post_init__(self) -> None:
-        for name, minimum in (("top", 1), ("shard_size", 1), ("batch", 1), ("processes", 0)):
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                option = {"top": "top-k", "batch": "batch-size"}.get(name, name.replace("_", "-"))
-                raise ConfigError(f"--{option} {value}: must be at least {minimum}")
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"--threshold {self.threshold}: must be in [0, 1]")
+        check_range("--top-k", self.top, "[1, inf)")
+        check_range("--shard-size", self.shard_size, "[1, inf)")
+        check_range("--batch-size", self.batch, "[1, inf)")
+        check_range("--processes", self.processes, "[0, inf)")
+        check_range("--threshold", self.threshold, "[0, 1]")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.table import Table
 from resnets.cli.options import Flag, refuse_unread
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
 from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
@@ -61,8 +62,7 @@ def command(
         refuse_unread(command, given, read, "only for the images of --nearest")
     if out is not None and out.suffix.lower() != ".parquet":
         raise ConfigError(f"--out {out}: must end in .parquet")
-    if top_k < 1:
-        raise ConfigError(f"--top-k {top_k}: must be at least 1")
+    check_range("--top-k", top_k, "[1, inf)")
     from resnets.api.features import open_features
     from resnets.evaluate.features import NearestImages, write_parquet
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from resnets.config.ranges import check_ranges
 from resnets.utils.errors import ConfigError
 
 Block = Literal[
@@ -26,6 +27,15 @@ BranchScale = Literal["rsqrt-depth", "skipinit", "rezero", "fixup"]
 
 # Limits that keep damaged or hostile files from building networks without end.
 MAX_BLOCKS, MAX_CHANNELS = 20_000, 2**24
+COUNTS = (
+    *("widths", "num_classes", "in_channels", "stem_width", "groups", "width_per_group"),
+    *("input_size", "norm_groups", "se_reduction"),
+)
+MODEL_RANGES = {
+    "depths": f"[1, {MAX_BLOCKS}]",
+    **dict.fromkeys(COUNTS, f"[1, {MAX_CHANNELS}]"),
+    **dict.fromkeys(("dropout", "drop_path", "shortcut_dropout", "norm_eps"), "[0, 1)"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,22 +263,11 @@ class ModelSpec:
             raise ConfigError(
                 f"model: depths {self.depths} and widths {self.widths} must have the same length"
             )
-        if min(self.depths) < 1 or min(self.widths) < 1 or self.num_classes < 1:
-            raise ConfigError("model: depths, widths and num_classes must be at least 1")
-        if sum(self.depths) > MAX_BLOCKS or max(*self.widths, self.num_classes) > MAX_CHANNELS:
+        check_ranges(self, "model.", MODEL_RANGES)
+        if sum(self.depths) > MAX_BLOCKS:
             raise ConfigError(
-                f"model: must have at most {MAX_BLOCKS:,} blocks, and at most {MAX_CHANNELS:,} "
-                "channels and classes"
+                f"model.depths: {sum(self.depths):,} blocks; must be at most {MAX_BLOCKS:,}"
             )
-        counts = ("in_channels", "stem_width", "groups", "width_per_group", "input_size")
-        for name in (*counts, "norm_groups", "se_reduction"):
-            if not 1 <= getattr(self, name) <= MAX_CHANNELS:
-                raise ConfigError(
-                    f"model.{name}: {getattr(self, name)} must be from 1 to {MAX_CHANNELS:,}"
-                )
-        for name in ("dropout", "drop_path", "shortcut_dropout", "norm_eps"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: {getattr(self, name)} must be in [0, 1)")
 
     def check(self) -> None:
         """Raise ConfigError if fields contradict each other; building a model calls it."""
@@ -320,15 +319,13 @@ def _check_residual(spec: ModelSpec) -> None:
         raise ConfigError(
             f"model.groups, model.width_per_group: only for bottlenecks, not for {spec.block!r}"
         )
-    if spec.groups < 1 or min(spec.widths) * spec.width_per_group < 64:
+    if min(spec.widths) * spec.width_per_group < 64:
         raise ConfigError(
             f"model.groups {spec.groups} with width_per_group {spec.width_per_group}: too few "
             "channels"
         )
-    if not 0 <= spec.drop_path < 1 or (spec.drop_path and not spec.residual):
-        raise ConfigError(
-            f"model.drop_path: {spec.drop_path} must be in [0, 1), and 0 without shortcuts"
-        )
+    if spec.drop_path and not spec.residual:
+        raise ConfigError(f"model.drop_path: {spec.drop_path} must be 0 without shortcuts")
     if not 0 <= spec.dilate < len(spec.depths):
         raise ConfigError(
             f"model.dilate: {spec.dilate} must be below {len(spec.depths)}, the number of stages"

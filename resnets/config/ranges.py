@@ -17,12 +17,16 @@ def check_ranges(spec: object, prefix: str, ranges: Mapping[str, str]) -> None:
     for name, interval in ranges.items():
         value = getattr(spec, name)
         for number in value if isinstance(value, tuple | list) else (value,):
-            if number is not None:
-                check_range(f"{prefix}{name}:", number, interval)
+            check_range(f"{prefix}{name}:", number, interval)
 
 
-def check_range(name: str, number: float, interval: str) -> None:
-    """Raise ConfigError, which begins with `name`, if a number is outside of the interval."""
+def check_range(name: str, number: float | None, interval: str) -> None:
+    """Raise ConfigError, which begins with `name`, if a number is outside of the interval.
+
+    None, an option that is not given, passes.
+    """
+    if number is None:
+        return
     low, high = map(float, interval[1:-1].split(","))
     try:
         above = low <= number if interval[0] == "[" else low < number

@@ -132,6 +132,8 @@ class Recipe:
             "",
             {
                 "batch_size": "[1, inf)",
+                "micro_batch": "[0, inf)",
+                "norm_batch": "[0, inf)",
                 "keep_checkpoints": "[1, inf)",
                 "ema_decay": "[0, 1)",
                 "seed": "[-9e18, 9e18]",
@@ -168,8 +170,6 @@ class Recipe:
 
     def _check_batch_sizes(self) -> None:
         """Raise ConfigError where batch, micro-batch and norm batch contradict each other."""
-        if self.norm_batch < 0 or self.micro_batch < 0:
-            raise ConfigError("norm_batch and micro_batch: must be at least 0; 0 is off")
         if self.norm_batch and self.batch_size % self.norm_batch:
             raise ConfigError(
                 f"norm_batch: batch_size={self.batch_size} is not divisible by {self.norm_batch}"

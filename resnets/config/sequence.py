@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from resnets.config.ranges import check_ranges
 from resnets.utils.errors import ConfigError
 
 Residual = Literal[
@@ -53,15 +54,14 @@ class TransformerSpec:
         return self.residual != "none"
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "heads", "context", "streams", "vocabulary"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"transformer.{name}: {getattr(self, name)} must be at least 1")
+        counts = ("depth", "width", "heads", "context", "streams", "vocabulary")
+        check_ranges(
+            self, "transformer.", {**dict.fromkeys(counts, "[1, inf)"), "dropout": "[0, 1)"}
+        )
         if self.width % self.heads:
             raise ConfigError(
                 f"transformer.heads: width {self.width} is not divisible by {self.heads} heads"
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"transformer.dropout: {self.dropout} must be in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,7 @@ class SignalSpec:
     label: str = "last"
 
     def __post_init__(self) -> None:
-        if self.window < 0 or self.stride < 0:
-            raise ConfigError("signal.window, signal.stride: must be at least 0")
+        check_ranges(self, "signal.", {"window": "[0, inf)", "stride": "[0, inf)"})
         if self.stride and not self.window:
             raise ConfigError(
                 "signal.stride: needs signal.window; without it each row is a whole signal"

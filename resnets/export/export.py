@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError, to_dict
+from resnets.config.ranges import check_range
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
 from resnets.evaluate.data.ground_truth import GroundTruth
@@ -93,8 +94,7 @@ def export(
         raise ConfigError("--fp16: only for --to tensorrt")
     if precision == "int8" and data is None:
         raise ConfigError("--int8: needs images for calibration; add --calibrate DATA")
-    if not max_drop >= 0:
-        raise ConfigError(f"--max-drop {max_drop}: must be at least 0 (percentage points of error)")
+    check_range("--max-drop", max_drop, "[0, inf]")
     metadata = ArtifactMetadata.from_model(model, kind, precision, resizes=not tensorrt)
 
     def make(artifact: Path) -> dict[str, Any]:

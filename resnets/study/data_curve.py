@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.report.render import Row
@@ -126,8 +127,7 @@ def data_grid(
     settings: Sequence[str] = (),
 ) -> Grid:
     """Return the grid of a learning curve: one model, one cell per subset; raises ConfigError."""
-    if subsets < MIN_POINTS:
-        raise ConfigError(f"subsets: {subsets} must be at least {MIN_POINTS}")
+    check_range("--subsets", subsets, f"[{MIN_POINTS}, inf)")
     return single_model_grid(
         "data", data, subsets, model=model, recipe=recipe, budget=budget, settings=settings
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
 from resnets.data.dataset.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
@@ -120,8 +121,7 @@ def sample_split(
     "held-out" is the validation split, or the test split if the recipe has none. Raises
     ConfigError and DataError.
     """
-    if count < 1:
-        raise ConfigError(f"--examples {count}: must be at least 1")
+    check_range("--examples", count, "[1, inf)")
     has_val = model.recipe is not None and model.recipe.data.val_fraction > 0
     name: SplitName = "train" if part == "train" else "val" if has_val else "test"
     split = open_split(model, data, name)

@@ -24,6 +24,7 @@ from resnets.config import (
     replace_fields,
     to_toml,
 )
+from resnets.config.ranges import check_range
 from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.report.run import METRICS
@@ -106,8 +107,7 @@ def tune(
     a search of another recipe, budget or seed.
     """
     require_package("optuna", "tuning", "tune")
-    if trials < 1:
-        raise ConfigError(f"--trials {trials}: must be at least 1")
+    check_range("--trials", trials, "[1, inf)")
     if recipe.task != "classify":
         raise ConfigError(f"task {recipe.task!r}: only classifiers are tuned")
     trial_recipe = replace(

@@ -156,7 +156,7 @@ def test_another_runs_checkpoints_are_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"keep_checkpoints": 0}, "keep_checkpoints: 0 must be at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints"),
         ({"checkpoint_url": "bucket/runs"}, "checkpoint_url: 'bucket/runs' is not a URL"),
     ],
 )

@@ -11,6 +11,7 @@ import tyro
 
 from resnets.cli.options import Flag, refuse_unread
 from resnets.config import ConfigError, ModelSpec
+from resnets.config.ranges import check_range
 from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def command(
     if not models or as_json or diagram is not None:
         read = "models as_json diagram size classes"
         refuse_unread(command, given, read, "only for the tables of the models that are given")
-    if size is not None and size < 1:
-        raise ConfigError(f"--size {size}: must be at least 1")
+    check_range("--size", size, "[1, inf)")
     if diagram is not None and not models:
         raise ConfigError("--diagram: give the models or blocks to draw")
     if any(name.startswith(BLOCK) for name in models):

@@ -17,6 +17,7 @@ from resnets.cli.options import Flag, load_options, refuse_unread
 from resnets.cli.predict.bulk import Bulk
 from resnets.cli.predict.inputs import Inputs, local_files, unique_path
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.printable import console as terminal_console
@@ -127,8 +128,7 @@ def command(
     if task in ("text", "signals"):
         return _predict_sequences(weights, task, images, length, as_csv=csv, device=device)
     if task == "classify":
-        if top_k < 1:
-            raise ConfigError(f"--top-k {top_k}: must be at least 1")
+        check_range("--top-k", top_k, "[1, inf)")
         output = _OutputOptions(top_k, as_json, csv, explain)
         with local_files(images) as inputs:
             return _classify(weights, inputs, output, options, runtime)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.config import ConfigError, atomic_write
+from resnets.config.ranges import check_range
 from resnets.data.dataset.image_hash import content_keys
 from resnets.data.dataset.image_identity import identify_part
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, encode_numbers
@@ -74,8 +75,7 @@ def pack(
     the share `max_unreadable` of a part is unreadable, a class of a part has no images left, or the
     disk has too little space; ConfigError if the source cannot be packed.
     """
-    if size < 1:
-        raise ConfigError(f"--size {size}: must be at least 1 px")
+    check_range("--size", size, "[1, inf)")
     if source.multilabel:
         raise ConfigError(
             f"{source.name}: multi-label data sets cannot be packed; train on the files"

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, DataSpec, Preprocess
+from resnets.config.ranges import check_ranges
 from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.dataset.stream import StreamSplit
@@ -46,10 +47,7 @@ class Preprocessor:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        if spec.channels < 1:
-            raise ConfigError(f"preprocess.channels: {spec.channels} must be at least 1")
-        if spec.size < 1:
-            raise ConfigError(f"preprocess.size: {spec.size} px; the model sees at least 1")
+        check_ranges(spec, "preprocess.", {"channels": "[1, inf)", "size": "[1, inf)"})
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             if len(values) not in (1, spec.channels):
                 raise ConfigError(

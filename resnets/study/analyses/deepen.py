@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.config import ConfigError
+from resnets.config.ranges import check_range
 from resnets.models import ImageClassifier, build
 from resnets.models.norm_statistics import use_batch_statistics
 from resnets.study.analyses.lesions import zero_branch
@@ -57,8 +58,7 @@ def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
     when `extra_blocks` is less than 1.
     """
     spec = model.spec
-    if extra_blocks < 1:
-        raise ConfigError(f"extra blocks: {extra_blocks} must be at least 1")
+    check_range("extra blocks:", extra_blocks, "[1, inf)")
     if spec.is_vgg:
         raise ConfigError(f"{spec.name}: has no blocks to add to")
     if spec.residual and not spec.passes_identity:

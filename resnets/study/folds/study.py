@@ -12,6 +12,7 @@ from typing import Any
 
 from resnets import recipes
 from resnets.config import ConfigError, DataSpec
+from resnets.config.ranges import check_range
 from resnets.data.dataset.quarantine_list import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
@@ -70,8 +71,7 @@ def folds_grid(
     settings: Sequence[str] = (),
 ) -> Grid:
     """Return the grid of a cross-validation: one model, one cell per fold; raises ConfigError."""
-    if k < 2:
-        raise ConfigError(f"--k {k}: must be at least 2")
+    check_range("--k", k, "[2, inf)")
     grouped = () if group is None else (f"data.group={group}",)
     if grouped and any(each.partition("=")[0].strip() == "data.group" for each in settings):
         raise ConfigError("--set data.group: also set by --group; omit one of them")

@@ -30,6 +30,7 @@ from resnets.config import (
     to_dict,
 )
 from resnets.config.aliases import current_path, read_json, with_current_names
+from resnets.config.ranges import check_range
 from resnets.study.grid.model_names import (
     GRID_FIELDS,
     Spec,
@@ -92,8 +93,7 @@ class Grid:
             raise ConfigError("models: name at least one, such as cifar-plain20,cifar-resnet20")
         if len(self.seeds) != len(self.models):
             raise ConfigError(f"seeds: {len(self.seeds)} numbers for {len(self.models)} models")
-        if min(self.seeds) < 1:
-            raise ConfigError(f"seeds: {min(self.seeds)} must be at least 1")
+        check_range("seeds:", min(self.seeds), "[1, inf)")
         folders = [folder_name(model, 0) for model in self.models]
         for model, folder in zip(self.models, folders, strict=True):
             if folders.count(folder) > 1:

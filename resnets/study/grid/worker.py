@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
+from resnets.config.ranges import check_range
 from resnets.models import build
 from resnets.models.cost import count_cost, shapes_only
 from resnets.study.grid.cells import FAILED, Grid, cell_recipe
@@ -64,8 +65,7 @@ def choose_slots(grid: Grid, jobs: int | None, device: str, cells: int) -> list[
     (`estimate_cell_bytes`); workers share the cores as threads. Cells on one CUDA device that
     `can_share` a process do. Raises ConfigError for `jobs` < 1.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs: {jobs} must be at least 1")
+    check_range("--jobs", jobs, "[1, inf)")
     if device in ("auto", "cuda") and torch.cuda.is_available():
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     else:
