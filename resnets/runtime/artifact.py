@@ -39,6 +39,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
 from resnets.utils.files import file_sha256
+from resnets.utils.json_files import parse_json
 
 Kind = Literal["onnx", "openvino", "torch", "executorch"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -144,7 +145,7 @@ class ArtifactMetadata:
     def from_json(cls, text: str | None, path: Path) -> ArtifactMetadata:
         """Parse JSON; ArtifactError if `path` was not written by this package."""
         try:
-            plain = with_current_names(json.loads(text or ""), "artifact")
+            plain = with_current_names(parse_json(text or ""), "artifact")
             if plain.pop("format") != FORMAT:
                 raise ValueError("unknown format version")
             recipe, where = plain.pop("recipe"), str(path)

@@ -1,6 +1,7 @@
 """A key that occurs twice is an error in all formats with keys: a value would be lost."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -12,6 +13,8 @@ from resnets.utils.errors import ConfigError
 from resnets.utils.json_files import parse_json, read_object
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config
+from resnets.weights.readers.configs.class_names import parse_names
+from resnets.weights.readers.keras import read_keras
 
 TWICE = '{"names": {"a": 1, "a": 2}}'
 
@@ -33,6 +36,17 @@ def test_readers_of_files_refuse_repeated_keys(tmp_path) -> None:
         read_object(file)
     with pytest.raises(WeightsError):
         read_config(tmp_path)
+    keras = tmp_path / "net.keras"
+    with zipfile.ZipFile(keras, "w") as archive:
+        archive.writestr("config.json", TWICE)
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(WeightsError, match="'a'"):
+        read_keras(keras)
+
+
+def test_names_of_classes_with_a_repeated_number_are_not_used() -> None:
+    assert parse_names('{"0": "cat", "1": "dog"}') == ("cat", "dog")
+    assert parse_names('{"0": "cat", "1": "dog", "1": "owl"}') == ()
 
 
 @pytest.mark.parametrize("text", ["names: [a]\nnc: 1\nnames: [b]\n", "names: {0: a, 0: b}\n"])

@@ -6,7 +6,6 @@ Fields of the config that tensors do not show are returned, all others are check
 from __future__ import annotations
 
 import io
-import json
 import re
 import zipfile
 from collections import Counter
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError
+from resnets.utils.json_files import parse_json
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.readers.configs.field_handlers import Handler, apply_handlers, only
@@ -105,7 +105,7 @@ def read_keras(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
     with reading_weights(path):
         if path.suffix == ".keras" or zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                config = json.loads(_read_member(archive, CONFIG, MAX_CONFIG_SIZE))
+                config = parse_json(_read_member(archive, CONFIG, MAX_CONFIG_SIZE))
                 limit = MAX_RATIO * path.stat().st_size + MAX_CONFIG_SIZE
                 data = _read_member(archive, WEIGHTS, limit)
             return _read_h5(data, path, _number_layers(config)), read_fields(config, path)
@@ -132,7 +132,7 @@ def _read_model_config(path: Path) -> Any:
     """Return the config in an .h5 file of a whole model, None without one."""
     with _open_h5(path) as file:
         config = file.attrs.get("model_config")
-    return None if config is None else json.loads(config)
+    return None if config is None else parse_json(config)
 
 
 def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[str, LazyTensor]:

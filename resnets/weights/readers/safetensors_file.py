@@ -6,13 +6,14 @@ ends by SIGBUS, or tensors change after they were verified. Here tensors are cop
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from resnets.utils.json_files import parse_json
 
 LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 
@@ -45,14 +46,14 @@ def parse_metadata(metadata: dict[str, str]) -> dict[str, Any]:
 
 def _parse_value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return text
 
 
 def _parse_header(header: bytes) -> dict[str, str]:
     try:
-        metadata = json.loads(header).get("__metadata__", {})
+        metadata = parse_json(header).get("__metadata__", {})
         items = dict(metadata.items())
     except (ValueError, RecursionError, AttributeError):
         raise SafetensorError("not a safetensors file: its header is not a JSON object") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import deque
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from resnets.utils.json_files import parse_json
 from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
@@ -125,7 +125,7 @@ def parse_names(value: Any, key: str = "") -> tuple[str, ...]:
     if isinstance(value, str):
         try:
             is_json = value[:1] in ("[", "{")
-            return parse_names(json.loads(value), key) if is_json else _split_names(value)
+            return parse_names(parse_json(value), key) if is_json else _split_names(value)
         except (ValueError, RecursionError):
             return ()
     if isinstance(value, list | tuple) and value:

@@ -8,7 +8,6 @@ those are logged as stated but not read.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnets.config import ConfigError, ModelSpec
+from resnets.utils.json_files import parse_json
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.readers.configs import openmmlab as openmmlab_config
@@ -197,7 +197,7 @@ def _parse_text(text: str) -> dict[Any, Any] | list[Any] | None:
     """Return a table or list in JSON, or a config in Python source; None for other text."""
     if text[:1] in ("{", "["):
         try:
-            parsed = json.loads(text)
+            parsed = parse_json(text)
         except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, dict | list):
