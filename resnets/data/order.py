@@ -38,6 +38,11 @@ STREAM_SUBSTITUTE = 1 << 20  # the first of as many as needed to find a readable
 RANDOM_TRIES = 100  # random substitutes before all rows are tried in turn
 
 
+def evenly_spaced(count: int, limit: int) -> Ints:
+    """Return at most `limit` of `count` rows, evenly spaced, from the first to the last."""
+    return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
+
+
 def random_bits(
     seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike
 ) -> NDArray[np.uint64]:

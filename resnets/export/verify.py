@@ -20,6 +20,7 @@ from PIL import Image
 
 from resnets.config import ConfigError, dump_json, lock_path
 from resnets.data import Split
+from resnets.data.order import evenly_spaced
 from resnets.data.sources.builtin import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.data.ground_truth import GroundTruth
@@ -163,8 +164,8 @@ def _to_channels(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uin
 
 def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvaluation:
     """Evaluate a backend on a split, on at most MAX_MEASURED evenly spaced images."""
-    positions = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
-    chosen = {truth.rows[position] for position in positions.tolist()}
+    positions = evenly_spaced(len(truth.rows), MAX_MEASURED).tolist()
+    chosen = {truth.rows[position] for position in positions}
     subset = truth.select(chosen)
     from resnets.runtime.evaluate_backend import evaluate_backend  # deferred: slow to import
 

@@ -15,6 +15,7 @@ from PIL import Image
 from resnets.config import ConfigError, to_dict
 from resnets.data import DataError
 from resnets.data.dataset.summary import announce
+from resnets.data.order import evenly_spaced
 from resnets.data.sources.builtin import load_photographs
 from resnets.detect.data.transforms import fit_size, resize_image
 from resnets.detect.data.types import DetectionSplit
@@ -141,7 +142,7 @@ def _gather_evidence(predictor: Predictor, data: str | None, precision: Precisio
     except DataError:  # no validation split
         split = choose_split(recipe, classes, data, "test", fingerprint)
     announce(split)
-    split = split.take(_evenly_spaced_rows(len(split), MAX_MEASURED))
+    split = split.take(evenly_spaced(len(split), MAX_MEASURED))
     images = _read_images(predictor, split, COMPARED)
     calibration: list[NDArray[np.uint8]] = []
     if precision == "int8":
@@ -154,15 +155,11 @@ def _gather_evidence(predictor: Predictor, data: str | None, precision: Precisio
     return _Evidence(images, split.description, calibration, split)
 
 
-def _evenly_spaced_rows(total: int, count: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
-
-
 def _read_images(predictor: Predictor, split: DetectionSplit, count: int) -> list[InferenceInput]:
     """Return evenly spaced images of a split; DataError for one that cannot be read."""
     return [
         predictor.prepare(split.files.read(row), split.files.name(row))
-        for row in _evenly_spaced_rows(len(split), count).tolist()
+        for row in evenly_spaced(len(split), count).tolist()
     ]
 
 

@@ -22,6 +22,7 @@ from resnets.data.dataset.source import ArrayPart, FilePart, Part
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, FolderFiles, open_regular
 from resnets.data.files.tar import TarFiles
+from resnets.data.order import evenly_spaced
 from resnets.utils.printable import show_progress
 
 Keys: TypeAlias = NDArray[np.uint64]
@@ -52,7 +53,7 @@ def can_hash(files: Files) -> bool:
     """Return whether keys of files are computed: of at most 200,000 files of about 128 GiB."""
     if not 0 < len(files) <= MAX_IMAGES:
         return len(files) == 0
-    rows = np.unique(np.linspace(0, len(files) - 1, NUM_SAMPLES).astype(np.int64)).tolist()
+    rows = evenly_spaced(len(files), NUM_SAMPLES).tolist()
     return sum(_file_size(files, row) for row in rows) / len(rows) * len(files) <= MAX_BYTES
 
 

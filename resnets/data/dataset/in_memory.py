@@ -16,6 +16,7 @@ from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, image_header
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
+from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import format_count, show_progress
@@ -138,7 +139,7 @@ def _fits_memory(spec: DataSpec, count: int, height: int, width: int) -> bool:
 
 
 def _probe_headers(files: Files) -> _HeaderProbe:
-    rows = np.unique(np.linspace(0, len(files) - 1, NUM_PROBES).astype(int)).tolist()
+    rows = evenly_spaced(len(files), NUM_PROBES).tolist()
     headers = []
     for row in rows:
         try:

@@ -29,6 +29,7 @@ from resnets.data.decode.pixel_values import (
 )
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
+from resnets.data.order import evenly_spaced
 
 log = logging.getLogger("resnets")
 
@@ -250,8 +251,7 @@ def _compare_levels(values: NDArray[np.float64], levels: Levels) -> tuple[list[s
 
 def _sample_rows(rows: Rows, most: int) -> list[int]:
     """Return up to `most` of the rows, evenly spaced."""
-    indices = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)
-    return [int(row) for row in rows[np.unique(indices)]]
+    return rows[evenly_spaced(len(rows), most)].tolist()
 
 
 def _open_each(

@@ -23,6 +23,7 @@ from resnets.data.decode.pixel_values import RANGE_16_BIT, to_8_bit
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.files.walk import HEIC_SUFFIXES, IMAGE_SUFFIXES, suffix_of
+from resnets.data.order import evenly_spaced
 
 MASK_NAME = re.compile(
     r"(.+?)[\s._-]+(?:mask|masks|depth|disp|disparity|seg|segm|segmentation|label|labels|labelids"
@@ -132,7 +133,7 @@ def _compare_pairs(
         except DataError:  # reported when the image is read
             return "unlike"
 
-    probes = np.unique(np.linspace(0, len(pairs) - 1, NUM_PROBES).astype(int)).tolist()
+    probes = evenly_spaced(len(pairs), NUM_PROBES).tolist()
     relations = {pairs[probe]: relation(pairs[probe]) for probe in probes}
     if len(set(relations.values())) > 1 or len(systematic) < len(twin_suffixes):
         relations = {
@@ -180,10 +181,7 @@ def _read_pixels(files: Files, row: int) -> tuple[NDArray[np.uint8], NDArray[np.
     except Exception as error:
         raise DataError(f"{files.name(row)}: cannot be read ({error})") from error
     pixels = np.asarray(rgb)
-    rows, columns = (
-        np.linspace(0, length - 1, min(GRID_SIZE, length)).astype(int)
-        for length in pixels.shape[:2]
-    )
+    rows, columns = (evenly_spaced(length, GRID_SIZE) for length in pixels.shape[:2])
     return pixels[np.ix_(rows, columns)].reshape(-1, 3), np.asarray(small, np.float64)
 
 

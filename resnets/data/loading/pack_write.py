@@ -32,6 +32,7 @@ from resnets.data.decode.decode import decode_whole, encode_pnm, image_header, s
 from resnets.data.decode.pixel_values import Levels
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
+from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import show_progress
@@ -195,7 +196,7 @@ def _check_disk_space(parts: dict[str, Part], size: int, out: Path) -> None:
     needed = 0.0
     for part in parts.values():
         assert part.files is not None
-        rows = np.unique(np.linspace(0, len(part.labels) - 1, NUM_PROBES).astype(int)).tolist()
+        rows = evenly_spaced(len(part.labels), NUM_PROBES).tolist()
         found = [_stored_bytes(part.files, row, size) for row in rows]
         needed += sum(found) / len(found) * len(part.labels)
     free = shutil.disk_usage(out.parent).free

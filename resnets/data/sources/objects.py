@@ -19,6 +19,7 @@ from resnets.data.dataset.labels import Labels, is_multilabel, multi_hot
 from resnets.data.dataset.source import ArrayPart, FilePart, Part, Rows, Source
 from resnets.data.decode.decode import encode_pnm
 from resnets.data.errors import DataError
+from resnets.data.order import evenly_spaced
 from resnets.utils.imports import PREFIX, qualified_name
 
 PARTS = ("train", "val", "test")
@@ -188,7 +189,7 @@ def _open_dataset(part: Any, title: str) -> _ObjectPart:
             raise DataError(f"data: {title}[{row}] is not a pair (image, label)")
         return _to_pixels(pair[0], f"{title} image {row}"), pair[1]
 
-    rows = np.unique(np.linspace(0, count - 1, NUM_COMPARED).astype(np.int64)).tolist()
+    rows = evenly_spaced(count, NUM_COMPARED).tolist()
     changing = any(not np.array_equal(read(row)[0], read(row)[0]) for row in rows)
     labels, images, size = [], [], 0
     for row in range(count):

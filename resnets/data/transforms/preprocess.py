@@ -23,6 +23,7 @@ from resnets.data.dataset.stream import StreamSplit
 from resnets.data.decode.decode import Crop, center_box, decode, reading_image, render
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
+from resnets.data.order import evenly_spaced
 from resnets.utils.environment import copy_to_device
 
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -223,10 +224,9 @@ def _sample_rows(split: Split, limit: int) -> NDArray[np.int64]:
 
     The first of that order lie in few blocks.
     """
-    count = min(len(split), limit)
     if isinstance(split, StreamSplit):
-        return split.permutation(len(split), 0, 0)[:count]
-    return np.linspace(0, len(split) - 1, count).astype(np.int64)
+        return split.permutation(len(split), 0, 0)[:limit]
+    return evenly_spaced(len(split), limit)
 
 
 def _common_size(split: Split) -> int:

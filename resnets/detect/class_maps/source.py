@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-import numpy as np
-
 from resnets.config import DetectSpec
 from resnets.data.dataset.in_memory import cores
 from resnets.data.errors import DataError
+from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
 from resnets.detect.class_maps.folders import SET_FOLDER, MapFiles, format_folders
 from resnets.detect.class_maps.pairing import (
@@ -112,15 +111,10 @@ def scan_maps(source: RawDataset, paths: Sequence[str], limit: int | None = NUM_
     assert source.coding is not None
     if limit is None or len(paths) <= limit:
         return _scan_files(source.store, paths, source.coding)
-    rows = spread_evenly(len(paths), limit)
+    rows = evenly_spaced(len(paths), limit).tolist()
     scan = _scan_files(source.store, [paths[row] for row in rows], source.coding)
     scan.total = len(paths)
     return scan
-
-
-def spread_evenly(count: int, limit: int) -> list[int]:
-    """Return at most `limit` of `count` indices, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)).tolist()
 
 
 def _scan_files(store: Store, paths: Sequence[str], coding: Coding) -> MapScan:

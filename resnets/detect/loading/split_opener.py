@@ -14,13 +14,14 @@ from resnets.data.dataset.probe_split import unread_frames_warning
 from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
+from resnets.data.order import evenly_spaced
 from resnets.detect.class_maps.instances_to_class_maps import (
     NUM_SCANNED,
     add_background,
     draw_class_map,
     scan_outline_maps,
 )
-from resnets.detect.class_maps.source import scan_maps, spread_evenly
+from resnets.detect.class_maps.source import scan_maps
 from resnets.detect.data.class_maps import UnknownValueError
 from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
 from resnets.detect.formats.problems import (
@@ -188,7 +189,7 @@ class SplitOpener:
         shift = len(classes) - len(self.source.classes)
         targets = (
             draw_class_map(to_target(images[row], masks=True), background, shift)
-            for row in spread_evenly(len(images), NUM_SCANNED)
+            for row in evenly_spaced(len(images), NUM_SCANNED).tolist()
         )
         maps = [each.semantic for each in targets if each.semantic is not None]
         lines = scan_outline_maps(maps, classes, len(images)).lines()
