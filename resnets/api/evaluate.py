@@ -32,7 +32,7 @@ from resnets.evaluate.measure import (
     open_unknown,
 )
 from resnets.evaluate.prepare import to_device, with_progress
-from resnets.evaluate.views import Average, Kind, Views
+from resnets.evaluate.views import Average, ViewKind, Views
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
 from resnets.runtime.artifact import is_artifact
@@ -75,7 +75,7 @@ def evaluate(
     model: str | None = None,
     classes: str | Sequence[str] | None = None,
     labels: str | PathLike[str] | None = None,
-    views: Kind = "center",
+    views: ViewKind = "center",
     scales: Sequence[int] = (),
     flip: bool = False,
     average: Average = "probabilities",

@@ -17,13 +17,13 @@ from resnets.export.export import export as export_model
 from resnets.export.signals import export_signals
 from resnets.export.vision import export_vision
 from resnets.models import ImageClassifier
-from resnets.runtime.artifact import Kind, Precision, is_artifact
+from resnets.runtime.artifact import ArtifactKind, Precision, is_artifact
 from resnets.utils.api_function import api_function
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
 
-Target = Kind | Literal["web", "tensorrt"]
+Target = ArtifactKind | Literal["web", "tensorrt"]
 SUFFIX: dict[str, str] = {
     "onnx": ".onnx",
     "openvino": ".xml",
@@ -153,7 +153,7 @@ def export(
         manifest = export_web(net, precision, Path(out), **options)
         return Artifact(Path(out, MODEL), manifest)
     if isinstance(net, ImageClassifier):
-        kind: Kind = "onnx" if to == "tensorrt" else to
+        kind: ArtifactKind = "onnx" if to == "tensorrt" else to
         options["tensorrt"] = to == "tensorrt"
         manifest = export_model(net, kind, precision, Path(out), **options)
     elif to == "tensorrt":

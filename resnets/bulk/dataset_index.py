@@ -17,7 +17,7 @@ from resnets.data.errors import DataError
 from resnets.utils.errors import reading
 
 INDEX_FILE = "source.json"
-Kind = Literal["files", "spans", "parquet", "arrow"]
+IndexKind = Literal["files", "spans", "parquet", "arrow"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DatasetIndex:
     (`data.files.walk`). warnings: where images may be missing.
     """
 
-    kind: Kind
+    kind: IndexKind
     root: str
     count: int
     sha256: str

@@ -27,14 +27,14 @@ ROW_GROUP = 8192  # rows per row group, which are buffered
 MAX_ERRORS = 20  # quoted in the summary
 
 
-Kind = Literal["text", "int", "float", "bool", "texts", "objects", "masked objects", "areas"]
+ColumnType = Literal["text", "int", "float", "bool", "texts", "objects", "masked objects", "areas"]
 
 
 @dataclass(frozen=True)
 class Layout:
     """Columns of the rows between path and error, and the one whose classes the summary counts."""
 
-    columns: tuple[tuple[str, Kind], ...]
+    columns: tuple[tuple[str, ColumnType], ...]
     counted: str
 
     @property
@@ -59,7 +59,7 @@ class Row:
 
 def classes_layout(top: int, spec: Postprocess = SOFTMAX) -> Layout:
     """Return the columns of a classifier with `top` classes per image."""
-    columns: list[tuple[str, Kind]] = []
+    columns: list[tuple[str, ColumnType]] = []
     for k in range(1, top + 1):
         columns += [(f"class{k}", "text"), (f"id{k}", "int"), (f"probability{k}", "float")]
     if spec.multilabel:
@@ -71,7 +71,7 @@ def classes_layout(top: int, spec: Postprocess = SOFTMAX) -> Layout:
 
 def vision_layout(task: str) -> Layout:
     """Return the columns of a detector, localizer or segmenter."""
-    found: Kind = "areas" if task == "segment" else "objects"
+    found: ColumnType = "areas" if task == "segment" else "objects"
     name = found
     if task == "instances":
         found = "masked objects"

@@ -26,7 +26,7 @@ FLAG_VALUES: Mapping[str, Mapping[str, str]] = {"--views": {"centre": "center"}}
 
 REQUEST: Mapping[str, str] = {"pictures": "images", "picture": "image"}  # of a server, JSON
 
-Kind = Literal[
+FileKind = Literal[
     "recipe",
     "checkpoint",
     "environment",
@@ -42,7 +42,7 @@ Kind = Literal[
 # checkpoint, "artifact" the metadata in an exported file, "manifest" the JSON file next to it.
 # Tables come after their fields. Where a field became a table of the same name ("loss"), only a
 # value that is not a table is moved.
-FIELDS: Mapping[Kind, Mapping[str, str]] = {
+FIELDS: Mapping[FileKind, Mapping[str, str]] = {
     "recipe": {
         "loss": "loss.kind",
         "label_smoothing": "loss.label_smoothing",
@@ -92,7 +92,7 @@ FIELDS: Mapping[Kind, Mapping[str, str]] = {
 }
 
 # Values of fields, under their new paths, old to new.
-VALUES: Mapping[Kind, Mapping[str, Mapping[str, str]]] = {
+VALUES: Mapping[FileKind, Mapping[str, Mapping[str, str]]] = {
     "recipe": {"task": {"localise": "localize"}},
 }
 
@@ -102,7 +102,7 @@ def current_path(path: str) -> str:
     return FIELDS["recipe"].get(path, path)
 
 
-def with_current_names(fields: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def with_current_names(fields: Mapping[str, Any], kind: FileKind) -> dict[str, Any]:
     """Return `fields`, of any version, with the current names of its fields and values.
 
     If a field is there under both names, the new one is kept.
@@ -120,7 +120,7 @@ def with_current_names(fields: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
 
 
 def read_json(
-    path: Path, kind: Kind, error: type[ResnetsError] = ConfigError, remedy: str = ""
+    path: Path, kind: FileKind, error: type[ResnetsError] = ConfigError, remedy: str = ""
 ) -> dict[str, Any]:
     """Read the JSON object in a file of any version; raises `error` if that is not possible."""
     return with_current_names(read_object(path, error, remedy), kind)

@@ -10,7 +10,7 @@ from resnets.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Kind:
+class FindingKind:
     """A kind of finding: its `name` in lists, what it means, and what training does with it.
 
     weight: "leak" makes a measured error wrong, "broken" is unusable, "suspect" should be looked
@@ -31,7 +31,7 @@ class Finding:
     it stands for, `path` being the first.
     """
 
-    kind: Kind
+    kind: FindingKind
     path: str
     detail: str
     part: str = ""
@@ -41,123 +41,123 @@ class Finding:
     count: int = 1
 
 
-UNREADABLE = Kind(
+UNREADABLE = FindingKind(
     "unreadable", "Unreadable",
     "Cannot be read or decoded. Training reads other images in their place; evaluation leaves"
     " them out.",
     "broken",
 )  # fmt: skip
-TRUNCATED = Kind(
+TRUNCATED = FindingKind(
     "truncated", "Cut short",
     "The file ends before the image does, as after a broken download. Treated as unreadable.",
     "broken",
 )  # fmt: skip
-BOMB = Kind(
+BOMB = FindingKind(
     "bomb", "Absurdly large",
     "More pixels than are decoded, to protect the memory. Treated as unreadable.",
     "broken",
 )  # fmt: skip
-LAYOUT = Kind(
+LAYOUT = FindingKind(
     "layout", "Layout",
     "Why training refuses the set.",
     "suspect",
 )  # fmt: skip
-EMPTY_CLASS = Kind(
+EMPTY_CLASS = FindingKind(
     "empty-class", "Empty classes",
     "Class folders without an image. Add some, or remove the folder.",
     "suspect",
 )  # fmt: skip
-LEAK = Kind(
+LEAK = FindingKind(
     "leak", "The same image in two parts",
     "Same bytes or pixels as an image of a held-out part (test before validation before"
     " training), so that an error measured there counts what was trained on.",
     "leak",
 )  # fmt: skip
-NEAR_LEAK = Kind(
+NEAR_LEAK = FindingKind(
     "near-leak", "Near-copies in two parts",
     "Looks like an image of a held-out part: the same photograph saved or resized again,"
     " or another frame of one scene. data.group keeps images that belong together on one side.",
     "leak",
 )  # fmt: skip
-SAME_SOURCE = Kind(
+SAME_SOURCE = FindingKind(
     "same-source", "Copies of one source in two parts",
     "By its name (NAME.rf.HASH of Roboflow, NAME-300x225 of WordPress) a version of the photograph"
     " of which another part has a version, perhaps flipped or cropped.",
     "suspect",
 )  # fmt: skip
-DUPLICATE = Kind(
+DUPLICATE = FindingKind(
     "duplicate", "Duplicates",
     "Same bytes or pixels as another image of the same part.",
     "suspect",
 )  # fmt: skip
-NEAR_DUPLICATE = Kind(
+NEAR_DUPLICATE = FindingKind(
     "near-duplicate", "Near-copies",
     "Looks like another image of the same part: the same photograph saved or scaled again.",
     "suspect",
 )  # fmt: skip
-TINY = Kind(
+TINY = FindingKind(
     "tiny", "Tiny",
     "Hardly any pixels: a placeholder or thumbnail?",
     "suspect",
 )  # fmt: skip
-WRONG_SUFFIX = Kind(
+WRONG_SUFFIX = FindingKind(
     "wrong-suffix", "Named like another format",
     "Read by their content, not by their name.",
     "note",
 )  # fmt: skip
-ROTATED = Kind(
+ROTATED = FindingKind(
     "rotated", "Turned by EXIF",
     "Turned upright when read.",
     "note",
 )  # fmt: skip
-CMYK = Kind("cmyk", "CMYK", "Made for print; read as RGB, colors may shift.", "note")
-DEEP = Kind("16-bit", "16 bits", "Scaled to 8 bits when read.", "note")
-PALETTE = Kind("palette", "Palette", "Read as RGB.", "note")
-ANIMATED = Kind("animated", "Several frames", "The first frame is read.", "note")
-NOT_AN_IMAGE = Kind(
+CMYK = FindingKind("cmyk", "CMYK", "Made for print; read as RGB, colors may shift.", "note")
+DEEP = FindingKind("16-bit", "16 bits", "Scaled to 8 bits when read.", "note")
+PALETTE = FindingKind("palette", "Palette", "Read as RGB.", "note")
+ANIMATED = FindingKind("animated", "Several frames", "The first frame is read.", "note")
+NOT_AN_IMAGE = FindingKind(
     "not-an-image", "Not images",
     "Files that are not images; training does not use them.",
     "note",
 )  # fmt: skip
-UNREAD = Kind(
+UNREAD = FindingKind(
     "unread-format", "Image formats that are not read",
     "Images in formats that cannot be read here; training does not use them.",
     "suspect",
 )  # fmt: skip
-NO_CLASS_FOLDER = Kind(
+NO_CLASS_FOLDER = FindingKind(
     "stray", "Outside of the classes",
     "Images that are in no class folder; training does not use them.",
     "note",
 )  # fmt: skip
-UNLISTED = Kind(
+UNLISTED = FindingKind(
     "unlisted", "In no image set",
     "Images that the annotations do not mention. Training does not use them, and they were not"
     " read.",
     "note",
 )  # fmt: skip
-MASK = Kind(
+MASK = FindingKind(
     "mask", "Masks next to images",
     "Masks, maps or copies next to the image they belong to; training does not use them.",
     "note",
 )  # fmt: skip
-UNLABELED = Kind(
+UNLABELED = FindingKind(
     "unlabelled", "Without a label",
     "Images of a test folder without class folders or labels; training does not use them.",
     "note",
 )  # fmt: skip
-ODD_FOLDER = Kind(
+ODD_FOLDER = FindingKind(
     "odd-folder", "Folders named like images",
     "Read as folders.",
     "note",
 )  # fmt: skip
 
-IMBALANCE = Kind(
+IMBALANCE = FindingKind(
     "imbalance", "Uneven classes",
     "The largest class has many times the training images of the smallest. The overall error then"
     " says little about small classes: look at the errors by class.",
     "suspect",
 )  # fmt: skip
-UNMEASURED = Kind(
+UNMEASURED = FindingKind(
     "unmeasured-class", "Classes that are not measured",
     "Classes of the training part without an image in the part that errors are measured on.",
     "suspect",
@@ -172,7 +172,7 @@ LEAKS = frozenset({LEAK, NEAR_LEAK})
 EARLIER_NAMES = {"no-picture": "not-an-image"}
 
 
-def kinds_by_name(names: Iterable[str]) -> frozenset[Kind]:
+def kinds_by_name(names: Iterable[str]) -> frozenset[FindingKind]:
     """Return kinds by their current or earlier names; raise ConfigError for an unknown name."""
     known = {kind.name: kind for kind in KINDS}
     chosen = [EARLIER_NAMES.get(name, name) for name in names]

@@ -25,7 +25,7 @@ from resnets.models import ImageClassifier
 from resnets.models.vgg import POOLED, VGG
 from resnets.utils.precision import autocast
 
-Kind = Literal["center", "ten-crop", "dense"]
+ViewKind = Literal["center", "ten-crop", "dense"]
 Average = Literal["probabilities", "logits"]
 PAPER_SIZE, PAPER_SCALES = 224, (224, 256, 384, 480, 640)  # section 3.4
 CROPS = {"center": 1, "ten-crop": 5, "dense": 1}  # crops at each scale, before flips
@@ -47,7 +47,7 @@ class Views:
     image of each view.
     """
 
-    kind: Kind = "center"
+    kind: ViewKind = "center"
     scales: tuple[int, ...] = ()
     flip: bool = False
 

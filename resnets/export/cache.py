@@ -26,7 +26,7 @@ from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import (
     SUFFIXES,
-    Kind,
+    ArtifactKind,
     Precision,
     manifest_path,
     model_sha256,
@@ -55,7 +55,7 @@ FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "in
 class ArtifactKey:
     """A variant of a model; calibrate, max_drop: as in `resnets export`, for int8."""
 
-    kind: Kind
+    kind: ArtifactKind
     precision: Precision
     calibrate: str | None = None
     max_drop: float = 0.5

@@ -35,7 +35,7 @@ from resnets.export.verify import (
 )
 from resnets.export.write import check_format, write_artifact
 from resnets.models import ImageClassifier
-from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision, model_sha256
+from resnets.runtime.artifact import ArtifactKind, ArtifactMetadata, Precision, model_sha256
 from resnets.runtime.inference_module import INPUT
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchBackend
@@ -64,7 +64,7 @@ class Evidence:
 
 def export(
     model: ImageClassifier,
-    kind: Kind,
+    kind: ArtifactKind,
     precision: Precision,
     out: Path,
     *,

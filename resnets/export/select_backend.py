@@ -28,7 +28,7 @@ from resnets.models.cost import count_cost
 from resnets.runtime.artifact import (
     SUFFIXES,
     ArtifactError,
-    Kind,
+    ArtifactKind,
     Precision,
     is_artifact,
     manifest_path,
@@ -222,7 +222,7 @@ class BackendSelector:
     def _verify_other_runtime(self) -> Candidate | None:
         """Return another runtime in the precision of torch; None if it does not pay off."""
         precision = self._cpu_precision()
-        kind: Kind = "openvino" if _is_installed("openvino") else "onnx"
+        kind: ArtifactKind = "openvino" if _is_installed("openvino") else "onnx"
         if kind == "onnx" and (precision != "float32" or not _is_installed("onnx")):
             self.reasons.append("openvino is not installed: pip install 'resnets[deploy]'")
             return None
@@ -273,9 +273,9 @@ class BackendSelector:
         return backend
 
 
-def _is_installed(kind: Kind) -> bool:
+def _is_installed(kind: ArtifactKind) -> bool:
     """Return whether the packages that write and execute such artifacts are installed."""
-    needed: dict[Kind, tuple[str, ...]] = {
+    needed: dict[ArtifactKind, tuple[str, ...]] = {
         "onnx": ("onnx", "onnxscript", "onnxruntime"),
         "openvino": ("openvino",),
         "torch": (),
@@ -284,11 +284,11 @@ def _is_installed(kind: Kind) -> bool:
     return all(find_spec(package) is not None for package in needed[kind])
 
 
-def _artifact_kind(runtime: str) -> Kind:
+def _artifact_kind(runtime: str) -> ArtifactKind:
     return "onnx" if runtime == "onnx" else "openvino"
 
 
-def _int8_kind() -> Kind:
+def _int8_kind() -> ArtifactKind:
     ready = _is_installed("openvino") and find_spec("nncf") is not None
     return "openvino" if ready or not _is_installed("onnx") else "onnx"
 

@@ -27,7 +27,7 @@ from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import (
     SUFFIXES,
-    Kind,
+    ArtifactKind,
     artifact_files,
     manifest_path,
     versions,
@@ -217,7 +217,7 @@ def sample_images(preprocess: Preprocessor) -> tuple[NDArray[np.uint8], str]:
 
 def write_verified(
     out: Path,
-    kind: Kind,
+    kind: ArtifactKind,
     make: Callable[[Path], dict[str, Any]],
     weights: dict[str, Any],
     source: Path | None,

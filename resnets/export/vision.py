@@ -28,7 +28,7 @@ from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.export.verify import MAX_MEASURED, VerificationError, write_verified
 from resnets.export.write import check_format
 from resnets.export.write_vision import write_vision
-from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision
+from resnets.runtime.artifact import ArtifactKind, ArtifactMetadata, Precision
 from resnets.runtime.inference_module import INPUT
 from resnets.runtime.vision import ArtifactModel, engine_name, open_artifact_model
 
@@ -57,7 +57,7 @@ class _Evidence:
 
 def export_vision(
     model: DetectionModel,
-    kind: Kind,
+    kind: ArtifactKind,
     precision: Precision,
     out: Path,
     *,
@@ -95,7 +95,7 @@ def export_vision(
 
 
 def _check_exportable(
-    model: DetectionModel, kind: Kind, precision: Precision, data: str | None
+    model: DetectionModel, kind: ArtifactKind, precision: Precision, data: str | None
 ) -> None:
     """Raise ConfigError if the model cannot be exported in this format and precision."""
     check_format(kind, precision)

@@ -41,9 +41,9 @@ from resnets.utils.errors import ResnetsError
 from resnets.utils.files import file_sha256
 from resnets.utils.json_files import parse_json
 
-Kind = Literal["onnx", "openvino", "torch", "executorch"]
+ArtifactKind = Literal["onnx", "openvino", "torch", "executorch"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
-SUFFIXES: dict[str, Kind] = {
+SUFFIXES: dict[str, ArtifactKind] = {
     ".onnx": "onnx",
     ".xml": "openvino",
     ".pt2": "torch",
@@ -92,7 +92,7 @@ class ArtifactMetadata:
     resizes: whether an .onnx or .xml graph resizes and crops; those for TensorRT do not.
     """
 
-    kind: Kind
+    kind: ArtifactKind
     precision: Precision
     model: str
     classes: tuple[str, ...]
@@ -105,7 +105,12 @@ class ArtifactMetadata:
 
     @classmethod
     def from_model(
-        cls, model: ImageClassifier, kind: Kind, precision: Precision, *, resizes: bool = True
+        cls,
+        model: ImageClassifier,
+        kind: ArtifactKind,
+        precision: Precision,
+        *,
+        resizes: bool = True,
     ) -> ArtifactMetadata:
         """Return the metadata of an artifact exported from `model`."""
         spec = model.preprocess.spec

@@ -121,7 +121,7 @@ def test_a_recipe_of_an_earlier_version() -> None:
 
 
 @pytest.mark.parametrize("kind", aliases.FIELDS)
-def test_old_fields_of_every_file(kind: aliases.Kind) -> None:
+def test_old_fields_of_every_file(kind: aliases.FileKind) -> None:
     """Each old path, alone in a file, becomes its new one, and the new one stays."""
     for old, new in aliases.FIELDS[kind].items():
         found: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from resnets.data.finding_kinds import (
     TRUNCATED,
     UNREADABLE,
     WRONG_SUFFIX,
-    Kind,
+    FindingKind,
 )
 
 THUMBNAIL_SIZE = 32  # px
@@ -53,7 +53,7 @@ class ImageCheck:
     green and blue, a byte each.
     """
 
-    problems: tuple[tuple[Kind, str], ...]
+    problems: tuple[tuple[FindingKind, str], ...]
     content: int
     phash: int | None = None
     color: int = 0
@@ -141,7 +141,7 @@ def extract_reason(error: DataError, name: str) -> str:
     return details.removesuffix(")") if start.startswith("cannot be read") and details else text
 
 
-def _classify_error(error: DataError, name: str, is_opened: bool) -> tuple[Kind, str]:
+def _classify_error(error: DataError, name: str, is_opened: bool) -> tuple[FindingKind, str]:
     """Return whether an image is truncated, too large or otherwise unreadable, by the decoder's
     message.
     """
@@ -153,7 +153,7 @@ def _classify_error(error: DataError, name: str, is_opened: bool) -> tuple[Kind,
     return UNREADABLE, reason
 
 
-def _header_problems(image: Image.Image, name: str, tiny: int) -> Iterator[tuple[Kind, str]]:
+def _header_problems(image: Image.Image, name: str, tiny: int) -> Iterator[tuple[FindingKind, str]]:
     """Yield problems that an image's header shows."""
     found = SAME_FORMAT.get(image.format or "", image.format)
     expected = _formats().get(posixpath.splitext(name)[1].lower())
@@ -172,7 +172,7 @@ def _header_problems(image: Image.Image, name: str, tiny: int) -> Iterator[tuple
         yield PALETTE, f"{found} with a palette"
 
 
-def _frame_problems(image: Image.Image) -> Iterator[tuple[Kind, str]]:
+def _frame_problems(image: Image.Image) -> Iterator[tuple[FindingKind, str]]:
     """Yield the number of frames of a file with several; a phone's JPEG with a depth map does not
     count.
     """

@@ -15,7 +15,7 @@ from resnets.data.finding_kinds import (
     NEAR_LEAK,
     SAME_SOURCE,
     Finding,
-    Kind,
+    FindingKind,
 )
 from resnets.data.splits.image_versions import find_sources
 
@@ -26,7 +26,7 @@ OTHER_LABEL = "filed under"  # in the details of copies with another label
 class _Twin:
     """The image that another one is a copy of."""
 
-    kind: Kind
+    kind: FindingKind
     row: int
     how: str
 

@@ -15,7 +15,7 @@ from resnets.data.check.verdict import count_usable, exit_code, make_verdict, tr
 from resnets.data.dataset.quarantine_list import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
-from resnets.data.finding_kinds import KINDS, LEAKS, Finding, Kind
+from resnets.data.finding_kinds import KINDS, LEAKS, Finding, FindingKind
 from resnets.report.figure_style import Thumbnail
 from resnets.report.render import render
 from resnets.utils.csv_files import CsvWriter
@@ -65,7 +65,7 @@ def write_check(
     report: CheckReport,
     out: Path,
     spec: DataSpec,
-    kinds: frozenset[Kind] = LEAKS,
+    kinds: frozenset[FindingKind] = LEAKS,
     recipe: str = "scratch",
 ) -> WrittenReport:
     """Write files.csv, report.html and quarantine.txt into folder `out`.
@@ -104,7 +104,7 @@ def _format_table(report: CheckReport) -> str:
     return text.getvalue()
 
 
-def _render_page(report: CheckReport, written: WrittenReport, kinds: frozenset[Kind]) -> str:
+def _render_page(report: CheckReport, written: WrittenReport, kinds: frozenset[FindingKind]) -> str:
     chosen = {
         kind: [each for each in report.findings if each.kind == kind][:MAX_SHOWN]
         for kind in (*KINDS, *report.counts)  # other checks have kinds of their own

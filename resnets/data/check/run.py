@@ -43,7 +43,7 @@ from resnets.data.finding_kinds import (
     UNMEASURED,
     UNREADABLE,
     Finding,
-    Kind,
+    FindingKind,
 )
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
@@ -79,9 +79,9 @@ class CheckReport:
         return {section.part: len(section.files) for section in self.contents.sections}
 
     @property
-    def counts(self) -> dict[Kind, int]:
+    def counts(self) -> dict[FindingKind, int]:
         """Number of files of each kind of finding."""
-        counts: Counter[Kind] = Counter()
+        counts: Counter[FindingKind] = Counter()
         for finding in self.findings:
             counts[finding.kind] += finding.count
         return dict(counts)
@@ -103,7 +103,7 @@ class CheckReport:
             for each in self.findings
         )
 
-    def copies(self, *kinds: Kind, other_label: bool) -> list[Finding]:
+    def copies(self, *kinds: FindingKind, other_label: bool) -> list[Finding]:
         """Return copies within a part, with the other image's label or another; none in quarantine.
 
         kinds: DUPLICATE, NEAR_DUPLICATE.
@@ -133,7 +133,7 @@ class CheckReport:
             self, findings=findings, annotations=bad, refusals=refusals, warnings=warnings
         )
 
-    def quarantine(self, kinds: frozenset[Kind] = frozenset()) -> list[Finding]:
+    def quarantine(self, kinds: frozenset[FindingKind] = frozenset()) -> list[Finding]:
         """Return one finding for each image that is broken or of `kinds`, sorted by path."""
         chosen = {
             finding.path: finding

@@ -36,7 +36,7 @@ from resnets.data.finding_kinds import (
     UNMEASURED,
     UNREAD,
     Finding,
-    Kind,
+    FindingKind,
 )
 from resnets.data.splits.image_versions import series_warnings
 from resnets.data.splits.label_warnings import class_warnings
@@ -331,7 +331,7 @@ def _get_role(report: CheckReport, part: str) -> str:
     return find_role(part, [*report.images])
 
 
-def _iter_kind(report: CheckReport, kind: Kind) -> Iterator[Finding]:
+def _iter_kind(report: CheckReport, kind: FindingKind) -> Iterator[Finding]:
     return (each for each in report.findings if each.kind == kind)
 
 

@@ -28,7 +28,7 @@ TABLES = (".parquet", ".arrow")
 ARROW_MAGIC = b"ARROW1"
 SAVED_FILES = frozenset({"dataset_dict.json", "state.json", "dataset_info.json"})
 NOT_IN_TABLE = "image not in a table"
-Kind = Literal["parquet", "arrow", "saved"]
+TableFormat = Literal["parquet", "arrow", "saved"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TabularFiles:
     """
 
     root: Path
-    kind: Kind
+    kind: TableFormat
     paths: tuple[str, ...]
     left_out: LeftOut = field(default_factory=LeftOut)
     alone: bool = False
@@ -282,7 +282,7 @@ def escape_pattern(path: str) -> str:
     return glob.escape(path)
 
 
-def _table_kind(name: str) -> Kind:
+def _table_kind(name: str) -> TableFormat:
     return "parquet" if suffix_of(name) == ".parquet" else "arrow"
 
 

@@ -21,7 +21,7 @@ from resnets.detect.data.types import Detections, DetectionSplit, Target
 
 # The twelve numbers, in COCO's order (cocodataset.org/#detection-eval).
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-Kind = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class CocoFigures:
 def coco_figures(
     split: DetectionSplit,
     detections: Sequence[Detections],
-    kind: Kind = "bbox",
+    kind: IouType = "bbox",
 ) -> CocoFigures:
     """Return metrics of `detections`, one entry per image of `split`, by boxes or by masks.
 
@@ -85,7 +85,7 @@ def _interface() -> tuple[Any, Any]:
     return module.COCO, module.COCOeval_faster
 
 
-def _to_coco_document(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
+def _to_coco_document(split: DetectionSplit, kind: IouType) -> dict[str, Any]:
     """Return the split as a COCO document; images are numbered by row, categories by label."""
     annotations = [
         entry | {"image_id": row}
@@ -105,7 +105,7 @@ def _to_coco_document(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
     }
 
 
-def _to_annotations(target: Target, kind: Kind) -> list[dict[str, Any]]:
+def _to_annotations(target: Target, kind: IouType) -> list[dict[str, Any]]:
     ignored = target.crowd | target.difficult
     entries = []
     for index in range(len(target)):
@@ -124,7 +124,7 @@ def _to_annotations(target: Target, kind: Kind) -> list[dict[str, Any]]:
     return entries
 
 
-def _to_results(row: int, detections: Detections, kind: Kind) -> list[dict[str, Any]]:
+def _to_results(row: int, detections: Detections, kind: IouType) -> list[dict[str, Any]]:
     boxes, scores = (
         np.asarray(detections["boxes"], np.float64),
         np.asarray(detections["scores"], np.float64),

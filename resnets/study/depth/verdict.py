@@ -20,7 +20,6 @@ from resnets.study.convergence_rule import Convergence, measure_convergence
 from resnets.study.grid.cells import Cell
 from resnets.study.metric import BITS, ERROR, Metric
 
-Kind = Literal["plain", "residual"]
 # Chance of a wrong claim, for each of the two claims; the interval between them covers 90%.
 LEVEL = 0.05
 
@@ -152,7 +151,7 @@ def judge_degradation(cells: Sequence[Cell]) -> Verdict:
 Runs = dict[int, list[tuple[Cell, float]]]
 
 
-def _select_runs(cells: Sequence[Cell], kind: Kind) -> Runs:
+def _select_runs(cells: Sequence[Cell], kind: Literal["plain", "residual"]) -> Runs:
     """Return depth -> finished cells with their final training error, of one family of models.
 
     Of several families of a kind (forms, shortcut options), it is the one with most depths.
