@@ -16,15 +16,15 @@ class Batch:
     targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the rows of the
     images in the split.
 
-    For mixed images (mixup, cutmix), `targets` have the weight `share` (B,) in 0..1, and the
-    classes `other` (B,) int64 the rest; None for images that are not mixed.
+    For mixed images (mixup, cutmix), `targets` have the weight `target_weight` (B,) in 0..1 in the
+    loss, and the classes `other_targets` (B,) int64 the rest; None for images that are not mixed.
     """
 
     images: Tensor | list[Tensor]
     targets: Tensor | list[dict[str, Any]]
     ids: Tensor
-    other: Tensor | None = None
-    share: Tensor | None = None
+    other_targets: Tensor | None = None
+    target_weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -36,6 +36,6 @@ class Batch:
             self.images[indices],
             self.targets[indices],
             self.ids[indices],
-            None if self.other is None else self.other[indices],
-            None if self.share is None else self.share[indices],
+            None if self.other_targets is None else self.other_targets[indices],
+            None if self.target_weight is None else self.target_weight[indices],
         )

@@ -105,7 +105,7 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
                 f"loss: returns shape {tuple(value.shape)} for {len(batch)} images; expected a "
                 "mean () or one value per image"
             )
-        if value.dim() == 0 and batch.other is not None:
+        if value.dim() == 0 and batch.other_targets is not None:
             raise ConfigError(
                 "loss: returns a mean, which cannot be weighted for mixed images; return one value"
                 " per image, or set data.augment.mixup and cutmix to 0"
@@ -117,10 +117,9 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
         assert isinstance(batch.targets, torch.Tensor)
         if isinstance(loss, nn.Module):
             loss.to(logits.device)
-        total = values(logits, batch.targets, batch)
-        if batch.other is not None and batch.share is not None:
-            other = values(logits, batch.other, batch)
-            total = batch.share * total + (1 - batch.share) * other
+        total, weight = values(logits, batch.targets, batch), batch.target_weight
+        if batch.other_targets is not None and weight is not None:
+            total = weight * total + (1 - weight) * values(logits, batch.other_targets, batch)
         total = total.mean()
         return Losses(total, _loss_sums(total, logits.detach(), batch), len(batch))
 
@@ -133,7 +132,7 @@ def cross_entropy(
     """Return the mean cross-entropy of `logits` (B, K)."""
     assert isinstance(batch.targets, torch.Tensor)
     smoothing = spec.label_smoothing
-    if batch.other is None and weights is None:
+    if batch.other_targets is None and weights is None:
         return F.cross_entropy(logits, batch.targets, label_smoothing=smoothing)
 
     def values(classes: torch.Tensor) -> torch.Tensor:
@@ -178,10 +177,11 @@ def binary_cross_entropy(
     assert isinstance(batch.targets, torch.Tensor)
     if batch.targets.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits, _label_targets(batch, off, on))
-    if batch.other is None or batch.share is None:
+    weight = batch.target_weight
+    if batch.other_targets is None or weight is None:
         targets.scatter_(1, batch.targets[:, None], on)
     else:
-        for classes, share in ((batch.targets, batch.share), (batch.other, 1 - batch.share)):
+        for classes, share in ((batch.targets, weight), (batch.other_targets, 1 - weight)):
             current = targets.gather(1, classes[:, None])
             value = torch.where(share[:, None] > MIN_SHARE, on, current)
             targets.scatter_(1, classes[:, None], value)
@@ -195,9 +195,10 @@ def _label_targets(batch: Batch, off: float, on: float) -> torch.Tensor:
     """Return targets (B, K) of sets of labels: of an image, and of its partner if mixed."""
     assert isinstance(batch.targets, torch.Tensor)
     present = batch.targets > 0
-    if batch.other is not None and batch.share is not None:
-        share = batch.share[:, None]
-        present = (present & (share > MIN_SHARE)) | ((batch.other > 0) & (1 - share > MIN_SHARE))
+    if batch.other_targets is not None and batch.target_weight is not None:
+        share = batch.target_weight[:, None]
+        others = (batch.other_targets > 0) & (1 - share > MIN_SHARE)
+        present = (present & (share > MIN_SHARE)) | others
     return torch.where(present, on, off)
 
 
@@ -210,11 +211,10 @@ def _weighted_mean(
         return values(classes) if weights is None else weights[classes] * values(classes)
 
     assert isinstance(batch.targets, torch.Tensor)
-    if batch.other is None or batch.share is None:
-        return weighted(batch.targets).mean()
-    return (
-        batch.share * weighted(batch.targets) + (1 - batch.share) * weighted(batch.other)
-    ).mean()
+    own, weight = weighted(batch.targets), batch.target_weight
+    if batch.other_targets is None or weight is None:
+        return own.mean()
+    return (weight * own + (1 - weight) * weighted(batch.other_targets)).mean()
 
 
 CRITERIA = {"cross-entropy": cross_entropy, "bce": binary_cross_entropy, "focal": focal}

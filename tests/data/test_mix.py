@@ -35,7 +35,7 @@ def test_mixup_adds_images_by_their_share() -> None:
     batch = batch_of(10)
     before = batch.images.clone()
     for out in mixed(AugmentSpec(mixup=1.0), 20, batch):
-        wanted = out.share * out.targets + (1 - out.share) * out.other
+        wanted = out.target_weight * out.targets + (1 - out.target_weight) * out.other_targets
         assert_close(out.images, wanted.view(-1, 1, 1, 1).expand_as(out.images))
         assert torch.equal(out.targets, batch.targets)
         assert torch.equal(out.ids, batch.ids)
@@ -57,9 +57,9 @@ def test_the_share_of_cutmix_is_the_area_that_is_left() -> None:
     before = batch.images.clone()
     for out in mixed(AugmentSpec(cutmix=1.0), 50, batch):
         own = (out.images == out.targets.view(-1, 1, 1, 1)).all(1)  # (B, H, W)
-        partner = (out.images == out.other.view(-1, 1, 1, 1)).all(1)
+        partner = (out.images == out.other_targets.view(-1, 1, 1, 1)).all(1)
         assert (own ^ partner).all()
-        assert_close(own.float().mean((1, 2)), out.share)
+        assert_close(own.float().mean((1, 2)), out.target_weight)
         rows, columns = partner[0].any(1), partner[0].any(0)
         assert torch.equal(partner[0], rows[:, None] & columns)  # one rectangle
     assert torch.equal(batch.images, before)
@@ -67,7 +67,9 @@ def test_the_share_of_cutmix_is_the_area_that_is_left() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_shares_follow_the_beta_distribution(alpha: float) -> None:
-    shares = [out.share[0].item() for out in mixed(AugmentSpec(mixup=alpha), 2000, batch_of(2, 1))]
+    shares = [
+        out.target_weight[0].item() for out in mixed(AugmentSpec(mixup=alpha), 2000, batch_of(2, 1))
+    ]
     deciles = np.arange(0.1, 1, 0.1)
     assert_close(np.quantile(beta.cdf(shares, alpha, alpha), deciles), deciles, rtol=0, atol=0.04)
 
@@ -76,24 +78,24 @@ def test_a_batch_is_mixed_as_often_as_asked_and_one_way() -> None:
     spec = AugmentSpec(mixup=0.2, cutmix=1.0, mix_probability=0.8)
     batch = replace(batch_of(4), images=torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8))
     outs = mixed(spec, 2000, batch)
-    plain = [out for out in outs if out.other is None]
-    assert all(out.images is batch.images and out.share is None for out in plain)
+    plain = [out for out in outs if out.other_targets is None]
+    assert all(out.images is batch.images and out.target_weight is None for out in plain)
     assert len(plain) == pytest.approx(400, abs=55)  # 3 standard deviations
     cut = [
         out
         for out in outs
-        if out.other is not None and set(out.images.unique().tolist()) <= {0, 1, 2, 3}
+        if out.other_targets is not None and set(out.images.unique().tolist()) <= {0, 1, 2, 3}
     ]
     assert len(cut) / (2000 - len(plain)) == pytest.approx(0.5, abs=0.06)
-    assert all(out.other is None for out in mixed(AugmentSpec(), 5, batch))
+    assert all(out.other_targets is None for out in mixed(AugmentSpec(), 5, batch))
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
     spec = AugmentSpec(mixup=1.0)
-    shares = [out.share[0].item() for out in mixed(spec, 50, batch_of(4))]
-    assert shares == [out.share[0].item() for out in mixed(spec, 50, batch_of(8, 4))]
+    shares = [out.target_weight[0].item() for out in mixed(spec, 50, batch_of(4))]
+    assert shares == [out.target_weight[0].item() for out in mixed(spec, 50, batch_of(8, 4))]
     assert len(set(shares)) == 50
-    assert shares[7] != mix(spec, 1, 7, batch_of(4)).share[0].item()
+    assert shares[7] != mix(spec, 1, 7, batch_of(4)).target_weight[0].item()
 
 
 def test_partners_are_mutual_and_never_copies_of_the_same_image() -> None:
@@ -177,18 +179,18 @@ def test_a_stream_mixes_and_goes_on_where_it_stopped() -> None:
     stream = TrainStream(train, spec, fit_preprocess(train, spec, 3), 12, 1, CPU)
     stored = stream.split.images.clone()
     whole = list(islice(stream.batches(), 12))
-    assert any(batch.other is None for batch in whole)
+    assert any(batch.other_targets is None for batch in whole)
     for batch in whole:
         runs = batch.ids.view(4, 3)
         assert (runs == runs[:, :1]).all()
-        if batch.other is not None:
+        if batch.other_targets is not None:
             labels = train.labels[batch.ids]
             assert torch.equal(batch.targets, labels)
-            assert torch.equal(batch.other, labels[partners(12, 3)])
+            assert torch.equal(batch.other_targets, labels[partners(12, 3)])
     for start in (5, 11):
         again = next(stream.batches(start))
         assert torch.equal(again.images, whole[start].images)
-        assert (again.share is None) == (whole[start].share is None)
+        assert (again.target_weight is None) == (whole[start].target_weight is None)
     assert torch.equal(stream.split.images, stored)
 
 

@@ -21,7 +21,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     One share from Beta(alpha, alpha), and one rectangle, are used for the whole batch, as in the
     authors' code. mixup (Zhang et al. 2018): share * image + (1 - share) * partner. cutmix (Yun et
     al. 2019): a rectangle of area 1 - share at a uniform position, clipped at the border, comes
-    from the partner; `Batch.share` is the exact remaining share of the area.
+    from the partner; `Batch.target_weight` is the exact remaining share of the area.
     """
     mix_draw, cutmix_draw, quantile, down, across = order.uniform(
         seed, step, 0, order.STREAM_MIX + np.arange(5)
@@ -46,7 +46,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     else:
         mixed = images[other].lerp_(images, share)
     shares = torch.full((len(images),), share, device=images.device)
-    return replace(batch, images=mixed, other=targets[other], share=shares)
+    return replace(batch, images=mixed, other_targets=targets[other], target_weight=shares)
 
 
 def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:

@@ -53,9 +53,10 @@ def training_images(
     captioned = []
     for k, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
         lines = [format_label(batch.targets[k].cpu().numpy(), classes, NO_LABEL)]
-        if batch.other is not None and batch.share is not None and batch.share[k] < 1:
-            share = float(batch.share[k])
-            other = format_label(batch.other[k].cpu().numpy(), classes, NO_LABEL)
+        weight = batch.target_weight
+        if batch.other_targets is not None and weight is not None and weight[k] < 1:
+            share = float(weight[k])
+            other = format_label(batch.other_targets[k].cpu().numpy(), classes, NO_LABEL)
             lines = [f"{share:.0%} {lines[0]}", f"{1 - share:.0%} {other}"]
         captioned.append(CaptionedImage(Thumbnail.of(image), lines))
     return captioned
