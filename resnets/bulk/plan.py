@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from resnets.bulk.write import Format
-from resnets.config import ConfigError, atomic_write, dump_json, from_dict, lock_folder
+from resnets.config import ConfigError, dump_json, from_dict
 from resnets.config.aliases import read_json, with_current_names
-from resnets.utils.files import LOCK, file_sha256
+from resnets.utils.files import LOCK, atomic_write, file_sha256, lock_folder
 
 MANIFEST, SUMMARY, WORK = "_manifest.json", "_summary.json", ".work"
 EARLIER = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2

@@ -87,9 +87,10 @@ def _run(name: str, arguments: list[str]) -> int:
     """Run a command; returns the exit code, after printing the error if there is one."""
     import tyro
 
-    from resnets.config import ConfigError, RemoteError
+    from resnets.config import ConfigError
     from resnets.config.aliases import current_words
     from resnets.utils.argument_names import names_options
+    from resnets.utils.errors import RemoteError
     from resnets.utils.printable import echo
 
     module = importlib.import_module(module_name(name))

@@ -32,23 +32,13 @@ from resnets.config.serialization import (
     to_toml,
 )
 from resnets.config.unread_fields import DEFAULTS, check_explicit_fields, iter_fields
-from resnets.utils import printable  # escapes control characters in our log records
-from resnets.utils.errors import BusyError, ConfigError, RemoteError
-from resnets.utils.files import (
-    atomic_write,
-    is_locked,
-    lock_file,
-    lock_folder,
-    lock_path,
-    new_folder,
-)
+from resnets.utils.errors import ConfigError
 
 __all__ = [
     "DEFAULTS",
     "SOFTMAX",
     "AugmentSpec",
     "Block",
-    "BusyError",
     "ConfigError",
     "DataSpec",
     "DetectSpec",
@@ -61,11 +51,9 @@ __all__ = [
     "Postprocess",
     "Preprocess",
     "Recipe",
-    "RemoteError",
     "ScheduleSpec",
     "SignalSpec",
     "TransformerSpec",
-    "atomic_write",
     "check_explicit_fields",
     "differing_fields",
     "dump_json",
@@ -75,15 +63,9 @@ __all__ = [
     "from_dict",
     "from_stored_dict",
     "from_toml",
-    "is_locked",
     "iter_fields",
-    "lock_file",
-    "lock_folder",
-    "lock_path",
-    "new_folder",
     "parse_duration",
     "parse_group",
-    "printable",
     "read_field_names",
     "replace_fields",
     "to_dict",

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from resnets.config import atomic_write
 from resnets.detect.data.masks import decode_mask
 from resnets.detect.data.types import IGNORE, Detections, Pixels
 from resnets.evaluate.figures.fonts import TextRenderer
+from resnets.utils.files import atomic_write
 from resnets.utils.printable import printable
 
 Color = tuple[int, int, int]

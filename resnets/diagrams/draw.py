@@ -9,13 +9,14 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnets.config import ConfigError, ModelSpec, atomic_write
+from resnets.config import ConfigError, ModelSpec
 from resnets.diagrams.block import Flow, draw_blocks, read_flow
 from resnets.diagrams.networks import draw_models
 from resnets.diagrams.trace import read_column
 from resnets.models import ImageClassifier, build
 from resnets.models.cost import shapes_only
 from resnets.models.resnet import BLOCKS
+from resnets.utils.files import atomic_write
 
 
 def model_diagram(models: Sequence[ImageClassifier], size: int | None = None) -> str:

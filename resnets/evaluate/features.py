@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.config import ConfigError, atomic_write, lock_path
+from resnets.config import ConfigError
 from resnets.data import Split
 from resnets.data.dataset.labels import format_label
 from resnets.data.transforms.preprocess import ImageInput
@@ -23,6 +23,7 @@ from resnets.evaluate.predict import input_name
 from resnets.evaluate.views import Views, compute_logits, image_name, read_views
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
+from resnets.utils.files import atomic_write, lock_path
 from resnets.utils.printable import valid_text
 
 MAX_BATCH = 256  # images computed at once, and rows written at once

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.config import ConfigError, dump_json, lock_path
+from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.order import evenly_spaced
 from resnets.data.sources.builtin import load_digits, load_photographs
@@ -34,7 +34,7 @@ from resnets.runtime.artifact import (
 )
 from resnets.runtime.base import ArtifactBackend, Backend
 from resnets.utils.errors import ResnetsError
-from resnets.utils.files import file_sha256, name_in_errors
+from resnets.utils.files import file_sha256, lock_path, name_in_errors
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import CheckpointError
 

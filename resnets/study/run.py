@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from resnets import recipes
-from resnets.config import ConfigError, flatten_fields, is_locked
+from resnets.config import ConfigError, flatten_fields
 from resnets.report.page import StudyResult
 from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
@@ -22,7 +22,7 @@ from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
 from resnets.utils.api_function import api_function
-from resnets.utils.files import RUNS, page_folder
+from resnets.utils.files import RUNS, is_locked, page_folder
 
 
 @dataclass(frozen=True, eq=False, repr=False)

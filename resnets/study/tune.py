@@ -15,15 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.config import (
-    ConfigError,
-    Recipe,
-    atomic_write,
-    dump_json,
-    from_toml,
-    replace_fields,
-    to_toml,
-)
+from resnets.config import ConfigError, Recipe, dump_json, from_toml, replace_fields, to_toml
 from resnets.config.ranges import check_range
 from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
@@ -35,7 +27,7 @@ from resnets.train.run import run as run_training
 from resnets.train.tasks.label_settings import choose_monitor
 from resnets.train.write_results import RESULT
 from resnets.utils.errors import OutOfMemory, reading
-from resnets.utils.files import page_folder
+from resnets.utils.files import atomic_write, page_folder
 from resnets.utils.imports import require_package
 from resnets.utils.json_files import read_object
 from resnets.weights.checkpoint.format import RECIPE

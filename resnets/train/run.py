@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from resnets.config import Recipe, atomic_write, lock_folder, to_toml
+from resnets.config import Recipe, to_toml
 from resnets.data.dataset.summary import wrap_entry
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.train.cuda_graph.start import start_graph
@@ -36,6 +36,7 @@ from resnets.train.write_results import write_environment, write_results
 from resnets.utils.cpu_count import OtherLoad
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
+from resnets.utils.files import atomic_write, lock_folder
 from resnets.utils.processes import process_lock
 from resnets.utils.wait_policy import adapt_wait_policy
 from resnets.weights.checkpoint.format import RECIPE, Checkpoint

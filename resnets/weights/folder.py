@@ -28,12 +28,12 @@ from resnets.config import (
     dump_json,
     from_dict,
     from_stored_dict,
-    lock_path,
     to_dict,
 )
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.errors import reading
+from resnets.utils.files import lock_path
 from resnets.utils.json_files import parse_json
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import parse_classes

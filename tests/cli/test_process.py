@@ -14,12 +14,13 @@ from small_nets import RESIDUAL, small_net
 
 from resnets.cli import info
 from resnets.cli.main import main
-from resnets.config import ConfigError, atomic_write
+from resnets.config import ConfigError
 from resnets.export.trace import trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule
 from resnets.train.guards.interrupt import Interrupted
 from resnets.utils import environment
+from resnets.utils.files import atomic_write
 from resnets.utils.processes import deferred_signals, environment_int
 
 SHOW_NUMBER = """

@@ -9,7 +9,6 @@ from resnets.config import (
     ConfigError,
     ModelSpec,
     Recipe,
-    atomic_write,
     flatten_fields,
     from_dict,
     from_toml,
@@ -18,6 +17,7 @@ from resnets.config import (
     to_toml,
 )
 from resnets.recipes import RECIPES, recipe
+from resnets.utils.files import atomic_write
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

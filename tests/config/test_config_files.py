@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from resnets.config import ConfigError, atomic_write, lock_folder, lock_path, new_folder
-from resnets.utils.files import LOCK, lock_file
+from resnets.config import ConfigError
+from resnets.utils.files import LOCK, atomic_write, lock_file, lock_folder, lock_path, new_folder
 from resnets.weights.folder import write_new_folder
 
 

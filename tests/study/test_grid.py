@@ -18,7 +18,7 @@ from study_runs import pretend_two_gpus
 from torch import nn
 
 from resnets.cli.main import main
-from resnets.config import ConfigError, from_toml, lock_folder
+from resnets.config import ConfigError, from_toml
 from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
@@ -42,6 +42,7 @@ from resnets.train import saver
 from resnets.train.run import run
 from resnets.train.tasks import classification
 from resnets.utils.errors import OutOfMemory
+from resnets.utils.files import lock_folder
 
 TINY = Grid(
     models=("cifar-plain8", "cifar-resnet8"),

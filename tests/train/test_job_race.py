@@ -6,11 +6,12 @@ import pytest
 from race import MODES, race, train_references
 
 from resnets.cli.main import main
-from resnets.config import BusyError, ConfigError, lock_folder, lock_path
+from resnets.config import ConfigError
 from resnets.recipes import recipe
 from resnets.study.grid.worker import train_cell
 from resnets.train import run as training
-from resnets.utils.files import LOCK, is_locked
+from resnets.utils.errors import BusyError
+from resnets.utils.files import LOCK, is_locked, lock_folder, lock_path
 
 SMALL = ("--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.config import DataSpec, atomic_write
+from resnets.config import DataSpec
 from resnets.data.check.classes import count_suffixes, find_role, make_class_table, select_rows
 from resnets.data.check.images_by_split import Contents
 from resnets.data.check.run import CheckReport
@@ -19,6 +19,7 @@ from resnets.data.finding_kinds import KINDS, LEAKS, Finding, FindingKind
 from resnets.report.figure_style import Thumbnail
 from resnets.report.render import render
 from resnets.utils.csv_files import CsvWriter
+from resnets.utils.files import atomic_write
 
 TABLE, PAGE = "files.csv", "report.html"
 MAX_SHOWN = 24  # findings per kind on the page

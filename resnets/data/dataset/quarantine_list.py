@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import ConfigError, DataSpec, atomic_write
+from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.files.folder import Files
 from resnets.utils.errors import reading
+from resnets.utils.files import atomic_write
 
 log = logging.getLogger("resnets")
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.config import ConfigError, atomic_write
+from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.data.dataset.image_hash import content_keys
 from resnets.data.dataset.image_identity import identify_part
@@ -35,6 +35,7 @@ from resnets.data.files.folder import Files
 from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
+from resnets.utils.files import atomic_write
 from resnets.utils.printable import show_progress
 
 log = logging.getLogger("resnets")

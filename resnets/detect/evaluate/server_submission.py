@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.config import ConfigError, atomic_write, dump_json
+from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.summary import DataSummary, summarize_images
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
@@ -28,6 +28,7 @@ from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.index import ImageIndex
 from resnets.detect.images.path_matching import ImageReference, is_in_image_folder
 from resnets.detect.images.store import Store, open_store
+from resnets.utils.files import atomic_write
 
 LIST_FOLDER = "ImageSets/Main"
 

@@ -22,7 +22,6 @@ from resnets.config import (
     ConfigError,
     Recipe,
     TransformerSpec,
-    atomic_write,
     check_explicit_fields,
     from_dict,
     from_toml,
@@ -43,6 +42,7 @@ from resnets.study.metric import BITS, ERROR, Metric
 from resnets.train.log.run_log import read_rows
 from resnets.train.write_results import RESULT
 from resnets.utils.errors import reading
+from resnets.utils.files import atomic_write
 from resnets.utils.json_files import read_object
 from resnets.weights.checkpoint.format import RECIPE
 

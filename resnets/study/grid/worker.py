@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
+from resnets.config import ConfigError, Recipe, dump_json
 from resnets.config.ranges import check_range
 from resnets.models import build
 from resnets.models.cost import count_cost, shapes_only
@@ -28,7 +28,8 @@ from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.write_results import RESULT
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
-from resnets.utils.errors import OutOfMemory
+from resnets.utils.errors import BusyError, OutOfMemory
+from resnets.utils.files import lock_file
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
 

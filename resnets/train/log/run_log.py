@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnets.config import atomic_write
 from resnets.report.run import BALANCED
 from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_metrics, format_seconds
 from resnets.train.log.tensorboard_log import TensorBoardLog
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
+from resnets.utils.files import atomic_write
 from resnets.utils.printable import Console
 
 METRICS = "metrics.jsonl"

@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from resnets.config import ConfigError, Recipe, atomic_write, from_toml, to_toml
+from resnets.config import ConfigError, Recipe, from_toml, to_toml
+from resnets.utils.files import atomic_write
 from resnets.weights.checkpoint.find import run_url
 from resnets.weights.checkpoint.format import (
     BEST,

@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol, TypeVar
 
-from resnets.config import ConfigError, atomic_write
+from resnets.config import ConfigError
+from resnets.utils.files import atomic_write
 from resnets.weights.errors import StoreError
 
 T = TypeVar("T")
