@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from resnets.detect.data.class_maps import IGNORE
 from resnets.detect.data.masks import decode_mask
-from resnets.detect.data.types import IGNORE, Detections, Pixels
+from resnets.detect.data.types import Detections, Pixels
 from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.utils.files import atomic_write
 from resnets.utils.printable import printable

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from resnets.config import ConfigError, Preprocess
 from resnets.data import DataError, FileSplit, Preprocessor, Split, TensorSplit
-from resnets.data.decode.decode import Box, Crop, center_box, decode_whole, grid_box, scaled_size
+from resnets.data.decode.decode import Crop, center_box, decode_whole, grid_box, scaled_size
+from resnets.data.decode.exif import Box
 from resnets.models import ImageClassifier
 from resnets.models.vgg import POOLED, VGG
 from resnets.utils.precision import autocast

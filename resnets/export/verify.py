@@ -36,7 +36,7 @@ from resnets.runtime.base import ArtifactBackend, Backend
 from resnets.utils.errors import ResnetsError
 from resnets.utils.files import file_sha256, lock_path, name_in_errors
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import CheckpointError
+from resnets.weights.errors import CheckpointError
 
 if TYPE_CHECKING:
     from resnets.evaluate.evaluation import AnyEvaluation

@@ -31,7 +31,6 @@ from resnets.weights.folder import (
     CONFIG,
     MEAN,
     MODEL,
-    PROCESSOR,
     is_transformers,
     read_config,
     torchvision_names,
@@ -39,6 +38,7 @@ from resnets.weights.folder import (
 from resnets.weights.heads import NUM_IMAGENET_CLASSES, imagenet_classes
 from resnets.weights.read import Weights, read_folder, read_path
 from resnets.weights.readers.configs.timm import TIMM_TAGS, catalog_name
+from resnets.weights.readers.configs.transformers import PROCESSOR
 from resnets.weights.readers.unsupported_file import ADAPTER, adapter_error
 
 

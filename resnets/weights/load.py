@@ -23,16 +23,11 @@ from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, resolve_preprocess
 from resnets.weights.check_values import check_values, resolve_arch
 from resnets.weights.checkpoint.find import open_checkpoint, resolve_file
-from resnets.weights.checkpoint.format import (
-    FOLDER,
-    Checkpoint,
-    CheckpointError,
-    read_run_checkpoint,
-)
+from resnets.weights.checkpoint.format import FOLDER, Checkpoint, read_run_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.checkpoint.store import display_path
 from resnets.weights.create import build_from_weights, recognize_weights
-from resnets.weights.errors import UnstatedModelError, WeightsError
+from resnets.weights.errors import CheckpointError, UnstatedModelError, WeightsError
 from resnets.weights.heads import match_class_names, parse_classes, unnamed_classes_error
 from resnets.weights.lazy_tensors import reading_weights
 from resnets.weights.name_maps.matching_models import find_matching_models, join_or

@@ -28,9 +28,9 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.utils.printable import join_names
 from resnets.weights import folder
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, read_run_checkpoint
+from resnets.weights.checkpoint.format import Checkpoint, read_run_checkpoint
 from resnets.weights.checkpoint.store import display_path, remote_url
-from resnets.weights.errors import WeightsError
+from resnets.weights.errors import CheckpointError, WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, flatten_tensors, reading_weights, to_lazy
 from resnets.weights.name_maps.format_spec import Tensors
 from resnets.weights.name_maps.formats_bit import published_preprocess

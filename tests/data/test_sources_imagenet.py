@@ -22,7 +22,7 @@ from resnets.data.tables.ground_truth_file import WNIDS as IMAGENET
 from resnets.evaluate.data.match_classes import match_classes
 from resnets.models import build, catalog
 from resnets.weights.folder import write_folder
-from resnets.weights.hub import imagenet_classes
+from resnets.weights.heads import imagenet_classes
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"

@@ -12,7 +12,8 @@ from PIL import Image
 from resnets.config import Preprocess
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.data.types import IGNORE, DetectionSplit, Target
+from resnets.detect.data.class_maps import IGNORE
+from resnets.detect.data.types import DetectionSplit, Target
 from resnets.detect.evaluate.measure import detect_all, measure
 from resnets.detect.models.predictor import InferenceInput, Predictor, predict_images
 

@@ -20,7 +20,8 @@ from resnets.sequence.load import load
 from resnets.sequence.predict import predict_signals
 from resnets.sequence.signals import CBF, cylinder_bell_funnel, open_signals
 from resnets.train import run as training
-from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
+from resnets.weights.errors import CheckpointError
 
 SHORT = {
     "duration": "24it",

@@ -16,7 +16,8 @@ from resnets.sequence.load import load
 from resnets.sequence.predict import generate
 from resnets.sequence.text import TextWindows, open_text
 from resnets.train import run as training
-from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
+from resnets.weights.errors import CheckpointError
 
 STEPS = 24
 SMALL = {

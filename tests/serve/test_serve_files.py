@@ -15,7 +15,8 @@ from resnets.cli.main import main
 from resnets.serve.models import fingerprint
 from resnets.serve.registry import Registry
 from resnets.weights.checkpoint import store
-from resnets.weights.checkpoint.format import CheckpointError, read_checkpoint
+from resnets.weights.checkpoint.format import read_checkpoint
+from resnets.weights.errors import CheckpointError
 
 READ_WHILE_IT_IS_CUT = """
 import sys

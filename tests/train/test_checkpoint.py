@@ -9,8 +9,8 @@ from full_disk import fill_disk
 
 from resnets.weights.checkpoint import format as ckpt
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import CheckpointError, read_checkpoint
-from resnets.weights.errors import StoreError
+from resnets.weights.checkpoint.format import read_checkpoint
+from resnets.weights.errors import CheckpointError, StoreError
 
 TENSORS = {
     "model/a": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),

@@ -19,8 +19,9 @@ from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.train import run as training
 from resnets.train.log.run_log import RunLog, read_rows
-from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint, step_name
+from resnets.weights.checkpoint.format import LAST, read_checkpoint, step_name
 from resnets.weights.checkpoint.manager import CheckpointManager
+from resnets.weights.errors import CheckpointError
 
 STEPS = 12
 

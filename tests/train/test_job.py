@@ -22,7 +22,8 @@ from resnets.train.execution_plan import _missing_compiler, choose_plan
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log.run_log import read_rows
 from resnets.utils.precision import pick_precision
-from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
+from resnets.weights.errors import CheckpointError
 
 EXPECTED = GOLDEN / "first_losses.json"
 

@@ -13,7 +13,8 @@ from resnets.recipes import recipe
 from resnets.train.guards.divergence import Diverged
 from resnets.train.saver import Saver, Snapshot
 from resnets.train.state import new_state
-from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
+from resnets.weights.errors import CheckpointError
 
 PLAN = dataclasses.replace(recipe("digits", "cifar-resnet8"), ema_decay=0.9)
 

@@ -20,14 +20,10 @@ from resnets.serve.models import fingerprint
 from resnets.train import run as training
 from resnets.weights.checkpoint import store
 from resnets.weights.checkpoint.find import SUFFIXES, find_checkpoint, open_checkpoint, read_task
-from resnets.weights.checkpoint.format import (
-    BEST,
-    LAST,
-    CheckpointError,
-    step_name,
-)
+from resnets.weights.checkpoint.format import BEST, LAST, step_name
 from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.checkpoint.store import UrlStore, local_path, remote_url
+from resnets.weights.errors import CheckpointError
 from resnets.weights.read import READERS
 
 

@@ -17,13 +17,13 @@ from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import (
     BEST,
     LAST,
-    CheckpointError,
     EncodedCheckpoint,
     read_checkpoint,
     step_name,
 )
 from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.checkpoint.store import FolderStore
+from resnets.weights.errors import CheckpointError
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -26,8 +26,7 @@ from resnets.data import TensorSplit
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import build, catalog
 from resnets.weights.adapt import adapt_input, adapt_preprocess_to_data, adapt_stem, resize
-from resnets.weights.checkpoint.format import CheckpointError
-from resnets.weights.errors import WeightsError
+from resnets.weights.errors import CheckpointError, WeightsError
 from resnets.weights.name_maps.maps import build_name_map
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)

@@ -19,14 +19,9 @@ from resnets.serve.models import fingerprint
 from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
 from resnets.weights.checkpoint.find import find_checkpoint, open_checkpoint, read_task
-from resnets.weights.checkpoint.format import (
-    BEST,
-    LAST,
-    CheckpointError,
-    read_checkpoint,
-    step_name,
-)
+from resnets.weights.checkpoint.format import BEST, LAST, read_checkpoint, step_name
 from resnets.weights.checkpoint.manager import CheckpointManager
+from resnets.weights.errors import CheckpointError
 
 
 def flip(path: Path) -> None:

@@ -17,12 +17,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.dataset.in_memory import cores
 from resnets.data.dataset.source import ArrayPart, FilePart, Part
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, FolderFiles, open_regular
 from resnets.data.files.tar import TarFiles
 from resnets.data.order import evenly_spaced
+from resnets.utils.cpu_count import cores
 from resnets.utils.printable import show_progress
 
 Keys: TypeAlias = NDArray[np.uint64]

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
-from resnets.data.decode.decode import Box, Crop, grid_box, scaled_size
+from resnets.data.decode.decode import Crop, grid_box, scaled_size
+from resnets.data.decode.exif import Box
 from resnets.data.transforms.erase import Erase
 from resnets.data.transforms.photometric import Photometric, blur_size
 from resnets.data.transforms.policy import Policy

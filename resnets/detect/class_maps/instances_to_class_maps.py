@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnets.data.dataset.in_memory import cores
 from resnets.data.decode.open_image import BUDGET
 from resnets.data.prefetch import prefetch
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.data.class_maps import IGNORE, Coding, MapPixels, SemanticMap
 from resnets.detect.data.masks import render_masks
 from resnets.detect.data.types import Pixels, Segmentation, Target
+from resnets.utils.cpu_count import cores
 
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "bg"})

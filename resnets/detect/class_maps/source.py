@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from resnets.config import DetectSpec
-from resnets.data.dataset.in_memory import cores
 from resnets.data.errors import DataError
 from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
@@ -31,6 +30,7 @@ from resnets.detect.formats.unread import list_unread_split_lists
 from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.sizes import read_sizes
 from resnets.detect.images.store import Store
+from resnets.utils.cpu_count import cores
 
 CITYSCAPES_KINDS = ("_labelids", "_labeltrainids", "_color", "_instanceids")
 OBJECT_MASKS_HINT = (

@@ -21,8 +21,9 @@ from torch import Tensor
 from resnets.data.decode.decode import decode_fitted, render_fitted
 from resnets.data.files.folder import read_file
 from resnets.data.transforms.preprocess import ImageInput, Preprocessor, open_given
+from resnets.detect.data.class_maps import IGNORE
 from resnets.detect.data.masks import render_masks
-from resnets.detect.data.types import IGNORE, Floats, Ints, Pixels, Target
+from resnets.detect.data.types import Floats, Ints, Pixels, Target
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from resnets.data.dataset.summary import DataSummary
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
-from resnets.detect.data.class_maps import IGNORE as IGNORE
-from resnets.detect.data.class_maps import ClassMap as ClassMap
 from resnets.detect.data.class_maps import SemanticMap
 
 Floats = NDArray[np.float32]

@@ -13,7 +13,8 @@ import numpy as np
 from resnets.config import DataSpec, DetectSpec, Recipe
 from resnets.data.errors import DataError
 from resnets.data.splits.image_record import Fingerprint
-from resnets.detect.data.types import IGNORE, DetectionSplit, Target
+from resnets.detect.data.class_maps import IGNORE
+from resnets.detect.data.types import DetectionSplit, Target
 from resnets.detect.evaluate.server_submission import Unlabeled, open_unlabeled
 from resnets.detect.loading.sources import DetectionSplits, open_detection, open_set
 from resnets.detect.metrics.localization import single_class

@@ -22,15 +22,16 @@ from resnets.detect.class_maps.instances_to_class_maps import (
     scan_outline_maps,
 )
 from resnets.detect.class_maps.source import scan_maps
-from resnets.detect.data.class_maps import UnknownValueError
-from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
+from resnets.detect.data.class_maps import ClassMap, UnknownValueError
+from resnets.detect.data.types import DetectionSplit, Segmentation, Target
+from resnets.detect.data.values import Box
 from resnets.detect.formats.problems import (
     check_image_set,
     drop_repeated_images,
     raise_first_problem,
     read_stored_sizes,
 )
-from resnets.detect.formats.records import Box, RawDataset, RawImage, RawImageSet, Task
+from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet, Task
 from resnets.detect.images.index import ImageIndex
 
 log = logging.getLogger("resnets")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.detect.data.types import IGNORE
+from resnets.detect.data.class_maps import IGNORE
 
 BLOCK = 1 << 20  # pixels that are counted at a time
 

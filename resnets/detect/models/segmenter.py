@@ -12,7 +12,8 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from resnets.config import ConfigError, DetectSpec
-from resnets.detect.data.types import IGNORE, DetectionSplit
+from resnets.detect.data.class_maps import IGNORE
+from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import SegmentationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import remove_head, stage_channels, to_float32

@@ -28,7 +28,7 @@ from resnets.data.splits.image_record import Fingerprint
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.evaluate.data.ground_truth import GroundTruth, read_labels, split_truth
 from resnets.evaluate.views import image_name
-from resnets.weights.hub import imagenet_classes
+from resnets.weights.heads import imagenet_classes
 
 log = logging.getLogger("resnets")
 

@@ -60,7 +60,8 @@ from resnets.weights.adapt import adapt_preprocess_to_data, check_size
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.create import build_from_weights, read_weights
-from resnets.weights.load import check_model, load_classifier, read_preprocess
+from resnets.weights.load import check_model, load_classifier
+from resnets.weights.read import read_preprocess
 
 log = logging.getLogger("resnets")
 

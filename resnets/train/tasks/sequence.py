@@ -27,7 +27,8 @@ from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn, classification_loss
 from resnets.utils.distributed import ProcessGroup
-from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.checkpoint.format import Checkpoint
+from resnets.weights.errors import CheckpointError
 
 
 class SequenceTask(ABC):

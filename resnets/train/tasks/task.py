@@ -18,7 +18,8 @@ from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
 from resnets.utils.distributed import ProcessGroup
-from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.checkpoint.format import Checkpoint
+from resnets.weights.errors import CheckpointError
 
 if TYPE_CHECKING:
     from resnets.data import Splits

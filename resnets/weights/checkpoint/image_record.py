@@ -15,13 +15,9 @@ import torch
 
 from resnets.data.splits.image_record import Fingerprint
 from resnets.utils.errors import reading
-from resnets.weights.checkpoint.format import (
-    Checkpoint,
-    CheckpointError,
-    EncodedCheckpoint,
-    read_checkpoint,
-)
+from resnets.weights.checkpoint.format import Checkpoint, EncodedCheckpoint, read_checkpoint
 from resnets.weights.checkpoint.store import display_path
+from resnets.weights.errors import CheckpointError
 
 log = logging.getLogger("resnets")
 

@@ -18,10 +18,9 @@ from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import parse_xml
-from resnets.detect.data.values import read_flag, read_name, read_number, read_side
+from resnets.detect.data.values import Box, read_flag, read_name, read_number, read_side
 from resnets.detect.formats.box_format_check import add_form_flaw, explain_swapped_corners
 from resnets.detect.formats.records import (
-    Box,
     Flaw,
     Problem,
     RawDataset,
