@@ -28,7 +28,7 @@ from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.open import open_artifact
 from resnets.train.tasks.quantize import equalize_channels
 from resnets.weights.folder import save_model
-from resnets.weights.load import load_model
+from resnets.weights.load import load_classifier
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         wide, tuned = Path(temporary, "wide"), Path(temporary, "tuned")
-        model = load_model(options.weights)
+        model = load_classifier(options.weights)
         for name in options.units:
             _widen(model.get_submodule(name), options.factor)
         save_model(model, wide)
-        equal = load_model(str(wide))
+        equal = load_classifier(str(wide))
         equalize_channels(equal)
         save_model(equal, Path(temporary, "equal"))
         _report("none", wide, options.data)
@@ -66,7 +66,7 @@ def _report(title: str, weights: Path, data: str) -> None:
     out = weights.parent / f"{weights.name}.onnx"
     words = ["export", str(weights), "--to", "onnx", "--int8", "--calibrate", data]
     code = resnets([*words, "--out", str(out)])
-    model: ImageClassifier = load_model(str(weights))
+    model: ImageClassifier = load_classifier(str(weights))
     evidence = gather_evidence(model, data, "int8")
     assert evidence.calibration is not None
     assert evidence.split is not None

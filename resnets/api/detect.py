@@ -31,7 +31,7 @@ from resnets.evaluate.views import Average, Views
 from resnets.runtime.vision import open_predictor
 from resnets.utils import environment
 from resnets.utils.printable import echo
-from resnets.weights.load import LoadOptions, load_model
+from resnets.weights.load import LoadOptions, load_classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ def _class_scores(
 
     Also returns the protocol. Raises DataError if the networks lack a class of the split.
     """
-    nets = [load_model(each, loading) for each in weights]
+    nets = [load_classifier(each, loading) for each in weights]
     for net in nets:
         to_device(net, str(device), precision)
     outputs = match_classes(split.classes, nets[0].classes, split.description)

@@ -45,7 +45,7 @@ from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
 from resnets.utils.printable import echo
 from resnets.weights.heads import match_class_names, parse_classes
-from resnets.weights.load import LoadOptions, load_model, warn_about_names
+from resnets.weights.load import LoadOptions, load_classifier, warn_about_names
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
@@ -238,7 +238,7 @@ def evaluate(
         rename = LoadOptions(model, classes, rename=False)
         classifiers = [each for each in models if isinstance(each, str | ImageClassifier)]
         nets = [
-            each if isinstance(each, ImageClassifier) else load_model(each, rename)
+            each if isinstance(each, ImageClassifier) else load_classifier(each, rename)
             for each in classifiers
         ]
         if classes is not None:

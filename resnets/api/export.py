@@ -21,7 +21,7 @@ from resnets.runtime.artifact import ArtifactKind, Precision, is_artifact
 from resnets.utils.api_function import api_function
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.load import LoadOptions, load_model
+from resnets.weights.load import LoadOptions, load_classifier
 
 Target = ArtifactKind | Literal["web", "tensorrt"]
 SUFFIX: dict[str, str] = {
@@ -131,7 +131,7 @@ def export(
             )
             net = load_vision(path_or_net)
         else:
-            net = load_model(path_or_net, LoadOptions(model, classes))
+            net = load_classifier(path_or_net, LoadOptions(model, classes))
     if out is None:
         folder = Path()
         if source is not None:

@@ -33,7 +33,7 @@ from resnets.utils import environment
 from resnets.utils.api_function import api_function
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo, format_count
-from resnets.weights.load import LoadOptions, load_model
+from resnets.weights.load import LoadOptions, load_classifier
 
 ImageSplit = Literal["all", SplitName]
 
@@ -161,7 +161,7 @@ def _open_network(weights: Weights, model: str | None) -> ImageClassifier:
             f"{source}: is an artifact, which outputs only logits; give the run that it was "
             "exported from"
         )
-    return load_model(source, LoadOptions(model), "body")
+    return load_classifier(source, LoadOptions(model), "body")
 
 
 def _is_image_file(path: str | PathLike[str]) -> bool:

@@ -15,7 +15,7 @@ from resnets.models.custom_model import MakeModel
 from resnets.runtime.artifact import is_artifact
 from resnets.utils.api_function import api_function
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.load import load_classifier
+from resnets.weights.load import LoadOptions, load_classifier
 
 
 @api_function
@@ -66,7 +66,9 @@ def load(
         )
     task = read_task(source)
     if task == "classify":
-        return load_classifier(source, model, classes)
+        if model is None or isinstance(model, str):
+            return load_classifier(source, LoadOptions(model, classes), "head")
+        return load_classifier(source, LoadOptions(classes=classes), custom=model)
     refuse_options(f"only for classifiers, not for task {task}", model=model, classes=classes)
     if task in ("text", "signals"):
         from resnets.sequence.load import load as load_sequence_model

@@ -100,10 +100,10 @@ def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: b
     model: catalog name of weights that do not state their model; others must be of it. The learning
     rate and duration are a tenth of the run's.
     """
-    from resnets.weights.load import LoadOptions, load_model  # deferred: slow to import
+    from resnets.weights.load import LoadOptions, load_classifier  # deferred: slow to import
 
     with without_log():  # training reads them again
-        net = load_model(weights, LoadOptions(model), need="head")
+        net = load_classifier(weights, LoadOptions(model), need="head")
     run = net.recipe
     if run is None:
         if not has_data:

@@ -33,7 +33,7 @@ from resnets.models.norm_statistics import recompute_statistics
 from resnets.utils.api_function import api_function
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import check_new_folder, save_model
-from resnets.weights.load import LoadOptions, load_model
+from resnets.weights.load import LoadOptions, load_classifier
 
 log = logging.getLogger("resnets")
 
@@ -88,7 +88,7 @@ def recompute_norm(
                 f"{path_or_net}: is for task {task}; give the classifier that its training "
                 "started from"
             )
-        net = load_model(path_or_net, LoadOptions(model=model), "body")
+        net = load_classifier(path_or_net, LoadOptions(model=model), "body")
     else:
         refuse_options(LOADED, model=model)
         net = copy.deepcopy(path_or_net).eval()

@@ -25,7 +25,7 @@ from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.utils.files import file_sha256
 from resnets.utils.printable import without_log
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
-from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier
 
 if TYPE_CHECKING:  # detection takes long to import
     from resnets.detect.models.predictor import InferenceInput, Predictor
@@ -190,4 +190,4 @@ def weights_sha256(where: str, loading: LoadOptions) -> str:
     if read_task(where) != "classify":
         return file_sha256(find_checkpoint(where))
     with without_log():  # `open_bulk_model` reads them too
-        return model_sha256(load_model(where, loading))
+        return model_sha256(load_classifier(where, loading))

@@ -28,7 +28,7 @@ class Job:
 
     out: the folder of the manifest. model: artifact, checkpoint, run or published model. device:
     such as "cuda:1", never "auto", since all workers use the device of the manifest. calibrate: see
-    `open_backend`. decoders: threads that read and decode. loading: see `load_model`.
+    `open_backend`. decoders: threads that read and decode. loading: see `load_classifier`.
     """
 
     out: Path

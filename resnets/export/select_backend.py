@@ -39,7 +39,7 @@ from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchBackend
 from resnets.utils import environment
 from resnets.utils.precision import pick_precision
-from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier
 
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
 # them on two cores, two to four times as long as the export.
@@ -84,8 +84,8 @@ def open_backend(
     if chosen.type != "cpu":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"--device {chosen}: only supported by torch, not in int8")
-        return TorchBackend(load_model(path, loading), device, precision)
-    model = load_model(path, loading)
+        return TorchBackend(load_classifier(path, loading), device, precision)
+    model = load_classifier(path, loading)
     selector = BackendSelector(model, str(path), precision, images, calibrate, log)
     return selector.select(backend)
 

@@ -35,7 +35,7 @@ from resnets.weights.load import (
     LoadOptions,
     describe_preprocess,
     has_known_model,
-    load_model,
+    load_classifier,
 )
 from resnets.weights.read import split_part
 
@@ -131,7 +131,7 @@ class Classifier:
             if self._torch_model is not None:
                 return
             try:
-                model, digest = load_model(self.where, self.loading), fingerprint(self.where)
+                model, digest = load_classifier(self.where, self.loading), fingerprint(self.where)
             except (ValueError, OSError):  # reloading logs the reason
                 model, digest = None, ""
             if digest != self.digest:

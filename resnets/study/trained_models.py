@@ -30,7 +30,7 @@ from resnets.evaluate.data.match_classes import (
 )
 from resnets.evaluate.prepare import to_device
 from resnets.models import ImageClassifier
-from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier
 
 BATCH_SIZE = 250
 PRECISION: Literal["float32"] = "float32"
@@ -91,7 +91,7 @@ def load_models(
     """
     if not checkpoints:
         raise ConfigError("name at least one run or checkpoint")
-    models = [load_model(str(path), loading) for path in checkpoints]
+    models = [load_classifier(str(path), loading) for path in checkpoints]
     for path, model in zip(checkpoints, models, strict=True):
         if model.postprocess.multilabel:
             raise label_sets_error(str(path))

@@ -23,7 +23,7 @@ from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, resolve_preprocess
 from resnets.weights.check_values import check_values, resolve_arch
 from resnets.weights.checkpoint.find import open_checkpoint, resolve_file
-from resnets.weights.checkpoint.format import FOLDER, Checkpoint, read_run_checkpoint
+from resnets.weights.checkpoint.format import FOLDER, Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.checkpoint.store import display_path
 from resnets.weights.create import build_from_weights, recognize_weights
@@ -67,80 +67,69 @@ Need = Literal["names", "head", "body"]
 
 def load_classifier(
     weights: str | PathLike[str],
-    model: str | nn.Module | MakeModel | None = None,
-    classes: str | Sequence[str] | None = None,
-) -> ImageClassifier:
-    """Load a classifier; see `resnets.load`. ConfigError for a model of another task."""
-    source = fspath(weights)
-    if model is None or isinstance(model, str):
-        return _load(source, model, classes, "head")
-    path = resolve_file(source)
-    checkpoint = open_checkpoint(source) if path is None else read_run_checkpoint(path)
-    with reading_weights(display_path(checkpoint.path)):
-        return _load_checkpoint(checkpoint, source, None, None, classes, model)
-
-
-def load_model(
-    where: str | Path,
-    options: LoadOptions = LoadOptions(),
+    options: LoadOptions = DEFAULT_LOAD_OPTIONS,
     need: Need = "names",
+    *,
+    custom: nn.Module | MakeModel | None = None,
 ) -> ImageClassifier:
-    """Load a classifier for a command, with its options; see `resnets.load`.
+    """Load a classifier; see `resnets.load`. ConfigError for a model of another task.
 
-    need: "names" refuses outputs without names; "body" accepts weights without a head, for
-    features.
+    need: "names" refuses outputs without names; "head" logs only what is assumed; "body" accepts
+    weights without a head, for features. custom: the network of a run with one from outside the
+    package, in place of `options.model`.
     """
-    return _load(where, options.model, options.classes, need, options.rename)
-
-
-def _load(
-    where: str | Path,
-    model: str | None,
-    classes: str | Sequence[str] | None,
-    need: Need,
-    rename: bool = True,
-) -> ImageClassifier:
-    source = str(where)
+    source, model = fspath(weights), options.model
+    if custom is not None:
+        return _load_checkpoint(source, source, None, options, custom)
     if hub.is_library(source):
         spec = None if model is None else catalog.spec(model)
-        return _build_published(hub.read_library(source, spec), model, classes, need, rename)
+        return _build_published(hub.read_library(source, spec), options, need)
     place, part = split_part(source)
     local = Path(place).expanduser()
     if (local / folder.CONFIG).is_file():
-        weights = dataclasses.replace(read_folder(local, source), part=part)
-        return _build_published(weights, model, classes, need, rename)
+        published = dataclasses.replace(read_folder(local, source), part=part)
+        return _build_published(published, options, need)
     path = resolve_file(place)
     if path is None and local.is_dir():
         check_folder_kind(local)
     if path is not None and not _is_resnets_checkpoint(path):
-        weights = read_path(str(path) if part is None else f"{path}#{part}")
-        weights = dataclasses.replace(weights, source=source)
-        return _build_published(weights, model, classes, need, rename)
-    checkpoint = open_checkpoint(place) if path is None else read_run_checkpoint(path)
-    with reading_weights(display_path(checkpoint.path)):
-        return _load_checkpoint(checkpoint, source, part, model, classes if rename else None)
+        published = read_path(str(path) if part is None else f"{path}#{part}")
+        return _build_published(dataclasses.replace(published, source=source), options, need)
+    return _load_checkpoint(path or place, source, part, options)
 
 
 def _load_checkpoint(
+    where: str | Path,
+    source: str,
+    part: str | None,
+    options: LoadOptions,
+    custom: nn.Module | MakeModel | None = None,
+) -> ImageClassifier:
+    """Load a checkpoint of this package, or its `part`.
+
+    source: `where` as the user gave it. custom: the network, if it is not of this package.
+    """
+    checkpoint = open_checkpoint(where)
+    with reading_weights(display_path(checkpoint.path)):
+        return _build_checkpoint(checkpoint, source, part, options, custom)
+
+
+def _build_checkpoint(
     checkpoint: Checkpoint,
     source: str,
     part: str | None,
-    model: str | None,
-    classes: str | Sequence[str] | None,
-    custom: nn.Module | MakeModel | None = None,
+    options: LoadOptions,
+    custom: nn.Module | MakeModel | None,
 ) -> ImageClassifier:
-    """Build the model of a checkpoint of this package.
-
-    classes: other names for its outputs. custom: its network, if that is not of this package.
-    """
+    """Build the model of a checkpoint; see `_load_checkpoint`."""
     recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task != "classify":
         raise ConfigError(
             f"{source}: is for task {recipe.task}, not a classifier; use `resnets evaluate` or"
             " `resnets predict` with its path"
         )
-    if model is not None:
-        check_model(source, recipe.model, catalog.spec(model))
+    if options.model is not None:
+        check_model(source, recipe.model, catalog.spec(options.model))
     missing = [name for key, name in (recipe.custom or {}).items() if key in MODEL_KEYS]
     if custom is not None:
         net, _ = build_custom(custom, recipe.model)
@@ -163,8 +152,8 @@ def _load_checkpoint(
             f"{display_path(path)}: names {len(net.classes)} classes, but its network has"
             f" {recipe.model.num_classes} outputs"
         )
-    if classes is not None:
-        net.classes = parse_classes(classes, recipe.model.num_classes, source)
+    if options.classes is not None and options.rename:
+        net.classes = parse_classes(options.classes, recipe.model.num_classes, source)
     net.recipe = recipe
     net.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
@@ -192,15 +181,10 @@ def has_known_model(where: str | Path) -> bool:
     return path is None or _is_resnets_checkpoint(path)
 
 
-def _build_published(
-    weights: Weights,
-    model: str | None,
-    classes: str | Sequence[str] | None,
-    need: Need,
-    rename: bool,
-) -> ImageClassifier:
+def _build_published(weights: Weights, options: LoadOptions, need: Need) -> ImageClassifier:
     """Build the model that `weights` or the user states, with the head of the weights."""
     source, spec = weights.source, weights.spec
+    model, classes = options.model, options.classes
     if spec is None:
         spec = _choose_spec(weights, model)
         weights = recognize_weights(weights, spec)
@@ -217,7 +201,7 @@ def _build_published(
         )
     net = build_from_weights(weights, spec, whole=need != "body")
     count = spec.num_classes
-    if classes is not None and (rename or not net.classes):
+    if classes is not None and (options.rename or not net.classes):
         stored_names = net.classes
         net.classes = parse_classes(classes, count, source)
         stored_names = stored_names or _find_same_names(weights, net.classes)
@@ -229,7 +213,7 @@ def _build_published(
     assumed = net.preprocess is None or weights.preprocess_assumed
     if net.preprocess is None:
         net.preprocess = Preprocessor(resolve_preprocess(weights, net.spec))
-    if assumed or need != "head":  # `load_classifier` logs only what it assumed
+    if assumed or need != "head":
         _log_summary(net, assumed, weights)
     net.recipe = weights.recipe
     return net.eval()

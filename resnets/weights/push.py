@@ -22,7 +22,7 @@ from resnets.weights.folder import (
     write_folder,
     write_new_folder,
 )
-from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier, load_model
+from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier
 from resnets.weights.name_maps.maps import build_name_map
 
 Layout = Literal["timm", "transformers", "torchvision", "mmpretrain", "detectron2"]
@@ -68,7 +68,7 @@ def push(
     library has no such model or the Hub refuses.
     """
     _check_private(to, private)
-    net = load_model(where, options)
+    net = load_classifier(where, options)
     return publish(
         net, find_result(Path(where)), to, license=license, private=private, format=format
     )
@@ -202,7 +202,7 @@ def render_card(
 
 def _check_folder(net: ImageClassifier, folder: Path) -> None:
     """Raise WeightsError unless the model in `folder` gives bitwise equal logits."""
-    loaded = load_classifier(folder)
+    loaded = load_classifier(folder, need="head")
     size = net.preprocess.spec.size
     image = torch.rand(1, net.spec.in_channels, size, size)
     with torch.inference_mode():

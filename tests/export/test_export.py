@@ -34,7 +34,7 @@ from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule, fold_batch_norms
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchBackend
-from resnets.weights.load import load_model
+from resnets.weights.load import load_classifier
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
@@ -302,7 +302,7 @@ def test_a_program_for_phones_gives_the_models_logits_in_its_own_runtime(
     assert code == 0, err
     manifest = json.loads((tmp_path / "digits.pte.json").read_text())
     method = runtime.Runtime.get().load_program(out).load_method("forward")
-    model = load_model(str(digits_run))
+    model = load_classifier(str(digits_run))
     images = noise(model, 3)
     found = method.execute([torch.tensor(images.tolist(), dtype=torch.uint8)])[0].numpy()
     expected = reference_logits(model)(images)

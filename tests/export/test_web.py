@@ -10,7 +10,7 @@ from browser import CHROMIUM
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.export import web
-from resnets.weights.load import load_model
+from resnets.weights.load import load_classifier
 
 
 def test_another_runtime_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_another_runtime_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
 
 
 def test_an_existing_folder_and_a_missing_browser_are_refused(digits_run, tmp_path, monkeypatch):
-    model = load_model(str(digits_run))
+    model = load_classifier(str(digits_run))
     with pytest.raises(ConfigError, match="exists"):
         web.export_web(model, "float32", tmp_path)
     monkeypatch.setattr(web, "CHROMIUM", ())

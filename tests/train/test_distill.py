@@ -19,7 +19,7 @@ from resnets.train.loss import classification_loss
 from resnets.train.run import run
 from resnets.train.tasks.distill import Teacher, distillation_loss
 from resnets.weights.checkpoint.format import LAST
-from resnets.weights.load import load_model
+from resnets.weights.load import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_the_paper() -> None:
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_the_teacher_sees_the_same_pixels(trained: Path, order: str) -> None:
-    model = load_model(trained)
+    model = load_classifier(trained)
     pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     student = Preprocessor(
         Preprocess(
@@ -103,7 +103,7 @@ def test_a_teacher_that_does_not_fit_is_refused(trained: Path, tmp_path: Path) -
 
 
 def test_a_teacher_states_its_network(trained: Path, tmp_path: Path) -> None:
-    model = load_model(trained)
+    model = load_classifier(trained)
     torch.save(model.state_dict(), tmp_path / "plain.pth")
     with pytest.raises(ConfigError, match=r"distill\.teacher: .*plain\.pth"):
         Teacher(str(tmp_path / "plain.pth"), model.classes, model.preprocess)
@@ -111,7 +111,7 @@ def test_a_teacher_states_its_network(trained: Path, tmp_path: Path) -> None:
 
 def test_int8_fine_tuning_refuses_a_network_that_is_not_the_runs(trained: Path) -> None:
     fields = {"weights": str(trained)}
-    own = load_model(trained).spec
+    own = load_classifier(trained).spec
     assert choose_recipe("qat", fields=fields).model == own
     with pytest.raises(ConfigError, match="--model resnet18"):
         choose_recipe("qat", model="resnet18", fields=fields)

@@ -21,7 +21,7 @@ from resnets.train.tasks.quantize import (
     quantize_weight,
 )
 from resnets.weights.checkpoint.format import read_checkpoint
-from resnets.weights.load import load_model
+from resnets.weights.load import load_classifier
 
 UNIT = "stage1.0"
 BOTTLENECK = dataclasses.replace(RESIDUAL, block="bottleneck")
@@ -90,7 +90,7 @@ def test_what_it_excludes_is_refused():
 
 
 def test_recipe_takes_what_it_does_not_decide_from_the_run(digits_run, capsys):
-    run = load_model(str(digits_run)).recipe
+    run = load_classifier(str(digits_run)).recipe
     recipe = choose_recipe("qat", fields={"weights": str(digits_run)})
     assert (recipe.model, recipe.data, recipe.weights) == (run.model, run.data, str(digits_run))
     assert recipe.optim.lr == pytest.approx(run.optim.lr / 10)

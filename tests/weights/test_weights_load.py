@@ -19,7 +19,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, Preprocess
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.load import LoadOptions, load_model
+from resnets.weights.load import LoadOptions, load_classifier
 from resnets.weights.name_maps.maps import build_name_map
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -95,9 +95,9 @@ def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) 
 
 def test_commands_want_names_of_classes(bare: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(WeightsError, match="4.*--classes"):
-        load_model(bare, LoadOptions("resnet18"))
+        load_classifier(bare, LoadOptions("resnet18"))
     caplog.set_level(logging.INFO, "resnets")
-    net = load_model(bare, LoadOptions("resnet18", "ant,bee,cat,dog"))
+    net = load_classifier(bare, LoadOptions("resnet18", "ant,bee,cat,dog"))
     assert net.classes == NAMES
     assert "preprocessing assumed" in caplog.text
     assert "center 224 px" in caplog.text
@@ -107,11 +107,11 @@ def test_a_file_that_names_its_classes_and_one_without_a_head(theirs, tmp_path: 
     state = theirs.state_dict()
     path = tmp_path / "w.pth"
     torch.save({"state_dict": state, "class_to_idx": {n: k for k, n in enumerate(NAMES)}}, path)
-    assert load_model(path, LoadOptions("resnet18")).classes == NAMES
+    assert load_classifier(path, LoadOptions("resnet18")).classes == NAMES
     torch.save({name: tensor for name, tensor in state.items() if "fc" not in name}, path)
     with pytest.raises(WeightsError, match="has no head"):
-        load_model(path, LoadOptions("resnet18", "ant,bee,cat,dog"))
-    net = load_model(path, LoadOptions("resnet18"), "body")
+        load_classifier(path, LoadOptions("resnet18", "ant,bee,cat,dog"))
+    net = load_classifier(path, LoadOptions("resnet18"), "body")
     assert torch.equal(net.get_submodule("stem.conv").weight, state["conv1.weight"])
 
 

@@ -246,9 +246,9 @@ def _predict_sequences(
 
 def _load_classifier(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
     from resnets.evaluate.prepare import to_device
-    from resnets.weights.load import load_model
+    from resnets.weights.load import load_classifier
 
-    classifier = load_model(weights, options)
+    classifier = load_classifier(weights, options)
     to_device(classifier, device, "float32")
     return classifier
 

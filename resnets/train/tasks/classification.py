@@ -274,7 +274,7 @@ class ClassificationTask:
         custom_model = self.parts.model
         if isinstance(custom_model, nn.Module):  # keeps the weights with which training ended
             custom_model = copy.deepcopy(custom_model)
-        model = group.broadcast_from_main(lambda: load_classifier(path, custom_model))
+        model = group.broadcast_from_main(lambda: load_classifier(path, custom=custom_model))
         model = model.to(plan.device)
         result: dict[str, Any] = {}
         if self.splits.val is not None:

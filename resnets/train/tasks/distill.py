@@ -16,7 +16,7 @@ from resnets.models import ImageClassifier
 from resnets.train.loss import Losses, LossFn
 from resnets.weights.checkpoint.format import Checkpoint, digest_of
 from resnets.weights.errors import UnnamedClassesError, UnstatedModelError
-from resnets.weights.load import load_model
+from resnets.weights.load import load_classifier
 
 
 class Teacher:
@@ -29,7 +29,7 @@ class Teacher:
 
     def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
         try:
-            self.model: ImageClassifier = load_model(weights).eval().requires_grad_(False)
+            self.model: ImageClassifier = load_classifier(weights).eval().requires_grad_(False)
         except (UnstatedModelError, UnnamedClassesError) as error:  # --model is the student's
             raise ConfigError(
                 f"distill.teacher: {error.problem}; save it with both, in Python:"
