@@ -15,7 +15,7 @@ from rich.table import Table
 
 from resnets.cli.options import Flag, load_options, refuse_unread
 from resnets.cli.predict.bulk import Bulk
-from resnets.cli.predict.inputs import Inputs, local_files, unique_path
+from resnets.cli.predict.inputs import Inputs, local_files, make_folder, unique_path
 from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
@@ -181,22 +181,16 @@ def _classify(
     runtime: dict[str, Any],
 ) -> int:
     from resnets.api.predict import classify, open_classifier
-    from resnets.data.dataset.probe_split import warn_unread_frames
-    from resnets.data.dataset.summary import announce_folders
-    from resnets.data.files.walk import LeftOut
-    from resnets.evaluate.predict import find_images
+    from resnets.evaluate.prepare import to_device
     from resnets.runtime.artifact import is_artifact
+    from resnets.weights.load import load_classifier
 
     explain = output.explain
     if explain is not None:
         if is_artifact(weights):
             raise ConfigError("--explain: artifacts have no gradients; use the checkpoint")
-        if explain.exists() and not explain.is_dir():
-            raise ConfigError(f"--explain {explain}: is a file; give a folder")
-        explain.mkdir(parents=True, exist_ok=True)
-    paths = find_images(inputs.paths, left_out := LeftOut())
-    announce_folders(inputs.paths, len(paths), left_out)
-    warn_unread_frames(paths, inputs.rename_paths)
+        make_folder(explain, "--explain")
+    paths = inputs.list_images()
     classifier = open_classifier(
         weights, len(paths), options=options, quiet=output.as_json, **runtime
     )
@@ -205,9 +199,9 @@ def _classify(
     streaming = output.csv and sys.stdout.isatty()
     predictions = failures.watch(classify(classifier, paths, top_k=output.top_k, hidden=streaming))
     if explain is not None:
-        predictions = _save_explanations(
-            _load_classifier(weights, runtime["device"], options), predictions, explain
-        )
+        network = load_classifier(weights, options)
+        to_device(network, runtime["device"], "float32")
+        predictions = _save_explanations(network, predictions, explain)
     if output.as_json:
         _print_json(predictions, inputs)
     elif output.csv:
@@ -242,15 +236,6 @@ def _predict_sequences(
         table.add_row(*map(escape, row), f"{probability:.1%}")
     terminal_console().print(table)
     return 0
-
-
-def _load_classifier(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
-    from resnets.evaluate.prepare import to_device
-    from resnets.weights.load import load_classifier
-
-    classifier = load_classifier(weights, options)
-    to_device(classifier, device, "float32")
-    return classifier
 
 
 class _Failures:

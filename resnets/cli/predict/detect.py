@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from resnets.cli.predict.inputs import Inputs, unique_path
-from resnets.config import ConfigError
+from resnets.cli.predict.inputs import Inputs, make_folder, unique_path
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
@@ -35,20 +34,16 @@ def predict(
 ) -> int:
     """Detect objects or segment images; returns 1 if any image is unreadable."""
     from resnets.api.detect import predict_objects
-    from resnets.data.dataset.probe_split import warn_unread_frames
-    from resnets.data.dataset.summary import announce_folders
-    from resnets.data.files.walk import LeftOut
-    from resnets.evaluate.predict import find_images
 
     if draw is not None:
-        if draw.exists() and not draw.is_dir():
-            raise ConfigError(f"--draw {draw}: is a file; give a folder")
-        draw.mkdir(parents=True, exist_ok=True)
-    paths = find_images(inputs.paths, left_out := LeftOut())
-    announce_folders(inputs.paths, len(paths), left_out)
-    warn_unread_frames(paths, inputs.rename_paths)
+        make_folder(draw, "--draw")
     names, predictions = predict_objects(
-        weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json
+        weights,
+        inputs.list_images(),
+        threshold=threshold,
+        device=device,
+        precision=precision,
+        quiet=as_json,
     )
     if draw is not None:
         predictions = _save_drawings(predictions, draw)

@@ -46,6 +46,18 @@ class Inputs:
             message = message.replace(str(path), name)
         return message
 
+    def list_images(self) -> list[Path]:
+        """Return the files, with the images of each folder in its place, and print what it has."""
+        from resnets.data.dataset.probe_split import warn_unread_frames
+        from resnets.data.dataset.summary import announce_folders
+        from resnets.data.files.walk import LeftOut
+        from resnets.evaluate.predict import find_images
+
+        images = find_images(self.paths, left_out := LeftOut())
+        announce_folders(self.paths, len(images), left_out)
+        warn_unread_frames(images, self.rename_paths)
+        return images
+
 
 @contextmanager
 def local_files(images: Sequence[str]) -> Iterator[Inputs]:
@@ -76,6 +88,13 @@ def local_files(images: Sequence[str]) -> Iterator[Inputs]:
             inputs.paths.append(path)
             inputs.names[path] = image
         yield inputs
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Create the folder that `option` names; ConfigError if it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{option} {folder}: is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def unique_path(folder: Path, name: str, suffix: str, written: Counter[str]) -> Path:
