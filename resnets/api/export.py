@@ -12,8 +12,8 @@ from typing import Any, Literal
 from resnets.api.inputs import LOADED, AnyWeights, path_or_any_model, refuse_options
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
-from resnets.detect.models.build import load as load_vision
-from resnets.export.export import export as export_model
+from resnets.detect.models.build import load_detection_model
+from resnets.export.export import export_classifier
 from resnets.export.signals import export_signals
 from resnets.export.vision import export_vision
 from resnets.models import ImageClassifier
@@ -129,7 +129,7 @@ def export(
             refuse_options(
                 "only for classifiers; omit it for a detector", model=model, classes=classes
             )
-            net = load_vision(path_or_net)
+            net = load_detection_model(path_or_net)
         else:
             net = load_classifier(path_or_net, LoadOptions(model, classes))
     if out is None:
@@ -155,7 +155,7 @@ def export(
     if isinstance(net, ImageClassifier):
         kind: ArtifactKind = "onnx" if to == "tensorrt" else to
         options["tensorrt"] = to == "tensorrt"
-        manifest = export_model(net, kind, precision, Path(out), **options)
+        manifest = export_classifier(net, kind, precision, Path(out), **options)
     elif to == "tensorrt":
         raise ConfigError("--to tensorrt: only for classifiers; use --to onnx for detectors")
     else:

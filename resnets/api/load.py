@@ -71,9 +71,9 @@ def load(
         return load_classifier(source, LoadOptions(classes=classes), custom=model)
     refuse_options(f"only for classifiers, not for task {task}", model=model, classes=classes)
     if task in ("text", "signals"):
-        from resnets.sequence.load import load as load_sequence_model
+        from resnets.sequence.load import load_sequence_model
 
         return load_sequence_model(source)
-    from resnets.detect.models.build import load as load_detection_model  # takes a second to import
+    from resnets.detect.models.build import load_detection_model  # takes a second to import
 
     return load_detection_model(source)

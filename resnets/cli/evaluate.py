@@ -14,8 +14,7 @@ from resnets.cli.options import Flag
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
-from resnets.utils.printable import console as terminal_console
-from resnets.utils.printable import echo, escape
+from resnets.utils.printable import echo, escape, terminal_console
 from resnets.utils.processes import environment_int
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
-from resnets.utils.printable import console as terminal_console
-from resnets.utils.printable import echo, escape
+from resnets.utils.printable import echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding

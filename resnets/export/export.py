@@ -62,7 +62,7 @@ class Evidence:
     baseline: Callable[[], AnyEvaluation] | None = None
 
 
-def export(
+def export_classifier(
     model: ImageClassifier,
     kind: ArtifactKind,
     precision: Precision,

@@ -17,7 +17,7 @@ from resnets.export.verify import (
     write_verified,
 )
 from resnets.export.write import check_format
-from resnets.sequence.load import SignalNetwork, load
+from resnets.sequence.load import SignalNetwork, load_sequence_model
 
 SIGNALS, LOGITS = "signals", "logits"
 
@@ -30,7 +30,7 @@ def export_signals(where: str | Path, out: Path) -> dict[str, Any]:
     set, at batch sizes 1, 2 and 7. Raises VerificationError if they differ; then nothing is
     written.
     """
-    model = load(where)
+    model = load_sequence_model(where)
     if not isinstance(model, SignalNetwork):
         raise ConfigError(f"{where}: only image and signal models can be exported")
     check_format("onnx", "float32")

@@ -66,7 +66,7 @@ def export_vision(
     source: Path | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Export `model`, as loaded from a checkpoint, to `out`; see `export.export.export`.
+    """Export `model`, as loaded from a checkpoint, to `out`; see `export.export.export_classifier`.
 
     Its outputs are compared image by image, and with `data` its metrics: AP, mean IoU or top-1
     error may get worse by `max_drop` points.

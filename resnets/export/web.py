@@ -32,7 +32,7 @@ from PIL import Image
 
 from resnets.config import ConfigError, dump_json
 from resnets.data.sources.builtin import load_photographs
-from resnets.export.export import export, gather_evidence
+from resnets.export.export import export_classifier, gather_evidence
 from resnets.export.verify import LIMITS, VerificationError, relative_difference
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Precision, manifest_path
@@ -69,7 +69,7 @@ def export_web(
     source: Path | None = None,
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Write the folder `out`, which must not exist; see `export.export.export`.
+    """Write the folder `out`, which must not exist; see `export.export.export_classifier`.
 
     Raises ConfigError without Chromium, or without npm while the runtime is not in the cache.
     """
@@ -88,7 +88,7 @@ def export_web(
         folder = Path(temporary, out.name)
         folder.mkdir(mode=0o755)
         artifact = folder / MODEL
-        manifest = export(
+        manifest = export_classifier(
             model, "onnx", precision, artifact, data=data, max_drop=max_drop, source=source, log=log
         )
         _write_page(folder, runtime)

@@ -17,7 +17,7 @@ from resnets.config import ConfigError
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import LocationMeter, Meter, ObjectMeter, SegmentationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
-from resnets.detect.models.build import KINDS, load
+from resnets.detect.models.build import KINDS, load_detection_model
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Localizer, center_crop
 from resnets.detect.models.predictor import Predictor
@@ -139,7 +139,9 @@ def open_predictor(
     models: list[DetectionModel] = []
     for each in weights:
         if not isinstance(each, str) or not is_artifact(each):
-            models.append(load(each) if isinstance(each, str) else _copy_for_inference(each))
+            models.append(
+                load_detection_model(each) if isinstance(each, str) else _copy_for_inference(each)
+            )
             chosen, resolved = to_device(models[-1], device, precision)
             continue
         models.append(artifact := open_artifact_model(Path(each)))

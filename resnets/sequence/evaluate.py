@@ -19,7 +19,7 @@ from resnets.data.errors import DataError
 from resnets.evaluate.evaluation import describe_metrics, evaluate_scores
 from resnets.models.block_config import eval_mode
 from resnets.sequence.dataset import Windows, window_batches
-from resnets.sequence.load import load, open_sequences
+from resnets.sequence.load import load_sequence_model, open_sequences
 from resnets.sequence.signals import Signals
 from resnets.sequence.text import TextWindows, encode, read_text
 from resnets.utils import environment
@@ -71,7 +71,7 @@ def evaluate_sequences(
     """
     if len(weights) > 1:
         raise ConfigError("ensembles of models of text or signals are not supported; name one")
-    model = load(weights[0])
+    model = load_sequence_model(weights[0])
     recipe = model.recipe
     part: Windows
     if data is not None and recipe.task == "text":

@@ -81,7 +81,7 @@ def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | Sig
     return model
 
 
-def load(weights: str | PathLike[str]) -> Transformer | SignalNetwork:
+def load_sequence_model(weights: str | PathLike[str]) -> Transformer | SignalNetwork:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
     See `resnets.load`; `classes` of text are its characters. Raises CheckpointError, and

@@ -125,7 +125,7 @@ class Console(rich.console.Console):
         raise BrokenPipeError
 
 
-def console(file: IO[str] | None = None) -> Console:
+def terminal_console(file: IO[str] | None = None) -> Console:
     """Return a console for tables on stdout (or `file`); piped lines are not wrapped."""
     return Console(file=file, width=None if (file or sys.stdout).isatty() else 1000)
 

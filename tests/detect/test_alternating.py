@@ -18,7 +18,7 @@ from resnets.config import (
     OptimSpec,
     Recipe,
 )
-from resnets.detect.models.build import load
+from resnets.detect.models.build import load_detection_model
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.predictor import Predictor
 from resnets.train import run as training
@@ -61,7 +61,7 @@ def steps(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Detector
     second = step(coco, root / "2", train_part="regions", proposals_from=str(first))
     third = step(coco, root / "3", second, train_part="proposals", freeze_shared=True)
     fourth = step(coco, root / "4", third, train_part="regions", freeze_shared=True)
-    return [load(each) for each in (first, second, third, fourth)]  # type: ignore[misc]
+    return [load_detection_model(each) for each in (first, second, third, fourth)]  # type: ignore[misc]
 
 
 def changed(one: Detector, other: Detector) -> set[str]:

@@ -28,7 +28,7 @@ from resnets.data.batch import Batch
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.decode.pixel_values import WARNED
 from resnets.data.errors import DataError
-from resnets.detect.models.build import assemble, check_recipe, load
+from resnets.detect.models.build import assemble, check_recipe, load_detection_model
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
 from resnets.train import run as training
@@ -123,7 +123,7 @@ def test_a_run_leaves_what_every_run_leaves(detection):
 
 def test_the_best_checkpoint_loads_as_a_detector(detection, coco):
     out, result = detection
-    model = load(out)
+    model = load_detection_model(out)
     assert model.classes == ("red", "green", "blue")
     assert model.recipe == from_toml(out / "recipe.toml")
     assert not model.training
@@ -172,7 +172,7 @@ def test_masks_are_learnt_and_measured(coco, tmp_path):
     result = training.run(plan(coco, task="instances"), tmp_path / "run", device="cpu", quiet=True)
     assert {"AP", "mask_AP", "mask_AP50"} <= set(result["test"])
     assert result["test"]["error"] == pytest.approx(100 - result["test"]["mask_AP"])
-    assert load(tmp_path / "run").masks
+    assert load_detection_model(tmp_path / "run").masks
 
 
 def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
@@ -194,7 +194,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
     work = DetectionTask.open(settings)
     work.setup(torch.device("cpu"))
     start = work.model.net.state_dict()
-    end = load(tmp_path / "run").net.state_dict()
+    end = load_detection_model(tmp_path / "run").net.state_dict()
     for name in ("stem.norm.running_mean", "stage4.0.norm1.running_var", "stage2.0.norm1.weight"):
         assert torch.equal(start[name], end[name])
     assert not torch.equal(start["stem.norm.running_mean"], net.stem.norm.running_mean)
@@ -217,7 +217,10 @@ def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     result = training.run(settings, out, device="cpu", quiet=True)
     assert "given_error" in result["test"]
     shutil.move(first, tmp_path / "elsewhere")  # the checkpoint holds all that it needs
-    twin, before = load(out).proposer.state_dict(), load(tmp_path / "elsewhere").state_dict()
+    twin, before = (
+        load_detection_model(out).proposer.state_dict(),
+        load_detection_model(tmp_path / "elsewhere").state_dict(),
+    )
     assert all(torch.equal(twin[name], before[name]) for name in before)
 
 
@@ -230,7 +233,7 @@ def test_segmentation_learns_and_is_measured(maps, tmp_path):
     assert 0 <= result["test"]["mean_iou"] <= 100
     assert result["test"]["error"] == pytest.approx(100 - result["test"]["mean_iou"])
     assert "mean IoU" in (tmp_path / "run" / "report.html").read_text()
-    assert load(tmp_path / "run").classes == ("sky", "sea", "land")
+    assert load_detection_model(tmp_path / "run").classes == ("sky", "sea", "land")
 
 
 def test_losses_are_summed_over_images():

@@ -10,7 +10,7 @@ import torch
 from resnets.config import DataSpec, DetectSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.models.build import load
+from resnets.detect.models.build import load_detection_model
 from resnets.detect.models.predictor import Predictor
 from resnets.models import catalog
 from resnets.train import run as training
@@ -71,7 +71,7 @@ def test_sixteen_images_are_learnt_by_heart(shared_data, tmp_path):
         checkpoint_every="300it",
     )
     training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
-    model = load(tmp_path / "run")
+    model = load_detection_model(tmp_path / "run")
     train = open_detection(recipe.data, recipe.detect, "instances").train
     assert len(train) == 16
     assert model.preprocess is not None

@@ -16,7 +16,7 @@ from resnets.config import ConfigError, ModelSpec, SignalSpec, replace_fields
 from resnets.data.errors import DataError
 from resnets.models import build, catalog, cost
 from resnets.recipes import recipe
-from resnets.sequence.load import load
+from resnets.sequence.load import load_sequence_model
 from resnets.sequence.predict import predict_signals
 from resnets.sequence.signals import CBF, cylinder_bell_funnel, open_signals
 from resnets.train import run as training
@@ -112,7 +112,7 @@ def test_a_resumed_run_ends_with_the_same_weights(done, tmp_path):
 
 def test_the_network_standardizes_its_input(done):
     out, _ = done
-    model, data = load(out), open_signals(short().data, SignalSpec())
+    model, data = load_sequence_model(out), open_signals(short().data, SignalSpec())
     values = data.splits["train"].values
     torch.testing.assert_close(model.mean.flatten()[0], values.mean())
     torch.testing.assert_close(model.std.flatten()[0], values.std(correction=0))
@@ -128,7 +128,10 @@ def test_predict_reads_files_with_and_without_labels(done, tmp_path, capsys):
             rows = zip(values[:, 0].tolist(), names, strict=True)
             csv.writer(opened).writerows([*row, name] if labeled else row for row, name in rows)
     found = [
-        [(each.row, each.name) for each in predict_signals(load(out), tmp_path / name)]
+        [
+            (each.row, each.name)
+            for each in predict_signals(load_sequence_model(out), tmp_path / name)
+        ]
         for name in ("x.npy", "with.csv", "without.csv")
     ]
     assert found[0] == found[1] == found[2]
@@ -150,7 +153,7 @@ def test_predict_reads_files_with_and_without_labels(done, tmp_path, capsys):
         resnets.predict(out, Image.new("L", (8, 8)))
     np.save(tmp_path / "long.npy", values[:, :, :100])
     with pytest.raises(DataError, match="128"):
-        predict_signals(load(out), tmp_path / "long.npy")
+        predict_signals(load_sequence_model(out), tmp_path / "long.npy")
 
 
 @pytest.mark.slow
@@ -164,7 +167,7 @@ def test_export_writes_a_verified_onnx_file(done, tmp_path):
     values, _ = cylinder_bell_funnel(9)
     logits = session.run(None, {"signals": values})[0]
     with torch.no_grad():
-        expected = load(out)(torch.from_numpy(values))
+        expected = load_sequence_model(out)(torch.from_numpy(values))
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, replace_fields
 from resnets.data.errors import DataError
 from resnets.recipes import recipe
-from resnets.sequence.load import load
+from resnets.sequence.load import load_sequence_model
 from resnets.sequence.predict import generate
 from resnets.sequence.text import TextWindows, open_text
 from resnets.train import run as training
@@ -94,7 +94,7 @@ def test_predict_continues_a_text(done, capsys):
     assert line.startswith("Shall I")
     assert len(line.rstrip("\n")) <= 27
     assert resnets.predict(out, "Shall I", length=20, device="cpu") == [line.removesuffix("\n")]
-    model = load(out).train()
+    model = load_sequence_model(out).train()
     assert resnets.predict(model, ["thy ", "Shall I"], length=20, device="cpu") == [
         generate(model, "thy ", 20),
         line.removesuffix("\n"),

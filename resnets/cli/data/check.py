@@ -12,8 +12,7 @@ import tyro
 from rich.table import Table
 
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
-from resnets.utils.printable import console as terminal_console
-from resnets.utils.printable import echo, escape
+from resnets.utils.printable import echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.api.check_data import DataReport

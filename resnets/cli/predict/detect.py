@@ -13,8 +13,7 @@ from rich.table import Table
 
 from resnets.cli.predict.inputs import Inputs, make_folder, unique_path
 from resnets.utils.csv_files import CsvWriter
-from resnets.utils.printable import console as terminal_console
-from resnets.utils.printable import echo, escape
+from resnets.utils.printable import echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction

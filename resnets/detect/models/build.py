@@ -186,7 +186,7 @@ def _training_images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
         yield images if isinstance(images, Tensor) else pad(images).tensors
 
 
-def load(weights: str | PathLike[str]) -> Model:
+def load_detection_model(weights: str | PathLike[str]) -> Model:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
     See `resnets.load`. Raises CheckpointError, and ConfigError for a classifier.

@@ -24,7 +24,7 @@ from resnets.report.figure_style import (
 )
 from resnets.report.page import Figure, Numbers
 from resnets.report.render import Row
-from resnets.sequence.load import load
+from resnets.sequence.load import load_sequence_model
 from resnets.sequence.text import open_text
 from resnets.study.depth.summary import ErrorCurves, ModelSummary, run_folder
 
@@ -172,7 +172,7 @@ def plot_stream_norms(models: Sequence[ModelSummary]) -> Figure | None:
     rows: list[Row] = []
     for model in models:
         for cell in model.done[:1]:
-            network = load(cell.folder)
+            network = load_sequence_model(cell.folder)
             assert isinstance(network, Transformer)
             part = open_text(network.recipe.data, network.spec.context).splits["train"]
             indices = np.arange(min(NORM_WINDOWS, len(part)))

@@ -24,7 +24,7 @@ from resnets.detect.models.build import (
     Model,
     build_model,
     check_initial_weights,
-    load,
+    load_detection_model,
     recompute_norms,
 )
 from resnets.detect.models.detector import Detector
@@ -152,7 +152,7 @@ class DetectionTask:
         """Evaluate the run's checkpoint `path` on validation and, only here, on test."""
         if self.recipe.detect.train_part == "proposals":
             return {}
-        model = group.broadcast_from_main(lambda: load(path))
+        model = group.broadcast_from_main(lambda: load_detection_model(path))
         predictor = self._predictor(model.to(plan.device), plan)
         result: dict[str, Any] = {}
         test = self.splits.test() if self.recipe.eval.test else None
@@ -191,7 +191,7 @@ def _load_proposer(
     """
     where = recipe.detect.proposals_from
     assert where is not None
-    trained = load(where)
+    trained = load_detection_model(where)
     shared_fields = ("head", "anchor_sizes", "anchor_ratios", "pyramid_from", "pyramid_width")
     if not isinstance(trained, Detector) or trained.classes != splits.classes:
         raise ConfigError(f"detect.proposals_from: {where} is not a detector of these classes")
@@ -215,7 +215,7 @@ def _load_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> 
     """Load the localizer that R-CNN starts from, and its network unless `weights` is set."""
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from
-    localizer = load(where)
+    localizer = load_detection_model(where)
     if not isinstance(localizer, Localizer) or localizer.classes != splits.classes:
         raise ConfigError(
             f"detect.proposals_from: {where} is not a 'pcr' localizer of these classes"

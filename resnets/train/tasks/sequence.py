@@ -22,7 +22,7 @@ from resnets.sequence.evaluate import (
     evaluate_windows,
     nats_to_bits,
 )
-from resnets.sequence.load import build, complete_recipe, load, open_sequences
+from resnets.sequence.load import build, complete_recipe, load_sequence_model, open_sequences
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn, classification_loss
@@ -109,7 +109,7 @@ class SequenceTask(ABC):
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
         """Evaluate the run's checkpoint `path` on validation and, only here, on test."""
-        model = group.broadcast_from_main(lambda: load(path)).to(plan.device)
+        model = group.broadcast_from_main(lambda: load_sequence_model(path)).to(plan.device)
         names = ("test", "val") if self.recipe.eval.test else ("val",)
         return {
             name: {
