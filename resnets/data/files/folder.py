@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,17 +126,37 @@ def list_folder(
     A folder that cannot be listed raises DataError, unless `onerror` handles it.
     """
     left_out = LeftOut()
-    paths, folders, others = [], [], []
-    for path in walk_folder(root, left_out, onerror):
-        if path.endswith("/"):
-            folders.append(path[:-1])
-            continue
-        reason = why_not_image(path, partial(file_head, root / path))
+    folders: list[str] = []
+
+    def files() -> Iterator[str]:
+        for path in walk_folder(root, left_out, onerror):
+            if path.endswith("/"):
+                folders.append(path[:-1])
+            else:
+                yield path
+
+    paths, others = select_images(files(), lambda path: file_head(root / path), include, left_out)
+    return Listing(FolderFiles(root, paths), paths, sorted(folders), others, left_out)
+
+
+def select_images(
+    paths: Iterable[str],
+    head: Callable[[str], bytes],
+    include: Callable[[str], bool] | None,
+    left_out: LeftOut,
+) -> tuple[list[str], frozenset[str]]:
+    """Return the images among `paths` and files by `include`, and which of them are not images.
+
+    head: returns the first bytes of a file. All other files are counted in `left_out`.
+    """
+    chosen, others = [], []
+    for path in paths:
+        reason = why_not_image(path, partial(head, path))
         if reason is None:
-            paths.append(path)
+            chosen.append(path)
         elif include is not None and include(path):
-            paths.append(path)
+            chosen.append(path)
             others.append(path)
         else:
             left_out.add(reason, path)
-    return Listing(FolderFiles(root, paths), paths, sorted(folders), frozenset(others), left_out)
+    return chosen, frozenset(others)

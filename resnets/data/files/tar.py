@@ -19,7 +19,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
-from resnets.data.files.folder import Listing
+from resnets.data.files.folder import Listing, select_images
 from resnets.data.files.unsupported_file import describe_file
 from resnets.data.files.walk import (
     BROKEN_LINK,
@@ -39,7 +38,6 @@ from resnets.data.files.walk import (
     is_visible,
     read_suffixes,
     suffix_of,
-    why_not_image,
 )
 from resnets.utils.errors import reading
 
@@ -144,24 +142,14 @@ def sort_members(
     left_out: LeftOut,
 ) -> tuple[list[str], list[str], frozenset[str]]:
     """Return an archive's images and files by `include`, its folders, and which files are not
-    images.
-
-    head: returns the first bytes of a member. All other members are counted in `left_out`.
+    images; see `select_images`.
     """
-    paths, others = [], []
-    for path in filter_visible(sorted(members), left_out):
-        reason = why_not_image(path, partial(head, path))
-        if reason is None:
-            paths.append(path)
-        elif include is not None and include(path):
-            paths.append(path)
-            others.append(path)
-        else:
-            left_out.add(reason, path)
+    visible = filter_visible(sorted(members), left_out)
+    paths, others = select_images(visible, head, include, left_out)
     found = set(folders)
     for path in paths:
         found.update(_parents(path))
-    return paths, sorted(filter(is_visible, found - {".", ""})), frozenset(others)
+    return paths, sorted(filter(is_visible, found - {".", ""})), others
 
 
 def follow_links(

@@ -25,7 +25,7 @@ from resnets.data.files.tar import (
     refuse_sparse,
 )
 from resnets.data.sources import webdataset
-from resnets.data.sources.class_folders import open_tree
+from resnets.data.sources.class_folders import read_tree
 from resnets.data.sources.flat_folder import open_flat
 from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.unread_labels import may_hold_labels
@@ -53,16 +53,18 @@ def open_tar(
     if streaming:
         return None
     if any(map(_is_tar, listing.paths)) and len(listing.paths) == len(listing.others):
-        return open_tree(list_inner_images(listing), archive.name, source)
-    return open_tree(
+        return read_tree(list_inner_images(listing), archive.name, source).source
+    tree = read_tree(
         listing, archive.name, source, labels_from=labels_from, group=group, labels=labels
     )
+    return tree.source
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
     """Open ImageNet's tars: training images, and validation images with the ground truth file."""
     train_tar, val_tar = folder / IMAGENET_TRAIN, folder / IMAGENET_VAL
-    train = open_tree(list_inner_images(list_tar(train_tar, _is_tar)), name, str(train_tar))
+    images = list_inner_images(list_tar(train_tar, _is_tar))
+    train = read_tree(images, name, str(train_tar)).source
     if not val_tar.is_file():
         return train
     val = open_flat(list_tar(val_tar), "val", train.classes, str(val_tar), truth)

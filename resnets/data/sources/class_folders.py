@@ -64,20 +64,6 @@ class Tree:
     parts: Mapping[str, FilePart]
 
 
-def open_tree(
-    listing: Listing,
-    name: str,
-    where: str,
-    labels_from: str = "auto",
-    group: str | None = None,
-    labels: LabelForm = "auto",
-) -> Source:
-    """Return the source of a folder or archive; see `read_tree`."""
-    return read_tree(
-        listing, name, where, labels_from=labels_from, group=group, labels=labels
-    ).source
-
-
 def read_tree(
     listing: Listing,
     name: str,
