@@ -14,7 +14,7 @@ from resnets.cli.options import Flag
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
-from resnets.utils.printable import echo, escape, terminal_console
+from resnets.utils.printable import echo, escape, join_names, terminal_console
 from resnets.utils.processes import environment_int
 
 if TYPE_CHECKING:
@@ -165,8 +165,7 @@ def _print_detector(result: DetectionEvaluation, *, as_json: bool) -> None:
     elif not as_json:
         _print_detection_metrics(result.evaluation)
     if result.written:
-        more = " ..." if len(result.written) > 3 else ""
-        echo(f"wrote {', '.join(map(str, result.written[:3]))}{more}", error=True)
+        echo(f"wrote {join_names(map(str, result.written))}", error=True)
 
 
 def print_evaluation(evaluation: AnyEvaluation) -> None:

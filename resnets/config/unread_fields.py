@@ -14,6 +14,7 @@ from typing import Any
 from resnets.config.recipe import Recipe
 from resnets.config.sequence import MIXED
 from resnets.utils.errors import ConfigError
+from resnets.utils.printable import join_names
 
 Condition = Callable[[Recipe], bool]
 
@@ -310,9 +311,8 @@ def check_explicit_fields(
     ]
     unused = [path for path in unread if path in in_file and unread[path].by_task]
     if unused:
-        more = f" and {len(unused) - MAX_LISTED} more" if len(unused) > MAX_LISTED else ""
         warnings.append(
             f"{prefix}has fields that have no effect for task {recipe.task!r}: "
-            f"{', '.join(unused[:MAX_LISTED])}{more}"
+            f"{join_names(unused, MAX_LISTED)}"
         )
     return warnings

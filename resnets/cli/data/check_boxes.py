@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnets.utils.printable import echo
+from resnets.utils.printable import echo, join_names
 
 if TYPE_CHECKING:
     from resnets.detect.check.repair import RepairReport
@@ -28,9 +28,7 @@ def print_annotations(check: AnnotationCheck, folder: Path) -> None:
             echo(f"... and {len(report.problems) - MAX_PROBLEMS:,} more, in annotations.csv")
         for note in report.notes:
             echo(f"note: {note}")
-        classes = report.source.classes
-        more = f" and {len(classes) - MAX_CLASSES:,} more" if len(classes) > MAX_CLASSES else ""
-        echo(f"classes: {', '.join(classes[:MAX_CLASSES])}{more}")
+        echo(f"classes: {join_names(report.source.classes, MAX_CLASSES)}")
         echo(f"annotations of {report.summary()}")
     echo(f"bad annotations: {folder / ANNOTATIONS}")
 

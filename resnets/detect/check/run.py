@@ -41,7 +41,7 @@ from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
 from resnets.utils.csv_files import write_csv
-from resnets.utils.printable import format_count
+from resnets.utils.printable import format_count, join_names
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
 
@@ -283,6 +283,5 @@ def _note_unused_classes(source: RawDataset, image_sets: Iterable[RawImageSet]) 
     used = {each.label for image in images for each in image.objects}
     unused = [name for label, name in enumerate(source.classes) if label not in used]
     if unused and used:
-        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         classes = f"{len(unused):,} class{'es' * (len(unused) > 1)}"
-        yield f"{classes} without an object: {', '.join(unused[:5])}{more}"
+        yield f"{classes} without an object: {join_names(unused, 5)}"

@@ -36,6 +36,7 @@ from resnets.detect.data.class_maps import read_class_map
 from resnets.detect.formats.voc.lists import find_list_files, find_lists
 from resnets.detect.images.path_matching import fold_case, is_image_folder_name
 from resnets.detect.images.store import Store, has_image_suffix
+from resnets.utils.printable import join_names
 
 SET_FOLDER = "ImageSets/Segmentation"
 LISTED_FOLDER = "SegmentationClass"
@@ -106,9 +107,8 @@ def find_class_maps(store: Store, folder: str = "") -> MapFiles | None:
 
 def format_folders(folders: Mapping[str, int], limit: int = 6) -> str:
     """Format folders with their number of files: "training/mask/ (20), test/mask/ (20)"."""
-    parts = [f"{folder or '.'}/ ({count:,})" for folder, count in sorted(folders.items())[:limit]]
-    more = [f"{len(folders) - limit:,} more"] if len(folders) > limit else []
-    return ", ".join((*parts, *more))
+    parts = [f"{folder or '.'}/ ({count:,})" for folder, count in sorted(folders.items())]
+    return join_names(parts, limit)
 
 
 def _find_listed_maps(

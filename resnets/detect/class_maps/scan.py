@@ -17,6 +17,7 @@ from resnets.detect.data.class_maps import (
     explain_lossy,
     explain_unknown,
 )
+from resnets.utils.printable import join_names
 
 BACKGROUND = frozenset({"background", "bg", "other", "others", "none", "clutter", "empty", "rest"})
 MIN_BACKGROUND_SHARE = 0.5  # of pixels, from which 0 is likely to mean no class
@@ -149,10 +150,9 @@ class MapScan:
         ]
         if not rims:
             return []
-        examples = ", ".join(self.coding.format_value(value, False) for value in rims[:3])
-        more = f" and {len(rims) - 3:,} more" if len(rims) > 3 else ""
+        examples = join_names(self.coding.format_value(value, False) for value in rims)
         return [
-            f"{len(rims):,} values ({examples}{more}) are in the maps only as thin rims between a"
+            f"{len(rims):,} values ({examples}) are in the maps only as thin rims between a"
             " lower and a higher one, as resizing with interpolation leaves them; make the maps"
             " again, or resize them by nearest neighbor"
         ]
@@ -206,9 +206,8 @@ class MapScan:
             f"class maps ({self.maps:,}{of_total}, {kinds}), pixels: {self.format_shares(limit)}"
         ]
         if missing := self.missing():
-            more = f" and {len(missing) - limit:,} more" if len(missing) > limit else ""
             where = "no map" if self.maps == self.total else "none of those maps"
-            lines.append(f"classes in {where}: {', '.join(missing[:limit])}{more}")
+            lines.append(f"classes in {where}: {join_names(missing, limit)}")
         return lines
 
     def to_json(self) -> dict[str, object]:

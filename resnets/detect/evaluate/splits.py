@@ -18,6 +18,7 @@ from resnets.detect.data.types import DetectionSplit, Target
 from resnets.detect.evaluate.server_submission import Unlabeled, open_unlabeled
 from resnets.detect.loading.sources import DetectionSplits, open_detection, open_set
 from resnets.detect.metrics.localization import single_class
+from resnets.utils.printable import join_names
 
 MAX_SHOWN = 5  # class names in a message
 log = logging.getLogger("resnets")
@@ -137,10 +138,9 @@ def _check_classes(split: DetectionSplit, output_of: Sequence[int], classes: Seq
     found = unknown if has_maps else {n for t in split.targets for n in t.labels.tolist()} & unknown
     if found or not any(output >= 0 for output in output_of):
         names = [split.classes[label] for label in sorted(found or unknown)]
-        more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
         raise DataError(
-            f"{split.description}: the model does not know {', '.join(names[:MAX_SHOWN])}{more};"
-            f" its {len(classes)} classes are {', '.join(classes[:MAX_SHOWN])} ..."
+            f"{split.description}: the model does not know {join_names(names, MAX_SHOWN)};"
+            f" its {len(classes)} classes are {join_names(classes, MAX_SHOWN)}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from resnets.data.layout.folder_names import split_role
 from resnets.detect.formats.records import set_name
 from resnets.detect.images.store import Store
+from resnets.utils.printable import join_names
 
 READ_FIELDS = {
     "images": frozenset({"id", "file_name", "filename", "path", "coco_url", "width", "height"}),
@@ -48,8 +49,7 @@ def list_unread_fields(document: dict[str, Any]) -> list[str]:
 def format_unread(what: str, counts: Mapping[str, int]) -> str:
     """Format a note of fields that are not read, from the number of entries with each."""
     named = [f"{name} (in {count:,})" for name, count in sorted(counts.items())]
-    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-    return f"fields of {what} that are not read: {', '.join(named[:SHOWN])}{more}"
+    return f"fields of {what} that are not read: {join_names(named, SHOWN)}"
 
 
 def list_unread_split_lists(store: Store, titles: tuple[str, ...]) -> list[str]:

@@ -28,6 +28,7 @@ from resnets.data.splits.image_record import Fingerprint
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.evaluate.data.ground_truth import GroundTruth, read_labels, split_truth
 from resnets.evaluate.views import image_name
+from resnets.utils.printable import join_names
 from resnets.weights.heads import imagenet_classes
 
 log = logging.getLogger("resnets")
@@ -265,8 +266,8 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         if both := sorted(set(ours) & set(theirs), key=int):
             raise DataError(
                 f"{source}: its classes 0 to {len(ours) - 1} may be names of the network's classes"
-                f" ({_format_names(both)}) or their indices; use the network's names:"
-                f" {_format_names(theirs)}"
+                f" ({join_names(both, MAX_NAMES)}) or their indices; use the network's names:"
+                f" {join_names(theirs, MAX_NAMES)}"
             )
         return torch.tensor([int(name) for name in ours])
     extra = [name for name in ours if name not in set(theirs)]
@@ -274,18 +275,18 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         parts = [f"{len(extra):,} of its {len(ours):,} classes are unknown to the network"]
         if len(extra) == len(ours):
             parts = [f"the network knows none of its classes ({len(ours):,})"]
-        parts.append(_format_names(extra))
+        parts.append(join_names(extra, MAX_NAMES))
         near = difflib.get_close_matches(extra[0], theirs, 1)
         cased = [name for name in theirs if name.casefold() == extra[0].casefold()]
         if guess := (cased or near):
             parts.append(f"did you mean {guess[0]}?")
-        parts.append(f"the network's {len(theirs):,} are {_format_names(theirs)}")
+        parts.append(f"the network's {len(theirs):,} are {join_names(theirs, MAX_NAMES)}")
         raise DataError(f"{source}: {'; '.join(parts)}; leave them out or rename them")
     if ours == theirs:
         return torch.arange(len(ours))
     if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):
         raise DataError(
-            f"{source}: the network has several classes named {_format_names(twice)}, so these "
+            f"{source}: the network has several classes named {join_names(twice, MAX_NAMES)}, so these "
             "classes of the data are ambiguous; use WordNet ids or numbers, or remove them"
         )
     outputs = {name: index for index, name in enumerate(theirs)}
@@ -298,7 +299,8 @@ def class_number_note(data: Sequence[str], model: Sequence[str]) -> str:
     if not _are_numbers(ours, theirs):
         return ""
     pairs = [f"{number} is {name}" for number, name in enumerate(theirs)]
-    return f"its labels are numbers, taken as class indices of the network ({_format_names(pairs)})"
+    named = join_names(pairs, MAX_NAMES)
+    return f"its labels are numbers, taken as class indices of the network ({named})"
 
 
 def _are_numbers(data: Sequence[str], model: Sequence[str]) -> bool:
@@ -330,8 +332,3 @@ def map_targets(batches: Iterable[Batch], outputs: Tensor) -> Iterator[Batch]:
         assert isinstance(batch.targets, Tensor)
         targets = outputs.to(batch.targets.device)[batch.targets]
         yield dataclasses.replace(batch, targets=targets)
-
-
-def _format_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more

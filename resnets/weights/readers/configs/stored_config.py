@@ -18,6 +18,7 @@ from typing import Any
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.utils.json_files import parse_json
+from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.readers.configs import openmmlab as openmmlab_config
@@ -147,10 +148,7 @@ def read_stored_config(
     unread += _find_constants(tensors)
     if unread:
         unread.sort(key=lambda each: re.search("mean|std", each, re.I) is None)  # they matter most
-        more = ", ..." if len(unread) > MAX_SHOWN else ""
-        log.warning(
-            "%s: states %s, which is not read", source, ", ".join(unread[:MAX_SHOWN]) + more
-        )
+        log.warning("%s: states %s, which is not read", source, join_names(unread, MAX_SHOWN))
     warn_about_sigmoid(nodes, tensors, source)
     return StoredConfig(arch, arch_field, spec, preprocess, bool(unread) or states_defaults)
 
