@@ -91,7 +91,7 @@ def test_an_empty_folder_is_removed_again(tmp_path):
 
 def test_a_killed_holder_lets_go(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom resnets.config import lock_folder\n"
+        "import sys, time\nfrom pathlib import Path\nfrom resnets.utils.files import lock_folder\n"
         "with lock_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     holder = subprocess.Popen(
