@@ -6,13 +6,14 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
-from resnets.config import ConfigError, DataSpec, lock_path
+from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import SUFFIX
 from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.dataset.summary import announce, summarize_source
 from resnets.data.loading.pack_write import PackReport, pack
 from resnets.data.sources.open import find_source
 from resnets.utils.api_function import api_function
+from resnets.utils.files import lock_path
 
 ARCHIVES = (".gz", ".xz", ".bz2", ".tar", ".tgz")  # endings that the packed file does not keep
 

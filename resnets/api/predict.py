@@ -17,7 +17,6 @@ from resnets.api.inputs import (
     task_of,
 )
 from resnets.api.sequences import SequenceModel, predict_sequences
-from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import Prediction

@@ -13,7 +13,7 @@ from resnets.config import ConfigError
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.prepare import to_device
 from resnets.models.transformer.network import Transformer
-from resnets.sequence.load import SignalNetwork, load
+from resnets.sequence.load import SignalNetwork, load_sequence_model
 from resnets.sequence.predict import SignalPrediction, generate, predict_signals
 
 SequenceModel = Transformer | SignalNetwork
@@ -27,7 +27,7 @@ def predict_sequences(
     weights: a path, or a loaded model, of which a copy computes. inputs: texts; or files of signals
     and arrays (N, L) or (N, C, L). Raises ConfigError and DataError.
     """
-    model = load(weights) if isinstance(weights, str) else copy.deepcopy(weights)
+    model = load_sequence_model(weights) if isinstance(weights, str) else copy.deepcopy(weights)
     to_device(model, device, "float32")
     if isinstance(model, Transformer):
         return (generate(model, _to_text(each), length) for each in inputs)

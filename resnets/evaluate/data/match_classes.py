@@ -286,8 +286,8 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         return torch.arange(len(ours))
     if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):
         raise DataError(
-            f"{source}: the network has several classes named {join_names(twice, MAX_NAMES)}, so these "
-            "classes of the data are ambiguous; use WordNet ids or numbers, or remove them"
+            f"{source}: the network has several classes named {join_names(twice, MAX_NAMES)}, so "
+            "these classes of the data are ambiguous; use WordNet ids or numbers, or remove them"
         )
     outputs = {name: index for index, name in enumerate(theirs)}
     return torch.tensor([outputs[name] for name in ours])
