@@ -172,7 +172,7 @@ def test_models_without_preprocessing_names_or_head_are_refused(run, tmp_path):
         resnets.predict(resnets.create_model("cifar-resnet8", in_channels=1), image)
     model = resnets.load(run)
     model.reset_classifier(3)
-    with pytest.raises(resnets.ConfigError, match="new head.* has 0 names for 3 classes"):
+    with pytest.raises(resnets.ConfigError, match="new head.* has 0 class names for 3 classes"):
         resnets.predict(model, image)
     model.classes = ("a", "b", "c")
     assert len(resnets.predict(model, image)[0].classes) == 3

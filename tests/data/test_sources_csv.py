@@ -124,7 +124,7 @@ def test_bad_lines_are_named(tmp_path: Path, images: list[tuple[str, int]]) -> N
     refused(good + f"{one},3\n", f"line 21: {one} is in line 1 already; .*{several}")
     refused(good + f"{one},0\n", f"line 21: {one} is in line 1 already; remove one")
     header = "path,breed,age\n" + good.replace("\n", ",7\n")
-    refused(header, "line 1: a header without a label; its columns are path, breed, age")
+    refused(header, "line 1: the header has no label column; its columns are path, breed, age")
     refused(f"{one},1,mine\n{two},0,train\n", "line 1: split 'mine'; expected train, val or test")
     refused(f"{one},1,val\n{two},0,test\n", "has the parts test, val, but no train")
     refused(good + f"{one},caf\xe9\n", "line 21: not UTF-8; save the file as UTF-8")

@@ -249,7 +249,7 @@ def test_saved_sets_and_class_folders_in_one_folder_are_refused(
     for digit in (0, 1):
         (tmp_path / "set" / NAMES[digit]).mkdir()
         (tmp_path / "set" / NAMES[digit] / "0.png").write_bytes(pictures[digit][0])
-    with pytest.raises(DataError, match="set: holds folders of images and"):
+    with pytest.raises(DataError, match="set: contains image folders"):
         stored(tmp_path / "set")
 
 

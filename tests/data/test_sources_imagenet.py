@@ -280,7 +280,7 @@ def test_wordnet_ids_are_matched_to_any_net_of_imagenet() -> None:
     with pytest.raises(DataError, match="n01440764"):
         match_classes(few, few[:1] + few[2:], "here")
     assert match_classes(("crane", "goldfish"), names, "here").shape == (2,)
-    with pytest.raises(DataError, match="several classes called crane"):
+    with pytest.raises(DataError, match="several classes named crane"):
         match_classes(("crane", "goldfish"), ("crane", "goldfish", "crane"), "here")
 
 

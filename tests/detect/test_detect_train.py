@@ -212,7 +212,7 @@ def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     settings = plan(one_class, second, "localize", model=net)
     out = tmp_path / "rcnn"
     wide = dataclasses.replace(settings, model=dataclasses.replace(net, widths=(8, 12, 16, 24)))
-    with pytest.raises(ConfigError, match="other anchors"):
+    with pytest.raises(ConfigError, match="different anchors"):
         training.run(wide, out, device="cpu", quiet=True)
     result = training.run(settings, out, device="cpu", quiet=True)
     assert "given_error" in result["test"]

@@ -161,7 +161,7 @@ def test_a_model_without_head_returns_features() -> None:
     model.reset_classifier(7)
     assert model.head.weight.shape[0] == model.spec.num_classes == 7
     assert not model.head.weight.any()
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="num_classes"):
         model.reset_classifier(-1)
 
 

@@ -160,7 +160,7 @@ def test_statistics_of_signals_are_averaged_over_processes():
     [
         ({"norm_batch": 5}, "norm_batch: batch_size=24 "),
         ({"norm_batch": 8, "micro_batch": 4}, "micro_batch: 4 "),
-        ({"norm_batch": -1}, "norm_batch and micro_batch: "),
+        ({"norm_batch": -1}, "norm_batch"),
         ({"sync_norm": True, "norm_batch": 8}, "sync_norm: "),
     ],
 )

@@ -208,7 +208,7 @@ def test_slots_share_the_cores():
     three = choose_slots(TINY, 3, "cpu", cells=5)
     assert {slot.device for slot in three} == {"cpu"}
     assert sum(slot.threads for slot in three) <= max(3, torch.get_num_threads())
-    with pytest.raises(ConfigError, match="jobs: 0"):
+    with pytest.raises(ConfigError, match="jobs 0"):
         choose_slots(TINY, 0, "cpu", cells=5)
 
 

@@ -45,7 +45,7 @@ PROBE = """
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a study with gaps: it has every part a report can have."""
     folder = with_gaps(trained_grid(tmp_path_factory), tmp_path_factory.mktemp("look") / "study")
-    return write_grid_page(folder).path
+    return write_grid_page(folder).report
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_the_batches_of_all_ranks_make_up_the_global_batch(count, augment):
     streams = zip(alone.batches(5, 20), *(one.batches(5, 20) for one in each), strict=False)
     for _, (whole, *parts) in zip(range(4), streams, strict=False):
         for one, part in zip(each, parts, strict=True):
-            for name in ("images", "targets", "ids", "other", "share"):
+            for name in ("images", "targets", "ids", "other_targets", "target_weight"):
                 of_all, mine = getattr(whole, name), getattr(part, name)
                 if of_all is None:
                     assert mine is None

@@ -229,7 +229,7 @@ def broken(kind: str, path: Path) -> None:
         ("cut", "cannot be read as weights"),
         ("empty", "cannot be read as weights"),
         ("text", "cannot be read as weights"),
-        ("pickle", "holds a pickled pathlib"),
+        ("pickle", "contains a pickled pathlib"),
         ("nested", "not a state dict .* but keys epoch, state"),
         ("foreign", r"none of its 1 tensors \(encoder.weight\) belongs to tiny"),
         ("deeper", r"\(stage1.1.conv1.weight"),
