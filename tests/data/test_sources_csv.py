@@ -126,7 +126,7 @@ def test_bad_lines_are_named(tmp_path: Path, images: list[tuple[str, int]]) -> N
     header = "path,breed,age\n" + good.replace("\n", ",7\n")
     refused(header, "line 1: the header has no label column; its columns are path, breed, age")
     refused(f"{one},1,mine\n{two},0,train\n", "line 1: split 'mine'; expected train, val or test")
-    refused(f"{one},1,val\n{two},0,test\n", "has the parts test, val, but no train")
+    refused(f"{one},1,val\n{two},0,test\n", "contains the splits test, val, but no train")
     refused(good + f"{one},caf\xe9\n", "line 21: not UTF-8; save the file as UTF-8")
     refused(good + f'{one},"3\n', r"line \d+: not CSV \(unexpected end of data\)")
     refused(good.replace(",1", ",0").replace(",2", ",0").replace(",3", ",0"), "one class only")
