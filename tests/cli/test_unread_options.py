@@ -1,5 +1,6 @@
 """Options that a command does not read in one of its modes are refused by name."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_of_a_setting_that_is_given_twice_the_last_one_is_used(caplog):
 
 
 def test_the_model_of_a_search_replaces_that_of_its_recipe_file(tmp_path, monkeypatch):
-    tune = pytest.importorskip("resnets.study.tune")
+    api = importlib.import_module("resnets.api.tune")
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(RECIPES["digits"]()))
     searched: list[Recipe] = []
@@ -114,7 +115,7 @@ def test_the_model_of_a_search_replaces_that_of_its_recipe_file(tmp_path, monkey
         searched.append(recipe)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "tune", stop)
+    monkeypatch.setattr(api, "search", stop)
     assert main(["tune", str(path), "--model", "cifar-resnet56"]) == 130
     assert searched[0].model.name == "cifar-resnet56"
     assert main(["tune", "digits", "--set", "detect.flip=true"]) == 2
