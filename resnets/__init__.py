@@ -1,4 +1,4 @@
-"""Train, study and ship deep residual networks (He et al., CVPR 2016).
+"""Train, study and deploy deep residual networks (He et al., CVPR 2016).
 
     import resnets
 
@@ -6,8 +6,8 @@
     run.result["test"]["top1_error"]
     resnets.predict(run, "scan.png")
 
-The names in `__all__` are the public API; docs/api.md describes it. They are imported when first
-used, so that the command line starts quickly.
+`__all__` lists the public API, which docs/api.md describes. Names are imported at first use, so
+that the command line starts quickly.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if sys.platform == "darwin":
-    # Operators that Apple's MPS lacks run on the CPU, each with a warning; torch reads this when it
-    # is imported.
+    # Operators that Apple's MPS lacks run on the CPU, with a warning. torch reads this variable when
+    # it is imported.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 from resnets.utils import cpu_count

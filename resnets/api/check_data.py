@@ -1,4 +1,4 @@
-"""`resnets.check_data`: whether a data set is fit for training and evaluation, and if not, why."""
+"""`resnets.check_data`: find problems of a data set before training or evaluation."""
 
 from __future__ import annotations
 
@@ -46,14 +46,17 @@ RECIPES = {"segment": "segment"}  # others are for `detect`
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DataReport:
-    """What a check found in a data set; a notebook shows it, worst first.
+    """Problems found in a data set by `resnets.check_data`; notebooks display it as HTML.
 
         report.counts  # {"leak": 3, "duplicate": 12}
         report.files["duplicate"]  # paths within the data set
 
-    folder: the folder of the report. check: what was found in the images. written: the files in
-    `folder`. annotations: the problems of boxes, outlines or class maps, None for other sets.
-    repaired: what became of the annotations, if they were repaired.
+    Attributes:
+        folder: Folder of the report.
+        check: Findings about the images.
+        written: Files that were written to `folder`.
+        annotations: Problems of boxes, outlines or class maps; None for other data sets.
+        repaired: Numbers of repaired and dropped annotations; None without `repair`.
     """
 
     folder: Path
@@ -64,24 +67,24 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found that spoils a result."""
+        """True if no finding invalidates a result (exit code 0 of `resnets data check`)."""
         return exit_code(self.check) == DONE
 
     @property
     def images(self) -> dict[str, int]:
-        """Number of images in each split ("" without splits)."""
+        """Number of images per split; the key is "" for a data set without splits."""
         return self.check.images
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of files by name of the kind of finding, the most serious kind first."""
+        """Number of files per kind of finding, most serious kind first."""
         counts = self.check.counts
-        kinds = dict.fromkeys((*KINDS, *counts))  # images of annotated sets have others
+        kinds = dict.fromkeys((*KINDS, *counts))  # annotated data sets have further kinds
         return {kind.name: counts[kind] for kind in kinds if kind in counts}
 
     @property
     def files(self) -> dict[str, list[str]]:
-        """Paths within the data set by name of the kind of finding, in the order of `counts`."""
+        """Paths relative to the data set, per kind of finding, in the order of `counts`."""
         files: dict[str, list[str]] = {name: [] for name in self.counts}
         for each in self.findings:
             files[each.kind.name].append(each.path)
@@ -89,22 +92,22 @@ class DataReport:
 
     @property
     def findings(self) -> Sequence[Finding]:
-        """All findings: `kind` with its name, `path`, `detail`, and of copies the `twin`."""
+        """All findings, with `kind`, `path`, `detail` and (of duplicates) `twin`, the other copy."""
         return self.check.findings
 
     @property
     def problems(self) -> list[Problem]:
-        """Bad annotations: `where` (the file), `item`, `kind` and `message`."""
+        """Invalid annotations, with `where` (the file), `item`, `kind` and `message`."""
         return [] if self.annotations is None else self.annotations.problems
 
     @property
     def verdict(self) -> list[VerdictItem]:
-        """What was found and what to do, worst first: `weight`, `text` and `advice`."""
+        """Findings with advice, most serious first: `weight`, `text` and `advice`."""
         return make_verdict(self.check)
 
     @property
     def warnings(self) -> list[str]:
-        """What may spoil a result without being certain; in `verdict`, too."""
+        """Warnings about likely problems; `verdict` includes them."""
         return list_warnings(self.check)
 
     @property
@@ -114,12 +117,12 @@ class DataReport:
 
     @property
     def table(self) -> Path:
-        """files.csv, a row of each finding."""
+        """Path of files.csv, which has one row per finding."""
         return self.written.table
 
     @property
     def quarantine(self) -> Path:
-        """quarantine.txt, a list of images to leave out, for `data.quarantine` of a recipe."""
+        """Path of quarantine.txt, the images to exclude (`data.quarantine` of a recipe)."""
         return self.written.quarantine
 
     def __repr__(self) -> str:
@@ -154,38 +157,40 @@ def check_data(
     format: AnnotationFormat = "",
     quiet: bool = True,
 ) -> DataReport:
-    """Read every image of a data set completely and return its problems, as a `DataReport`.
+    """Read every image of a data set completely and return its problems as a `DataReport`.
 
         report = resnets.check_data("photos")
         report.ok, report.counts  # (False, {"leak": 3, "unreadable": 1, "duplicate": 12})
         report.files["leak"]  # paths within the data set
         run = resnets.train("scratch", data="photos", **{"data.quarantine": report.quarantine})
 
-    Finds leaks between splits, unreadable images, unbalanced classes, duplicates, unusual formats,
-    and files that training ignores; of a set with boxes, outlines or class maps also bad
-    annotations.
+    Finds leaks between splits, unreadable images, imbalanced classes, duplicates, unusual formats,
+    and files that training ignores. For a data set with boxes, outlines or class maps it also finds
+    invalid annotations.
 
     Args:
-        data: Data set: a folder of class folders, a tar of one, ..., or any folder of images.
-        out: Folder for report.html, files.csv and quarantine.txt; default NAME-check in this
+        data: Path of the data set: a folder of class folders, a tar file of one, ..., or any folder
+            of images.
+        out: Folder for report.html, files.csv and quarantine.txt; default NAME-check in the current
             folder.
-        leave_out: Findings to list in quarantine.txt, besides what cannot be read: "leak",
-            "near-leak", "duplicate", ..., or "none". Of two copies, the one further from the test
-            split is listed.
-        quarantine: List of images that are left out already; default: quarantine.txt in the folder
+        leave_out: Kinds of findings to list in quarantine.txt in addition to unreadable images:
+            "leak", "near-leak", "duplicate", ..., or "none". Of two copies, the one in the training
+            split is listed rather than the one in the validation split, and that rather than the
+            one in the test split.
+        quarantine: List of images that are already excluded; default: quarantine.txt in the folder
             of the data set, if it exists.
-        tiny: Shorter side in px below which an image is reported as tiny.
-        ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
-        labels_from: Where labels are read from (`data.labels_from`): auto, folder or name.
-        workers: Threads, 0 = one per core.
-        repair: New folder for corrected annotations of a set with boxes, as COCO JSON.
+        tiny: Length of the shorter side in px below which an image is reported as tiny.
+        ground_truth: File with the labels of a flat validation folder (as ImageNet's ground truth).
+        labels_from: Source of the labels (`data.labels_from`): "auto", "folder" or "name".
+        workers: Number of threads; 0 = one per core.
+        repair: New folder for the corrected annotations of a data set with boxes, in COCO JSON.
         class_map: Meaning of the values of class maps (`detect.class_map`).
         class_map_folder: Folder of the class maps (`detect.class_map_folder`).
         format: Annotation format (`detect.format`).
         quiet: Print nothing.
 
-    Raises ConfigError, and DataError for a data set that cannot be opened or holds pixels instead
-    of files. Problems that are found are not raised.
+    Raises ConfigError, and DataError for a data set that cannot be opened or that contains pixel
+    arrays instead of image files. Problems that are found are returned, not raised.
     """
     source = fspath(data)
     check_range("--tiny", tiny, "[0, inf)")
@@ -221,7 +226,7 @@ def check_data(
         else split_into_shares(open_contents(spec), spec)
     )
     if not quiet:
-        announce(replace(contents.summary, warnings=()))  # which the report repeats
+        announce(replace(contents.summary, warnings=()))  # the report repeats them
     watch = partial(with_progress, hidden=quiet)
     warnings = list(contents.warnings)
     # Not earlier: a new folder inside the data set would be listed as one of its folders.
@@ -248,7 +253,7 @@ def check_data(
 
 @contextmanager
 def _printed_if_it_fails(warnings: Sequence[str], quiet: bool) -> Iterator[None]:
-    """Context that prints warnings if an error ends it; otherwise they are in the report."""
+    """Context that prints `warnings` if an error ends it; without an error the report has them."""
     try:
         yield
     except Exception:
@@ -266,7 +271,7 @@ def _save_findings(
             listing = annotated_listing(spec.source)
         else:
             listing = fingerprint_source(find_source(spec), spec.source)
-    except DataError:  # nothing trains on it
+    except DataError:  # not a data set for training
         return
     saved = save_record(spec.source, check.findings, listing, written.quarantine)
     if saved is None and not quiet:

@@ -36,10 +36,13 @@ from resnets.weights.load import LoadOptions, load_classifier
 
 @dataclass(frozen=True, eq=False)
 class DetectionEvaluation:
-    """Metrics of detectors on `split`, and the detections in each image that could be read.
+    """Metrics of detectors on `split`, and the detections in each readable image.
 
-    evaluation: all metrics, None for images without ground truth. found: empty for segmenters and
-    localizers. errors: one message per unreadable image. written: files in `out`.
+    Attributes:
+        evaluation: All metrics; None for images without ground truth.
+        found: Detections by image; empty for segmenters and localizers.
+        errors: One message per unreadable image.
+        written: Files that were written to `out`.
     """
 
     evaluation: DetectionMetrics | None
@@ -50,25 +53,25 @@ class DetectionEvaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The main metrics by name in percent, as in a run's result; empty without ground truth."""
+        """Main metrics by name, in percent, as in a run's result; empty without ground truth."""
         percentages = {} if self.evaluation is None else self.evaluation.percentages
         return {name: value for name, value in percentages.items() if name != "error"}
 
     @property
     def examples(self) -> int:
-        """Number of images that were evaluated."""
+        """Number of evaluated images."""
         return len(self.split) if self.evaluation is None else self.evaluation.examples
 
     @property
     def protocol(self) -> str:
-        """How they were measured: sizes, precision, weights and data."""
+        """Measurement protocol: image sizes, precision, weights and data."""
         return self.split.description if self.evaluation is None else self.evaluation.protocol
 
     def __str__(self) -> str:
         return describe_metrics(self.metrics, self.protocol)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON: the metrics, or the number of objects, and the errors."""
+        """Return the metrics (or the number of objects) and the errors as values for JSON."""
         if self.evaluation is None:
             objects = sum(len(each["scores"]) for each in self.found)
             values: dict[str, Any] = {"images": len(self.found), "objects": objects}
@@ -94,7 +97,7 @@ def evaluate_detectors(
     precision: str,
     quiet: bool,
 ) -> DetectionEvaluation:
-    """See `resnets.evaluate`."""
+    """Evaluate detectors, localizers or segmenters; see `resnets.evaluate`."""
     predictor = open_predictor(weights, device, precision, refine or None, scales)
     first = predictor.models[0]
     assert first.recipe is not None
@@ -155,9 +158,10 @@ def _class_scores(
     *,
     quiet: bool,
 ) -> tuple[dict[int, Tensor], str]:
-    """Return probabilities (K,) of the split's classes in each image, by row, of other networks.
+    """Return the class probabilities (K,) of each image by other networks, and their protocol.
 
-    Also returns the protocol. Raises DataError if the networks lack a class of the split.
+    The classes are those of the split; the keys are the rows of the images. Raises DataError if the
+    networks lack a class of the split.
     """
     nets = [load_classifier(each, loading) for each in weights]
     for net in nets:
@@ -184,7 +188,7 @@ def predict_objects(
     precision: str,
     quiet: bool,
 ) -> tuple[tuple[str, ...], Iterator[Prediction]]:
-    """Return class names, and an iterator over a prediction for each of `images`."""
+    """Return the class names, and an iterator over the predictions for `images`, in order."""
     check_range("--threshold", threshold, "[0, 1]")
     predictor = open_predictor([weights], device, precision)
     if not quiet:

@@ -1,4 +1,4 @@
-"""`resnets.evaluate`: measure a model, or several as an ensemble, on a data set."""
+"""`resnets.evaluate`: measure a model, or an ensemble of models, on a data set."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def evaluate(
     precision: str = "auto",
     quiet: bool = False,
 ) -> Measurement | DetectionEvaluation | SequenceEvaluation:
-    """Measure a model, or several as an ensemble, and return its metrics with their protocol.
+    """Measure a model, or an ensemble of models, and return its metrics with their protocol.
 
         measured = resnets.evaluate(run, views="ten-crop")
         print(measured)  # the main metrics and the protocol in one line
@@ -96,36 +96,39 @@ def evaluate(
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
-            sequence of these, which vote together; or one artifact of `resnets.export`. A loaded
-            classifier is moved to `device`; of a loaded detector a copy is, in eval mode.
-        data: Data set as for `resnets.train`, also a Python object, all of which is "test" if it
-            has one part; default: what the run was trained on.
-        split: "test", "val" or "train"; the run's own validation and training images.
-        model: Network of weights, also those of `classes_from`, that do not state it (a state
-            dict): a name that `resnets info` lists.
-        classes: Names of the outputs, also of `classes_from`: a sequence, a file with one per line,
-            "a,b,c", "imagenet" or "numbers".
-        labels: True classes instead of the data set's: a .json, .csv or .txt file.
+            sequence of these, which form an ensemble; or one artifact of `resnets.export`. A loaded
+            classifier is moved to `device`; a loaded detector is copied, and the copy is in eval
+            mode.
+        data: Data set as for `resnets.train`. A Python object with one part is the "test" split.
+            Default: the data set that the run was trained on.
+        split: "test", "val" or "train". For the run's own data set, its validation or training
+            images.
+        model: Network of weights that do not specify it (a state dict), also for `classes_from`: a
+            name that `resnets info` lists.
+        classes: Names of the outputs, also for `classes_from`: a sequence, a file with one name per
+            line, "a,b,c", "imagenet" or "numbers".
+        labels: True classes that replace the data set's: a .json, .csv or .txt file.
         views: "center" (one crop), "ten-crop", or "dense" (fully convolutional).
         scales: Shorter sides in px; empty = the model's own ("dense": 224, 256, 384, 480, 640).
-        flip: Add each view's mirror image.
-        average: What is averaged over views and models.
-        image_set: Detectors: the images of one set, such as test-dev2017.
-        refine: Detectors: pool each region again at its regressed box, and let boxes vote.
-        classes_from: Localizers: classification networks whose class probabilities, over `views`,
-            are taken in place of the localizer's own; several form an ensemble.
-        unknown: Folder or archive of out-of-distribution images, which are of none of the classes:
-            how well the network tells them from those of the split (`Measurement.unknown`). One
-            classifier, one view.
-        out: Folder for evaluation.json, confusion.png and errors.png (of detectors precision.png,
+        flip: Also evaluate the horizontal flip of each view.
+        average: Quantity that is averaged over views and models.
+        image_set: Detectors: name of the image set to evaluate, such as test-dev2017.
+        refine: Detectors: box refinement with box voting: pool each region again at its regressed
+            box.
+        classes_from: Localizers: classification networks whose class probabilities, averaged over
+            `views`, replace the localizer's own; several networks form an ensemble.
+        unknown: Folder or archive of out-of-distribution images, which belong to none of the
+            classes. Measures how well the network separates them from the images of the split
+            (`Measurement.unknown`). Requires a single classifier with one view.
+        out: Folder for evaluation.json, confusion.png and errors.png (for detectors precision.png,
             misses.png and detections.json).
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, float32, tf32, float16, bfloat16.
         quiet: Print nothing.
 
     The result of every task has `metrics` (by name), `examples`, `protocol`, `errors` and
-    `to_json()`; those of images have more in `evaluation`. Unreadable images are left out; `errors`
-    name them. Raises ConfigError, DataError, CheckpointError and WeightsError.
+    `to_json()`; results on images have further details in `evaluation`. Unreadable images are
+    skipped and listed in `errors`. Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
     several = [weights] if isinstance(weights, str | PathLike | nn.Module) else weights
     models = [path_or_any_model(each, named=classes is None) for each in several]
@@ -323,7 +326,7 @@ def _evaluate_artifact(path: Path, options: _Options, out: Path | None) -> Measu
 def _progress(
     scored: Iterable[ScoredBatch], truth: GroundTruth, group: ProcessGroup, quiet: bool
 ) -> Iterator[ScoredBatch]:
-    """Pass on `scored` with a progress bar, and print unreadable images as they are found."""
+    """Yield from `scored` with a progress bar; print errors of unreadable images as they occur."""
     total = len(group.shard(truth.rows))
     for each in with_progress(scored, total, len, hidden=quiet):
         for _, error in each.errors:
@@ -348,14 +351,14 @@ def _rename_outputs(nets: Sequence[ImageClassifier], classes: str | Sequence[str
             f"--classes numbers: {nets[0].origin} has the same names in another order "
             f"({', '.join(own_names[:3])}, ...); omit --classes"
         )
-    if is_reordered:  # other names are matched with those of the data later
+    if is_reordered:  # other names are matched to the data's later
         warn_about_names(nets[0].origin, own_names, names)
     for net in nets:
         net.classes = names
 
 
 def _protocol_names(nets: Sequence[ImageClassifier], names: Sequence[str]) -> list[str]:
-    """Return the names of the models in the protocol; files may have the same name."""
+    """Return the name of each model in the protocol; members of an ensemble have their path."""
     if len(nets) == 1:
         return [nets[0].origin]
     return [
@@ -372,7 +375,7 @@ def _write_results(measurement: Measurement, split: Split, out: Path, quiet: boo
     written = [figures, confusion, errors]
     if isinstance(measurement.evaluation, Evaluation):
         save_confusion_figure(measurement.evaluation, confusion)
-    else:  # sets of labels have no confusion matrix
+    else:  # multi-label evaluations have no confusion matrix
         written.remove(confusion)
     save_error_grid(split, measurement.mistakes, measurement.evaluation.protocol, errors)
     if not quiet:

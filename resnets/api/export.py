@@ -1,4 +1,4 @@
-"""`resnets.export`: write a model as an artifact for another runtime, once it is verified."""
+"""`resnets.export`: write a model as a verified artifact for another runtime."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PRECISION_SUFFIX: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Artifact:
-    """An exported model: its file, and the manifest that was written next to it."""
+    """An exported model: its file and its manifest, which is stored next to it."""
 
     path: Path
     manifest: dict[str, Any]
@@ -64,32 +64,32 @@ def export(
     classes: str | Sequence[str] | None = None,
     quiet: bool = False,
 ) -> Artifact:
-    """Write a model as an artifact that takes uint8 images, once its outputs are verified.
+    """Export a model to an artifact that takes uint8 images, after verifying its outputs.
 
         artifact = resnets.export(run, "onnx")
         resnets.predict(artifact, "cat.jpg")
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights, or a loaded model.
-            Detectors, localizers and segmenters are runs or checkpoints.
-        to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export),
-            "executorch" (.pte, for phones and edge devices, by XNNPACK), "tensorrt" (.onnx as
-            TensorRT takes it) or "web" (a folder with a page that classifies images in the browser,
-            by model.onnx).
+            Detectors, localizers and segmenters must be runs or checkpoints.
+        to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export), "executorch"
+            (.pte, for phones and edge devices, with XNNPACK), "tensorrt" (an .onnx file for
+            TensorRT) or "web" (a folder with a page that classifies images in the browser with
+            model.onnx).
         precision: "float32"; "bfloat16" (openvino, torch); "float16" (tensorrt); "int8" (onnx,
-            openvino, executorch, tensorrt, web; with `calibrate`).
-        out: File, or folder for "web", to write; default: MODEL[-int8|-bf16|-fp16] with the
-            suffix of the format, in the run's folder.
-        calibrate: Data set that calibrates int8 and on which errors are counted.
-        max_drop: Percentage points by which the top-1 error may rise, or AP or mean IoU fall.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            openvino, executorch, tensorrt, web; requires `calibrate`).
+        out: File, or folder for "web", to write. Default: MODEL[-int8|-bf16|-fp16] with the suffix
+            of the format, in the run's folder.
+        calibrate: Data set for int8 calibration, on which the errors of both models are compared.
+        max_drop: Allowed rise of the top-1 error, or drop of AP or mean IoU, in percentage points.
+        model: Network of weights that do not specify it (a state dict): a name that `resnets info`
             lists.
-        classes: Names of the outputs, where the weights have none: a sequence, a file with one per
+        classes: Names of the outputs if the weights have none: a sequence, a file with one name per
             line, "a,b,c", "imagenet" or "numbers".
         quiet: Print nothing.
 
-    Raises VerificationError if the artifact differs from the model; then nothing is written. Also
-    ConfigError, DataError, CheckpointError and WeightsError.
+    Raises VerificationError if the artifact's outputs differ from the model's; then no file is
+    written. Also raises ConfigError, DataError, CheckpointError and WeightsError.
     """
     source: Path | None = None
     net: ImageClassifier | DetectionModel

@@ -49,31 +49,32 @@ def features(
     precision: str = "auto",
     quiet: bool = True,
 ) -> list[Embedding]:
-    """Return the embedding of each image, in order: what the head of the network reads.
+    """Return the embedding of each image, in order: the input of the network's classifier head.
 
         found = resnets.features("torchvision:resnet50", ["cat.jpg", "photos/"])
         matrix = np.stack([each.vector for each in found if each.error is None])  # (N, D) float32
 
-    An embedding is the output of the last stage (`ImageClassifier.forward_features`) averaged over
-    positions, of the center crop. An image that cannot be read has an `error` and an empty vector.
+    An embedding (D,) is the output of the last stage (`ImageClassifier.forward_features`) for the
+    center crop, averaged over positions. For an unreadable image `error` is set and the vector is
+    empty.
 
     Args:
-        weights: A run, checkpoint, file in a known format, published weights, or a loaded model; it
-            needs no head.
+        weights: A run, checkpoint, file in a known format, published weights, or a loaded model; no
+            head is required.
         images: A path, PIL image or uint8 array (H, W[, C]), or a sequence of these, as for
-            `resnets.predict`. Or a data set as for `resnets.evaluate` (name, folder, tar, ...),
-            whose images then have their `label`.
-        split: "all", "test", "val" or "train" of a data set; if the model was trained on it, a
-            split of the run.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            `resnets.predict`. Or a data set as for `resnets.evaluate` (name, folder, tar, ...);
+            then each embedding has the `label` of its image.
+        split: "all", "test", "val" or "train" of a data set; if the model was trained on it, the
+            splits are those of the run.
+        model: Network of weights that do not specify it (a state dict): a name that `resnets info`
             lists.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, float32, tf32, float16, bfloat16.
         quiet: Print nothing.
 
-    All vectors are in memory, 4 D bytes each; the command `resnets features` writes them into a
-    Parquet file as they are computed. Raises ConfigError for a detector or artifact, DataError,
-    CheckpointError and WeightsError.
+    All vectors are kept in memory (4 D bytes each); the command `resnets features` writes them to a
+    Parquet file instead. Raises ConfigError for a detector or artifact, DataError, CheckpointError
+    and WeightsError.
     """
     return list(
         open_features(
@@ -100,11 +101,11 @@ class FeatureExtractor:
     quiet: bool
 
     def __iter__(self) -> Iterator[Embedding]:
-        """Yield an embedding per image, in order, with a progress bar unless `quiet`."""
+        """Yield one embedding per image, in order, with a progress bar unless `quiet`."""
         return with_progress(self._embed(self.images), len(self.images), hidden=self.quiet)
 
     def embed_one(self, image: ImageInput) -> Embedding:
-        """Return the embedding of another image; DataError if it cannot be computed."""
+        """Return the embedding of a further image; raises DataError if it cannot be read."""
         (found,) = self._embed([image])
         if found.error is not None:
             raise DataError(found.error)
@@ -126,7 +127,7 @@ def open_features(
     precision: str,
     quiet: bool,
 ) -> FeatureExtractor:
-    """Open network and images; see `features`."""
+    """Open the network and the images; see `features`."""
     network = _open_network(weights, model)
     opened: Split | Sequence[ImageInput]
     if isinstance(images, str | PathLike) and not _is_image_file(images):
@@ -165,6 +166,6 @@ def _open_network(weights: Weights, model: str | None) -> ImageClassifier:
 
 
 def _is_image_file(path: str | PathLike[str]) -> bool:
-    """Whether a path is that of an image, or would be if it existed, and not of a data set."""
+    """Whether `path` is an image file by its suffix (it need not exist), and not a data set."""
     file = Path(path).expanduser()
     return not file.is_dir() and why_not_image(file.name, partial(file_head, file)) is None

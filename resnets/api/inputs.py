@@ -1,4 +1,4 @@
-"""Data sets, images and weights as arguments of the API; `resnets.open_data`."""
+"""Data sets, images and weights as arguments of the API, and `resnets.open_data`."""
 
 from __future__ import annotations
 
@@ -32,19 +32,22 @@ if TYPE_CHECKING:
 
 LOADED = "only for weights in a file; omit it for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
-AnyWeights = str | PathLike[str] | nn.Module  # also detectors, segmenters and localizers
+AnyWeights = str | PathLike[str] | nn.Module  # includes detectors, segmenters and localizers
 
 
 @api_function
 def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Splits:
-    """Open the images of a data set as a run does: `.train`, `.val`, `.test()`, `.classes`.
+    """Open the images of a data set as a run does.
 
         splits = resnets.open_data("digits", val_fraction=0.2)
         len(splits.train), splits.train.labels  # (N,) int64
 
-    data: a name, a path, a `DataSpec`, or a Python object as `resnets.train` takes it. fields: of
-    `DataSpec`, such as val_fraction or split_seed. Raises DataError, and ConfigError for an unknown
-    field.
+    Args:
+        data: A name, a path, a `DataSpec`, or a Python object, as for `resnets.train`.
+        **fields: Fields of `DataSpec`, such as val_fraction or split_seed.
+
+    Returns `Splits` with `.train`, `.val`, `.test()` and `.classes`. Raises DataError, and
+    ConfigError for an unknown field.
     """
     source: Source | None = None
     if isinstance(data, DataSpec):
@@ -62,11 +65,11 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
 def path_or_model(
     weights: Weights, *, complete: bool = True, named: bool = True
 ) -> str | ImageClassifier:
-    """Return the path of weights, or the model if it cannot be loaded from a path alone.
+    """Return the path of the weights, or the model if a path is not enough to load it.
 
-    That is a loaded model, and that of a `Run` whose network is from outside the package. Raises
-    ConfigError for a model without a head or preprocessing, if it must be `complete`, or without
-    names of classes, if it must be `named`, too.
+    The model is returned if it was loaded before, or if it belongs to a `Run` of a custom network.
+    Raises ConfigError for a model without head or preprocessing if `complete`, and also for a model
+    without class names if `named`.
     """
     if isinstance(weights, ImageClassifier):
         if complete:
@@ -87,7 +90,7 @@ def path_or_model(
 def path_or_any_model(
     weights: AnyWeights, *, named: bool = True
 ) -> str | ImageClassifier | DetectionModel:
-    """Return the path of weights or a loaded model, as `path_or_model`, of any task of images.
+    """Return the path of the weights or a loaded model of any image task; see `path_or_model`.
 
     Raises ConfigError for a module that `resnets.load` does not return.
     """
@@ -112,7 +115,7 @@ def path_or_any_model(
 
 
 def task_of(model: str | ImageClassifier | DetectionModel | SequenceModel) -> str:
-    """Return the task of the weights at a path, or of a loaded model."""
+    """Return the task of weights at a path, or of a loaded model."""
     if isinstance(model, str):
         return read_task(model)
     if isinstance(model, ImageClassifier):
@@ -131,7 +134,7 @@ def check_loaded_runtime(backend: str, precision: str) -> None:
 
 
 def check_preprocess(model: ImageClassifier) -> None:
-    """Raise ConfigError unless `model` has its preprocessing."""
+    """Raise ConfigError if `model` has no preprocessing."""
     if model.preprocess is None:
         raise ConfigError(
             f"{model.spec.name} ({model.origin}) has no preprocessing; save it with "
@@ -155,14 +158,14 @@ def refuse_options(why: str, **options: object) -> None:
 
 
 def list_inputs(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    """Return one image or several as a list."""
+    """Return one image or a sequence of images as a list."""
     if isinstance(images, str) or not isinstance(images, Sequence):
         return [images]
     return list(images)
 
 
 def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
-    """Return one image or several as a list, with the images of each folder in its place."""
+    """Return images as a list in which each folder is replaced by the images in it."""
     inputs = list_inputs(images)
     expanded: list[ImageInput] = []
     left_out = LeftOut()

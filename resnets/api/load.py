@@ -1,4 +1,4 @@
-"""`resnets.load`: a trained model of any task, as a module."""
+"""`resnets.load`: load a trained model of any task as a module."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ def load(
     model: str | nn.Module | MakeModel | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier | Any:  # Any: of other tasks, whose methods differ
-    """Load the model of a run, checkpoint, folder or file, in eval mode, float32, on the CPU.
+    """Load the model of a run, checkpoint, folder or file in eval mode, in float32, on the CPU.
 
         model = resnets.load("runs/detect-1")
         found = model(model.preprocess(["a.jpg", "b.jpg"]))
 
     Args:
-        weights: A run or checkpoint, also at a URL that fsspec opens; of a run, the best checkpoint
-            on validation, or the last one if it had no validation split, with averaged (EMA)
-            weights if it has them. Of classifiers also a file in a known format, and published
-            weights: "hub:ORG/NAME", "timm:resnet50.a1_in1k", "torchvision:resnet50.IMAGENET1K_V2".
-        model: The network of a file that does not state it, such as a state dict; then `weights`
-            may be anything that `create_model` accepts. For a run of a custom network: that
-            network, an `nn.Module` which gets the weights, or the function that makes it from a
+        weights: A run or checkpoint, also at a URL that fsspec opens. For a run: the checkpoint
+            with the best validation metric (the last one without a validation split), with averaged
+            (EMA) weights if it has them. For classifiers also a file in a known format, or
+            published weights: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
+            "torchvision:resnet50.IMAGENET1K_V2".
+        model: Network of a file that does not specify it, such as a state dict; then `weights` may
+            be anything that `create_model` accepts. For a run of a custom network: that network, an
+            `nn.Module` into which the weights are loaded, or the function that creates it from a
             `ModelSpec`.
-        classes: Names of the outputs, in order: a sequence, a file with one per line, "a,b,c",
-            "imagenet" or "numbers". Outputs without names are called "0", "1", ....
+        classes: Names of the outputs, in order: a sequence, a file with one name per line, "a,b,c",
+            "imagenet" or "numbers". Outputs without names are named "0", "1", ....
 
-    Every model has `.classes`, `.recipe` and `.origin` (file, step and kind of weights), and one of
-    images `.preprocess`, which converts a path, PIL image or array to its input. Preprocessing that
-    a file does not state is assumed, and logged. `forward` takes and returns, by task:
+    Every model has `.classes`, `.recipe` and `.origin` (file, step and kind of weights). A model of
+    images also has `.preprocess`, which converts a path, PIL image or array to the model's input.
+    If a file does not specify its preprocessing, the default is assumed and logged. Inputs and
+    outputs of `forward`, by task:
 
     - a classifier (`ImageClassifier`): images (B, C, H, W); logits (B, K).
     - a detector: a list of images (3, h, w); for each a dict of boxes (N, 4) in its pixels, scores
-      (N,), labels (N,), where 1 is the first of `.classes`, and of Mask R-CNN masks (N, 1, 28, 28)
-      within the boxes: as torchvision's, which however normalizes and resizes images itself.
+      (N,), labels (N,), where 1 is the first of `.classes`, and for Mask R-CNN masks (N, 1, 28, 28)
+      within the boxes. The format is torchvision's, but images must be preprocessed.
     - a segmenter: images (B, 3, H, W); class scores (B, K, H, W).
-    - a localizer: a list of images (3, h, w); probabilities (B, K), a box per class (B, K, 4), and
-      how certain each box is (B, K).
+    - a localizer: a list of images (3, h, w); probabilities (B, K), one box per class (B, K, 4),
+      and the confidence of each box (B, K).
     - a model of text: characters (B, T), int64, as rows of `.classes`; logits (B, T, K).
-    - a model of signals: values (B, C, L), as in files; logits (B, K).
+    - a model of signals: values (B, C, L), unnormalized; logits (B, K).
 
     Raises CheckpointError, WeightsError, and ConfigError for an unknown name, another network, a
     missing custom network or an artifact.

@@ -1,4 +1,4 @@
-"""`resnets.pack_data`: pack a data set into one file that needs no decoding."""
+"""`resnets.pack_data`: pack a data set into one file of decoded pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnets.data.sources.open import find_source
 from resnets.utils.api_function import api_function
 from resnets.utils.files import lock_path
 
-ARCHIVES = (".gz", ".xz", ".bz2", ".tar", ".tgz")  # endings that the packed file does not keep
+ARCHIVES = (".gz", ".xz", ".bz2", ".tar", ".tgz")  # suffixes that the packed file's name drops
 
 
 @api_function
@@ -31,25 +31,25 @@ def pack_data(
     workers: int = 0,
     quiet: bool = True,
 ) -> PackReport:
-    """Decode all images once into one file, which trains several times faster than the data set.
+    """Decode all images once into one file, from which training is several times faster.
 
         packed = resnets.pack_data("photos", 256)
         packed.images, packed.unreadable  # ({"train": 900, "val": 100}, [])
         resnets.train("scratch", data=packed.path)
 
     Args:
-        data: Data set: a folder of class folders, a tar of one, ....
-        size: Shorter side in px that larger images are scaled to; 256 to 500 suit models of 224 px.
-        out: File to write; default NAME-SIZE.pack in this folder.
-        quarantine: List of images to leave out, as `resnets.check_data` writes it.
-        ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
-        labels_from: Where labels are read from (`data.labels_from`): auto, folder or name.
-        max_unreadable: Share of unreadable images above which nothing is written.
-        workers: Threads, 0 = one per core.
-        quiet: Do not print what was understood.
+        data: Path of the data set: a folder of class folders, a tar file of one, ....
+        size: Length in px to which a longer shorter side is resized; 256 to 500 suit 224 px models.
+        out: File to write; default NAME-SIZE.pack in the current folder.
+        quarantine: List of images to exclude, as written by `resnets.check_data`.
+        ground_truth: File with the labels of a flat validation folder (as ImageNet's ground truth).
+        labels_from: Source of the labels (`data.labels_from`): "auto", "folder" or "name".
+        max_unreadable: Fraction of unreadable images above which no file is written.
+        workers: Number of threads; 0 = one per core.
+        quiet: Do not print how the data set was interpreted.
 
-    Unreadable images are logged and left out. Raises DataError, and ConfigError for a file that
-    exists and a data set that cannot be packed.
+    Unreadable images are logged and skipped. Raises DataError, and ConfigError if the file exists
+    or the data set cannot be packed.
     """
     spec = DataSpec(
         source=fspath(data),

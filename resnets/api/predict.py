@@ -1,4 +1,4 @@
-"""`resnets.predict`: classify images, or find what is in them."""
+"""`resnets.predict`: classify images, or detect objects in them."""
 
 from __future__ import annotations
 
@@ -52,32 +52,32 @@ def predict(
     length: int = 300,
     quiet: bool = True,
 ) -> list[Prediction] | list[DetectionPrediction] | list[SignalPrediction | str]:
-    """Return one prediction per image, in order; an image that cannot be read has an `error`.
+    """Return one prediction per image, in order; for an unreadable image its `error` is set.
 
-    A model of signals gives a `name` (the class) and `probability` per signal, one of text the
-    texts with `length` further characters.
+    A model of signals returns the `name` of the class and its `probability` per signal; a model of
+    text returns each text with `length` further characters.
 
         for each in resnets.predict(run, ["cat.jpg", "photos/"]):
             print(each.path, each.classes[0], each.probabilities[0])
 
     Args:
-        weights: A run, checkpoint, artifact, published weights, or a loaded model, of which a copy
-            computes: it stays on its device and in its mode.
-        images: A path (of a folder, all of its images), PIL image or uint8 array (H, W[, C]), or a
-            sequence of these. In-memory images are called "image 0", "image 1", .... For a model of
-            signals .csv, .npy or .npz files, or arrays (N, L) or (N, C, L); for one of text the
-            texts themselves.
-        top_k: Classes per image, most probable first.
-        threshold: Detectors: lowest score of an object.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+        weights: A run, checkpoint, artifact, published weights, or a loaded model. A loaded model
+            is copied: its own device and mode do not change.
+        images: A path (of a folder: all images in it), PIL image or uint8 array (H, W[, C]), or a
+            sequence of these. In-memory images are named "image 0", "image 1", .... For a model of
+            signals: .csv, .npy or .npz files, or arrays (N, L) or (N, C, L). For a model of text:
+            strings.
+        top_k: Number of classes per image, most probable first.
+        threshold: Detectors: minimum score of a detection.
+        model: Network of weights that do not specify it (a state dict): a name that `resnets info`
             lists.
-        classes: Names of the outputs, where the weights have none: a sequence, a file with one per
+        classes: Names of the outputs if the weights have none: a sequence, a file with one name per
             line, "a,b,c", "imagenet" or "numbers".
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto, float32, tf32, float16, bfloat16, int8.
         backend: auto, torch, onnx, openvino; see docs/predict.md.
-        calibrate: Data set that precision "int8" is calibrated on.
-        length: Models of text: characters to write after each text.
+        calibrate: Data set for the calibration of precision "int8".
+        length: Models of text: number of characters to generate after each text.
         quiet: Print nothing.
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
@@ -152,7 +152,7 @@ def _predict_sequences(
     device: str,
     **unread: object,
 ) -> list[SignalPrediction | str]:
-    """See `predict`; `unread` are the arguments that models of sequences do not read."""
+    """Predict text or classes of signals; `unread` are the arguments for other models."""
     refuse_options(f"not for models of task {task!r}; omit it", **unread)
     if task == "signals":
         refuse_options("only for models of text; omit it", length=length != 300)
@@ -170,7 +170,7 @@ def open_classifier(
     calibrate: str | None = None,
     quiet: bool,
 ) -> Backend:
-    """Open the backend that computes predictions of about `images` images."""
+    """Open the backend that classifies images; its selection depends on their number `images`."""
 
     def log(text: str) -> None:
         if not quiet:

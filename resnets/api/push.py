@@ -24,24 +24,24 @@ def push(
     license: str | None = None,
     private: bool = False,
 ) -> str:
-    """Write weights, config.json and a model card to a folder or the Hub; returns its path or URL.
+    """Write weights, config.json and a model card to a folder or the Hub; return its path or URL.
 
         resnets.push(run, "hub:me/pets", license="apache-2.0", private=True)
         model = resnets.load("hub:me/pets")
 
     Args:
-        weights: A run, checkpoint, published weights, or a loaded classifier; the card of a run has
-            its errors.
+        weights: A run, checkpoint, published weights, or a loaded classifier. The model card of a
+            run states its errors.
         to: New folder, or "hub:ORG/NAME", which needs `hf auth login`.
-        model: Network of weights that do not state it, as for `resnets.load`.
-        classes: Names of the outputs, where the weights have none.
+        model: Network of weights that do not specify it, as for `resnets.load`.
+        classes: Names of the outputs if the weights have none.
         format: Library whose config and tensor names are written: timm, transformers, torchvision,
-            mmpretrain or detectron2; of the last three a state dict, model.pth, is added.
-        license: License of the weights, as named on the Hub (apache-2.0, mit, cc-by-4.0, ...).
+            mmpretrain or detectron2. For the last three a state dict, model.pth, is also written.
+        license: License of the weights by its name on the Hub (apache-2.0, mit, cc-by-4.0, ...).
         private: Create a private repository on the Hub.
 
-    Raises ConfigError for a folder that is not empty or an invalid name, WeightsError if the
-    library has no such model or the Hub refuses.
+    Raises ConfigError if the folder is not empty or a name is invalid, and WeightsError if the
+    library has no such model or the Hub rejects the upload.
     """
     source = path_or_model(weights)
     if isinstance(source, ImageClassifier):

@@ -1,4 +1,4 @@
-"""Choose a recipe by name or file, and apply the options of a command or call.
+"""Select a recipe by name or file, and apply the options of a command or call.
 
 This module must not import torch: `resnets train` prints its first line before it does.
 """
@@ -49,13 +49,20 @@ def choose_recipe(
     fields: Mapping[str, Any] | None = None,
     where: str = "--set",
 ) -> Recipe:
-    """Return `recipe`, a name (see `resnets.recipes`), .toml file or value, with changes applied.
+    """Return `recipe` (a name, .toml file or value) with the changes applied.
 
-    model: a catalog name (of a detector with its head, such as resnet50-fpn) or a spec. duration:
-    such as "30ep" or "6400it". fields: other recipe fields, dotted ("optim.lr": 0.1) or nested
-    ("optim": {"lr": 0.1}); strings are parsed as TOML where possible. where: name of `fields` in
-    error messages. Raises ConfigError, also for fields that the recipe's task does not read
-    (`check_explicit_fields`); logs warnings about fields without effect.
+    Args:
+        recipe: A name (see `resnets.recipes`), a .toml file or a `Recipe`.
+        data: Data set: a name or a path.
+        model: A catalog name (for a detector with its head, such as resnet50-fpn) or a `ModelSpec`.
+        duration: Such as "30ep" or "6400it".
+        seed: Random seed.
+        fields: Other recipe fields, dotted ("optim.lr": 0.1) or nested ("optim": {"lr": 0.1}).
+            Strings are parsed as TOML where possible.
+        where: Name of `fields` in error messages.
+
+    Raises ConfigError, also for fields that the recipe's task does not read
+    (`check_explicit_fields`). Logs warnings about fields without effect.
     """
     is_name = isinstance(recipe, str) and not recipe.endswith(".toml")
     if isinstance(recipe, Recipe):
@@ -95,10 +102,10 @@ def choose_recipe(
 
 
 def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: bool) -> Recipe:
-    """Return recipe qat for `weights`, with what it does not decide from the recipe of their run.
+    """Return recipe `qat` for `weights`, completed from the recipe of their run.
 
-    model: catalog name of weights that do not state their model; others must be of it. The learning
-    rate and duration are a tenth of the run's.
+    The learning rate and duration are a tenth of the run's. model: catalog name of weights that do
+    not specify their model; other weights must be of this model.
     """
     from resnets.weights.load import LoadOptions, load_classifier  # deferred: slow to import
 
@@ -129,7 +136,7 @@ def _fine_tune_int8(weights: str, qat: Recipe, model: str | None, *, has_data: b
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
-    """Return a run's length as in recipes ("30ep", "6400it"); None if neither is given."""
+    """Return the length of a run as in recipes ("30ep", "6400it"), or None if neither is set."""
     if epochs is not None and iterations is not None:
         raise ConfigError("--epochs and --iterations cannot be combined; give one of them")
     if epochs is None and iterations is None:
@@ -140,7 +147,7 @@ def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
 
 
 def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
-    """Return the recipe for another model; data, classes and channels stay the same."""
+    """Return the recipe for another model; data set, classes and channels do not change."""
     current, detect = recipe.model, recipe.detect
     if recipe.task == "text":
         if isinstance(model, ModelSpec):

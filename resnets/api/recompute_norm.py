@@ -1,4 +1,4 @@
-"""`resnets.recompute_norm`: true-average batch norm statistics of a trained classifier."""
+"""`resnets.recompute_norm`: recompute the batch norm statistics of a trained classifier."""
 
 from __future__ import annotations
 
@@ -49,31 +49,32 @@ def recompute_norm(
     device: str = "auto",
     quiet: bool = False,
 ) -> ImageClassifier:
-    """Return a classifier whose batch norms have statistics averaged over its training set.
+    """Return a classifier whose batch norm statistics are averages over its training set.
 
         net = resnets.recompute_norm("runs/imagenet-paper-1", out="fixed")
 
-    Running statistics are moving averages of the last training steps. The paper (appendix A), and
-    the models that its authors released, have true averages instead: the trained classifier reads
-    the training set once, and the means and variances of the batches are averaged. Detectors then
-    keep them fixed. Here each training image is read once in random order (seed 0), preprocessed as
-    at test (no augmentation), in float32, in batches of nearly equal size; each batch is normalized
-    by its own statistics on the way. The paper does not say which crops it averages over.
+    Running statistics are moving averages over the last training steps. The paper (appendix A), and
+    the models that its authors released, use averages over the training set instead: after
+    training, the means and variances of all batches are averaged. Detectors then keep these
+    statistics fixed. This function reads each training image once in random order (seed 0),
+    preprocessed as at test time (no augmentation), in float32, in batches of nearly equal size. In
+    this pass each batch is normalized with its own statistics. The paper does not specify the
+    crops.
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights or a loaded model.
-        data: Data set as for `resnets.train`; default: what the run was trained on. Its training
-            images are read, and their classes do not matter.
+        data: Data set as for `resnets.train`; default: the data set that the run was trained on.
+            Its training images are read; its classes need not match.
         out: New folder for the model, as `ImageClassifier.save` writes it.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+        model: Network of weights that do not specify it (a state dict): a name that `resnets info`
             lists.
-        batch_size: Most images of a batch (the paper's is 256); 2 allows one of three, as no batch
-            has a single image.
+        batch_size: Maximum number of images per batch (256 in the paper). With 2, a batch may have
+            three images, because no batch has a single one.
         device: auto, cpu, cuda, cuda:1, mps.
         quiet: Print nothing.
 
-    Unreadable images are left out and logged. Raises ConfigError for a detector, a model without
-    batch norms and a batch size below 2, DataError, CheckpointError and WeightsError.
+    Unreadable images are skipped and logged. Raises ConfigError for a detector, a model without
+    batch norm or a batch size below 2. Also raises DataError, CheckpointError and WeightsError.
     """
     path_or_net = path_or_model(weights, complete=False)
     if batch_size < 2:
@@ -126,8 +127,8 @@ def _read_in_even_batches(
 ) -> Iterator[Tensor]:
     """Yield the images of `rows` in the fewest batches, whose sizes differ by at most one.
 
-    An image that is alone because others of its batch are unreadable joins the next batch; the last
-    one of a set is then left out.
+    If only one image of a batch is readable, it is added to the next batch. In the last batch it is
+    skipped.
     """
     count = min(-(-len(rows) // batch_size), len(rows) // 2)
     size, larger = divmod(len(rows), count)

@@ -25,10 +25,13 @@ from resnets.weights.checkpoint.format import RECIPE
 
 
 class Run:
-    """A finished or unfinished run in `folder`; a notebook shows its results and curves.
+    """A finished or unfinished run in `folder`; notebooks display its results and curves.
 
-    Files are read when first used; raises ConfigError if there is no run. model: the network of a
-    run whose network is from outside the package, as for `resnets.load`.
+    Args:
+        folder: Folder of the run.
+        model: The network of a run of a custom network, as for `resnets.load`.
+
+    Files are read at first use. Raises ConfigError if the folder contains no run.
     """
 
     @api_function
@@ -40,7 +43,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe of the run, with the fields that depend on its data."""
+        """Recipe of the run, including the fields that were set from its data."""
         return from_toml(self.folder / RECIPE, stored=True)
 
     @cached_property
@@ -59,18 +62,18 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl so far: `kind` ("train", "val", "time"), `step`, `epoch`, ..."""
+        """Rows of metrics.jsonl so far, with `kind` ("train", "val", "time"), `step`, `epoch`..."""
         check_is_run(self.folder)
         return read_rows(self.folder)
 
     @property
     def report(self) -> Path:
-        """The report, one self-contained HTML file; written when the run finishes."""
+        """Path of the report, one self-contained HTML file, written when the run finishes."""
         return self.folder / REPORT
 
     @cached_property
     def model(self) -> ImageClassifier | Any:
-        """The best model on validation (the last without a validation split), in eval mode.
+        """The model with the best validation metric (the last without validation), in eval mode.
 
         See `resnets.load`.
         """
@@ -84,7 +87,7 @@ class Run:
         return f"Run({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        """Results and curves, for notebooks."""
+        """Return results and curves as HTML, for notebooks."""
         finished = (self.folder / RESULT).is_file()
         result = self.result if finished else {}
         title = f"{self.recipe.net_name} on {self.recipe.data.source}"

@@ -22,10 +22,15 @@ SequenceModel = Transformer | SignalNetwork
 def predict_sequences(
     weights: str | SequenceModel, inputs: Sequence[ImageInput], *, length: int, device: str
 ) -> Iterator[SignalPrediction | str]:
-    """Yield each text with `length` further characters, or the class of each signal in order.
+    """Yield each text with `length` further characters, or the class of each signal, in order.
 
-    weights: a path, or a loaded model, of which a copy computes. inputs: texts; or files of signals
-    and arrays (N, L) or (N, C, L). Raises ConfigError and DataError.
+    Args:
+        weights: A path, or a loaded model, which is copied.
+        inputs: Texts; or files of signals and arrays (N, L) or (N, C, L).
+        length: Number of characters to generate.
+        device: Device, such as "cpu".
+
+    Raises ConfigError and DataError.
     """
     model = load_sequence_model(weights) if isinstance(weights, str) else copy.deepcopy(weights)
     to_device(model, device, "float32")
@@ -37,7 +42,7 @@ def predict_sequences(
 def _to_text(value: ImageInput) -> str:
     if not isinstance(value, str):
         raise ConfigError(
-            f"images: {type(value).__name__} is not a text, which this model continues"
+            f"images: {type(value).__name__} is not a string; this is a model of text"
         )
     return value
 

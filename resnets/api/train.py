@@ -1,4 +1,4 @@
-"""`resnets.train`: train a model by a recipe, or resume a run, from Python or the command line."""
+"""`resnets.train`: train a model with a recipe, or resume a run."""
 
 from __future__ import annotations
 
@@ -52,40 +52,43 @@ def train(
     quiet: bool = False,
     **fields: Any,
 ) -> Run:
-    """Train a model and return its run, whose folder holds checkpoints, metrics and a report.
+    """Train a model and return its run, whose folder contains checkpoints, metrics and a report.
 
         run = resnets.train("scratch", data="photos", epochs=10, optim={"lr": 0.02})
 
     Args:
-        recipe: A recipe's name (see `resnets.recipes`), a .toml file or a `Recipe`.
-        data: Data set: a name, hub:ORG/NAME, or a path (docs/data.md), or a `DataSpec`. Or a Python
+        recipe: Name of a recipe (see `resnets.recipes`), a .toml file or a `Recipe`.
+        data: Data set: a name, hub:ORG/NAME, a path (docs/data.md), or a `DataSpec`. Or a Python
             object: (images, labels) arrays or tensors, a torch data set, an iterable of (image,
             label), or a mapping of "train", "val" and "test" to these (docs/api.md).
         model: Catalog name (see `resnets info`) or a `ModelSpec`. Or a Python object: an
-            `nn.Module` that returns logits (B, K), or a function that makes one from a `ModelSpec`
-            whose num_classes, in_channels and input_size are those of the data, such as
+            `nn.Module` that returns logits (B, K), or a function that creates one from a
+            `ModelSpec` whose num_classes, in_channels and input_size are those of the data, such as
             `functools.partial(ResNet, block=MyBlock)`.
         loss: Kind of the loss ("bce") or its fields, such as {"class_weights": "auto"}. Or a
-            function of logits (B, K) and classes (B,) that returns their mean loss, or (B,) values;
-            in place of the recipe's.
-        epochs: Length of the run; schedules scale with it.
-        iterations: The same in optimizer steps.
-        seed: Seed of initialization, order and augmentation.
+            function of logits (B, K) and classes (B,) that returns the mean loss, or losses (B,).
+            Replaces the recipe's loss.
+        epochs: Length of the run in epochs; schedules are scaled accordingly.
+        iterations: Length of the run in optimizer steps.
+        seed: Random seed of initialization, order and augmentation.
         out: Run folder; default runs/RECIPE-N.
-        resume: Resume the run in `out` if there is one, else start it. Without `recipe` there must
-            be one, `out` may be the URL of its checkpoints, `data` is the data set's new location
-            and `epochs` or `iterations` the new length of the whole run. With `recipe`, a run that
-            exists keeps its own; differences are logged. Python objects are passed again.
+        resume: Resume the run in `out` if it exists, otherwise start it. Without `recipe` the run
+            must exist, `out` may be the URL of its checkpoints, `data` is the new location of the
+            data set, and `epochs` or `iterations` is the new total length. With `recipe`, an
+            existing run keeps its own recipe, and differences are logged. Python objects must be
+            passed again.
         device: auto, cpu, cuda, cuda:1, mps.
-        fit_memory: Halve micro-batches until they fit into memory; the batch size stays.
-        hang_after: Seconds after which a step that does not end stops the process, with the stacks
-            of its threads; 0 = never (in a debugger).
+        fit_memory: Halve the micro-batches until they fit into memory; the batch size does not
+            change.
+        hang_after: Timeout of a step in seconds, after which the process prints the stacks of its
+            threads and exits; 0 = no timeout (for debuggers).
         quiet: Print nothing.
         **fields: Other recipe fields: batch_size=64, optim={"lr": 0.1}, **{"data.size": 128}.
 
-    Under torchrun every process makes the same call. Ctrl-C and SIGTERM save a checkpoint and raise
-    `Interrupted`, a KeyboardInterrupt that says how to resume. Signals are handled in the main
-    thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
+    Under torchrun, every process must make the same call. Ctrl-C and SIGTERM save a checkpoint and
+    raise `Interrupted`, a KeyboardInterrupt whose message tells how to resume; they are handled
+    only in the main thread. Raises ConfigError, DataError, Diverged, OutOfMemory and
+    CheckpointError.
     """
     check_range("--hang-after", hang_after, "[0, inf)")
     duration = choose_duration(epochs, iterations)
@@ -171,7 +174,7 @@ def _log_differences(recipe: Recipe, folder: Path) -> None:
 
 
 def _restore_from_url(path: Path) -> Path:
-    """Return the run folder to resume; a URL is restored to runs/NAME if that is missing."""
+    """Return the run folder to resume; a URL is restored to runs/NAME if that does not exist."""
     url = remote_url(path)
     if url is None:
         return path

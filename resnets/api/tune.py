@@ -32,22 +32,22 @@ def tune(
         run = resnets.train(search.recipe)
         search.best.error, search.tables["trials"]
 
-    A learning-rate range test, then trials that Optuna samples. Test images are not read.
+    Runs a learning-rate range test, then trials sampled by Optuna. Test images are not read.
 
     Args:
-        recipe: Recipe to tune: a name, a .toml file or a `Recipe`; it keeps its duration.
+        recipe: Recipe to tune: a name, a .toml file or a `Recipe`; its duration does not change.
         data: Data set: a name or a path.
-        model: Catalog name or a `ModelSpec`; default is the recipe's.
-        trials: Number of trials in all, including those of a search that is resumed.
-        budget: Length of each trial, as "3ep" or "500it".
-        seed: Seed of the search; the recipe has its own.
-        out: Folder; default runs/tune-N. The same search in it is resumed, and one of more trials
-            extends it.
+        model: Catalog name or a `ModelSpec`; default: the recipe's model.
+        trials: Total number of trials, including those of a resumed search.
+        budget: Length of each trial, such as "3ep" or "500it".
+        seed: Random seed of the search; that of training is a field of the recipe.
+        out: Folder; default runs/tune-N. If it contains the same search, that is resumed, and
+            extended if `trials` is larger.
         device: auto, cpu, cuda, cuda:1, mps.
         **fields: Other recipe fields, as for `resnets.train`.
 
-    Raises ConfigError if Optuna is not installed, there are no validation images, or the folder has
-    another search.
+    Raises ConfigError if Optuna is not installed, the data set has no validation images, or the
+    folder contains another search.
     """
     chosen = choose_recipe(recipe, data=data, model=model, fields=fields)
     return search(chosen, trials=trials, budget=budget, seed=seed, out=out, device=device)
