@@ -17,8 +17,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if sys.platform == "darwin":
-    # Operators that Apple's MPS lacks run on the CPU, with a warning. torch reads this variable when
-    # it is imported.
+    # Operators that Apple's MPS lacks run on the CPU, with a warning. torch reads this variable
+    # when it is imported.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 from resnets.utils import cpu_count

@@ -1,4 +1,4 @@
-"""The networks of the paper, ResNet and VGG, each built from a `ModelSpec`."""
+"""The networks of the paper and of later ones, ResNet and VGG, built from a `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ def __getattr__(name: str) -> Any:
 def build(
     spec: ModelSpec, *, block: MakeBlock | None = None, norm: MakeNorm | None = None
 ) -> ImageClassifier:
-    """Build the model that `spec` describes, initialized from torch's global random generator.
+    """Build the model that `spec` describes, initialized with torch's global random generator.
 
-    block, norm: replace those of the spec, see `block_config.BlockConfig`. Raises ConfigError if
-    fields of `spec` contradict each other, or if `block` returns maps of a wrong shape.
+    Args:
+        spec: Architecture of the model.
+        block: Replaces the block of the spec, see `block_config.BlockConfig`.
+        norm: Replaces the norm of the spec, see `ResNet`.
+
+    Raises ConfigError if fields of `spec` contradict each other, or if `block` returns feature maps
+    of a wrong shape.
     """
     from resnets.models.resnet import ResNet
     from resnets.models.vgg import VGG

@@ -1,4 +1,4 @@
-"""`BlockConfig`: what a block is built from, and what a block, also a custom one, must return."""
+"""`BlockConfig`: the settings of a block, and the interface of custom blocks."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ class BlockConfig:
     A custom block, `ResNet(spec, block=MyBlock)`, is a callable that takes a `BlockConfig` and
     returns a module that maps (B, in_channels, H, W) to (B, out_channels, ceil(H / stride),
     ceil(W / stride)). It may ignore any of the fields and methods. The module may have these
-    attributes, which are needed only where stated:
+    attributes, each of which is required only for the uses listed:
 
-    - `shortcut`, the module on the shortcut (`models.shortcut.make_shortcut`): diagrams, studies
-      and the CPU kernels;
-    - `paths(x)`, which returns F(x) and what the shortcut adds to it: studies;
-    - `after_add(total)`, what follows the addition, if not relu, gelu or nothing: studies;
-    - `last_layer`, the layer at the end of F(x), which is zero if its weight and bias are:
+    - `shortcut`, the module on the shortcut (`models.shortcut.make_shortcut`): for diagrams,
+      studies and the CPU kernels;
+    - `paths(x)`, which returns F(x) and the tensor that the shortcut adds to it: for studies;
+    - `after_add(total)`, the layers after the addition, if not relu, gelu or none: for studies;
+    - `last_layer`, the last layer of F(x); F(x) is zero if its weight and bias are: for
       `zero_init_residual`, and studies that remove or add blocks.
 
-    width: channels of the 3x3 convolutions. dilation: of the first 3x3 convolution and of the next.
-    drop_path: probability of dropping F(x) in training. first: whether it is the network's first
-    block. make_norm: the custom norm, or None for that of the spec.
+    Attributes:
+        spec: Architecture of the network.
+        in_channels: Channels of the block's input.
+        width: Channels of the 3x3 convolutions.
+        stride: Stride of the block.
+        dilation: Dilations of the first 3x3 convolution and of the following ones.
+        drop_path: Probability of dropping F(x) in training (stochastic depth).
+        first: Whether this is the first block of the network.
+        make_norm: Custom norm, or None for the norm of the spec.
     """
 
     spec: ModelSpec
@@ -49,29 +55,29 @@ class BlockConfig:
 
     @property
     def out_channels(self) -> int:
-        """Channels of the block's output: `width`, or four times that for a bottleneck spec."""
+        """Channels of the block's output: `width`, or four times `width` for bottlenecks."""
         return self.width * self.spec.expansion
 
     @property
     def bottleneck_width(self) -> int:
-        """Channels inside a bottleneck: more in ResNeXt (Xie et al. 2017) and wide ResNets."""
+        """Channels inside a bottleneck; wider in ResNeXt (Xie et al. 2017) and wide ResNets."""
         return self.width * self.spec.width_per_group // 64 * self.spec.groups
 
     @property
     def bottleneck_strides(self) -> tuple[int, int]:
-        """Strides of a bottleneck's first 1x1 and of its 3x3."""
+        """Strides of a bottleneck's first 1x1 and of its 3x3 convolution."""
         return (self.stride, 1) if self.spec.stride_in == "1x1" else (1, self.stride)
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, **options: Any
     ) -> nn.Conv1d | nn.Conv2d:
-        """Return a convolution that keeps the resolution at stride 1; options of `layers.conv`."""
+        """Return a convolution that keeps the resolution at stride 1; see `layers.conv`."""
         biased = self.spec.branch_scale == "fixup"
         channels = (in_channels, out_channels)
         return layers.conv(self.spec, *channels, kernel_size, input_bias=biased, **options)
 
     def norm(self, channels: int, *, relu: bool = True, inplace: bool = True) -> NormAct:
-        """Return a norm with relu; `norm(x, shortcut)` adds the shortcut in between."""
+        """Return a norm with relu; `norm(x, shortcut)` adds the shortcut before the relu."""
         return make_norm(self.spec, channels, self.make_norm, relu=relu, inplace=inplace)
 
 
@@ -91,8 +97,8 @@ def get_block_attr(block: nn.Module, name: str) -> Any:
 def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return F(x), shortcut(x) and the output of a residual block in eval mode, all (B, C, H, W).
 
-    Raises ConfigError if a custom block has no `paths`, or one that contradicts its `forward`, such
-    as an inherited one.
+    Raises ConfigError if a custom block has no `paths`, or if its `paths` contradicts its `forward`
+    (for example because it is inherited).
     """
     branch, shortcut = get_block_attr(block, "paths")(x)
     out = block(x)
@@ -103,10 +109,10 @@ def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def activation_after_add(
     block: nn.Module, total: Tensor, out: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Return what makes the output `out` of `block` from the sum `total`, both (B, C, H, W).
+    """Return the function from the sum `total` to the output `out` of `block`, both (B, C, H, W).
 
-    That is the block's `after_add` if it has one, else nothing, relu or gelu. Raises ConfigError if
-    none of them gives `out`.
+    This is the block's `after_add` if it exists, otherwise the identity, relu or gelu. Raises
+    ConfigError if none of these returns `out`.
     """
     candidates: list[Callable[[Tensor], Tensor]] = [nn.Identity(), torch.relu, F.gelu]
     if hasattr(block, "after_add"):
@@ -121,10 +127,10 @@ def activation_after_add(
 
 
 def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) -> None:
-    """Raise ConfigError unless the blocks of `stage` return the shape that they have to."""
+    """Raise ConfigError if a block of `stage` returns a wrong shape."""
     for config, block in zip(
         configs[:2], stage.children(), strict=False
-    ):  # others equal the second
+    ):  # the other blocks equal the second
         dims = config.spec.dims
         x = torch.zeros(2, config.in_channels, *(8,) * dims)
         with eval_mode(block), torch.no_grad():
@@ -140,7 +146,7 @@ def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) ->
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Context in which `model` is in eval mode; afterwards each module has its own mode again."""
+    """Context in which `model` is in eval mode; on exit each module's own mode is restored."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

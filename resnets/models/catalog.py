@@ -1,4 +1,4 @@
-"""The catalog: names of models and the `ModelSpec` of each."""
+"""The model catalog: names of models and their `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATER_DEPTHS: dict[int, tuple[Block, tuple[int, ...]]] = {
     200: ("bottleneck", (3, 24, 36, 3)),
     269: ("bottleneck", (3, 30, 48, 8)),
 }
-# The letter after the number of layers in timm's names: a deep stem (c, s, d) or a tiered one (t),
+# The letter after the number of layers in timm's names: a deep stem (c, s, d) or a tiered stem (t),
 # of twice the width (s), an average pool on the shortcut (d, t). He et al. 2019, "Bag of Tricks",
 # Fig. 2.
 LETTERS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ LETTERS: dict[str, dict[str, Any]] = {
     "d": {"stem": "deep", "shortcut_pool": "average"},
     "t": {"stem": "tiered", "shortcut_pool": "average"},
 }
-# Bello et al. 2021 ("Revisiting ResNets"): blocks per stage and px of the training images.
+# Bello et al. 2021 ("Revisiting ResNets"): blocks per stage, and px of the training images.
 RESNET_RS = {
     50: ((3, 4, 6, 3), 160),
     101: ((3, 4, 23, 3), 192),
@@ -73,12 +73,12 @@ VGG = {
     19: (2, 2, 4, 4, 4),
 }
 
-# Depths of the paper's Table 6; any other 6n+2 layers have a name, too.
+# Depths in the paper's Table 6; models with any other 6n+2 layers can be created by name, too.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-# He et al., ECCV 2016: bottlenecks on CIFAR, 9n+2 layers (164 is 6n+2 as well).
+# He et al., ECCV 2016: CIFAR networks of bottlenecks with 9n+2 layers (164 is also 6n+2).
 CIFAR_BOTTLENECK_DEPTHS = (164, 1001)
 
-# For CIFAR-10 in minutes: the widths were chosen for two CPU cores (docs/results.md).
+# For training on CIFAR-10 within minutes; widths tuned for two CPU cores (docs/results.md).
 CIFAR_SPEEDRUN = ModelSpec(
     name="cifar-speedrun",
     depths=(1, 1, 1),
@@ -95,9 +95,9 @@ CIFAR_SPEEDRUN = ModelSpec(
 
 
 def spec(name: str, **overrides: Any) -> ModelSpec:
-    """Return the architecture of the model `name`, with `overrides` of `ModelSpec` fields.
+    """Return the `ModelSpec` of the model `name`, with `overrides` of its fields.
 
-    Raises ConfigError with the nearest name if it is unknown.
+    Raises ConfigError for an unknown name; the message suggests the most similar one.
     """
     if is_transformer(name):
         raise ConfigError(f"{name} is a text model; use it with the recipe 'text'")
@@ -111,9 +111,9 @@ def spec(name: str, **overrides: Any) -> ModelSpec:
 
 
 def transformer_spec(name: str) -> TransformerSpec:
-    """Return the spec of transformerN, of N blocks (pre-norm), or plain-transformerN.
+    """Return the spec of transformerN (N pre-norm blocks) or plain-transformerN.
 
-    Raises ConfigError for another name.
+    Raises ConfigError for any other name.
     """
     match = re.fullmatch(r"(plain-)?transformer([1-9]\d{0,3})", name)
     if match is None:
@@ -126,20 +126,21 @@ def transformer_spec(name: str) -> TransformerSpec:
 
 
 def is_transformer(name: str) -> bool:
-    """Return whether `name` is that of a transformer."""
+    """True if `name` is the name of a transformer."""
     return name.startswith(("transformer", "plain-transformer"))
 
 
 @api_function
 def list_models(pattern: str = "") -> list[str]:
-    """Return the names of the catalog that match `pattern`, default all; as `resnets info` lists.
+    """Return the model names of the catalog that match `pattern`, as listed by `resnets info`.
 
-        resnets.list_models("resnet*")  # begin with resnet: resnet18, resnet34, ...
+        resnets.list_models("resnet*")  # start with resnet: resnet18, resnet34, ...
         resnets.list_models("preact")  # contain preact: preact-resnet18, ...
 
-    pattern: a wildcard of the whole name (*, ? and [...], as timm's), or a part of it, in any case.
-    The list is empty if none matches. `create_model` also takes cifar-resnetN, cifar-plainN and
-    cifar-preact-resnetN of any N = 6n+2, of which only those in papers are listed.
+    pattern: a wildcard pattern for the whole name (*, ? and [...], as in timm), or a part of the
+    name, case-insensitive; default: all models. The list is empty if no name matches.
+    `create_model` also accepts cifar-resnetN, cifar-plainN and cifar-preact-resnetN with any N =
+    6n+2, of which only the depths used in papers are listed.
     """
     if not set("*?[") & set(pattern):
         pattern = f"*{pattern}*"
@@ -147,7 +148,7 @@ def list_models(pattern: str = "") -> list[str]:
 
 
 def _all_specs() -> dict[str, ModelSpec]:
-    """Return the whole catalog."""
+    """Return the whole catalog by name."""
     cifar = [
         _cifar_spec(family, depth)
         for family, depths in (
@@ -163,10 +164,11 @@ def _all_specs() -> dict[str, ModelSpec]:
 
 
 def _imagenet_specs() -> list[ModelSpec]:
-    """The models of Table 1, their variants in the paper, and later ones of the same family.
+    """Return the models of Table 1, their variants in the paper, and later ones of this family.
 
-    resnetN has option B and the stride in the 3x3 ("v1.5"), as in most later code; -v1 has the
-    paper's stride; -a and -c are the shortcut options of Table 3. Tables 2 and 6 use option A.
+    resnetN uses option B shortcuts and has the stride in the 3x3 convolution ("v1.5"), as most
+    later code. -v1 has the stride of the paper; -a and -c use the shortcut options of Table 3.
+    Tables 2 and 6 use option A.
     """
     specs = []
     for depth, (block, depths) in IMAGENET.items():
@@ -189,11 +191,12 @@ def _imagenet_specs() -> list[ModelSpec]:
 
 
 def _parse_timm_name(name: str) -> ModelSpec:
-    """Return the network that a name of `LATER_NAMES` describes.
+    """Return the spec of a name in `LATER_NAMES` (timm's naming scheme).
 
-    "se" and "eca" are the attention, "rs" is ResNet-RS (Bello et al. 2021), 32x4d the groups and
-    their width (Xie et al. 2017). "v2" has a norm before each convolution and none in the stem,
-    "bit" group norms and standardized weights, x3 three times the width (Kolesnikov et al. 2020).
+    "se" and "eca" are attention layers, "rs" is ResNet-RS (Bello et al. 2021), 32x4d is the number
+    of groups and their width (Xie et al. 2017). "v2" has a norm before each convolution and none in
+    the stem, "bit" has group norms and standardized weights, x3 is three times as wide (Kolesnikov
+    et al. 2020).
     """
     pattern = r"(se|eca)?resne[x]?t(rs|v2_)?(\d+)([cdst]?)(?:_(\d+)x(\d+)d)?(?:x(\d+)_bit)?"
     match = re.fullmatch(pattern, name)
@@ -219,7 +222,7 @@ def _parse_timm_name(name: str) -> ModelSpec:
 
 
 def _vgg_specs() -> list[ModelSpec]:
-    """VGG with 11, 13, 16 and 19 layers, without norms as published, and with them (-bn)."""
+    """Return VGG with 11, 13, 16 and 19 layers, without norms (as published) and with (-bn)."""
     specs = []
     for depth, depths in VGG.items():
         base = ModelSpec(
@@ -236,9 +239,9 @@ def _vgg_specs() -> list[ModelSpec]:
 
 
 def _cifar_spec(family: str, depth: int) -> ModelSpec:
-    """A CIFAR model: three stages of n blocks (section 4.2), shortcuts of option A.
+    """Return a CIFAR model: three stages of n blocks (section 4.2), option A shortcuts.
 
-    Models of bottlenecks project where shapes differ (option B), as in their paper.
+    Models with bottlenecks use option B (projections where shapes differ), as in their paper.
     """
     bottleneck = depth in CIFAR_BOTTLENECK_DEPTHS
     block: Block = "bottleneck" if bottleneck else "basic"
@@ -258,7 +261,7 @@ def _cifar_spec(family: str, depth: int) -> ModelSpec:
 
 
 def _parse_cifar_name(name: str) -> ModelSpec | None:
-    """Return the CIFAR model of an unlisted depth; ConfigError if that depth is impossible."""
+    """Return the CIFAR model of an unlisted depth; raises ConfigError for an invalid depth."""
     match = re.fullmatch(r"(cifar-resnet|cifar-plain|cifar-preact-resnet)(\d{1,5})", name)
     if match is None:
         return None

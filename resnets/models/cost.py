@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds of a model, counted from the running module.
+"""Parameters and multiply-adds of a model, counted by running the module.
 
-`shapes_only` builds models without weights, for when only their shapes matter.
+`shapes_only` builds models without weights, if only shapes are needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNCOUNTED = (nn.Identity, nn.Dropout, nn.ZeroPad2d, DropPath, NoShortcut)
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer: `output` is its shape without the batch, (C, H, W) or (K,)."""
+    """Cost of one layer; `output` is its shape without the batch dimension, (C, H, W) or (K,)."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one image of `input_size` px; `layers` in the order in which they run."""
+    """Cost of one image of `input_size` px, with `layers` in execution order."""
 
     parameters: int
     multiply_adds: int
@@ -50,20 +50,20 @@ class Cost:
 
 
 def load_catalog_costs() -> dict[str, tuple[int, int]]:
-    """Return parameters and multiply-adds of each model of the catalog by its name."""
+    """Return the parameters and multiply-adds of each catalog model by name."""
     text = (resources.files("resnets.models") / COSTS).read_text("utf-8")
     return {name: (parameters, adds) for name, (parameters, adds) in json.loads(text).items()}
 
 
 def count_cost(model: ImageClassifier, size: int | None = None) -> Cost:
-    """Count parameters and multiply-adds of `model` on images of `size` px (`spec.input_size`).
+    """Count parameters and multiply-adds of `model` for images of `size` px (`spec.input_size`).
 
-    Multiply-adds are those of convolutions and linear layers, as in the paper (Table 1), whose
-    numbers are of "v1" models with option A up to 34 layers; "v1.5" adds 0.23e9 at 50, 101 and 152
-    layers, because the first 1x1 of stages 2 to 4 still works at the larger size. The model runs on
-    a batch of no images, which gives every shape and takes milliseconds; its weights, modes and
-    device are not changed. (Meta tensors would do too, but torch runs them in Python and imports
-    torch._dynamo and sympy for it, which takes a second.)
+    Multiply-adds are those of convolutions and linear layers, as in the paper (Table 1). The
+    paper's numbers are those of "v1" models, with option A up to 34 layers; "v1.5" adds 0.23e9 at
+    50, 101 and 152 layers, because the first 1x1 convolutions of stages 2 to 4 run at the larger
+    resolution. The model runs on an empty batch, which gives all shapes within milliseconds; its
+    weights, modes and device do not change. (Meta tensors would also work, but for them torch
+    imports torch._dynamo and sympy, which takes a second.)
     """
     size = size or model.spec.input_size
     zero = torch.zeros((), device="cpu")
@@ -85,7 +85,7 @@ def count_cost(model: ImageClassifier, size: int | None = None) -> Cost:
 
 @contextmanager
 def _record_layers(model: nn.Module) -> Iterator[list[LayerCost]]:
-    """Context in which each run of a leaf layer is appended to the list that it returns."""
+    """Context that yields a list to which each run of a leaf layer is appended."""
     layers: list[LayerCost] = []
 
     def record(name: str, layer: nn.Module, output: Tensor) -> None:
@@ -100,7 +100,7 @@ def _record_layers(model: nn.Module) -> Iterator[list[LayerCost]]:
         )
 
     standardized = [module for module in model.modules() if isinstance(module, StdConv)]
-    for conv in standardized:  # the values of gigabytes of weights change no shape
+    for conv in standardized:  # shapes do not depend on the weights' values
         conv.__dict__["forward"] = partial(nn.Conv2d.forward, conv)
     handles = [
         module.register_forward_hook(
@@ -119,7 +119,7 @@ def _record_layers(model: nn.Module) -> Iterator[list[LayerCost]]:
 
 
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
-    """Return the products per output value, times the output values of one image."""
+    """Return the products per output value times the number of output values of one image."""
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
         return 0
     return layer.weight[0].numel() * math.prod(output.shape[1:])
@@ -152,15 +152,15 @@ def _describe_layer(layer: nn.Module) -> str:
 def shapes_only() -> Iterator[None]:
     """Context in which models are built and run on the meta device: shapes without values.
 
-    Initialization and batch norm, which change no shape, are skipped: torch runs both in Python
-    on meta tensors, and they would take nine tenths of the time.
+    Initialization and batch norm, which change no shapes, are skipped: torch implements both in
+    Python for meta tensors, which would take nine tenths of the time.
     """
     with torch.device("meta"), _SkipValues():
         yield
 
 
 class _SkipValues(TorchFunctionMode):
-    """A mode in which initializers and batch norms return their input."""
+    """Mode in which initializers and batch norms return their input."""
 
     def __torch_function__(
         self,

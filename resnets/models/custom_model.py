@@ -1,4 +1,4 @@
-"""Networks from outside the package, given as Python objects."""
+"""Custom networks, given as Python objects."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from resnets.models import ImageClassifier
 from resnets.utils.imports import qualified_name
 
 MakeModel = Callable[[ModelSpec], nn.Module]
-MODEL_KEYS = ("model", "block", "norm")  # of `Recipe.custom`: what a network is made of
+MODEL_KEYS = ("model", "block", "norm")  # keys of `Recipe.custom` that describe the network
 
 
 class CustomModel(ImageClassifier):
-    """A module that returns logits (B, K) for images (B, C, H, W); it has no named stages."""
+    """A module that returns logits (B, K) for images (B, C, H, W), without named stages."""
 
     stage_names = ()
 
@@ -27,23 +27,23 @@ class CustomModel(ImageClassifier):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
+        """Return logits (B, K) for images (B, C, H, W)."""
         logits: Tensor = self.module(x)
         return logits
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Not available: see `stages`."""
+        """Not supported: raises ConfigError."""
         self._refuse()
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Not available: see `stages`."""
+        """Not supported: raises ConfigError."""
         self._refuse()
 
     def _new_head(self, num_classes: int) -> nn.Linear:
         self._refuse()
 
     def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
-        """Not available: raises ConfigError."""
+        """Not supported: raises ConfigError."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -57,11 +57,11 @@ class CustomModel(ImageClassifier):
 def build_custom(
     model: nn.Module | MakeModel, spec: ModelSpec
 ) -> tuple[ImageClassifier, dict[str, str]]:
-    """The network `model` for `spec`, and where its parts are defined.
+    """Return the network `model` for `spec`, and where its parts are defined.
 
-    The names are those of "block" and "norm" for a network of the package with such parts, and of
-    "model" for any other; none are needed for a network of the package alone. Raises ConfigError
-    where it does not take the images or does not return as many logits as there are classes.
+    The keys are "block" and "norm" for a network of the package with custom parts, and "model" for
+    any other; the dict is empty for a network of the package without custom parts. Raises
+    ConfigError if the network does not accept the images, or does not return one logit per class.
     """
     made = model if isinstance(model, nn.Module) else model(spec)
     if not isinstance(made, nn.Module):
@@ -73,7 +73,7 @@ def build_custom(
             names = {"model": qualified_name(inner)}
     else:
         net = CustomModel(replace(spec, name=type(inner).__name__), inner)
-        # Of a plain nn.Sequential, the function that makes it says more.
+        # For a plain nn.Sequential, the name of the function that creates it is more informative.
         made_by_torch = type(inner).__module__.startswith("torch.") and inner is not model
         names = {"model": qualified_name(model if made_by_torch else type(inner))}
     _check_logits(net, spec)
@@ -81,7 +81,7 @@ def build_custom(
 
 
 def _check_logits(net: ImageClassifier, spec: ModelSpec) -> None:
-    """Raise ConfigError unless `net` takes images of `spec` and returns logits (B, K)."""
+    """Raise ConfigError if `net` does not accept images of `spec` or return logits (B, K)."""
     modes = {module: module.training for module in net.modules()}
     first = next(net.parameters(), None)
     device = None if first is None else first.device

@@ -1,6 +1,6 @@
-"""Layers that the blocks of all networks are built from, besides norms.
+"""Layers that the blocks of all networks are built from, except norms.
 
-Blurred layers have the parameters and names of the layers they replace, so the same weights fit.
+Blurred layers have the same parameters and names as the layers they replace, so weights fit both.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 
-# Inputs of fewer channels, such as images, are not blurred, as in Zhang 2019 and the FFCV recipes,
-# whose first convolution is an ordinary one.
+# Inputs with fewer channels, such as images, are not blurred, as in Zhang 2019 and the FFCV
+# recipes, whose first convolution is a regular one.
 MIN_BLURRED_CHANNELS = 16
 
 
@@ -30,9 +30,9 @@ def conv(
     dilation: int = 1,
     input_bias: bool = False,
 ) -> nn.Conv1d | nn.Conv2d:
-    """Return a convolution over `spec.dims` axes that keeps the resolution at stride 1.
+    """Return a convolution over `spec.dims` dimensions that keeps the resolution at stride 1.
 
-    It has no bias where a norm follows.
+    It has no bias if a norm follows.
     """
     kind: type[nn.Conv1d | nn.Conv2d] = nn.Conv2d
     if spec.dims == 1:
@@ -57,10 +57,10 @@ def conv(
 
 
 def low_pass(x: Tensor, stride: int = 1) -> Tensor:
-    """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)), blurred, then subsampled.
+    """Blur, then subsample: (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)).
 
     The filter is (1, 2, 1) / 4 in each direction ("Triangle-3" of Zhang 2019), computed as two
-    averages over neighbors; at the border the outermost pixels count as repeated.
+    averages of neighbors; the border pixels are replicated.
     """
     x = F.avg_pool2d(x, 2, stride=1, padding=1, count_include_pad=False)
     return F.avg_pool2d(x, 2, stride=stride)
@@ -75,7 +75,7 @@ class BlurredConv(nn.Conv2d):
 
 
 class StdConv(nn.Conv2d):
-    """Weight standardization: each filter has mean 0 and variance 1 (Qiao et al. 2019, BiT)."""
+    """Convolution with weight standardization: mean 0, variance 1 per filter (Qiao et al. 2019)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
@@ -85,7 +85,7 @@ class StdConv(nn.Conv2d):
 
 
 class BiasedConv(nn.Conv2d):
-    """A convolution of `input + input_bias`, one learned number (Zhang et al. 2019, Fixup)."""
+    """A convolution of `input + input_bias`, a learned scalar (Fixup, Zhang et al. 2019)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -97,7 +97,7 @@ class BiasedConv(nn.Conv2d):
 
 
 class Scale(nn.Module):
-    """`factor * x`, one number for the whole map, constant or learned; with `bias` `+ bias`."""
+    """`factor * x` with a constant or learned scalar; with `bias`, a learned scalar is added."""
 
     def __init__(self, factor: float, *, learned: bool = False, bias: bool = False) -> None:
         super().__init__()
@@ -106,26 +106,26 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same shape."""
+        """Return a tensor of the same shape."""
         x = x * (self.factor if self.weight is None else self.weight)
         return x if self.bias is None else x + self.bias
 
     def extra_repr(self) -> str:
-        """The factor, if it is constant."""
+        """Return the factor, if it is constant."""
         return f"{self.factor:g}" if self.weight is None else "learned"
 
 
 class SqueezeExcitation(nn.Module):
-    """`x * sigmoid(fc2(relu(fc1(mean))))`, a factor for each channel (Hu et al. 2018).
+    """Squeeze-and-excitation (Hu et al. 2018): `x * sigmoid(fc2(relu(fc1(mean))))` per channel.
 
-    The two layers are 1x1 convolutions of the mean over positions, with biases.
+    The two layers are 1x1 convolutions, with biases, of the mean over positions.
     """
 
     label = "squeeze and excitation"
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        inner = max(8, int(channels / reduction + 4) // 8 * 8)  # as timm rounds it
+        inner = max(8, int(channels / reduction + 4) // 8 * 8)  # rounded as in timm
         self.fc1 = nn.Conv2d(channels, inner, 1)
         self.fc2 = nn.Conv2d(inner, channels, 1)
 
@@ -137,9 +137,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """`x * sigmoid(conv(mean))`, the convolution over neighboring channels (Wang et al. 2020).
+    """ECA (Wang et al. 2020): `x * sigmoid(conv(mean))`, convolved over neighboring channels.
 
-    Its kernel grows with the logarithm of the channels (eq. 12 there): 5 at 256, 7 at 2048.
+    The kernel size grows with the logarithm of the channels (their eq. 12): 5 at 256, 7 at 2048.
     """
 
     label = "channel attention"
@@ -156,7 +156,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 class BlurredMaxPool(nn.MaxPool2d):
-    """Maxima at stride 1, blurred, then subsampled (Zhang 2019, eq. 8)."""
+    """Max pooling with stride 1, blurred, then subsampled (Zhang 2019, eq. 8)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
@@ -166,9 +166,9 @@ class BlurredMaxPool(nn.MaxPool2d):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, F(x) of an image is zero with chance `p`.
+    """Stochastic depth (Huang et al. 2016): zeroes F(x) of an image with probability `p`.
 
-    The others are scaled by 1 / (1 - p), so the mean stays.
+    Only in training. The other images are scaled by 1 / (1 - p), which preserves the mean.
     """
 
     def __init__(self, p: float) -> None:
@@ -177,14 +177,14 @@ class DropPath(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether anything is dropped now."""
+        """True if branches are dropped: in training mode with p > 0."""
         return self.training and self.p > 0
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         if not self.active:
             return x
-        from torchvision.ops import stochastic_depth  # imports torch's compiler: seconds
+        from torchvision.ops import stochastic_depth  # slow: imports torch's compiler
 
         return stochastic_depth(x, self.p, mode="row", training=True)
 
@@ -196,7 +196,7 @@ def add_shortcut(
     *,
     inplace: bool = False,
 ) -> Tensor:
-    """`drop_path(branch) + shortcut`: all (B, C, H, W). In a plain network `shortcut` is None."""
+    """Return `drop_path(branch) + shortcut`, all (B, C, H, W); no shortcut in a plain network."""
     if shortcut is None:
         return branch
     if drop_path is not None:

@@ -1,8 +1,8 @@
-"""Norms of every kind, each one module with what follows it: addition of the shortcut and relu.
+"""All kinds of norms, each one module with the addition of the shortcut and the relu after it.
 
-`BatchNormAct2d` is timm's idiom: it inherits from torch's norm, so parameters and buffers keep
-their names, and trains with a fused CPU kernel (`ops.norm_act`). Ghost and synchronized norms take
-their statistics from other batches than one device's.
+`BatchNormAct2d` follows timm: it inherits from torch's norm, so parameters and buffers keep their
+names, and it trains with a fused CPU kernel (`ops.norm_act`). Ghost and synchronized norms compute
+their statistics over parts of a batch, or over the batches of several devices.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ MakeNorm = Callable[[int], nn.Module]  # channels -> a module that normalizes (B
 class NormAct(nn.Module):
     """`relu(norm(x) + shortcut)`: a norm, the addition at the end of a residual block, and relu.
 
-    Subclasses inherit from this class and from the norm. relu: whether there is one; with the
-    `activation` "gelu" it is a GELU. inplace: whether both may overwrite what the norm returned.
+    Subclasses inherit from this class and from the norm.
+
+    Args:
+        relu: Whether a relu follows; with `activation` "gelu" it is a GELU.
+        inplace: Whether addition and relu may overwrite the norm's output.
     """
 
     activation: Literal["relu", "gelu"] = "relu"
@@ -39,29 +42,29 @@ class NormAct(nn.Module):
         self.relu, self.inplace = relu, inplace
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        """Return `norm(x)` alone: (B, C, H, W) to the same shape."""
         out: Tensor = super().forward(x)
         return out
 
     def add_relu(
         self, y: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
     ) -> Tensor:
-        """`relu(y + shortcut)`; `drop_path` zeroes `y` for some images."""
+        """Return `relu(y + shortcut)`; `drop_path` zeroes `y` for some images."""
         y = add_shortcut(y, shortcut, drop_path, inplace=self.inplace)
         return self.activate(y) if self.relu else y
 
     def activate(self, y: Tensor) -> Tensor:
-        """`relu(y)`, in place if allowed, or `gelu(y)`."""
+        """Return `relu(y)`, in place if allowed, or `gelu(y)`."""
         return F.gelu(y) if self.activation == "gelu" else F.relu(y, inplace=self.inplace)
 
     def forward(
         self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
     ) -> Tensor:
-        """`relu(drop_path(norm(x)) + shortcut)`: all (B, C, H, W)."""
+        """Return `relu(drop_path(norm(x)) + shortcut)`, all (B, C, H, W)."""
         return self.add_relu(self.normalize(x), shortcut, drop_path)
 
     def extra_repr(self) -> str:
-        """The norm's settings."""
+        """Return the norm's settings."""
         return ", ".join(filter(None, (super().extra_repr(), "" if self.relu else "relu=False")))
 
 
@@ -74,41 +77,41 @@ class GroupNormAct(NormAct, nn.GroupNorm):
 
 
 class ScalarBiasAct(NormAct):
-    """`relu(x + bias + shortcut)`: one learned number in place of a norm (Zhang et al. 2019)."""
+    """`relu(x + bias + shortcut)`: a learned scalar instead of a norm (Zhang et al. 2019)."""
 
     def __init__(self, *, relu: bool = True, inplace: bool = True) -> None:
         super().__init__(relu=relu, inplace=inplace)
         self.bias = nn.Parameter(torch.zeros(1))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`x + bias`: (B, C, H, W) to the same shape."""
+        """Return `x + bias`: (B, C, H, W) to the same shape."""
         return x + self.bias
 
 
 class CustomNormAct(NormAct):
-    """A `NormAct` around any other norm, which is its child `norm`."""
+    """A `NormAct` around any custom norm, which is its child `norm`."""
 
     def __init__(self, norm: nn.Module, *, relu: bool = True) -> None:
-        super().__init__(relu=relu, inplace=False)  # the norm may need its output to differentiate
+        super().__init__(relu=relu, inplace=False)  # the norm's backward pass may need its output
         self.norm = norm
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        """Return `norm(x)` alone: (B, C, H, W) to the same shape."""
         out: Tensor = self.norm(x)
         return out
 
 
 class BatchNormAct(NormAct, nn.modules.batchnorm._BatchNorm):
-    """What batch norms share that do not count the batches of training in torch's code.
+    """Base class of batch norms.
 
-    counts_batches: False where the training loop updates `num_batches_tracked` of all norms at
-    once (`DataParallelModel`): alone, each int64 addition is a kernel of its own in every pass.
+    counts_batches: False if the training loop updates `num_batches_tracked` of all norms at once
+    (`DataParallelModel`), because each separate int64 addition is a kernel launch.
     """
 
     counts_batches = True
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`norm(x)` alone: (B, C, ...) to the same shape."""
+        """Return `norm(x)` alone: (B, C, ...) to the same shape."""
         if self.counts_batches or not self.training or self.momentum is None:
             return super().normalize(x)
         statistics = self.running_mean, self.running_var
@@ -120,9 +123,9 @@ class BatchNormAct(NormAct, nn.modules.batchnorm._BatchNorm):
 
 
 class BatchNormAct2d(BatchNormAct, nn.BatchNorm2d):
-    """Batch norm (Ioffe and Szegedy 2015), addition and relu, on a CPU fused into one kernel.
+    """Batch norm (Ioffe and Szegedy 2015), addition and relu, fused into one kernel on a CPU.
 
-    use_kernel: set by `use_cpu_kernels`; what the kernel does not support runs on torch.
+    use_kernel: set by `use_cpu_kernels`. Inputs that the kernel does not support run in torch.
     """
 
     use_kernel = False
@@ -130,7 +133,7 @@ class BatchNormAct2d(BatchNormAct, nn.BatchNorm2d):
     def forward(
         self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
     ) -> Tensor:
-        """`relu(drop_path(norm(x)) + shortcut)`: all (B, C, H, W)."""
+        """Return `relu(drop_path(norm(x)) + shortcut)`, all (B, C, H, W)."""
         drops = drop_path is not None and drop_path.active
         fuses = self.use_kernel and self.training and not drops
         if fuses and fused.supports(x, shortcut, self.weight, self.group_size(x)):
@@ -165,24 +168,24 @@ class BatchNormAct1d(BatchNormAct, nn.BatchNorm1d):
 
 
 class GhostBatchNormAct2d(BatchNormAct2d):
-    """Batch norm over each `ghost_size` neighbors of a batch separately in training.
+    """Ghost batch norm: in training, each `ghost_size` images are normalized separately.
 
-    "Ghost" batches (Hoffer et al. 2017, "Train longer, generalize better"); the paper's networks
-    had 32 images on each of 8 GPUs. The running statistics move when `update_running_stats` is
-    called, once per step, towards the mean over the step's ghosts: they do not depend on the number
-    of passes.
+    From Hoffer et al. 2017, "Train longer, generalize better"; the paper's networks had 32 images
+    on each of 8 GPUs. The running statistics are updated once per step, by `update_running_stats`,
+    with the mean over the ghost batches of the step, so they do not depend on the number of
+    micro-batches.
     """
 
     ghost_size: int
-    sums: Tensor  # (2, C): of means and of variances since the last step
-    count: Tensor  # ghosts since the last step
+    sums: Tensor  # (2, C): sums of means and of variances since the last step
+    count: Tensor  # number of ghost batches since the last step
 
     def group_size(self, x: Tensor) -> int:
         """Return how many images of the batch `x` share statistics."""
         return self.ghost_size
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        """Return `norm(x)` alone: (B, C, H, W) to the same shape."""
         if not self.training:
             return super().normalize(x)
         parts = x.split(self.ghost_size)
@@ -201,7 +204,7 @@ class GhostBatchNormAct2d(BatchNormAct2d):
         return out
 
     def _zero_statistics(self, ghosts: int) -> tuple[Tensor, Tensor]:
-        """Return zeros for the mean and the unbiased variance of each ghost, (ghosts, C) each."""
+        """Return zeros for mean and unbiased variance of each ghost batch, (ghosts, C) each."""
         assert self.running_mean is not None
         zeros = self.running_mean.new_zeros(2, ghosts, self.num_features)
         return zeros[0], zeros[1]
@@ -212,7 +215,7 @@ class GhostBatchNormAct2d(BatchNormAct2d):
             self.count += len(means)
 
     def update_running_stats(self) -> None:
-        """Update the running statistics, at the end of a step."""
+        """Update the running statistics; called at the end of each step."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -226,10 +229,10 @@ class GhostBatchNormAct2d(BatchNormAct2d):
 
 
 class AllReduceBatchNormAct2d(BatchNormAct, nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, on devices that torch's does not support."""
+    """Synchronized batch norm over all processes, for devices without torch's SyncBatchNorm."""
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        """Return `norm(x)` alone: (B, C, H, W) to the same shape."""
         if not self.training:
             return super().normalize(x)
         assert self.running_mean is not None
@@ -250,14 +253,14 @@ class AllReduceBatchNormAct2d(BatchNormAct, nn.BatchNorm2d):
 
 
 class SyncBatchNormAct(NormAct, nn.SyncBatchNorm):
-    """torch's batch norm over the batches of all processes (CUDA), addition and relu.
+    """torch's SyncBatchNorm over all processes (CUDA), addition and relu.
 
-    It counts batches in each pass, which waits for other processes anyway.
+    It counts batches in each pass, in which it waits for other processes anyway.
     """
 
 
 class _AllReduce(torch.autograd.Function):
-    """The sum over all processes, whose gradient is the sum of theirs."""
+    """All-reduce sum over processes; its gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:
@@ -284,9 +287,9 @@ def make_norm(
     relu: bool = True,
     inplace: bool = True,
 ) -> NormAct:
-    """Return the norm of `spec`, or the one that `custom` returns, with addition and relu.
+    """Return the norm of `spec`, or that of `custom`, with addition and relu.
 
-    inplace: False if the input, which a network without norms overwrites, is needed afterwards.
+    inplace: False if the input is needed afterwards; a network without norms would overwrite it.
     """
     norm = _make_norm(spec, channels, custom, relu, inplace)
     norm.activation = spec.activation
@@ -318,9 +321,9 @@ def _make_norm(
 
 
 def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Module:
-    """Replace the batch norms of `model`, keeping weights and names; returns `model`.
+    """Replace the batch norms of `model` by norms with the same weights and names; return `model`.
 
-    ghost_size: images of each ghost batch, 0 = none. sync: statistics over all processes.
+    ghost_size: images per ghost batch, 0 = none. sync: statistics over all processes.
     """
     if not (ghost_size or sync):
         return model
@@ -338,7 +341,7 @@ def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Mod
 
 
 def _is_batch_norm(norm: nn.Module) -> bool:
-    """Return whether this is a batch norm of one device with weights and moving averages."""
+    """True for a batch norm of a single device with weights and running statistics."""
     if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
         return False
     assert isinstance(norm, nn.BatchNorm2d)
@@ -346,9 +349,9 @@ def _is_batch_norm(norm: nn.Module) -> bool:
 
 
 def convert_norm(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
-    """Return a norm of another `kind` with the weights and statistics of the batch norm `norm`."""
+    """Return a norm of class `kind` with the weights and statistics of the batch norm `norm`."""
     assert isinstance(norm, nn.BatchNorm2d)
-    with torch.device("meta"):  # nothing is allocated: the tensors of `norm` replace the new ones
+    with torch.device("meta"):  # allocates nothing: the tensors of `norm` are reused
         new = kind(norm.num_features, norm.eps, norm.momentum, relu=relu)
     new._parameters, new._buffers = norm._parameters, norm._buffers
     new.training = norm.training
@@ -364,16 +367,16 @@ def _set_ghost_size(norm: GhostBatchNormAct2d, ghost_size: int) -> None:
 
 
 def strip_norm(norm: nn.Module) -> nn.Module:
-    """Return what remains of `norm` when it is folded into a convolution: addition and relu."""
+    """Return the addition and relu of `norm`, which remain after folding it into a convolution."""
     act = IdentityAct(relu=getattr(norm, "relu", False))
     act.activation = getattr(norm, "activation", "relu")
     return act.train(norm.training)
 
 
 def use_cpu_kernels(model: nn.Module) -> bool:
-    """Train `model` with the fused CPU kernels; returns False if this machine has none.
+    """Make `model` train with the fused CPU kernels; returns False if they are not available.
 
-    Shortcuts are the children called `shortcut`: see `ops.norm_act.fuse_second_use`.
+    Shortcuts are the children named `shortcut`: see `ops.norm_act.fuse_second_use`.
     """
     if not fused.has_kernel():
         return False

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, measured over a set of batches."""
+"""Compute the running statistics of batch norms over a set of batches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from resnets.models.norm import BATCH_NORMS
 def use_batch_statistics(model: nn.Module) -> None:
     """Put the batch norms of `model` in training mode, and all other modules in eval mode.
 
-    In training mode, dropout and stochastic depth would also be active, and what is measured random
-    and not of the network that is evaluated.
+    If all modules were in training mode, dropout and stochastic depth would be active, and the
+    statistics would be random and differ from those of the evaluated network.
     """
     model.eval()
     for norm in _batch_norms(model):
@@ -24,8 +24,8 @@ def use_batch_statistics(model: nn.Module) -> None:
 def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of all batch norms by averages over `batches` (B, C, H, W).
 
-    Batches have equal weights, in place of the moving averages of training; nothing else changes.
-    Unlike torch's `update_bn`, nothing is drawn at random: see `use_batch_statistics`.
+    All batches have equal weight, unlike in the moving averages of training. Nothing else changes.
+    Unlike torch's `update_bn`, no random numbers are drawn: see `use_batch_statistics`.
     """
     device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
@@ -35,7 +35,7 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     try:
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain average
+            norm.momentum = None  # cumulative average
         with torch.no_grad():
             for batch in batches:
                 model(batch.to(device))

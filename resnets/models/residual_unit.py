@@ -1,9 +1,9 @@
-"""Residual units of later papers: other orders of layers, gates, attention, scaled branches.
+"""Residual units of later papers: layer orders, gates, attention, scaled branches.
 
-`ResidualUnit` reads its layers from the spec. Orders: Fig. 4 of He, Zhang, Ren, Sun, "Identity
-Mappings in Deep Residual Networks", ECCV 2016. What is on the shortcut: its Table 1, in
-`models.shortcut`. Scales of the branch: `BranchScale`. Layers are called `conv1`, `norm1`, ... in
-the order of the data, as in `models.resnet`.
+`ResidualUnit` reads its layers from the spec. Layer orders: Fig. 4 of He, Zhang, Ren, Sun,
+"Identity Mappings in Deep Residual Networks", ECCV 2016. Operations on the shortcut: its Table 1,
+in `models.shortcut`. Scaling of the branch: `BranchScale`. Layers are named `conv1`, `norm1`, ...
+in execution order, as in `models.resnet`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from resnets.models.shortcut import GatedShortcut, Projection, get_option, make_
 
 @dataclass(frozen=True)
 class Order:
-    """Norm and relu before the first convolution, after the last one and after the addition.
+    """Norm and relu before the first convolution, after the last one, and after the addition.
 
-    Each is "norm", "relu", "norm relu" or "". Between two convolutions there are always both.
+    Each is "norm", "relu", "norm relu" or "". Between two convolutions there is always a norm and
+    relu.
     """
 
     before: str
@@ -39,7 +40,7 @@ class Order:
     after: str
 
 
-# By the prefix of `ModelSpec.block`: Fig. 4 (a), (b), (c), (d), (e).
+# Keys: prefixes of `ModelSpec.block`; values: Fig. 4 (a), (b), (c), (d), (e).
 ORDERS = {
     "": Order("", "norm", "relu"),
     "norm-after-add": Order("", "", "norm relu"),
@@ -50,10 +51,10 @@ ORDERS = {
 
 
 class ResidualUnit(nn.Module):
-    """`after(scale * F(x) + shortcut(x))`, F of two 3x3 convolutions or of 1x1, 3x3, 1x1.
+    """`after(scale * F(x) + shortcut(x))`; F has two 3x3 convolutions, or 1x1, 3x3 and 1x1.
 
-    The network's first pre-activation unit has no `norm1` where the stem has normalized and
-    activated its input. `attention` multiplies the channels of F(x). With an exclusive gate g the
+    The network's first pre-activation unit has no `norm1` if the stem already normalizes and
+    activates its output. `attention` multiplies the channels of F(x). With an exclusive gate g the
     sum is `g(x) F(x) + (1 - g(x)) x`.
     """
 
@@ -89,7 +90,7 @@ class ResidualUnit(nn.Module):
         if "norm" in layers:
             self._number += 1
             name = f"norm{self._number}"
-            if channels:  # the shortcut still needs what comes into the first norm
+            if channels:  # the shortcut still needs the first norm's input
                 first = not self.branch_layers
                 module = config.norm(channels, relu="relu" in layers, inplace=not first)
         else:
@@ -104,9 +105,10 @@ class ResidualUnit(nn.Module):
         return self.after_add(add_shortcut(branch, shortcut, self.drop_path))
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return F(x) and what the shortcut adds to it; a projection reads the activated input.
+        """Return F(x) and the tensor that the shortcut adds; projections read the activated input.
 
-        In Fixup it reads `x` plus the input bias of `conv1` (bias1a in the authors' code).
+        With Fixup the projection reads `x` plus the input bias of `conv1` (bias1a in the authors'
+        code).
         """
         y = activated = x
         if self.biases_shortcut:
@@ -122,13 +124,13 @@ class ResidualUnit(nn.Module):
         return branch * gate if self.exclusive else branch, shortcut
 
     def after_add(self, total: Tensor) -> Tensor:
-        """Apply the layers after the addition, (B, C, H, W) to the same shape."""
+        """Apply the layers after the addition: (B, C, H, W) to the same shape."""
         out: Tensor = self.get_submodule(self.after_layer)(total) if self.after_layer else total
         return out
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer at the end of F(x), which is zero if its parameters are."""
+        """The last layer of F(x); F(x) is zero if its parameters are."""
         if next(self.scale.parameters(), None) is not None:
             return self.scale
         layers = [self.get_submodule(name) for name in self.branch_layers]
@@ -136,7 +138,7 @@ class ResidualUnit(nn.Module):
 
 
 def _make_convs(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
-    """Return the convolutions of F(x), those of Fig. 5 of the paper."""
+    """Return the convolutions of F(x), as in Fig. 5 of the paper."""
     width, out, (dilation1, dilation2) = config.width, config.out_channels, config.dilation
     if not config.spec.is_bottleneck:
         first = config.conv(config.in_channels, width, 3, stride=config.stride, dilation=dilation1)
@@ -151,7 +153,7 @@ def _make_convs(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
 
 
 def _make_attention(config: BlockConfig) -> nn.Module:
-    """Return the layer that multiplies the channels of F(x)."""
+    """Return the attention layer, which multiplies the channels of F(x)."""
     match config.spec.attention:
         case "se":
             return SqueezeExcitation(config.out_channels, config.spec.se_reduction)
@@ -161,7 +163,7 @@ def _make_attention(config: BlockConfig) -> nn.Module:
 
 
 def _make_scale(config: BlockConfig) -> nn.Module:
-    """Return the layer that multiplies F(x), see `ModelSpec.branch_scale`."""
+    """Return the layer that scales F(x), see `ModelSpec.branch_scale`."""
     match config.spec.branch_scale:
         case "rezero" | "skipinit":
             return Scale(0.0, learned=True)
@@ -176,8 +178,8 @@ def _make_scale(config: BlockConfig) -> nn.Module:
 def init_residual_units(model: ImageClassifier) -> None:
     """Initialize what `init_weights` does not: biases of gates, and the branches of Fixup.
 
-    Fixup (Zhang, Dauphin, Ma 2019, section 3): the last layer of each branch is zero, as the head
-    is, the other m - 1 layers of a branch are scaled by L ** (-1 / (2 m - 2)), L branches.
+    Fixup (Zhang, Dauphin, Ma 2019, section 3): the last layer of each branch and the head are zero;
+    the other m - 1 layers of a branch are scaled by L ** (-1 / (2 m - 2)) for L branches.
     """
     spec = model.spec
     for module in model.modules():

@@ -1,10 +1,10 @@
 """Residual and plain networks for ImageNet and CIFAR (He et al., CVPR 2016).
 
-Read top down: blocks (Fig. 5), stem, and the network (Table 1). Shortcuts (options A, B, C) are in
-`models.shortcut`, blocks of later papers in `models.residual_unit`. Layers are called `conv1`,
-`norm1`, ... in the order of the data. A norm is one module with the addition of the shortcut and
-relu: `norm2(y, shortcut)` is `relu(batch_norm(y) + shortcut)`. With `norm="none"` only addition and
-relu remain, and convolutions have biases.
+Read from top to bottom: blocks (Fig. 5), stem, and the network (Table 1). Shortcuts (options A, B,
+C) are in `models.shortcut`, blocks of later papers in `models.residual_unit`. Layers are named
+`conv1`, `norm1`, ... in execution order. A norm is one module that includes the addition of the
+shortcut and the relu: `norm2(y, shortcut)` is `relu(batch_norm(y) + shortcut)`. With `norm="none"`
+only addition and relu remain, and convolutions have biases.
 """
 
 from __future__ import annotations
@@ -51,20 +51,21 @@ class BasicBlock(nn.Module):
         return self.norm2(self.conv2(y), self.shortcut(x), self.drop_path)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
+        """Return F(x) and the tensor that the shortcut adds, both (B, out_channels, H', W')."""
         y = self.norm1(self.conv1(x))
         return self.norm2.normalize(self.conv2(y)), self.shortcut(x)
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer at the end of F(x)."""
+        """The last layer of F(x)."""
         return self.norm2 if _has_parameters(self.norm2) else self.conv2
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last four times as wide (Fig. 5 right).
+    """1x1, 3x3 and 1x1 convolutions; the last has four times the width (Fig. 5 right).
 
-    The stride is in the 3x3 ("v1.5"), or in the first 1x1 as in the paper (`stride_in` "1x1").
+    The stride is in the 3x3 convolution ("v1.5"), or in the first 1x1 as in the paper (`stride_in`
+    "1x1").
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -87,14 +88,14 @@ class Bottleneck(nn.Module):
         return self.norm3(self.conv3(y), self.shortcut(x), self.drop_path)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return F(x) and what the shortcut adds to it, both (B, out_channels, H', W')."""
+        """Return F(x) and the tensor that the shortcut adds, both (B, out_channels, H', W')."""
         y = self.norm1(self.conv1(x))
         y = self.norm2(self.conv2(y))
         return self.norm3.normalize(self.conv3(y)), self.shortcut(x)
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer at the end of F(x)."""
+        """The last layer of F(x)."""
         return self.norm3 if _has_parameters(self.norm3) else self.conv3
 
 
@@ -114,21 +115,23 @@ BLOCKS: dict[str, MakeBlock] = {
 
 
 def _select_block(spec: ModelSpec) -> MakeBlock:
-    """Return the class of the blocks of `spec`."""
+    """Return the block class of `spec`."""
     if spec.scales_paths or spec.attention != "none":
         return ResidualUnit
     return BLOCKS[spec.block]
 
 
 class Stem(nn.Module):
-    """The layers before the first block: convolutions, each with norm and relu, and a pool.
+    """The layers before the first block: convolutions, each with norm and relu, and a max pool.
 
-    "imagenet": 7x7 stride 2 and 3x3 max pool stride 2 (Table 1). "deep", "tiered": 3x3 stride 2 and
-    two more 3x3, the same pool. "cifar": 3x3 stride 1, no pool.
-    "whitening": a fixed 2x2 convolution without padding (`WhiteningConv`), and relu.
-    The pool's windows start one pixel outside the map (`stem_pool` "padded") or, as in Caffe, at
-    its corner ("ceil"); both give 56 px at 224 px. Layers run in the order in which they are added;
-    `conv` is the first.
+    - "imagenet": 7x7 convolution with stride 2, and 3x3 max pool with stride 2 (Table 1).
+    - "deep", "tiered": three 3x3 convolutions, the first with stride 2, and the same pool.
+    - "cifar": 3x3 convolution with stride 1, no pool.
+    - "whitening": a fixed 2x2 convolution without padding (`WhiteningConv`), and relu.
+
+    The pool is padded by one pixel (`stem_pool` "padded") or, as in Caffe, starts at the corner and
+    rounds its output size up ("ceil"); both give 56 px for 224 px images. Layers run in the order
+    in which they are added; `conv` is the first.
     """
 
     def __init__(self, spec: ModelSpec, norm: MakeNorm | None) -> None:
@@ -152,7 +155,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, stem_width, H / 4, W / 4), or (B, stem_width, H, W) for "cifar".
 
-        (B, 8 C, H - 1, W - 1) for "whitening".
+        For "whitening": (B, 8 C, H - 1, W - 1).
         """
         for layer in self.children():
             x = layer(x)
@@ -177,20 +180,22 @@ def _stem_pool(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
 
 
 class ResNet(ImageClassifier):
-    """A stem, stages of equal blocks, global average pooling and a linear head (Table 1).
+    """A stem, stages of residual or plain blocks, global average pooling, linear head (Table 1).
 
-    With `spec.dims` 1 the input is signals (B, C, L), and every shape below has L for H, W.
+    With `spec.dims` 1 the input is signals (B, C, L); then replace H, W by L in all shapes.
 
-    block: replaces the block of the spec, see `BlockConfig`. norm: replaces its norm; a callable
-    that takes the number of channels and returns a module that normalizes (B, C, H, W), such as
-    `lambda channels: nn.GroupNorm(8, channels)`.
+    Args:
+        spec: Architecture of the network.
+        block: Replaces the block of the spec, see `BlockConfig`.
+        norm: Replaces the norm of the spec: a callable that takes the number of channels and
+            returns a module that normalizes (B, C, H, W), such as `lambda channels: nn.GroupNorm(8,
+            channels)`.
 
-    Strides of `stages(x)` for the ImageNet stem: `stem` (after its pool) 4, `stage1` 4, `stage2`
-    8, `stage3` 16, `stage4` 32; for the CIFAR stem 1, 1, 2, 4, with `spec.downsample` "max-pool"
-    1, 2, 4, 8. The last `spec.dilate` stages keep the stride of the one before and dilate instead.
-    The stages of a pre-activation network return
-    raw sums; `norm`, the norm and relu after the last stage, belongs to `forward_features` and to
-    `classify`.
+    Strides of `stages(x)` with the ImageNet stem: `stem` (after its pool) 4, `stage1` 4, `stage2`
+    8, `stage3` 16, `stage4` 32. With the CIFAR stem: 1, 1, 2, 4; with `spec.downsample` "max-pool"
+    1, 2, 4, 8. The last `spec.dilate` stages keep the stride of the stage before and use dilation
+    instead. The stages of a pre-activation network return unnormalized sums; `norm`, the norm and
+    relu after the last stage, is applied by `forward_features` and `classify`.
     """
 
     input_layer: ClassVar[str] = "stem.conv"
@@ -219,7 +224,7 @@ class ResNet(ImageClassifier):
             self._zero_init_residual()
 
     def blocks(self) -> dict[str, nn.Module]:
-        """The residual or plain blocks by name ("stage1.0"), from input to output."""
+        """Residual or plain blocks by name ("stage1.0"), from input to output."""
         return {
             f"{stage}.{index}": block
             for stage in self.stage_names[1:]
@@ -227,15 +232,15 @@ class ResNet(ImageClassifier):
         }
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H', W') before pooling of images `x` (B, C, H, W), after the final norm."""
+        """Return feature maps (B, C, H', W') for images `x` (B, C, H, W), after the final norm."""
         return self.norm(self.stages(x)[self.stage_names[-1]])
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, K) from the maps (B, C, H, W) of `forward_features`."""
+        """Return logits (B, K) for the feature maps (B, C, H, W) of `forward_features`."""
         return self.head(self.dropout(self.pool(features).flatten(1)))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, K) from the last stage's output (B, C, H, W)."""
+        """Return logits (B, K) for the last stage's output (B, C, H, W)."""
         return self.forward_head(self.norm(features))
 
     def _new_head(self, num_classes: int) -> nn.Linear:
@@ -245,21 +250,21 @@ class ResNet(ImageClassifier):
         return head
 
     def _zero_init_residual(self) -> None:
-        """Start each block as its shortcut (Goyal et al. 2017, section 5.1)."""
+        """Zero the last layer of each F(x): blocks start as identities (Goyal et al. 2017)."""
         for block in self.blocks().values():
             for parameter in get_block_attr(block, "last_layer").parameters():
                 nn.init.zeros_(parameter)
 
 
 def _head_pool(spec: ModelSpec) -> nn.Module:
-    """Return the pool of all positions before the head."""
+    """Return the global pooling layer before the head."""
     if spec.dims == 1:
         return nn.AdaptiveAvgPool1d(1)
     return nn.AdaptiveMaxPool2d(1) if spec.head_pool == "max" else nn.AdaptiveAvgPool2d(1)
 
 
 def _final_norm(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
-    """Return what follows the last stage: a norm and relu after pre-activation blocks."""
+    """Return the layers after the last stage: norm and relu for pre-activation blocks, or none."""
     if spec.is_preact:
         return make_norm(spec, spec.out_channels, norm, inplace=False)
     if spec.order == "relu-preact":
@@ -270,13 +275,15 @@ def _final_norm(spec: ModelSpec, norm: MakeNorm | None) -> nn.Module:
 
 
 def _block_configs(spec: ModelSpec, norm: MakeNorm | None) -> list[list[BlockConfig]]:
-    """Return each stage's blocks; the first one of every stage but stage 1 halves the resolution.
+    """Return the configs of each stage's blocks.
 
-    With `spec.downsample` "max-pool" that of stage 1 does, too.
+    The first block of each stage except stage 1 halves the resolution; with `spec.downsample`
+    "max-pool", also that of stage 1.
 
-    Where a stage dilates instead, its first 3x3 still works at the spacing of the stage before
-    (as in torchvision and timm, which fits weights of strided networks best). The probability of
-    dropping a branch rises linearly from 0 at the first block to `spec.drop_path` at the last.
+    In a stage that uses dilation instead, the first 3x3 convolution has the dilation of the
+    previous stage (as in torchvision and timm, which suits weights of strided networks best). The
+    drop-path probability increases linearly from 0 at the first block to `spec.drop_path` at the
+    last.
     """
     stages: list[list[BlockConfig]] = []
     channels, dilation, number = spec.stem_widths[-1], 1, 0

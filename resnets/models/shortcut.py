@@ -1,7 +1,7 @@
-"""Shortcuts around a block: options A, B and C of the paper, and what later papers put on them.
+"""Shortcuts of a block: options A, B and C of the paper, and variants of later papers.
 
-Options: He et al., CVPR 2016, section 4.1. An average pool: He et al. 2019 (ResNet-D). A factor,
-dropout or a gate on them: He et al., ECCV 2016, Table 1; Srivastava et al. 2015.
+Options: He et al., CVPR 2016, section 4.1. Average pooling: He et al. 2019 (ResNet-D). A constant
+factor, dropout or a gate: He et al., ECCV 2016, Table 1; Srivastava et al. 2015.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from resnets.models.layers import Scale
 
 
 class NoShortcut(nn.Module):
-    """The shortcut of a plain network."""
+    """The shortcut of a plain network: none."""
 
     def forward(self, x: Tensor) -> None:
-        """None, which a block does not add."""
+        """Return None; then a block adds nothing."""
 
 
 class ZeroPad(nn.Module):
-    """Option A: the identity, subsampled by the stride and padded with zero channels.
+    """Option A: identity, subsampled by the stride and padded with zero channels.
 
     Half of the zeros come before the channels and half after them, as in common CIFAR checkpoints.
-    Another position would give the same network with its channels in another order.
+    Other positions give an equivalent network with its channels permuted.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -44,8 +44,8 @@ class ZeroPad(nn.Module):
         elif x.ndim == 3:
             return F.pad(x[:, :, ::stride], (0, 0, self.before, self.after))
         elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
-            # The gradient of a slice is contiguous, and adding it to one that is channels last
-            # takes ten times as long: 5% of a step of cifar-resnet20 on a CPU.
+            # The gradient of a slice is contiguous. Adding it to a channels-last gradient takes ten
+            # times as long: 5% of a step of cifar-resnet20 on a CPU.
             x = x.permute(0, 2, 3, 1)[:, ::stride, ::stride].permute(0, 3, 1, 2)
         else:
             x = x[:, :, ::stride, ::stride]
@@ -55,9 +55,10 @@ class ZeroPad(nn.Module):
 class Projection(nn.Module):
     """Options B and C: a 1x1 convolution with the block's stride, then a norm.
 
-    With `spec.shortcut_pool` "average" the stride is that of a 2x2 average pool before it. In a
-    pre-activation block there is no norm: its input is normalized already. In Fixup there is none,
-    and the block adds the bias of its first convolution to the input (Zhang et al. 2019).
+    With `spec.shortcut_pool` "average" a 2x2 average pool before the convolution has the stride. In
+    a pre-activation block no norm follows, because the input is already normalized. With Fixup
+    there is no norm either, and the block adds the bias of its first convolution to the input
+    (Zhang et al. 2019).
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -76,7 +77,7 @@ class Projection(nn.Module):
 def _average_pool(config: BlockConfig) -> tuple[nn.Module, int]:
     """Return the pool before a projection, and the stride of the projection itself.
 
-    A stage that dilates averages too, at stride 1 (as timm does).
+    If the stage uses dilation, the pool has stride 1 (as in timm).
     """
     dilates = config.dilation[0] != config.dilation[1]
     if config.spec.shortcut_pool == "none" or (config.stride == 1 and not dilates):
@@ -87,10 +88,10 @@ def _average_pool(config: BlockConfig) -> tuple[nn.Module, int]:
 
 
 class GatedShortcut(nn.Module):
-    """`(1 - g(x)) option(x)`, g the sigmoid of a convolution, a value per channel and position.
+    """`(1 - g(x)) option(x)`, where g is the sigmoid of a convolution, per channel and position.
 
-    1x1 in He et al. (ECCV 2016, section 3.1), 3x3 in highway layers (Srivastava et al. 2015), which
-    call 1 - g the carry gate. Where the block has a stride, so has the gate.
+    The convolution is 1x1 in He et al. (ECCV 2016, section 3.1), and 3x3 in highway networks
+    (Srivastava et al. 2015), where 1 - g is the carry gate. The gate has the stride of the block.
     """
 
     def __init__(self, config: BlockConfig, option: nn.Module) -> None:
@@ -106,13 +107,13 @@ class GatedShortcut(nn.Module):
         return self.split(x, x)[0]
 
     def split(self, x: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the shortcut adds, and g(x); a projection reads `activated`."""
+        """Return the tensor that the shortcut adds, and g(x); a projection reads `activated`."""
         gate = self.gate(x).sigmoid()
         return (1 - gate) * self.option(activated), gate
 
 
 def make_shortcut(config: BlockConfig) -> nn.Module:
-    """Return the shortcut of the spec; that of a plain network returns None."""
+    """Return the shortcut of the spec; in a plain network its output is None."""
     spec, option = config.spec, _make_option(config)
     if spec.shortcut_gate != "none":
         return GatedShortcut(config, option)
@@ -124,7 +125,7 @@ def make_shortcut(config: BlockConfig) -> nn.Module:
 
 
 class ScaledShortcut(nn.Module):
-    """`scale(option(x))`: an option, then a constant factor or dropout."""
+    """`scale(option(x))`: an option, followed by a constant factor or dropout."""
 
     def __init__(self, option: nn.Module, scale: nn.Module) -> None:
         super().__init__()

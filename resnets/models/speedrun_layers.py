@@ -1,7 +1,8 @@
-"""Layers of networks that train in minutes: a whitening stem, pooled stages, scaled logits.
+"""Layers for training within minutes: a whitening stem, pooled stages, scaled logits.
 
-The layers of David Page's ResNet for DAWNBench ("How to Train Your ResNet", 2018) and of Jordan
-2024 ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU"), with the blocks of any other network.
+They are those of David Page's ResNet for DAWNBench ("How to Train Your ResNet", 2018) and of Jordan
+2024 ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU"), and can be combined with the blocks of any
+other network.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 from resnets.config import ConfigError, ModelSpec
 from resnets.models.block_config import BlockConfig, MakeBlock, get_block_attr
 
-PATCH = 2  # [px] side of the patches that are whitened
-MIN_VARIANCE = 5e-4  # added to the variance of each direction, which limits noise (Jordan 2024)
+PATCH = 2  # [px] side length of the whitened patches
+MIN_VARIANCE = 5e-4  # added to each eigenvalue to limit noise (Jordan 2024)
 
 
 def check_speedrun_layers(spec: ModelSpec) -> None:
-    """Raise ConfigError if `spec` combines the layers of this module with others that exclude them.
+    """Raise ConfigError if `spec` combines these layers with incompatible ones.
 
-    Also where images of `spec.input_size` would have no pixels left.
+    Also if images of `spec.input_size` px are too small for the pools.
     """
     if not 0 < spec.logit_scale < math.inf:
         raise ConfigError(f"model.logit_scale: {spec.logit_scale} must be positive and finite")
@@ -43,11 +44,11 @@ def check_speedrun_layers(spec: ModelSpec) -> None:
 
 
 class WhiteningConv(nn.Conv2d):
-    """A 2x2 convolution without padding whose fixed filters whiten the patches of images.
+    """A 2x2 convolution without padding whose fixed filters whiten image patches.
 
-    Filters are the eigenvectors of the covariance of 2x2 patches, over the square root of their
-    eigenvalues, and the same with the other sign: relu keeps both halves. Only the bias is trained.
-    Until `fit` they are random.
+    The filters are the eigenvectors of the covariance of 2x2 patches, divided by the square roots
+    of their eigenvalues, and their negatives, so that relu loses no information. Only the bias is
+    trained. Until `fit` is called, the filters are random.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -58,7 +59,7 @@ class WhiteningConv(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Set the filters for images in `batches` (B, C, H, W), normalized."""
+        """Compute the filters from the normalized images in `batches` (B, C, H, W)."""
         channels = self.in_channels
         total = torch.zeros(channels * PATCH**2, channels * PATCH**2, dtype=torch.float64)
         count = 0
@@ -75,7 +76,7 @@ class WhiteningConv(nn.Conv2d):
 
 
 def fit_stem(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Whiten the stem of `model` for images (B, C, H, W), normalized; others read no images."""
+    """Fit a whitening stem of `model` to normalized images (B, C, H, W); other stems read none."""
     stem = getattr(getattr(model, "stem", None), "conv", None)
     if isinstance(stem, WhiteningConv):
         stem.fit(batches)
@@ -97,9 +98,9 @@ class Transition(nn.Module):
 
 
 class PooledBlock(nn.Module):
-    """A block of stride 1 behind a `Transition`: the first of a stage with `downsample` "max-pool".
+    """A `Transition` and a block: the first block of a stage with "max-pool" downsampling.
 
-    block: any block. Its shortcut starts behind the transition.
+    block: any block. Its shortcut starts after the transition.
     """
 
     def __init__(self, config: BlockConfig, make_block: MakeBlock) -> None:
@@ -115,25 +116,25 @@ class PooledBlock(nn.Module):
         return out
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return F(x) and what the shortcut adds to it, both (B, out_channels, H // 2, W // 2)."""
+        """Return F(x) and the tensor that the shortcut adds, (B, out_channels, H // 2, W // 2)."""
         branch, shortcut = get_block_attr(self.block, "paths")(self.transition(x))
         return branch, shortcut
 
     @property
     def shortcut(self) -> nn.Module:
-        """The shortcut of the block behind the transition."""
+        """The shortcut of the block after the transition."""
         shortcut: nn.Module = get_block_attr(self.block, "shortcut")
         return shortcut
 
     @property
     def last_layer(self) -> nn.Module:
-        """The layer at the end of F(x)."""
+        """The last layer of F(x)."""
         layer: nn.Module = get_block_attr(self.block, "last_layer")
         return layer
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer times a constant: small logits at the start for a large learning rate."""
+    """A linear layer times a constant: small initial logits allow a large learning rate."""
 
     def __init__(self, in_features: int, out_features: int, scale: float) -> None:
         super().__init__(in_features, out_features)
@@ -144,5 +145,5 @@ class ScaledLinear(nn.Linear):
         return super().forward(input) * self.scale
 
     def extra_repr(self) -> str:
-        """The sizes and the factor."""
+        """Return the sizes and the factor."""
         return f"{super().extra_repr()}, scale={self.scale:g}"

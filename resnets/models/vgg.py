@@ -1,4 +1,4 @@
-"""VGG (Simonyan and Zisserman, ICLR 2015), the paper's baseline, from the same `ModelSpec`."""
+"""VGG (Simonyan and Zisserman, ICLR 2015), the paper's baseline, with the same `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnets.models.classifier import ImageClassifier, init_weights
 from resnets.models.norm import MakeNorm, make_norm
 
 HIDDEN = 4096  # units of the first two linear layers
-POOLED = 7  # height and width, in pixels, of the map that they read
+POOLED = 7  # [px] height and width of their input feature map
 
 
 class ConvUnit(nn.Module):
@@ -34,12 +34,13 @@ class ConvUnit(nn.Module):
 
 
 class VGG(ImageClassifier):
-    """Stages of 3x3 convolutions that end with a 2x2 max pool, then 4096-4096-K linear layers.
+    """Stages of 3x3 convolutions, each with a final 2x2 max pool, then 4096-4096-K linear layers.
 
-    `stages(x)`: `stage1` to `stage5`, strides 2, 4, 8, 16, 32 (there is no stem). The pool is the
-    last child of its stage, so `model.stage5[:-1]` gives conv5_3 at stride 16, which Faster R-CNN
-    reads. Before the linear layers the features are average-pooled to 7x7.
-    norm: replaces that of the spec, as in `ResNet`.
+    Outputs of `stages(x)`: `stage1` to `stage5`, strides 2, 4, 8, 16, 32 (there is no stem). The
+    pool is the last child of its stage, so `model.stage5[:-1]` returns conv5_3 at stride 16, which
+    Faster R-CNN uses. Before the linear layers the features are average-pooled to 7x7.
+
+    norm: replaces the norm of the spec, as in `ResNet`.
     """
 
     input_layer: ClassVar[str] = "stage1.0.conv"
@@ -63,7 +64,7 @@ class VGG(ImageClassifier):
         init_weights(self)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (B, K) from the maps (B, C, H, W) of `forward_features`."""
+        """Return logits (B, K) for the feature maps (B, C, H, W) of `forward_features`."""
         x = self.pool(features).flatten(1)  # (B, C * 49)
         x = self.dropout(F.relu(self.fc1(x), inplace=True))
         x = self.dropout(F.relu(self.fc2(x), inplace=True))

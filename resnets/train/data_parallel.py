@@ -1,4 +1,4 @@
-"""The model's forward pass in one of several processes, and what they exchange at each step."""
+"""Data-parallel training: the forward pass of one process, and the exchanges of each step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnets.models.norm import (
 )
 from resnets.utils.distributed import ProcessGroup
 
-# Norms whose statistics each process updates from its own images.
+# Norms whose statistics each process updates from its own images only.
 LOCAL_NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -40,11 +40,11 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
 
 
 class DataParallelModel:
-    """Calls `model`, or its compiled form, and averages gradients over all processes.
+    """Calls `model`, or its compiled form, and averages the gradients over all processes.
 
-    DistributedDataParallel records once which parameters require gradients, so it is rebuilt when
-    that changes (`finetune.head_first`); before the first `prepare` each process works alone. It
-    does not exchange buffers: `update_running_stats` does.
+    DistributedDataParallel registers the parameters that require gradients when it is built, so it
+    is rebuilt when they change (`finetune.head_first`). Before the first `prepare`, gradients are
+    not averaged. Buffers are not exchanged here; see `update_running_stats`.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class DataParallelModel:
         self._ghost_norms: list[GhostBatchNormAct2d] = []
         self._norms: list[BatchNormAct] = []
         self._running_stats: list[Tensor] = []
-        self._passes = 0  # forward passes since the last update of the statistics
+        self._passes = 0  # forward passes since the last `update_running_stats`
         self._distributed: DistributedDataParallel | None = None
-        self.module = self._compile(model)  # what `__call__` calls
+        self.module = self._compile(model)  # called by `__call__`
 
     def _compile(self, module: nn.Module) -> nn.Module:
         """Compile `module` if `compiled` is set: one static graph for each image size."""
         return torch.compile(module, dynamic=False) if self._compiled else module  # type: ignore[return-value]
 
     def prepare(self) -> None:
-        """Update what depends on which parameters require gradients; call before each step."""
+        """Update what depends on which parameters require gradients; call this before each step."""
         self._passes = 0
         trainable = tuple(each.requires_grad for each in self._parameters)
         if trainable == self._trainable:
@@ -79,34 +79,35 @@ class DataParallelModel:
         self._ghost_norms = [each for each in modules if isinstance(each, GhostBatchNormAct2d)]
         self._norms = [each for each in modules if isinstance(each, BatchNormAct)]
         for norm in self._norms:
-            norm.counts_batches = False  # `update_running_stats` does, for all at once
+            norm.counts_batches = False  # `update_running_stats` counts them for all norms at once
         if self.group.world_size == 1:
             return
         self._running_stats = running_statistics(self._model)
-        with warnings.catch_warnings():  # the name that replaces broadcast_buffers is new in 2.15
+        with warnings.catch_warnings():  # broadcast_buffers is renamed in 2.15
             warnings.simplefilter("ignore", FutureWarning)
             self._distributed = DistributedDataParallel(
                 self._model, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        # Compiled around it, not inside, so that graphs end where buckets of gradients are sent.
+        # Compile the DDP module, not the model inside it, so that graphs break at gradient buckets.
         self.module = self._compile(self._distributed)
 
     def __call__(self, *args: Any) -> Any:
-        """The forward pass."""
+        """Run the forward pass."""
         self._passes += 1
         return self.module(*args)
 
     def no_sync(self, more: bool) -> AbstractContextManager[None]:
-        """Context of a forward and backward pass; gradients are not exchanged if `more` follow."""
+        """Context of a forward and backward pass; exchanges no gradients if `more` follow."""
         if more and self._distributed is not None:
             return self._distributed.no_sync()
         return nullcontext()
 
     def update_running_stats(self, weight: float) -> None:
-        """Average the norms' running statistics over all processes; weights add up to 1.
+        """Average the running statistics of all norms over the processes.
 
-        Their counters of batches are increased by the passes since the last call, those of ghost
-        norms by one.
+        weight: this process's weight; the weights of all processes add up to 1. The norms' batch
+        counters are increased by the number of passes since the last call, those of ghost norms by
+        one.
         """
         counters: dict[int, list[Tensor]] = {}
         for norm in self._norms:

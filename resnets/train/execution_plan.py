@@ -34,18 +34,21 @@ log = logging.getLogger("resnets")
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """How "auto" settings of the recipe were resolved on this machine.
+    """How the "auto" settings of a recipe were resolved on this machine.
 
-    Stored in the checkpoint (as "execution_plan"): a resumed run takes its precision from there if
-    the device supports it, and logs which other settings differ.
+    The plan is stored in checkpoints ("execution_plan"): a resumed run uses its precision if the
+    device supports it, and logs which other settings differ.
 
-    fused: norm, addition and ReLU in one kernel (`ops.norm_act`), which compiling would undo.
-    amx: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). malloc_tuned:
-    malloc keeps freed memory (`tune_malloc`). cudnn_benchmark: cuDNN measures its algorithms for
-    each new shape; for tasks whose images have few sizes. threads: those that compute a step on the
-    CPU, on whose number the last bits of sums depend; 0 in checkpoints of earlier versions.
-    cuda_graph: steps are CUDA graphs; known once they are captured. cuda_graph_obstacle: why not,
-    if the recipe asks for it.
+    Attributes:
+        fused: Norm, addition and ReLU run in one CPU kernel (`ops.norm_act`); not with `compiled`.
+        amx: Weight gradients of convolutions use AMX tiles (`ops.conv_weight_grad`).
+        malloc_tuned: malloc does not return freed memory to the system (`tune_malloc`).
+        cudnn_benchmark: cuDNN benchmarks its algorithms for each new shape; only for tasks whose
+            images have few sizes.
+        threads: Number of threads that compute a step on the CPU, on which the last bits of sums
+            depend; 0 in checkpoints of earlier versions.
+        cuda_graph: Steps are CUDA graphs; set after they were captured.
+        cuda_graph_obstacle: Reason why they are not, if the recipe asks for them.
     """
 
     device: str
@@ -84,11 +87,11 @@ def choose_plan(
 ) -> ExecutionPlan:
     """Resolve the recipe's "auto" settings, and set the number of torch's threads.
 
-    The settings are device, precision, compilation, kernels and malloc. load: the cores that other
-    programs use; a new run on the CPU leaves them to those.
+    These are device, precision, compilation, kernels and malloc. load: cores that other programs
+    use; a new run on the CPU does not use them.
 
     A run resumed from `checkpoint` keeps its precision if the device supports it and, on a device
-    of the same type, its other settings where possible: changing them would change results.
+    of the same type, its other settings where possible, because other settings give other results.
     """
     chosen = environment.pick_device(device)
     malloc_tuned = chosen.type == "cpu" and environment.tune_malloc()
@@ -107,7 +110,7 @@ def choose_plan(
     has_known_cost = recipe.task == "classify" and not recipe.custom
     if recipe.compile == "auto" and not has_known_cost:
         what = "a custom network" if recipe.custom else f"task {recipe.task!r}"
-        log.warning("compile=auto: not compiled, since the cost of %s is not known", what)
+        log.warning("compile=auto: not compiled, because the cost of %s is unknown", what)
     if recipe.compile == "auto" and not fused and has_known_cost:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         multiply_adds = 3 * images * cost.count_cost(model, recipe.model.input_size).multiply_adds
@@ -136,11 +139,12 @@ def choose_plan(
 
 
 def _choose_threads(before: dict[str, Any], load: cpu_count.OtherLoad | None) -> int:
-    """Return the number of threads of a run on the CPU; before: the stored plan if it is resumed.
+    """Return the number of threads of a run on the CPU.
 
-    Threads synchronize a thousand times in a step of a small network. Where other programs use the
-    cores, each of these waits takes as long as a thread is without a core, so that fewer threads
-    are many times faster (docs/performance.md, "A busy machine").
+    before: the stored plan of a resumed run, or {}. In a step of a small network, threads
+    synchronize a thousand times. If other programs use the cores, each synchronization waits for a
+    thread without a core, so fewer threads are many times faster (docs/performance.md, "A busy
+    machine").
     """
     threads = torch.get_num_threads()
     if cpu_count.is_fixed():
@@ -151,7 +155,7 @@ def _choose_threads(before: dict[str, Any], load: cpu_count.OtherLoad | None) ->
 
 
 def _missing_compiler(device: torch.device) -> str | None:
-    """Return why torch.compile cannot work on `device`; None if nothing is missing."""
+    """Return why torch.compile cannot work on `device`; None if it can."""
     if device.type == "cuda":  # Triton compiles its launchers in C
         if find_spec("triton") is None:
             return "Triton is not installed, which torch.compile needs on GPUs"
@@ -170,7 +174,7 @@ def _missing_compiler(device: torch.device) -> str | None:
 
 
 def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
-    """Format the settings of the checkpoint's plan that differ from `plan`, for the log."""
+    """Format the settings in which the checkpoint's plan differs from `plan`, for the log."""
     now = dataclasses.asdict(plan)
     then, changes = now | checkpoint.meta.get("execution_plan", {}), []
     if torch.device(then["device"]).type != torch.device(plan.device).type:

@@ -21,9 +21,10 @@ log = logging.getLogger("resnets")
 class FitMemoryStep:
     """A `TrainStep` that halves `state.micro_batch` until its passes fit into memory.
 
-    With several processes only the first batch is probed, in each process before any exchange, and
-    the smallest size of all is used: a process that failed later would leave the others waiting.
-    Later needs are not seen: larger batches, DDP's buckets, the optimizer's state.
+    With several processes only the first batch is probed: each process probes it before any
+    exchange, and all use the smallest resulting size, because a process that failed later would
+    leave the others waiting. Larger memory needs of later steps are not detected: larger batches,
+    DDP's buckets, the optimizer's state.
     """
 
     def __init__(self, step: TrainStep) -> None:
@@ -31,7 +32,7 @@ class FitMemoryStep:
         self._is_probed = False
 
     def __call__(self, batch: Batch) -> None:
-        """Update the weights once; raises OutOfMemory if not even one image fits."""
+        """Update the weights once; raises OutOfMemory if not even a single image fits."""
         state = self._step.state
         if self._step.model.group.world_size > 1:
             self._step_in_group(batch)
@@ -59,7 +60,7 @@ class FitMemoryStep:
             ) from None
 
     def _probe(self, batch: Batch) -> None:
-        """Find the micro-batch whose passes fit in every process, before they exchange data."""
+        """Find the micro-batch whose passes fit in every process, before any exchange."""
         step, state = self._step, self._step.state
         state.freeze_schedule.apply(state.step)
         buffers = _copy_buffers(state.model)
@@ -70,7 +71,7 @@ class FitMemoryStep:
                 failed = False
             except PassOutOfMemory:
                 failed = True
-            _undo_pass(state.model, buffers)  # the step itself is still to come
+            _undo_pass(state.model, buffers)  # the step itself follows
             failed = step.model.group.any(failed)
             if failed:
                 _halve_micro_batch(state, step.recipe, len(batch))
@@ -89,7 +90,7 @@ def _halve_micro_batch(state: TrainState, recipe: Recipe, count: int) -> None:
 
 
 def _undo_pass(model: nn.Module, buffers: list[tuple[Tensor, Tensor]]) -> None:
-    """Drop gradients, restore buffers, and release cached memory."""
+    """Delete gradients, restore buffers, and release cached memory."""
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, before in buffers:

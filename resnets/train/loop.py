@@ -1,4 +1,4 @@
-"""The training loop of every task: `fit` trains, evaluates, logs and saves."""
+"""The training loop of all tasks: `fit` trains, evaluates, logs and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.processes import process_lock
 
-Step = Callable[[Batch], None]  # `TrainStep`, with or without `--fit-memory`, or a CUDA graph
+Step = Callable[[Batch], None]  # `TrainStep`, a `FitMemoryStep` or a CUDA graph
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]
 
 
 class Stream(Protocol):
     """An endless stream of training batches over `examples` images.
 
-    Batch k depends only on k and `total`; each process gets its share of it.
+    Batch k depends only on k and `total`; each process gets its shard of it.
     """
 
     @property
     def examples(self) -> int:
-        """Images per epoch."""
+        """Number of images per epoch."""
         ...
 
     @property
@@ -45,11 +45,11 @@ class Stream(Protocol):
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Indices of images found unreadable so far; others replace them."""
+        """Indices of images found unreadable so far; other images replace them in batches."""
         ...
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Yield batches from step `start_step` on, of a run of `total` steps."""
+        """Yield the batches of a run of `total` steps, beginning with step `start_step`."""
         ...
 
 
@@ -66,29 +66,29 @@ def fit(
     saver: Saver,
     hang_after: float = 0.0,
 ) -> None:
-    """Train `state` in place for the recipe's duration, or until `eval.patience` runs out.
+    """Train `state` in place for the recipe's duration, or until `eval.patience` is exhausted.
 
     Args:
-        state: What training changes; `step` advances `state.step`.
-        recipe: Length of the run, and intervals of the log, of evaluations and checkpoints.
+        state: All that training changes; `step` increments `state.step`.
+        recipe: Recipe with the duration, and the intervals of logging, evaluation and checkpoints.
         stream: Training batches.
-        step: Updates the weights by one batch.
-        evaluate: Returns the metrics of a model by split, or None without data to evaluate on.
-            Only those of "val" affect training (plateau, best checkpoint).
-        monitor: The metric of "val" that selects the best checkpoint.
-        group: The processes of the run, of which the main one writes.
-        log: Where rows of metrics go.
-        saver: Where checkpoints go.
-        hang_after: Seconds after which an unfinished step ends the process; 0 = never.
+        step: Function that updates the weights with one batch.
+        evaluate: Function that returns the metrics of a model by split; None if there is no data to
+            evaluate on. Only the metrics of "val" affect training (plateau, best checkpoint).
+        monitor: Metric of "val" that selects the best checkpoint.
+        group: Processes of the run; only the main one writes files.
+        log: Destination of the rows of metrics.
+        saver: Writer of checkpoints.
+        hang_after: Timeout of a step in s, after which the process is ended; 0 = no timeout.
 
-    Raises Diverged, ProcessLost, and Interrupted when a signal asked to stop; all of them leave a
-    usable last checkpoint.
+    Raises Diverged, ProcessLost, and Interrupted if a signal stops the run. After any of them the
+    last checkpoint is usable.
     """
     total = recipe.steps(recipe.duration, stream.examples)
     epoch = recipe.steps("1ep", stream.examples)
     log_every = recipe.log_every
     if log_every.endswith("it") and recipe.steps(log_every, stream.examples) > epoch:
-        log_every = "1ep"  # else the lines of short epochs would have no loss
+        log_every = "1ep"  # otherwise the lines of short epochs have no loss
 
     def is_due(interval: str) -> bool:
         return state.step == total or recipe.is_due(interval, state.step, stream.examples)
@@ -105,7 +105,7 @@ def fit(
         batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
         for batch in signals.until_signal(batches) if group.world_size == 1 else batches:
             if (total - state.step) % epoch == 0:
-                state.epoch.reset()  # counted back from the end: the last one is a whole epoch
+                state.epoch.reset()  # epochs are aligned to the end: the last one is complete
             with timer.computing:
                 step(batch)
             watchdog.beat()
@@ -119,7 +119,7 @@ def fit(
             if epoch_over:
                 log.write(_row(TIME, state, recipe, stream) | timer.epoch_row())
             if evaluate is not None and is_due(recipe.eval.every):
-                divergence.check(state)  # the evaluated weights may become the best checkpoint
+                divergence.check(state)  # these weights may become the best checkpoint
                 watchdog.pause()
                 _evaluate(state, recipe, stream, evaluate, monitor, log, saver, group)
                 watchdog.beat()
@@ -137,7 +137,7 @@ def fit(
                     f"{log.error}; stopped at step {state.step:,}, {saver.last_good()}; free"
                     " space and continue with --resume"
                 )
-            if stopping:  # possibly because of a signal or a write error in another process
+            if stopping:  # also for a signal or write error in another process
                 raise _interrupted(state, saver, signals)
             timer.start_step()
         if signals.received is not None and not finished:  # while waiting for a batch
@@ -148,12 +148,12 @@ def fit(
 
 
 def out_of_patience(state: TrainState, recipe: Recipe) -> bool:
-    """Whether `eval.patience` evaluations in a row did not improve."""
+    """True if the last `eval.patience` evaluations brought no improvement."""
     return recipe.eval.patience is not None and state.evals_since_best >= recipe.eval.patience
 
 
 def _row(kind: str, state: TrainState, recipe: Recipe, stream: Stream) -> dict[str, object]:
-    """Return the fields that every row of the log begins with."""
+    """Return the fields that every row of the log has."""
     epoch = state.step * recipe.batch_size / stream.examples
     return {"kind": kind, "step": state.step, "epoch": epoch}
 
@@ -167,10 +167,10 @@ def _log_interval(
     timer: StepTimer,
     group: ProcessGroup,
 ) -> None:
-    """Log the mean metrics since the last row, and start the next interval."""
+    """Log the mean metrics since the last row, and start a new interval."""
     metrics = divergence.check(state)
     unreadable = stream.unreadable
-    if group.any(bool(unreadable)):  # several processes may have met the same image
+    if group.any(bool(unreadable)):  # several processes may report the same image
         unreadable = set(group.all_gather(list(unreadable)))
     times = timer.lap("row")
     steps, seconds = max(1, times.steps), max(1e-9, times.seconds)
@@ -199,13 +199,13 @@ def _evaluate(
     saver: Saver,
     group: ProcessGroup,
 ) -> None:
-    """Evaluate and log the model; "val" also updates the schedule and the best checkpoint."""
+    """Evaluate the model and log its metrics; "val" updates the schedule and best checkpoint."""
     memory = within_memory(
         f"the evaluation at step {state.step:,}",
         "use a smaller eval.batch_size (classifiers) or smaller images",
         next(state.model.parameters()).device,
     )
-    with process_lock, memory:  # cuDNN waits for the whole device, which would end a capture
+    with process_lock, memory:  # cuDNN synchronizes the device, which aborts a capture
         results = evaluate(state.eval_model)
     for split, metrics in results.items():
         log.write(_row(split, state, recipe, stream) | metrics)

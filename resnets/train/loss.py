@@ -1,4 +1,4 @@
-"""The interface of losses, and the losses of classification."""
+"""The interface of loss functions, and the losses of classification."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from resnets.data.batch import Batch
 class Losses:
     """The loss of one batch.
 
-    total: the scalar to minimize. sums: detached scalars summed over `count` examples; the log
-    divides them by the count. A sum named "errors" counts wrong predictions.
+    Attributes:
+        total: Scalar to minimize.
+        sums: Detached scalars, summed over the examples; the log divides them by `count`. The sum
+            "errors" counts wrong predictions.
+        count: Number of examples.
     """
 
     total: torch.Tensor
@@ -27,7 +30,7 @@ class Losses:
     count: int
 
 
-# Minimum share of a mixed image at which a class counts as present in it.
+# Minimum fraction of a mixed image at which a class counts as present in it.
 MIN_SHARE = 0.2
 
 LossFn = Callable[[Callable[..., torch.Tensor], Batch], Losses]
@@ -37,14 +40,18 @@ def classification_loss(
     spec: LossSpec = LossSpec(),  # noqa: B008 (frozen)
     class_weights: torch.Tensor | None = None,
 ) -> LossFn:
-    """Return the loss of `spec` for integer targets (B,); images may be mixed.
+    """Return the loss function of `spec` for integer targets (B,); images may be mixed.
 
-    class_weights: (K,) factor of each image's loss by its class, None is 1. The sum is divided by
-    the number of images, not of weights, so that parts of a batch add up to the loss of all of it.
-    "cross-entropy" and "focal": label smoothing as Szegedy et al. 2016; a mixed image's loss is
-    the mean over its two classes, weighted by their shares (Zhang et al. 2018). "bce": see
-    `binary_cross_entropy`; its targets may be sets of labels (B, K), of which the wrong decisions
-    are counted as shares of all labels ("label_errors").
+    class_weights: (K,) weight of each image's loss by its class; None = 1. The sum is divided by
+    the number of images, not by the sum of weights, so that micro-batches add up to the loss of the
+    batch.
+
+    - "cross-entropy", "focal": with label smoothing (Szegedy et al. 2016). The loss of a mixed
+      image is the mean over its two classes, weighted by their fractions (mixup, Zhang et al.
+      2018).
+    - "bce": see `binary_cross_entropy`. Targets may be multi-hot (B, K); "label_errors" is then the
+      fraction of wrong decisions among all labels.
+
     Errors are counted against `targets` only, so they are high for mixed images.
     """
     criterion = CRITERIA[spec.kind]
@@ -54,7 +61,7 @@ def classification_loss(
         logits = model(batch.images).float()  # (B, K)
         assert isinstance(batch.targets, torch.Tensor)
         if class_weights is not None:
-            class_weights = class_weights.to(logits.device)  # a copy the first time only
+            class_weights = class_weights.to(logits.device)  # copies only the first time
         loss = criterion(logits, batch, spec, class_weights)
         return Losses(loss, _loss_sums(loss, logits.detach(), batch), len(batch))
 
@@ -62,7 +69,7 @@ def classification_loss(
 
 
 def _loss_sums(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-    """Return the sums for `Losses`."""
+    """Return the sums of `Losses`."""
     assert isinstance(batch.targets, torch.Tensor)
     sums = {"loss": loss.detach() * len(batch)}
     if batch.targets.ndim == 2:
@@ -72,10 +79,11 @@ def _loss_sums(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[s
 
 
 def class_weights(spec: LossSpec, labels: torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
-    """Return the weights (K,) of `classes` by `spec.class_weights`, for labels (N,) of training.
+    """Return the weight (K,) of each of `classes` by `spec.class_weights`.
 
-    "auto": N / (K n) for each class of n images, so that the mean over the images is 1 (King and
-    Zeng 2001; scikit-learn's "balanced"). Raises ConfigError for unknown classes.
+    "auto": N / (K n) for a class of n images, so that the mean over the images is 1 (King and Zeng
+    2001; scikit-learn's "balanced"). labels: (N,) classes of the training images. Raises
+    ConfigError for an unknown class.
     """
     if spec.class_weights == "auto":
         counts = torch.bincount(labels.cpu(), minlength=len(classes)).double()
@@ -91,11 +99,12 @@ def class_weights(spec: LossSpec, labels: torch.Tensor, classes: Sequence[str]) 
 
 
 def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> LossFn:
-    """Return `loss(logits, targets)` of logits (B, K) and classes (B,) as the loss to minimize.
+    """Return a user's `loss(logits, targets)` for logits (B, K) and classes (B,) as a `LossFn`.
 
-    It returns the mean over the images, or (B,) values; mixed images (mixup, cutmix) need the
-    latter, which are weighted by the shares of their two classes. A module is moved to the device
-    of the logits; its own parameters are not trained. Raises ConfigError for another result.
+    `loss` returns the mean over the images, or losses (B,). Mixed images (mixup, cutmix) require
+    losses (B,), which are weighted by the fractions of their two classes. A module is moved to the
+    device of the logits; its own parameters are not trained. Raises ConfigError for any other
+    result.
     """
 
     def values(logits: torch.Tensor, targets: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -146,8 +155,8 @@ def focal(
 ) -> torch.Tensor:
     """Return the mean focal loss of `logits` (B, K): -sum_k q_k (1 - p_k)^gamma log p_k.
 
-    Lin et al. 2017, equation 4, with p of a softmax in place of a sigmoid; q is the one-hot target,
-    or smoothed. Their alpha is the class weight.
+    Lin et al. 2017, equation 4, with a softmax instead of a sigmoid. q is the one-hot target,
+    possibly smoothed; the class weight is their alpha.
     """
     logs = logits.log_softmax(1)
     terms = -((1 - logs.exp()) ** spec.gamma) * logs  # (B, K)
@@ -162,14 +171,15 @@ def focal(
 def binary_cross_entropy(
     logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the mean binary cross-entropy of `logits` (B, K), with one decision per class.
+    """Return the mean binary cross-entropy of `logits` (B, K), one decision per class.
 
-    Wightman et al. 2021, section 2.2: a mixed image contains both of its classes, whatever their
-    shares; as in their code, those of more than `MIN_SHARE`. Targets are 1 for present classes and
-    0 for others, smoothed to 1 - smoothing + smoothing / K and smoothing / K. The weight of a mixed
-    image is the mean of those of its two classes, by their shares.
+    As in Wightman et al. 2021, section 2.2, a mixed image contains both of its classes regardless
+    of their fractions; as in their code, only classes with a fraction above `MIN_SHARE`. Targets
+    are 1 for present classes and 0 for others, smoothed to 1 - smoothing + smoothing / K and
+    smoothing / K. The weight of a mixed image is the mean of the weights of its two classes,
+    weighted by their fractions.
 
-    Targets may be sets of labels (B, K), of 0 and 1; a mixed image has those of both.
+    Targets may be multi-hot (B, K); a mixed image has the labels of both images.
     """
     off = spec.label_smoothing / logits.shape[1]
     on = 1 - spec.label_smoothing + off
@@ -192,7 +202,7 @@ def binary_cross_entropy(
 
 
 def _label_targets(batch: Batch, off: float, on: float) -> torch.Tensor:
-    """Return targets (B, K) of sets of labels: of an image, and of its partner if mixed."""
+    """Return multi-label targets (B, K); a mixed image also has its partner's labels."""
     assert isinstance(batch.targets, torch.Tensor)
     present = batch.targets > 0
     if batch.other_targets is not None and batch.target_weight is not None:
@@ -205,7 +215,7 @@ def _label_targets(batch: Batch, off: float, on: float) -> torch.Tensor:
 def _weighted_mean(
     values: Callable[[torch.Tensor], torch.Tensor], batch: Batch, weights: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return the mean of `values(classes)` (B,), weighted by class and by the share of a mix."""
+    """Return the mean of `values(classes)` (B,), weighted by class and by mixing fraction."""
 
     def weighted(classes: torch.Tensor) -> torch.Tensor:
         return values(classes) if weights is None else weights[classes] * values(classes)

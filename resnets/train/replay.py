@@ -1,8 +1,9 @@
-"""Repeat a training step whose loss or weights are not finite, and find where that begins.
+"""Repeat a training step whose loss or weights are not finite, and find the layer that causes it.
 
-Batches and random numbers are functions of (seed, step), so the steps since the last checkpoint
-repeat the run's own, on one CPU bit for bit. Such a step is stored with all that it needs: the
-batch, the weights, the optimizer's state and the loss scale before it, and the recipe.
+Batches and random numbers are functions of (seed, step), so repeating the steps since the last
+checkpoint reproduces the run, bit for bit on one CPU. The non-finite step is stored with all that
+it needs: the batch, the weights, the optimizer's state, the loss scale before the step, and the
+recipe.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ FILE = Path("nonfinite") / "step.safetensors"  # in the run's folder; a checkpoi
 
 @dataclass(frozen=True)
 class NonFiniteStep:
-    """The step that is stored in `file`.
+    """The non-finite step stored in `file`.
 
-    module: the first module, in the order of the forward pass, whose output is not finite while its
-    input is; None if all outputs are finite. gradient: the first parameter whose gradient is not
-    finite. weight: the first parameter or buffer that is not finite after the step.
-    max_outputs: the largest absolute output of each of the last modules before `module`.
+    Attributes:
+        module: First module in the order of the forward pass whose output is not finite although
+            its input is; None if all outputs are finite.
+        gradient: First parameter whose gradient is not finite.
+        weight: First parameter or buffer that is not finite after the step.
+        max_outputs: Largest absolute output of each of the last modules before `module`.
     """
 
     file: Path
@@ -60,7 +63,7 @@ class NonFiniteStep:
     max_outputs: dict[str, float]
 
     def __str__(self) -> str:
-        """Return one line: the step, its loss, and where it went wrong."""
+        """Return one line: the step, its loss, and the first non-finite values."""
         causes = [
             f"{what} {name}"
             for what, name in (
@@ -80,17 +83,17 @@ def replay(
     data: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> NonFiniteStep:
-    """Repeat the step of a run whose loss or weights became NaN or infinite, and name the layer.
+    """Repeat the step of a run in which the loss or weights became NaN or infinite; find the layer.
 
         found = resnets.replay("runs/mine")
         found.step, found.module, found.max_outputs
 
-    The first call trains on from the newest checkpoint (from step 0 without one) until such a step,
-    and stores it in the run's folder; later calls repeat the stored step. data: the data set's
-    current location. On a GPU, whose sums may differ from run to run, the step may not occur again.
+    The first call trains from the newest checkpoint (from step 0 without one) until such a step,
+    and stores it in the run's folder; later calls repeat the stored step. data: new location of the
+    data set. On a GPU, sums may differ between runs, so the step may not occur again.
 
-    Raises ConfigError for runs of other tasks than classification, runs with Python objects, and if
-    no step is found; CheckpointError if the stored step is damaged.
+    Raises ConfigError for tasks other than classification, for runs with Python objects, and if no
+    such step is found. Raises CheckpointError if the stored step is damaged.
     """
     out = Path(run)
     start = read_run(out, None if data is None else fspath(data))
@@ -111,7 +114,7 @@ def replay(
 def open_training(
     recipe: Recipe, checkpoint: Checkpoint | None, device: str
 ) -> tuple[TrainStep, Stream, ExecutionPlan]:
-    """Open a run of `recipe` at `checkpoint`, or at step 0, in one process; writes nothing.
+    """Open a run of `recipe` at `checkpoint`, or at step 0, in one process, without writing files.
 
     Raises ConfigError, DataError and CheckpointError.
     """
@@ -127,7 +130,7 @@ def open_training(
 def find_step(step: TrainStep, stream: Stream, file: Path, precision: str) -> bool:
     """Train until a loss or weight is not finite, and store that step in `file`.
 
-    Returns False if the run ends before.
+    Returns False if the run ends without such a step.
     """
     state, recipe = step.state, step.recipe
     total = recipe.steps(recipe.duration, stream.examples)
@@ -148,9 +151,9 @@ def find_step(step: TrainStep, stream: Stream, file: Path, precision: str) -> bo
 
 
 def repeat_step(step: TrainStep, file: Path) -> NonFiniteStep:
-    """Repeat the step that is stored in `file`, and find where it ceases to be finite.
+    """Repeat the step stored in `file`, and find the first values that are not finite.
 
-    Raises CheckpointError if the file is damaged or of another run.
+    Raises CheckpointError if the file is damaged or belongs to another run.
     """
     stored, state = read_checkpoint(file), step.state
     outputs: dict[str, _Output] = {}
@@ -191,7 +194,7 @@ def repeat_step(step: TrainStep, file: Path) -> NonFiniteStep:
 
 @dataclass(frozen=True)
 class _Output:
-    """The largest absolute output of a module; whether it is not finite while the input is."""
+    """Largest absolute output of a module, and whether it is not finite while the input is."""
 
     maximum: float
     becomes_nonfinite: bool

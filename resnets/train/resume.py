@@ -1,4 +1,4 @@
-"""Where a run starts or resumes, and what becomes of an edited recipe and a new duration."""
+"""Find where a run starts or resumes; handle an edited recipe and a new duration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnets.utils.printable import valid_text
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
-# Fields that do not affect training: their values in an edited recipe.toml are used.
+# Fields that do not affect training: if recipe.toml was edited, the new values are used.
 EDITABLE = frozenset(
     {
         "name",
@@ -23,7 +23,7 @@ EDITABLE = frozenset(
         "keep_checkpoints",
         "log_every",
         "trackers",
-        "data.source",  # current location; its images are compared with those of the run
+        "data.source",  # may move; its images are compared with the run's
         "data.ground_truth",
         "data.quarantine",
         "data.workers",
@@ -31,7 +31,7 @@ EDITABLE = frozenset(
         "data.overlap",
     }
 )
-# Fields that a run derives from its data and weights.
+# Fields that are set from the data and weights when a run starts.
 DERIVED = frozenset(
     {
         "data.size",
@@ -55,7 +55,7 @@ class StartPoint:
 
 
 def find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> StartPoint:
-    """Return the start of a new run of `recipe`, or of the run in `out`; or raise ConfigError."""
+    """Return the start of a new run of `recipe`, or of the run in `out`; may raise ConfigError."""
     if recipe is None:
         start = read_run(out, data)
     else:
@@ -76,10 +76,10 @@ def find_start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: b
 
 
 def read_run(out: Path, data: str | None = None) -> StartPoint:
-    """Return where to resume the run in `out`; `data`: the data set's current location.
+    """Return where to resume the run in `out`.
 
-    Raises ConfigError if `out` is not the folder of a run, or its recipe is invalid, and
-    CheckpointError if all of its checkpoints are damaged.
+    data: the data set's new location. Raises ConfigError if `out` does not contain a run or its
+    recipe is invalid, and CheckpointError if all of its checkpoints are damaged.
     """
     check_is_run(out)
     start = _read_run(out)
@@ -106,7 +106,7 @@ def _read_run(out: Path) -> StartPoint:
 
 
 def check_is_run(out: Path) -> None:
-    """Raise ConfigError unless the folder contains a run."""
+    """Raise ConfigError if the folder does not contain a run."""
     if not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
         raise ConfigError(
             f"{out}: is not the folder of a run (no {RECIPE}); name the folder that `resnets train`"
@@ -125,9 +125,9 @@ def _format(value: Any) -> str:
 
 
 def merge_recipes(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
-    """Merge `edited` (recipe.toml) and `saved` (the checkpoint's); one note per difference.
+    """Merge `edited` (recipe.toml) with `saved` (the checkpoint's recipe); one note per difference.
 
-    Fields that affect training are taken from the checkpoint, whose weights were trained with it.
+    Fields that affect training are taken from the checkpoint, with which its weights were trained.
     """
     notes, merged = [], saved
     for name, (new, old) in differences(edited, saved).items():
@@ -146,7 +146,7 @@ def merge_recipes(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
 def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
     """Return one line per field in which the recipe of a run differs from the requested one.
 
-    Fields that a run derives from its data and weights are not compared.
+    Fields that are set from the data and weights are not compared.
     """
     lines = []
     for name, (new, old) in differences(requested, saved).items():
@@ -162,10 +162,10 @@ def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
 def describe_extension(
     recipe: Recipe, duration: str, examples: int, step: int, schedule: dict[str, Any] | None
 ) -> str:
-    """Describe in one line what a new `duration` changes for a run of `recipe` at `step`.
+    """Describe in one line the effect of a new `duration` on a run of `recipe` at `step`.
 
-    schedule: the state of the schedule in the checkpoint. Raises ConfigError if the run is already
-    past its new end.
+    schedule: state of the schedule in the checkpoint. Raises ConfigError if the run is already past
+    its new end.
     """
     before, total = (recipe.steps(each, examples) for each in (recipe.duration, duration))
     if total < step:

@@ -56,37 +56,37 @@ def run(
     quiet: bool = False,
     parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
-    """Train with `recipe` into the new folder `out`, or without one resume the run in `out`.
+    """Train with `recipe` in the new folder `out`; without a recipe resume the run in `out`.
 
-    Data and model are opened before anything is written. A resumed run continues from its last
-    checkpoint (from step 0 if there is none), on one CPU bit-identical to an uninterrupted run.
-    Fields that affect training come from the checkpoint's recipe; where recipe.toml was edited,
-    each difference is logged with the value in use. Differences from an uninterrupted run are
-    recorded in the checkpoint, result.json and the report.
+    Data and model are opened before any file is written. A resumed run continues from its last
+    checkpoint (from step 0 if it has none); on one CPU the result is bit-identical to an
+    uninterrupted run. Fields that affect training are read from the checkpoint's recipe; if
+    recipe.toml was edited, each difference is logged with the value in use. What may make the run
+    differ from an uninterrupted one is recorded in the checkpoint, result.json and the report.
 
     Args:
         recipe: The recipe of a new run, or None to resume.
-        out: The run's folder; only the main process needs to see it.
-        data: The data set's current location, for a resumed run.
-        duration: New length of the whole resumed run ("80ep", "6400it").
+        out: The run's folder; only the main process needs access to it.
+        data: New location of the data set, for a resumed run.
+        duration: New total length of a resumed run ("80ep", "6400it").
         device: auto, cpu, cuda, cuda:1, mps.
-        group: The processes of the run (`init_distributed`), which all call this with the same
+        group: Processes of the run (`init_distributed`), all of which call this function with equal
             arguments. Their number may change when a run is resumed.
-        hang_after: Seconds after which an unfinished step ends the process; 0 = never.
-        fit_memory: Halve micro-batches until they fit into memory (`train.fit_memory`).
+        hang_after: Timeout of a step in s, after which the process is ended; 0 = no timeout.
+        fit_memory: Halve the micro-batches until they fit into memory (`train.fit_memory`).
         quiet: Print nothing.
-        parts: Python objects in place of parts of the recipe; a resumed run needs them again.
+        parts: Python objects that replace parts of the recipe; required again to resume.
 
     Returns the contents of result.json.
 
     Raises ConfigError (also if another process is writing to `out`), DataError, CheckpointError,
-    Diverged, OutOfMemory, and Interrupted when a signal asked the run to stop.
+    Diverged, OutOfMemory, and Interrupted if a signal stops the run.
     """
     load = OtherLoad() if group.world_size == 1 else None
     with (
         _lock_folder(out, group, must_exist=recipe is None),
         _restored_threads() as threads,
-        # Around those of single parts, which say more.
+        # The outermost handler: those of single steps below have more specific messages.
         within_memory(
             "the data, weights and checkpoints of the run", "use less data or a smaller model"
         ),
@@ -121,7 +121,7 @@ def run(
                     plan.device,
                 ):
                     restore_state(state, checkpoint)
-            if not group.is_main:  # the main process saved the sums of all
+            if not group.is_main:  # the main process restored the sums of all processes
                 state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
             step, batches, plan = _choose_step(train_step, stream, total, plan, fit_memory)
             if plan.cuda_graph_obstacle is not None:
@@ -172,7 +172,7 @@ def run(
             finally:
                 log.close()
                 saver.close()
-                with suppress(OSError):  # report the error that ended the run instead
+                with suppress(OSError):  # report the original error instead
                     write_environment(out, plan, group, wait_policy)
             with process_lock:
                 return write_results(task, out, state, plan, group, history)
@@ -180,9 +180,9 @@ def run(
 
 @contextmanager
 def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterator[None]:
-    """Context in which other processes cannot write to the run's folder.
+    """Context in which no other process can write to the run's folder.
 
-    With `must_exist`, raises ConfigError unless the folder contains a run.
+    With `must_exist`, raises ConfigError if the folder does not contain a run.
     """
 
     def lock() -> None:
@@ -197,7 +197,7 @@ def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterato
 
 @contextmanager
 def _restored_threads() -> Iterator[int]:
-    """Yield torch's number of threads and restore it at the end."""
+    """Context that yields torch's number of threads, and restores it on exit."""
     threads = torch.get_num_threads()
     try:
         yield threads
@@ -214,14 +214,14 @@ def _fewer_threads(used: int, available: int, *, is_new: bool) -> str:
 
 
 def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task:
-    """Open the task in the main process first: it may download or unpack data."""
+    """Open the task in the main process first, because it may download or unpack data."""
     opened: list[Task] = []
     group.broadcast_from_main(lambda: opened.append(open_task()))
     return opened[0] if opened else open_task()
 
 
 def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts) -> Task:
-    """Open data and model of the recipe's task: new, or those of the run of `checkpoint`."""
+    """Open the data and the model of a new run, or of the run of `checkpoint`."""
     if recipe.task == "classify":
         if checkpoint is None:
             return ClassificationTask.open(recipe, parts)
@@ -238,7 +238,7 @@ def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts)
 
 
 def _extend(task: Task, duration: str, checkpoint: Checkpoint | None) -> str:
-    """Give the run a new length; returns a note on what that changes."""
+    """Set a new length of the run; return a note on its effect."""
     step = 0 if checkpoint is None else checkpoint.meta["step"]
     schedule = None if checkpoint is None else checkpoint.meta["state"]["schedule"]
     note = describe_extension(task.recipe, duration, task.examples, step, schedule)
@@ -254,7 +254,7 @@ def _check_batch_norms(task: Task, group: ProcessGroup) -> None:
 
 
 def _write_recipe(out: Path, recipe: Recipe) -> None:
-    """Write recipe.toml to the folder and, where the recipe names one, to the checkpoint URL."""
+    """Write recipe.toml to the folder and, if the recipe specifies one, to the checkpoint URL."""
     CheckpointManager(out, recipe).upload_recipe(recipe)
     with atomic_write(out / RECIPE) as path:
         path.write_text(to_toml(recipe), encoding="utf-8")
@@ -263,7 +263,7 @@ def _write_recipe(out: Path, recipe: Recipe) -> None:
 def build_step(
     task: Task, plan: ExecutionPlan, group: ProcessGroup, *, is_new: bool
 ) -> tuple[TrainStep, Stream]:
-    """Build the training step of a run, with its state at step 0, and the stream of its batches.
+    """Build the training step of a run with its state at step 0, and the stream of batches.
 
     is_new: the run is not resumed. Raises OutOfMemory.
     """
@@ -289,7 +289,7 @@ def build_step(
 def _place_model(
     task: Task, plan: ExecutionPlan, group: ProcessGroup, *, is_new: bool
 ) -> DataParallelModel:
-    """Move the task's model to the device, in the form in which `plan` trains it."""
+    """Move the model to the device, and prepare it for training according to `plan`."""
     recipe, device = task.recipe, torch.device(plan.device)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     task.model.to(device).to(memory_format=memory_format)
@@ -305,7 +305,7 @@ def _place_model(
 def _choose_step(
     train_step: TrainStep, stream: Stream, total: int, plan: ExecutionPlan, fit_memory: bool
 ) -> tuple[Step, Stream, ExecutionPlan]:
-    """Return step and stream for `fit`, and the plan with what became of `cuda_graph`."""
+    """Return step and stream for `fit`, and the plan completed with the outcome of `cuda_graph`."""
     step: Step = FitMemoryStep(train_step) if fit_memory else train_step
     if not train_step.recipe.cuda_graph:
         return step, stream, plan
@@ -318,7 +318,7 @@ def _choose_step(
 
 
 def _extend_history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, Any]]:
-    """Return the checkpoint's history and new `notes`, each with the step from which it applies."""
+    """Return the checkpoint's history with `notes` added, each with the step where it applies."""
     before = [] if checkpoint is None else list(checkpoint.meta.get("history", []))
     step = 0 if checkpoint is None else checkpoint.meta["step"]
     known = {each["note"] for each in before}

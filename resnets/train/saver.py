@@ -1,4 +1,4 @@
-"""Save checkpoints of a run: tensors are copied at once, and a thread writes the copies."""
+"""Save checkpoints asynchronously: tensors are copied, and a thread writes the copies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Snapshot:
         self._copied: list[torch.cuda.Event] = []
 
     def copy(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Start copying; later work on the tensors' devices does not affect the copies."""
+        """Start copying; later operations on the tensors' devices do not affect the copies."""
         previous, self._buffers = self._buffers, {}
         for name, tensor in tensors.items():
             tensor, buffer = tensor.detach(), previous.get(name)
@@ -47,21 +47,21 @@ class Snapshot:
                 buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._buffers[name] = buffer.copy_(tensor, non_blocking=tensor.is_cuda)
         devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
-        # On each device's own stream: the current device may be another one.
+        # On each device's own stream: it may not be the current device.
         self._copied = [torch.cuda.current_stream(each).record_event() for each in devices]
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        """Return the finished copies, valid until the next `copy`."""
+        """Return the completed copies, which are valid until the next `copy`."""
         for event in self._copied:
             event.synchronize()
         return self._buffers
 
 
 class Writer:
-    """One thread that runs jobs in order, at most one per name.
+    """A thread that runs jobs in order, with at most one pending job per name.
 
-    The next `wait_for` or `wait` raises a job's exception. A process that exits finishes its jobs
-    first.
+    The exception of a job is raised by the next `wait_for` or `wait`. A process that exits
+    completes its jobs first.
     """
 
     def __init__(self) -> None:
@@ -69,24 +69,24 @@ class Writer:
         self._jobs: dict[str, Future[None]] = {}
 
     def wait_for(self, name: str) -> None:
-        """Wait for the job of this name; raise the exception of any finished job."""
+        """Wait for the job of this name; raise the exception of any completed job."""
         for key, job in list(self._jobs.items()):
             if key == name or job.done():
                 del self._jobs[key]
                 job.result()
 
     def start(self, name: str, job: Callable[[], None]) -> None:
-        """Run `job` after those started before it."""
+        """Run `job` after all jobs started before it."""
         assert name not in self._jobs
         self._jobs[name] = self._thread.submit(job)
 
     def wait(self) -> None:
-        """Wait for all jobs; raise the first exception among them."""
+        """Wait for all jobs; raise the first of their exceptions."""
         for name in list(self._jobs):
             self._jobs.pop(name).result()
 
     def close(self) -> None:
-        """Finish all jobs when the run ends; exceptions not raised so far are logged."""
+        """Complete all jobs when the run ends; exceptions that were not raised are logged."""
         self._thread.shutdown()
         for job in self._jobs.values():
             if (error := job.exception()) is not None:
@@ -98,13 +98,15 @@ class Writer:
 
 
 class Saver:
-    """Writes a run's checkpoints: `last` to resume from, `best` to use.
+    """Writes a run's checkpoints: `last`, to resume from, and `best`, to use.
 
-    The loop waits only while tensors are copied; a thread writes the files. If that fails, the
+    Training waits only while tensors are copied; a thread writes the files. If writing fails, the
     next save or `wait` raises CheckpointError, or Diverged if a tensor is not finite: an update
     that overflows affects the loss only in the next step.
 
-    metadata: entries of all checkpoints. resumed: the checkpoint from which the run continues.
+    Args:
+        metadata: Entries of all checkpoints.
+        resumed: Checkpoint from which the run was resumed.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Saver:
         return self._manager.path
 
     def save_last(self, state: TrainState, *, final: bool = False) -> None:
-        """Write everything needed to resume exactly; waits for the `final` one."""
+        """Write all that is needed to resume exactly; waits until the `final` one is written."""
         loop = {
             "seconds": state.seconds,
             "evals_since_best": state.evals_since_best,
@@ -144,12 +146,12 @@ class Saver:
         if state.ema is not None:
             tensors["n_averaged"] = torch.tensor(state.ema.n_averaged)
         self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
-        state.remote_optimizer_state = {}  # copied by now; frees its memory
+        state.remote_optimizer_state = {}  # already copied; frees memory
         if final:
             self.wait()
 
     def save_best(self, state: TrainState) -> None:
-        """Write only the evaluated weights."""
+        """Write only the weights that were evaluated."""
         tensors = _prefixed("model", state.eval_model.state_dict())
         self._save(BEST, tensors, {"step": state.step, "averaged": state.ema is not None}, False)
 
@@ -172,7 +174,7 @@ class Saver:
                     f"{bad} is not finite at step {meta['step']:,}; that step was not saved; "
                     f"{self._manager.last_good()}; {HINTS}"
                 )
-            if self._record.file is not None:  # before a checkpoint refers to it
+            if self._record.file is not None:  # written before a checkpoint refers to it
                 self._manager.save_companion(*self._record.file)
                 self._record.file = None
             payload = EncodedCheckpoint({**self._constant_tensors, **copies}, self._meta | meta)
@@ -181,22 +183,22 @@ class Saver:
         self._writer.start(name, write)
 
     def wait(self) -> None:
-        """Wait until all checkpoints are written; raises CheckpointError if one cannot be."""
+        """Wait until all checkpoints are written; raises CheckpointError if one failed."""
         self._writer.wait()
         self._manager.upload_pending(final=True)
 
     def close(self) -> None:
-        """Finish pending writes, however the run ended."""
+        """Complete pending writes, however the run ended."""
         self._writer.close()
 
     def last_good(self, timeout: float = 0.0) -> str:
-        """Describe the last usable checkpoint, after up to `timeout` s for pending writes."""
+        """Describe the last usable checkpoint; waits up to `timeout` s for pending writes."""
         self._writer.wait_quietly(timeout)
         return self._manager.last_good()
 
 
 def restore_state(state: TrainState, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint of `Saver.save_last` into `state`; or raise CheckpointError."""
+    """Load a checkpoint written by `Saver.save_last` into `state`; may raise CheckpointError."""
     with reading_weights(display_path(checkpoint.path)):
         load_weights(state.model, checkpoint.group("model"), checkpoint.path)
         load_state_tensors(state.model, state.optimizer, checkpoint.group("optim"))

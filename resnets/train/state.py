@@ -21,13 +21,13 @@ from resnets.utils.environment import accumulator_dtype
 
 @dataclass
 class Meter:
-    """Sums on the device over `count` examples; read only when a row is written."""
+    """Sums over `count` examples, kept on the device; read only when a row is logged."""
 
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     count: int = 0
 
     def add(self, sums: Mapping[str, torch.Tensor], count: int) -> None:
-        """Add one batch, in place after the first one."""
+        """Add the sums of one batch, in place after the first batch."""
         for name, value in sums.items():
             total = self.sums.get(name)
             if total is None:
@@ -37,13 +37,13 @@ class Meter:
         self.count += count
 
     def reset(self) -> None:
-        """Set the sums to zero in place."""
+        """Reset the sums to zero in place."""
         for total in self.sums.values():
             total.zero_()
         self.count = 0
 
     def reduce_to_main(self, group: ProcessGroup) -> Meter:
-        """Return the sums over all processes in the main process, zeros in the others."""
+        """Return the sums over all processes in the main process, and zeros in the others."""
         if group.world_size == 1:
             return self
         sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
@@ -52,16 +52,16 @@ class Meter:
         return total if group.is_main else total.zeroed()
 
     def zeroed(self) -> Meter:
-        """Return a meter with the same names and no examples."""
+        """Return a meter with the same names and zero examples."""
         return Meter({name: torch.zeros_like(each) for name, each in self.sums.items()}, 0)
 
     def means(
         self,
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     ) -> dict[str, float]:
-        """Return sums over counts, over all processes; {} without examples.
+        """Return the means over the examples of all processes; {} if there are none.
 
-        "errors" becomes "top1_error" in percent, and "label_errors" "label_error".
+        "errors" becomes "top1_error" in percent, and "label_errors" becomes "label_error".
         """
         sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = sums.pop("count")
@@ -78,9 +78,10 @@ class Meter:
 class TrainState:
     """Model, optimizer, schedule, averaged weights, loss scale and position of one run.
 
-    evals_since_best: evaluations since the lowest validation error. micro_batch: see Recipe;
-    smaller if the recipe's did not fit into memory. remote_optimizer_state: the part of the
-    optimizer's state that other processes have, as of the last `gather`.
+    Attributes:
+        evals_since_best: Number of evaluations since the lowest validation error.
+        micro_batch: As in `Recipe`, or smaller if that did not fit into memory.
+        remote_optimizer_state: Optimizer state of the other processes at the last `gather`.
     """
 
     model: nn.Module
@@ -98,7 +99,7 @@ class TrainState:
     remote_optimizer_state: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def gather(self, group: ProcessGroup) -> None:
-        """Collect in the main process what only other processes have, before it saves."""
+        """Collect the other processes' optimizer state in the main process, before it saves."""
         self.interval = self.interval.reduce_to_main(group)
         self.epoch = self.epoch.reduce_to_main(group)
         if isinstance(self.optimizer, ShardedOptimizer):
@@ -107,9 +108,9 @@ class TrainState:
             )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that a step changes, apart from the sums, named as in a checkpoint.
+        """Return the tensors that a step changes, except the sums, named as in a checkpoint.
 
-        Those of a sharded optimizer are this process's.
+        For a sharded optimizer, only the state of this process.
         """
         groups: dict[str, Mapping[str, torch.Tensor]] = {
             "model": self.model.state_dict(),
@@ -125,7 +126,7 @@ class TrainState:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model to evaluate: the averaged one, if there is one."""
+        """The model to evaluate: the averaged one, if it exists."""
         return self.ema.module if self.ema is not None else self.model
 
 
@@ -136,7 +137,7 @@ def new_state(
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     precision: str = "float32",
 ) -> TrainState:
-    """Return the state of a run of `total` steps at step 0; float16 gets a `GradScaler`."""
+    """Return the state of a run of `total` steps at step 0; for float16 with a `GradScaler`."""
     device = next(model.parameters()).device
     ema = AveragedModel(model, recipe.ema_decay) if recipe.ema_decay else None
     # Without pretrained weights, nothing is frozen and all layers share one learning rate.

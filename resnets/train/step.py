@@ -22,9 +22,9 @@ from resnets.utils.processes import process_lock
 
 
 class PassOutOfMemory(OutOfMemory):
-    """A forward or backward pass does not fit into memory; nothing was updated yet.
+    """A forward or backward pass does not fit into memory; no weight was updated.
 
-    reason: the message without what to do.
+    reason: the message without advice.
     """
 
     def __init__(self, reason: str) -> None:
@@ -36,13 +36,16 @@ class PassOutOfMemory(OutOfMemory):
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One update of the weights by this process's share of a global batch: `step(batch)`.
+    """One update of the weights with this process's shard of a global batch: `step(batch)`.
 
-    The gradient is that of the global batch's mean loss, accumulated over micro-batches. model:
-    calls `state.model`, or its compiled form. autocast: context of the forward pass.
-    on_gradients: called when they are known, before they are clipped.
+    The gradient is that of the mean loss over the global batch, accumulated over micro-batches.
 
-    Raises PassOutOfMemory before, and OutOfMemory after the gradients are known.
+    Attributes:
+        model: Calls `state.model`, or its compiled form.
+        autocast: Context of the forward pass.
+        on_gradients: Called after the backward pass, before gradients are clipped.
+
+    Raises PassOutOfMemory during the passes, and OutOfMemory after them.
     """
 
     state: TrainState
@@ -53,7 +56,7 @@ class TrainStep:
     on_gradients: Callable[[], None] | None = None
 
     def __call__(self, batch: Batch) -> None:
-        """Update the weights once, and add the losses to the sums of the log."""
+        """Update the weights once, and add the losses to the sums for the log."""
         state = self.state
         set_lr(state.optimizer, state.schedule.lr(state.step))
         state.freeze_schedule.apply(state.step)
@@ -69,15 +72,15 @@ class TrainStep:
         for losses in all_losses:
             state.interval.add(losses.sums, losses.count)
             state.epoch.add(losses.sums, losses.count)
-        if state.schedule.holding:  # until the training error is low enough
+        if state.schedule.holding:  # warmup is held until the training error is low enough
             errors = sum(losses.sums["errors"].item() for losses in all_losses)
             errors = self.model.group.sum({"errors": errors})["errors"]
             state.schedule.observe_step(100 * errors / self.recipe.batch_size)
 
     def update_weights(self, batch: Batch) -> list[Losses]:
-        """Run forward and backward passes and the optimizer; returns the losses per micro-batch.
+        """Run forward and backward passes and the optimizer; return the losses per micro-batch.
 
-        All of it runs on the device, so that a CUDA graph can hold it (`train.cuda_graph`).
+        All of it runs on the device, so that a CUDA graph can capture it (`train.cuda_graph`).
         """
         state = self.state
         all_losses = self.forward_backward(batch)
@@ -97,7 +100,7 @@ class TrainStep:
         return all_losses
 
     def forward_backward(self, batch: Batch) -> list[Losses]:
-        """Accumulate the gradients of `batch`; returns the losses per micro-batch."""
+        """Accumulate the gradients of `batch`; return the losses per micro-batch."""
         state, model, batch_size = self.state, self.model, self.recipe.batch_size
         all_losses: list[Losses] = []
         with self._passes_in_memory(len(batch)):
@@ -106,7 +109,8 @@ class TrainStep:
                 with model.no_sync(more=stop < len(batch)):
                     with self.autocast:
                         losses = self.loss_fn(model, micro_batch)
-                    # Its share of the mean over the global batch; DDP averages over processes.
+                    # This is the micro-batch's part of the global mean; DDP averages over
+                    # processes.
                     share = len(micro_batch) * model.group.world_size / batch_size
                     loss = losses.total if share == 1 else losses.total * share
                     (loss if state.scaler is None else state.scaler.scale_loss(loss)).backward()
@@ -115,7 +119,7 @@ class TrainStep:
 
     @contextmanager
     def _passes_in_memory(self, count: int) -> Iterator[None]:
-        """Context of the passes over `count` images: raises PassOutOfMemory if memory runs out."""
+        """Context of the passes over `count` images; raises PassOutOfMemory if memory runs out."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -128,7 +132,7 @@ class TrainStep:
 
     @contextmanager
     def _update_in_memory(self) -> Iterator[None]:
-        """Context of the rest of a step: raises OutOfMemory if memory runs out."""
+        """Context of the rest of a step; raises OutOfMemory if memory is exhausted."""
         with within_memory(
             f"no room for gradients and the optimizer's state at step {self.state.step + 1:,}",
             "use a smaller model, --set optim.kind=sgd, or --set optim.shard=true with several "
@@ -143,9 +147,9 @@ class TrainStep:
 
 
 def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
-    """Return (start, stop) of the micro-batches of `size` out of `count` images; 0 = one for all.
+    """Return (start, stop) of the micro-batches of `size` of `count` images; 0 = one for all.
 
-    Ghost batches (`recipe.norm_batch`) are not divided.
+    Ghost batches (`recipe.norm_batch`) are not split.
     """
     unit = recipe.norm_batch or 1
     size = size // unit * unit or count
@@ -153,9 +157,10 @@ def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int,
 
 
 def seed_step(seed: int, step: int, group: ProcessGroup, device: str) -> None:
-    """Seed what a step draws at random (dropout, sampled regions) by (seed, step, process).
+    """Seed the random numbers of a step (dropout, sampled regions) with (seed, step, process).
 
-    On a "cpu" only its generator: `torch.manual_seed` formats a stack trace for CUDA in each call.
+    For "cpu" only the CPU generator is seeded: `torch.manual_seed` formats a stack trace for CUDA
+    in each call.
     """
     manual_seed = torch.default_generator.manual_seed if device == "cpu" else torch.manual_seed
     manual_seed(int(order.random_bits(seed, group.rank, step, order.STREAM_STEP)))

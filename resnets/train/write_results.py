@@ -32,7 +32,7 @@ RESULT = "result.json"
 def write_environment(
     out: Path, plan: ExecutionPlan, group: ProcessGroup, wait_policy: WaitPolicyController
 ) -> None:
-    """Write environment.json: machine, versions, plan, and how the run waited for its threads."""
+    """Write environment.json: machine, versions, execution plan, thread wait policy."""
     if group.is_main:
         values = environment.describe(torch.device(plan.device))
         values |= {"device_name": values["device"], **dataclasses.asdict(plan)}
@@ -41,7 +41,7 @@ def write_environment(
 
 
 def _store_postprocess(out: Path, recipe: Recipe, name: str, result: dict[str, Any]) -> None:
-    """Store what was fitted on validation in the evaluated checkpoint, unless it is there."""
+    """Store postprocessing fitted on validation in the evaluated checkpoint, unless present."""
     fitted = {key: result[key] for key in ("postprocess", "calibration") if key in result}
     checkpoint = read_checkpoint(find_checkpoint(out))
     if any(checkpoint.meta.get(key) != value for key, value in fitted.items()):
@@ -104,8 +104,8 @@ def write_results(
 def _changed_fields(recipe: Recipe) -> list[tuple[str, str, str]]:
     """Return the fields in which `recipe` differs from the built-in recipe of its name.
 
-    Each with its value here and there; a recipe of another name is compared with the defaults. Of
-    another model only the name is listed.
+    Each with both values. A recipe with another name is compared with the defaults. If the model
+    differs, only its name is listed.
     """
     is_named = recipe.name in recipes.RECIPES
     base = recipes.recipe(recipe.name) if is_named else Recipe(name=recipe.name)

@@ -1,1 +1,1 @@
-"""A transformer of characters, and its forms of residual connections."""
+"""A character-level transformer with a choice of residual connections."""

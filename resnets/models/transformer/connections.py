@@ -1,10 +1,10 @@
-"""Residual connections of a transformer, one class for each form.
+"""Residual connections of a transformer, one class for each kind.
 
-A connection holds its sublayer F and maps the state of the residual stream to the next one. The
-state is (B, T, C); with several streams (B, T, n, C); with attention residuals the outputs of all
-earlier sublayers, (B, T, l, C). Counts for width C and n streams, a sublayer: a norm 2 C, "rezero"
-1 in its place, "hyper" further 2 C + (C + n) (n + 2) + 2, "mhc" n (n + 2) (n C + 1) + 3, and
-"attention" 2 C.
+A connection contains its sublayer F and maps the state of the residual stream to the next state.
+The state is (B, T, C); with several streams (B, T, n, C); with attention residuals the outputs of
+all earlier sublayers, (B, T, l, C). Parameters per sublayer for width C and n streams: a norm has 2
+C, "rezero" 1 instead, "hyper" additionally 2 C + (C + n) (n + 2) + 2, "mhc" n (n + 2) (n C + 1) +
+3, and "attention" 2 C.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Plain(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(spec.width)
 
     def branch(self, x: Tensor) -> Tensor:
-        """`F(x)`: (B, T, C) to the same shape."""
+        """Return `F(x)`: (B, T, C) to the same shape."""
         out: Tensor = self.dropout(self.layer(x))
         return out
 
@@ -41,7 +41,7 @@ class Plain(nn.Module):
 
     @staticmethod
     def expand(x: Tensor, spec: TransformerSpec) -> Tensor:
-        """The state of the stream at the embedding `x` (B, T, C)."""
+        """Return the initial state of the stream for the embedding `x` (B, T, C)."""
         return x
 
 
@@ -56,7 +56,7 @@ class PreNorm(Plain):
 class PostNorm(Plain):
     """`norm(alpha x + F(x))`: alpha is 1 (Vaswani et al. 2017), or that of DeepNorm.
 
-    DeepNorm for decoders of M blocks: alpha = (2 M)^(1/4) (Wang et al. 2022, Fig. 2).
+    DeepNorm for decoders with M blocks: alpha = (2 M)^(1/4) (Wang et al. 2022, Fig. 2).
     """
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
@@ -70,7 +70,7 @@ class PostNorm(Plain):
 
 
 class ReZero(Plain):
-    """`x + a F(x)`, a learned from 0, no norm (Bachlechner et al. 2021)."""
+    """`x + a F(x)` without norm; `a` is learned and initially 0 (Bachlechner et al. 2021)."""
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
         super().__init__(spec, layer, number)
@@ -84,9 +84,9 @@ class ReZero(Plain):
 class Hyper(Plain):
     """Dynamic hyper-connections (Zhu et al. 2024, sections 2 and 3): n streams, learned mixing.
 
-    Of streams H, F reads `read @ H`, and the next ones are `mix @ H + write F`. Each weight is a
-    learned number plus `scale * tanh(norm(H) W)`. W starts at 0, and the numbers such that
-    the network starts as the pre-norm one (equation 14).
+    For streams H, F reads `read @ H`, and the next streams are `mix @ H + write F`. Each weight is
+    a learned scalar plus `scale * tanh(norm(H) W)`. W is initially 0, and the scalars are such that
+    the network is initially equal to the pre-norm one (equation 14).
     """
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
@@ -103,7 +103,7 @@ class Hyper(Plain):
 
     @staticmethod
     def expand(x: Tensor, spec: TransformerSpec) -> Tensor:
-        """n copies of the embedding, (B, T, n, C)."""
+        """Return n copies of the embedding, (B, T, n, C)."""
         return x[:, :, None].expand(-1, -1, spec.streams, -1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,9 +119,10 @@ class Hyper(Plain):
 class ManifoldHyper(Plain):
     """Hyper-connections with doubly stochastic mixing (Xie et al. 2025, mHC, section 4).
 
-    Weights are linear in the RMS-normalized streams: reading `sigmoid`, writing `2 sigmoid`, mixing
-    20 steps of Sinkhorn and Knopp on `exp`. The paper does not state the initial biases; here they
-    start at reading 1 / n, writing 1, and mixing near the identity.
+    Weights are linear in the RMS-normalized streams: `sigmoid` for reading, `2 sigmoid` for
+    writing, and 20 Sinkhorn-Knopp iterations on `exp` for mixing. The paper does not specify the
+    initial biases; here the initial weights are 1 / n for reading, 1 for writing, and near the
+    identity for mixing.
     """
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
@@ -148,7 +149,7 @@ class ManifoldHyper(Plain):
 
 
 def sinkhorn(logits: Tensor) -> Tensor:
-    """`exp(logits)` (..., n, n) with columns, then rows, divided by their sums, 20 times."""
+    """Return `exp(logits)` (..., n, n) after 20 Sinkhorn-Knopp iterations (columns, then rows)."""
     matrix = (logits - logits.amax((-1, -2), keepdim=True)).exp()
     for _ in range(SINKHORN_STEPS):
         matrix = matrix / matrix.sum(-2, keepdim=True)
@@ -157,9 +158,9 @@ def sinkhorn(logits: Tensor) -> Tensor:
 
 
 class DepthAttention(nn.Module):
-    """The mean of earlier outputs (B, T, l, C), weighted by softmax of `query . RMSNorm(output)`.
+    """Mean of earlier outputs (B, T, l, C), weighted by the softmax of `query . RMSNorm(output)`.
 
-    The query is learned from 0: all have equal weight at first (Kimi Team 2026, full AttnRes).
+    The query is learned and initially 0: equal weights (Kimi Team 2026, full AttnRes).
     """
 
     def __init__(self, width: int) -> None:
@@ -181,7 +182,7 @@ class AttentionResidual(Plain):
 
     @staticmethod
     def expand(x: Tensor, spec: TransformerSpec) -> Tensor:
-        """The embedding as the first output, (B, T, 1, C)."""
+        """Return the embedding as the first output, (B, T, 1, C)."""
         return x[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""A decoder-only transformer whose kind of residual connection is a field of its spec.
+"""A decoder-only transformer; the kind of residual connection is a field of its spec.
 
-Read top down: the two sublayers, then the network. The connections are in
+Read from top to bottom: the two sublayers, then the network. The connections are in
 `models.transformer.connections`.
 """
 
@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU, four times as wide in between."""
+    """Two linear layers with GELU; the hidden layer is four times as wide."""
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ class FeedForward(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings of characters and positions, sublayers, a norm and a linear head.
+    """Character and position embeddings, sublayers, a norm and a linear head.
 
     Post-norm, DeepNorm and ReZero have no norm before the head, as in their papers. Linear layers
-    and embeddings start as Xavier's normal (Glorot and Bengio 2010) and normal with standard
-    deviation 0.02; of DeepNorm, the values, outputs and feed-forward layers are scaled by
-    (8 depth)^(-1/4) (Wang et al. 2022, Fig. 2). Biases start at 0.
+    are initialized with Xavier normal (Glorot and Bengio 2010), embeddings with standard deviation
+    0.02. For DeepNorm, the value, output and feed-forward layers are scaled by (8 depth)^(-1/4)
+    (Wang et al. 2022, Fig. 2). Biases are initially 0.
     """
 
     def __init__(self, spec: TransformerSpec) -> None:
@@ -77,13 +77,13 @@ class Transformer(nn.Module):
         self._init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, T, K) of the character after each of `x` (B, T), T at most `context`."""
+        """Return logits (B, T, K) of the character after each in `x` (B, T), T <= `context`."""
         *_, state = self.states(x)
         logits: Tensor = self.head(self.norm(self.collapse(state)))
         return logits
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield the state of the stream at the embedding of `x` (B, T) and after each sublayer."""
+        """Yield the stream's state after the embedding of `x` (B, T) and after each sublayer."""
         embedded = self.dropout(self.embedding(x) + self.position[: x.shape[1]])
         state = CONNECTIONS[self.spec.residual].expand(embedded, self.spec)
         yield state
@@ -92,7 +92,7 @@ class Transformer(nn.Module):
             yield state
 
     def collapse(self, state: Tensor) -> Tensor:
-        """Return (B, T, C) for a state of the stream: several streams are summed."""
+        """Return (B, T, C) for a state of the stream; several streams are summed."""
         if self.read is not None:
             out: Tensor = self.read(state)
             return out

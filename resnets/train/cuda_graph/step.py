@@ -23,21 +23,28 @@ STEPS_PER_TABLE = 512
 
 
 class GraphBatch(Batch):
-    """A placeholder for the batch that the graph makes itself; it has no images."""
+    """A placeholder without images: the graph gathers the batch on the device itself."""
 
 
 class GraphTraining:
-    """The stream and the step of a run whose steps are replays of CUDA graphs.
+    """The stream and the step of a run whose steps are replayed CUDA graphs.
 
-    Batches equal those of `stream` bit for bit: the random draws of `STEPS_PER_TABLE` steps are on
-    the device (`StepTables`). A graph makes the batch, and runs forward and backward passes, the
-    optimizer, the averaged weights and the sums for the log. Losses equal those of `step` within
-    rounding: the learning rate is float32 on the device.
+    Batches equal those of `stream` bit for bit: the random draws of `STEPS_PER_TABLE` steps are
+    stored on the device (`StepTables`). A graph gathers the batch and runs the forward and backward
+    passes, the optimizer, the weight averaging and the sums for the log. Losses equal those of
+    `step` up to rounding, because the learning rate is a float32 tensor on the device.
 
-    While the schedule is held (`hold_until_error`), its next rate depends on the last step's error,
-    for which the host waits. total: steps of the run. compile_blocks: the graph holds compiled
-    blocks. capture: turns the body of a step into a function that replays it.
-    Raises RuntimeError if a step cannot be captured; state and model are then as before.
+    While the schedule's warmup is held (`hold_until_error`), the next learning rate depends on the
+    last step's error, so the host waits for it.
+
+    Args:
+        step: The eager step.
+        stream: The stream of batches, in memory.
+        total: Number of steps of the run.
+        compile_blocks: Whether the graph contains compiled blocks.
+        capture: Converts the body of a step into a function that replays it.
+
+    Raises RuntimeError if a step cannot be captured; state and model are then unchanged.
     """
 
     def __init__(
@@ -53,7 +60,7 @@ class GraphTraining:
         self._total = total
         self._tables = StepTables(stream, STEPS_PER_TABLE)
         state = self._state
-        self._errors: Tensor | None = None  # of the last step
+        self._errors: Tensor | None = None  # errors of the last step
         if state.schedule.holding:
             self._errors = torch.zeros((), dtype=torch.int64, device=stream.device)
         state.freeze_schedule.apply(state.step)
@@ -63,26 +70,26 @@ class GraphTraining:
         blocks = compiled_blocks(state.model, compile_blocks)
         with _restored(state, self._tables), blocks as self._compiled:
             for size in sizes:
-                self._tables.fill(state)  # the steps of a capture move on to later rows
+                self._tables.fill(state)  # the warm-up steps advanced the row index
                 self._replay[size] = capture(partial(self._body, size), stream.device)
 
     @property
     def examples(self) -> int:
-        """Images per epoch."""
+        """Number of images per epoch."""
         return self._stream.examples
 
     @property
     def timings(self) -> Timings:
-        """Time spent by the stages of the ordinary stream; a graph's are all "computing"."""
+        """Time spent in the stages of the eager stream; all of a graph's time is "computing"."""
         return self._stream.timings
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Indices of unreadable images; none of a set in memory."""
+        """Indices of unreadable images; empty for a data set in memory."""
         return self._stream.unreadable
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
-        """Yield `GraphBatch`es: the graph knows its step."""
+        """Yield `GraphBatch`es; the step of each is a counter on the device."""
         empty = torch.empty(0)
         while True:
             yield GraphBatch(empty, empty, empty)
@@ -104,12 +111,12 @@ class GraphTraining:
         batch_size = self._train_step.recipe.batch_size
         for meter in (state.interval, state.epoch):
             meter.count += batch_size
-        if state.schedule.holding:  # until the training error is low enough
+        if state.schedule.holding:  # warmup is held until the training error is low enough
             assert self._errors is not None
             state.schedule.observe_step(100 * self._errors.item() / batch_size)
 
     def _body(self, size: int) -> None:
-        """Run a step on images of `size` px; this is what the graph holds."""
+        """Run one step on images of `size` px; the graph captures this function."""
         state, tables = self._state, self._tables
         batch = self._stream.batch_at(size=size, **tables.draws())
         with _lr_on_device(state, tables.lr()):
@@ -118,18 +125,18 @@ class GraphTraining:
             state.ema.average_with(state.model, tables.ema_weight())
         for losses in all_losses:
             for meter in (state.interval, state.epoch):
-                meter.add(losses.sums, 0)  # counted by `replay`
+                meter.add(losses.sums, 0)  # `replay` counts the examples
         if self._errors is not None:
             self._errors.copy_(torch.stack([each.sums["errors"] for each in all_losses]).sum())
         tables.index.add_(1)
 
 
 class StepTables:
-    """Random draws and rates of `steps` steps from `start` on: tensors (steps, ...) on the device.
+    """Random draws and rates of `steps` consecutive steps: tensors (steps, ...) on the device.
 
     They are pure functions of the step (`data.order`, `Schedule`, `AveragedModel.weight`), so they
-    are made for all these steps at once. A step reads row `index`, a counter on the device, and
-    increments it; `fill` sets it to 0. The addresses of the tensors do not change.
+    are computed for all these steps at once. A step reads row `index`, a counter on the device, and
+    increments it; `fill` resets it to 0. The addresses of the tensors do not change.
     """
 
     def __init__(self, stream: TrainStream, steps: int) -> None:
@@ -145,13 +152,13 @@ class StepTables:
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
 
     def holds(self, state: TrainState) -> bool:
-        """Whether row `index` is that of the next step of `state`."""
+        """True if row `index` belongs to the next step of `state`."""
         if self.start is None or not 0 <= state.step - self.start < self.steps:
             return False
         return self.lrs[state.step - self.start] == state.schedule.lr(state.step)
 
     def fill(self, state: TrainState) -> None:
-        """Fill in the next `steps` steps; does not wait for steps that are still queued."""
+        """Compute the rows of the next `steps` steps; does not wait for queued steps."""
         start, device = state.step, self.index.device
         self.start = start
         self.lrs = [state.schedule.lr(start + step) for step in range(self.steps)]
@@ -169,22 +176,22 @@ class StepTables:
         return {name: each.index_select(0, self.index)[0] for name, each in self._tables.items()}
 
     def lr(self) -> Tensor:
-        """Return the schedule's learning rate of the current step, ()."""
+        """Return the schedule's learning rate of the current step, a scalar tensor."""
         return self._lr.index_select(0, self.index)[0]
 
     def ema_weight(self) -> Tensor:
-        """Return the weight of the current weights in the averaged ones, ()."""
+        """Return the weight of the current weights in the average, a scalar tensor."""
         return self._ema_weight.index_select(0, self.index)[0]
 
 
 @contextmanager
 def _lr_on_device(state: TrainState, lr: Tensor) -> Iterator[None]:
-    """Context in which the learning rates are tensors on the device, which each replay reads."""
+    """Context in which learning rates are tensors on the device, read by each replay."""
     groups = state.optimizer.param_groups
     before = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = lr * group["lr_scale"]
-        if "capturable" in group:  # Adam's counters of steps are on the device
+        if "capturable" in group:  # keep Adam's step counters on the device
             group["capturable"] = lr.is_cuda
     try:
         yield
@@ -195,7 +202,7 @@ def _lr_on_device(state: TrainState, lr: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _restored(state: TrainState, tables: StepTables) -> Iterator[None]:
-    """Undo, in place, what warm-up steps changed; tensors that they added become zero."""
+    """Restore in place what warm-up steps changed; tensors that they created become zero."""
     before = {name: each.clone() for name, each in _tensors(state).items()}
     try:
         yield
@@ -205,7 +212,7 @@ def _restored(state: TrainState, tables: StepTables) -> Iterator[None]:
                 if name in before:
                     tensor.copy_(before[name])
                 else:
-                    tensor.zero_()  # moments and counters of an optimizer that had not begun
+                    tensor.zero_()  # state of an optimizer that had not stepped yet
         state.optimizer.zero_grad(set_to_none=True)
         tables.start = None
 

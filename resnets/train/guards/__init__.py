@@ -1,1 +1,1 @@
-"""Reasons to stop a run: a signal, divergence, a hang, batch norms with a single value."""
+"""Checks that stop a run: signals, divergence, hangs, batch norms with a single value."""

@@ -1,4 +1,4 @@
-"""Divergence: the loss or a weight is not a usable number anymore."""
+"""Detect divergence: a loss or weight that is NaN, infinite or far too large."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resnets.train.state import TrainState
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import ResnetsError
 
-# A mean loss this many times the first one counts as divergence even while it is still finite.
+# A mean loss above this multiple of the first one counts as divergence, even if it is finite.
 MAX_LOSS_RATIO = 20.0
 HINTS = (
     "try a lower learning rate (--set optim.lr=...), a longer warmup (--set schedule.warmup=0.05), "
@@ -19,14 +19,15 @@ HINTS = (
 )
 
 
-class Diverged(ResnetsError):  # noqa: N818  (the field's word)
-    """The loss became NaN, infinite or far too large, or a weight not finite."""
+class Diverged(ResnetsError):  # noqa: N818  (standard term)
+    """The loss became NaN, infinite or far too large, or a weight became NaN or infinite."""
 
 
 class DivergenceCheck:
     """Stops a run whose loss has become NaN, infinite or far too large.
 
-    last_good: returns the name of the last usable checkpoint after up to that many seconds.
+    last_good: function that waits up to the given seconds and returns the name of the last usable
+    checkpoint.
     """
 
     def __init__(self, last_good: Callable[[float], str], group: ProcessGroup) -> None:
@@ -34,7 +35,7 @@ class DivergenceCheck:
         self._first_loss: float | None = None
 
     def check(self, state: TrainState) -> dict[str, float]:
-        """Return mean metrics since the last row; raises Diverged if the loss is not usable."""
+        """Return the mean metrics since the last row; raises Diverged if the loss is not usable."""
         metrics = state.interval.means(self._group)
         if "loss" not in metrics:
             return metrics
@@ -50,7 +51,7 @@ class DivergenceCheck:
 def find_nonfinite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first tensor that contains NaN or infinity, or None.
 
-    Checks the minimum and maximum, which NaN propagates to; `isfinite` takes six times as long.
+    It checks the minimum and maximum, to which NaN propagates; `isfinite` takes six times as long.
     """
     for name, tensor in tensors.items():
         checked = tensor.is_floating_point() and tensor.numel() > 0

@@ -1,7 +1,8 @@
 """Stop a run on SIGTERM, SIGHUP (a closed terminal) or Ctrl-C, between two steps.
 
-Waiting for a batch counts as between two steps: a signal ends the wait at once. A second SIGTERM
-or Ctrl-C ends the process wherever it is; SIGHUP often comes twice, from the shell and the system.
+A signal during the wait for a batch ends the wait immediately. A second SIGTERM or Ctrl-C ends the
+process at any point. A second SIGHUP does not, because the shell and the system often send one
+each.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class _StopWaiting(BaseException):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has saved a checkpoint; `code`: the exit code to use.
+    """A signal stopped the run after it saved a checkpoint; `code` is the exit code to use.
 
-    Not an `Exception`, so that a script's `except Exception` does not swallow Ctrl-C.
+    It is not an `Exception`, so that `except Exception` in a script does not catch Ctrl-C.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -35,8 +36,8 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """Context in which SIGTERM, SIGHUP and SIGINT set `received`.
 
-    SIGHUP stays ignored if it was, as under nohup. Signals reach the main thread only: in another
-    one, `received` is that of the context that the main thread is in, if any.
+    SIGHUP remains ignored if it was ignored before, as under nohup. Signals reach the main thread
+    only; in another thread, `received` is that of the main thread's context, if any.
     """
 
     _of_main_thread: ClassVar[StopSignals | None] = None
@@ -48,7 +49,7 @@ class StopSignals:
 
     @property
     def received(self) -> int | None:
-        """The last signal, or None."""
+        """The last signal that arrived, or None."""
         return self._source._received
 
     def request(self, number: int) -> None:

@@ -1,8 +1,8 @@
 """Check before training that each batch norm sees at least two values per channel.
 
-With one value the output is zero for any input: a 1x1 px feature map (of a 32 px image after five
-halvings) in a pass of one image. torch fails only in the middle of a run, and the CPU kernels of
-this package do not fail.
+With one value the normalized output is zero for any input. This happens for a 1x1 px feature map
+(of a 32 px image after five halvings) with one image per pass. torch raises an error only in the
+middle of a run, and the CPU kernels of this package raise none.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from resnets.utils.distributed import ProcessGroup
 def check_norm_values(
     model: nn.Module, recipe: Recipe, shape: tuple[int, int, int], processes: int
 ) -> None:
-    """Raise ConfigError if a norm of `model` would train on a single value per channel.
+    """Raise ConfigError if a norm of `model` would see a single value per channel in training.
 
     shape: (C, H, W) of the smallest training images.
     """
-    if isinstance(model, ResNet):  # pools drop pixels: growing images may start too small
+    if isinstance(model, ResNet):  # growing images may start too small for its pools
         check_speedrun_layers(dataclasses.replace(model.spec, input_size=min(shape[1:])))
     images, cause = find_smallest_pass(recipe, processes)
     if images > 1:
@@ -48,7 +48,7 @@ def check_norm_values(
 
 
 def find_smallest_pass(recipe: Recipe, processes: int) -> tuple[int, str]:
-    """Return the smallest number of images that share a norm's statistics, and its cause."""
+    """Return the smallest number of images that share a norm's statistics, and the reason."""
     if recipe.sync_norm and processes > 1:
         return recipe.batch_size, f"batch_size={recipe.batch_size}"
     if recipe.norm_batch:
@@ -72,7 +72,7 @@ def find_smallest_pass(recipe: Recipe, processes: int) -> tuple[int, str]:
 
 
 def _input_pixels(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Return the pixels of the input of each batch norm in training mode, by module name."""
+    """Return the number of pixels (H * W) of each batch norm's input, by module name."""
     sizes: dict[str, int] = {}
     freeze_schedule = FreezeSchedule(model, recipe.finetune, 1)
     frozen = set(map(id, freeze_schedule.frozen_norms)) if recipe.weights else set()

@@ -1,4 +1,4 @@
-"""End a process that hangs and print where, instead of waiting forever."""
+"""End a process that hangs, after printing its stack traces."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class Watchdog:
             self._changed.notify()
 
     def beat(self) -> None:
-        """Restart the time limit."""
+        """Restart the timeout."""
         self._set_deadline(time.monotonic() + self.seconds)
 
     def pause(self) -> None:
-        """Suspend the time limit until the next beat."""
+        """Suspend the timeout until the next beat."""
         self._set_deadline(None)
 
     def _set_deadline(self, deadline: float | None) -> None:
         with self._changed:
             earlier = self._deadline is None and deadline is not None
             self._deadline = deadline
-            if earlier:  # otherwise the thread wakes up at the old deadline anyway
+            if earlier:  # a later one is read when the thread wakes up
                 self._changed.notify()
 
     def _watch(self) -> None:
@@ -69,5 +69,5 @@ class Watchdog:
         try:
             echo(self.describe(), error=True)
             faulthandler.dump_traceback(all_threads=True)
-        finally:  # where stderr has no file, as in some notebooks
+        finally:  # also if stderr has no file, as in some notebooks
             os._exit(EXIT_HUNG)

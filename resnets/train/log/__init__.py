@@ -1,1 +1,1 @@
-"""The log of a run: metrics, events and the terminal; where time goes; experiment trackers."""
+"""The log of a run: metrics, TensorBoard events, terminal output, timing, experiment trackers."""

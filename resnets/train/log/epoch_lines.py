@@ -1,4 +1,4 @@
-"""One line in the terminal for each epoch of a run, made from the rows of its log."""
+"""One line of terminal output per epoch of a run, from the rows of its log."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ PRINTED = {
     "pixel_accuracy": "pixel accuracy {:.1f}%",
     "bits_per_character": "{:.3f} bits/character",
 }
-MAX_SILENCE = 60.0  # seconds after which a line is printed within an epoch
+MAX_SILENCE = 60.0  # [s] after which a line is printed within an epoch
 
 
 class EpochLines:
-    """Prints a line for each epoch of a run of `total` steps, from `step` on, by calling `emit`.
+    """Prints one line per epoch of a run of `total` steps, from `step` on, by calling `emit`.
 
-    The rows of an epoch arrive in this order: training, its times, evaluations at its last step.
-    The line is printed with the first row or `tick` of a later step.
+    The rows of an epoch arrive in this order: training, times, evaluations at its last step. The
+    line is printed when a row or `tick` of a later step arrives.
     """
 
     def __init__(self, total: int, step: int, emit: Callable[[str], None]) -> None:
         self.total, self._emit = total, emit
         self._step, self._seconds_per_step = step, 0.0
-        self._train: list[tuple[int, Row]] = []  # steps and row of each interval of this epoch
+        self._train: list[tuple[int, Row]] = []  # number of steps and row of each log interval
         self._evaluations: list[Row] = []
-        self._end: Row | None = None  # the row with the step and epoch of the line
+        self._end: Row | None = None  # row whose step and epoch the line shows
         self._over = False
         self._printed = time.monotonic()
 
     def train(self, row: Row) -> None:
-        """Add a row of training."""
+        """Add a row of training metrics."""
         self.flush(row["step"])
         self._train.append((row["step"] - self._step, row))
         self._step, self._seconds_per_step = row["step"], row["seconds_per_step"]
@@ -51,31 +51,31 @@ class EpochLines:
             self._print(row, [row])
 
     def end(self, row: Row) -> None:
-        """Add the row of an epoch's times."""
+        """Add a row with the times of an epoch."""
         self.flush(row["step"])
         if not self._seconds_per_step and row["step"] > self._step:  # no row of training yet
             self._seconds_per_step = row["seconds"] / (row["step"] - self._step)
         self._end, self._over = row, True
 
     def evaluation(self, row: Row) -> None:
-        """Add a row of an evaluation."""
+        """Add a row of evaluation metrics."""
         self.flush(row["step"])
         self._end = self._end or row
         self._evaluations.append(row)
 
     def flush(self, step: int | None = None) -> None:
-        """Print the pending line, if it is of an earlier step than `step`."""
+        """Print the pending line if it belongs to an earlier step than `step`."""
         if self._end is None or (step is not None and step <= self._end["step"]):
             return
         rows = [*([self._mean()] if self._over and self._train else []), *self._evaluations]
-        if rows:  # else the log has no row in this epoch
+        if rows:  # the log may have no row in this epoch
             self._print(self._end, rows)
         if self._over:
             self._train = []
         self._end, self._over, self._evaluations = None, False, []
 
     def _mean(self) -> Row:
-        """Return the mean metrics of the epoch's training rows, weighted by their steps."""
+        """Return the mean metrics of the epoch's training rows, weighted by steps."""
         names = [name for name in ("loss", *PRINTED) if all(name in row for _, row in self._train)]
         steps = max(1, sum(count for count, _ in self._train))
         means = {
@@ -117,6 +117,6 @@ def format_seconds(seconds: float) -> str:
 
 
 def _format_epoch(epoch: float, step: float) -> str:
-    """Format an epoch, as an integer if no other step (of `step` epochs) is nearer to its end."""
+    """Format an epoch, as an integer at the step closest to its end (a step is `step` epochs)."""
     whole = round(epoch)
     return f"{whole}" if whole and abs(epoch - whole) <= max(0.05, step / 2) else f"{epoch:.1f}"

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard events, and a progress bar or lines."""
+"""The log of a run: metrics.jsonl, TensorBoard events, and a progress bar or lines of text."""
 
 from __future__ import annotations
 
@@ -34,10 +34,14 @@ NUMERIC_FIELDS = {*PRINTED, *TIME_FIELDS, BALANCED, "loss", "decode_busy", "deco
 class RunLog:
     """The log of one run in `folder`, with progress in the terminal unless `quiet`.
 
-    A row is one JSON object per line: `kind` ("train", "val", "time"), `step`, `epoch` and metrics.
-    Resuming at `step` drops the rows after it, so that none is repeated. trackers: also get each
-    row. unit: what `images_per_second` counts. error: why a row could not be written (disk full),
-    or None; the loop then stops.
+    Each row is a JSON object on one line: `kind` ("train", "val", "time"), `step`, `epoch` and
+    metrics. When a run resumes at `step`, later rows are removed, so that none is repeated.
+
+    Args:
+        trackers: Experiment trackers that also receive each row.
+        unit: What `images_per_second` counts.
+
+    `error` is the reason why a row could not be written (disk full), or None. The loop then stops.
     """
 
     error: str | None = None
@@ -55,7 +59,7 @@ class RunLog:
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
         rows, damaged = _parse_rows(self.path)
         rows = [row for row in rows if row["step"] <= step]
-        if damaged:  # stored for inspection; the file itself is rewritten
+        if damaged:  # kept for inspection; the file itself is rewritten
             with open(folder / DAMAGED, "ab") as file:
                 file.writelines(line + b"\n" for _, line in damaged)
         with atomic_write(self.path) as temporary:
@@ -72,7 +76,7 @@ class RunLog:
             self._bar = TerminalBar(self._console, total, step)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row to every output."""
+        """Append one row to all outputs."""
         try:
             self._file.write(json.dumps(row) + "\n")
         except OSError as error:
@@ -112,7 +116,7 @@ class RunLog:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def close(self) -> None:
-        """Flush and release files and the progress bar."""
+        """Flush and close files and the progress bar."""
         self._lines.flush()
         if self._bar is not None:
             self._bar.close()
@@ -124,7 +128,7 @@ class RunLog:
 
 
 class NullLog:
-    """The log of all processes except the main one: does nothing."""
+    """The log of all processes except the main one; does nothing."""
 
     error: str | None = None
 
@@ -144,7 +148,7 @@ class NullLog:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Read the valid rows of a run's metrics.jsonl; logs a warning about damaged lines.
 
-    An incomplete last line, of a run that was killed, is not counted.
+    An incomplete last line, from a run that was killed, is not counted as damaged.
     """
     rows, damaged = _parse_rows(folder / METRICS)
     if damaged:
@@ -159,7 +163,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
-    """Return rows of a file, and its damaged lines with their numbers; [] if it is missing."""
+    """Return the rows of a file, and its damaged lines with their numbers; [] if it is missing."""
     if not path.is_file():
         return [], []
     rows, damaged = [], []
@@ -177,7 +181,7 @@ def _parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes
 
 
 def _is_valid_row(row: Any) -> bool:
-    """Whether a row has all required fields, and numbers where numbers are expected."""
+    """True if a row has all required fields, and numbers where numbers are expected."""
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return False
     kind = row.get("kind")
@@ -192,7 +196,7 @@ def _is_valid_row(row: Any) -> bool:
 
 
 class TerminalBar:
-    """A progress bar in a terminal; text printed meanwhile appears above it."""
+    """A progress bar in a terminal; text printed in the meantime appears above it."""
 
     def __init__(self, console: Console, total: int, step: int) -> None:
         self._progress = Progress(
@@ -213,12 +217,12 @@ class TerminalBar:
             self._progress.update(self._task, metrics=metrics)
 
     def close(self) -> None:
-        """Leave the terminal."""
+        """Remove the bar from the terminal."""
         self._progress.stop()
 
 
 class NotebookBar:
-    """A progress bar in the output of a notebook's cell, redrawn twice a second."""
+    """A progress bar in the output of a notebook cell, redrawn twice per second."""
 
     def __init__(self, total: int, step: int) -> None:
         from IPython.display import HTML, display
@@ -234,7 +238,7 @@ class NotebookBar:
             self.close()
 
     def close(self) -> None:
-        """Draw the bar as it is now."""
+        """Draw the final state of the bar."""
         self._drawn = time.monotonic()
         self._handle.update(self._bar())
 
@@ -248,7 +252,7 @@ class NotebookBar:
 
 
 def in_notebook() -> bool:
-    """Whether the code runs in the kernel of a notebook."""
+    """True if the code runs in a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and hasattr(shell, "kernel")

@@ -15,8 +15,9 @@ _log = logging.getLogger(__name__)
 class TensorBoardLog:
     """TensorBoard events in `folder`/tensorboard, if the extra `tensorboard` is installed.
 
-    If events cannot be written anymore (disk full, folder removed), it logs one warning and drops
-    the rest; the run continues. Several logs may be open in one process, each in a thread.
+    If events can no longer be written (disk full, folder removed), it logs one warning and drops
+    later events; the run continues. Several logs may be open in one process, each in its own
+    thread.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -70,8 +71,8 @@ class TensorBoardLog:
 class _WriterErrors:
     """Hides tracebacks of the threads of TensorBoard's writers while any log is open.
 
-    `TensorBoardLog.write` reports their errors. threading.excepthook is of the process, so all logs
-    share one replacement: the first one sets it, the last one restores it.
+    `TensorBoardLog.write` reports their errors. threading.excepthook is global, so all logs share
+    one replacement: the first log sets it, and the last one restores it.
     """
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ class _WriterErrors:
         self._hook = self._replaced = threading.excepthook
 
     def hide(self) -> None:
-        """Count a log that opens."""
+        """Register an open log; the first one replaces the hook."""
         with self._lock:
             self._open_logs += 1
             if self._open_logs == 1:
@@ -88,7 +89,7 @@ class _WriterErrors:
                 self._hook = threading.excepthook = _without_writers(self._replaced)
 
     def show(self) -> None:
-        """Count a log that closes; a hook that replaced ours meanwhile stays."""
+        """Unregister a log; the last one restores the hook unless it was replaced meanwhile."""
         with self._lock:
             self._open_logs -= 1
             if self._open_logs == 0 and threading.excepthook is self._hook:
@@ -96,7 +97,7 @@ class _WriterErrors:
 
 
 def _without_writers(hook: Any) -> Any:
-    """Return `hook` for threads other than those of TensorBoard's writers."""
+    """Return a hook that calls `hook` for threads other than those of TensorBoard's writers."""
 
     def excepthook(arguments: Any) -> None:
         if not type(arguments.thread).__module__.startswith("tensorboard."):

@@ -10,7 +10,7 @@ from typing import Any
 from resnets.data.timings import Stopwatch, Timings
 from resnets.train.state import Meter
 
-# Rows of this kind in metrics.jsonl have the share of an epoch's seconds in each of STAGES.
+# Rows of this kind in metrics.jsonl contain the fraction of an epoch's time spent in each stage.
 TIME = "time"
 STAGES = {
     "waiting": "waiting for data",
@@ -18,14 +18,14 @@ STAGES = {
     "augmenting": "augmenting",
     "computing": "computing",
 }
-MIN_WAITING = 0.1  # share of time spent waiting from which data loading limits training
-MIN_BUSY = 0.85  # share of time from which the decode threads are saturated
-MIN_CPU = 0.6  # CPU share of busy decode threads below which reading or other programs limit them
+MIN_WAITING = 0.1  # fraction of time spent waiting above which data loading is the bottleneck
+MIN_BUSY = 0.85  # fraction of time above which decode threads count as saturated
+MIN_CPU = 0.6  # CPU use of busy decode threads below which reading is the bottleneck
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of `steps` steps: in total, by stage, and of the decode threads."""
+    """Times of `steps` steps in seconds: in total, per stage, and of the decode threads."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -46,9 +46,9 @@ class StepTimes:
 
 
 class StepTimer:
-    """Measures training time by stage; evaluation and checkpoints are not counted.
+    """Measures training time per stage; evaluation and checkpoints are not included.
 
-    `before`: seconds of the run before it was resumed; only `total` includes them.
+    `before`: training time in s before the run was resumed; only `total` includes it.
     """
 
     def __init__(self, timings: Timings, before: float) -> None:
@@ -70,7 +70,7 @@ class StepTimer:
         self._steps += 1
 
     def lap(self, name: str) -> StepTimes:
-        """Return times since the last lap of this name, or the start; waits for the device."""
+        """Return the times since the last lap of this name, or the start; waits for the device."""
         timings = self._timings
         now = StepTimes(
             self._steps,
@@ -86,7 +86,7 @@ class StepTimer:
         return times
 
     def epoch_row(self) -> dict[str, Any]:
-        """Return the row of an epoch: seconds, share of each stage, use of the decode threads."""
+        """Return the row of an epoch: seconds, fraction of each stage, decode thread use."""
         times, threads = self.lap("epoch"), self._timings.decoding.threads
         seconds = max(1e-9, times.seconds)
         row: dict[str, Any] = {"seconds": times.seconds}
@@ -99,12 +99,12 @@ class StepTimer:
         return row
 
     def total(self) -> float:
-        """Return the training seconds of the whole run."""
+        """Return the training time of the whole run in seconds."""
         return self._before + self._seconds
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Summarize all epochs in `rows` of metrics.jsonl as one row; None without any."""
+    """Combine the time rows of all epochs in metrics.jsonl into one; None if there are none."""
     epochs = [row for row in rows if row["kind"] == TIME]
     seconds = sum(row["seconds"] for row in epochs)
     if not seconds:
@@ -118,7 +118,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def stage_summary(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Format stages and bottleneck of all epochs in `rows` as one line; None without any."""
+    """Format stages and bottleneck over all epochs as one line; None if there are no time rows."""
     row = summarize(rows)
     return None if row is None else format_stages(row)
 
@@ -134,14 +134,14 @@ def format_stages(row: Mapping[str, Any]) -> str:
 
 
 def data_bottleneck(row: Mapping[str, Any]) -> str | None:
-    """Return what to do about an epoch that waited for images; None if it did not."""
+    """Return how to speed up an epoch that waited for images; None if it did not wait."""
     if row["waiting"] < MIN_WAITING or not row["decode_threads"] or row["decode_busy"] < MIN_BUSY:
         return None  # idle threads: the steps or epochs are very short
     return f"{row['waiting']:.0%} of the time was spent waiting for images; {bottleneck(row)}"
 
 
 def bottleneck(row: Mapping[str, Any]) -> str:
-    """Return which stage limits throughput, and how to speed it up."""
+    """Return which stage limits the throughput, and how to speed it up."""
     if row["waiting"] < MIN_WAITING or not row["decode_threads"]:
         slowest = max(("to_device", "augmenting", "computing"), key=lambda stage: row[stage])
         return {

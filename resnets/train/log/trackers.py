@@ -1,8 +1,9 @@
 """Log a run to Weights & Biases and MLflow, in addition to TensorBoard (`Recipe.trackers`).
 
-Environment variables of these libraries say where: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY;
-MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. The ids of a run are stored in tracker.json in its
-folder, and a resumed run continues them. A tracker that fails is dropped with one warning.
+Each library is configured with its own environment variables: WANDB_MODE=offline, WANDB_PROJECT,
+WANDB_ENTITY; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME. The ids of a run are stored in
+tracker.json in its folder, so that a resumed run continues them. A tracker that fails is dropped
+with one warning.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from resnets.utils.json_files import read_object
 log = logging.getLogger("resnets")
 PROJECT = "resnets"  # default project of Weights & Biases and experiment of MLflow
 IDS = "tracker.json"
-MAX_PARAM_LENGTH = 500  # characters, by MLflow
-TIMEOUT_SECONDS = 20  # to wait for a server
+MAX_PARAM_LENGTH = 500  # limit of MLflow
+TIMEOUT_SECONDS = 20  # for requests to a server
 
 
 class Client(Protocol):
@@ -40,7 +41,7 @@ class Client(Protocol):
 
 
 class WandbClient:
-    """A run of Weights & Biases; with WANDB_MODE=offline in `folder`/wandb, for `wandb sync`."""
+    """A Weights & Biases run; with WANDB_MODE=offline in `folder`/wandb, for `wandb sync`."""
 
     def __init__(self, recipe: Recipe, folder: Path, run_id: str | None) -> None:
         import wandb
@@ -66,7 +67,7 @@ class WandbClient:
 
 
 class MlflowClient:
-    """A run of MLflow; without MLFLOW_TRACKING_URI in mlflow.db next to the run's folder."""
+    """An MLflow run; without MLFLOW_TRACKING_URI stored in mlflow.db next to the run's folder."""
 
     def __init__(self, recipe: Recipe, folder: Path, run_id: str | None) -> None:
         # The default of seven retries would delay training by four minutes.
@@ -76,7 +77,7 @@ class MlflowClient:
 
         database = str(folder.resolve().parent / "mlflow.db")
         if (uri := os.environ.get("MLFLOW_TRACKING_URI")) is None:
-            if "?" in database or "%" in database:  # have a meaning in a URI
+            if "?" in database or "%" in database:  # reserved characters of URIs
                 raise ValueError(f"set MLFLOW_TRACKING_URI: {database} cannot be part of a URI")
             uri = f"sqlite:///{database}"
         self._client = Tracking(tracking_uri=uri)
@@ -112,7 +113,7 @@ CLIENTS: dict[str, Callable[[Recipe, Path, str | None], Client]] = {
 
 
 class Trackers:
-    """The trackers that a recipe names, for the run in `folder`."""
+    """The trackers of a recipe, for the run in `folder`."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._clients: dict[str, Client] = {}
@@ -148,10 +149,10 @@ class Trackers:
 
     @contextmanager
     def _drop_on_error(self, name: str) -> Iterator[None]:
-        """Context that drops the tracker `name` if it fails, with one warning."""
+        """Context that drops the tracker `name` with one warning if it fails."""
         try:
             yield
-        except Exception as error:  # network, login, disk: each library has its own kinds
+        except Exception as error:  # network, login, disk: each library has its own exceptions
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             log.warning("trackers: %s: continuing without it (%s)", name, reason)
             self._clients.pop(name, None)

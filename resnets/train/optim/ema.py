@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Polyak and Juditsky 1992), including BN statistics."""
+"""Exponential moving average of the weights (Polyak and Juditsky 1992) and norm statistics."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 class AveragedModel:
-    """`module` is a copy of `model` with averaged weights; n_averaged: updates so far.
+    """`module` is a copy of `model` with averaged weights; `n_averaged` counts the updates.
 
-    The decay grows as (1 + n) / (10 + n) up to `decay`, which reduces the weight of the random
-    start in short runs. The first update copies. `torch.optim.swa_utils.AveragedModel` is not used
-    because it keeps its counter on the device and reads it twice in each update, for which the host
-    waits.
+    The decay grows as (1 + n) / (10 + n) up to `decay`, which reduces the influence of the random
+    initialization in short runs. The first update copies the weights.
+    `torch.optim.swa_utils.AveragedModel` is not used because it reads a counter on the device twice
+    per update, which synchronizes the host with the device.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -35,9 +35,9 @@ class AveragedModel:
 
     @torch.no_grad()
     def average_with(self, model: nn.Module, weight: float | Tensor) -> None:
-        """Average with the values of `model`, which get `weight`, a number or a tensor ().
+        """Average with the values of `model`, whose `weight` is a number or a scalar tensor.
 
-        Integers, and everything at weight 1.0, are copied.
+        Integer tensors are copied, and all tensors if the weight is 1.0.
         """
         is_copy = not isinstance(weight, Tensor) and weight == 1.0
         averaged_floats: list[Tensor] = []
@@ -53,9 +53,9 @@ class AveragedModel:
         if copied[0]:
             torch._foreach_copy_(*copied)
         if isinstance(weight, Tensor):
-            # A step of SGD of length `weight` along `averaged - current` (weight decay 1, and the
-            # gradient `current` negated) is the same in one kernel for all tensors.
-            # `_foreach_lerp_` takes numbers, or tensors, with which it runs a kernel for each pair.
+            # A step of SGD with learning rate `weight`, weight decay 1 and gradient `-current` has
+            # the same result, in one kernel for all tensors. `_foreach_lerp_` accepts numbers, or
+            # tensors, for which it launches one kernel per pair.
             torch._fused_sgd_(
                 averaged_floats,
                 floats,

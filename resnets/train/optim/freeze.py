@@ -1,4 +1,4 @@
-"""Fine-tuning: which parts of a pretrained model train, when, and at what learning rate."""
+"""Fine-tuning: which layers of a pretrained model are trained, when, at what learning rate."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from resnets.models.norm import BATCH_NORMS
 class FreezeSchedule:
     """Applies a `FinetuneSpec` to a model over a run of `total` steps.
 
-    The pretrained part is the first `ImageClassifier` in the model without its head; a detector's
-    own layers count as new. What trains at a step depends only on the step, so a resumed run agrees
-    with an uninterrupted one. Parameters that do not require gradients at the start never do.
+    The pretrained part is the first `ImageClassifier` in the model without its head; other layers
+    of a detector count as new. The trained layers depend only on the step, so a resumed run equals
+    an uninterrupted one. Parameters that do not require gradients initially never do.
     """
 
     def __init__(self, model: nn.Module, spec: FinetuneSpec, total: int) -> None:
@@ -36,18 +36,19 @@ class FreezeSchedule:
             if not weight.requires_grad
         }
         self._body_trains: bool | None = None
-        self._modes: list[tuple[nn.Module, bool]] = []  # set by the last `apply`
+        self._modes: list[tuple[nn.Module, bool]] = []  # modes set by the last `apply`
 
     @property
     def frozen_norms(self) -> list[nn.Module]:
-        """Norms whose statistics and weights do not change."""
+        """Norms whose statistics and weights are frozen."""
         return list(self._norms)
 
     def lr_scales(self) -> dict[nn.Parameter, float]:
-        """Return the factor on the schedule's learning rate for each parameter of the model.
+        """Return the factor on the schedule's learning rate of each parameter of the model.
 
-        1 for new layers; `layer_decay` for the part before the head, its square for the part
-        before that, and so on to the stem. A norm after the last stage shares the stage's factor.
+        1 for new layers, `layer_decay` for the stage before the head, its square for the stage
+        before that, and so on to the stem. A norm after the last stage has the same factor as the
+        stage.
         """
         lr_scales = dict.fromkeys(self._model.parameters(), 1.0)
         scale = self._decay
@@ -58,15 +59,15 @@ class FreezeSchedule:
         return lr_scales
 
     def apply(self, step: int) -> None:
-        """Set training modes and `requires_grad` for update number `step` (0-based).
+        """Set training modes and `requires_grad` for step `step` (0-based).
 
-        Frozen norms and, while only the head trains, the whole pretrained part are in eval mode
-        and require no gradient.
+        Frozen norms are in eval mode and require no gradient. While only the head is trained, so is
+        the whole pretrained part.
         """
         body_trains = step >= self._head_only
         changed = body_trains != self._body_trains
         if not changed and all(module.training is mode for module, mode in self._modes):
-            return  # as in most steps: setting the modes of thousands of modules takes long
+            return  # most steps; setting the modes of thousands of modules is slow
         self._model.train()
         for part in self._norms if body_trains else self._body:
             part.eval()
@@ -82,7 +83,7 @@ class FreezeSchedule:
 def _pretrained_parts(model: nn.Module) -> list[nn.Module]:
     """Return the parts of the model that have pretrained weights, from input to output."""
     net = next((module for module in model.modules() if isinstance(module, ImageClassifier)), None)
-    # A network from outside the package has its own weights.
+    # A custom network brings its own weights.
     if net is None or not net.stage_names:
         return []
     return [part for part in net.children() if part is not net.head and list(part.parameters())]

@@ -18,26 +18,27 @@ GROWTH_INTERVAL = 2000  # steps without an overflow after which the scale grows
 class GradScaler:
     """Scales the loss so that small gradients do not underflow, and skips steps that overflow.
 
-    Rules and defaults are those of `torch.amp.GradScaler`: a step with a gradient that is not
-    finite is skipped and halves the scale; 2,000 steps without one double it. That class is not
-    used because it makes the host wait in every step, does not count skipped steps, and sees only
-    the parameters of one process if the optimizer is sharded.
+    The rules and defaults are those of `torch.amp.GradScaler`: a step with a non-finite gradient is
+    skipped and halves the scale; 2,000 steps without one double it. That class is not used because
+    it synchronizes with the device in every step, does not count skipped steps, and checks only the
+    parameters of one process if the optimizer is sharded.
 
-    scale, finite_steps (since the scale last changed), skipped_steps: scalars on `device`.
+    Attributes, scalar tensors on `device`: `scale`, `finite_steps` (since the scale changed) and
+    `skipped_steps`.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.scale = torch.full((), INIT_SCALE, device=device)
         self.finite_steps = torch.zeros((), dtype=torch.int32, device=device)
         self.skipped_steps = torch.zeros((), dtype=torch.int32, device=device)
-        self._found_inf = torch.zeros((), device=device)  # 1 if the step is to be skipped
+        self._found_inf = torch.zeros((), device=device)  # 1 if the step must be skipped
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Return the loss times the scale."""
         return loss * self.scale
 
     def unscale(self, parameters: Iterable[Tensor]) -> None:
-        """Divide all gradients by the scale, and record whether all are finite."""
+        """Divide all gradients by the scale, and record whether they are finite."""
         self._found_inf.zero_()
         inverse = self.scale.reciprocal()
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
@@ -48,9 +49,9 @@ class GradScaler:
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found_inf, inverse)
 
     def step(self, optimizer: Optimizer) -> None:
-        """Step unless a gradient was not finite, and update the scale.
+        """Step the optimizer unless a gradient was not finite, then update the scale.
 
-        A fused optimizer reads the flag on the device; the host waits for it only with others.
+        A fused optimizer reads the flag on the device; with others the host waits for it.
         """
         if optimizer.defaults.get("fused"):
             if isinstance(optimizer, ShardedOptimizer):
@@ -71,11 +72,11 @@ class GradScaler:
         )
 
     def row(self) -> dict[str, float]:
-        """Return fields of the log: the scale, and the steps skipped since the start of the run."""
+        """Return the fields of the log: the scale, and the number of skipped steps of the run."""
         return {"loss_scale": self.scale.item(), "skipped_steps": int(self.skipped_steps.item())}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return the state to resume from."""
+        """Return the state as named tensors, to resume from."""
         return {
             "scale": self.scale,
             "finite_steps": self.finite_steps,
@@ -83,6 +84,6 @@ class GradScaler:
         }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the result of `state_tensors`, {} for a run that started in another precision."""
+        """Restore the result of `state_tensors`; {} if the run started in another precision."""
         for name, tensor in tensors.items():
             getattr(self, name).copy_(tensor)

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 STEPS = 5
-# Of the quintic iteration. They are chosen for a steep slope at zero: small singular values come
-# near 1 in few steps, and end between about 0.7 and 1.2 (Jordan et al. 2024).
+# Coefficients of the quintic iteration. They have a steep slope at zero, so that small singular
+# values approach 1 in few steps, and end between about 0.7 and 1.2 (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for groups with `orthogonalize`, SGD with momentum for the others.
+    """Muon for groups with `orthogonalize`, SGD with momentum for other groups.
 
-    With v = momentum * v + g and u = g + momentum * v (`nesterov`) or v, an update is
-    w -= lr * (scale * O(u) + weight_decay * w). O(u) is the nearest semi-orthogonal matrix to u,
-    flattened to (out_channels, rest), approximately: all its singular values are about 1. scale is
-    sqrt(max(1, rows / columns)), as in the authors' code and torch.optim.Muon, which takes matrices
-    only. For the other groups O(u) is u and scale 1.
+    With v = momentum * v + g and u = g + momentum * v (`nesterov`) or v, an update is w -= lr *
+    (scale * O(u) + weight_decay * w). O(u) is approximately the semi-orthogonal matrix nearest to
+    u, flattened to (out_channels, rest): its singular values are about 1. scale is sqrt(max(1, rows
+    / columns)), as in the authors' code and in torch.optim.Muon, which accepts matrices only. For
+    other groups O(u) is u and scale is 1.
 
-    With `unit_filters` orthogonalized weights do not decay: each is scaled to norm sqrt(rows)
-    before its update, so that its filters have norm 1 on average.
+    With `unit_filters` orthogonalized weights have no weight decay: each is scaled to norm
+    sqrt(rows) before its update, so that its filters have a mean norm of 1.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters that have a gradient."""
+        """Update all parameters that have gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -68,12 +68,12 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_mul_(weights, scales)
             elif group["weight_decay"]:
                 torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
-            torch._foreach_mul_(updates, group["lr"])  # a number, or a tensor on the device
+            torch._foreach_mul_(updates, group["lr"])  # lr may be a tensor on the device
             torch._foreach_sub_(weights, updates)
         return loss
 
     def _momentum(self, weights: list[nn.Parameter], group: dict[str, Any]) -> list[Tensor]:
-        """Update the momentum of `weights`; return their updates, new tensors."""
+        """Update the momentum buffers of `weights`; return their updates as new tensors."""
         gradients = [each.grad for each in weights if each.grad is not None]
         for weight in weights:
             if not self.state[weight]:
@@ -87,9 +87,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(updates: list[Tensor]) -> list[Tensor]:
-    """Return `scale * O(u)` of each update (see `Muon`); those of one shape are computed at once.
+    """Return `scale * O(u)` of each update (see `Muon`); equal shapes are batched.
 
-    In bfloat16 on GPUs, as in the authors' code, and float32 elsewhere.
+    Computed in bfloat16 on GPUs, as in the authors' code, and in float32 elsewhere.
     """
     results = list(updates)
     by_shape: dict[torch.Size, list[int]] = {}
@@ -105,11 +105,11 @@ def orthogonalize(updates: list[Tensor]) -> list[Tensor]:
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
-    """Return matrices (N, rows, columns) with the singular vectors of x and values of about 1."""
+    """Return matrices (N, rows, columns) with the singular vectors of x, singular values near 1."""
     dtype = torch.bfloat16 if x.is_cuda else torch.float32
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).to(dtype)
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # no singular value above 1
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values are at most 1
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
         gram = x @ x.mT

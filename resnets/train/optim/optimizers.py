@@ -1,4 +1,4 @@
-"""Create optimizers, among them LAMB and Muon; convert their state to named tensors and back."""
+"""Create optimizers, including LAMB and Muon; convert their state to named tensors and back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Optimizer = torch.optim.Optimizer | ShardedOptimizer
 class Lamb(torch.optim.Optimizer):
     """LAMB (You et al. 2020) as used by Wightman et al. 2021: timm's without gradient clipping.
 
-    An update is lr * trust * (m / (sqrt(v) + eps) + weight_decay * w), where m and v are Adam's
-    bias-corrected moments and trust = |w| / |update / (lr * trust)| for each tensor. Tensors
-    without weight decay (usually norms and biases) have a trust ratio of 1. Clip gradients with
+    An update is lr * trust * u with u = m / (sqrt(v) + eps) + weight_decay * w, where m and v are
+    Adam's bias-corrected moments, and the trust ratio of each tensor is |w| / |u|. Tensors without
+    weight decay (usually norms and biases) have a trust ratio of 1. Clip gradients with
     `optim.clip_norm`.
     """
 
@@ -41,7 +41,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters that have a gradient."""
+        """Update all parameters that have gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -55,7 +55,7 @@ class Lamb(torch.optim.Optimizer):
     def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[weight], group["betas"]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.int64)  # on the CPU: read at each step
+            state["step"] = torch.zeros((), dtype=torch.int64)  # on the CPU: read in each step
             state["exp_avg"] = torch.zeros_like(weight)
             state["exp_avg_sq"] = torch.zeros_like(weight)
         state["step"] += 1
@@ -77,8 +77,8 @@ class Lamb(torch.optim.Optimizer):
 def _eager(optimizer: type[torch.optim.Optimizer]) -> Any:
     """Return a subclass without torch's guards against compiling its methods.
 
-    The first call of a guard imports torch._dynamo, which takes half of the start-up time; here
-    optimizers are never compiled.
+    The first call of a guard imports torch._dynamo, which takes half of the start-up time.
+    Optimizers are never compiled here.
     """
     methods = {
         name: inspect.unwrap(getattr(optimizer, name)) for name in ("add_param_group", "zero_grad")
@@ -99,9 +99,10 @@ def make_optimizer(
 ) -> Optimizer:
     """Create the optimizer of `spec`: SGD as in the paper (v = m v + g; w -= lr v), or another.
 
-    SGD and AdamW are fused where torch can. Without `decay_norm_and_bias`, only weights of
-    convolutions and linear layers decay. Each parameter group has an `lr_scale`, the factor on the
-    schedule's learning rate (see `set_lr`): that of `lr_scales` times those of `spec`.
+    SGD and AdamW are fused where torch supports it. Without `decay_norm_and_bias`, weight decay
+    applies only to the weights of convolutions and linear layers. Each parameter group has an
+    `lr_scale`, the factor on the schedule's learning rate (see `set_lr`): the parameter's factor in
+    `lr_scales` times the factors of `spec`.
     """
     if spec.shard and group.world_size > 1:
         return ShardedOptimizer(model, group, lambda own: _create(model, spec, lr_scales, own))
@@ -114,7 +115,7 @@ def _create(
     lr_scales: Mapping[nn.Parameter, float],
     own: Container[nn.Parameter],
 ) -> torch.optim.Optimizer:
-    """Create an optimizer of the parameters in `own`."""
+    """Create an optimizer for the parameters in `own`, those of this process."""
     groups = _parameter_groups(model, spec, lr_scales, own)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     match spec.kind:
@@ -122,7 +123,7 @@ def _create(
             sgd: torch.optim.Optimizer = SGD(
                 groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
             )
-            if spec.momentum:  # torch's fused step fails if some parameters start to train later
+            if spec.momentum:  # torch's fused step fails if parameters are unfrozen later
                 for group in groups:
                     for parameter in group["params"]:
                         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -147,7 +148,7 @@ def _parameter_groups(
     lr_scales: Mapping[nn.Parameter, float],
     own: Container[nn.Parameter],
 ) -> list[dict[str, Any]]:
-    """Return groups of equal options, which do not depend on `own`, with the parameters in it."""
+    """Return groups of equal options with their parameters in `own`; options ignore `own`."""
     ends = _input_and_head(model)
     members: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -174,12 +175,12 @@ def _parameter_groups(
 
 
 def _input_and_head(model: nn.Module) -> dict[nn.Parameter, str]:
-    """Return the parameters of input layers (of images, signals or tokens) and of heads."""
+    """Return the parameters of input layers (for images, signals or tokens) and of heads."""
     ends: dict[nn.Parameter, str] = {}
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             ends |= dict.fromkeys(module.parameters(), "input")
-        input_layer = getattr(module, "input_layer", None)  # models from outside have none
+        input_layer = getattr(module, "input_layer", None)  # custom models have none
         if isinstance(module, ImageClassifier) and input_layer is not None:
             ends |= dict.fromkeys(module.get_submodule(input_layer).parameters(), "input")
         head = getattr(module, "head", None)
@@ -189,19 +190,19 @@ def _input_and_head(model: nn.Module) -> dict[nn.Parameter, str]:
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Set each group's learning rate to `lr`, the schedule's, times its scale."""
+    """Set the learning rate of each group to `lr`, the schedule's, times the group's scale."""
     for group in optimizer.param_groups:
         group["schedule_lr"] = lr
         group["lr"] = lr * group["lr_scale"]
 
 
 def schedule_lr(optimizer: Optimizer) -> float:
-    """Return the schedule's learning rate of the last step."""
+    """Return the schedule's learning rate in the last step."""
     return float(optimizer.param_groups[0]["schedule_lr"])
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer state as `<parameter>/<key>` -> tensor; if sharded, of this process."""
+    """Return the optimizer state as `<parameter>/<key>`: tensor; if sharded, this process's."""
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
@@ -214,7 +215,7 @@ def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str
     """Restore the result of `state_tensors`, each tensor in its parameter's memory format.
 
     Raises ValueError if a tensor is missing or does not have its parameter's shape: a fused step
-    would read and write beyond it.
+    would access memory beyond it.
     """
     own = {each for group in optimizer.param_groups for each in group["params"]}
     parameters = dict(model.named_parameters())
@@ -229,11 +230,11 @@ def load_state_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str
             raise ValueError(f"optim/{path} of shape {tuple(tensor.shape)} does not fit the model")
         loaded.setdefault(name, set()).add(key)
         if parameter not in own:
-            continue  # held by another process
+            continue  # in another process
         if key != "step":
             tensor = torch.empty_like(parameter).copy_(tensor)
         elif optimizer.defaults.get("fused"):
-            tensor = tensor.to(parameter.device)  # a fused step keeps its counter on the device
+            tensor = tensor.to(parameter.device)  # counters of fused steps are on the device
         optimizer.state[parameter][key] = tensor
     for name, keys in loaded.items():
         if keys != expected:

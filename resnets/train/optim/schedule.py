@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step, with two rules that depend on the error."""
+"""Learning rate as a function of the step, including two rules that depend on the error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HOLD_WINDOW = 50
 
 
 class Schedule:
-    """Learning rate of each step out of `total` steps, for a peak rate `lr`.
+    """Learning rate of each of `total` steps, for a peak rate `lr`.
 
-    Time-driven kinds are pure functions of the step. The plateau rule and the error-triggered
-    warmup (paper, section 4.2, ResNet-110) keep state, which `state_dict` contains.
+    Time-based kinds are pure functions of the step. The plateau rule and the warmup until an error
+    is reached (paper, section 4.2, ResNet-110) have state, which `state_dict` returns.
     """
 
     def __init__(self, spec: ScheduleSpec, lr: float, total: int) -> None:
@@ -26,7 +26,7 @@ class Schedule:
         self.patience = spec.patience
 
     def lr(self, step: int) -> float:
-        """Return the learning rate of update number `step` (0-based)."""
+        """Return the learning rate of step `step` (0-based)."""
         if self.holding:
             return self.peak * self.spec.hold_factor
         warmup = self.spec.warmup * self.total
@@ -35,7 +35,7 @@ class Schedule:
         return self.peak * self._factor(step, warmup)
 
     def _factor(self, step: int, warmup: float) -> float:
-        """Return the factor on the peak rate after the warm-up of `warmup` steps."""
+        """Return the factor on the peak rate after a warmup of `warmup` steps."""
         spec = self.spec
         progress = (step - warmup) / max(1.0, self.total - warmup)
         if spec.kind == "steps":
@@ -54,10 +54,10 @@ class Schedule:
         self.holding = self.running_error >= self.spec.hold_until_error
 
     def observe_evaluation(self, error: float) -> None:
-        """Record an evaluation's error (percent).
+        """Record the error (percent) of an evaluation.
 
-        The plateau rule counts as torch's ReduceLROnPlateau does: `patience` evaluations in a row
-        without improvement are tolerated, and the next one lowers the rate.
+        As in torch's ReduceLROnPlateau, `patience` evaluations in a row without improvement are
+        tolerated, and the next one lowers the rate.
         """
         if error < self.best_error:
             self.best_error, self.waited = error, 0
@@ -68,7 +68,7 @@ class Schedule:
             self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that decides future learning rates, besides the step."""
+        """Return the state that determines future learning rates, apart from the step."""
         return {
             "holding": self.holding,
             "running_error": self.running_error,
@@ -81,7 +81,8 @@ class Schedule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the result of `state_dict`.
 
-        Runs of version 0.1 lower the rate at the `patience`-th evaluation, and continue to do so.
+        Runs of version 0.1 lower the rate one evaluation earlier (the `patience`-th), and continue
+        to do so.
         """
         self.holding = state["holding"]
         self.running_error = state["running_error"]

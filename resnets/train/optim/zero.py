@@ -1,7 +1,7 @@
 """An optimizer with its state sharded over the processes (ZeRO stage 1, Rajbhandari et al. 2020).
 
-Momentum and moments take once or twice the memory of the weights. Each process holds those of its
-own parameters, updates these parameters, and sends them to the others.
+Momentum and moments take once or twice the memory of the weights. Each process stores them for its
+own parameters only, updates these parameters, and broadcasts them to the other processes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ BUCKET = 1 << 23  # elements per broadcast: 32 MB of float32
 class ShardedOptimizer:
     """Wraps the optimizer that `make` creates for this process's share of the parameters.
 
-    model: the same in all processes, as are the gradients. A step is bit-identical to that of one
-    optimizer of all parameters; `state` and `param_groups` cover this process's parameters.
+    The model and the gradients are the same in all processes. A step is bit-identical to that of
+    one optimizer of all parameters. `state` and `param_groups` contain this process's parameters
+    only.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class ShardedOptimizer:
         return self._optimizer.defaults
 
     def skip_if(self, found_inf: Tensor) -> None:
-        """Let fused steps do nothing while the scalar is 1 (`GradScaler`)."""
+        """Make fused steps do nothing while the scalar tensor is 1 (`GradScaler`)."""
         skip_if(self._optimizer, found_inf)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update all parameters, each in the process that holds its state."""
+        """Update all parameters, each in the process that has its state."""
         self._optimizer.step()
         for owner, buckets in enumerate(self._buckets):
             for bucket in buckets:
@@ -69,14 +70,14 @@ class ShardedOptimizer:
                         parameter.copy_(part.view_as(parameter))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients of all parameters, including those of other processes."""
+        """Delete the gradients of all parameters, including those of other processes."""
         assert set_to_none, "only set_to_none is supported"
         for parameter in self._parameters:
             parameter.grad = None
 
 
 def skip_if(optimizer: Any, found_inf: Tensor) -> None:
-    """Let fused steps of a torch optimizer do nothing while the scalar on the device is 1.
+    """Make fused steps of a torch optimizer do nothing while the scalar on the device is 1.
 
     torch.amp.GradScaler sets the same attribute, which torch's types do not declare.
     """
@@ -84,7 +85,7 @@ def skip_if(optimizer: Any, found_inf: Tensor) -> None:
 
 
 def partition(parameters: list[nn.Parameter], count: int) -> list[list[nn.Parameter]]:
-    """Split parameters into `count` parts of similar size, the same in every process."""
+    """Split the parameters into `count` parts of similar size, equal in every process."""
     parts: list[list[nn.Parameter]] = [[] for _ in range(count)]
     sizes = [0] * count
     for parameter in sorted(parameters, key=lambda each: -each.numel()):  # a stable sort
@@ -95,7 +96,7 @@ def partition(parameters: list[nn.Parameter], count: int) -> list[list[nn.Parame
 
 
 def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Yield parameters of one dtype in buckets of at most BUCKET elements, or one parameter."""
+    """Yield parameters of one dtype in buckets of at most `BUCKET` elements (or one parameter)."""
     bucket: list[nn.Parameter] = []
     for parameter in sorted(parameters, key=lambda each: str(each.dtype)):
         full = sum(each.numel() for each in bucket) + parameter.numel() > BUCKET

@@ -1,1 +1,1 @@
-"""Tasks of a training run: classification, and detection with localization and segmentation."""
+"""Tasks of a training run: classification, detection, localization, segmentation, sequences."""

@@ -46,7 +46,7 @@ from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.distill import Teacher, distillation_loss
 from resnets.train.tasks.label_settings import (
     METRICS,
-    adapt_to_label_sets,
+    adapt_to_multilabel,
     choose_monitor,
     imbalance_warnings,
     logged_metrics,
@@ -65,7 +65,7 @@ from resnets.weights.read import read_preprocess
 
 log = logging.getLogger("resnets")
 
-REPORT_IMAGES = 16  # of training
+REPORT_IMAGES = 16  # training images in the report
 CALIBRATION = ("calibration_error", "calibration_error_equal_mass")
 MAJORITY = ("top1_interval", "majority_error", "majority_class")
 RESULT = (*METRICS, *CALIBRATION, *MAJORITY, "examples", "protocol")
@@ -88,7 +88,7 @@ class ClassificationTask:
             raise ConfigError(
                 "recompute: needs a network of stages, such as ResNet(spec, block=...)"
             )
-        epoch_draw(splits.train, recipe.data)  # raises before anything is written
+        epoch_draw(splits.train, recipe.data)  # raises errors before any file is written
         model.recompute = recipe.recompute
         self.parts = parts
         self.recipe, self.splits, self.model = recipe, splits, model
@@ -135,7 +135,7 @@ class ClassificationTask:
         recipe: Recipe,
         parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
     ) -> ClassificationTask:
-        """Open the data; build the model and preprocessing for its classes and image size."""
+        """Open the data, and build the model and preprocessing for its classes and image size."""
         splits = open_data(recipe.data, source=parts.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
@@ -143,7 +143,7 @@ class ClassificationTask:
             spec = dataclasses.replace(recipe.model, in_channels=data.channels)
             recipe = dataclasses.replace(recipe, model=spec)
         if is_multilabel(splits.train.labels):
-            recipe = adapt_to_label_sets(recipe)
+            recipe = adapt_to_multilabel(recipe)
             data = recipe.data
         if warning := mirror_warning(splits.classes, data.augment):
             log.warning("%s", warning)
@@ -185,7 +185,7 @@ class ClassificationTask:
     def reopen(
         cls, recipe: Recipe, checkpoint: Checkpoint, parts: CustomParts
     ) -> ClassificationTask:
-        """Open a run to resume; its initial weights are not needed again."""
+        """Open a run to resume; its initial weights are not loaded again."""
         fingerprint = read_fingerprint(checkpoint)
         splits = open_data(recipe.data, fingerprint, source=parts.data, training=True)
         check_same_classes(checkpoint, splits)
@@ -197,12 +197,12 @@ class ClassificationTask:
 
     @property
     def examples(self) -> int:
-        """Images per epoch."""
+        """Number of images per epoch."""
         return len(self.splits.train)
 
     @property
     def loss_fn(self) -> LossFn:
-        """The recipe's loss, or the one that was passed."""
+        """The recipe's loss, or a custom one."""
         custom, spec = self.parts.loss, self.recipe.loss
         loss = custom_loss(custom) if custom else classification_loss(spec, self.class_weights)
         if self.teacher is not None:
@@ -220,7 +220,7 @@ class ClassificationTask:
         return (self.recipe.model.in_channels, smallest := min(sizes), smallest)
 
     def setup(self, device: torch.device) -> None:
-        """Equalize channels before quantization-aware training."""
+        """Equalize channels before quantization-aware training (`tasks.quantize`)."""
         if self._quantizes:
             equalize_channels(self.model)
 
@@ -241,12 +241,12 @@ class ClassificationTask:
 
     @property
     def _train_preprocessor(self) -> Preprocessor:
-        """The preprocessor at the size of training, which may differ from that of tests."""
+        """The preprocessor with the image size of training, which may differ from that of tests."""
         size = self.recipe.data.size
         return self.preprocessor if size is None else resize_preprocessor(self.preprocessor, size)
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """Return the function that evaluates a model in training; None without data for it."""
+        """Return the function that evaluates a model during training; None without data for it."""
         watch_test = self.recipe.eval.watch_test
         candidates = {"val": self.splits.val, "test": self.splits.test() if watch_test else None}
         splits = {
@@ -272,7 +272,7 @@ class ClassificationTask:
     ) -> dict[str, Any]:
         """Evaluate the run's checkpoint `path` on validation and, only here, on test."""
         custom_model = self.parts.model
-        if isinstance(custom_model, nn.Module):  # keeps the weights with which training ended
+        if isinstance(custom_model, nn.Module):  # keeps the final weights of training
             custom_model = copy.deepcopy(custom_model)
         model = group.broadcast_from_main(lambda: load_classifier(path, custom=custom_model))
         model = model.to(plan.device)
@@ -308,13 +308,13 @@ class ClassificationTask:
         return result
 
     def _training_images(self) -> list[CaptionedImage]:
-        """Return the first training images as the network saw them; [] for a streamed set."""
+        """Return the first training images as the network saw them; [] for a streamed data set."""
         if isinstance(self.splits.train, StreamSplit):
             return []
         batches = self._open_stream(REPORT_IMAGES, torch.device("cpu")).batches()
         try:
             return training_images(next(batches), self._train_preprocessor, self.splits.classes)
-        except DataError as error:  # the run has finished, and its report needs no such images
+        except DataError as error:  # the run is complete; the report works without them
             log.warning("report: no training images are shown: %s", error)
             return []
         finally:
@@ -332,7 +332,7 @@ class ClassificationTask:
                 logits.append(compute_logits(model, batch.images, precision=plan.precision))
                 targets.append(batch.targets)
                 rows.append(batch.ids)
-        order = np.argsort(gather_rows(rows))  # the same on any number of processes
+        order = np.argsort(gather_rows(rows))  # independent of the number of processes
         all_logits, all_targets = (
             torch.from_numpy(gather_rows(each)[order]) for each in (logits, targets)
         )
@@ -341,7 +341,7 @@ class ClassificationTask:
     def _batches(
         self, split: Split, preprocessor: Preprocessor, plan: ExecutionPlan, group: ProcessGroup
     ) -> Iterator[Batch]:
-        """Yield this process's share of the images of `split`, each once."""
+        """Yield this process's share of the images of `split`, each exactly once."""
         rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
         device, workers = torch.device(plan.device), self.recipe.data.workers
         batch_size = self.recipe.eval.batch_size
@@ -358,9 +358,9 @@ class ClassificationTask:
         postprocess: Postprocess | None = None,
         mistakes: list[Mistake] | None = None,
     ) -> tuple[AnyEvaluation, list[str]]:
-        """Evaluate over all processes; also returns a message for each unreadable image.
+        """Evaluate over all processes; also return one message per unreadable image.
 
-        mistakes: a list to which the most confident errors are added.
+        mistakes: list to which the most confident errors are appended.
         """
         device = torch.device(plan.device)
         postprocess = postprocess or self.postprocess

@@ -28,7 +28,7 @@ def run_details(
     train_counts: Mapping[str, int],
     batch: Sequence[CaptionedImage],
 ) -> RunDetails:
-    """Return the details of `evaluation` on `split`; train_counts: training images by class."""
+    """Return the report's details of `evaluation`; train_counts: training images per class."""
     return RunDetails(
         split_name,
         class_rows(evaluation.to_json()["per_class"], train_counts),
@@ -65,7 +65,7 @@ def training_images(
 def _caption_mistake(split: Split, mistake: Mistake) -> CaptionedImage:
     try:
         image = Thumbnail.of(np.asarray(load_image(split, mistake.row)))
-    except DataError as error:  # a packed set does not store whole images
+    except DataError as error:  # a packed data set does not store whole images
         log.info("report: %s", error)
         image = Thumbnail()
     return CaptionedImage(

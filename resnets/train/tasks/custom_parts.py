@@ -1,4 +1,4 @@
-"""Python objects that a run uses in place of the model, loss or data of its recipe."""
+"""Python objects that replace the model, loss or data of a run's recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CustomParts:
-    """Objects from outside the package; None where the recipe's own are used.
+    """Custom Python objects of a run; None where the recipe's own parts are used.
 
-    model: an `nn.Module` that returns logits (B, K), or a function that makes one from a
-    `ModelSpec`. loss: a function of logits (B, K) and classes (B,), see `loss.custom_loss`. data:
-    the data set. The recipe of a run with such parts names them in `custom` and `data.source`.
+    Attributes:
+        model: An `nn.Module` that returns logits (B, K), or a function that creates one from a
+            `ModelSpec`.
+        loss: A function of logits (B, K) and classes (B,), see `loss.custom_loss`.
+        data: The data set.
+
+    The recipe of a run with custom parts contains their names in `custom` and `data.source`.
     """
 
     model: nn.Module | MakeModel | None = None
@@ -29,7 +33,7 @@ class CustomParts:
     data: Source | None = None
 
     def check(self, recipe: Recipe) -> None:
-        """Raise ConfigError if parts are missing for a run of `recipe`, or do not apply to it."""
+        """Raise ConfigError if parts of a run of `recipe` are missing or do not apply to it."""
         custom = recipe.custom or {}
         if self.model is None and (missing := [custom[key] for key in MODEL_KEYS if key in custom]):
             raise ConfigError(
@@ -74,7 +78,7 @@ class CustomParts:
         return replace(recipe, custom=names or None)
 
     def describe_changes(self, recipe: Recipe) -> list[str]:
-        """Return notes for a resumed run: which parts differ by name from those of the recipe."""
+        """Return notes for a resumed run: parts whose names differ from those in the recipe."""
         before = (recipe.custom or {}).get("loss", recipe.loss.kind)
         now = recipe.loss.kind if self.loss is None else qualified_name(self.loss)
         return [] if now == before else [f"loss: {before} until here, {now} from here on"]

@@ -68,7 +68,7 @@ class DetectionTask:
 
     @classmethod
     def open(cls, recipe: Recipe) -> DetectionTask:
-        """Open the data and build a new model for `recipe`, with its initial weights."""
+        """Open the data, and build a new model for `recipe` with its initial weights."""
         if recipe.weights is None:
             check_initial_weights(recipe, whole=False)
         if recipe.task in ("detect", "instances"):
@@ -94,7 +94,7 @@ class DetectionTask:
 
     @cached_property
     def examples(self) -> int:
-        """Images per epoch."""
+        """Number of images per epoch."""
         return self.stream(torch.device("cpu"), ProcessGroup()).examples
 
     @property
@@ -103,13 +103,13 @@ class DetectionTask:
         return model_losses
 
     def smallest_input(self) -> tuple[int, int, int] | None:
-        """Return (C, H, W) of a segmenter's crops; None for others, whose images vary in size."""
+        """Return (C, H, W) of a segmenter's crops; None for others, whose image sizes vary."""
         if self.recipe.task != "segment":
             return None
         return self.recipe.model.in_channels, self.recipe.detect.crop, self.recipe.detect.crop
 
     def setup(self, device: torch.device) -> None:
-        """Recompute the norms' statistics if the recipe says so (`recompute_norms`)."""
+        """Recompute the norms' statistics if the recipe requires it (`recompute_norms`)."""
         if self.recipe.detect.recompute_norm:
             recompute_norms(self.model.net, self.stream(device, ProcessGroup()), self.recipe)
 
@@ -128,7 +128,7 @@ class DetectionTask:
         )
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """Return the function that evaluates a model in training; None without data for it."""
+        """Return the function that evaluates a model during training; None without data for it."""
         if self.recipe.detect.train_part == "proposals":
             return None  # proposals have no classes to evaluate
         candidates = {"val": self.splits.val}
@@ -171,7 +171,7 @@ class DetectionTask:
 def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionSplits:
     """Open the recipe's data set.
 
-    Also opens its test set, so that errors in it are reported before training.
+    The test set is opened, too, so that errors in it are reported before training.
     """
     splits = open_detection(recipe.data, recipe.detect, recipe.detection_task, known, training=True)
     splits.test()
@@ -185,9 +185,9 @@ def _load_proposer(
     preprocessor: Preprocessor,
     splits: DetectionSplits,
 ) -> None:
-    """Load the detector whose proposals `model` learns from (step 2 of alternating training).
+    """Load the detector whose proposals `model` is trained on (step 2 of alternating training).
 
-    Raises ConfigError if it is of another kind, or preprocesses images in another way.
+    Raises ConfigError if it is of another kind, or its preprocessing differs.
     """
     where = recipe.detect.proposals_from
     assert where is not None
@@ -212,7 +212,7 @@ def _load_proposer(
 
 
 def _load_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
-    """Load the localizer that R-CNN starts from, and its network unless `weights` is set."""
+    """Load the localizer from which R-CNN starts, and its backbone unless `weights` is set."""
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from
     localizer = load_detection_model(where)
@@ -237,9 +237,9 @@ TARGET_FIELDS = ("boxes", "labels", "masks")
 
 
 def model_losses(model: Callable[..., Any], batch: Batch) -> Losses:
-    """Return the losses of the model (a `LossFn`): their sum is minimized, each is logged.
+    """Return the losses of the model (a `LossFn`): their sum is minimized, and each is logged.
 
-    Losses are means over a batch, so they are logged as means weighted by images.
+    Losses are means over a batch, so they are logged as means weighted by the number of images.
     """
     targets = batch.targets
     if isinstance(targets, list):

@@ -20,11 +20,15 @@ from resnets.weights.load import load_classifier
 
 
 class Teacher:
-    """A trained classifier that sees the student's own batches.
+    """A trained classifier that is evaluated on the student's own batches.
 
-    student: preprocessing of the batches. classes: classes of the data; the teacher's logits are
-    put into their order. digest: SHA-256 of its weights. Raises ConfigError if the teacher lacks a
-    class, takes other channels, or its weights do not state its network.
+    Args:
+        weights: The teacher's weights.
+        classes: Classes of the data; the teacher's logits are reordered to match them.
+        student: Preprocessing of the batches.
+
+    `digest` is the SHA-256 of the teacher's weights. Raises ConfigError if the teacher lacks a
+    class, has other input channels, or its weights do not specify its network.
     """
 
     def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
@@ -59,7 +63,7 @@ class Teacher:
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of the student's `images` (B, C, H, W) in the order of `classes`."""
         device = images.device
-        self.model.to(device)  # a copy the first time only
+        self.model.to(device)  # copies only the first time
         self.scale, self.shift, self.order = (
             each.to(device) for each in (self.scale, self.shift, self.order)
         )
@@ -70,9 +74,9 @@ class Teacher:
 
 
 def teacher_changes(recipe: Recipe, metadata: Mapping[str, Any], resumed: Checkpoint) -> list[str]:
-    """Return a note if the teacher of a `resumed` run has other weights than at its start.
+    """Return a note if the teacher of a `resumed` run has other weights than at the run's start.
 
-    metadata: of the checkpoints to be written.
+    metadata: that of the checkpoints to be written.
     """
     if metadata.get("teacher") == resumed.meta.get("teacher", metadata.get("teacher")):
         return []
@@ -80,7 +84,7 @@ def teacher_changes(recipe: Recipe, metadata: Mapping[str, Any], resumed: Checkp
 
 
 def _pixel_statistics(preprocessor: Preprocessor) -> tuple[Tensor, Tensor]:
-    """Return mean and scale (C, 1, 1) of pixels 0..255; of a mean image the mean of its pixels."""
+    """Return mean and scale (C, 1, 1) of pixels 0..255; a mean image is averaged over positions."""
     mean, scale = preprocessor.mean_and_scale(torch.device("cpu"))
     channels = preprocessor.spec.channels
     return mean.mean((1, 2), keepdim=True).expand(channels, 1, 1), scale.expand(channels, 1, 1)
@@ -89,10 +93,11 @@ def _pixel_statistics(preprocessor: Preprocessor) -> tuple[Tensor, Tensor]:
 def distillation_loss(
     spec: DistillSpec, base: LossFn, teacher: Callable[[Tensor], Tensor]
 ) -> LossFn:
-    """Return `base` mixed with the divergence of the student's probabilities from the teacher's.
+    """Return `base` combined with the KL divergence of the student from the teacher.
 
-    (1 - weight) base + weight T^2 KL(teacher || student), both at the temperature T; T^2 keeps the
-    size of the gradients (Hinton et al. 2015, section 2). Both see the same batch, mixed or not.
+    The loss is (1 - weight) base + weight T^2 KL(teacher || student), with both probabilities at
+    temperature T. The factor T^2 preserves the magnitude of the gradients (Hinton et al. 2015,
+    section 2). Student and teacher see the same batch, including mixed images.
     """
 
     def loss_fn(model: Callable[..., Tensor], batch: Batch) -> Losses:

@@ -16,10 +16,10 @@ from resnets.utils.distributed import ProcessGroup
 
 log = logging.getLogger("resnets")
 
-# Of each evaluation in metrics.jsonl.
+# Metrics of each evaluation in metrics.jsonl.
 METRICS = ("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1", "micro_f1", "loss")
-MAX_SMALL = 64  # px of the longer side for which there are networks of their own
-MAX_IMBALANCE = 10  # images of the most frequent class over those of the rarest, without a warning
+MAX_SMALL = 64  # [px] images up to this longer side have their own networks
+MAX_IMBALANCE = 10  # largest ratio of class sizes without a warning
 
 
 def choose_monitor(recipe: Recipe, *, multilabel: bool = False) -> str:
@@ -56,14 +56,14 @@ def imbalance_warnings(recipe: Recipe, classes: Sequence[str], counts: Sequence[
 
 
 def size_warnings(recipe: Recipe, train: Split) -> list[str]:
-    """Return a warning if all images are small, and enlarged for a network of large ones."""
+    """Return a warning if all images are small but enlarged for a network for large images."""
     if not isinstance(train, TensorSplit) or train.prepared is not None:
         return []
     height, width = train.images.shape[1:3]
     size, small = recipe.data.size or 0, max(height, width)
     if small > MAX_SMALL or size < 2 * small:
         return []
-    # Pretrained weights are those of another network.
+    # Pretrained weights cannot be used with the suggested network.
     scratch = "" if recipe.weights is None else "resnets train scratch "
     return [
         f"all images have {width}x{height} px and are enlarged to {size} for {recipe.model.name}; a"
@@ -72,8 +72,8 @@ def size_warnings(recipe: Recipe, train: Split) -> list[str]:
     ]
 
 
-def adapt_to_label_sets(recipe: Recipe) -> Recipe:
-    """Return the recipe for images with sets of labels; or raise ConfigError."""
+def adapt_to_multilabel(recipe: Recipe) -> Recipe:
+    """Return the recipe for multi-label data; may raise ConfigError."""
     conflicts = {
         "loss.kind": recipe.loss.kind == "focal",
         "loss.class_weights": recipe.loss.class_weights != "none",
@@ -88,7 +88,7 @@ def adapt_to_label_sets(recipe: Recipe) -> Recipe:
             f"{name}: {value!r} is only for single-label data; these images have several labels"
         )
     if recipe.loss.kind != "bce":
-        log.info("images have sets of labels: loss.kind is 'bce', not %r", recipe.loss.kind)
+        log.info("images have several labels: loss.kind is 'bce', not %r", recipe.loss.kind)
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, labels="multi"),
@@ -105,6 +105,6 @@ def logged_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
 
 
 def unreadable_messages(split: Split, group: ProcessGroup) -> list[str]:
-    """Return messages about unreadable images from all processes, each image once."""
+    """Return one message per unreadable image, from all processes."""
     messages = dict(group.all_gather(list(split.unreadable.errors.items())))
     return [message for _, message in sorted(messages.items())]

@@ -1,16 +1,17 @@
-"""Quantization-aware training: layers round weights and inputs to 8 bits as int8 artifacts do.
+"""Quantization-aware training: layers round weights and inputs to 8 bits, as int8 artifacts do.
 
-The float weights stay those that are trained (Jacob et al. 2018): rounding is part of the forward
-pass only, and gradients pass through it except where a value is out of range. There is no state:
-ranges are those of the batch, so checkpoints are ordinary ones, and `resnets export --int8`
-calibrates them as it does others.
+The float weights are trained (Jacob et al. 2018): rounding is part of the forward pass only, and
+gradients pass through it except where a value is out of range. There is no state, because ranges
+are those of the batch. Checkpoints are therefore ordinary ones, and `resnets export --int8`
+calibrates them as usual.
 
-Before the first step `equalize_channels` (Nagel et al. 2019) gives the channels between two
-convolutions like ranges, without changing the function: a channel that is far wider than the
-others leaves them few of the 256 levels, and training alone hardly changes that.
+Before the first step `equalize_channels` (Nagel et al. 2019) gives similar ranges to the channels
+between two convolutions, without changing the function. Otherwise a channel with a much wider range
+would leave few of the 256 levels to the others, which training alone hardly changes.
 
-Weights are s8, symmetric, with one scale per output channel, so it makes no difference that exports
-fold batch norms into them. Inputs are u8, asymmetric, with one range per layer that includes zero.
+Weights are signed 8-bit, symmetric, with one scale per output channel, so folding batch norms into
+them at export makes no difference. Inputs are unsigned 8-bit, asymmetric, with one range per layer
+that includes zero.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from resnets.models.residual_unit import ResidualUnit
 from resnets.models.resnet import BasicBlock, Bottleneck
 from resnets.train.loss import Losses, LossFn
 
-DEVIATIONS = 3.0  # of a normalized channel that its range covers
+DEVIATIONS = 3.0  # standard deviations of a normalized channel within its range
 LAYERS = (F.conv2d, torch.conv2d, F.linear)
 
 
@@ -47,16 +48,16 @@ class FakeQuantize(TorchFunctionMode):
 
 
 def equalize_channels(model: nn.Module) -> None:
-    """Scale channels between two convolutions of a residual unit, each by its own factor.
+    """Scale the channels between two convolutions of a residual unit, each by its own factor.
 
-    The batch norm before the relu is divided by the factor and the weights after it multiplied, so
-    the function stays the same. Factors make the ranges of a channel's activations and weights
-    proportional to each other; their geometric mean is 1.
+    The batch norm before the relu is divided by the factor and the following weights are multiplied
+    by it, so the function does not change. Factors make the ranges of a channel's activations and
+    weights proportional to each other; their geometric mean is 1.
     """
     for unit in model.modules():
         names: list[str] = []
         if isinstance(unit, ResidualUnit):
-            names = unit.branch_layers[1:]  # the shortcut may read the first
+            names = unit.branch_layers[1:]  # the shortcut may also read the first one
         elif isinstance(unit, BasicBlock | Bottleneck):
             names = ["norm1", "conv2", *(["norm2", "conv3"] if hasattr(unit, "conv3") else [])]
         for norm, conv in pairwise(map(unit.get_submodule, names)):
@@ -83,7 +84,7 @@ def _equalize(norm: BatchNormAct2d, conv: nn.Conv2d) -> None:
 
 
 def quantize_inputs(x: Tensor) -> Tensor:
-    """Round to 256 levels between the least and largest value, of which one is zero."""
+    """Round to 256 levels between the minimum and maximum; one level is zero."""
     low, high = x.detach().amin().clamp(max=0), x.detach().amax().clamp(min=0)
     scale = ((high - low) / 255).clamp(min=torch.finfo(x.dtype).tiny)
     zero = (-low / scale).round().to(torch.int32)
@@ -92,7 +93,7 @@ def quantize_inputs(x: Tensor) -> Tensor:
 
 
 def quantize_weight(weight: Tensor) -> Tensor:
-    """Round each output channel (the first dimension) to 255 levels around zero."""
+    """Round each output channel (dimension 0) to 255 levels that are symmetric around zero."""
     largest = weight.detach().flatten(1).abs().amax(1)
     scale = (largest / 127).clamp(min=torch.finfo(weight.dtype).tiny)
     zero = torch.zeros_like(scale, dtype=torch.int32)
@@ -101,7 +102,7 @@ def quantize_weight(weight: Tensor) -> Tensor:
 
 
 def quantized_loss(loss: LossFn) -> LossFn:
-    """Return `loss` of a model whose layers are quantized."""
+    """Return the `loss` of a model with quantized layers."""
 
     def loss_fn(model: Callable[..., Tensor], batch: Batch) -> Losses:
         def quantized(*inputs: Any, **options: Any) -> Tensor:

@@ -32,7 +32,7 @@ from resnets.weights.errors import CheckpointError
 
 
 class SequenceTask(ABC):
-    """A model of sequences and its data."""
+    """A sequence model and its data."""
 
     mean_image = None
     monitor: str
@@ -49,13 +49,13 @@ class SequenceTask(ABC):
 
     @classmethod
     def open(cls, recipe: Recipe) -> Self:
-        """Open the data and build the model for it."""
+        """Open the data, and build the model for it."""
         data = open_sequences(recipe)
         return cls(complete_recipe(recipe, data), data)
 
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> Self:
-        """Open a run to resume; raises CheckpointError if its data have changed."""
+        """Open a run to resume; raises CheckpointError if its data has changed."""
         data = open_sequences(recipe)
         if checkpoint.meta.get("digest") != data.digest:
             raise CheckpointError(
@@ -66,16 +66,16 @@ class SequenceTask(ABC):
 
     @property
     def examples(self) -> int:
-        """Windows per epoch."""
+        """Number of windows per epoch."""
         return len(self.data.splits["train"])
 
     @property
     @abstractmethod
     def loss_fn(self) -> LossFn:
-        """The loss to minimize."""
+        """Loss to minimize."""
 
     def smallest_input(self) -> None:  # noqa: B027
-        """None: there are no images."""
+        """Return None, because there are no images."""
 
     def setup(self, device: torch.device) -> None:  # noqa: B027
         """Do nothing."""
@@ -88,7 +88,7 @@ class SequenceTask(ABC):
         )
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """Return the function that evaluates a model in training; None without data for it."""
+        """Return the function that evaluates a model during training; None without data for it."""
         names = ["val", "test"] if self.recipe.eval.watch_test else ["val"]
         device = torch.device(plan.device)
         splits = {
@@ -148,7 +148,7 @@ class SequenceTask(ABC):
 
 
 class TextTask(SequenceTask):
-    """Prediction of the next character by a transformer."""
+    """Next-character prediction with a transformer."""
 
     monitor = BITS
 
@@ -159,7 +159,7 @@ class TextTask(SequenceTask):
 
 
 class SignalTask(SequenceTask):
-    """Classification of signals by a 1-D residual network."""
+    """Signal classification with a 1-D residual network."""
 
     monitor = "top1_error"
 
@@ -170,7 +170,7 @@ class SignalTask(SequenceTask):
 
 
 def text_loss(model: Callable[..., Tensor], batch: Batch) -> Losses:
-    """Return the mean cross-entropy of the next characters (a `LossFn`): inputs, targets (B, T)."""
+    """Return the mean cross-entropy of the next character (a `LossFn`): inputs, targets (B, T)."""
     assert isinstance(batch.targets, Tensor)
     loss = cross_entropy(model(batch.images).float(), batch.targets)
     loss_sum = loss.detach() * len(batch)

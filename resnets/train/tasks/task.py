@@ -1,4 +1,4 @@
-"""`Task`: the data, model, loss and metrics of a run; everything else is shared by all tasks."""
+"""`Task`: data, model, loss and metrics of a run; all else is shared by the tasks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 class Task(Protocol):
     """Data, model, loss and metrics of one run.
 
-    recipe: with the fields that depend on the data. data_name: name of the data set. title: model
-    and data, one line for the terminal. summary: how the data set was understood. metadata: entries
-    of each checkpoint, among them `classes` and `preprocess`. monitor: the validation metric that
-    selects the best checkpoint. split_report: the training and held-out images. details: tables and
-    images for the report, set by `evaluate_checkpoint` in the main process; None if there are none.
+    Attributes:
+        recipe: The recipe, including the fields that are set from the data.
+        data_name: Name of the data set.
+        title: Model and data in one line, for the terminal.
+        summary: How the data set was interpreted.
+        metadata: Entries of each checkpoint, including `classes` and `preprocess`.
+        monitor: Validation metric that selects the best checkpoint.
+        split_report: Report on the training and held-out images.
+        details: Tables and images for the report, set by `evaluate_checkpoint` in the main process;
+            None if there are none.
     """
 
     recipe: Recipe
@@ -52,25 +57,25 @@ class Task(Protocol):
 
     @property
     def examples(self) -> int:
-        """Images per epoch."""
+        """Number of images per epoch."""
         ...
 
     @property
     def loss_fn(self) -> LossFn:
-        """The task's loss."""
+        """Loss of the task."""
         ...
 
     @property
     def mean_image(self) -> torch.Tensor | None:
-        """The mean image (C, H, W) that preprocessing subtracts, if any."""
+        """Mean image (C, H, W) that preprocessing subtracts, or None."""
         ...
 
     def smallest_input(self) -> tuple[int, int, int] | None:
-        """Return (C, H, W) of the smallest training images; None if they may have any size."""
+        """Return (C, H, W) of the smallest training images; None if sizes vary."""
         ...
 
     def setup(self, device: torch.device) -> None:
-        """Prepare a new run: called once before the first step, with the model on `device`."""
+        """Prepare a new run; called once before the first step, with the model on `device`."""
         ...
 
     def stream(self, device: torch.device, group: ProcessGroup) -> Stream:
@@ -78,31 +83,31 @@ class Task(Protocol):
         ...
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
-        """Return the function that evaluates a model in training; None without data for it.
+        """Return the function that evaluates a model during training; None without data for it.
 
-        All processes call it together, and each gets the metrics over all of them.
+        All processes must call it together; each gets the metrics over all of them.
         """
         ...
 
     def evaluate_checkpoint(
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
-        """Evaluate the finished run's checkpoint `path`; returns metrics by split, also of test.
+        """Evaluate the finished run's checkpoint `path`; return metrics by split, including test.
 
-        The main process reads the file and sends the model to the others.
+        The main process reads the file and sends the weights to the others.
         """
         ...
 
 
 def format_title(recipe: Recipe, splits: Splits | DetectionSplits) -> str:
-    """Return model and data of a run on images, one line for the terminal."""
+    """Return model and data of a run on images in one line, for the terminal."""
     train, val = len(splits.train), len(splits.val or ())
     held_out = f"{val:,} validation" if val else "no validation split"
     return f"{recipe.net_name} on {splits.name}: {train:,} training images, {held_out}"
 
 
 def check_validation(task: Task) -> None:
-    """Raise ConfigError for fields of a new run that need the validation error if there is none."""
+    """Raise ConfigError for fields of a new run that require a validation split if it has none."""
     recipe, splits = task.recipe, [each.role for each in task.summary.splits]
     is_validated = "val" in splits and recipe.detect.train_part != "proposals"
     for field, is_set in (
@@ -123,6 +128,6 @@ def make_split_report(splits: Splits | DetectionSplits, *, resumed: bool) -> Set
 
 
 def check_same_classes(checkpoint: Checkpoint, splits: Splits | DetectionSplits) -> None:
-    """Raise CheckpointError if a run to resume has other classes than its data."""
+    """Raise ConfigError if a run to resume was trained on other classes than those of its data."""
     if checkpoint.classes != splits.classes:
         raise CheckpointError(f"{checkpoint.path}: its classes differ from those of {splits.name}")
