@@ -1,7 +1,7 @@
 """Index the images of a data set, with or without labels: names, offsets and a checksum.
 
 Folders of any nesting, lists of paths (CSV or text), tars (of images, of WebDataset samples, of
-tars; compressed ones are unpacked once), packed sets, Parquet, Arrow and the Hub. Nothing is
+tars; compressed ones are unpacked once), packed data sets, Parquet, Arrow and the Hub. Nothing is
 decoded, and the index is streamed to the work folder.
 """
 

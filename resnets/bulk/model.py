@@ -39,7 +39,7 @@ class BulkModel(Protocol):
 
     engine: runtime and precision. description: the same with the reason, for the log. device: its
     type, such as "cuda". batch: the preferred batch size. at_once: see `Backend`. finite: whether
-    outputs are tensors that have to be finite.
+    outputs are tensors that must be finite.
     """
 
     engine: str

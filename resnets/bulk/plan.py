@@ -1,6 +1,6 @@
 """The plan of a bulk prediction: inputs, options, shards, and which of them are done.
 
-OUT/_manifest.json  inputs and options; a resumed run has to match them
+OUT/_manifest.json  inputs and options; a resumed run must match them
 OUT/part-00000.parquet ...  the rows, `shard_size` images each, in the order of the data set
 OUT/_summary.json  counts and checksums, once all shards exist
 OUT/.work/  index of the data set, attempts and checksums of shards; removed at the end

@@ -9,7 +9,7 @@ From a folder to a batch, top down:
 2. `splits.roles` assigns each image to training, validation or test by its identity
    (`dataset.image_identity`), and `Part.open` makes a `dataset.labeled_images.Split` of each: a
    `TensorSplit` in memory or a `FileSplit` that is decoded when needed (`dataset.in_memory`).
-   `dataset.probe_split` opens a sample; what was understood, left out or may be wrong is in one
+   `dataset.probe_split` opens a sample; what was understood, excluded or may be wrong is in one
    `dataset.summary.DataSummary`, which every command prints and every report has.
 3. `loading.batches.TrainStream.batches()` takes rows from `order` (a pure function of seed and
    epoch), reads and decodes them ahead by threads (`dataset.read_ahead.read_ahead`, `prefetch`,

@@ -1,7 +1,7 @@
 """Kinds of files that are given as an image, a data set or weights but are none, by first bytes.
 
 `describe_kind` names a file's kind. What to do about it differs between readers, which give the
-remedies by group of kinds; a reader that can read a group leaves it out.
+remedies by group of kinds; a reader that can read a group excludes it.
 """
 
 from __future__ import annotations

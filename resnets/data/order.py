@@ -79,7 +79,7 @@ def positions(
     epochs, so all batches are full and each epoch has every sample exactly once.
 
     With `repeats` the first n / repeats samples of each epoch's order are repeated that many times
-    in a row, and the rest are left out (Hoffer et al. 2020). Copy c of epoch e counts as epoch e *
+    in a row, and the rest are excluded (Hoffer et al. 2020). Copy c of epoch e counts as epoch e *
     repeats + c, so that no two copies share their random numbers.
 
     draw: the epochs' own order instead of `permutation`'s; it may have a sample several times or

@@ -79,7 +79,7 @@ class Decoding:
 class Timings:
     """Time that a training stream for `device` has spent so far, by stage.
 
-    packed: images come from a packed set.
+    packed: images come from a packed data set.
     """
 
     def __init__(self, device: torch.device, *, packed: bool = False) -> None:

@@ -107,7 +107,7 @@ def read_column(model: ImageClassifier, size: int | None = None) -> Column:
 def _main_path(model: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cost.LayerCost, Box]]:
     """Yield the layers that get a box, from input to output.
 
-    Norms are left out, as in Fig. 3, and pools that do not change the size (VGG's last one at 224
+    Norms are excluded, as in Fig. 3, and pools that do not change the size (VGG's last one at 224
     px).
     """
     row = counted.input_size

@@ -129,7 +129,7 @@ def confidences(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return predicted probabilities, and whether each prediction is correct.
 
-    For one class per image they are the highest ones, (N,); for sets of labels all, (N K,).
+    For one class per image they are the highest ones, (N,); for multi-label data all, (N K,).
     """
     if targets.ndim == 2:
         return scores.reshape(-1).astype(np.float64), targets.reshape(-1) > 0

@@ -185,7 +185,7 @@ class Ensemble:
 def _merge_postprocess(models: Sequence[ImageClassifier], columns: Sequence[Tensor]) -> Postprocess:
     """Return the postprocessing of averaged logits, with the mean of the models' thresholds.
 
-    Raises DataError if some models predict one class and others sets of labels.
+    Raises DataError if some models predict one class and others several labels per image.
     """
     specs: list[Postprocess] = [model.postprocess for model in models]
     if len(specs) == 1:

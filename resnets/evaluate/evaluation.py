@@ -135,7 +135,7 @@ def note_unreadable(evaluation: AnyEvaluation, count: int) -> AnyEvaluation:
     """Add the number of unreadable images, if any, to the protocol."""
     if not count:
         return evaluation
-    protocol = f"{evaluation.protocol}, {count:,} unreadable left out"
+    protocol = f"{evaluation.protocol}, {count:,} unreadable skipped"
     return replace(evaluation, protocol=protocol)
 
 
@@ -153,7 +153,7 @@ def evaluate_model(
     """Compute the metrics of `model` over `batches`, with one view of each image.
 
     batches: images (B, C, H, W) on `device` and targets in the order of `classes`: (B,), or (B, K)
-    if `postprocess` is for sets of labels. precision: as `pick_precision` returns it. observe:
+    if `postprocess` is for multi-label data. precision: as `pick_precision` returns it. observe:
     called with each batch and its logits (B, K). The model computes in eval mode; afterwards every
     module gets its own mode back. Raises ValueError if there are no examples.
     """
@@ -183,8 +183,8 @@ def evaluate_scores(
 ) -> AnyEvaluation:
     """Compute the metrics of logits (B, K) and targets (B,) on `device`, over all processes.
 
-    Targets are (B, K) if `postprocess` is for sets of labels. Loss and calibration errors are those
-    at its temperature. Raises ValueError if there are no examples.
+    Targets are (B, K) if `postprocess` is for multi-label data. Loss and calibration errors are
+    those at its temperature. Raises ValueError if there are no examples.
     """
     temperature = postprocess.temperature
     if temperature != 1.0:

@@ -57,8 +57,8 @@ class Scorer(Protocol):
 class Mistake:
     """A wrong prediction: image `row` of the split, its class and the predicted one.
 
-    For sets of labels, `true` has the image's labels and `predicted` the most confident wrong label
-    ("cat") or missing one ("no cat"); `probability` is that of the wrong decision.
+    For multi-label data, `true` has the image's labels and `predicted` the most confident wrong
+    label ("cat") or missing one ("no cat"); `probability` is that of the wrong decision.
     """
 
     row: int
@@ -157,7 +157,7 @@ def measure(
     """Compute the metrics of `scorer` on the images of `split` that have a label.
 
     weights: names of the members for the protocol. watch: wraps the iteration, to show progress.
-    Images that cannot be read are left out and listed in `errors`. Raises ValueError if no image is
+    Images that cannot be read are skipped and listed in `errors`. Raises ValueError if no image is
     left.
     """
     errors: list[tuple[int, str]] = []
@@ -286,7 +286,7 @@ def measure_unknown(scorer: Scorer, known: KnownScores, unknown: FileSplit) -> U
     """Measure how well `scorer` tells the images `unknown` from those already scored.
 
     AUROC and false accepts at 95% recall are those of Liu et al. 2020 (section 4.1). Raises
-    ConfigError for sets of labels, whose images may have none, and DataError without readable
+    ConfigError for multi-label data, whose images may have none, and DataError without readable
     images.
     """
     if scorer.postprocess.multilabel:

@@ -45,7 +45,7 @@ class Classifier(Protocol):
 class Prediction:
     """The most probable classes of an image, highest first, or the error of reading it.
 
-    labels: the image's classes, by the thresholds of a network that predicts sets of labels; None
+    labels: the image's classes, by the thresholds of a network that predicts several labels; None
     for one that predicts one class. unknown: whether the image belongs to no class; None if the
     weights have no threshold for that.
     """

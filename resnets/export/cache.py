@@ -2,7 +2,7 @@
 
 Each entry is written and verified by `resnets export`. The name of its folder in the user cache is
 a hash of the weights, the precision, the calibration data, the code of the exporter, the version
-of the runtime and the processor. If verification failed, the entry holds the reason.
+of the runtime and the processor. If verification failed, the entry contains the reason.
 """
 
 from __future__ import annotations

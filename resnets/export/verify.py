@@ -177,7 +177,7 @@ def compare_errors(
 ) -> dict[str, Any]:
     """Return the errors in percent of the model and of the artifact `name` on the same images.
 
-    Raises VerificationError if the error (100 - mAP for sets of labels) rises by more than
+    Raises VerificationError if the error (100 - mAP for multi-label data) rises by more than
     `max_drop` percentage points.
     """
     rise = after.error - baseline.error

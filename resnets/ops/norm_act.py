@@ -197,7 +197,7 @@ def _scratch(x: Tensor, rows: int, width: int) -> Tensor:
 
 
 def _floats(x: Tensor, *shape: int) -> Tensor:
-    """Uninitialized float32 on the device of `x`, whatever torch's defaults are."""
+    """Uninitialized float32 on the device of `x`, regardless of torch's defaults are."""
     return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 

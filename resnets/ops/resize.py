@@ -50,7 +50,7 @@ def resize_box(
 ) -> NDArray[np.uint8] | None:
     """Resize the part `box` (left, top, right, bottom, pixels) of `pixels` (H, W, C) to a square.
 
-    Returns (size, size, C), or None if Pillow has to do it: rows are not contiguous, there are not
+    Returns (size, size, C), or None if Pillow must do it: rows are not contiguous, there are not
     1 or 3 channels, more than about 30 pixels become one, the box is too narrow for the kernel, or
     torch cannot resize it.
     """
@@ -133,5 +133,5 @@ def _crop_on_grid(
     begin = int(np.flatnonzero(np.abs(edges - np.rint(edges)) < EXACT)[-1])
     first, last = round(begin * step), min(length, math.ceil(stop + reach))
     outputs = skipped - begin + size
-    # With as many outputs as inputs the operator copies, whatever the scale.
+    # With as many outputs as inputs the operator copies, regardless of the scale.
     return first, last, outputs + (outputs == last - first), skipped - begin, step

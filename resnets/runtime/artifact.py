@@ -8,8 +8,8 @@
 | .pte | ExecuTorch | one |
 
 Each stores `ArtifactMetadata` as JSON in its own metadata, under the key "resnets". The manifest,
-<artifact>.json, holds the results of `export/verify.py` and the SHA-256 of the files; a file whose
-checksum differs is not opened.
+<artifact>.json, contains the results of `export/verify.py` and the SHA-256 of the files; a file
+whose checksum differs is not opened.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SUFFIXES: dict[str, ArtifactKind] = {
 }
 FORMAT = 1
 KEY = "resnets"
-# Fields of ModelSpec and Preprocess that version 0.1 hashed whatever their values.
+# Fields of ModelSpec and Preprocess that version 0.1 hashed regardless of their values.
 FIRST_FIELDS = frozenset(
     {
         "name", "block", "depths", "widths", "shortcut", "stride_in", "stem", "stem_width",

@@ -38,7 +38,7 @@ class TextWindows:
     def get_batch(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
         """Return characters and their successors, (B, context) each; windows move by the shifts."""
         starts = rows * self.context + shifts % self.context
-        starts %= len(self.codes) - self.context  # a window shifted past the end starts anew
+        starts %= len(self.codes) - self.context  # a window shifted past the end starts again
         indices = copy_to_device(starts[:, None] + np.arange(self.context), self.codes.device)
         return self.codes[indices], self.codes[indices + 1]
 

@@ -23,7 +23,7 @@ class ModelOptions(_Strict):
     """Options of every request on a model."""
 
     model: str | None = Field(
-        default=None, max_length=130, description="NAME or NAME@VERSION; the first one if left out"
+        default=None, max_length=130, description="NAME or NAME@VERSION; default: the first one"
     )
 
 

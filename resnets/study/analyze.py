@@ -37,7 +37,7 @@ def responses(
 
     Args:
         checkpoints: Runs, checkpoints or published weights of one data set; one or several.
-        model: Network of weights that do not state it, as for `resnets.load`.
+        model: Network of weights that do not specify it, as for `resnets.load`.
         classes: Names of the outputs, where the weights have none.
         data: Location of the data, if not where the runs had them.
         examples: Images to measure on.

@@ -222,7 +222,7 @@ def train_or_stop(
 def _find_unfinished(grid: Grid) -> Path | None:
     """Return the latest stopped or killed study of the same grid in runs/, if any.
 
-    Studies that another process is training are left out.
+    Studies that another process is training are excluded.
     """
     paths = RUNS.glob(f"study-{grid.study}-*/{STUDY}")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):

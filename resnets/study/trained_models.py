@@ -34,7 +34,8 @@ from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classif
 
 BATCH_SIZE = 250
 PRECISION: Literal["float32"] = "float32"
-# Fields of `DataSpec` that decide which images a split holds, of `Preprocess` how they are cropped.
+# Fields of `DataSpec` that decide which images a split contains, of `Preprocess` how they are
+# cropped.
 SPLIT_FIELDS = ("val_fraction", "test_fraction", "split_seed", "split_rule")
 CROP_FIELDS = ("size", "resize", "channels", "interpolation")
 
@@ -70,13 +71,13 @@ class LabeledImages:
             precision=PRECISION,
             device=self.device,
         )
-        assert isinstance(evaluation, Evaluation)  # `load_models` refuses sets of labels
+        assert isinstance(evaluation, Evaluation)  # `load_models` refuses several labels per image
         return evaluation
 
 
 def label_sets_error(where: str) -> ConfigError:
     """Return the error for data or a model with several labels per image."""
-    return ConfigError(f"{where}: has sets of labels; studies measure one class per image")
+    return ConfigError(f"{where}: has several labels; studies measure one class per image")
 
 
 def load_models(
@@ -186,7 +187,7 @@ def check_finite(value: float, path: Path | str) -> float:
 
 
 def format_command(study: str, *words: object, **flags: object) -> str:
-    """Return the shell command that repeats a study; flags that are None are left out."""
+    """Return the shell command that repeats a study; flags that are None are excluded."""
     given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
     return shlex.join(
         ["resnets", "study", study, *map(str, words), *(word for pair in given for word in pair)]

@@ -49,7 +49,7 @@ class Trial:
     """One run of the search.
 
     fields: that it sets. error: in percent, the metric of validation images that is minimized: the
-    one that chooses the best checkpoint of a run (`eval.monitor`), of sets of labels 100 - mAP.
+    one that chooses the best checkpoint of a run (`eval.monitor`), of multi-label data 100 - mAP.
     metrics: all metrics of validation images; empty if it diverged.
     """
 
@@ -81,7 +81,7 @@ def tune(
     """Search learning rate, weight decay and augmentation strength on validation images.
 
     What is minimized is the error that chooses the best checkpoint: the balanced error where
-    classes are weighted or balanced, else the top-1 error; 100 - mAP for sets of labels. A
+    classes are weighted or balanced, else the top-1 error; 100 - mAP for multi-label data. A
     learning-rate range test (Smith 2017) gives the rate to search around. The first trial has the
     recipe's own settings; others are drawn by Optuna's TPE (Bergstra et al. 2011), each from (seed,
     number) and the trials before it, so a resumed search equals an uninterrupted one. Test images
@@ -179,7 +179,7 @@ def _check_same(folder: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
     elif to_toml(from_toml(folder / BASE, stored=True)) != text:
         raise ConfigError(
-            f"{folder}: holds a search of another recipe or budget; give another --out"
+            f"{folder}: contains a search of another recipe or budget; give another --out"
         )
 
 

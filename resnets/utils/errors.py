@@ -42,7 +42,7 @@ FULL_GPU_BYTES = 256 << 20  # more than a handle of either library takes
 class ResnetsError(ValueError):
     """Base class of all errors of the package that are reported to the user.
 
-    Messages contain names of files, archive members and classes, which may hold any characters;
+    Messages contain names of files, archive members and classes, which may contain any characters;
     `str(error)` is one printable line.
     """
 

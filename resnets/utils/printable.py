@@ -61,7 +61,7 @@ def format_count(count: int, one: str, many: str = "") -> str:
 def join_names(names: Iterable[str], limit: int = 3) -> str:
     """Join the first `limit` names for a message and count the others: "a, b, c and 2 more".
 
-    Of names longer than MAX_NAME_LENGTH characters the middle is left out ("..."), since the end of
+    Of names longer than MAX_NAME_LENGTH characters the middle is omitted ("..."), since the end of
     a path tells most; control characters are escaped.
     """
     names = list(names)

@@ -177,7 +177,7 @@ def _change_channels(preprocess: Preprocessor, channels: int) -> Preprocessor:
 
 
 def resolve_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
-    """Return the preprocessing that a file states, with ImageNet's for what it does not state."""
+    """Return the preprocessing of a file, completed with ImageNet's."""
     default = _default_preprocess(weights.source, spec)
     stated = dict(weights.stored_config.preprocess)
     crop_pct = stated.pop("crop_pct", None)

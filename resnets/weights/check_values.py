@@ -53,7 +53,7 @@ def _normalize_arch(arch: str) -> str:
 
 
 def check_arch(weights: Weights, spec: ModelSpec) -> None:
-    """Raise ConfigError if the file states another architecture than `spec`.
+    """Raise ConfigError if the file specifies another architecture than `spec`.
 
     With FILE#PART only the tensors count. A name that cannot be compared is logged. A model of the
     same name may have other details, as of `check_same_model`.
@@ -104,7 +104,7 @@ def check_same_model(
 
 
 def warn_about_unstated_network(weights: Weights, spec: ModelSpec) -> None:
-    """Log what is assumed for tensors in the names of this package, unless the file states it.
+    """Log what is assumed for tensors in the names of this package, unless the file specifies it.
 
     These fields of `spec` change its outputs, and neither names nor shapes of tensors show them.
     """
@@ -114,7 +114,7 @@ def warn_about_unstated_network(weights: Weights, spec: ModelSpec) -> None:
     hidden = _fields_without_tensors(spec)
     if hidden:
         log.warning(
-            "%s: does not state its network; read as %s with %s, which tensors do not show",
+            "%s: does not specify its network; read as %s with %s, which tensors do not show",
             weights.source, spec.name,
             ", ".join(f"{name} {getattr(spec, name)!r}" for name in hidden),
         )  # fmt: skip

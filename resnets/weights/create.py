@@ -214,7 +214,7 @@ def _find_stated_input(
 ) -> Preprocess | None:
     """Return the preprocessing that constants in the file state; store the stride in `fields`.
 
-    Logs a warning if nothing states it and the file may be from Caffe.
+    Logs a warning if nothing specifies it and the file may be from Caffe.
     """
     convention = read_input_convention(weights.contents, weights.source, weights.part)
     if convention is not None:

@@ -10,7 +10,7 @@ class WeightsError(ResnetsError):
 
 
 class UnstatedModelError(ConfigError):
-    """Raised if weights do not state their model and it is not given. problem: without a remedy."""
+    """Raised for weights of an unspecified model. problem: the message without a remedy."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(f"{problem}; {remedy}" if remedy else problem)

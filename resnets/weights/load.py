@@ -50,7 +50,7 @@ CIFAR_KERNEL = 3  # px
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Options of every command for weights that do not state them.
+    """Options of every command for weights that do not specify them.
 
     model: catalog name of the model. classes: names of its outputs, as for `heads.parse_classes`;
     without `rename`, only for outputs without names.
@@ -182,7 +182,7 @@ def has_known_model(where: str | Path) -> bool:
 
 
 def _build_published(weights: Weights, options: LoadOptions, need: Need) -> ImageClassifier:
-    """Build the model that `weights` or the user states, with the head of the weights."""
+    """Build the model that `weights` or the user specifies, with the head of the weights."""
     source, spec = weights.source, weights.spec
     model, classes = options.model, options.classes
     if spec is None:
@@ -258,7 +258,7 @@ def _choose_spec(weights: Weights, model: str | None) -> ModelSpec:
     fits = find_matching_models(weights.contents, weights.part)
     hint = f": the tensors match {join_or(fits)}" if fits else "; `resnets info` lists them"
     raise UnstatedModelError(
-        f"{weights.source}: does not state its model",
+        f"{weights.source}: does not specify its model",
         f"give --model NAME{hint}",
     )
 
@@ -312,7 +312,7 @@ def _log_summary(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
         provenance = "preprocessing assumed, that of the file is not supported"
     if weights.stored_config.preprocess:
         stated = ", ".join(weights.stored_config.preprocess)
-        provenance = f"preprocessing, {stated} as the file states, the rest assumed"
+        provenance = f"preprocessing, {stated} as the file specifies, the rest assumed"
     log.log(
         logging.WARNING if assumed else logging.INFO,
         "%s: %s in the names of %s, %d classes (%s); %s: %s",

@@ -128,7 +128,7 @@ def _write_state_dict(net: ImageClassifier, path: Path, format: str) -> None:
 
 def _check_private(to: str, private: bool) -> None:
     if private and not to.startswith(HUB):
-        raise ConfigError("--private: is for a repository of the Hub, hub:ORG/NAME; leave it out")
+        raise ConfigError("--private: is for a repository of the Hub, hub:ORG/NAME; omit it")
 
 
 def find_result(where: Path) -> dict[str, Any]:

@@ -60,9 +60,9 @@ class Weights:
     shapes do not show. spec, classes, recipe: of the model, if stated. format, tensors: naming
     format and tensors, once recognized. head_note: why there is no usable head. head_rows: classes
     of the head. preprocess_assumed: whether the preprocessing is the usual one of the format, since
-    the file states none. postprocess: of the file's own head. channels, stem_kernel: input channels
-    and side of the first convolution. stored_config: the config that a training script stored with
-    the tensors. other_names: lists in the file that may name the classes.
+    the file specifies none. postprocess: of the file's own head. channels, stem_kernel: input
+    channels and side of the first convolution. stored_config: the config that a training script
+    stored with the tensors. other_names: lists in the file that may name the classes.
     """
 
     source: str

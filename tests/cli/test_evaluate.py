@@ -257,7 +257,7 @@ def test_label_files_decide_what_is_right(capsys, checkpoint, data, tmp_path):
     result = json.loads(call(capsys, *words)[1])
     assert (result["examples"], result["top1_error"]) == (23, 0.0)
     assert "labels labels.csv (24 for 23 images" in result["protocol"]
-    assert "1 images without a label left out" in result["protocol"]
+    assert "1 images without a label excluded" in result["protocol"]
     # A flat folder has nothing but such a file.
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -297,7 +297,7 @@ def test_unreadable_images_are_named_and_left_out(capsys, checkpoint, data, tmp_
     lines = complaints(err)
     assert "blue-24.png" in lines[0]
     assert "red-20.png" in lines[1]
-    assert "2 unreadable left out" in result["protocol"]
+    assert "2 unreadable skipped" in result["protocol"]
     assert (tmp_path / "out" / "errors.png").is_file()
 
 

@@ -47,7 +47,7 @@ def write_mixed(folder: Path, count: int) -> tuple[list[Path], list[Path]]:
     return good, bad
 
 
-BLOCK = ("evaluating in", "data:", "images:", "left out:", "note:", "links:", "          ")
+BLOCK = ("evaluating in", "data:", "images:", "skipped:", "note:", "links:", "          ")
 
 
 def complaints(err: str) -> list[str]:

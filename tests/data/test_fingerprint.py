@@ -247,8 +247,8 @@ def test_images_between_parts_of_their_own(tmp_path: Path) -> None:
     second = opened(root, known)
     assert a_test not in paths(second.train)  # it was held out before
     assert a_train not in paths(second.test())  # it was trained on
-    assert "1 left out that were held out before" in second.train.description
-    assert "1 left out because they were trained on" in second.test().description
+    assert "1 excluded that were held out before" in second.train.description
+    assert "1 excluded because they were trained on" in second.test().description
 
 
 def net_of(known: Fingerprint, source: Path, origin: str = "net") -> resnets.models.ImageClassifier:
@@ -285,7 +285,7 @@ def test_another_set_is_measured_without_what_was_trained_on(tmp_path: Path) -> 
     split = open_split(net, str(other), "test", stored=True)
     assert len(split) == 18
     assert paths(split).isdisjoint(seen)
-    assert "4 left out because they were trained on" in split.description
+    assert "4 excluded because they were trained on" in split.description
     only = tmp_path / "only"
     for path in paths(first.train):
         (only / path).parent.mkdir(parents=True, exist_ok=True)
@@ -326,7 +326,7 @@ def test_loose_files_with_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("".join(rows))
     split, truth = open_labeled(net, str(flat), "test", tmp_path / "labels.csv")
     assert len(split) == len(truth.rows) == len(rows) - 3
-    assert "3 left out because they were trained on" in split.description
+    assert "3 excluded because they were trained on" in split.description
 
 
 def test_large_records_lie_beside_the_checkpoints(
@@ -412,7 +412,7 @@ def test_overlap_left_out_or_allowed(tmp_path: Path) -> None:
     whole = open_data(replace(FILES, source=str(root)))
     less = opened(root, overlap="leave-out")
     assert len(less.train) + len(less.val) == len(whole.train) + len(whole.val) - 2
-    assert "left out that are copies of held-out images" in less.train.description
+    assert "excluded that are copies of held-out images" in less.train.description
     assert len(less.test()) == 14
     more = opened(root, overlap="allow")
     assert len(more.train) == len(whole.train)

@@ -155,7 +155,7 @@ def test_objects_and_helpers() -> None:
     assert (source.classes, source.train.labels.tolist()) == (("0", "1", "2"), rows.tolist())
     named = open_objects([(pixels[0], ["a", "b"]), (pixels[1], {"b"}), (pixels[2], [])])
     assert named.train.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
-    with pytest.raises(DataError, match="sets of labels"):
+    with pytest.raises(DataError, match="mixes single labels"):
         open_objects([(pixels[0], "a"), (pixels[1], ["b"])])
     labels = rows.astype(np.uint8)
     assert class_counts(labels, 3).tolist() == [2, 2, 1]

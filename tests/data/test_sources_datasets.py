@@ -147,7 +147,7 @@ def test_columns_are_found(tmp_path: Path, pictures: Pictures, streaming: bool) 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
     data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
-    several = "one label here; for sets of labels set data.labels=multi"
+    several = "one label here; for multi-label data set data.labels=multi"
     for number, (columns, words) in enumerate(
         (
             ({"scan": data, "label": digits}, r"no image column among scan \(binary\), label"),
@@ -473,14 +473,14 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
                 {"a.json": b'{"cls": 1}', "b.cls": b"1"},
                 "its fields say",
             ),
-            ({"b.json": b"{}"}, r"train\.tar:b\.json: holds no label"),
+            ({"b.json": b"{}"}, r"train\.tar:b\.json: contains no label"),
             ({"b.json": b"{"}, r"train\.tar:b\.json: not UTF-8 text, or not JSON"),
             (
                 {"b.json": b'{"label": [1, 2]}'},
-                "b.json: holds several labels; .*WebDataset",
+                "b.json: several labels .*WebDataset",
             ),
-            ({"a.cls": b"1 2"}, "a.cls: holds several labels"),
-            ({"a.cls": b""}, "a.cls: holds no label"),
+            ({"a.cls": b"1 2"}, "a.cls: several labels"),
+            ({"a.cls": b""}, "a.cls: contains no label"),
             ({"a.jpg": one}, r"a\.(png|jpg): more than one image of its name"),
             ({"c.png": one}, r"c\.png: has no label; expected \.cls or \.json next to it"),
         )

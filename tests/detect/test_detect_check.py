@@ -83,7 +83,7 @@ def test_training_refuses_with_one_line_and_can_be_told_to_skip(broken, caplog):
     assert "\n" not in str(caught.value)
     split = open_detection(data, DetectSpec(skip_invalid=True), "instances").train
     assert len(split) == 6
-    assert "left out 12 bad" in caplog.text
+    assert "excluded 12 bad" in caplog.text
     for target in split.targets:
         assert (target.boxes >= 0).all()
         assert (target.boxes <= [80, 60, 80, 60]).all()

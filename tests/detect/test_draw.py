@@ -238,7 +238,7 @@ def test_an_unreadable_image_is_left_out_and_named(masks_run, place, tmp_path, c
     printed = capsys.readouterr()
     assert json.loads(printed.out)["examples"] == 2
     assert "val0002.png" in printed.err
-    assert "1 unreadable left out" in printed.out
+    assert "1 unreadable skipped" in printed.out
 
 
 def test_predict_draws_and_writes_coco_json(masks_run, place, tmp_path, capsys):

@@ -236,7 +236,7 @@ def test_the_command_says_where_the_list_is(tmp_path, capsys):
     arguments = ["--out", str(tmp_path / "report"), "--repair", str(tmp_path / "out")]
     assert main(["data", "check", str(tmp_path / "set"), *arguments]) == 1
     output = capsys.readouterr().out
-    assert "6 objects: 5 kept (0 of them corrected), 1 left out" in output
+    assert "6 objects: 5 kept (0 of them corrected), 1 excluded" in output
     assert str(tmp_path / "out" / REPORT_FILE) in output
 
 

@@ -85,4 +85,4 @@ def test_an_image_set_is_measured_without_what_was_trained_on(parted: Path) -> N
     seen = open_set(spec, DetectSpec(), "detect", "test", known)
     assert seen is not None
     assert len(seen) == 3
-    assert "1 left out because they were trained on" in seen.description
+    assert "1 excluded because they were trained on" in seen.description

@@ -102,7 +102,7 @@ def test_each_image_counts_once_and_bad_files_are_named(tmp_path: Path):
     assert [error.split(":")[0].rsplit("/", 1)[-1] for error in found.errors] == [
         "11.png", "40.png", "69.png",
     ]  # fmt: skip
-    assert found.evaluation.protocol.endswith("70 noises, 3 unreadable left out")
+    assert found.evaluation.protocol.endswith("70 noises, 3 unreadable skipped")
     shares = [mistake.probability for mistake in found.mistakes]
     assert shares == sorted(shares, reverse=True)
     assert len(shares) <= 24

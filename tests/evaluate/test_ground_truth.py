@@ -45,7 +45,7 @@ def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
     assert truth.rows == [0, 1, 2]
     assert truth.note == (
         "labels real.json (4 for 3 images, any of them is correct),"
-        " 1 images without a label left out, numbers taken as class indices (1 is bee),"
+        " 1 images without a label excluded, numbers taken as class indices (1 is bee),"
         " by position (p_1.jpg = ant)"
     )
 

@@ -151,7 +151,7 @@ def test_an_unreadable_image_is_counted_once(ran):
     for name in ("train", "val", "test"):
         assert len(one[name]["unreadable"]) == 1
         assert other[name]["unreadable"] == one[name]["unreadable"]
-    assert other["test"]["protocol"].endswith(", 1 unreadable left out")
+    assert other["test"]["protocol"].endswith(", 1 unreadable skipped")
     counts = {row["unreadable"] for row in read_rows(together) if row["kind"] in ("train", "val")}
     assert counts == {1}
 

@@ -251,7 +251,7 @@ def test_a_run_goes_on_and_says_what_it_could_not_read(tree: Path, tmp_path: Pat
         assert message.startswith(f"{path}: cannot be read")
     count = len(splits.test())
     assert result["test"]["examples"] == count - 1
-    assert result["test"]["protocol"].endswith(f"{count} images, 1 unreadable left out")
+    assert result["test"]["protocol"].endswith(f"{count} images, 1 unreadable skipped")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     rows = read_rows(tmp_path / "run")
     assert {row["unreadable"] for row in rows if row["kind"] == "val"} == {1}

@@ -77,7 +77,7 @@ def make_class_table(contents: Contents) -> ClassTable | None:
 
 @dataclass(frozen=True)
 class LabelSetSummary:
-    """Sets of labels: the number of images, of labels in all, and of images without a label.
+    """Multi-label data: the number of images, of labels in all, and of images without a label.
 
     together: the pairs of labels that most often occur together, with their counts, sorted.
     """
@@ -89,7 +89,7 @@ class LabelSetSummary:
 
 
 def summarize_label_sets(contents: Contents, most: int = 3) -> LabelSetSummary | None:
-    """Summarize sets of labels; None if images have one label each."""
+    """Summarize several labels per image; None if images have one label each."""
     sections = [each for each in contents.sections if is_multilabel(each.labels)]
     if not sections:
         return None

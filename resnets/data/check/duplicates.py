@@ -232,7 +232,7 @@ def compare_pairs(
     equal.
 
     Infinite for images of low contrast that differ by much of it. load: reads an image again; a
-    pair that can no longer be read is left out.
+    pair that can no longer be read is skipped.
     """
     load_cached = lru_cache(CACHE_SIZE)(load)
 

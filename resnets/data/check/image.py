@@ -159,7 +159,7 @@ def _header_problems(image: Image.Image, name: str, tiny: int) -> Iterator[tuple
     expected = _formats().get(posixpath.splitext(name)[1].lower())
     is_packed = f"{SUFFIX}:" in name  # its images keep their names
     if expected is not None and found != expected and not is_packed:
-        yield WRONG_SUFFIX, f"holds {found}"
+        yield WRONG_SUFFIX, f"contains {found}"
     if min(image.size) < tiny:
         yield TINY, f"{image.width}x{image.height} px"
     if (orientation := read_orientation(image.info.get("exif")).orientation) != 1:

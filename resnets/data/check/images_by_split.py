@@ -171,7 +171,7 @@ class Contents:
 
 
 def open_contents(spec: DataSpec) -> Contents:
-    """Open all images of `spec.source`. Raises DataError if it holds pixels instead of files."""
+    """Open all images of `spec.source`. Raises DataError if it contains pixels instead of files."""
     unlisted: list[OSError] = []
     listing = _list_source(Path(spec.source).expanduser(), unlisted)
     if listing is not None:
@@ -211,7 +211,7 @@ def _list_source(path: Path, unlisted: list[OSError]) -> Listing | None:
 
 
 def _open_tree(everything: Listing, spec: DataSpec, unlisted: Sequence[OSError]) -> Contents:
-    """Return the images by split and class as training reads them, and what it leaves out."""
+    """Return the images by split and class as training reads them, and what it excludes."""
     listing = everything.images()
     trained_summary = None
     try:

@@ -155,7 +155,7 @@ def check_data(
     Quarantined images are checked like all others. tiny: px below which a shorter side is too
     small. contents: the contents, if they are known. `watch(counts, total, title)` iterates over
     the number of images of each step, for progress. Raises DataError if the source cannot be opened
-    or holds pixels instead of files.
+    or contains pixels instead of files.
     """
     contents = split_into_shares(open_contents(spec), spec) if contents is None else contents
     workers = spec.workers or cores()

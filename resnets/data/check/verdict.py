@@ -217,7 +217,7 @@ def _refusal_items(report: CheckReport) -> Iterator[VerdictItem]:
 def _broken_items(report: CheckReport) -> Iterator[VerdictItem]:
     if report.broken:
         count = f"{report.broken:,} {_plural(report.broken, 'image')} cannot be read"
-        advice = "Training reads other images in their place; evaluation leaves them out."
+        advice = "Training reads other images in their place; evaluation excludes them."
         yield VerdictItem("broken", count, advice)
     if mislabeled := report.copies(DUPLICATE, other_label=True):
         total, first = len(mislabeled), mislabeled[0]
@@ -238,7 +238,7 @@ def _class_items(report: CheckReport) -> Iterator[VerdictItem]:
     table = make_class_table(report.contents)
     counts = report.counts
     if (sets := summarize_label_sets(report.contents)) is not None:
-        text = f"Sets of labels: {sets.labels / sets.images:.2f} labels per image on average,"
+        text = f"Multi-label data: {sets.labels / sets.images:.2f} labels per image on average,"
         text += f" {sets.unlabeled:,} {_plural(sets.unlabeled, 'image')} without a label"
         pairs = ", ".join(f"{one} and {two} ({count:,})" for one, two, count in sets.together)
         yield VerdictItem("good", text, f"Most often together: {pairs}." if pairs else "")
@@ -267,7 +267,7 @@ def _unread_items(report: CheckReport) -> Iterator[VerdictItem]:
 
 
 def _unseen_items(report: CheckReport) -> Iterator[VerdictItem]:
-    """Yield images that training leaves out."""
+    """Yield images that training excludes."""
     counts = report.counts
     for kind, description in UNSEEN.items():
         if counts.get(kind):
@@ -324,7 +324,7 @@ def _left_out_items(report: CheckReport) -> Iterator[VerdictItem]:
     leak_note = f", {count[True]:,} leaks among them" if count[True] else ""
     total = len(report.left_out)
     text = f"{total:,} {_plural(total, 'image')} in quarantine already{leak_note}"
-    yield VerdictItem("good", text, "Training and evaluation leave them out.")
+    yield VerdictItem("good", text, "Training and evaluation exclude them.")
 
 
 def _get_role(report: CheckReport, part: str) -> str:

@@ -137,7 +137,7 @@ def hold_out(
     neither changes with the other's size. Every class holds out at least one image for each (the
     lowest, the highest) if it has enough, and keeps one for training. Images with equal keys in
     `content` (0 if unknown) are on one side, and so are those with equal keys in `groups`, which
-    then replace the identities. For sets of labels see `_hold_out_sets`.
+    then replace the identities. For multi-label data see `_hold_out_sets`.
     """
     ids = ids if groups is None else groups
     group_rows = find_group_rows(ids, content, groups)
@@ -176,7 +176,7 @@ def rows_by_side(side: NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:
 def _hold_out_sets(
     labels: Labels, groups: Rows, random: Keys, val_fraction: float, test_fraction: float
 ) -> NDArray[np.int64]:
-    """Return (N,) sides of images with sets of labels: 0 training, 1 validation, 2 test.
+    """Return (N,) sides of images with several labels: 0 training, 1 validation, 2 test.
 
     Each image is assigned by its number alone. Then each label without an image on a held-out side
     gets the training image of that label whose number is nearest to that side, and a label without
@@ -294,7 +294,7 @@ def hold_out_by_rank(
     """Hold out images by their rank among the sorted files, the rule before `data.split_rule`.
 
     It remains so that old runs are evaluated on the images that they held out. One more image moves
-    the others. Raises DataError for sets of labels, which earlier versions did not have.
+    the others. Raises DataError for multi-label data, which earlier versions did not have.
     """
     if is_multilabel(labels):
         raise DataError("data.split_rule: 'rank' is for one class per image; use 'identity'")

@@ -58,7 +58,7 @@ def load_files(
 
     With `spec.size`, and no random scaling in training, images are read at that size; otherwise
     images of one size are read as stored. "auto" keeps at most 2 GiB of pixels. Unreadable images
-    are logged and left out of memory; raises DataError if training has too many.
+    are logged and excluded from memory; raises DataError if training has too many.
     """
     unreadable = BadSamples(description, len(files), spec.max_unreadable if training else None)
     if spec.has_stacks:

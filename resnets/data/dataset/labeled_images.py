@@ -25,7 +25,7 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 class of each image, or (N, K) uint8 sets of labels."""
+        """(N,) int64 class of each image, or (N, K) uint8 multi-hot labels."""
 
     @property
     def classes(self) -> tuple[str, ...]:

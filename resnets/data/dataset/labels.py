@@ -17,7 +17,7 @@ NO_LABEL = "no label"
 
 
 def is_multilabel(labels: Any) -> bool:
-    """Return whether images have sets of labels; `labels` is an array or a tensor."""
+    """Return whether images have several labels; `labels` is an array or a tensor."""
     return bool(labels.ndim == 2)
 
 

@@ -1,4 +1,4 @@
-"""Packed sets: all images of a set, decoded and scaled down, in one memory-mapped file.
+"""Packed data sets: all images of a set, decoded and scaled down, in one memory-mapped file.
 
 Version 1. Numbers are little-endian.
 
@@ -14,9 +14,9 @@ The index: `name` (of the original set), `size` (shorter side in px that larger 
 to), `classes`, and `parts`: "train" and, if the set has them, "val" and "test". A part has its
 `title`, the `start` of its first image, and for each image in order its name (`names`), class
 (`labels`), length (`bytes`) and CRC-32 (`crc32`). An image of length 0 was in quarantine or
-unreadable when the set was packed; it keeps its row, and is left out when the set is opened. `ids`
+unreadable when the set was packed; it keeps its row, and is skipped when the set is opened. `ids`
 and `content` are the original images' identities and content keys, each N uint64 in base64, so that
-the same images are held out of the packed set as of the original one; older packs lack them.
+the same images are held out of the packed data set as of the original one; older packs lack them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class PackFiles:
-    """Images of a packed set; spans: (N, 2) offset and size in bytes of each."""
+    """Images of a packed data set; spans: (N, 2) offset and size in bytes of each."""
 
     path: Path
     memory: memoryview
@@ -69,7 +69,7 @@ class PackFiles:
         return self.memory[offset : offset + size]
 
     def is_stored(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether each of `rows` is stored; False if it was left out of the pack."""
+        """Return whether each of `rows` is stored; False if it was excluded from the pack."""
         return self.spans[rows, 1] > 0
 
     def take(self, rows: NDArray[np.int64]) -> PackFiles:
@@ -79,7 +79,7 @@ class PackFiles:
 
 
 def is_pack(path: Path) -> bool:
-    """Return whether a file is a packed set, or is named like one."""
+    """Return whether a file is a packed data set, or is named like one."""
     if path.suffix == SUFFIX:
         return True
     try:
@@ -90,11 +90,11 @@ def is_pack(path: Path) -> bool:
 
 
 def open_pack(path: Path) -> Source:
-    """Open a packed set. Raises DataError if it is not one, is truncated, or its index is damaged.
+    """Open a packed data set; raises DataError if it is truncated or its index is damaged.
 
     Images are not read: `verify_pack` checks them.
     """
-    with reading(path, DataError, "as a packed set", "pack the set again"):
+    with reading(path, DataError, "as a packed data set", "pack the set again"):
         return _read_source(path, *_open_index(path))
 
 
@@ -171,7 +171,7 @@ def _open_index(path: Path) -> tuple[dict[str, Any], memoryview]:
         with path.open("rb") as file:
             head = file.read(HEADER.size)
             if not head.startswith(MAGIC):
-                raise DataError(f"{path}: not a packed set; make one with `resnets data pack`")
+                raise DataError(f"{path}: not a packed data set; make one with `resnets data pack`")
             memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error

@@ -112,8 +112,8 @@ def unread_frames_warning(files: ReadableFiles, rows: Rows) -> tuple[str, ...]:
     row, count = with_frames[0]
     return (
         f"only the first frame or page of an image is read: {len(with_frames)} of {len(chosen)}"
-        f" images looked at have more, such as {files.name(row)} with {count:,}; save each as a"
-        " file of its own if they are to be used",
+        f" images opened have more, such as {files.name(row)} with {count:,}; save each"
+        " as a separate file to use it",
     )
 
 
@@ -197,7 +197,7 @@ def _missing_warning(sample: _Sample, files: ReadableFiles) -> Iterator[str]:
         yield (
             f"{len(sample.missing):,} of {sample.seen:,} sampled images have pixels that are not a"
             f" number, such as {files.name(row)} with {share:.1%} of them; they become black:"
-            " where they mean that there is no data, fill them, or leave such images out"
+            " where they mean that there is no data, fill them, or exclude them"
         )
 
 

@@ -1,4 +1,4 @@
-"""Lists of images to leave out, such as `resnets data check` writes.
+"""Lists of images to exclude, such as `resnets data check` writes.
 
 One image per line: its path within the source ("train/cat/1.jpg", forward slashes), then, after a
 tab, a remark. Lines that begin with # are remarks. A path that cannot be written as plain text on
@@ -30,14 +30,14 @@ log = logging.getLogger("resnets")
 
 QUARANTINE = "quarantine.txt"
 FIRST_LINE = (
-    "# Images left out of training and evaluation: a path within the data set, a tab, why."
+    "# Images excluded from training and evaluation: a path within the data set, a tab, why."
     ' Unusual names are JSON strings in "quotes".\n'
 )
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """The `paths` within `source` that are left out of it; `file` is the list that names them."""
+    """The `paths` within `source` that are excluded from it; `file` is the list that names them."""
 
     source: str
     paths: frozenset[str]
@@ -60,7 +60,7 @@ class Quarantine:
     def filter_rows(self, files: Files | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the `rows` of `files` that are not listed; all of them without files.
 
-        Images that were in quarantine when a set was packed are left out, too.
+        Images that were in quarantine when a set was packed are excluded, too.
         """
         if isinstance(files, PackFiles):
             rows = rows[files.is_stored(rows)]

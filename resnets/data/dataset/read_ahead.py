@@ -81,7 +81,7 @@ def read_ahead(
     A few batches are read ahead, enough to keep all threads busy. pin: use pinned memory.
     Unreadable images are added to `split.unreadable`, which raises DataError, when their batch is
     due, if there are too many. With `seed` each is replaced by the same view of another image, a
-    function of (seed, epoch, row), whose row the yielded plan has. Without, they are left out of
+    function of (seed, epoch, row), whose row the yielded plan has. Without, they are excluded from
     the plan, and a plan without any image is skipped. decoding: counts the time of the threads.
     """
     workers, decoding = workers or cores(), decoding or Decoding()

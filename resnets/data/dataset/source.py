@@ -40,7 +40,7 @@ class Part(Protocol):
 
     @property
     def files(self) -> Files | None:
-        """Its encoded images, one for each label; None if it holds pixels."""
+        """Its encoded images, one for each label; None if it contains pixels."""
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
@@ -120,17 +120,17 @@ class Source:
 
     @property
     def multilabel(self) -> bool:
-        """Whether images have sets of labels."""
+        """Whether images have several labels."""
         return is_multilabel(self.train.labels)
 
 
 def source_from_parts(
     name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str
 ) -> Source:
-    """Make a source of parts called train, test, and val (or valid, validation).
+    """Make a source of parts named train, test, and val (or valid, validation).
 
     With val but no test (ImageNet's layout) val is the test set. Shares are held out of a single
-    part, whatever its name. Raises DataError if there are several parts but no train.
+    part, regardless of its name. Raises DataError if there are several parts but no train.
     """
     if len(parts) == 1:
         return Source(name, classes, next(iter(parts.values())))

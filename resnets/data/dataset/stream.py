@@ -4,7 +4,7 @@ A block is read at once: a row group of a Parquet file, or consecutive members o
 reads the blocks in random order, several in parallel, and delays each of their images by a random
 number of positions, so that about `buffer` images are waiting at any time. The order is a pure
 function of (seed, epoch): batch k is the same whenever it is requested, and each image comes
-exactly once. The blocks kept in memory hold what a shuffle buffer would, so resuming costs only
+exactly once. The blocks kept in memory contain what a shuffle buffer would, so resuming costs only
 reading these again (about `buffer` images).
 
 Rank r of R takes positions r, r + R, ... of the order. The samples of step k then do not depend on
@@ -197,9 +197,7 @@ class StreamPart:
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> StreamSplit:
-        """Return the images of `rows`. They are never loaded as a whole, whatever `spec.in_memory`
-        is.
-        """
+        """Return the images of `rows`, which are streamed regardless of `spec.in_memory`."""
         limit = NUM_SEQUENTIAL * self._largest
         if training:  # the blocks of the buffer, and some more for the last images of each
             limit += NUM_LANES * self._largest + spec.shuffle_buffer + spec.shuffle_buffer // 4

@@ -68,12 +68,12 @@ class DataSummary:
     described: str = ""
 
     def lines(self, width: int = WIDTH) -> list[str]:
-        """Return plain lines: classes, images, what was left out, links, notes, warnings."""
+        """Return plain lines: classes, images, what was excluded, links, notes, warnings."""
         entries = [("data", self._format_classes()), (self.unit, self._format_splits())]
         if self.grouped_by is not None:
             entries.append(("groups", self._format_groups()))
         left_out = _join_some(self.left_out, MAX_REASONS, "reasons")
-        entries += [("left out", left_out)] if left_out else []
+        entries += [("skipped", left_out)] if left_out else []
         notes = _join_some(self.notes, MAX_NOTES, "notes", "; ")
         if self.links:
             links = f"{self.links:,} link{'s' * (self.links > 1)} to folders followed"

@@ -1,6 +1,6 @@
 """Unreadable images: each is logged once and counted, and too many of them stop a run.
 
-Training replaces an unreadable image by another, evaluation leaves it out. Both use the
+Training replaces an unreadable image by another, evaluation excludes it. Both use the
 `BadSamples` of their split, which decides how many are too many.
 """
 
@@ -19,8 +19,8 @@ MAX_LISTED = 3  # files listed in the error that stops a run
 class BadSamples:
     """The unreadable images of a split of `total` images called `name`; thread-safe.
 
-    max_unreadable: the share of images that may be unreadable; one image always may, unless it is
-    0. None allows any number, as in evaluation, but if `total` is known one image has to be
+    max_unreadable: the fraction of images that may be unreadable; one image always may, unless it
+    is 0. None allows any number, as in evaluation, but if `total` is known one image must be
     readable. logged: whether errors are logged, where they are not reported otherwise.
     """
 
@@ -83,7 +83,7 @@ class BadSamples:
     def exhausted_error(self) -> DataError:
         """Return the error to raise if no image is left to replace an unreadable one."""
         reason = f"none of its images can be read, among them {', '.join(self._first_names())}"
-        return DataError(f"{self.name}: {reason}; look at them with `resnets data check`")
+        return DataError(f"{self.name}: {reason}; list them with `resnets data check`")
 
     def _first_names(self) -> list[str]:
         return [message.partition(": ")[0] for message in self.messages[:MAX_LISTED]]
@@ -93,5 +93,5 @@ class BadSamples:
         limit = "" if share is None else f", data.max_unreadable = {share:g} allows {self.limit:,}"
         return (
             f"{self.name}: {count:,} of them cannot be read{limit}, among them {names};"
-            " find them all with `resnets data check`, and leave them out with data.quarantine"
+            " find them all with `resnets data check`, and exclude them with data.quarantine"
         )

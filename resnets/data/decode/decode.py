@@ -221,7 +221,7 @@ def reading_image(name: str) -> Iterator[None]:
 
 
 def _decode_jpeg(data: bytes | memoryview, view: Crop) -> NDArray[np.uint8] | None:
-    """Decode a view of a plain JPEG; None if Pillow has to read it."""
+    """Decode a view of a plain JPEG; None if Pillow must read it."""
     header = jpeg.read_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:
         return None
@@ -241,7 +241,7 @@ def _decode_jpeg(data: bytes | memoryview, view: Crop) -> NDArray[np.uint8] | No
 
 
 def _decode_whole_jpeg(data: bytes | memoryview) -> NDArray[np.uint8] | None:
-    """Decode a plain JPEG to (H, W, 3); None if Pillow has to read it."""
+    """Decode a plain JPEG to (H, W, 3); None if Pillow must read it."""
     header = jpeg.read_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:
         return None

@@ -29,7 +29,7 @@ from resnets.data.file_kinds import NOT_THE_FILE, Group, describe_kind
 MAX_PIXELS = (1 << 30) // 4 // 3
 
 # Each scan of a progressive JPEG visits all its pixels again, at about 0.2 ns for each even where
-# it holds nothing. Encoders write 10 scans, and few write more than 20.
+# it contains nothing. Encoders write 10 scans, and few write more than 20.
 MAX_SCANS = 500
 MAX_PIXEL_SCANS = 2_000_000_000
 

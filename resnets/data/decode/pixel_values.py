@@ -118,7 +118,7 @@ def _scale_values(image: Image.Image, levels: Levels | None, takes_range: bool) 
         return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
     low_, high_ = levels
     nan = high_ if is_inverted(image) else low_  # black
-    with np.errstate(all="ignore"):  # damaged files may hold any number
+    with np.errstate(all="ignore"):  # damaged files may contain any number
         share = (np.nan_to_num(values.astype(np.float64), nan=nan) - low_) / (high_ - low_)
     return Image.fromarray((np.clip(share, 0, 1) * 255 + 0.5).astype(np.uint8))
 

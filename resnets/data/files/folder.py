@@ -84,7 +84,7 @@ class Listing:
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def images(self) -> Listing:
-        """Return the listing without `others`, which are counted as left out."""
+        """Return the listing without `others`, which are counted as skipped."""
         if not self.others:
             return self
         left_out = LeftOut()

@@ -23,7 +23,7 @@ MAX_FILES = 1_000_000  # a larger total means something else
 class _Series:
     """Files whose names differ in a number, between `head` and `tail`.
 
-    total: number of files by their names, 0 if they do not state it.
+    total: number of files by their names, 0 if they do not specify it.
     """
 
     folder: str
@@ -39,7 +39,7 @@ class _Series:
 def missing_shards(paths: Iterable[str]) -> list[str]:
     """Return a warning for each series of numbered files that lacks some, or that is there twice.
 
-    Series that state their number (NUMBER-of-TOTAL) begin with 0 or 1 and have to be complete.
+    Series that state their number (NUMBER-of-TOTAL) begin with 0 or 1 and must be complete.
     Others may have any length, but no gaps, and begin with 0 or 1.
     """
     series: dict[_Series, dict[int, str]] = {}

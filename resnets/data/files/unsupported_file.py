@@ -38,7 +38,7 @@ def describe_file(path: Path) -> str | None:
     if disc:
         return f"an image of a disc (ISO 9660); {UNPACK}"
     if MAGIC.match(head):
-        return "one image, not a set of them; give the folder that holds the class folders"
+        return "one image, not a set of them; give the folder that contains the class folders"
     return describe_kind(head, REMEDIES)
 
 

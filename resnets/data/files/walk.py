@@ -2,8 +2,8 @@
 
 Every command that lists images uses it, so that all see the same files: links to files and folders
 are followed, except a link to a parent folder; hidden and system entries (".git", "@eaDir",
-"__MACOSX", "Thumbs.db") are left out; files with other suffixes are recognized by their first
-bytes. Files that are left out are counted by reason and suffix in a `LeftOut`.
+"__MACOSX", "Thumbs.db") are skipped; files with other suffixes are recognized by their first
+bytes. Files that are skipped are counted by reason and suffix in a `LeftOut`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SYSTEM_NAMES = frozenset(
     {
         "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini",
         "icon\r", "thumbnails", "lost+found", "lost.dir", "found.000",
-        # Recycle bins and snapshots, which hold images that were deleted or relabeled.
+        # Recycle bins and snapshots, which contain images that were deleted or relabeled.
         "#recycle", "@recycle", "$recycle.bin", "recycler", "network trash folder",
         "temporary items", "system volume information",
         "#snapshot", "@snapshot", "@snapshots", "~snapshot", "@recently-snapshot", "@gmt-snapshots",
@@ -99,7 +99,7 @@ HeadReader = Callable[[], bytes]
 
 @dataclass
 class LeftOut:
-    """The files that a listing left out, counted by (reason, suffix), with an example of each.
+    """The files that a listing skipped, counted by (reason, suffix), with an example of each.
 
     links: number of links to folders that were followed. Reasons are texts for users.
     """
@@ -141,7 +141,7 @@ class LeftOut:
 
     @property
     def total(self) -> int:
-        """Number of files and folders left out."""
+        """Number of files and folders skipped."""
         return self.counts.total()
 
     def parts(self) -> list[str]:
@@ -153,8 +153,8 @@ class LeftOut:
         return [self._format_reason(reason, found[reason]) for reason in order]
 
     def describe(self) -> str:
-        """Return the end of a message, "; left out: 6 .heic (...), 2 .txt (...)", or ""."""
-        return f"; left out: {', '.join(self.parts())}" if self.counts else ""
+        """Return the end of a message, "; skipped: 6 .heic (...), 2 .txt (...)", or ""."""
+        return f"; skipped: {', '.join(self.parts())}" if self.counts else ""
 
     def _format_reason(self, reason: str, suffixes: Counter[str]) -> str:
         if set(suffixes) == {""}:

@@ -63,7 +63,7 @@ def explain_not_classes(
         return f"{format_folders(names)} file class folders by letter; put those in one folder"
     if shared := find_repeated_folders(num_images, num_below):
         return (
-            f"{format_folders(names)} hold folders of the same names, {format_folders(shared)},"
+            f"{format_folders(names)} contain folders of the same names, {format_folders(shared)},"
             " which look like the classes; call the folders above them train, val and test, or put"
             " the images of each class together"
         )
@@ -74,7 +74,7 @@ def find_repeated_folders(
     num_images: Mapping[str, int],
     num_below: Mapping[str, Mapping[str, int]],
 ) -> list[str]:
-    """Return names of folders that recur below the top folders and hold nearly all images, or [].
+    """Return names of folders that recur below the top folders and have nearly all images, or [].
 
     These are probably the classes, and the top folders patients, sites or folds; some may lack a
     class. num_images, num_below: the number of images in each top folder, and in each folder in it.

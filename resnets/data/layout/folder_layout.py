@@ -8,7 +8,7 @@ Case is ignored, and so are single folders above:
     train/ and test/ of images alone          their labels are in a file next to them
 
 Ambiguous layouts are refused with the names of the folders: folders of images and of masks, folds,
-split folders next to class folders, folders that each hold the same class folders.
+split folders next to class folders, folders that each contain the same class folders.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def read_layout(
 ) -> Layout:
     """Return the layout of the sorted image `paths` and of all `folders`.
 
-    labels_from: "auto"; "folder" uses every folder as a class, whatever its name; "name" uses the
-    text before the number in file names. Raises DataError if the layout is ambiguous.
+    labels_from: "auto"; "folder" uses every folder as a class, regardless of its name; "name" uses
+    the text before the number in file names. Raises DataError if the layout is ambiguous.
     """
     top = _find_top(_build_tree(paths, folders))
     if labels_from == "folder":
@@ -278,9 +278,9 @@ def _read_splits_in_classes(
             and not is_mask_folder(subfolder.name)
         ]
         if others or each.rows or not roles_of_class[each.name]:
-            problem = f"holds {others[0]}/ too" if others else "does not, or other images too"
+            problem = f"contains {others[0]}/ too" if others else "does not, or other images too"
             raise DataError(
-                f"{where}: {top.prefix}{with_splits[0]}/ holds split folders, {each.name}/"
+                f"{where}: {top.prefix}{with_splits[0]}/ contains split folders, {each.name}/"
                 f" {problem}; give every class split folders and nothing else, or {USE_AS_CLASSES}"
             )
     masks = [
@@ -332,7 +332,7 @@ def _remove_repeats(
         other = [row for row in rows if f"{top.prefix}{paths[row][start:]}" not in known]
         if other:
             raise DataError(
-                f"{where}: {folder.path}/ holds folders named like the classes next to it, with"
+                f"{where}: {folder.path}/ contains folders named like the classes next to it, with"
                 f" other images ({paths[other[0]]} and {len(other) - 1:,} more): put the images of"
                 f" each class together, or move it away, or {USE_AS_CLASSES}"
             )
@@ -340,7 +340,7 @@ def _remove_repeats(
         left_out.update(dict.fromkeys(rows, REPEATED))
         notes.append(
             f"{folder.path}/ repeats the class folders next to it, file by file: {len(rows):,}"
-            " images left out"
+            " images skipped"
         )
     return left_out, notes
 

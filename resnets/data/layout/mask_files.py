@@ -1,7 +1,7 @@
 """Find files that show the same scene as an image: masks, depth maps, copies in another format.
 
 A set with `x.jpg` and `x.png`, or `x.png` and `x_mask.png`, would be trained half on masks. The
-image is used and the other file is left out. Two different images with one name and size are both
+image is used and the other file is skipped. Two different images with one name and size are both
 used, with a warning.
 """
 
@@ -41,7 +41,7 @@ MIN_SPREAD = 2.0  # standard deviation of the brightness; below, an image has no
 MAX_COLORS = 48  # of a mask; photographs have hundreds
 MIN_COVERED = 0.9  # share of a lossy mask with one of two colors
 MIN_DISTANCE = 4  # between these two, in sixteenths of the range
-Relation = Literal["second", "first", "different", "unlike"]  # which is left out, or why none is
+Relation = Literal["second", "first", "different", "unlike"]  # which is skipped, or why none is
 GRAY = frozenset({"1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "LA"})
 
 

@@ -221,7 +221,7 @@ def eval_batches(
     smaller.
 
     rows: those of the split to read; None for all. Images are float32 in channels_last memory.
-    Unreadable images are left out and added to `split.unreadable`; raises DataError if none can be
+    Unreadable images are skipped and added to `split.unreadable`; raises DataError if none can be
     read.
     """
     split = prepare(split, preprocessor)

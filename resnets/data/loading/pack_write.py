@@ -1,4 +1,4 @@
-"""Write a packed set: each image is decoded and scaled down once, by a thread pool."""
+"""Write a packed data set: each image is decoded and scaled down once, by a thread pool."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def pack(
     """Write all parts of `source` to the new file `out`, atomically.
 
     Images are turned upright and stored as 8-bit gray or RGB; images whose shorter side exceeds
-    `size` px are scaled down to it (antialiased, bilinear). Images in `quarantine` are left out,
+    `size` px are scaled down to it (antialiased, bilinear). Images in `quarantine` are excluded,
     and so are unreadable images, which are logged; both keep their rows in the index, so that the
-    same images are held out of the packed set as of the original one. Raises DataError if more than
-    the share `max_unreadable` of a part is unreadable, a class of a part has no images left, or the
-    disk has too little space; ConfigError if the source cannot be packed.
+    same images are held out of the packed data set as of the original one. Raises DataError if more
+    than the share `max_unreadable` of a part is unreadable, a class of a part has no images left,
+    or the disk has too little space; ConfigError if the source cannot be packed.
     """
     check_range("--size", size, "[1, inf)")
     if source.multilabel:

@@ -2,7 +2,7 @@
 
 `layout` assigns files to splits and classes. If there is a validation but no test split (ImageNet's
 layout), validation is the test set. A flat split gets its labels from a file (`flat_folder`); a
-flat test split without such a file has no labels and is left out.
+flat test split without such a file has no labels and is skipped.
 """
 
 from __future__ import annotations

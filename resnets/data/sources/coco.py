@@ -40,7 +40,7 @@ def open_coco(files: Sequence[Path], name: str | None = None, folder: Path | Non
     """Open the set of COCO JSON files, one per split; file or folder names give the split.
 
     Images are found by their file_name, in the file's folder or its parent; others in `folder` are
-    counted as left out. Raises DataError if a file is not COCO JSON, an image is missing, or two
+    counted as skipped. Raises DataError if a file is not COCO JSON, an image is missing, or two
     files are of one split.
     """
     documents: dict[str, tuple[Path, Mapping[str, Any]]] = {}

@@ -1,8 +1,8 @@
-"""Find the Parquet or Arrow files of a folder that hold images, and the split of each file.
+"""Find the Parquet or Arrow files of a folder that contain images, and the split of each file.
 
-A folder is such a set if these files hold its images; a folder of class folders of images is a set
-of image files, even if there are tables in it. Every table belongs to a split, or an error names
-the file; all other files are counted.
+A folder is such a set if these files contain its images; a folder of class folders of images is a
+set of image files, even if there are tables in it. Every table belongs to a split, or an error
+names the file; all other files are counted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TabularFiles:
     """The tables of a set: `paths` relative to the folder `root`, sorted.
 
     kind: "saved" for files that `save_to_disk` of the library `datasets` wrote. left_out: other
-    files. alone: a single file was given, which is of no split, whatever its name.
+    files. alone: a single file was given, which is of no split, regardless of its name.
     """
 
     root: Path
@@ -149,7 +149,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def find_tabular(path: Path) -> TabularFiles | None:
-    """Return the tables of a file or folder; None if they do not hold its images.
+    """Return the tables of a file or folder; None if they do not contain its images.
 
     Raises DataError for a folder with both Parquet and Arrow files, or with files of `save_to_disk`
     and class folders of images.

@@ -61,7 +61,7 @@ def read_flat_labels(
     except UnlabeledError as error:
         if not is_test:
             raise
-        log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
+        log.warning("%s: %s/ is skipped as unlabelled: %s", where, split.title, error)
         found = None
     if found is None and not is_test:
         unread = find_label_files(listing, where, ())
@@ -145,7 +145,7 @@ def _explain_no_labels(
     ]
     if annotation_folders:
         remedy += (
-            f"; if {annotation_folders[0]}/ holds annotations of objects, train a detection recipe"
+            f"; if {annotation_folders[0]}/ has annotations of objects, train a detection recipe"
         )
     kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
     return f"{location}: its {len(paths):,} images ({kinds}) are in no class folders; {remedy}"

@@ -98,7 +98,7 @@ class ArrowFiles:
 
 
 def image_bytes(cell: Any) -> tuple[bytes | None, str | None]:
-    """Return bytes and path of a cell, which holds only bytes, both, or nothing."""
+    """Return bytes and path of a cell, which contains only bytes, both, or nothing."""
     if isinstance(cell, Mapping):
         return cell.get("bytes"), cell.get("path")
     return cell, None
@@ -196,7 +196,7 @@ def _open_arrow(file: str) -> Any:
 
 
 def _load_saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
-    """Load the files of `save_to_disk` by part; other tables are counted as left out."""
+    """Load the files of `save_to_disk` by part; other tables are counted as skipped."""
     import datasets
 
     found = datasets.load_from_disk(str(home.root))

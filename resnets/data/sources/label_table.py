@@ -188,7 +188,7 @@ def open_folder_table(
     """Open the set that a table of the images of `folder` describes; None if there is no such
     table.
 
-    Images that it does not name are counted as left out. Raises as `open_table`.
+    Images that it does not name are counted as skipped. Raises as `open_table`.
     """
     images = [path for path in listing.paths if path not in listing.others]
     top_folders = {path.partition("/")[0] for path in images if "/" in path}
@@ -220,7 +220,7 @@ def _iter_tables(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def make_table_tree(source: Source, listing: Listing) -> Tree:
-    """Return the set of `open_folder_table` with its parts by role and the images it leaves out."""
+    """Return the set of `open_folder_table` with its parts by role and the images it excludes."""
     roles = {
         "train": source.train,
         "val": source.val,

@@ -35,8 +35,8 @@ def open_objects(data: Any) -> Source:
     that returns (image, label), such as torch's; or an iterable of such pairs, which is read once.
     The mapping may also have the class names ("classes": [...]). Otherwise they are the data set's
     `classes`; labels that are text are their own names, and numbers are called "0", "1", .... For
-    sets of labels, each label is a list, tuple or set of these, or a row of 0 and 1 of an array (N,
-    K).
+    several labels per image, each label is a list, tuple or set of these, or a row of 0 and 1 of an
+    array (N, K).
 
     Images are uint8, or floating point from 0 to 1, of shape (H, W), (H, W, 1 or 3) or (1 or 3, H,
     W); data sets may also return PIL images. The recipe normalizes and augments them. Images that
@@ -60,7 +60,7 @@ def open_objects(data: Any) -> Source:
     classes = _find_classes(names, object_parts["train"])
     parts = {title: each.make_part(classes) for title, each in object_parts.items()}
     notes = [
-        f"the {title} images are read anew each time and differ (random transforms?): they have no"
+        f"the {title} images are read again each time and differ (random transforms?): they have no"
         " fingerprint, and a resumed run is not bit-identical"
         for title, each in object_parts.items()
         if each.changing
@@ -288,7 +288,7 @@ def _find_classes(names: Any, part: _ObjectPart) -> tuple[str, ...]:
 
 
 def _encode_labels(labels: Sequence[Any], classes: tuple[str, ...], title: str) -> Labels:
-    """Return (N,) int64, or (N, K) for sets of labels."""
+    """Return (N,) int64, or (N, K) for multi-label data."""
     class_index = {name: number for number, name in enumerate(classes)}
     encoded = []
     for row, label in enumerate(labels):
@@ -304,7 +304,7 @@ def _encode_labels(labels: Sequence[Any], classes: tuple[str, ...], title: str) 
         encoded.append(numbers)
     is_set = {isinstance(label, tuple) for label in labels}
     if len(is_set) > 1:
-        raise DataError(f"data: {title} has both single labels and sets of labels; use one form")
+        raise DataError(f"data: {title} mixes single labels and lists of labels; use one form")
     if is_set == {True}:
         return multi_hot(encoded, len(classes))
     return np.array([number for (number,) in encoded], np.int64)

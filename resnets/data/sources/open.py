@@ -58,7 +58,7 @@ def find_source(spec: DataSpec) -> Source:
 
 
 def apply_label_form(found: Source, spec: DataSpec) -> Source:
-    """Return a set with single labels or sets of labels, as `spec.labels` says.
+    """Return a set with single labels or several labels per image, as `spec.labels` says.
 
     Raises DataError if it requires single labels and the set has sets of them.
     """

@@ -2,7 +2,7 @@
 
 Nothing is unpacked or copied: headers are read once, and each image by its offset. A label is the
 text of key.cls (a number or a name), or "label" or "cls" of key.json; if there are several, they
-have to agree. classes.txt (or classnames.txt), next to the tars or one folder up, names numbered
+must agree. classes.txt (or classnames.txt), next to the tars or one folder up, names numbered
 classes, one per line. The split of a shard is in its name, train-0000.tar, or in that of its
 folder, train/0000.tar; otherwise all shards are one split. Missing numbers cause a warning, and so
 do shards that are missing by the count in nshards.txt, which some sets have.
@@ -102,7 +102,7 @@ class ShardBlocks:
 def find_shards(folder: Path) -> list[Path]:
     """Return the sorted tars of samples of a folder, or of its folders train/, test/, ...
 
-    [] if the first tar does not hold samples.
+    [] if the first tar does not contain samples.
     """
     tars = _list_tars(folder)
     if not tars:
@@ -323,11 +323,11 @@ def _check_aliases(shards: Sequence[Path], samples: Iterable[tuple[int, _Sample]
 def _parse_label(value: Any, location: str) -> str:
     if isinstance(value, list) or (isinstance(value, str) and is_list(value)):
         raise DataError(
-            f"{location}: holds several labels; sets of labels are not read from WebDataset: use a"
+            f"{location}: several labels per image are not supported for WebDataset; use a"
             " table or Parquet"
         )
     if not isinstance(value, str | int) or value == "":
-        raise DataError(f"{location}: holds no label")
+        raise DataError(f"{location}: contains no label")
     return str(value)
 
 

@@ -1,8 +1,8 @@
 """The results of `resnets data check`, stored so that training can use them.
 
-The user's cache holds one file per checked set, named by its path: the pairs of similar images, and
-a fingerprint of the set's listing that shows whether the set has changed since. Which pairs leak is
-decided again for the splits that a run uses.
+The user's cache contains one file per checked set, named by its path: the pairs of similar images,
+and a fingerprint of the set's listing that shows whether the set has changed since. Which pairs
+leak is decided again for the splits that a run uses.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def fingerprint_files(parts: Iterable[Files | None], where: str) -> str:
 
 
 def _file_sizes(files: Files) -> Sequence[int] | None:
-    """Return the bytes of each file, -1 if it is missing; None if files would have to be read."""
+    """Return the bytes of each file, -1 if it is missing; None if files must be read."""
     if isinstance(files, FolderFiles):
         return [_file_size(files.root / path) for path in files.paths]
     spans = getattr(files, "spans", None)
@@ -156,7 +156,7 @@ class KnownLeaks:
             prefix += " (before the data set changed: check it again)"
         if not self.total:
             quarantined = (
-                f"; {self.left_out:,} images that leaked are left out" if self.left_out else ""
+                f"; {self.left_out:,} images that leaked are excluded" if self.left_out else ""
             )
             return f"{prefix}: no leaks between training and test images known{quarantined}"
         counts = ", ".join(

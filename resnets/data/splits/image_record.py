@@ -1,6 +1,6 @@
 """The record of a run's images: which ones it trains on, and which ones it holds out.
 
-For each image it holds the hash of its identity (`data.dataset.image_identity`), its content key
+For each image it contains the hash of its identity (`data.dataset.image_identity`), its content key
 (`data.dataset.image_hash`), the hashes of its path without suffix and of its class name, and its
 role. A set that is opened again is compared with the record, so that an image keeps its role when
 others are added, removed or renamed, and no image that was trained on is measured as held out.
@@ -52,7 +52,7 @@ class ImageKeys:
 def hash_labels(labels: Labels, classes: Sequence[str]) -> NDArray[np.int32]:
     """Return (N,) int32, a hash of each label's class name; 0 without a name.
 
-    For sets of labels it is a hash of the names in the set.
+    For multi-label data it is a hash of the names in the set.
     """
     if not len(classes):
         return np.zeros(len(labels), np.int32)
@@ -171,7 +171,7 @@ class Fingerprint(ImageKeys):
         return _RoleIndex.of(self.stems[absent], self.roles[absent])
 
     def recognized_share(self, keys: ImageKeys) -> tuple[float, int]:
-        """Return the share of images that are known, or of recorded images that are present,
+        """Return the fraction of images that are known, or of recorded images that are present,
         whichever is larger; and the number of recorded images that are present.
         """
         known = self.roles_of(keys) != UNKNOWN
@@ -182,7 +182,7 @@ class Fingerprint(ImageKeys):
         """Return (N of the record,) whether an image is gone: neither its content nor a changed
         version of it at its path is present.
 
-        A path that now holds a known image of another path, as after renumbering, does not count.
+        A path that now has a known image of another path, as after renumbering, does not count.
         """
         is_present = _isin_sorted(self.ids, np.sort(keys.ids)) & (self.content == 0)
         is_present |= (self.content != 0) & _isin_sorted(self.content, np.sort(keys.content))

@@ -65,7 +65,7 @@ def find_sources(paths: Sequence[str], labels: Sequence[Hashable]) -> dict[int, 
     """Return a key of the source of each image, by its index in `paths`, for names that state one.
 
     An image is the source of those of its class that have its name and in addition a size, or words
-    for an augmentation. Since both also follow common names, such versions have to be of one class.
+    for an augmentation. Since both also follow common names, such versions must be of one class.
     """
     found: dict[int, Hashable] = {}
     keys = set()

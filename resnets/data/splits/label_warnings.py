@@ -92,7 +92,7 @@ def class_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
     if named:
         warnings.append(
             f"trained on as {'a class' if len(named) == 1 else 'classes'}: {', '.join(named)},"
-            f" called as images without a label are; leave such images out"
+            f" called as images without a label are; exclude them"
         )
     warnings += _misspelling_warning(classes, counts)
     total = sum(counts)

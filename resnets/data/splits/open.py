@@ -89,7 +89,7 @@ def open_data(
     """Open `spec.source`, and hold out validation and test shares if it has no such parts.
 
     Shares are drawn from the training part by `spec.split_seed` and the identity of each image
-    (`data.dataset.image_identity`). Images in quarantine are left out of the shares they would be
+    (`data.dataset.image_identity`). Images in quarantine are excluded from the shares they would be
     in.
 
     source: the set, if given as a Python object; `spec.source` is then its name. known: the run's
@@ -280,7 +280,7 @@ class SetReport:
                 " they were in, and new ones are placed by the split rule"
             )
         for overlap in self.overlaps:
-            treatment = "left out of training" if overlap.left_out else "data.overlap=allow"
+            treatment = "excluded from training" if overlap.left_out else "data.overlap=allow"
             notes.append(f"{overlap} ({treatment})")
         if self.checked is not None:
             notes.append(self.checked.describe())

@@ -183,7 +183,7 @@ class Roles:
         if self.known is not None:
             rows = self._without_trained(self.known, part, kept, role)
             if len(rows) < len(kept):
-                notes.append(f"{len(kept) - len(rows):,} left out because they were trained on")
+                notes.append(f"{len(kept) - len(rows):,} excluded because they were trained on")
             if self.other and (role != TRAIN or self.whole):
                 notes.append(self._describe_comparison(role, rows))
             notes += self._copy_notes(self.known, rows, role)
@@ -233,7 +233,7 @@ class Roles:
         if role == TRAIN:
             owned = [each for each in (VAL, TEST) if self._own_part(each) is not None]
             count = sum(len(self._training_rows[each]) for each in owned)
-            return [f"{count:,} left out that were held out before"] if count else []
+            return [f"{count:,} excluded that were held out before"] if count else []
         if self.other:
             return []
         content = self._get_keys(role).content[rows]
@@ -254,7 +254,7 @@ class Roles:
         return kept, len(every) - len(kept)
 
     def description(self, role: int) -> str:
-        """Describe the images of a role, for protocols; there has to be at least one."""
+        """Describe the images of a role, for protocols; there must be at least one."""
         share = self.share(role)
         assert share is not None
         text = f"{self._title(share.part, role)}, {len(share.rows):,} images"
@@ -315,7 +315,7 @@ class Roles:
         if self.spec.overlap == "leave-out":
             for role, indices in found.copies.items():
                 what = "copies of held-out images" if group is None else "of held-out groups"
-                note = f"{len(indices):,} left out that are {what}"
+                note = f"{len(indices):,} excluded that are {what}"
                 self._shares[role] = add_note(shares[role], note, indices)
             return replace(found, left_out=True)
         if self.known is None or group:  # else noted by `_copy_notes`

@@ -40,7 +40,7 @@ LABEL_DTYPES = frozenset(
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
 BYTES_DTYPES = frozenset({"binary", "large_binary"})
-NO_SPLIT = "rows of a part not called train, val or test"
+NO_SPLIT = "rows of a part not named train, val or test"
 SECRET_LABELS = "rows of a part whose labels are secret"
 
 
@@ -48,9 +48,9 @@ SECRET_LABELS = "rows of a part whose labels are secret"
 class ArrowColumns:
     """Names of the columns of image and label, and the class names if the table has them.
 
-    split_columns: columns that may hold the split of each row, with the names of their values if
+    split_columns: columns that may contain the split of each row, with the names of their values if
     they are a ClassLabel. group: the column of `data.group`. unused: all other columns. lists: the
-    label column holds a list of labels per image.
+    label column contains a list of labels per image.
     """
 
     image: str
@@ -124,7 +124,7 @@ def find_image_column(features: Mapping[str, Any], where: str) -> str:
 
 
 def _is_split_column(name: str, feature: Any) -> bool:
-    """Return whether a column may hold the split of each row, or groups of related rows."""
+    """Return whether a column may contain the split of each row, or groups of related rows."""
     normalized = normalize_name(name)
     if _feature_type(feature) not in ("ClassLabel", "Value"):
         return False
@@ -221,7 +221,7 @@ def source_from_tables(
     """Build the source of `tables`, by title; `part` makes a part from the rows of a split.
 
     A single table is split by its column of splits, if any. If there is a train part, parts not
-    called train, validation or test are left out and counted, and so is a test part with secret
+    named train, validation or test are skipped and counted, and so is a test part with secret
     labels (all -1 or null). form: see `label_sets.read_label_sets`. Raises DataError for two parts
     of one split, a column of splits that contradicts the parts, and labels that are not classes of
     the training part.
@@ -242,7 +242,7 @@ def source_from_tables(
         if found.splits is not None and (other := set(found.splits.tolist()) - {role}):
             raise DataError(
                 f"{_format_location(where, title)}: its column {found.column} has rows of"
-                f" {min(other)}; rows and parts have to name the same split, or only one of them"
+                f" {min(other)}; rows and parts must name the same split, or only one of them"
             )
         chosen[role] = title, title, np.arange(len(table.labels))
     first = chosen.get("train", next(iter(chosen.values())))

@@ -1,4 +1,4 @@
-"""Which column of a table holds the image, which its label, and which its split.
+"""Which column of a table contains the image, which its label, and which its split.
 
 Columns are found by their names in the header, ignoring case, spaces and underscores, else by their
 cells. If a column stays unclear, the error says what was found and what is expected.
@@ -281,7 +281,7 @@ def _is_row_number(body: Rows, column: int, header: Sequence[str]) -> bool:
 
 
 def _find_one_hot_values(body: Rows, columns: Sequence[int]) -> tuple[str, str] | None:
-    """Return the values of ONE_HOT_VALUES that all of these columns hold; None for other cells."""
+    """Return the values of ONE_HOT_VALUES in all of these columns; None for other cells."""
     cells = {
         _normalize_value(row[column]) for row in body for column in columns if len(row) > column
     }
@@ -311,7 +311,7 @@ def _explain_no_one_hot(body: Rows, columns: Sequence[int], header: Sequence[str
     _, number, column = next(each for each in cells if each[0] not in values)
     known = " or ".join(map(" and ".join, ONE_HOT_VALUES))
     return (
-        f". Columns of classes hold {known}, but line {number} has"
+        f". Columns of classes contain {known}, but line {number} has"
         f" {printable(body[number - 2][column])!r} in column {printable(header[column])!r}"
     )
 
@@ -359,7 +359,7 @@ def parse_one_hot(row: Sequence[str], columns: Columns, location: str) -> tuple[
     if invalid is not None:
         raise DataError(
             f"{location}: {printable(columns.header[invalid])!r} is {row[invalid]!r}; the columns"
-            f" of classes hold {' and '.join(columns.values)} before. Write one of them, or remove"
+            f" of classes have {' and '.join(columns.values)} before. Write one of them, or remove"
             " the row"
         )
     return tuple(

@@ -54,7 +54,7 @@ class UnlabeledError(DataError):
 
 
 def is_table(path: str) -> bool:
-    """Return whether a file of a listing may hold labels."""
+    """Return whether a file of a listing may contain labels."""
     return suffix_of(path) in TABLE_SUFFIXES
 
 
@@ -232,9 +232,9 @@ def _find_table(split: SplitRows, listing: Listing) -> int | None:
 def _find_only_table(
     split: SplitRows, paths: Sequence[str], listing: Listing, form: LabelForm
 ) -> int | None:
-    """Return the row of the only table in a split's folder, whatever its name, or None.
+    """Return the row of the only table in a split's folder, regardless of its name, or None.
 
-    It has to name all images and to have a column with a usual name for labels. Tables that this
+    It must name all images and to have a column with a usual name for labels. Tables that this
     package writes are ignored.
     """
     folder = split.folder.rstrip("/")

@@ -1,4 +1,4 @@
-"""Find out whether a table has one label per image or sets of labels, and parse them.
+"""Find out whether a table has one label per image or several labels per image, and parse them.
 
 Sets are written as "cat;dog", "cat|dog" or "cat,dog" in one cell, lists such as ["cat", "dog"], a
 column of 0 and 1 for each label, or (with data.labels="multi") a row for each label of an image.
@@ -48,7 +48,7 @@ class LabelSets:
 def read_label_sets(
     labels: Sequence[Label], locate: Callable[[int], str], form: LabelForm = "auto"
 ) -> LabelSets:
-    """Parse the labels of a table: the text of its cells, or the names of the columns that hold 1.
+    """Parse the labels of a table: the text of its cells, or the names of the columns with 1.
 
     form: "single" reads each cell as one label, "multi" as a set, where an empty cell is an empty
     set. "auto" reads sets if cells consist of labels of other cells, are lists or have ";" or "|"
@@ -56,7 +56,7 @@ def read_label_sets(
     and line of a row for messages.
 
     Raises DataError if only a few cells have several labels, if they may be numbers with a decimal
-    comma, if columns hold 1 in addition to exclusive ones, and if a table of single labels has a
+    comma, if columns contain 1 in addition to exclusive ones, and if a table of single labels has a
     missing label or a list.
     """
     columns = any(isinstance(label, tuple) for label in labels)
@@ -74,17 +74,17 @@ def read_label_sets(
                 raise DataError(
                     f"{location}, but without {' and '.join(map(repr, extra))} each row has one"
                     " column of 1, so that the others seem to be classes, and these not; remove"
-                    f" {'them' if len(extra) > 1 else 'it'}, or, for sets of labels, set"
+                    f" {'them' if len(extra) > 1 else 'it'}, or, for multi-label data, set"
                     " data.labels=multi"
                 )
         if form == "multi" or rows:
-            return LabelSets(sets, True, "sets of labels")
+            return LabelSets(sets, True, "several labels per image")
         return LabelSets([single_label(label, locate(row)) for row, label in enumerate(labels)])
     texts = [str(label) for label in labels]
     if form == "auto" and (row := _find_decimal_comma(texts)) is not None:
         raise DataError(
             f"{locate(row)}: {texts[row]!r} may be a number with a decimal comma, or two labels;"
-            " write numbers with a point, or, for sets of labels, set data.labels=multi"
+            " write numbers with a point, or, for multi-label data, set data.labels=multi"
         )
     several, separator = _find_separator(texts, form)
     if form == "auto" and not several:
@@ -101,7 +101,7 @@ def read_label_sets(
     _check_other_separators(sets, separator, locate)
     how = {BRACKET: "lists", SPACES: "separated by spaces", "": "one each"}
     how[WORDS] = how[SPACES]
-    description = f"sets of labels, {how.get(separator, f'separated by {separator!r}')}"
+    description = f"several labels per image, {how.get(separator, f'separated by {separator!r}')}"
     if none := sum(not names for names in sets):
         description += f", {none:,} without a label"
     return LabelSets(sets, True, description)
@@ -112,12 +112,12 @@ def _check_not_rare(location: str, rows: Sequence[int], labeled: int) -> None:
     if len(rows) <= RARE_SHARE * labeled:
         raise DataError(
             f"{location}, and {labeled - len(rows):,} other images have one label; correct it, or,"
-            " for sets of labels, set data.labels=multi"
+            " for multi-label data, set data.labels=multi"
         )
 
 
 def _check_lists(texts: Sequence[str], locate: Callable[[int], str]) -> None:
-    """Raise DataError for a list that holds other lists, a mapping or a missing value."""
+    """Raise DataError for a list that contains other lists, a mapping or a missing value."""
     for row, text in enumerate(texts):
         if NESTED.match(text):
             raise DataError(
@@ -125,7 +125,7 @@ def _check_lists(texts: Sequence[str], locate: Callable[[int], str]) -> None:
             )
         if (missing := next(filter(is_missing, _split_cell(text, BRACKET)), None)) is not None:
             raise DataError(
-                f"{locate(row)}: {text[:80]!r} holds {missing!r}, which means no label; leave it"
+                f"{locate(row)}: {text[:80]!r} contains {missing!r}, which means no label; leave it"
                 " out, or name the class otherwise"
             )
 
@@ -148,7 +148,7 @@ def _check_other_separators(
 def _find_decimal_comma(texts: Sequence[str]) -> int | None:
     """Return the row of the first cell that may be a number such as "0,5"; None without any.
 
-    All cells have to be numbers: all with a comma, or with the decimals of halves and quarters.
+    All cells must be numbers: all with a comma, or with the decimals of halves and quarters.
     """
     numbers = [DECIMAL.fullmatch(text) for text in texts if not is_missing(text)]
     fractions = [found[1] for found in numbers if found]
@@ -295,6 +295,6 @@ def _comma_warning(texts: Sequence[str]) -> str:
         return ""
     return (
         f"{len(listed):,} of {len(cells):,} classes have a comma in their names, such as"
-        f" {sorted(listed)[0]!r}, and each is read as one class; if they are sets of labels, set"
+        f" {sorted(listed)[0]!r}, and each is read as one class; if they are lists of labels, set"
         " data.labels=multi"
     )

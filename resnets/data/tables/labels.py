@@ -16,7 +16,7 @@ from resnets.data.dataset.labels import Labels, multi_hot
 from resnets.data.dataset.source import Rows
 from resnets.data.errors import DataError
 
-ONE_LABEL = "each image has one label here; for sets of labels set data.labels=multi"
+ONE_LABEL = "each image has one label here; for multi-label data set data.labels=multi"
 Label = str | tuple[str, ...]
 NUMBER = re.compile(r"\d+")
 MISSING = frozenset(("", "nan", "none", "null", "nil", "n/a", "#n/a", "<na>", "nat", "-nan"))

@@ -1,9 +1,9 @@
 """Find label files next to class folders that name their images or folders, and are not read.
 
-Classes come from the folders. A table, list or JSON file that names the same images may hold other
-labels, official splits or groups of related images, and a table of the folders may say that those
-are patients rather than classes; so the user is told. Only the first bytes of a few files are read,
-and none of a spreadsheet.
+Classes come from the folders. A table, list or JSON file that names the same images may contain
+other labels, official splits or groups of related images, and a table of the folders may say that
+those are patients rather than classes; so the user is told. Only the first bytes of a few files are
+read, and none of a spreadsheet.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPREADSHEET_SUFFIXES = frozenset((".xlsx", ".xls", ".xlsm", ".ods"))
 HEAD_BYTES = 1 << 16  # bytes that are read of a file
 MAX_FILES = 40  # files that are searched
 MAX_FOLDERS = 100  # folders whose files are searched
-MIN_NAMES = 2  # images or folders that a file has to name
+MIN_NAMES = 2  # images or folders that a file must name
 MIN_DIGITS = 4  # of a number that may be the name of an image
 MAX_TEXTS = 10  # in a folder; above, files named like images are skipped
 # First line of tables that data check, predict and bulk prediction write.
@@ -47,8 +47,8 @@ class LabelFile:
     """A file that names images of the set, or its folders.
 
     images: how many its first bytes name; None for a spreadsheet. classes: whether it also names
-    the class folders. groups: columns that may hold groups of related images. splits: whether it is
-    named like a list of a split. folders: what it says about the folders, "" if it names none.
+    the class folders. groups: columns that may contain groups of related images. splits: whether it
+    is named like a list of a split. folders: what it says about the folders, "" if it names none.
     """
 
     path: str
@@ -192,7 +192,7 @@ def _format_unread(files: Sequence[LabelFile]) -> str:
 
 
 def may_hold_labels(path: str) -> bool:
-    """Return whether a file of a listing is text that may hold labels."""
+    """Return whether a file of a listing is text that may contain labels."""
     return suffix_of(path) in TEXT_SUFFIXES
 
 
@@ -266,7 +266,7 @@ def _leading_ids(text: str, ids: set[str]) -> list[str]:
 
 
 def _has_other_words(text: str, cells: set[str], image_names: set[str]) -> bool:
-    """Return whether a file holds words about the images, not only numbers, below its header."""
+    """Return whether a file contains words about the images, not only numbers, below its header."""
     header = set(CELL.split(text.partition("\n")[0]))
     if any(_is_image_name(cell, image_names) for cell in header):
         header = set()
@@ -277,7 +277,7 @@ def _has_other_words(text: str, cells: set[str], image_names: set[str]) -> bool:
 
 
 def _group_columns(path: str, text: str, image_names: set[str]) -> tuple[str, ...]:
-    """Return the columns of a header that may hold groups of related images or splits."""
+    """Return the columns of a header that may contain groups of related images or splits."""
     header = DELIMITED.split(text.partition("\n")[0].strip())
     if len(header) < 2 or suffix_of(path) in (".json", ".jsonl"):
         return ()

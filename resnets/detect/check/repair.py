@@ -3,7 +3,7 @@
 Only what can be corrected without guessing is: boxes and outlines of an image that was rescaled
 with its aspect kept are scaled, those drawn on the stored pixels of a rotated image (EXIF) are
 rotated, what passes the edge is clipped, ids are renumbered, empty or broken outlines are dropped
-if the box is valid by itself. Everything else is left out. Each object is either in the new files,
+if the box is valid by itself. Everything else is skipped. Each object is either in the new files,
 or in repair.csv with the reason. The set itself is never changed.
 """
 
@@ -60,7 +60,7 @@ class RepairReport:
     """What became of every object and image of a set.
 
     objects, images: number in the files. kept: of them, including `changed`. rows: what was changed
-    or left out: file, item, outcome, reason. partly: kept images that lost an object. unread:
+    or excluded: file, item, outcome, reason. partly: kept images that lost an object. unread:
     annotation files that cannot be read. unproved: kept objects that were scaled although their
     image may have been cropped.
     """
@@ -77,17 +77,17 @@ class RepairReport:
 
     @property
     def left_out(self) -> int:
-        """Number of objects left out."""
+        """Number of objects excluded."""
         return self.objects - self.kept
 
     @property
     def images_left_out(self) -> int:
-        """Number of images left out."""
+        """Number of images excluded."""
         return self.images - self.kept_images
 
     def summary(self) -> str:
         """Return one line with all counts."""
-        partly = f" ({self.partly:,} of them without an object left out)" if self.partly else ""
+        partly = f" ({self.partly:,} of them without an object excluded)" if self.partly else ""
         unread = f"; {self.unread:,} annotation files cannot be read" if self.unread else ""
         unproved = (
             f"; {self.unproved:,} kept objects were scaled, not proved (their images may have been"
@@ -97,8 +97,8 @@ class RepairReport:
         )
         return (
             f"{self.objects:,} objects: {self.kept:,} kept ({self.changed:,} of them corrected),"
-            f" {self.left_out:,} left out; {self.images:,} images: {self.kept_images:,} kept"
-            f"{partly}, {self.images_left_out:,} left out{unread}{unproved}"
+            f" {self.left_out:,} excluded; {self.images:,} images: {self.kept_images:,} kept"
+            f"{partly}, {self.images_left_out:,} excluded{unread}{unproved}"
         )
 
 
@@ -108,7 +108,7 @@ def repair_annotations(
     """Write the corrected annotations of a set below `out`; its images stay where they are.
 
     detect: names the format if there are several. `out` can then be opened as a set; repair.csv in
-    it lists what was changed and left out. ConfigError: `out` has annotations already, or the set
+    it lists what was changed and excluded. ConfigError: `out` has annotations already, or the set
     has class maps, which are images.
     """
     check_repairable(task, out)
@@ -267,7 +267,7 @@ def _frame_by_size(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A kept object, or None; what was changed, or why it is left out."""
+    """A kept object, or None; what was changed, or why it is excluded."""
 
     kept: RawObject | None
     message: str = ""

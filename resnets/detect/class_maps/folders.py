@@ -52,7 +52,7 @@ class MapFiles:
     """The class maps of a set.
 
     parts: image set -> paths of its maps. images: image of each map if folders were matched one to
-    one; empty = to be matched by name. rivals: folders that may each hold the maps of the same
+    one; empty = to be matched by name. rivals: folders that may each contain the maps of the same
     images, with their number of maps; () = no ambiguity. notes: folders that are not read.
     """
 
@@ -71,14 +71,14 @@ class MapFiles:
         return dict(_count_by_folder(path for path in self.paths if path in store))
 
     def check(self, where: str) -> None:
-        """Raise DataError if several folders may hold the maps of the same images."""
+        """Raise DataError if several folders may contain the maps of the same images."""
         if not self.rivals:
             return
         parts = [PurePosixPath(folder).parts for folder, _ in self.rivals]
         common = set.intersection(*map(set, parts))
         name = next((each for each in reversed(parts[0]) if each not in common), parts[0][-1])
         raise DataError(
-            f"{where}: several folders match the images one to one and may hold their class maps:"
+            f"{where}: several folders match the images one to one and may have their class maps:"
             f" {format_folders(dict(self.rivals))}; name one with detect.class_map_folder, such as"
             f" --set detect.class_map_folder={name}"
         )

@@ -169,9 +169,9 @@ class MapScan:
         if self.contradicting:
             name, message = next(iter(self.contradicting.items()))
             return (
-                f"{len(self.contradicting):,} have palettes that contradict the colors stated for"
-                f" the classes, such as {name}: {message}; correct the file that states them, and"
-                " let it state all colors"
+                f"{len(self.contradicting):,} have palettes that contradict the colors specified"
+                f" for the classes, such as {name}: {message}; correct the file of the colors, and"
+                " specify all of them"
             )
         numbers = {value for (in_color, value) in self.pixels if not in_color}
         used = [label for label in self.by_class if label != IGNORE]

@@ -99,7 +99,7 @@ def _refuse_sequence_lists(store: Store) -> None:
             raise DataError(
                 f"{store.display_path(path)}: names folders of images ({', '.join(named[:3])}), and"
                 " such lists are not read: move what it names, images and maps, into folders"
-                " called train, val and test"
+                " named train, val and test"
             )
 
 
@@ -218,7 +218,7 @@ def _note_images_without_maps(
     }
     if not unmapped or (title and not any(role_of_folder(folder) for folder in folders)):
         return []  # lists choose from one folder
-    return [f"{len(unmapped):,} images without a class map left out, such as {min(unmapped)}"]
+    return [f"{len(unmapped):,} images without a class map excluded, such as {min(unmapped)}"]
 
 
 def _choose_kind(paths: Sequence[str], class_map: str, store: Store) -> Sequence[str]:

@@ -19,7 +19,7 @@ Watch = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """Metrics, the detections they come from, and images left out.
+    """Metrics, the detections they come from, and images excluded.
 
     split: the readable images. found: the objects detected in each; empty for segmenters and
     localizers. errors: what is wrong with each of the other images.
@@ -58,7 +58,7 @@ def measure(
     """Return metrics of `predictor` on `split`; `watch(inputs, total)` may show progress.
 
     Each process runs on its share of the images, and computes the metrics of all. Images that
-    cannot be read are left out, and the protocol counts them. DataError if none is left.
+    cannot be read are skipped, and the protocol counts them. DataError if none is left.
     """
     modes = {module: module.training for model in predictor.models for module in model.modules()}
     for model in predictor.models:
@@ -108,5 +108,5 @@ def _protocol(
         parts = [f"center crop of {first.spec.train_crop} px", *parts]
     parts += ["boxes refined"] if options.refine else []
     parts += [predictor.precision, weights, split.description]
-    parts += [f"{num_unreadable} unreadable left out"] if num_unreadable else []
+    parts += [f"{num_unreadable} unreadable skipped"] if num_unreadable else []
     return ", ".join(parts)

@@ -35,7 +35,7 @@ def choose_split(
     """Return the split called `name` of `source`, or of the data that a model was trained on.
 
     Image sets, fractions and seeds are the recipe's for its own data. "test" of another source is
-    its test set, or all of it if it has no sets. Bad annotations are left out only if the recipe
+    its test set, or all of it if it has no sets. Bad annotations are excluded only if the recipe
     says so. known: the run's record of its images; none that it trained on is in a held-out split.
     DataError if there is no such split, or it has classes that are not in `classes`.
     """

@@ -72,7 +72,7 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Return one entry per object: image_id, category_id, bbox (x, y, width, height), score.
 
-    Objects of classes that the data does not have (None) are left out. Those with masks also have a
+    Objects of classes that the data does not have (None) are excluded. Those with masks also have a
     segmentation as compressed run lengths.
     """
     entries = []

@@ -116,7 +116,7 @@ def list_form_problems(images: Iterable[RawImage]) -> list[Problem]:
                     where_of.setdefault(flaw.message, image.where)
                     counts[flaw.message] = counts.get(flaw.message, 0) + 1
     return [
-        Problem(where, "", FORM, f"{message}; {counts[message]:,} objects are left out")
+        Problem(where, "", FORM, f"{message}; {counts[message]:,} objects are excluded")
         for message, where in where_of.items()
     ]
 
@@ -151,7 +151,7 @@ MIN_OUTLINE_IOU = 0.7
 def find_outline_warnings(images: Sequence[RawImage]) -> list[str]:
     """Return a warning that counts the objects whose outline does not agree with their box.
 
-    images: checked ones, whose outlines can be drawn. Crowds are left out.
+    images: checked ones, whose outlines can be drawn. Crowds are excluded.
     """
     outlined, wrong, first = 0, 0, ""
     for image in images:

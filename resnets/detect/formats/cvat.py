@@ -84,7 +84,7 @@ def open_cvat(store: Store, paths: Sequence[str], name: str, masks: bool) -> Raw
             title = split_folder if subset.lower() in ("", "default") else subset.replace("+", "_")
             image_sets.setdefault(title, []).append((path, image))
     if not image_sets:
-        raise DataError(f"{store.where}: its CVAT files hold no images")
+        raise DataError(f"{store.where}: its CVAT files contain no images")
     classes = _collect_classes(image_sets, labels)
     if not classes:
         raise DataError(f"{store.where}: its CVAT files name no labels")

@@ -1,7 +1,7 @@
 """labelme's JSON (and AnyLabeling's): one file per image, next to it or in a folder of its own.
 
 Polygons, rectangles, circles, rotated rectangles and masks are read. Shapes without an area
-(points, lines) are counted by type. The copy of the image that a file may hold is not read.
+(points, lines) are counted by type. The copy of the image that a file may contain is not read.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bo
     notes = []
     if unannotated:
         notes.append(
-            f"{len(unannotated):,} images without a labelme file left out, such as {unannotated[0]}"
+            f"{len(unannotated):,} images without a labelme file excluded, such as {unannotated[0]}"
         )
     numbers = tuple(range(1, len(classes) + 1))
     return RawDataset(name, store, classes, numbers, tuple(parts), load, notes=tuple(notes))

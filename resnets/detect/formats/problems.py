@@ -87,10 +87,10 @@ def check_image_set(
     upright: bool = False,
     ignore_bad: bool = False,
 ) -> CheckedImageSet:
-    """Leave out bad images and objects, and report what is wrong with each.
+    """Exclude bad images and objects, and report what is wrong with each.
 
     masks: whether every object needs an outline. ignore_bad: bad objects become crowds that fill
-    their box, so that their pixels are not background; an image with an unknown box is left out.
+    their box, so that their pixels are not background; an image with an unknown box is excluded.
     upright: see `DetectSpec.apply_exif`. Sizes are compared with those of the files if
     `read_stored_sizes` has read them.
     """

@@ -106,7 +106,7 @@ def set_image_paths(images: Sequence[RawImage], matches: Sequence[Match]) -> lis
 
 @dataclass(frozen=True)
 class RawImageSet:
-    """One image set as its files state it.
+    """One image set as its files specify it.
 
     problems: those that belong to no image. orphans: a problem for each object without an image.
     objects: number of objects in the files, counted as they are read: those of `images` and the

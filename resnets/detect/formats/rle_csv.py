@@ -158,7 +158,7 @@ def _read_image_set(
         )
     if unannotated:
         notes.append(
-            f"{len(unannotated):,} images without a row in {path} left out, such as"
+            f"{len(unannotated):,} images without a row in {path} excluded, such as"
             f" {unannotated[0]}; give those without objects a row with empty run lengths"
         )
     return RawImageSet(

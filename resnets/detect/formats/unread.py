@@ -28,8 +28,8 @@ SHOWN = 8  # fields in a line
 def list_unread_fields(document: dict[str, Any]) -> list[str]:
     """Return a note of the fields that are not read, for annotations and for images.
 
-    Fields that are empty everywhere (0, false, "") are left out. A field that states the split of
-    an image has a note of its own.
+    Fields that are empty everywhere (0, false, "") are excluded. A field that specifies the split
+    of an image has a note of its own.
     """
     notes = []
     for key, read in READ_FIELDS.items():

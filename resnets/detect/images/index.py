@@ -164,7 +164,7 @@ class ImageIndex:
                 names = ", ".join(map(base_name, entry.names))
                 message = (
                     f"its image may be {match.path} or {rivals[0]}: the name of the file and"
-                    f" what it states ({names}) differ; correct one"
+                    f" what it specifies ({names}) differ; correct one"
                 )
                 matches[row] = Match(None, "several images", message)
         for row, (entry, match) in enumerate(zip(entries, matches, strict=True)):
@@ -175,8 +175,8 @@ class ImageIndex:
     def _search_roots(self, entries: Sequence[ImageReference]) -> dict[tuple[str, str], str | None]:
         """Return, for each (annotation folder, image set), the folder to search for images.
 
-        It is the nearest enclosing folder of the annotations that holds one of their images, or the
-        only image folder named like the image set; None = the whole store.
+        It is the nearest enclosing folder of the annotations that contains one of their images, or
+        the only image folder named like the image set; None = the whole store.
         """
         groups: dict[tuple[str, str], set[str]] = defaultdict(set)
         for entry in entries:
@@ -200,8 +200,8 @@ class ImageIndex:
     def _find_mirrored_folder(self, folder: str, holders: Sequence[Sequence[str]]) -> str | None:
         """Return the folder whose path shares the longest suffix with the annotation folder.
 
-        For example "images/siteB" for "json/siteB". Candidates are the folders that hold an image
-        of the annotations. None if there is no common suffix, or a tie.
+        For example "images/siteB" for "json/siteB". Candidates are the folders that contain an
+        image of the annotations. None if there is no common suffix, or a tie.
         """
         parts = folded_parts(folder)
         candidates = {each for folders in holders for each in folders}

@@ -85,7 +85,7 @@ def open_detection(
 
     With a validation but no test set, validation is the test set. What is missing is held out of
     the training set: `data.val_fraction` and `data.test_fraction` of its images; those in
-    quarantine are left out everywhere. `known`, `training`, `other` and `whole`: as of `open_data`.
+    quarantine are excluded everywhere. `known`, `training`, `other` and `whole`: as of `open_data`.
     DataError says what is missing, damaged or overlaps, and names bad annotations unless
     `detect.skip_invalid`.
     """
@@ -229,7 +229,7 @@ def open_set(
 ) -> DetectionSplit | None:
     """Open the image set `title` of `data.source`; None if there are no annotations for it.
 
-    Images that a run trained on (`known`) are left out, unless all of the set are; the description
+    Images that a run trained on (`known`) are excluded, unless all of the set are; the description
     says so. DataError as of `open_detection`, if there is a set of that name.
     """
     try:
@@ -249,7 +249,7 @@ def open_set(
         )
         chosen = [each for each, seen in zip(images, is_trained, strict=True) if not seen]
         if len(chosen) < len(images):
-            note = f" ({len(images) - len(chosen):,} left out because they were trained on)"
+            note = f" ({len(images) - len(chosen):,} excluded because they were trained on)"
         if not chosen:
             chosen, note = images, " (all of which were trained on)"
     text = " ".join(filter(None, (source.name, title)))

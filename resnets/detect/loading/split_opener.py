@@ -38,7 +38,7 @@ log = logging.getLogger("resnets")
 NOT_LISTED = "image in no image set that is read"
 BAD_HINT = (
     "`resnets data check` lists all, and repairs them with --repair,"
-    " detect.skip_invalid=true leaves them out"
+    " detect.skip_invalid=true excludes them"
 )
 
 
@@ -86,7 +86,7 @@ class SplitOpener:
             if checked.problems:
                 kinds = Counter(problem.kind for problem in checked.problems)
                 log.warning(
-                    "%s %s: left out %d bad annotations or images (%s)",
+                    "%s %s: excluded %d bad annotations or images (%s)",
                     self.source.name,
                     title,
                     len(checked.problems),
@@ -95,8 +95,8 @@ class SplitOpener:
             images += checked.images
             if self.drawn and checked.problems:
                 self._note(
-                    f"{title or 'all'}: pixels in the boxes of objects that are left out are"
-                    " ignored; an image with one whose box is unknown is left out"
+                    f"{title or 'all'}: pixels in the boxes of objects that are excluded are"
+                    " ignored; an image with one whose box is unknown is excluded"
                 )
         images, num_repeated, problems = drop_repeated_images(images)
         if not self.detect.skip_invalid:
@@ -151,7 +151,7 @@ class SplitOpener:
         if not single:
             raise DataError(f"{title}: no image with objects of one class only")
         if left_out := len(images) - len(single):
-            log.warning("%s: left out %d images without objects of one class", title, left_out)
+            log.warning("%s: excluded %d images without objects of one class", title, left_out)
         return single
 
     def _check_class_maps(self, images: list[RawImage], titles: str) -> list[RawImage]:

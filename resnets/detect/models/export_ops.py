@@ -23,7 +23,7 @@ def suppress_padded(
     """Return indices (most,) of the best boxes (G, N, 4) by scores (G, N), flattened.
 
     A box that overlaps a better one of its group by more than `overlap` (IoU), or whose score is
-    not above `threshold`, is left out. If fewer are left, the rest are G * N.
+    not above `threshold`, is excluded. If fewer are left, the rest are G * N.
     """
     rows = torch.where(scores.flatten() > threshold)[0]
     groups = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
@@ -50,7 +50,7 @@ def best_boxes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the best boxes (max_boxes, 4) after suppression, their scores and groups.
 
-    boxes: (G, N, 4), scores: (G, N) in 0..1; boxes with a side below `min_side` px are left out.
+    boxes: (G, N, 4), scores: (G, N) in 0..1; boxes with a side below `min_side` px are excluded.
     If fewer are left, the last are empty and have score -1.
     """
     sides = boxes[..., 2:] - boxes[..., :2]

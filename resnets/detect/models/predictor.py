@@ -140,7 +140,7 @@ class Predictor:
     ) -> Iterator[InferenceInput]:
         """Yield `prepare(row)` of `count` rows, in order.
 
-        Unreadable images, which raise DataError, are recorded and left out. Some are prepared
+        Unreadable images, which raise DataError, are recorded and skipped. Some are prepared
         ahead, by one thread per core.
         """
 
@@ -245,7 +245,7 @@ def predict_images(
 ) -> Iterator[Prediction]:
     """Yield a prediction for each of `images`, in order; of unreadable images, with their error.
 
-    Detections whose score is below `threshold` are left out.
+    Detections whose score is below `threshold` are excluded.
     """
     unreadable = BadSamples(logged=False)  # predictions have the errors
     classes, next_row = predictor.models[0].classes, 0

@@ -97,7 +97,7 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
 def find_model_tensors(weights: Weights) -> Weights:
     """Return `weights` with the tensors of the detector or segmenter in them, if there is one.
 
-    Prefixes of its names are removed; tensors of anything else are left out, and logged.
+    Prefixes of its names are removed; tensors of anything else are excluded, and logged.
     WeightsError if there are several models.
     """
     part = "" if weights.part is None else f"{weights.part}."
@@ -121,7 +121,7 @@ def find_model_tensors(weights: Weights) -> Weights:
     }
     num_left_out = len(weights.contents) - len(chosen)
     if num_left_out and weights.recipe is None:
-        log.info("%s: left out %d tensors that are not the model's", weights.source, num_left_out)
+        log.info("%s: excluded %d tensors that are not the model's", weights.source, num_left_out)
     with reading_weights(weights.source):
         tensors = {name: stored.read() for name, stored in chosen.items()}
     return dataclasses.replace(weights, tensors=tensors)
@@ -234,7 +234,7 @@ def _match_classes(
     classes: Sequence[str],
     policy: HeadPolicy,
 ) -> Sequence[str]:
-    """Reorder rows to `classes`; return the names of layers that have to be new instead."""
+    """Reorder rows to `classes`; return the names of layers to initialize instead."""
     narrowest = min(of_classes, key=lambda name: found[name].shape[0])
     num_background = 1 if _has_background(narrowest) else 0
     count = found[narrowest].shape[0] - num_background

@@ -62,7 +62,7 @@ class GroundTruth:
         """Return one class (B,) for each image of `rows`: the most probable of its correct classes.
 
         So a prediction is correct if it is any of them, in the top five if any of them is, and its
-        loss is that of the most probable one. For sets of labels, targets are (B, K), 0 or 1.
+        loss is that of the most probable one. For multi-label data, targets are (B, K), 0 or 1.
         """
         if self.multilabel:
             targets = torch.zeros_like(logits, dtype=torch.uint8)
@@ -115,7 +115,7 @@ def read_labels(
     if (total := sum(map(len, labels))) > with_label:
         note += f" ({total:,} for {with_label:,} images, any of them is correct)"
     if with_label < len(labels):
-        note += f", {len(labels) - with_label:,} images without a label left out"
+        note += f", {len(labels) - with_label:,} images without a label excluded"
     if are_indices:
         first = next(value for values in given for value, _ in values)
         note += f", numbers taken as class indices ({first} is {classes[int(first)]})"

@@ -79,9 +79,9 @@ def open_labeled(
     outputs = match_classes(images.classes, model.classes, images.description)
     if is_multilabel(images.labels) != model.postprocess.multilabel:
         theirs, ours = (
-            ("sets of labels", "one class")
+            ("several labels per image", "one class")
             if is_multilabel(images.labels)
-            else ("one label each", "sets of labels")
+            else ("one label each", "several labels per image")
         )
         raise DataError(
             f"{images.description}: the images have {theirs}, but the weights predict {ours}"
@@ -123,7 +123,7 @@ def open_split(
     split.
     """
     if model.recipe is None and source is None:
-        raise ConfigError(f"{model.origin}: does not state its training data; add --data")
+        raise ConfigError(f"{model.origin}: does not specify its training data; add --data")
     given = source if isinstance(source, Source) else None
     where = source.name if isinstance(source, Source) else source
     spec = model.recipe.data if model.recipe is not None else DataSpec()
@@ -192,7 +192,7 @@ def _explain_missing(known: Fingerprint | None, foreign: bool) -> str:
 
 
 def _drop_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
-    """Leave out the images that the run trained on; DataError if none is left."""
+    """Exclude the images that the run trained on; DataError if none is left."""
     if known is None:
         return split
     trained = known.was_trained_on(file_keys(split.files))
@@ -204,7 +204,7 @@ def _drop_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
             " images that were not"
         )
     rows = np.flatnonzero(~trained)
-    note = f"{int(trained.sum()):,} left out because they were trained on"
+    note = f"{int(trained.sum()):,} excluded because they were trained on"
     return dataclasses.replace(
         split,
         files=split.files.take(rows),
@@ -281,7 +281,7 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         if guess := (cased or near):
             parts.append(f"did you mean {guess[0]}?")
         parts.append(f"the network's {len(theirs):,} are {join_names(theirs, MAX_NAMES)}")
-        raise DataError(f"{source}: {'; '.join(parts)}; leave them out or rename them")
+        raise DataError(f"{source}: {'; '.join(parts)}; exclude them or rename them")
     if ours == theirs:
         return torch.arange(len(ours))
     if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):

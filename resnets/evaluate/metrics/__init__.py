@@ -1,1 +1,1 @@
-"""Metrics of classifiers: one label per image (multiclass), or any set of labels (multilabel)."""
+"""Metrics of classifiers: one label per image (multiclass), or several (multilabel)."""

@@ -31,7 +31,7 @@ def wilson_interval(events: int, trials: int, z: float = Z) -> tuple[float, floa
 def balanced_error(confusion: np.ndarray) -> float:
     """Return the mean over the classes of the percent of their examples predicted as another.
 
-    1 - balanced accuracy (Brodersen et al. 2010); classes without examples are left out.
+    1 - balanced accuracy (Brodersen et al. 2010); classes without examples are excluded.
     confusion: (K, K) counts, rows the true class.
     """
     true = confusion.sum(1)

@@ -1,4 +1,4 @@
-"""Metrics of multilabel classifiers, for images with any set of labels."""
+"""Metrics of multilabel classifiers, for images with any number of labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LabelScores:
 
 @dataclass(frozen=True, eq=False)
 class MultilabelEvaluation:
-    """Metrics of one model on one split of images with sets of labels.
+    """Metrics of one model on one split of images with several labels.
 
     mAP: [percent] mean of the labels' average precision, over those that an image has.
     macro_f1: [percent] mean of the labels' F1, over those that an image has. micro_f1: [percent] F1

@@ -1,4 +1,4 @@
-"""Effective depth: how many units of a trained network have to stay as they are.
+"""Effective depth: how many units of a trained network must stay as they are.
 
 A unit is replaced by its linearization, its first-order Taylor expansion around its mean input, or
 by the identity (Veit et al. 2016), first those whose replacement raises the training loss least.
@@ -77,7 +77,7 @@ class EffectiveDepth:
     replaced: dict[str, tuple[Replacement, ...]]
 
     def needed(self, kind: str) -> int:
-        """Return the number of units that have to stay for at most `TOLERANCE` points of error."""
+        """Return the number of units that must stay for at most `TOLERANCE` points of error."""
         within = [
             len(each.names) for each in self.replaced[kind] if each.error <= self.error + TOLERANCE
         ]

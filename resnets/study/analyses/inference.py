@@ -126,7 +126,7 @@ def gradient_cosines(model: ImageClassifier, images: LabeledImages) -> dict[str,
     """Return, by unit, each image's cosine of its addition with the negative gradient of the loss.
 
     A residual block adds F(x) to its input x, another unit of equal shapes its output minus x.
-    Images whose gradient or addition is zero are left out.
+    Images whose gradient or addition is zero are excluded.
     """
     cosines: dict[str, list[np.ndarray]] = {}
     with eval_mode(model), torch.enable_grad():

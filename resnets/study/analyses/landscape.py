@@ -66,7 +66,7 @@ def random_direction(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Draw a Gaussian direction in weight space whose filters have the norms of the model's.
 
     Maps names of parameters to tensors of their shape. A filter is the weights of one output
-    channel; its norm is L2. Parameters with one dimension (biases, norms) are left out.
+    channel; its norm is L2. Parameters with one dimension (biases, norms) are excluded.
     """
     generator = torch.Generator().manual_seed(seed)
     direction = {}

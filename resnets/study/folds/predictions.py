@@ -72,7 +72,7 @@ class Predictions:
 def predict_folds(cells: Sequence[Cell], device: str) -> Predictions:
     """Predict every image by the finished `cells` of a grid of folds, in the order of the set.
 
-    Unreadable images are left out. Raises DataError if no cell is finished.
+    Unreadable images are skipped. Raises DataError if no cell is finished.
     """
     folds = [_predict_fold(cell, device) for cell in cells if cell.status == "done"]
     if not folds:

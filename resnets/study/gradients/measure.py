@@ -141,7 +141,7 @@ def layer_gradients(
 ) -> tuple[float, tuple[LayerGradient, ...]]:
     """Return the loss of `batch` and its gradients for the convolutions and the classifier.
 
-    Projections on shortcuts are left out, since they are parallel to the layers. Computed in
+    Projections on shortcuts are excluded, since they are parallel to the layers. Computed in
     training mode on a copy, so that `model` and its batch norm statistics do not change.
     """
     twin = copy.deepcopy(model).train()

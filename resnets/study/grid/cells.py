@@ -1,6 +1,7 @@
 """A grid of models and seeds on disk: its definition, and the state of each of its cells.
 
-A study's folder holds `study.toml` (the `Grid`) and `cells/<model>-seed<k>/`, each an ordinary run
+A study's folder contains `study.toml` (the `Grid`) and `cells/<model>-seed<k>/`, each an ordinary
+run
 folder: a cell is a recipe and a name. There is no other state.
 """
 

@@ -91,7 +91,7 @@ def check_blocks_given(grid: Grid, blocks: Blocks) -> None:
             where = "__main__"
         if where.startswith("__main__"):
             raise ConfigError(
-                f"block {name!r}: runs train in processes of their own, which have to import it; "
+                f"block {name!r}: runs train in processes of their own, which must import it; "
                 "define it at the top of a module, not in the program or in a function"
             )
 

@@ -145,7 +145,7 @@ def own_stream(device: str) -> Iterator[None]:
     """Context in which this thread's work runs on a CUDA stream of its own; nothing on a CPU.
 
     `device` is the same in all threads. Streams of ended cells are used again: torch has only 32,
-    in turn, and a step captured on the stream of another thread would hold what that one starts.
+    in turn, and a step captured on the stream of another thread would contain what that one starts.
     """
     if not device.startswith("cuda"):
         yield

@@ -83,7 +83,7 @@ def choose_slots(grid: Grid, jobs: int | None, device: str, cells: int) -> list[
 def can_share(grid: Grid) -> bool:
     """Whether cells of the grid can train in threads of one process.
 
-    Their steps have to be CUDA graphs, or they would wait for each other in Python, and their
+    Their steps must be CUDA graphs, or they would wait for each other in Python, and their
     precision, which is a setting of the process, the same. Trackers log one run of a process.
     """
     cells = [cell_recipe(grid, model, 0) for model in grid.models]

@@ -156,7 +156,7 @@ class ClassificationTask:
         if weights is None or weights.preprocess is None or data.has_stacks:
             preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
         else:
-            assumed = ", which the file does not state," if weights.preprocess_assumed else ""
+            assumed = ", which the file does not specify," if weights.preprocess_assumed else ""
             text = "%s: using the normalization of the weights%s not data.normalize"
             log.info(text, recipe.weights, assumed or ",")
             preprocessor = adapt_preprocess_to_data(

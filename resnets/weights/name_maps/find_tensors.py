@@ -1,4 +1,4 @@
-"""Select the tensors of a network in a weights file, whatever their prefix.
+"""Select the tensors of a network in a weights file, regardless of their prefix.
 
 Training scripts and wrappers add prefixes ("state_dict.module.", "model._orig_mod.", "encoder_q.")
 and other tensors (losses, metrics, projectors, averaged copies, optimizer state). A list of these

@@ -27,7 +27,7 @@ class Format:
     under foreign names, where renaming is not enough (transposed kernels, one tensor stored as
     two). implied_fields: fields of `ModelSpec`
     common to all its models that names and shapes do not show. preprocess: preprocessing of the
-    models published in this format, if a file states none. is_decoded: whether a name is one of
+    models published in this format, if a file specifies none. is_decoded: whether a name is one of
     those that `decode` changes. decodes_values: whether `decode` looks at values, so that shapes
     alone do not show what it returns.
     """

@@ -1,4 +1,4 @@
-"""Find the catalog models that a file's tensors match, if it does not state its architecture."""
+"""Find the catalog models that a file's tensors match, if it does not specify its architecture."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _parse_blob(data: memoryview) -> Tensor:
         elif number == BLOB_SHAPE and isinstance(value, memoryview):
             shape = list(_iter_dims(value))
         elif number in BLOB_VALUES and isinstance(value, memoryview):
-            with np.errstate(all="ignore"):  # float64 values that float32 cannot hold
+            with np.errstate(all="ignore"):  # float64 values that float32 cannot represent
                 values.append(np.frombuffer(value, BLOB_VALUES[number]).astype(np.float32))
     if shape is None:
         shape = list(sizes.values())

@@ -17,7 +17,7 @@ MAX_ARRAYS = 100_000  # ResNet-152 has some 500
 
 
 def is_npz(path: Path) -> bool:
-    """Return whether a zip archive holds arrays of NumPy and nothing else."""
+    """Return whether a zip archive contains arrays of NumPy and nothing else."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -27,7 +27,7 @@ def is_npz(path: Path) -> bool:
 
 
 def read_npz(path: Path) -> dict[str, LazyTensor]:
-    """Return the arrays of floating-point numbers by name; counters and texts are left out.
+    """Return the arrays of floating-point numbers by name; counters and texts are excluded.
 
     Raises WeightsError for a damaged file, and one with pickled objects.
     """

@@ -114,7 +114,7 @@ def _looks_like_onnx(start: bytes) -> bool:
 
 
 def describe_archive(archive: zipfile.ZipFile) -> str:
-    """Return the kind of a zip archive that does not hold weights of torch."""
+    """Return the kind of a zip archive that does not contain weights of torch."""
     names = [name for name in archive.namelist() if not name.endswith("/")]
     if any(name.endswith(("archive_format", "exported_program.json")) for name in names):
         return "a program of torch.export; save its tensors: torch.export.load(FILE).state_dict"

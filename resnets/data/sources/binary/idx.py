@@ -47,7 +47,7 @@ IDX_KINDS = {
 
 
 def has_idx(folder: Path) -> bool:
-    """Return whether the folder holds MNIST-like IDX files."""
+    """Return whether the folder contains MNIST-like IDX files."""
     return any(key.split == "train" for key in _find_idx_files(folder))
 
 
@@ -55,10 +55,10 @@ def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) ->
     """Open a folder of IDX files: train-images, train-labels, and as the test set t10k-images,
     -labels.
 
-    Files may be gzipped, be called train-images.idx3-ubyte, and each be in a folder of its own
+    Files may be gzipped, be named train-images.idx3-ubyte, and each be in a folder of its own
     name, as some unpackers leave them. EMNIST's are called emnist-NAME-train-..., with class names
     in emnist-NAME-mapping.txt. Without `classes` or such a file, classes are named by their
-    numbers. Raises DataError if the folder holds several sets.
+    numbers. Raises DataError if the folder contains several sets.
     """
     files = _find_idx_files(folder)
     prefixes = sorted({key.prefix for key in files if key.split == "train"})

@@ -1,7 +1,7 @@
 """STL-10 in its authors' binary files (Coates et al. 2011): 96 px, ten classes, 13,000 images.
 
-train_X.bin holds images as (3, 96, 96) in column-major order, train_y.bin a byte from 1 to 10 for
-each.
+train_X.bin contains images as (3, 96, 96) in column-major order, train_y.bin a byte from 1 to 10
+for each.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
 def _find_images(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Matcher]:
     """Return the store of the images, and how to match entries with it.
 
-    It is `store`, or the place that a repaired file states (`info.pictures`). There, only the files
-    named in the document are accessed.
+    It is `store`, or the place that a repaired file specifies (`info.pictures`). There, only the
+    files named in the document are accessed.
     """
     info = document.get("info")
     folder = info.get("pictures") if isinstance(info, dict) else None

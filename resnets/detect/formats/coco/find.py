@@ -15,7 +15,7 @@ KEYS = ("images", "annotations", "categories")
 # Every entry of an object has one.
 LOCATION_KEYS = ("bbox", "segmentation", "keypoints", "caption", "segments_info")
 IMAGE_LABELS = (
-    "its annotations hold an image and a class alone, without boxes: labels of whole images, as of"
+    "its annotations have an image and a class alone, without boxes: labels of whole images, as of"
     " iNaturalist"
 )
 PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels", "result")

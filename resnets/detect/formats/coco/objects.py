@@ -110,7 +110,7 @@ def has_corner_boxes(document: dict[str, Any]) -> bool:
 
 
 def is_rotated(entry: dict[str, Any]) -> bool:
-    """Return whether a box is rotated, as CVAT's COCO files state it."""
+    """Return whether a box is rotated, as CVAT's COCO files specify it."""
     attributes = entry.get("attributes")
     rotation = read_number(attributes.get("rotation")) if isinstance(attributes, dict) else 0.0
     return math.isfinite(rotation) and rotation % 360 != 0

@@ -2,7 +2,7 @@
 
 Accepted: Annotations/, JPEGImages/ and ImageSets/Main/ as in VOC, for one or several years
 (VOC2007/, VOC2012/), in upper or lower case; and any folder or archive with XML files and their
-images, split by folders called train, val and test if there are any (`data.layout.folder_names`).
+images, split by folders named train, val and test if there are any (`data.layout.folder_names`).
 Which file belongs to which entry: `images.index`.
 """
 
@@ -184,7 +184,7 @@ def _image_reference(root: ElementTree.Element, path: str, title: str) -> ImageR
 
     `filename` is often wrong in files that were copied: the XML's own name and folder come first,
     and `filename` adds the suffix if the names agree. If it names another image that no other XML
-    file is called like, either may be correct.
+    file is named like, either may be correct.
     """
     folder, stem = posixpath.dirname(path), PurePosixPath(path).stem
     filename = (root.findtext("filename") or "").strip()

@@ -24,7 +24,7 @@ def find_voc(store: Store) -> dict[str, list[str]]:
     """Return the XML files by image set; empty if there are none.
 
     A listed image without XML keeps its path, so that the check can report it. A list none of whose
-    images has one (VOC 2012's test set) is left out. If lists are only for validation and test, the
+    images has one (VOC 2012's test set) is excluded. If lists are only for validation and test, the
     other XML files are an image set of their own.
     """
     files = store.find_files("", ".xml")
@@ -91,7 +91,7 @@ def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, l
     """Return the stems of annotations by image set, from the lists in `folder` of each year.
 
     Titles are "train", or "VOC2007:train" if there are several years. VOC's lists of single
-    classes ("cat_train") are left out. Lines may have spaces, and suffixes of images or XML.
+    classes ("cat_train") are excluded. Lines may have spaces, and suffixes of images or XML.
     nested: whether lists in subfolders count.
     """
     lists = find_list_files(store, folder, nested=nested)

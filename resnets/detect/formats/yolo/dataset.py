@@ -114,7 +114,7 @@ class _LayoutReader:
         return found
 
     def layout(self, path: str) -> Layout:
-        """Return images and names; `path`: the file that states them, or ""."""
+        """Return images and names; `path`: the file that specifies them, or ""."""
         if not path:
             images: dict[str, list[str]] = {}
             for each in filter(is_in_image_folder, self.store.image_paths):
@@ -136,7 +136,7 @@ class _LayoutReader:
             if paths is None and role == "train":
                 raise DataError(f"{where}: {key}: {document[key]}: no such folder or list in it")
             if paths is None:
-                self.notes.append(f"{where}: {key}: {document[key]} is not there; left out")
+                self.notes.append(f"{where}: {key}: {document[key]} does not exist; skipped")
                 continue
             title = "val" if role == "val" else key
             all_paths = [*images.get(title, ()), *paths]
@@ -146,7 +146,7 @@ class _LayoutReader:
                     f"{title}: {num_repeated:,} entries listed more than once; each is read once"
                 )
         if not images:
-            raise DataError(f"{where}: states no images; it needs train: with a folder")
+            raise DataError(f"{where}: specifies no images; it needs train: with a folder")
         names = self._names(document, path, where)
         return Layout(images, names, tuple(self.notes), points)
 

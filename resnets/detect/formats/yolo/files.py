@@ -71,7 +71,7 @@ class LabelFiles:
 
     by_image: label file of each image, None without one. shared: label file -> the images, two or
     more, that it may belong to. conflicting: image -> label files that disagree. copies: images
-    that are left out, since they equal another with the same label file. orphans: by image set,
+    that are excluded, since they equal another with the same label file. orphans: by image set,
     label files whose image is missing. unpaired_folders: folder named like a split -> number of
     label files in it, if none has an image.
     """

@@ -17,7 +17,7 @@ from resnets.weights.lazy_tensors import LazyTensor
 
 log = logging.getLogger("resnets")
 
-MAX_CONTAINERS = 10_000  # containers that are searched, whatever their keys
+MAX_CONTAINERS = 10_000  # containers that are searched, regardless of their keys
 MAX_DEPTH = 4  # nested tables that are searched
 CLASS_KEYS = (
     "classes", "CLASSES", "class_names", "label_names", "class_to_idx", "idx_to_class",
@@ -88,7 +88,7 @@ def _iter_candidates(
 
 
 def iter_name_lists(table: Any) -> Iterator[tuple[str, ...]]:
-    """Yield every list or table in a file that could name classes, whatever its key.
+    """Yield every list or table in a file that could name classes, regardless of its key.
 
     Of a table whose values are lists, such as {"0": ["n01440764", "tench"]}, yields the columns.
     """

@@ -104,7 +104,7 @@ def pixel_constants(
 
 
 def assume_input_convention(source: str) -> InputConvention:
-    """Return that of detectron2's model zoo, for a detector that states none; logs a warning."""
+    """Return that of detectron2's model zoo, for a detector that specifies none; logs a warning."""
     log.warning(
         "%s: a detectron2 detector without usable pixel_mean and pixel_std; assumed as in its model"
         " zoo: images in BGR, 0..255 minus %s, stride of bottlenecks in the first 1x1."

@@ -1,4 +1,4 @@
-"""Detect that a file states training with a sigmoid for each class."""
+"""Detect that a file specifies training with a sigmoid for each class."""
 
 from __future__ import annotations
 

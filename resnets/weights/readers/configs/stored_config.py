@@ -1,4 +1,4 @@
-"""Read what a file states about its network and its images, in addition to the tensors.
+"""Read what a file specifies about its network and its images, in addition to the tensors.
 
 Arguments of timm's and torchvision's training scripts and configs of OpenMMLab's libraries are read
 like a config.json: every field is used or refused by name. The rest of the file (tables, lists and
@@ -90,11 +90,11 @@ CALL = re.compile(rf"\b{RESIZES}\([^()]{{0,80}}\)?")
 
 @dataclass(frozen=True)
 class StoredConfig:
-    """What a file states about its model.
+    """What a file specifies about its model.
 
     arch: name of the network, "" if not stated. arch_field: the field with that name. spec: the
     network, if a config in the file describes it completely. preprocess: fields of `Preprocess`
-    that it states, and crop_pct. unread: whether it states more that is not read.
+    that it specifies, and crop_pct. unread: whether it specifies more that is not read.
     """
 
     arch: str = ""
@@ -113,7 +113,7 @@ def read_stored_config(
     tensors: Mapping[str, LazyTensor] = {},
     part: str | None = None,
 ) -> StoredConfig:
-    """Read what the `table` of a file states in addition to its `tensors`.
+    """Read what the `table` of a file specifies in addition to its `tensors`.
 
     Anything stated but not read is logged as a warning. Raises WeightsError if a config or a
     script's arguments need what the networks of this package do not compute; with `part`
@@ -351,7 +351,7 @@ def _read_timm_args(table: Mapping[Any, Any], where: str) -> ConfigFields:
     missing = [name for name in ("crop_pct", "interpolation") if name not in fields]
     if missing:
         log.warning(
-            "%s: states no %s; the usual ones are assumed; timm uses those of its own config of %s,"
+            "%s: has no %s; the usual ones are assumed; timm uses those of its own config of %s,"
             " which may differ",
             where, " and no ".join(missing), short_text(table.get("model")),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from resnets.weights.readers.configs.field_handlers import (
 
 @dataclass(frozen=True)
 class ParsedConfig:
-    """The content of config.json; None and () where it states nothing."""
+    """The content of config.json; None and () where it specifies nothing."""
 
     spec: ModelSpec | None = None
     preprocess: Preprocess | None = None

@@ -109,7 +109,7 @@ def read_processor(config: Mapping[str, Any], where: str) -> Preprocess:
     fields = apply_handlers(config, where, _PROCESSOR_FIELDS, PROCESSOR_NO_EFFECT)
     for name in ("size", "image_mean", "image_std", "resample"):  # defaults differ by version
         if name not in fields:
-            raise ConfigError(f"{where}: does not state {name}")
+            raise ConfigError(f"{where}: does not specify {name}")
     if fields.get("default_to_square") and not isinstance(config["size"], Mapping):
         raise ConfigError(f"{where}: default_to_square = True: images are squashed to a square")
     for name in ("image_mean", "image_std"):
@@ -123,8 +123,8 @@ def read_processor(config: Mapping[str, Any], where: str) -> Preprocess:
             )
         size, resize = edge, int(edge / fields.get("crop_pct", DEFAULT_CROP_PCT))
     else:
-        if "crop_size" not in fields:  # transformers then uses 224, whatever the size
-            raise ConfigError(f"{where}: does not state crop_size")
+        if "crop_size" not in fields:  # transformers then uses 224, regardless of the size
+            raise ConfigError(f"{where}: does not specify crop_size")
         size, resize = fields["crop_size"], edge
     if resize < size:
         raise ConfigError(f"{where}: crop of {size} px of a shorter side of {resize} px")
