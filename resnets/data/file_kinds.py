@@ -62,8 +62,10 @@ NOT_THE_FILE: Mapping[Group, str] = {
 
 
 def describe_kind(start: bytes, remedies: Mapping[Group, str]) -> str | None:
-    """Return kind and remedy of a file that begins with `start`, such as "a web page (HTML);
-    download the file again"; None if it is of no group in `remedies`.
+    """Return the kind of a file that begins with `start`, and the remedy.
+
+    For example "a web page (HTML); download the file again". None if the kind is of no group in
+    `remedies`.
     """
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for magic, name, group in KINDS:

@@ -1,4 +1,4 @@
-"""The order of samples, and random numbers: pure functions of (seed, epoch, sample).
+"""The order of samples, and random numbers, as pure functions of (seed, epoch, sample).
 
 Nothing here has state, so a resumed run reads the same samples as an uninterrupted one, and the
 number of workers or devices never changes a result: rank r of R takes its slice of each batch's
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
-# (n, seed, epoch) -> round and sample, each (n,), of the draws of an epoch.
+# (n, seed, epoch) -> round and sample, (n,) each, of the draws of an epoch.
 Draw = Callable[[int, int, int], tuple[Ints, Ints]]
 
 # splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
@@ -23,18 +23,18 @@ MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 MASK = (1 << 64) - 1
 
-# Streams make draws of one (seed, epoch, sample) independent: one number per purpose.
+# Streams make draws for one (seed, epoch, sample) independent: one number per purpose.
 STREAM_ORDER, STREAM_SPLIT, STREAM_FLIP = 0, 1, 2
 STREAM_CROP_Y, STREAM_CROP_X, STREAM_BLOCKS, STREAM_BUFFER = 3, 4, 5, 6
 STREAM_STEP = 7  # random numbers of a training step: dropout, sampled regions
-STREAM_JITTER, STREAM_COLOR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several each
+STREAM_JITTER, STREAM_COLOR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several streams each
 STREAM_VERTICAL, STREAM_TURN, STREAM_GRAYSCALE = 11, 12, 13
-STREAM_BLUR, STREAM_COLOR_JITTER = 14, 24  # the first of two, and of eight
-STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likewise
+STREAM_BLUR, STREAM_COLOR_JITTER = 14, 24  # the first of two and of eight streams
+STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # first streams, too
 
-STREAM_CLASS = 66  # the order of a class in a round
+STREAM_CLASS = 66  # order of a class in a round
 
-STREAM_SUBSTITUTE = 1 << 20  # the first of as many as needed to find a readable image
+STREAM_SUBSTITUTE = 1 << 20  # first stream of the substitutes of unreadable images
 RANDOM_TRIES = 100  # random substitutes before all rows are tried in turn
 
 
@@ -60,7 +60,7 @@ def uniform(seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike) -> N
 
 
 def normal(radius: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return normal numbers from two independent uniform ones in [0, 1) (Box and Muller 1958)."""
+    """Return normal random numbers from two uniform ones in [0, 1) (Box and Muller 1958)."""
     return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
 
 
@@ -72,17 +72,17 @@ def positions(
     repeats: int = 1,
     draw: Draw | None = None,
 ) -> tuple[Ints, Ints]:
-    """Return epoch and index, each (count,), of positions start .. start + count - 1 of an endless
-    stream.
+    """Return epochs and indices, (count,) each, of positions start to start + count - 1.
 
-    Position p is sample permutation(n, seed, p // n)[p % n] of epoch p // n. A batch may span two
-    epochs, so all batches are full and each epoch has every sample exactly once.
+    The stream of positions is endless. Position p is sample permutation(n, seed, p // n)[p % n] of
+    epoch p // n. A batch may span two epochs, so all batches are full and each epoch has every
+    sample exactly once.
 
-    With `repeats` the first n / repeats samples of each epoch's order are repeated that many times
-    in a row, and the rest are excluded (Hoffer et al. 2020). Copy c of epoch e counts as epoch e *
+    With `repeats`, the first n / repeats samples of each epoch's order are repeated that many times
+    in a row, and the rest are skipped (Hoffer et al. 2020).
     repeats + c, so that no two copies share their random numbers.
 
-    draw: the epochs' own order instead of `permutation`'s; it may have a sample several times or
+    draw: the order of the epochs instead of `permutation`; a sample may occur several times or
     never.
     """
     assert n > 0
@@ -98,8 +98,9 @@ def positions(
 
 
 def draw_each_once(permute: Callable[[int, int, int], Ints]) -> Draw:
-    """Return draws in which every epoch has each sample once, in the order of `permute(n, seed,
-    epoch)`.
+    """Return draws in which each epoch has every sample once, in the order of `permute`.
+
+    permute: function of (n, seed, epoch).
     """
 
     def draw(n: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
@@ -109,13 +110,14 @@ def draw_each_once(permute: Callable[[int, int, int], Ints]) -> Draw:
 
 
 class BalancedDraw:
-    """Epochs in which a class of n_c images has a share proportional to n_c^power.
+    """Epochs in which the share of a class of n_c images is proportional to n_c^power.
 
-    labels: (N,) class of each sample. power: 0 is equal shares, 0.5 square-root sampling (Mahajan
-    et al. 2018; Kang et al. 2020, section 3). An epoch still has N draws. The samples of a class
-    come in rounds, each once per round, so that no sample is repeated before all others of its
-    class were drawn; a round takes less than an epoch for rare classes and more for frequent ones.
-    Draws have their round's number, so that no two draws of a sample share their random numbers.
+    labels: (N,) class of each sample. power: 0 gives equal shares, 0.5 square-root sampling
+    (Mahajan et al. 2018; Kang et al. 2020, section 3). An epoch still has N draws. The samples of a
+    class are drawn in rounds, each once per round, so that no sample is repeated before all others
+    of its class were drawn; a round is shorter than an epoch for rare classes and longer for
+    frequent ones. Draws are labeled with the number of their round, so that no two draws of a
+    sample share their random numbers.
     """
 
     def __init__(self, labels: Ints, power: float) -> None:
@@ -126,7 +128,7 @@ class BalancedDraw:
         self._draw = lru_cache(maxsize=4)(self._epoch)
 
     def __call__(self, n: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
-        """Return round and sample, each (n,), of the draws of an epoch, read-only."""
+        """Return round and sample, (n,) each, of the draws of an epoch, read-only."""
         assert n == self._quotas.sum()
         return self._draw(seed, epoch)
 
@@ -148,7 +150,7 @@ class BalancedDraw:
 
 
 def _round_shares(shares: NDArray[np.float64]) -> Ints:
-    """Round shares to whole numbers of the same sum, each by less than 1 (largest remainders)."""
+    """Round shares to integers with the same sum, each by less than 1 (largest remainders)."""
     whole = np.floor(shares).astype(np.int64)
     missing = round(shares.sum()) - int(whole.sum())
     whole[np.argsort(whole - shares, kind="stable")[:missing]] += 1
@@ -165,16 +167,16 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def substitute(n: int, seed: int, epoch: int, row: int, attempt: int) -> int:
-    """Return the row, of n, that is tried instead of unreadable `row`; attempts count from 0."""
+    """Return the row that replaces unreadable `row` of n rows; attempts count from 0."""
     bits = random_bits(seed, epoch, row, STREAM_SUBSTITUTE + attempt)
     return int(bits % np.uint64(n))
 
 
 def rows_to_try(n: int, seed: int, epoch: int, row: int) -> Iterator[int]:
-    """Yield `row`, then the rows, of n, that may replace it if it cannot be read; it ends.
+    """Yield `row`, then the rows that may replace it if it cannot be read; the iterator is finite.
 
-    First `RANDOM_TRIES` at random, then each of the n once, from `row` on: if any row can be read
-    it is among these, however many cannot.
+    First come `RANDOM_TRIES` random rows, then each of the n rows once, beginning with `row`: if
+    any row is readable, it is among these.
     """
     yield row
     for attempt in range(RANDOM_TRIES):

@@ -35,9 +35,7 @@ def prefetch(
 def submit_ahead(
     submit: Callable[[T], list[Future[R]]], items: Iterable[T], ahead: int
 ) -> Generator[tuple[T, list[R]]]:
-    """Yield each item with the results of the tasks that `submit` starts for it, as `prefetch`
-    does.
-    """
+    """Yield each item with the results of its tasks, which `submit` starts, as `prefetch`."""
     pending: deque[tuple[T, list[Future[R]]]] = deque()
     rest = iter(items)
     while True:

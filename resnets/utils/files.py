@@ -62,9 +62,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def name_in_errors(path: Path, *hidden: Path) -> Iterator[None]:
-    """Context in which errors about `hidden` files, files in `hidden` folders, and disk errors
-    without a name, name `path`.
-    """
+    """Context in which errors about `hidden` files or without a file name are about `path`."""
     try:
         yield
     except OSError as error:

@@ -195,8 +195,9 @@ def _color_differences(images: ImageHashes, pairs: Rows) -> Rows:
 
 
 def _keep_nearest(images: ImageHashes, pairs: Rows) -> Rows:
-    """Keep the `MAX_CANDIDATES` best pairs of each later image: across parts first, then nearest
-    hashes.
+    """Keep the `MAX_CANDIDATES` best pairs of each later image.
+
+    Pairs across parts come first, then those with the nearest hashes.
     """
     pairs = np.sort(pairs, 1)
     one, other = pairs[:, 0], pairs[:, 1]
@@ -228,8 +229,7 @@ def _max_difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> floa
 def compare_pairs(
     pairs: Iterable[Pair], load: Callable[[int], PixelDigest], workers: int
 ) -> Iterator[tuple[Pair, float]]:
-    """Yield each pair with the mean difference of its thumbnails, 0..255; -1 if all pixels are
-    equal.
+    """Yield each pair with the mean difference of its thumbnails, 0..255; -1 for equal pixels.
 
     Infinite for images of low contrast that differ by much of it. load: reads an image again; a
     pair that can no longer be read is skipped.

@@ -142,9 +142,7 @@ def extract_reason(error: DataError, name: str) -> str:
 
 
 def _classify_error(error: DataError, name: str, is_opened: bool) -> tuple[FindingKind, str]:
-    """Return whether an image is truncated, too large or otherwise unreadable, by the decoder's
-    message.
-    """
+    """True if an image is truncated, too large or otherwise unreadable, from the error message."""
     reason = extract_reason(error, name)
     if "pixels" in reason and "limit" in reason:
         return BOMB, reason.partition(", could be")[0]
@@ -173,9 +171,7 @@ def _header_problems(image: Image.Image, name: str, tiny: int) -> Iterator[tuple
 
 
 def _frame_problems(image: Image.Image) -> Iterator[tuple[FindingKind, str]]:
-    """Yield the number of frames of a file with several; a phone's JPEG with a depth map does not
-    count.
-    """
+    """Yield the number of frames of a multi-frame file; depth maps in phone JPEGs do not count."""
     try:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # damage after the first frame, the only one that is read

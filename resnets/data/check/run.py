@@ -124,9 +124,7 @@ class CheckReport:
     def with_annotations(
         self, bad: int, refusals: Sequence[str], warnings: Sequence[str] = ()
     ) -> CheckReport:
-        """Return the report of a set whose images are annotated instead of sorted into class
-        folders.
-        """
+        """Return the report of a data set with annotations instead of class folders."""
         folder_kinds = (LAYOUT, EMPTY_CLASS, NOT_AN_IMAGE, NO_CLASS_FOLDER, IMBALANCE, UNMEASURED)
         findings = [each for each in self.findings if each.kind not in folder_kinds]
         return replace(

@@ -64,8 +64,10 @@ class VerdictItem:
 
 
 def exit_code(report: CheckReport) -> int:
-    """Return 3 if parts share images; 1 if images are unreadable or have two labels, annotations
-    are bad, or training refuses the set; else 0. Images in quarantine do not count.
+    """Return the exit code of a check.
+
+    3 if parts share images; 1 if images are unreadable or have two labels, annotations are invalid,
+    or training refuses the data set; 0 otherwise. Images in quarantine do not count.
     """
     if report.leaks:
         return LEAKING

@@ -1,8 +1,8 @@
-"""Content keys: 64 bits that are equal for identical images.
+"""Content keys: 64-bit hashes that are equal for identical images.
 
-A key is BLAKE2b of the whole file, or of the pixels of arrays. Less is not sufficient: uncompressed
-scans have one size, and equal margins. 0 means unknown: the file cannot be read, or reading all
-files would take too long.
+A key is the BLAKE2b hash of the whole file, or of the pixels of arrays. Hashing only a part is not
+sufficient, because uncompressed scans have equal sizes and equal margins. 0 means unknown: the file
+cannot be read, or reading all files would take too long.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CHUNK = 16  # images read by one task of the pool
 def content_keys(part: Part) -> Keys | None:
     """Return (N,) uint64 keys of a part's images; None if reading them would take too long.
 
-    That is the case for a streamed set, and for too many or too large files (`can_hash`).
+    This applies to streamed data sets, and to too many or too large files (`can_hash`).
     """
     if isinstance(part, FilePart) and part.content is not None:
         return part.content
@@ -50,7 +50,7 @@ def content_keys(part: Part) -> Keys | None:
 
 
 def can_hash(files: Files) -> bool:
-    """Return whether keys of files are computed: of at most 200,000 files of about 128 GiB."""
+    """True if keys of the files are computed: for at most 200,000 files of about 128 GiB."""
     if not 0 < len(files) <= MAX_IMAGES:
         return len(files) == 0
     rows = evenly_spaced(len(files), NUM_SAMPLES).tolist()
@@ -58,14 +58,14 @@ def can_hash(files: Files) -> bool:
 
 
 def file_keys(files: Files) -> Keys:
-    """Return (N,) uint64 keys of files, read by a thread pool; 0 for a file that cannot be read."""
+    """Return (N,) uint64 keys of files, read by a thread pool; 0 for unreadable files."""
     keys = np.zeros(len(files), np.uint64)
 
     def work(start: int) -> None:
         for row in range(start, min(start + CHUNK, len(files))):
             try:
                 keys[row] = _hash_file(files, row)
-            except (DataError, OSError):  # reported when the image is used
+            except (DataError, OSError):  # errors are reported when the image is used
                 continue
 
     starts, title = range(0, len(files), CHUNK), f"comparing {len(files):,} images"
@@ -116,7 +116,7 @@ def _iter_span(descriptor: int, start: int, end: int) -> Iterator[bytes]:
 
 
 def _file_size(files: Files, row: int) -> int:
-    """Return the bytes of a file; 0 if it cannot be read."""
+    """Return the size of a file in bytes; 0 if it cannot be read."""
     try:
         if isinstance(files, FolderFiles):
             return (files.root / files.paths[row]).stat().st_size

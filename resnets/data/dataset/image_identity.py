@@ -1,13 +1,13 @@
-"""Image identities, and the shares that are held out by them.
+"""Image identities, and the held-out splits that are computed from them.
 
-An image's identity is its path below the folder of the class folders, however the set is stored
-(folder, tar, zip, pack), in Unicode's composed form (NFC) and with forward slashes; for arrays it
-is the hash of the pixels. Whether an image is held out is a pure function of (seed, identity), so
-that adding or removing images does not move others.
+The identity of an image is its path below the folder of the class folders, independent of how the
+data set is stored (folder, tar, zip, pack), in Unicode's composed form (NFC) and with forward
+slashes. For arrays it is the hash of the pixels. Whether an image is held out is a pure function of
+(seed, identity), so adding or removing images does not move other images.
 
-Byte-identical copies are on one side, since they share the random number
-(`data.dataset.image_hash`). So are images of one group, if groups are given; the number then
-depends on (seed, group).
+Byte-identical copies are on the same side of a split, because they share the random number
+(`data.dataset.image_hash`). So are images of the same group, if groups are given; then the random
+number depends on (seed, group).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ FULL = 2.0**64
 class Identity:
     """Identities of N images.
 
-    ids: (N,) uint64, a hash of each identity. kind: what it was computed from. stems: (N,) the same
-    without the suffix, by which re-encoded images are recognized; 0 if the identity is not a path.
+    ids: (N,) uint64, a hash of each identity. kind: what it was computed from. stems: (N,) hashes
+    of the paths without suffix, by which re-encoded images are recognized; 0 if there is no path.
     """
 
     ids: Keys
@@ -52,14 +52,14 @@ class Identity:
 
 @runtime_checkable
 class HasIdentities(Protocol):
-    """Files whose identities are not their `paths`."""
+    """Files whose identities differ from their `paths`."""
 
     def identities(self) -> tuple[Sequence[str], str] | None:
-        """Return a name for each, and its kind ("key"); None if they have none of their own."""
+        """Return one name per file and the kind of names ("key"); None if the paths are used."""
 
 
 def hash_names(names: Sequence[str]) -> Keys:
-    """Return (N,) uint64: 64 bits of BLAKE2b of each name in NFC."""
+    """Return (N,) uint64: a 64-bit BLAKE2b hash of each name in NFC."""
 
     def digest(name: str) -> bytes:
         data = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
@@ -74,9 +74,9 @@ def hash_stems(names: Sequence[str]) -> Keys:
 
 
 def strip_common_folder(paths: Sequence[str]) -> list[str]:
-    """Strip the folders that all paths share: "train/cat/1.jpg" -> "cat/1.jpg".
+    """Strip the folders that all paths have in common: "train/cat/1.jpg" -> "cat/1.jpg".
 
-    A set has two or more classes, so the common folders end above the class folders.
+    A data set has two or more classes, so the common folders end above the class folders.
     """
     if not paths:
         return []
@@ -90,7 +90,7 @@ def strip_common_folder(paths: Sequence[str]) -> list[str]:
 
 
 def identify_part(part: Part, content: Keys | None) -> Identity:
-    """Return the identities of a part's images. content: their keys, if known."""
+    """Return the identities of a part's images. content: their content keys, if known."""
     if isinstance(part, FilePart) and part.ids is not None:
         if part.stems is None:
             return Identity.without_stems(part.ids, "path")
@@ -101,7 +101,7 @@ def identify_part(part: Part, content: Keys | None) -> Identity:
 
 
 def identify_files(files: Files, content: Keys | None) -> Identity:
-    """Return the identities of files by their stored names, else by content, else by row."""
+    """Return the identities of files: stored names, otherwise content keys, otherwise rows."""
     named = _stored_names(files)
     if named is not None and len(set(named[0])) == len(named[0]):
         names, kind = named
@@ -130,14 +130,15 @@ def hold_out(
     content: Keys | None = None,
     groups: Keys | None = None,
 ) -> tuple[Rows, Rows, Rows]:
-    """Return sorted rows for training, validation and test, by the images' identities.
+    """Return the sorted rows for training, validation and test, selected by image identities.
 
-    Each image has a number in [0, 1) that depends on (seed, identity); numbers below
-    `test_fraction` are the test share, those from 1 - `val_fraction` the validation share, so that
-    neither changes with the other's size. Every class holds out at least one image for each (the
-    lowest, the highest) if it has enough, and keeps one for training. Images with equal keys in
-    `content` (0 if unknown) are on one side, and so are those with equal keys in `groups`, which
-    then replace the identities. For multi-label data see `_hold_out_sets`.
+    Each image has a random number in [0, 1) that depends on (seed, identity). Numbers below
+    `test_fraction` are test images, those from 1 - `val_fraction` are validation images, so neither
+    split changes with the size of the other. For each held-out split at least one image per class
+    is selected (the lowest or highest number) if the class has enough images, and at least one
+    remains for training. Images with equal keys in `content` (0 = unknown) are on the same side,
+    and so are images with equal keys in `groups`, which then replace the identities. For
+    multi-label data see `_hold_out_sets`.
     """
     ids = ids if groups is None else groups
     group_rows = find_group_rows(ids, content, groups)
@@ -176,12 +177,12 @@ def rows_by_side(side: NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:
 def _hold_out_sets(
     labels: Labels, groups: Rows, random: Keys, val_fraction: float, test_fraction: float
 ) -> NDArray[np.int64]:
-    """Return (N,) sides of images with several labels: 0 training, 1 validation, 2 test.
+    """Return the side (N,) of each multi-label image: 0 training, 1 validation, 2 test.
 
-    Each image is assigned by its number alone. Then each label without an image on a held-out side
-    gets the training image of that label whose number is nearest to that side, and a label without
-    a training image gets back the held-out one nearest to training. A label of fewer than three
-    images is not moved otherwise.
+    Each image is first assigned by its random number alone. Then each label without an image on a
+    held-out side gets the training image with this label whose number is nearest to that side, and
+    a label without training images gets back the nearest held-out image. Labels with fewer than
+    three images are not moved otherwise.
     """
     position = random.astype(np.float64) / FULL
     side = np.zeros(len(labels), np.int64)
@@ -222,11 +223,11 @@ def assign_folds(
     content: Keys | None = None,
     groups: Keys | None = None,
 ) -> NDArray[np.int64]:
-    """Return (N,) the fold of each image, 0 to folds - 1, with equal class counts in each, up to
-    one.
+    """Return the fold (N,) of each image, 0 to folds - 1; class counts differ by at most 1.
 
     Images are assigned class by class, in the order of random numbers that depend on (seed,
-    identity). Copies and groups, as in `hold_out`, count as one image, of the class of one of them.
+    identity). Copies and groups, as in `hold_out`, count as one image, with the class of one of
+    them.
     """
     ids = ids if groups is None else groups
     rows, group_of_row = np.unique(find_group_rows(ids, content, groups), return_inverse=True)
@@ -237,10 +238,9 @@ def assign_folds(
 
 
 def find_group_rows(ids: Keys, content: Keys | None, groups: Keys | None = None) -> Rows:
-    """Return (N,) for each image the row whose number decides: of equal images that of the lowest
-    id.
+    """Return for each image (N,) the row whose random number decides: the copy with the lowest id.
 
-    With groups, of all images that groups and copies connect.
+    With groups: the lowest id of all images that are connected by groups and copies.
     """
     if groups is not None:
         return _lowest_id_rows(_find_connected(groups, content), ids)
@@ -249,7 +249,7 @@ def find_group_rows(ids: Keys, content: Keys | None, groups: Keys | None = None)
 
 
 def _find_connected(groups: Keys, content: Keys | None) -> Rows:
-    """Return (N,) a number for each image, equal for images connected by groups and copies."""
+    """Return a number per image (N,), equal for images connected by groups and copies."""
     from scipy.sparse import coo_array  # deferred: slow to import
     from scipy.sparse.csgraph import connected_components
 
@@ -264,7 +264,7 @@ def _find_connected(groups: Keys, content: Keys | None) -> Rows:
 
 
 def _lowest_id_rows(numbers: Rows | Keys, ids: Keys) -> Rows:
-    """Return (N,) for each image the row of the lowest id among those of its number."""
+    """Return for each image (N,) the row with the lowest id among the images with its number."""
     by_number = np.lexsort((ids, numbers))
     ordered = numbers[by_number]
     found = np.empty(len(ids), np.int64)
@@ -273,10 +273,10 @@ def _lowest_id_rows(numbers: Rows | Keys, ids: Keys) -> Rows:
 
 
 def _unify_sides(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]) -> None:
-    """Put copies and groups with several classes on one side, in place.
+    """Put copies and groups that have several classes on the same side, in place.
 
-    Only the minimum of one image per class can have separated them. They are all held out, or all
-    trained on if a class would otherwise have no training image.
+    Only the minimum of one image per class can have separated them. All of them are held out, or
+    used for training if a class would otherwise have no training image.
     """
     most, least = (np.full(len(side), start, np.int64) for start in (-1, 3))
     np.maximum.at(most, groups, side)

@@ -1,4 +1,4 @@
-"""Read a set of files into one uint8 tensor if that is worthwhile, else keep it as files."""
+"""Read files into one uint8 tensor if the images are small enough, otherwise keep the files."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import format_count, show_progress
 
-MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
-NUM_PROBES = 32  # headers read to see whether images have one size
-CHUNK = 256  # images decoded by one task of the pool
+MEMORY_LIMIT = 2 << 30  # maximum bytes of pixels in memory with "auto"
+NUM_PROBES = 32  # headers read to check whether all sizes are equal
+CHUNK = 256  # images per task of the thread pool
 
 
 @dataclass(frozen=True)
 class _HeaderProbe:
-    """The headers of evenly spaced images: their common (height, width) or None; whether all are
-    gray.
-    """
+    """Headers of evenly spaced images: their common (height, width), and if all are gray."""
 
     size: tuple[int, int] | None
     gray: bool
 
 
 class _SizeMismatchError(Exception):
-    """An image has another size than the first."""
+    """An image does not have the size of the first image."""
 
 
 def has_random_scaling(spec: DataSpec) -> bool:
-    """Return whether training crops are cut from the stored image at a random scale."""
+    """True if training crops are cut from the stored image at a random scale."""
     return spec.augment.crop in ("scale-jitter", "random-resized")
 
 
@@ -56,9 +54,10 @@ def load_files(
 ) -> Split:
     """Return a TensorSplit if `spec.in_memory` and the images allow it, else a FileSplit.
 
-    With `spec.size`, and no random scaling in training, images are read at that size; otherwise
-    images of one size are read as stored. "auto" keeps at most 2 GiB of pixels. Unreadable images
-    are logged and excluded from memory; raises DataError if training has too many.
+    With `spec.size`, and without random scaling in training, images are read at that size;
+    otherwise images of equal size are read as stored. "auto" keeps at most 2 GiB of pixels in
+    memory. Unreadable images are logged and skipped; raises DataError if there are too many for
+    training.
     """
     unreadable = BadSamples(description, len(files), spec.max_unreadable if training else None)
     if spec.has_stacks:
@@ -102,7 +101,7 @@ def load_files(
 def _read_at_size(
     files: Files, spec: DataSpec, prepared: tuple[int, int, str], unreadable: BadSamples
 ) -> NDArray[np.uint8] | None:
-    """Read center views (size, resize, interpolation); None if they do not fit in memory."""
+    """Read center crops (size, resize, interpolation); None if they do not fit in memory."""
     size, resize, interpolation = prepared
     if not _fits_memory(spec, len(files), size, size):
         return None
@@ -158,7 +157,7 @@ def _read_all(
     workers: int,
     unreadable: BadSamples,
 ) -> NDArray[np.uint8]:
-    """Read RGB images with a thread pool, without unreadable ones; (N, H, W, 1) if all are gray."""
+    """Read RGB images with a thread pool, skipping unreadable ones; (N, H, W, 1) if all gray."""
     count = len(files)
     pixels = np.empty((count, *size, 3), np.uint8)
 
@@ -179,7 +178,7 @@ def _read_all(
     gray = [is_gray for _, is_gray in show_progress(done, title, len(chunks))]
     readable = [row for row in range(count) if row not in unreadable]
     for index, row in enumerate(readable):
-        if index < row:  # in place, since the set may fill most of the memory
+        if index < row:  # in place, because the images may fill most of the memory
             pixels[index] = pixels[row]
     pixels = pixels[: len(readable)]
     return np.ascontiguousarray(pixels[..., :1]) if all(gray) else pixels

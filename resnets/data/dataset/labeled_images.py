@@ -1,4 +1,4 @@
-"""Splits: images with labels, in memory as one tensor, or as files that are read when needed."""
+"""Splits: images with labels, in memory as one tensor, or as files that are read on demand."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 class of each image, or (N, K) uint8 multi-hot labels."""
+        """Classes (N,) int64, or multi-hot labels (N, K) uint8."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index of them, or a column for each."""
+        """Class names; a label is an index into them, or has one column per class."""
 
     @property
     def description(self) -> str:
-        """For protocols: "cifar10.tar.xz test, 10,000 images"."""
+        """Description for protocols, such as "cifar10.tar.xz test, 10,000 images"."""
 
     @property
     def channels(self) -> int:
-        """Stored channels: 1 if all images are gray, 3, or those of stacks."""
+        """Number of stored channels: 1 if all images are gray, 3, or more."""
 
     @property
     def unreadable(self) -> BadSamples:
@@ -47,18 +47,22 @@ class Split(Protocol):
         """Return N."""
 
     def read(self, index: int, view: Crop) -> NDArray[Any]:
-        """Return a view of an image, (size, size, channels) of the view; or raise DataError."""
+        """Return a crop of an image, (size, size, channels) of `view`; may raise DataError."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit:
-    """A set in memory.
+    """Images in memory.
 
-    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) if the images were read as
-    the center `size` x `size` at shorter side `resize`, None if they are as stored. unreadable:
-    files that could not be read and are not among the images. summary: what was understood of the
-    set. files: the files the images were read from, if any, and `kept` the index of each image in
-    them.
+    Attributes:
+        images: (N, H, W, C) uint8.
+        labels: (N,) int64, or (N, K) uint8.
+        prepared: (size, resize, interpolation) if the images are center crops of `size` x `size` px
+            at shorter side `resize`; None if they are as stored.
+        unreadable: Files that could not be read; they are not among the images.
+        summary: How the data set was interpreted.
+        files: Files that the images were read from, if any.
+        kept: Index of each image in `files`.
     """
 
     images: Tensor
@@ -82,17 +86,17 @@ class TensorSplit:
 
     @property
     def channels(self) -> int:
-        """Stored channels."""
+        """Number of stored channels."""
         return self.images.shape[3]
 
     def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
-        """Return a view of an image, (size, size, channels) of the view."""
+        """Return a crop of an image, (size, size, channels) of `view`."""
         return render_pixels(self.images[index].numpy(), view)
 
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
-    """A set that is decoded when needed; `files` has one entry for each of `labels` (N,).
+    """Images that are decoded on demand; `files` has one entry for each of `labels` (N,).
 
     value_range: see `DataSpec`.
     """
@@ -114,14 +118,14 @@ class FileSplit:
         return len(self.files)
 
     def read(self, index: int, view: Crop) -> NDArray[Any]:
-        """Decode a view of an image; raise DataError, which names the file, if unreadable."""
+        """Decode a crop of an image; raises DataError, which names the file, if unreadable."""
         if self.value_range is not None:
             view = replace(view, levels=self.value_range)
         return decode(self.files.read(index), view, self.files.name(index))
 
 
 def with_summary(split: Split, summary: DataSummary) -> Split:
-    """Return the split with the summary of its set."""
+    """Return the split with the summary of its data set."""
     if isinstance(split, TensorSplit | FileSplit):
         return replace(split, summary=summary)
     return split

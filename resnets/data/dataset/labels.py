@@ -1,7 +1,7 @@
-"""Labels of N images: one class each, (N,) int64, or a set of K possible labels each, (N, K) uint8.
+"""Labels of N images: one class each, (N,) int64, or multi-hot with K labels, (N, K) uint8.
 
-In a set 1 stands for a label that the image has, 0 for one that it does not have. A set may be
-empty.
+In multi-hot labels 1 means that the image has the label, and 0 that it does not. An image may have
+no label.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ NO_LABEL = "no label"
 
 
 def is_multilabel(labels: Any) -> bool:
-    """Return whether images have several labels; `labels` is an array or a tensor."""
+    """True if images have multi-hot labels; `labels` is an array or a tensor."""
     return bool(labels.ndim == 2)
 
 
 def multi_hot(sets: Sequence[Iterable[int]], num_classes: int) -> NDArray[np.uint8]:
-    """Return (N, K) uint8 from the class indices of each image."""
+    """Return multi-hot labels (N, K) uint8 from the class indices of each image."""
     found = np.zeros((len(sets), num_classes), np.uint8)
     for row, numbers in enumerate(sets):
         found[row, list(numbers)] = 1
@@ -30,9 +30,9 @@ def multi_hot(sets: Sequence[Iterable[int]], num_classes: int) -> NDArray[np.uin
 
 
 def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
-    """Return (K,) the number of images with each label; negative labels (no class) are ignored.
+    """Return the number of images (K,) with each label; negative labels (no class) are ignored.
 
-    The result is longer than K if there are higher labels.
+    The result is longer than K if there are labels of K or more.
     """
     if is_multilabel(labels):
         return labels.sum(0, dtype=np.int64)
@@ -40,7 +40,7 @@ def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
 
 
 def group_labels(labels: Labels) -> NDArray[np.int64]:
-    """Return (N,) a number for each image, equal for equal labels."""
+    """Return a number (N,) for each image, equal for images with equal labels."""
     if not is_multilabel(labels):
         return labels
     if not len(labels):
@@ -51,12 +51,12 @@ def group_labels(labels: Labels) -> NDArray[np.int64]:
 
 
 def label_numbers(label: Any) -> list[int]:
-    """Return the classes of an image's label: a number (negative for none), or a row of 0 and 1."""
+    """Return the class indices of an image's label: an integer (negative for none) or a 0/1 row."""
     if np.ndim(label):
         return np.flatnonzero(label).tolist()
     return [int(label)] if label >= 0 else []
 
 
 def format_label(label: Any, classes: Sequence[str], none: str = "") -> str:
-    """Return the class names of an image's label, "cat, dog"; `none` if it has none."""
+    """Return the class names of an image's label, such as "cat, dog"; `none` if it has none."""
     return ", ".join(classes[number] for number in label_numbers(label)) or none

@@ -1,4 +1,4 @@
-"""Packed data sets: all images of a set, decoded and scaled down, in one memory-mapped file.
+"""Packed data sets: all images, decoded and resized, in one memory-mapped file.
 
 Version 1. Numbers are little-endian.
 
@@ -10,13 +10,13 @@ Version 1. Numbers are little-endian.
     64..            the images, back to back, each a binary PGM (gray) or PPM (RGB) file
     at its offset   the index, JSON in UTF-8
 
-The index: `name` (of the original set), `size` (shorter side in px that larger images were scaled
-to), `classes`, and `parts`: "train" and, if the set has them, "val" and "test". A part has its
+The index: `name` (of the original data set), `size` (shorter side in px to which larger images were
+resized), `classes`, and `parts`: "train" and, if they exist, "val" and "test". A part has its
 `title`, the `start` of its first image, and for each image in order its name (`names`), class
 (`labels`), length (`bytes`) and CRC-32 (`crc32`). An image of length 0 was in quarantine or
-unreadable when the set was packed; it keeps its row, and is skipped when the set is opened. `ids`
-and `content` are the original images' identities and content keys, each N uint64 in base64, so that
-the same images are held out of the packed data set as of the original one; older packs lack them.
+unreadable during packing; it keeps its row, and is skipped when the data set is opened. `ids` and
+`content` are the original images' identities and content keys, N uint64 each in base64, so that the
+same images are held out as from the original data set; older packs lack them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class PackFiles:
-    """Images of a packed data set; spans: (N, 2) offset and size in bytes of each."""
+    """Images of a packed data set; spans: (N, 2) offset and size of each in bytes."""
 
     path: Path
     memory: memoryview
@@ -64,12 +64,12 @@ class PackFiles:
         return f"{self.path}:{self.names[index]}"
 
     def read(self, index: int) -> memoryview:
-        """Return the image as a PGM or PPM file, without a copy."""
+        """Return the image as a PGM or PPM file, without copying it."""
         offset, size = self.spans[index].tolist()
         return self.memory[offset : offset + size]
 
     def is_stored(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whether each of `rows` is stored; False if it was excluded from the pack."""
+        """Return whether each of `rows` is stored; False if it was skipped during packing."""
         return self.spans[rows, 1] > 0
 
     def take(self, rows: NDArray[np.int64]) -> PackFiles:
@@ -79,7 +79,7 @@ class PackFiles:
 
 
 def is_pack(path: Path) -> bool:
-    """Return whether a file is a packed data set, or is named like one."""
+    """True if a file is a packed data set, or has the suffix of one."""
     if path.suffix == SUFFIX:
         return True
     try:
@@ -92,7 +92,7 @@ def is_pack(path: Path) -> bool:
 def open_pack(path: Path) -> Source:
     """Open a packed data set; raises DataError if it is truncated or its index is damaged.
 
-    Images are not read: `verify_pack` checks them.
+    Images are not read; `verify_pack` checks them.
     """
     with reading(path, DataError, "as a packed data set", "pack the set again"):
         return _read_source(path, *_open_index(path))
@@ -116,9 +116,9 @@ def _read_source(path: Path, index: dict[str, Any], memory: memoryview) -> Sourc
 
 
 def verify_pack(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
-    """Return the number of images, and yield each one's name and whether its checksum is correct.
+    """Return the number of images, and an iterator over (name, whether its checksum is correct).
 
-    Raises DataError as `open_pack`.
+    Raises the same DataError as `open_pack`.
     """
     open_pack(path)
     index, memory = _open_index(path)

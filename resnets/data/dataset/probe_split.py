@@ -1,8 +1,7 @@
-"""Properties of a sample of a split's images, before all are read: range of values, number of
-frames.
+"""Properties of a sample of a split's images: range of values, number of frames.
 
-Warnings go into the `DataSummary`, which the terminal, result.json, the report and JSON output
-show.
+Warnings are added to the `DataSummary`, which is shown in the terminal, result.json, the report and
+JSON output.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ Rows = NDArray[np.int64]
 MAX_NAMES = 4096  # names that are inspected, evenly spaced
 NUM_SAMPLES = 64  # images that are opened
 MAX_PIXELS = 1 << 16  # per image, evenly spaced
-TAIL_PERCENTILES = (0.05, 99.95)  # of the values, so that a few hot pixels do not decide
-MIN_LEVELS_16 = 128  # of 256; values that keep as many are scaled as 16 bits
-BULK_PERCENTILES = (5, 95)  # between which most values are
-MAX_CLIPPED = 0.5  # share of values outside the range from which a warning is given
+TAIL_PERCENTILES = (0.05, 99.95)  # of the values; robust against a few hot pixels
+MIN_LEVELS_16 = 128  # of 256; with as many, the range of 16 bits is used
+BULK_PERCENTILES = (5, 95)  # range of most values
+MAX_CLIPPED = 0.5  # fraction of values out of range that causes a warning
 MULTI_FRAME = frozenset({".tif", ".tiff", ".gif", ".webp", ".apng", ".png", ".avif", ".avifs"})
 
 
 class ReadableFiles(Protocol):
-    """Encoded images by number."""
+    """Encoded images, accessed by index."""
 
     def name(self, index: int, /) -> str:
-        """Return the name of an image for messages."""
+        """Return the name of an image, for messages."""
 
     def read(self, index: int, /) -> bytes | memoryview:
         """Return the encoded bytes."""
@@ -57,10 +56,12 @@ class ReadableFiles(Protocol):
 
 @dataclass(frozen=True)
 class ImageProbe:
-    """levels: the values that become 0 and 255; None if the range of 16 bits is used (`DataSpec`).
+    """Result of a probe.
 
-    warnings: lines on images that may not be what they seem. note: the range of values for
-    protocols, if it does not fit.
+    Attributes:
+        levels: Values that become 0 and 255; None if the range of 16 bits is used (`DataSpec`).
+        warnings: Lines about images that may be misread.
+        note: The range of values for protocols, if it does not match.
     """
 
     levels: Levels | None
@@ -69,10 +70,10 @@ class ImageProbe:
 
 
 def probe_images(files: ReadableFiles, rows: Rows, levels: Levels | None = None) -> ImageProbe:
-    """Open up to 64 of the images `rows`, which are a function of the rows alone.
+    """Open up to 64 of the images `rows`; the selection depends on the rows alone.
 
-    levels: those of the training images, to which the images are compared; None to measure them on
-    these images. Images of 8 bits have none.
+    levels: range of the training images, with which the images are compared; None to measure it on
+    these images. 8-bit images have none.
     """
     sample = _Sample.of(files, rows)
     warnings = [
@@ -94,8 +95,8 @@ def probe_images(files: ReadableFiles, rows: Rows, levels: Levels | None = None)
 def unread_frames_warning(files: ReadableFiles, rows: Rows) -> tuple[str, ...]:
     """Return a warning if images of a sample have frames or pages that are not read.
 
-    Reads only headers of up to 64 files in formats with several frames. An MPO is a photograph with
-    previews.
+    Reads only headers of up to 64 files, in formats with several frames. MPO is not checked: it is
+    a photograph with previews.
     """
     candidates = [row for row in _sample_rows(rows, MAX_NAMES) if _may_have_frames(files.name(row))]
     chosen = _sample_rows(np.array(candidates, np.int64), NUM_SAMPLES)
@@ -120,7 +121,7 @@ def unread_frames_warning(files: ReadableFiles, rows: Rows) -> tuple[str, ...]:
 def warn_unread_frames(
     images: Sequence[object], rename: Callable[[str], str] = lambda text: text
 ) -> None:
-    """Log `unread_frames_warning` for the files among `images`. rename: edits the message."""
+    """Log `unread_frames_warning` for the files among `images`; `rename` edits the message."""
     files = _Paths([os.fspath(each) for each in images if isinstance(each, str | os.PathLike)])
     for warning in unread_frames_warning(files, np.arange(len(files.paths))):
         log.warning("%s", rename(warning))
@@ -128,7 +129,7 @@ def warn_unread_frames(
 
 @dataclass(frozen=True)
 class _Paths:
-    """Files by path, as `ReadableFiles`."""
+    """Files given by path, as `ReadableFiles`."""
 
     paths: Sequence[str]
 
@@ -141,7 +142,7 @@ class _Paths:
 
 @dataclass
 class _Sample:
-    """Values of single-band images of more than 8 bits, and the number of others."""
+    """Values of single-band images with more than 8 bits, and the number of other images."""
 
     values: list[NDArray[np.float64]]
     missing: list[tuple[int, float]] = field(default_factory=list)  # row, share of NaN in it
@@ -191,7 +192,7 @@ class _Sample:
 
 
 def _missing_warning(sample: _Sample, files: ReadableFiles) -> Iterator[str]:
-    """Yield a warning if pixels are not numbers."""
+    """Yield a warning if pixels are NaN."""
     if sample.missing:
         row, share = sample.missing[0]
         yield (
@@ -202,7 +203,7 @@ def _missing_warning(sample: _Sample, files: ReadableFiles) -> Iterator[str]:
 
 
 def _measure_levels(values: NDArray[np.float64]) -> tuple[Levels | None, list[str]]:
-    """Return the range of training images; None if 16 bits keep 128 of its levels or more."""
+    """Return the range of training images; None if the 16-bit range keeps 128 levels or more."""
     low, high = (float(each) for each in np.percentile(values, TAIL_PERCENTILES))
     warnings = list(_outlier_warning(values, low, high))
     if low >= 0 and high <= RANGE_16_BIT[1] and (high - low) / 257 >= MIN_LEVELS_16:
@@ -211,9 +212,9 @@ def _measure_levels(values: NDArray[np.float64]) -> tuple[Levels | None, list[st
 
 
 def _outlier_warning(values: NDArray[np.float64], low: float, high: float) -> Iterator[str]:
-    """Yield a warning if a few values, such as a "no data" value, leave the others no contrast.
+    """Yield a warning if a few values, such as a "no data" value, reduce the others' contrast.
 
-    One value may be that of most pixels, the background; the others should spread over the levels.
+    One value may be frequent (the background); the other values should spread over the levels.
     """
     distinct, counts = np.unique(values, return_counts=True)
     others = values[values != distinct[counts.argmax()]]
@@ -229,7 +230,7 @@ def _outlier_warning(values: NDArray[np.float64], low: float, high: float) -> It
 
 
 def _compare_levels(values: NDArray[np.float64], levels: Levels) -> tuple[list[str], str]:
-    """Return warnings if values do not fit the range of the training images, and a short note."""
+    """Return warnings if values do not match the range of the training images, and a short note."""
     low, high = (float(each) for each in np.percentile(values, TAIL_PERCENTILES))
     bottom, top = levels
     observed = f"images of more than 8 bits have values from {low:,.6g} to {high:,.6g}"
@@ -257,17 +258,17 @@ def _sample_rows(rows: Rows, most: int) -> list[int]:
 def _open_each(
     files: ReadableFiles, rows: list[int], visit: Callable[[int, Image.Image], None]
 ) -> None:
-    """Call `visit` for each image that can be opened; others are reported when they are read."""
+    """Call `visit` for each image that can be opened; errors are reported when images are read."""
     for row in rows:
         try:
             with open_image(files.read(row)) as image:
                 visit(row, image)
-        except Exception:  # whatever a damaged file makes Pillow raise
+        except Exception:  # Pillow raises any exception on damaged files
             continue
 
 
 def _finite_values(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Return up to MAX_PIXELS of the finite values of an image."""
+    """Return up to `MAX_PIXELS` of the finite values of an image."""
     flat = values.reshape(-1)
     flat = flat[:: max(1, len(flat) // MAX_PIXELS)].astype(np.float64)
     return flat[np.isfinite(flat)]

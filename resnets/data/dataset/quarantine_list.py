@@ -1,10 +1,10 @@
-"""Lists of images to exclude, such as `resnets data check` writes.
+"""Quarantine: lists of images to exclude, as written by `resnets data check`.
 
-One image per line: its path within the source ("train/cat/1.jpg", forward slashes), then, after a
-tab, a remark. Lines that begin with # are remarks. A path that cannot be written as plain text on
-one line (tabs, line breaks, a leading # or quote, surrounding blanks, bytes that are not UTF-8) is
-a JSON string in double quotes, as the first line states; a list without that line has only plain
-paths, as older versions wrote.
+One image per line: its path within the source ("train/cat/1.jpg", forward slashes), optionally
+followed by a tab and a comment. Lines that start with # are comments. A path that cannot be written
+as plain text on one line (tabs, line breaks, a leading # or quote, surrounding white space, bytes
+that are not UTF-8) is a JSON string in double quotes; the first line of the list says so. A list
+without that line has only plain paths, as written by older versions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FIRST_LINE = (
 
 @dataclass(frozen=True)
 class Quarantine:
-    """The `paths` within `source` that are excluded from it; `file` is the list that names them."""
+    """The `paths` within `source` to exclude; `file` is the list that contains them."""
 
     source: str
     paths: frozenset[str]
@@ -47,7 +47,7 @@ class Quarantine:
     def of(cls, spec: DataSpec) -> Quarantine:
         """Read the list `spec.quarantine`, or quarantine.txt in the source's folder.
 
-        Raises ConfigError if `spec.quarantine` is not a file, or the list cannot be read.
+        Raises ConfigError if `spec.quarantine` is not a file or cannot be read.
         """
         if spec.quarantine is not None:
             file = Path(spec.quarantine).expanduser()
@@ -60,7 +60,7 @@ class Quarantine:
     def filter_rows(self, files: Files | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the `rows` of `files` that are not listed; all of them without files.
 
-        Images that were in quarantine when a set was packed are excluded, too.
+        Images that were in quarantine during packing are excluded, too.
         """
         if isinstance(files, PackFiles):
             rows = rows[files.is_stored(rows)]
@@ -71,11 +71,10 @@ class Quarantine:
         return rows[~is_listed]
 
     def is_listed(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """Return which of `paths` within the source are listed: exactly, or in another Unicode
-        form.
+        """Return which of `paths` are listed: exactly, or in another Unicode form.
 
-        File systems may write "é" as one character or two. The other form counts only for entries
-        without an exact match here.
+        File systems may store "é" as one character or two. The other form counts only for entries
+        without an exact match.
         """
         found = [path in self.paths for path in paths]
         unmatched = self.paths.difference(
@@ -90,7 +89,7 @@ class Quarantine:
         return np.array(found, np.bool_)
 
     def warn_of_absent(self, names: Iterable[str]) -> None:
-        """Log entries of the list that are not among the images called `names` in messages."""
+        """Log entries of the list that are not among the images `names`."""
         if not self.paths:
             return
         starts = prefixes(self.source)
@@ -117,7 +116,7 @@ def prefixes(source: str) -> tuple[str, str]:
 
 
 def path_within(name: str, starts: Iterable[str]) -> str:
-    """Return the path of an image in lists: its name without the first matching prefix.
+    """Return the path of an image as in lists: its name without the first matching prefix.
 
     >>> path_within("/data/pets/cat/1.jpg", ["/data/pets:", "/data/pets/"])
     'cat/1.jpg'
@@ -129,7 +128,7 @@ def path_within(name: str, starts: Iterable[str]) -> str:
 
 
 def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:
-    """Write paths with the reason for each; `read_quarantine` returns the same paths."""
+    """Write paths, each with a reason; `read_quarantine` returns the same paths."""
     lines = "".join(f"{_format_path(name)}\t{' '.join(why.split())}\n" for name, why in entries)
     with atomic_write(path) as temporary:
         temporary.write_text(FIRST_LINE + lines, encoding="utf-8", errors="replace", newline="\n")
@@ -161,7 +160,7 @@ def read_quarantine(path: Path) -> frozenset[str]:
 
 
 def _format_path(name: str) -> str:
-    """Format a path on one line: as it is, or as a JSON string if it would not be read back."""
+    """Format a path on one line: unchanged, or as a JSON string if plain text is ambiguous."""
     is_plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
     return name if is_plain else json.dumps(name)
 

@@ -22,12 +22,12 @@ from resnets.data.timings import Decoding
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import single_threaded_pool
 
-CHUNK = 8  # images decoded by one task of the pool
+CHUNK = 8  # images per task of the thread pool
 
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """A batch to read: rows (B,) of the split, their epochs (B,), and a view for each."""
+    """A batch to read: rows (B,) of the split, their epochs (B,), and a crop for each."""
 
     rows: NDArray[np.int64]
     epochs: NDArray[np.int64]
@@ -36,9 +36,9 @@ class BatchPlan:
 
 @dataclass(frozen=True, eq=False)
 class _PendingBatch:
-    """A plan with its pixels (B, size, size, C), uint8 or float32; `out` is the same memory.
+    """A plan with its pixels (B, size, size, C), uint8 or float32; `out` shares their memory.
 
-    read: (B,) the row that was read for each image, -1 if none could be read.
+    read: (B,) row that was read for each image; -1 if none could be read.
     """
 
     plan: BatchPlan
@@ -48,7 +48,7 @@ class _PendingBatch:
 
     @classmethod
     def of(cls, plan: BatchPlan, pin: bool) -> _PendingBatch:
-        """Allocate the pixels of a plan, pinned or not."""
+        """Allocate the pixels of a plan, in pinned memory if `pin`."""
         count, view = len(plan.rows), plan.views[0]
         shape = (count, view.size, view.size, view.channels)
         kind = torch.float32 if view.keep_bits else torch.uint8
@@ -75,14 +75,20 @@ def read_ahead(
     seed: int | None = None,
     decoding: Decoding | None = None,
 ) -> Iterator[tuple[BatchPlan, Tensor]]:
-    """Yield each plan with its pixels (B, size, size, C) uint8, in order; workers: 0 is one per
-    core.
+    """Yield each plan with its pixels (B, size, size, C) uint8, in order.
 
-    A few batches are read ahead, enough to keep all threads busy. pin: use pinned memory.
-    Unreadable images are added to `split.unreadable`, which raises DataError, when their batch is
-    due, if there are too many. With `seed` each is replaced by the same view of another image, a
-    function of (seed, epoch, row), whose row the yielded plan has. Without, they are excluded from
-    the plan, and a plan without any image is skipped. decoding: counts the time of the threads.
+    Args:
+        split: Images to read.
+        plans: Batches to read.
+        workers: Number of threads; 0 = one per core.
+        pin: Use pinned memory.
+        seed: Replace each unreadable image by another one, a function of (seed, epoch, row), whose
+            row is in the yielded plan. Without a seed unreadable images are removed from the plan,
+            and a plan without images is skipped.
+        decoding: Measures the time of the threads.
+
+    A few batches are read ahead, enough to keep all threads busy. Unreadable images are added to
+    `split.unreadable`, which raises DataError, when their batch is due, if there are too many.
     """
     workers, decoding = workers or cores(), decoding or Decoding()
     decoding.threads = workers
@@ -112,7 +118,7 @@ def read_ahead(
 
 
 def _read_image(split: Split, batch: _PendingBatch, index: int, seed: int | None) -> None:
-    """Read one image of a batch, or another in its place if `seed` is given."""
+    """Read one image of a batch, or with `seed` a substitute for an unreadable one."""
     plan = batch.plan
     planned, epoch = int(plan.rows[index]), int(plan.epochs[index])
     rows = (planned,) if seed is None else order.rows_to_try(len(split), seed, epoch, planned)
@@ -126,7 +132,7 @@ def _read_image(split: Split, batch: _PendingBatch, index: int, seed: int | None
 
 
 def _try_read(split: Split, row: int, view: Crop) -> NDArray[Any] | None:
-    """Return the view; None if the image cannot be read; raise DataError if too many cannot."""
+    """Return the crop; None if the image cannot be read. Raises DataError if there are too many."""
     try:
         return split.read(row, view)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""A stored set before it is split: its parts as the source has them, not yet opened."""
+"""A stored data set before it is split: its parts as they are in the source, not yet opened."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PART_NAMES = frozenset({"train", "test", *VAL_NAMES})
 
 
 class Part(Protocol):
-    """A part of a stored set: its `title` in the source ("train") and its `labels`.
+    """A part of a stored data set: its `title` in the source ("train") and its `labels`.
 
-    Labels are (N,) int64, or (N, K) for sets of them (`data.dataset.labels`).
+    Labels are (N,) int64, or multi-hot (N, K) uint8 (`data.dataset.labels`).
     """
 
     @property
     def title(self) -> str:
-        """The part's name in the source; empty if the set has only one part."""
+        """Name of the part in the source; empty if the data set has only one part."""
 
     @property
     def labels(self) -> Labels:
@@ -40,7 +40,7 @@ class Part(Protocol):
 
     @property
     def files(self) -> Files | None:
-        """Its encoded images, one for each label; None if it contains pixels."""
+        """Encoded images, one per label; None if the part contains pixels."""
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
@@ -49,7 +49,7 @@ class Part(Protocol):
 
 
 def image_name(part: Part, row: int) -> str:
-    """Return the name of an image of a part for messages: of arrays its title and number."""
+    """Return the name of an image for messages; for arrays it is the part's title and the row."""
     return f"{part.title} image {row}".strip() if part.files is None else part.files.name(row)
 
 
@@ -72,12 +72,14 @@ class ArrayPart:
 
 @dataclass(frozen=True, eq=False)
 class FilePart:
-    """Encoded images, one for each label.
+    """Encoded images, one per label.
 
-    ids: (N,) identities, if they are not the paths below the class folders
-    (`data.dataset.image_identity`). content: (N,) content keys (`data.dataset.image_hash`), if the
-    source stores them. stems: (N,) as ids, of the paths without suffix. groups: (N,) names of
-    groups of related images, from a column of the set's table.
+    Attributes:
+        ids: (N,) identities, if they are not the paths below the class folders
+            (`data.dataset.image_identity`).
+        content: (N,) content keys (`data.dataset.image_hash`), if the source stores them.
+        stems: (N,) identities computed from the paths without suffix.
+        groups: (N,) names of groups of related images, from a column of the table.
     """
 
     title: str
@@ -98,12 +100,16 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Source:
-    """A stored set. test: opens its test part; None if there is none.
+    """A stored data set.
 
-    test_title, test_images: name of the test part, and its number of images if that is known
-    without opening it. left_out: files of the set that are in no part. notes: lines on what else
-    was understood. warnings: lines on what may have been misunderstood. value_range: the range that
-    values of more than 8 bits were scaled from already (`DataSpec`).
+    Attributes:
+        test: Function that opens the test part; None if there is none.
+        test_title: Name of the test part.
+        test_images: Number of test images, if known without opening the part.
+        left_out: Files that are in no part.
+        notes: Lines about how the source was interpreted.
+        warnings: Lines about possible misinterpretations.
+        value_range: Range that values of more than 8 bits were already scaled from (`DataSpec`).
     """
 
     name: str
@@ -120,17 +126,18 @@ class Source:
 
     @property
     def multilabel(self) -> bool:
-        """Whether images have several labels."""
+        """True if images have multi-hot labels."""
         return is_multilabel(self.train.labels)
 
 
 def source_from_parts(
     name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str
 ) -> Source:
-    """Make a source of parts named train, test, and val (or valid, validation).
+    """Create a source from parts named train, test, and val (or valid, validation).
 
-    With val but no test (ImageNet's layout) val is the test set. Shares are held out of a single
-    part, regardless of its name. Raises DataError if there are several parts but no train.
+    If there is val but no test (ImageNet's layout), val is the test split. If there is a single
+    part, of any name, the other splits are held out of it. Raises DataError if there are several
+    parts but no train.
     """
     if len(parts) == 1:
         return Source(name, classes, next(iter(parts.values())))

@@ -1,15 +1,15 @@
-"""Streaming: images read block by block, in an order that is random within a buffer.
+"""Streaming: images are read block by block, in an order that is random within a buffer.
 
-A block is read at once: a row group of a Parquet file, or consecutive members of a tar. An epoch
-reads the blocks in random order, several in parallel, and delays each of their images by a random
+A block is read at once: a row group of a Parquet file, or consecutive members of a tar file. An
+epoch reads the blocks in random order, several in parallel, and delays each image by a random
 number of positions, so that about `buffer` images are waiting at any time. The order is a pure
-function of (seed, epoch): batch k is the same whenever it is requested, and each image comes
-exactly once. The blocks kept in memory contain what a shuffle buffer would, so resuming costs only
-reading these again (about `buffer` images).
+function of (seed, epoch): batch k is the same whenever it is requested, and each image is read
+exactly once per epoch. The blocks in memory replace a shuffle buffer, so resuming only has to read
+these blocks again (about `buffer` images).
 
-Rank r of R takes positions r, r + R, ... of the order. The samples of step k then do not depend on
-R, and if R divides `NUM_LANES` each rank reads its own share of the blocks (except the last few of
-an epoch, which all read).
+Rank r of R reads positions r, r + R, ... of the order. The samples of step k therefore do not
+depend on R, and if R divides `NUM_LANES` each rank reads its own share of the blocks (except the
+last few of an epoch, which all ranks read).
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from resnets.data.errors import DataError
 
 NUM_LANES = 16  # blocks that are read in parallel
 NUM_SEQUENTIAL = 4  # blocks kept when images are read in stored order
-NUM_PROBES = 32  # headers read to see whether all images are gray
+NUM_PROBES = 32  # headers read to check whether all images are gray
 
 
 class Blocks(Protocol):
-    """Stored images that are read a block at a time; thread-safe."""
+    """Stored images that are read one block at a time; thread-safe."""
 
     def load(self, block: int) -> list[bytes]:
-        """Return all encoded images of a block; raise DataError if they cannot be read."""
+        """Return all encoded images of a block; raises DataError if they cannot be read."""
 
     def name(self, block: int, position: int) -> str:
-        """Return the name of an image for messages."""
+        """Return the name of an image, for messages."""
 
     def identities(self, where: NDArray[np.int64]) -> tuple[Sequence[str], str]:
-        """Return permanent names of images (N, 2) of block and position, and their kind."""
+        """Return permanent names of the images (N, 2) of (block, position), and their kind."""
 
 
 class BlockFiles:
-    """`Files` that keep the recently used blocks, up to `limit` images.
+    """`Files` that cache the most recently used blocks, up to `limit` images.
 
-    where: (N, 2) block of each image and its position in it.
+    where: (N, 2) block of each image, and its position in the block.
     """
 
     def __init__(self, blocks: Blocks, where: NDArray[np.int64], limit: int) -> None:
@@ -89,7 +89,7 @@ class BlockFiles:
         return BlockFiles(self.blocks, self.where[rows], self.limit)
 
     def _load_block(self, block: int) -> list[bytes]:
-        """Return the images of a block; one thread loads it and others wait for it."""
+        """Return the images of a block; one thread loads it while others wait for it."""
         with self._lock:
             loaded = self._loaded.get(block)
             future = self._loaded[block] = loaded or Future()
@@ -97,7 +97,7 @@ class BlockFiles:
         if loaded is None:
             try:
                 future.set_result(self.blocks.load(block))
-            except Exception as error:  # stored: the block's other images fail, too
+            except Exception as error:  # stored, because the block's other images fail, too
                 future.set_exception(error)
             self._evict()
         return future.result()
@@ -121,7 +121,7 @@ def _num_images(future: Future[list[bytes]]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class StreamSplit(FileSplit):
-    """A set of `BlockFiles`, in an order that is random within `buffer`.
+    """A split of `BlockFiles`, in an order that is random within `buffer`.
 
     `permutation` replaces `order.permutation`.
     """
@@ -141,11 +141,11 @@ def _permutation(split: StreamSplit, seed: int, epoch: int) -> NDArray[np.int64]
 
 
 def stream_order(block: NDArray[np.int64], buffer: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return rows (N,) of images in `block` (N,), shuffled as the module describes.
+    """Return rows (N,) of images in `block` (N,), shuffled as described in the module docstring.
 
-    Blocks, in random order, are dealt to `NUM_LANES` lanes. Each lane delays its images by up to
-    buffer / NUM_LANES positions, and the order takes one of each lane in turn: the k-th of all
-    lanes before any (k + 1)-th.
+    Blocks are assigned in random order to `NUM_LANES` lanes. Each lane delays its images by up to
+    buffer / NUM_LANES positions. The order interleaves the lanes: the k-th images of all lanes come
+    before any (k + 1)-th.
     """
     numbers, block_index = np.unique(block, return_inverse=True)
     random = order.random_bits(seed, epoch, numbers, order.STREAM_BLOCKS)
@@ -165,16 +165,16 @@ def stream_order(block: NDArray[np.int64], buffer: int, seed: int, epoch: int) -
 
 
 def _positions_in_lane(lane: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (N,) the position of each within its lane; lanes (N,) are sorted."""
+    """Return the position (N,) of each image within its lane; lanes (N,) are sorted."""
     return np.arange(len(lane)) - np.searchsorted(lane, lane)
 
 
 @dataclass(frozen=True, eq=False)
 class StreamPart:
-    """A part of a stored set that is read in blocks; `where` as in `BlockFiles`, sorted.
+    """A part of a stored data set that is read in blocks; `where` as in `BlockFiles`, sorted.
 
-    block_size: images of the largest block, if the part has only some images of each. groups: as in
-    `FilePart`.
+    block_size: number of images of the largest block, if the part contains only some images of
+    each. groups: as in `FilePart`.
     """
 
     title: str
@@ -186,7 +186,7 @@ class StreamPart:
 
     @property
     def files(self) -> BlockFiles:
-        """All of its images, of which a few blocks are kept in memory."""
+        """All images of the part; a few blocks are cached in memory."""
         return BlockFiles(self.blocks, self.where, NUM_SEQUENTIAL * self._largest)
 
     @property

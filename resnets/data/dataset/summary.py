@@ -1,7 +1,7 @@
-"""The summary of a data set that every command prints before it starts.
+"""The summary of a data set, which every command prints before it starts.
 
-It is also in result.json and report.html. It is counted from listings and labels alone: no image is
-decoded for it, and no test image is read.
+It is also stored in result.json and report.html. It is computed from listings and labels alone: no
+image is decoded, and no test image is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_LINES = 2  # of one entry
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A split, with its number of images; None if they are counted only when they are read."""
+    """A split and its number of images; None if they are counted only while they are read."""
 
     role: str
     images: int | None
@@ -43,14 +43,17 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was understood of the set `name`.
+    """How the data set `name` was interpreted.
 
-    rarest: the class with the fewest training images, and how many; of `counted`, if that is
-    something else. left_out: texts with counts, by reason and suffix. links: links to folders that
-    were followed. warnings: lines on what may have been misunderstood; they are printed in full.
-    grouped_by: the setting of groups of related images (`data.group`); groups: by role the number
-    of groups. unit: what splits count. described: a description of the set that replaces its
-    classes.
+    Attributes:
+        rarest: Class with the fewest training images, and their number (or that of `counted`).
+        left_out: Texts with counts of skipped files, by reason and suffix.
+        links: Number of links to folders that were followed.
+        warnings: Lines about possible misinterpretations; they are printed in full.
+        grouped_by: Setting of groups of related images (`data.group`).
+        groups: Number of groups by role.
+        unit: What splits count.
+        described: Description of the data set that replaces its classes.
     """
 
     name: str
@@ -68,7 +71,7 @@ class DataSummary:
     described: str = ""
 
     def lines(self, width: int = WIDTH) -> list[str]:
-        """Return plain lines: classes, images, what was excluded, links, notes, warnings."""
+        """Return plain lines: classes, images, skipped files, links, notes, warnings."""
         entries = [("data", self._format_classes()), (self.unit, self._format_splits())]
         if self.grouped_by is not None:
             entries.append(("groups", self._format_groups()))
@@ -136,10 +139,10 @@ def summarize(
     shares: Mapping[str, tuple[Rows | None, str]],
     left_out: LeftOut | None = None,
 ) -> DataSummary:
-    """Return the summary of a set that is split.
+    """Return the summary of a data set that is split.
 
-    shares: by role the rows of the training part, or None for a part of the source, and the
-    description of its origin. left_out: counted in addition to the source's.
+    shares: by role the rows of the training part (None for a part of the source), and a description
+    of their origin. left_out: counted in addition to the source's.
     """
     all_left_out = LeftOut()
     all_left_out.add_all(source.left_out)
@@ -164,14 +167,14 @@ def summarize(
 
 
 def find_rarest_class(classes: Sequence[str], labels: Labels) -> tuple[str, int]:
-    """Return the class with the fewest training images, and how many."""
+    """Return the class with the fewest training images, and their number."""
     counts = class_counts(labels, len(classes))[: len(classes)]
     least = int(counts.argmin())
     return classes[least], int(counts[least])
 
 
 def find_rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tuple[str, int] | None:
-    """Return the class of the fewest objects by `counts`, and how many; None without objects."""
+    """Return the class with the fewest objects in `counts`, and their number; None if empty."""
     if not counts:
         return None
     rarest = min(range(len(classes)), key=lambda label: counts.get(label, 0))
@@ -179,7 +182,7 @@ def find_rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tup
 
 
 def summarize_source(source: Source) -> DataSummary:
-    """Return the summary of a set with its own parts, nothing held out."""
+    """Return the summary of a data set with its own parts, from which nothing is held out."""
     shares: dict[str, tuple[Rows | None, str]] = {"train": (None, source.train.title)}
     if source.val is not None:
         shares["val"] = None, source.val.title

@@ -102,8 +102,7 @@ def decode_whole(
 def decode_fitted(
     data: bytes | memoryview, name: str, size_of: Callable[[int, int], tuple[int, int]]
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Decode the whole upright image at the size (H, W) that `size_of(width, height)` returns: (H,
-    W, 3).
+    """Decode the whole upright image (H, W, 3), resized to `size_of(width, height)`: (H, W).
 
     Bilinear and antialiased. Also returns its stored (H, W). A much larger JPEG is read at 1/2, 1/4
     or 1/8 of its size, and only a few large images are decoded at a time (`BUDGET`). Raises as
@@ -198,8 +197,9 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def grid_box(width: int, height: int, side: int, crop: tuple[int, int, int, int]) -> Box:
-    """Return the box in the stored image of `crop` (left, top, right, bottom) of the image scaled
-    to `side`.
+    """Return the box, in the stored image, of a crop of the resized image.
+
+    crop: (left, top, right, bottom) in px after resizing to shorter side `side`.
 
     Resizing this box gives the same pixels as scaling the whole image and cropping.
     """

@@ -134,9 +134,7 @@ def _load_library() -> _Library | None:
 
 
 def find_functions(libjpeg: ctypes.CDLL) -> ctypes.Array[ctypes.c_void_p]:
-    """Return the functions that native/jpeg.c calls, in its order; raises AttributeError without
-    one.
-    """
+    """Return the functions that native/jpeg.c calls; raises AttributeError if one is missing."""
     functions = [getattr(libjpeg, f"jpeg_{name}") for name in FUNCTIONS]
     addresses = [ctypes.cast(each, ctypes.c_void_p) for each in (*functions, kernel())]
     return (ctypes.c_void_p * len(addresses))(*addresses)

@@ -172,9 +172,7 @@ def max_scans(width: int, height: int) -> int:
 
 
 def count_scans(data: bytes | memoryview) -> int:
-    """Count the scans of a JPEG up to its end of image; those of a second image after it are
-    ignored.
-    """
+    """Count the scans of a JPEG up to its end marker; a second image after it is ignored."""
     scans, offset = 0, 2
     while found := MARKER.search(data, offset):
         marker, offset = data[found.end() - 1], found.end()

@@ -49,9 +49,7 @@ class ZipFiles:
         return f"{self.archive}:{self.paths[index]}"
 
     def read(self, index: int) -> bytes:
-        """Return the member's bytes; raise DataError if they cannot be read, or differ from its
-        stated size.
-        """
+        """Return the member's bytes; raises DataError if they are unreadable or of another size."""
         member = self.members[index]
         if member.file_size > MAX_BYTES:
             raise DataError(f"{self.name(index)}: {member.file_size:,} bytes, too large to read")
@@ -72,9 +70,7 @@ class ZipFiles:
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file begins like a zip; self-extracting ones and other prefixes are not
-    supported.
-    """
+    """True if a file begins like a zip file; self-extracting ones are not supported."""
     try:
         with path.open("rb") as stream:
             return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")

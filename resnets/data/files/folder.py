@@ -120,8 +120,7 @@ def list_folder(
     include: Callable[[str], bool] | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Listing:
-    """List images below `root`, and files for which `include(path)`; see `walk_folder` for the
-    rules.
+    """List images below `root`, and files for which `include(path)`; see `walk_folder`.
 
     A folder that cannot be listed raises DataError, unless `onerror` handles it.
     """

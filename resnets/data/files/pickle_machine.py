@@ -35,8 +35,7 @@ class Known:
 
 
 class Unbuilt:
-    """The result of a call that the pickle gives a state later; `build` turns the state into the
-    value.
+    """The result of a call whose state follows; `build` converts the state to the value.
 
     empty: the value if there is no state, as for an object without attributes.
     """

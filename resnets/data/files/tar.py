@@ -141,8 +141,9 @@ def sort_members(
     include: Callable[[str], bool] | None,
     left_out: LeftOut,
 ) -> tuple[list[str], list[str], frozenset[str]]:
-    """Return an archive's images and files by `include`, its folders, and which files are not
-    images; see `select_images`.
+    """Return an archive's images and files by `include`, folders, and which are not images.
+
+    See `select_images`.
     """
     visible = filter_visible(sorted(members), left_out)
     paths, others = select_images(visible, head, include, left_out)
@@ -226,8 +227,7 @@ def refuse_sparse(paths: Sequence[str], archive: str) -> None:
 
 
 def check_end(tar: tarfile.TarFile, stream: IO[bytes], end: int | None = None) -> None:
-    """Raise ReadError unless a tar that was read ends at its end marker, without another tar after
-    it.
+    """Raise ReadError if a tar file does not end at its end marker, or another one follows.
 
     `tarfile` takes a damaged header other than the first for the end, and does not see a second tar
     that was appended. end: the end of a tar that is within another.

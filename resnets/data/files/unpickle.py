@@ -333,9 +333,7 @@ class Unpickler(PickleMachine):
         self.position = 0
 
     def load(self) -> Any:
-        """Return the value of the next pickle; raise PickleError if it is damaged or has other
-        constructs.
-        """
+        """Return the value of the next pickle; raises PickleError if damaged or unsupported."""
         self.clear()
         data, at = self.data, self.position
         try:

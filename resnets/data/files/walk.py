@@ -373,9 +373,7 @@ def _iter_names(
 
 
 def _entry_kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "gone", "special"]:
-    """Return the kind of an entry or link target; without a system call for entries that are no
-    links.
-    """
+    """Return the kind of an entry or link target; only links need a system call."""
     try:
         if entry.is_dir():
             return "folder"

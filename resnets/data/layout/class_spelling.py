@@ -58,9 +58,7 @@ def class_key(name: str) -> str:
 
 
 def spelling_key(name: str) -> str:
-    """Return `class_key`, except that single letters may differ by case: sets of handwriting have
-    "A" and "a".
-    """
+    """Return `class_key`, but single letters may differ by case ("A" and "a" in handwriting)."""
     return name if len(name) == 1 else class_key(name)
 
 

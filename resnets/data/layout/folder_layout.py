@@ -313,8 +313,9 @@ def _read_splits_in_classes(
 def _remove_repeats(
     top: _Folder, where: str, paths: Sequence[str]
 ) -> tuple[dict[int, str], list[str]]:
-    """Remove a folder from `top` that repeats the class folders next to it; return its rows and
-    notes.
+    """Remove a folder from `top` that repeats the class folders next to it.
+
+    Returns its rows and notes.
 
     cell_images/cat/, cell_images/dog/ and cell_images/cell_images/cat/ ... result from an archive
     that was packed with its own folder. Raises DataError if the files in it are different.

@@ -86,8 +86,9 @@ def folder_role(name: str) -> Role | None:
 
 
 def find_folder_roles(names: Sequence[str]) -> dict[str, Role]:
-    """Return the sibling folders that are splits; of asl_train and asl_test the differing word
-    counts.
+    """Return the sibling folders that are splits.
+
+    Of asl_train and asl_test the differing word counts.
     """
     found = {name: role for name in names if (role := folder_role(name)) is not None}
     if found or len(names) < 2:

@@ -47,7 +47,9 @@ GRAY = frozenset({"1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "LA"})
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """masks: rows of masks, maps and copies of other images. different: pairs of rows of different
+    """Masks next to images.
+
+    masks: rows of masks, maps and copies of other images. different: pairs of rows of different
     images with the same name and size.
     """
 
@@ -170,8 +172,9 @@ def _read_header(files: Files, row: int) -> tuple[tuple[int, int], str]:
 
 
 def _read_pixels(files: Files, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Read the colors (N, 3) at up to GRID_SIZE x GRID_SIZE points, and the brightness (SMALL_SIZE,
-    SMALL_SIZE).
+    """Read an image's colors (N, 3) at grid points, and its brightness in low resolution.
+
+    The grid has at most GRID_SIZE x GRID_SIZE points; the brightness is (SMALL_SIZE, SMALL_SIZE).
     """
     try:
         with open_image(files.read(row)) as image:

@@ -36,16 +36,17 @@ from resnets.utils.environment import copy_to_device
 
 BALANCE = {"classes": 0.0, "sqrt": 0.5}  # powers of `order.BalancedDraw`
 
-MAX_DEVICE_BYTES = 1 << 30  # of an evaluation set on the device
+MAX_DEVICE_BYTES = 1 << 30  # of an evaluation split that is kept on the device
 
 
 class TrainStream:
     """An endless stream of full training batches; batch k is the same whenever it is requested.
 
-    A set in memory is padded once, on the device, and batches are gathered from it without threads.
-    Files, and images cropped at random scales, are read ahead by `data_spec.workers` threads, which
-    never change a result. `batch_size` is the global one; a process of `group` gets its part of
-    each, in units of images that belong together: `norm_batch` of them, and partners of mixup.
+    A data set in memory is padded once, on the device, and batches are gathered from it without
+    threads. Files, and images cropped at random scales, are read ahead by `data_spec.workers`
+    threads, whose number never changes a result. `batch_size` is the global batch size; each
+    process of `group` gets its shard of each batch. Images that belong together stay in one shard:
+    `norm_batch` images of a ghost batch, and partners of mixup.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class TrainStream:
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
         norm_batch: int = 0,
     ) -> None:
-        # `preprocessor` is for testing, at `test_size`.
+        # `preprocessor` is the one of testing, at `test_size` px.
         self.size = data_spec.size or preprocessor.spec.size
         self.spec, self.preprocessor = data_spec, resize_preprocessor(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
@@ -81,7 +82,7 @@ class TrainStream:
 
     @property
     def examples(self) -> int:
-        """Number of images in an epoch."""
+        """Number of images per epoch."""
         return len(self.split)
 
     @property
@@ -92,9 +93,9 @@ class TrainStream:
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Yield batches start_step, start_step + 1, ... without end, of a run of `total` steps.
 
-        Progressive resizing follows the completed share of `total`; None: all at full size. An
-        unreadable image is replaced by another (`read_ahead`); raises DataError, when its batch is
-        due, if there are too many.
+        Progressive resizing depends on the completed fraction of `total`; None: all images at full
+        size. An unreadable image is replaced by another (`read_ahead`). Raises DataError, when its
+        batch is due, if there are too many.
         """
         stream = self._read if self._padded is None else self._gather
         for step, (images, ids) in enumerate(stream(start_step, total), start_step):
@@ -107,32 +108,32 @@ class TrainStream:
 
     @property
     def in_memory(self) -> bool:
-        """Whether batches are gathered from a padded set on the device."""
+        """True if batches are gathered from a padded data set on the device."""
         return self._padded is not None
 
     def draws(self, start_step: int, steps: int) -> dict[str, NDArray[Any]]:
-        """Return what `batch_at` needs for steps from `start_step` on, (steps, B) each.
+        """Return the arguments of `batch_at` for `steps` steps from `start_step`, (steps, B) each.
 
-        For a single process, without random numbers of `mix` and of augmentation other than crops
-        and flips.
+        For a single process. Random numbers of `mix`, and of augmentation other than crops and
+        flips, are not included.
         """
         epochs, rows = self._positions(start_step, steps)
         draws = {"rows": rows, **self.augment.draws(epochs, rows)}
         return {name: each.reshape(steps, self.batch_size) for name, each in draws.items()}
 
     def batch_at(self, rows: Tensor, size: int, **draws: Tensor) -> Batch:
-        """Return the batch of `rows` (B,) and `draws`, all on the device, at `size` px."""
+        """Return the batch of `rows` (B,) and `draws`, all on the device; images have `size` px."""
         assert self._padded is not None
         images = resize_images(self.augment.crop_at(self._padded, rows, **draws), size)
         images = images if self.channels_last else images.contiguous()
         return Batch(images, self.labels.index_select(0, rows), rows)
 
     def size_at(self, step: int, total: int | None) -> int:
-        """Return the size in px of the images of step `step` of a run of `total` steps."""
+        """Return the image size in px at step `step` of a run of `total` steps."""
         return size_at(self.spec, self.size, step, total)
 
     def _gather(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
-        """Yield images and rows of each batch of a set in memory."""
+        """Yield images and rows of each batch of a data set in memory."""
         assert self._padded is not None
         for size, epochs, rows in self._iter_draws(start_step, total):
             with self.timings.augmenting:
@@ -140,7 +141,7 @@ class TrainStream:
             yield images, rows
 
     def _read(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
-        """Yield images and rows of each batch, read and cut when needed."""
+        """Yield images and rows of each batch, read and cropped on demand."""
         draws = self._iter_draws(start_step, total)
         plans = (self._plan_batch(size, epochs, rows) for size, epochs, rows in draws)
         pin = self.device.type == "cuda"
@@ -157,9 +158,7 @@ class TrainStream:
             yield images, plan.rows
 
     def _iter_draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
-        """Yield size in px, and this process's epochs and rows, each (B,), of batch `step` and all
-        later ones.
-        """
+        """Yield the size in px and this process's epochs and rows, (B,) each, from `step` on."""
         while True:
             epochs, rows = self._positions(step, 1)
             yield self.size_at(step, total), epochs[self.batch_indices], rows[self.batch_indices]
@@ -172,9 +171,7 @@ class TrainStream:
         return order.positions(len(self.split), self.seed, start, count, repeats, self._draw)
 
     def _plan_batch(self, size: int, epochs: Ints, rows: Ints) -> BatchPlan:
-        """Plan a batch: random parts are cut at `size` px; everything else at full size, as in
-        memory.
-        """
+        """Plan a batch: random crops are cut at `size` px, other images read at full size."""
         augment, seed = self.spec.augment, self.seed
         views = train_views(
             augment,
@@ -187,7 +184,7 @@ class TrainStream:
         return BatchPlan(rows, epochs, views)
 
     def _augment_at(self, size: int) -> BatchAugment:
-        """Return the augmentation of images that the decoder cut at `size` px."""
+        """Return the augmentation for images that the decoder cropped at `size` px."""
         if size != self.augment.size:
             preprocessor = resize_preprocessor(self.preprocessor, size)
             self.augment = BatchAugment(self.spec.augment, preprocessor, self.seed, self.device)
@@ -195,7 +192,7 @@ class TrainStream:
 
 
 def epoch_draw(split: Split, spec: DataSpec) -> order.Draw | None:
-    """Return the draws of the epochs over `split`; None for those of `order.positions`.
+    """Return the draws of the epochs over `split`; None for the order of `order.positions`.
 
     Raises ConfigError for a streamed split with `data.balance`.
     """
@@ -217,12 +214,11 @@ def eval_batches(
     workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Yield each image once, in order, preprocessed as in prediction; the last batch may be
-    smaller.
+    """Yield each image once, in order, preprocessed as in prediction.
 
-    rows: those of the split to read; None for all. Images are float32 in channels_last memory.
-    Unreadable images are skipped and added to `split.unreadable`; raises DataError if none can be
-    read.
+    The last batch may be smaller. rows: rows of the split to read; None for all. Images are float32
+    in channels_last memory format. Unreadable images are skipped and added to `split.unreadable`;
+    raises DataError if none can be read.
     """
     split = prepare(split, preprocessor)
     row_tensor = torch.arange(len(split)) if rows is None else torch.tensor(rows, dtype=torch.int64)
@@ -234,9 +230,9 @@ def eval_batches(
 
 
 def keep_on_device(split: Split, device: torch.device) -> Split:
-    """Return the split with images and labels on `device` if they are in memory and not too large.
+    """Return the split with images and labels on `device` if they are in memory and small enough.
 
-    A GPU then evaluates it repeatedly without copying it each time.
+    A GPU can then evaluate it repeatedly without copying it again.
     """
     if device.type == "cpu" or not isinstance(split, TensorSplit):
         return split
@@ -260,7 +256,7 @@ def _read_eval_batches(
     device: torch.device,
     workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ids (B,), of each of `parts`, and pixels (B, size, size, C) uint8."""
+    """Yield indices (B,), those of each of `parts`, and pixels (B, size, size, C) uint8."""
     if isinstance(split, TensorSplit):
         yield from ((ids, _select_rows(split.images, ids)) for ids in parts)
         return

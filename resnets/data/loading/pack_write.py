@@ -1,4 +1,4 @@
-"""Write a packed data set: each image is decoded and scaled down once, by a thread pool."""
+"""Write a packed data set: each image is decoded and resized once, by a thread pool."""
 
 from __future__ import annotations
 
@@ -46,10 +46,13 @@ NUM_PROBES = 64  # images from which the size of the file is estimated
 
 @dataclass
 class PackReport:
-    """The result of packing: images by part, bytes of the file at `path`, and unreadable images.
+    """The result of packing.
 
-    unreadable: a message for each. value_range: the values that became 0 and 255 in all images of
-    more than 8 bits.
+    Attributes:
+        path: The file.
+        images: Number of images by part.
+        unreadable: One message per unreadable image.
+        value_range: Values that became 0 and 255 in all images of more than 8 bits.
     """
 
     path: Path
@@ -70,12 +73,12 @@ def pack(
 ) -> PackReport:
     """Write all parts of `source` to the new file `out`, atomically.
 
-    Images are turned upright and stored as 8-bit gray or RGB; images whose shorter side exceeds
-    `size` px are scaled down to it (antialiased, bilinear). Images in `quarantine` are excluded,
-    and so are unreadable images, which are logged; both keep their rows in the index, so that the
-    same images are held out of the packed data set as of the original one. Raises DataError if more
-    than the share `max_unreadable` of a part is unreadable, a class of a part has no images left,
-    or the disk has too little space; ConfigError if the source cannot be packed.
+    Images are rotated upright and stored as 8-bit gray or RGB. Images whose shorter side exceeds
+    `size` px are resized to it (antialiased, bilinear). Images in `quarantine` are excluded, and
+    unreadable images are logged and skipped; both keep their rows in the index, so that the same
+    images are held out of the packed data set as of the original one. Raises DataError if more than
+    the fraction `max_unreadable` of a part is unreadable, a class of a part has no images left, or
+    the disk is too full; ConfigError if the source cannot be packed.
     """
     check_range("--size", size, "[1, inf)")
     if source.multilabel:
@@ -168,8 +171,9 @@ def _write_part(
 def read_shrunk(
     files: Files, row: int, size: int, levels: Levels | None = None
 ) -> NDArray[np.uint8]:
-    """Read an image (H, W, 1 or 3), upright, its shorter side at most `size` px; levels: see
-    `Crop`.
+    """Read an image (H, W, 1 or 3), upright, with a shorter side of at most `size` px.
+
+    levels: see `Crop`.
     """
     data, name = files.read(row), files.name(row)
     width, height, gray = image_header(data, name)
@@ -210,7 +214,7 @@ def _check_disk_space(parts: dict[str, Part], size: int, out: Path) -> None:
 
 
 def _stored_bytes(files: Files, row: int, size: int) -> int:
-    """Return the bytes of a packed image; 0 for an unreadable one."""
+    """Return the size of a packed image in bytes; 0 for an unreadable one."""
     try:
         width, height, gray = image_header(files.read(row), files.name(row))
     except DataError:

@@ -1,7 +1,7 @@
-"""Sources in tars and zips: class folders, WebDataset samples, ImageNet's tars as downloaded.
+"""Data sets in tar and zip files: class folders, WebDataset samples, ImageNet's original tars.
 
-ILSVRC2012_img_train.tar is a tar with a tar per class, ILSVRC2012_img_val.tar one of images alone;
-both are read by offset and never unpacked.
+ILSVRC2012_img_train.tar is a tar file of one tar file per class, ILSVRC2012_img_val.tar a tar file
+of images only. Both are read by offset and never unpacked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def open_tar(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source | None:
-    """Open a tar or zip of any of the three kinds; return None if it cannot be streamed."""
+    """Open a tar or zip file of any of these kinds; None if it cannot be streamed."""
     listing = list_archive(
         archive,
         lambda path: _is_tar(path) or webdataset.is_label_member(path) or may_hold_labels(path),
@@ -76,7 +76,7 @@ def _is_tar(path: str) -> bool:
 
 
 def list_inner_images(outer: Listing) -> Listing:
-    """List the images in the tars within a tar, each below its tar's name: "n01440764/1.JPEG"."""
+    """List the images of tar files within a tar file, as "n01440764/1.JPEG" below each name."""
     files = outer.files
     if not isinstance(files, TarFiles):
         raise DataError(f"{files.name(0)}: a tar inside a zip is not supported; unpack the zip")

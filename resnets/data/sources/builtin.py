@@ -1,6 +1,6 @@
-"""Data sets by name: scikit-learn's digits, and those that torchvision downloads and verifies.
+"""Data sets by name: scikit-learn's digits, and data sets that torchvision downloads and verifies.
 
-scikit-learn's data are read from its installed files, since importing it takes more than a second.
+scikit-learn's data is read from its installed files, because importing it takes over a second.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def fetch_fashion_mnist() -> Path:
 
 
 def fetch_cifar(name: str) -> Path:
-    """Return the folder of CIFAR's Python batches ("cifar10" or "cifar100"); download it if
-    necessary.
-    """
+    """Return the folder of CIFAR's Python batches ("cifar10", "cifar100"); may download them."""
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -63,10 +61,10 @@ def fetch_cifar(name: str) -> Path:
 
 
 def fetch_voc(name: str) -> Path:
-    """Return the folder of VOC 2007 ("voc2007", with its test set), 2012 ("voc2012") or both
-    ("voc0712").
+    """Return the folder of VOC 2007 ("voc2007"), 2012 ("voc2012") or both ("voc0712").
 
-    It is in the cache and downloaded if necessary; for both, it has a folder for each year.
+    VOC 2007 includes its test set. The folder is in the cache and downloaded if necessary; for both
+    years it has one subfolder per year.
     """
     from torchvision.datasets.utils import download_and_extract_archive
     from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -93,7 +91,7 @@ def fetch_voc(name: str) -> Path:
 
 
 def find_connection_error(url: str) -> str | None:
-    """Return why no server answers at `url`, also through proxies; None if one does."""
+    """Return why no server answers at `url`, also through proxies; None if one answers."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT):
             return None
@@ -120,9 +118,10 @@ PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 
 
 def open_digits() -> Source:
-    """Open the 1,797 handwritten digits, 8x8 resized bilinearly to 16x16, gray.
+    """Open the 1,797 handwritten digits, gray, 8x8 px bilinearly resized to 16x16.
 
-    They are the test part of Alpaydin and Kaynak's Optical Recognition of Handwritten Digits (UCI).
+    They are the test part of the Optical Recognition of Handwritten Digits by Alpaydin and Kaynak
+    (UCI).
     """
     pixels, labels = load_digits()
     small = torch.from_numpy(pixels).float()[:, None] * (255 / 16)

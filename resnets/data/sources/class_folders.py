@@ -1,8 +1,8 @@
-"""Class folders: the images of a folder or archive as a set with splits and classes.
+"""Class folders: the images of a folder or archive as a data set with splits and classes.
 
 `layout` assigns files to splits and classes. If there is a validation but no test split (ImageNet's
-layout), validation is the test set. A flat split gets its labels from a file (`flat_folder`); a
-flat test split without such a file has no labels and is skipped.
+layout), validation is the test split. The labels of a flat split are read from a file
+(`flat_folder`); a flat test split without such a file has no labels and is skipped.
 """
 
 from __future__ import annotations
@@ -74,14 +74,22 @@ def read_tree(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Tree:
-    """Read the splits and classes of the images in a folder or archive `where`; classes are sorted
-    by name.
+    """Read the splits and classes of the images in a folder or archive `where`.
 
-    truth: file with the labels of a flat split, if it is not found automatically. labels_from: see
-    `layout.read_layout`. quarantine: the list in use. group: the column of groups of a table of
-    labels. labels: see `label_sets.read_label_sets`. Raises DataError if there are no images or
-    class folders, for a class without images, for a class in validation or test that training
-    lacks, and for an ambiguous layout.
+    Classes are sorted by name.
+
+    Args:
+        listing: Files of the folder or archive.
+        name: Name of the data set.
+        where: Path for error messages.
+        truth: File with the labels of a flat split, if it cannot be found automatically.
+        labels_from: See `layout.read_layout`.
+        quarantine: Quarantine list in use.
+        group: Column of groups in a table of labels.
+        labels: See `label_sets.read_label_sets`.
+
+    Raises DataError if there are no images or class folders, for a class without images, for a
+    class in validation or test that training lacks, and for an ambiguous layout.
     """
     if len(listing.paths) == len(listing.others):
         details = listing.left_out.describe() + describe_inner_archives(listing.left_out)
@@ -123,7 +131,7 @@ def read_tree(
 def _add_label_file_notes(
     tree: Tree, everything: Listing, where: str, quarantine: str | None
 ) -> Tree:
-    """Add a note on each file next to the class folders that names the same images."""
+    """Return the source with a note on each file near the class folders that names images."""
     source = tree.source
     found = find_label_files(everything, where, source.classes, quarantine)
     if len(source.classes) == 1:
@@ -148,9 +156,9 @@ def _add_label_file_notes(
 def _read_single_folder(
     layout: Layout, everything: Listing, where: str, labels: LabelForm
 ) -> tuple[Layout, SplitRows] | None:
-    """Return the layout of images in a single folder, which is not a class if a table labels them.
+    """Return the layout of images in a single folder, which is no class if a table has labels.
 
-    If there are tables but none labels them, a note is added. None for other layouts.
+    If there are tables without labels for them, a note is added. None for other layouts.
     """
     tables = sorted(path for path in everything.others if is_table(path))
     if len(layout.splits) != 1 or layout.splits[0].flat or not tables:
@@ -177,7 +185,7 @@ def _read_single_folder(
 
 
 def read_tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layout:
-    """Return the layout of a listing, without masks next to their images."""
+    """Return the layout of a listing, without masks that are stored next to their images."""
     layout = read_layout(listing.paths, listing.folders, where, labels_from)
     splits, left_out = [], dict(layout.left_out)
     warnings = layout.warnings if labels_from == "auto" else ()  # else the user chose
@@ -190,7 +198,7 @@ def read_tree_layout(listing: Listing, where: str, labels_from: str = "auto") ->
 
 
 def count_left_out(layout: Layout, listing: Listing) -> LeftOut:
-    """Count all files of a listing that are in no split of the layout."""
+    """Count the files of a listing that are in no split of the layout."""
     found = LeftOut()
     found.add_all(listing.left_out)
     for row, reason in sorted(layout.left_out.items()):
@@ -207,9 +215,7 @@ def _drop_rows(split: SplitRows, rows: set[int]) -> SplitRows:
 
 
 def _label_by_name(split: SplitRows, listing: Listing, where: str, several: bool) -> SplitRows:
-    """Return the split with labels from its file names; unchanged if it is a test split without
-    any.
-    """
+    """Return the split with labels from file names; a test split without labels is unchanged."""
     found = [label_in_name(listing.paths[row]) for row in split.rows]
     if split.role == "test" and several and not any(found):
         return replace(split, names=(), class_folders=(), flat=True)
@@ -224,7 +230,7 @@ def _label_by_name(split: SplitRows, listing: Listing, where: str, several: bool
 
 
 def _find_training_split(layout: Layout, where: str) -> SplitRows:
-    """Return the split that classes are taken from: training, or the only one."""
+    """Return the split that defines the classes: training, or the only split."""
     found = next((split for split in layout.splits if split.role in ("train", None)), None)
     if found is not None:
         return found
@@ -242,7 +248,7 @@ def _make_folder_tree(
     where: str,
     read_labels: Callable[[SplitRows], FlatLabels | None],
 ) -> Tree:
-    """Make the set whose training split has class folders."""
+    """Create the data set of a training split with class folders."""
     classes = tuple(sorted({label for label, _ in training.class_folders}))
     if not classes:
         raise DataError(f"{where}/{training.folder}: no class folders; sort its images into them")
@@ -269,7 +275,7 @@ def _make_folder_tree(
 def _make_folder_part(
     split: SplitRows, classes: tuple[str, ...], listing: Listing, where: str, notes: list[str]
 ) -> FilePart:
-    """Make a part of the images of a split, labeled by class folders."""
+    """Create a part from a split labeled by class folders."""
     class_index = {name: label for label, name in enumerate(classes)}
     match = match_names([name for name, _ in split.class_folders], classes)
     filled = set(split.names)
@@ -299,7 +305,7 @@ def _make_flat_tree(
     where: str,
     read_labels: Callable[..., FlatLabels | None],
 ) -> Tree:
-    """Make the set whose splits are images alone, with labels and classes from files."""
+    """Create the data set of splits without class folders, with labels from files."""
     train_labels = read_labels(training)
     assert train_labels is not None
     train_paths = [listing.paths[row] for row in training.rows]
@@ -339,7 +345,7 @@ def _make_column_tree(
     name: str,
     where: str,
 ) -> Tree:
-    """Make the set of images alone whose table assigns them to splits."""
+    """Create the data set of images in one folder whose table assigns them to splits."""
     split_of = dict(zip(all_images.rows, labels.splits, strict=True))
     label_of = dict(zip(all_images.rows, labels.labels, strict=True))
     group_of = dict(zip(all_images.rows, labels.groups or [""] * len(labels.labels), strict=True))

@@ -1,7 +1,8 @@
-"""Image labels from COCO JSON: the categories of an image's annotations, ignoring their boxes.
+"""Image labels from COCO JSON: the categories of an image's annotations; boxes are ignored.
 
-Given as a file (instances_train2017.json), or found in a folder: annotations/instances_*.json, or
-_annotations.coco.json in the folder of each split. An image without annotations has no labels.
+The data set is a file (instances_train2017.json), or found in a folder:
+annotations/instances_*.json, or _annotations.coco.json in the folder of each split. An image
+without annotations has no labels.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ UNUSED = "categories without an annotated training image"
 
 
 def find_coco(folder: Path) -> list[Path]:
-    """Return the COCO JSON files of a folder with the official names; [] if there are none."""
+    """Return the COCO JSON files of a folder with official names; [] if there are none."""
     official = sorted((folder / FOLDER).glob(OFFICIAL))
     return official or sorted([*folder.glob(ROBOFLOW), *folder.glob(f"*/{ROBOFLOW}")])
 
 
 def open_coco(files: Sequence[Path], name: str | None = None, folder: Path | None = None) -> Source:
-    """Open the set of COCO JSON files, one per split; file or folder names give the split.
+    """Open the data set of COCO JSON files, one per split; file or folder names give the split.
 
-    Images are found by their file_name, in the file's folder or its parent; others in `folder` are
-    counted as skipped. Raises DataError if a file is not COCO JSON, an image is missing, or two
-    files are of one split.
+    Images are found by their file_name, relative to the file's folder or its parent; other images
+    in `folder` are counted as skipped. Raises DataError if a file is not COCO JSON, an image is
+    missing, or two files belong to the same split.
     """
     documents: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for file in files:
@@ -119,7 +120,7 @@ def _make_part(
 
 
 def _find_image(paths: TablePaths, file_name: str, title: str, location: str) -> str | None:
-    """Find the image of a name, preferring a folder of its split if several folders have one."""
+    """Find the image with a name; if several folders have one, prefer the folder of its split."""
     folders = sorted(each.name for each in paths.root.iterdir() if each.is_dir()) if title else []
     for folder in (name for name in folders if role_within(name) == title):
         if paths.is_file(posixpath.join(folder, file_name)):

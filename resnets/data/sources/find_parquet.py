@@ -1,8 +1,8 @@
 """Find the Parquet or Arrow files of a folder that contain images, and the split of each file.
 
-A folder is such a set if these files contain its images; a folder of class folders of images is a
-set of image files, even if there are tables in it. Every table belongs to a split, or an error
-names the file; all other files are counted.
+A folder is such a data set if these files contain its images; a folder of class folders of images
+is a data set of image files even if it contains tables. Every table must belong to a split, or an
+error names the file; all other files are counted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TableFormat = Literal["parquet", "arrow", "saved"]
 
 @dataclass(frozen=True)
 class TabularFiles:
-    """The tables of a set: `paths` relative to the folder `root`, sorted.
+    """The tables of a data set: `paths` relative to the folder `root`, sorted.
 
-    kind: "saved" for files that `save_to_disk` of the library `datasets` wrote. left_out: other
-    files. alone: a single file was given, which is of no split, regardless of its name.
+    kind: "saved" for files written by `save_to_disk` of the library `datasets`. left_out: other
+    files. alone: a single file was given, which belongs to no split regardless of its name.
     """
 
     root: Path
@@ -46,8 +46,7 @@ class TabularFiles:
     alone: bool = False
 
     def splits(self) -> dict[str, list[str]]:
-        """Return the paths by split ("train", "val", "test", "trainval"), or all under "" without
-        splits.
+        """Return the paths by split ("train", "val", "test", "trainval"), or all under "".
 
         Raises DataError for a file of no split next to files of splits, or of two splits.
         """
@@ -69,7 +68,7 @@ class TabularFiles:
         return found
 
     def _read_card_splits(self) -> dict[str, list[str]] | None:
-        """Return the paths by split as the head of README.md lists them; None without a list.
+        """Return the paths by split as listed in the header of README.md; None without a list.
 
         Raises DataError for a file that is not in the list.
         """
@@ -99,8 +98,8 @@ class TabularFiles:
     def warnings(self, rows: Mapping[str, int]) -> tuple[str, ...]:
         """Return warnings about images that may be missing.
 
-        These are gaps in the numbers of files, and splits whose `rows`, by title, differ from
-        README.md.
+        These are gaps in the numbering of files, and splits whose number of `rows` (by title)
+        differs from README.md.
         """
         if self.kind == "saved" or self.alone:
             return ()
@@ -142,7 +141,7 @@ class TabularFiles:
 
 
 def is_saved(folder: Path) -> bool:
-    """Return whether `save_to_disk` of `datasets` wrote a folder."""
+    """True if a folder was written by `save_to_disk` of `datasets`."""
     return (folder / "dataset_dict.json").is_file() or all(
         (folder / name).is_file() for name in ("state.json", "dataset_info.json")
     )
@@ -197,7 +196,7 @@ def find_tabular(path: Path) -> TabularFiles | None:
 
 
 def is_file_form(file: Path | str) -> bool:
-    """Return whether an Arrow file has the file format (Feather V2), not the stream format."""
+    """True if an Arrow file has the file format (Feather V2), not the stream format."""
     return file_head(Path(file)).startswith(ARROW_MAGIC)
 
 
@@ -216,10 +215,9 @@ def file_features(file: Path | str) -> Any:
 
 
 def check_same_classes(files: Sequence[tuple[str, Any]], label: str) -> None:
-    """Raise DataError if files of one split, (file, features) each, number their classes
-    differently.
+    """Raise DataError if files (file, features) of one split number their classes differently.
 
-    `datasets` uses the names of the first file for all.
+    `datasets` uses the names of the first file for all files.
     """
     first: tuple[str, Any] | None = None
     for file, features in files:
@@ -234,7 +232,7 @@ def check_same_classes(files: Sequence[tuple[str, Any]], label: str) -> None:
 
 
 def _read_card(file: Path) -> dict[str, Any]:
-    """Read the head of a data set's README.md; {} if there is none."""
+    """Read the YAML header of a data set's README.md; {} if there is none."""
     if not file.is_file():
         return {}
     import yaml
@@ -249,9 +247,7 @@ def _read_card(file: Path) -> dict[str, Any]:
 
 
 def _read_card_rows(card: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of images per split in the head of README.md; {} if it describes several
-    sets.
-    """
+    """Return the number of images per split in README.md's header; {} for several data sets."""
     stated = card.get("dataset_info")
     if isinstance(stated, list) and len(stated) == 1:
         stated = stated[0]
@@ -287,7 +283,7 @@ def _table_kind(name: str) -> TableFormat:
 
 
 def _holds_images(file: Path) -> bool:
-    """Return whether a table has a column of images; True if it cannot be read, to report that."""
+    """True if a table has a column of images, or cannot be read (reported when it is opened)."""
     try:
         features = file_features(file)
     except Exception:  # not installed, damaged: reported when the set is opened

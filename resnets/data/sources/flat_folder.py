@@ -1,5 +1,6 @@
-"""A split of images without class folders, labeled by a file: a table, ImageNet's, or
-`data.ground_truth`.
+"""A split of images without class folders, with labels from a file.
+
+The file is a table, ImageNet's ground truth, or `data.ground_truth`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ log = logging.getLogger("resnets")
 def open_flat(
     listing: Listing, title: str, classes: Sequence[str], where: str, truth: str | None
 ) -> FilePart:
-    """Open all images of a listing as one split, labeled by a file next to them."""
+    """Open all images of a listing as one split, with labels from a file next to them."""
     split = SplitRows("val", title, "", range(len(listing.paths)), flat=True)
     found = read_flat_labels(split, Layout([split]), listing, where, truth)
     assert found is not None
@@ -53,7 +54,7 @@ def read_flat_labels(
     chosen = [paths[row] for row in split.rows]
     has_flat_val = any(each.flat and each.role == "val" for each in layout.splits)
     is_test = split.role == "test" and len(layout.splits) > 1
-    # The file that labels ImageNet's validation images does not label its test images.
+    # The file with labels of ImageNet's validation images has none of its test images.
     ground_truth = None if is_test and has_flat_val else truth
     others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
     try:
@@ -75,14 +76,14 @@ def read_flat_labels(
 
 
 def _has_known_labels(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
-    """Return whether the labels of a test split are classes: Kaggle's tables have other columns."""
+    """True if the labels of a test split are known classes: Kaggle's tables have other columns."""
     classes_and_indices = {*classes, *map(str, range(len(classes)))}
     names = {name for label in found.labels for name in label_names(label)}
     return split.role != "test" or not classes_and_indices.isdisjoint(names)
 
 
 def describe_label_file(split: SplitRows, found: FlatLabels) -> str:
-    """Return a note on the file, and its columns, that a split's labels are read from."""
+    """Return a note on the file, and its columns, from which a split's labels are read."""
     columns = f" ({found.description})" if found.description else ""
     return f"labels of {split.title or 'the images'} from {found.file}{columns}"
 
@@ -95,7 +96,7 @@ def add_flat_part(
     layout: Layout,
     notes: list[str],
 ) -> FilePart | None:
-    """Make a part of a flat split with the labels `found`; None without labels, with a note."""
+    """Create a part of a flat split with the labels `found`; without labels None, and a note."""
     if found is None:
         return None
     if not _has_known_labels(found, classes, split):
@@ -114,7 +115,7 @@ def encode_part(
     *,
     by_index: bool = True,
 ) -> FilePart:
-    """Make a part of a split, with labels as indices of `classes`; see `labels.encode_labels`."""
+    """Create a part of a split, with labels as indices of `classes`; see `labels.encode_labels`."""
 
     def locate(row: int) -> str:
         return f"{found.file}: the label of {listing.paths[split.rows[row]]}"

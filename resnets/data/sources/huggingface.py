@@ -1,8 +1,8 @@
-"""Parquet, Arrow and the Hugging Face Hub, through the library `datasets` (extra `hub`).
+"""Parquet, Arrow and the Hugging Face Hub, with the library `datasets` (extra `hub`).
 
 `datasets` finds columns, and on the Hub also files and their splits (locally `find_parquet` does);
-it stores Arrow tables that are memory-mapped. It never decodes images, so these are read as all
-others. Parquet is copied into its cache once (HF_HOME), which `data.streaming` avoids; files of
+it stores memory-mapped Arrow tables. It never decodes images; they are decoded like all others.
+Parquet files are copied into its cache once (HF_HOME), which `data.streaming` avoids. Files of
 `save_to_disk`, and .arrow files, are read in place.
 """
 
@@ -46,7 +46,7 @@ from resnets.data.tables.label_sets import LabelForm
 HUB = "hub:"
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
 
-MAX_REASON = 300  # characters of another library's message
+MAX_REASON = 300  # maximum length of another library's message
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,22 +98,22 @@ class ArrowFiles:
 
 
 def image_bytes(cell: Any) -> tuple[bytes | None, str | None]:
-    """Return bytes and path of a cell, which contains only bytes, both, or nothing."""
+    """Return bytes and path of a cell, which contains only bytes, both, or neither."""
     if isinstance(cell, Mapping):
         return cell.get("bytes"), cell.get("path")
     return cell, None
 
 
 def is_tabular(path: Path) -> bool:
-    """Return whether a file or folder is a data set that `datasets` reads."""
+    """True if a file or folder is a data set that `datasets` reads."""
     return find_tabular(path) is not None
 
 
 def open_tabular(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
-    """Open the set "hub:ORG/NAME[@REVISION][:CONFIG]", or that of a file or folder.
+    """Open the data set "hub:ORG/NAME[@REVISION][:CONFIG]", or that of a file or folder.
 
     group: the name of the column of groups. labels: see `label_sets.read_label_sets`. Raises
-    ConfigError for a malformed name, DataError if the set cannot be downloaded or read.
+    ConfigError for a malformed name, and DataError if the data set cannot be downloaded or read.
     """
     datasets = import_datasets(source)
     name, root, left_out = format_source_name(source), Path(source), LeftOut()
@@ -160,8 +160,8 @@ def _read_table(part: Any, columns: ArrowColumns) -> ArrowTable:
 def _load_parts(home: TabularFiles) -> dict[str, Any]:
     """Load the tables of a file or folder by split.
 
-    Each split is loaded by itself: `datasets` uses the columns, and thereby class numbers, of the
-    first of all files it is given.
+    Each split is loaded separately, because `datasets` uses the columns, including the class
+    numbers, of the first file for all files.
     """
     import datasets
 
@@ -180,7 +180,7 @@ def _load_parts(home: TabularFiles) -> dict[str, Any]:
 
 
 def _open_arrow(file: str) -> Any:
-    """Open an Arrow file, memory-mapped; `datasets` alone reads only the stream format."""
+    """Open a memory-mapped Arrow file; `datasets` alone reads only the stream format."""
     import datasets
     import pyarrow as pa
 
@@ -191,7 +191,7 @@ def _open_arrow(file: str) -> Any:
             found = datasets.Dataset(in_memory, fingerprint=datasets.fingerprint.Hasher.hash(file))
         else:
             found = datasets.Dataset.from_file(file)
-        found.data.validate(full=True)  # otherwise offsets beyond the file would be followed
+        found.data.validate(full=True)  # offsets must not point beyond the file
     return found
 
 
@@ -225,7 +225,7 @@ def parse_hub_name(source: str) -> tuple[str, str | None, str | None]:
 
 
 def format_source_name(source: str) -> str:
-    """Return the name of a set for protocols: the Hub's name, or that of the file or folder."""
+    """Return a data set's name for protocols: the Hub's name, or that of the file or folder."""
     return source.removeprefix(HUB) if source.startswith(HUB) else Path(source).resolve().name
 
 
@@ -250,10 +250,10 @@ def import_datasets(source: str) -> Any:
 
 @contextmanager
 def reading_dataset(source: str) -> Iterator[None]:
-    """Turn all errors of `datasets` and the Hub into a DataError of one line that names `source`.
+    """Convert all errors of `datasets` and the Hub to a one-line DataError that names `source`.
 
-    If the Hub cannot be reached, only the cache is read: `datasets` would retry for most of a
-    minute. Since the cache does not store revisions, a source with a revision is refused then.
+    If the Hub cannot be reached, only the cache is read, because `datasets` would retry for most of
+    a minute. The cache does not store revisions, so a source with a revision is then refused.
     """
     from datasets import config
 

@@ -1,8 +1,8 @@
 """A table of paths and labels as a data set: CSV, TSV and other formats of `tables.reader`.
 
-Given by itself (`open_table`), or found in or next to a folder of images without class folders
-(`open_folder_table`): `images/` with labels.csv next to it, a flat folder whose labels.csv has a
-column of splits. Labels alone in a flat folder are read by `flat_folder`.
+The table is given directly (`open_table`), or found in or next to a folder of images without class
+folders (`open_folder_table`): `images/` with labels.csv next to it, or a flat folder whose
+labels.csv has a column of splits. Tables of labels alone are read by `flat_folder`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from resnets.utils.printable import printable
 
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0+)?")  # pandas writes 1.0 next to missing ones
 REAL_NUMBER = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
-MAX_NUMBERS = 20  # distinct real numbers from which labels are not classes
+MAX_NUMBERS = 20  # number of distinct real labels above which they are not classes
 
 
 def open_table(
@@ -43,11 +43,11 @@ def open_table(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source:
-    """Open the images that a table names, in one part or by its split column.
+    """Open the images in a table, as one part or by its split column.
 
-    Paths are resolved from `root`, by default the table's folder (`tables.paths`). group: the name
-    of the column of groups. labels: see `label_sets.read_label_sets`. Raises DataError with the
-    line of a missing image, several labels, or an unknown split.
+    Paths are relative to `root`, by default the table's folder (`tables.paths`). group: the name of
+    the column of groups. labels: see `label_sets.read_label_sets`. Raises DataError with the line
+    of a missing image, of several labels, or of an unknown split.
     """
     root = file.parent if root is None else root
     paths = TablePaths(root)
@@ -124,8 +124,9 @@ def _merge_rows(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 def _convert_whole_numbers(file: Path, rows: Sequence[TableRow]) -> list[TableRow]:
-    """Convert labels 0.0, 1.0, ... to 0, 1, but not 1.000 beside 1, which may be a thousand; raise
-    DataError for real numbers, which are not classes.
+    """Convert labels 0.0, 1.0, ... to 0, 1, ...; raise DataError for real numbers.
+
+    1.000 next to 1 is not converted, because it may mean a thousand.
     """
     labels = {str(row.label) for row in rows}
     decimals = {label.partition(".")[2] for label in labels}
@@ -185,10 +186,9 @@ def open_folder_table(
     group: str | None = None,
     labels: LabelForm = "auto",
 ) -> Source | None:
-    """Open the set that a table of the images of `folder` describes; None if there is no such
-    table.
+    """Open the data set described by a table of the images of `folder`; None without such a table.
 
-    Images that it does not name are counted as skipped. Raises as `open_table`.
+    Images that are not in the table are counted as skipped. Raises as `open_table`.
     """
     images = [path for path in listing.paths if path not in listing.others]
     top_folders = {path.partition("/")[0] for path in images if "/" in path}
@@ -209,7 +209,7 @@ def open_folder_table(
 
 
 def _iter_tables(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield possible tables, and whether they are in the folder or next to it."""
+    """Yield possible tables, and whether they are inside the folder or next to it."""
     own = (folder.name, f"{folder.name}_labels", f"{folder.name}labels")
     for directory, names in ((folder, (*TABLE_NAMES, *own)), (folder.parent, ("labels", *own))):
         for stem in names:
@@ -220,7 +220,7 @@ def _iter_tables(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def make_table_tree(source: Source, listing: Listing) -> Tree:
-    """Return the set of `open_folder_table` with its parts by role and the images it excludes."""
+    """Return the data set of `open_folder_table` with its parts by role and the excluded images."""
     roles = {
         "train": source.train,
         "val": source.val,

@@ -1,4 +1,4 @@
-"""Data sets given as Python objects: arrays, tensors, torch data sets and iterables of pairs."""
+"""Data sets given as Python objects: arrays, tensors, torch data sets, and iterables of pairs."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ Pixels = NDArray[np.uint8]
 
 
 def open_objects(data: Any) -> Source:
-    """Open the data set `data`: training images, or a mapping with "train" and "val", "test" or
-    both.
+    """Open the data set `data`: training images, or a mapping of "train" and "val", "test" or both.
 
     Each part is a pair (images, labels) of arrays or tensors; a data set with `len()` and `[row]`
     that returns (image, label), such as torch's; or an iterable of such pairs, which is read once.
-    The mapping may also have the class names ("classes": [...]). Otherwise they are the data set's
-    `classes`; labels that are text are their own names, and numbers are called "0", "1", .... For
-    several labels per image, each label is a list, tuple or set of these, or a row of 0 and 1 of an
-    array (N, K).
+    The mapping may also contain the class names ("classes": [...]). Otherwise these are the data
+    set's `classes`; string labels are their own class names, and integers are named "0", "1", ....
+    For multi-label data, each label is a list, tuple or set of these, or a 0/1 row of an array (N,
+    K).
 
-    Images are uint8, or floating point from 0 to 1, of shape (H, W), (H, W, 1 or 3) or (1 or 3, H,
+    Images are uint8, or floating point in [0, 1], of shape (H, W), (H, W, 1 or 3) or (1 or 3, H,
     W); data sets may also return PIL images. The recipe normalizes and augments them. Images that
     differ each time they are read (random transforms) are read again in each epoch and have no
-    fingerprint. Raises DataError for anything else.
+    fingerprint. Raises DataError for any other object.
     """
     parts_given = dict(data) if isinstance(data, Mapping) else {"train": data}
     names = parts_given.pop("classes", None)
-    if len(parts_given) == 1 and parts_given.keys() <= set(PARTS):  # such as a test set
+    if len(parts_given) == 1 and parts_given.keys() <= set(PARTS):  # such as only a test split
         parts_given = {"train": next(iter(parts_given.values()))}
     if "train" not in parts_given or not parts_given.keys() <= set(PARTS):
         raise DataError(
@@ -84,10 +83,9 @@ def open_objects(data: Any) -> Source:
 
 @dataclass(frozen=True, eq=False)
 class _ObjectPart:
-    """A part: its labels as given (a set as a tuple), and its images in memory or a function to
-    read them.
+    """A part: its labels as given (sets as tuples), and its images in memory or a function.
 
-    changing: images differ each time they are read. columns: K of labels (N, K).
+    changing: whether images differ each time they are read. columns: K of multi-hot labels (N, K).
     """
 
     title: str
@@ -177,13 +175,13 @@ def _open_part(part: Any, title: str) -> _ObjectPart:
 
 
 def _open_dataset(part: Any, title: str) -> _ObjectPart:
-    """Open a data set that is read by row: once, if it fits into memory and does not change."""
+    """Open an indexable data set; it is read once if it fits into memory and does not change."""
     count, lock = len(part), threading.Lock()
     if not count:
         raise DataError(f"data: {title} has no images")
 
     def read(row: int) -> tuple[Pixels, Any]:
-        with lock:  # torch's data sets are not thread-safe
+        with lock:  # torch data sets may not be thread-safe
             pair = part[row]
         if not _is_pair(pair):
             raise DataError(f"data: {title}[{row}] is not a pair (image, label)")
@@ -208,9 +206,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def _iter_pairs(pairs: Iterable[Any], title: str) -> Iterator[Any]:
-    """Yield the pairs of an iterable; raise DataError for other items, or too many to keep in
-    memory.
-    """
+    """Yield the pairs of an iterable; raises DataError for other items or too little memory."""
     size = 0
     for row, pair in enumerate(pairs):
         if not _is_pair(pair):
@@ -258,7 +254,7 @@ def _to_pixels(image: Any, name: str, *, batch: bool = False) -> Pixels:
 
 
 def _normalize_label(label: Any) -> Any:
-    """Return a label, with a set as a tuple; a row of 0 and 1 becomes a tuple of indices."""
+    """Return a label, with a set as a tuple; a 0/1 row becomes a tuple of indices."""
     if isinstance(label, list | tuple | set | frozenset):
         return tuple(label)
     if getattr(label, "ndim", 0) == 1:
@@ -276,7 +272,7 @@ def _label_names(label: Any) -> tuple[Any, ...]:
 
 
 def _find_classes(names: Any, part: _ObjectPart) -> tuple[str, ...]:
-    """Return the class names: as given, the labels if they are text, or their numbers."""
+    """Return the class names: as given, string labels, or the class numbers."""
     if names is not None:
         return tuple(map(str, names))
     found = [name for label in part.labels for name in _label_names(label)]
@@ -288,7 +284,7 @@ def _find_classes(names: Any, part: _ObjectPart) -> tuple[str, ...]:
 
 
 def _encode_labels(labels: Sequence[Any], classes: tuple[str, ...], title: str) -> Labels:
-    """Return (N,) int64, or (N, K) for multi-label data."""
+    """Return (N,) int64, or (N, K) uint8 for multi-label data."""
     class_index = {name: number for number, name in enumerate(classes)}
     encoded = []
     for row, label in enumerate(labels):
@@ -321,7 +317,7 @@ def _class_number(label: Any) -> int:
 
 
 def check_not_object(source: str) -> None:
-    """Raise ConfigError for the name that a recipe gives a data set from a Python object."""
+    """Raise ConfigError for a recipe whose data set was given as a Python object."""
     if source.startswith(PREFIX):
         raise ConfigError(
             f"data: {source.removeprefix(PREFIX)} was given as a Python object; give it again, or"

@@ -1,4 +1,4 @@
-"""Open a stored set by name, or by the path of a folder or file."""
+"""Open a stored data set by name, or by the path of a folder or file."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 def find_source(spec: DataSpec) -> Source:
-    """Open the stored set that `spec.source` names: a known name or a path.
+    """Open the stored data set `spec.source`: a known name or a path.
 
     Raises ConfigError if `spec.streaming` is set for a format other than Parquet and WebDataset.
     """
     found, read = _open_stored(spec)
     unread = [
-        f"data.{name} = {getattr(spec, name)!r} has no effect: sets of this form say their labels"
-        " themselves"
+        f"data.{name} = {getattr(spec, name)!r} has no effect: data sets of this format have labels"
+        " of their own"
         for name in ("labels_from", "ground_truth")
         if name not in read and getattr(spec, name) != getattr(DataSpec, name)
     ]
@@ -58,9 +58,9 @@ def find_source(spec: DataSpec) -> Source:
 
 
 def apply_label_form(found: Source, spec: DataSpec) -> Source:
-    """Return a set with single labels or several labels per image, as `spec.labels` says.
+    """Return a data set with single or multi-hot labels according to `spec.labels`.
 
-    Raises DataError if it requires single labels and the set has sets of them.
+    Raises DataError if it requires single labels and images have several.
     """
     if spec.labels == "single" and found.multilabel:
         raise DataError(
@@ -70,7 +70,7 @@ def apply_label_form(found: Source, spec: DataSpec) -> Source:
 
 
 def convert_to_sets(source: Source) -> Source:
-    """Convert single labels to sets of one label."""
+    """Convert single labels to multi-hot labels."""
 
     def convert(part: Any) -> Any:
         sets = [label_numbers(label) for label in part.labels.tolist()]
@@ -86,7 +86,7 @@ def convert_to_sets(source: Source) -> Source:
 
 
 def _open_stored(spec: DataSpec) -> tuple[Source, frozenset[str]]:
-    """Open the set; also return which of `labels_from` and `ground_truth` were used."""
+    """Open the data set; also return which of `labels_from` and `ground_truth` were used."""
     source, streaming = spec.source, spec.streaming
     check_not_object(source)
     path = Path(source).expanduser()
@@ -122,7 +122,7 @@ def _open_stored(spec: DataSpec) -> tuple[Source, frozenset[str]]:
 
 
 def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, frozenset[str]]:
-    """Open a set that is not streamed: by name, or by the path of a file or folder."""
+    """Open a data set that is not streamed, by name or by the path of a file or folder."""
     if source == "digits":
         return open_digits(), NO_FIELDS
     if source == "fashion-mnist":
@@ -156,7 +156,7 @@ def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, f
 
 
 def _list_images(path: Path, spec: DataSpec) -> Listing:
-    """List the images of a folder, including NumPy arrays for stacks."""
+    """List the images of a folder, including NumPy arrays for multi-channel images."""
     if not spec.has_stacks:
         return list_folder(path, is_table)
     listing = list_folder(path, lambda file: is_table(file) or suffix_of(file) == NPY_SUFFIX)
@@ -164,7 +164,7 @@ def _list_images(path: Path, spec: DataSpec) -> Listing:
 
 
 def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
-    """Read the set of a folder of images: by a table that describes it, else by class folders.
+    """Read a folder of images: with a table that describes it, otherwise by class folders.
 
     Raises as `open_folder_table` and `read_tree`; messages name `spec.source`.
     """

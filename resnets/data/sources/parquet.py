@@ -1,7 +1,7 @@
 """Parquet for streaming: read in place, one row group at a time, locally or on the Hub.
 
-Opening reads each file's footer and its columns of labels and splits, but no images. `find_parquet`
-finds the files and their splits, on the Hub `datasets` does.
+Opening reads each file's footer and its columns of labels and splits, but no images. The files and
+their splits are found by `find_parquet`, on the Hub by `datasets`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ MAX_CONCURRENT_READS = 16  # concurrent requests to the Hub
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """A Parquet file, local or "hf://...", with its footer, and labels, splits and paths of its
-    rows.
+    """A Parquet file, local or "hf://...", with its footer and its columns without images.
 
-    name: the prefix of its images' identities, unique among the files. groups: values of the column
-    of groups, if any.
+    The columns are labels, splits, paths and groups (if any). name: prefix of its images'
+    identities, unique among the files.
     """
 
     url: str
@@ -74,7 +73,7 @@ class RowGroups:
     image: str
 
     def load(self, block: int) -> list[bytes]:
-        """Read the images of a row group; empty bytes for a row without one."""
+        """Read the images of a row group; rows without an image give empty bytes."""
         file, group = self.groups[block].tolist()
         try:
             parquet = _open_parquet(self.files[file].url, self.files[file].footer)
@@ -86,11 +85,11 @@ class RowGroups:
             ) from error
 
     def name(self, block: int, position: int) -> str:
-        """Return part and row, "pets/train:17", as for a set that is not streamed."""
+        """Return part and row, "pets/train:17", as for a data set that is not streamed."""
         return f"{self.title}:{int(self.firsts[block]) + position}"
 
     def identities(self, where: Rows) -> tuple[Sequence[str], str]:
-        """Return the paths stored with the images, else file and row: "train-0.parquet:17"."""
+        """Return the paths stored with the images, otherwise file and row: "train-0.parquet:17"."""
         paths = [path for file in self.files for path in file.paths]
         if all(paths) and len(set(paths)) == len(paths):
             part_rows = self.firsts[where[:, 0]] + where[:, 1]
@@ -202,7 +201,7 @@ def _make_part(name: str, files: Sequence[_File], image: str, split: TableSplit)
 
 
 def load_builder(source: str) -> Any:
-    """Load the builder of `datasets`, which knows the files and splits of a set on the Hub."""
+    """Load the builder of `datasets`, which lists the files and splits of a data set on the Hub."""
     import datasets
 
     repository, revision, config = parse_hub_name(source)
@@ -233,13 +232,13 @@ def _read_file(url: str, names: Mapping[str, str], columns: ArrowColumns) -> _Fi
 
 
 def _column_paths(parquet: Any) -> set[str]:
-    """Return the names of the stored columns, nested ones with dots."""
+    """Return the names of the stored columns; nested names have dots."""
     schema = parquet.metadata.schema
     return {schema.column(number).path for number in range(len(schema))}
 
 
 def _open_parquet(url: str, footer: Any = None) -> Any:
-    """Open a `ParquetFile`, one for each use: they are not thread-safe."""
+    """Open a `ParquetFile`; each use opens its own, because they are not thread-safe."""
     import fsspec
     import pyarrow.parquet as pq
 

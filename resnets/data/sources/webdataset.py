@@ -1,11 +1,12 @@
-"""WebDataset: tars in which consecutive members form a sample, key.jpg and key.cls.
+"""WebDataset: tar files in which consecutive members form a sample, key.jpg and key.cls.
 
 Nothing is unpacked or copied: headers are read once, and each image by its offset. A label is the
 text of key.cls (a number or a name), or "label" or "cls" of key.json; if there are several, they
-must agree. classes.txt (or classnames.txt), next to the tars or one folder up, names numbered
-classes, one per line. The split of a shard is in its name, train-0000.tar, or in that of its
-folder, train/0000.tar; otherwise all shards are one split. Missing numbers cause a warning, and so
-do shards that are missing by the count in nshards.txt, which some sets have.
+must agree. classes.txt (or classnames.txt), next to the tar files or one folder up, contains the
+names of numbered classes, one per line. The split of a shard is in its name, train-0000.tar, or in
+that of its folder, train/0000.tar; otherwise all shards belong to one split. Missing shard numbers
+cause a warning, and so does a number of shards that differs from nshards.txt, which some data sets
+have.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TITLE = re.compile(rf"(?:.*[-_.])?({'|'.join(sorted(PART_NAMES))})(?=[-_.\d]|$)"
 
 @dataclass(frozen=True, eq=False)
 class ShardFiles:
-    """Members of several tars; spans: (N, 3) shard, offset and size in bytes of each."""
+    """Members of several tar files; spans: (N, 3) shard, offset and size of each in bytes."""
 
     shards: Sequence[Path]
     names: Sequence[str]
@@ -100,9 +101,9 @@ class ShardBlocks:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """Return the sorted tars of samples of a folder, or of its folders train/, test/, ...
+    """Return the sorted tar files of samples in a folder, or in its folders train/, test/, ...
 
-    [] if the first tar does not contain samples.
+    Returns [] if the first tar file does not contain samples.
     """
     tars = _list_tars(folder)
     if not tars:
@@ -116,7 +117,7 @@ def _list_tars(folder: Path) -> list[Path]:
 
 
 def is_sharded(listing: Listing) -> bool:
-    """Return whether a listing of a tar, with its label files, is of WebDataset samples."""
+    """True if a listing of a tar file, with its label files, consists of WebDataset samples."""
     images = {_sample_key(path) for path in listing.paths if is_image_name(path)}
     return any(
         path.lower().endswith(LABELS) and _sample_key(path) in images for path in listing.paths
@@ -130,12 +131,12 @@ def _sample_key(path: str) -> str:
 
 
 def is_label_member(path: str) -> bool:
-    """Return whether the name of a member is that of a sample's label."""
+    """True if a member name is that of a sample's label."""
     return path.lower().endswith(LABELS)
 
 
 def open_shards(shards: Sequence[Path], name: str, *, streaming: bool) -> Source:
-    """Open the set in `shards`, in one folder or one per split.
+    """Open the data set in `shards`, in one folder or one folder per split.
 
     Raises DataError for a sample without a label.
     """
@@ -166,7 +167,7 @@ def open_shards(shards: Sequence[Path], name: str, *, streaming: bool) -> Source
 
 
 def open_shard_folder(folder: Path, *, streaming: bool) -> Source | None:
-    """Open the set of all shards that `find_shards` finds; None if there are none."""
+    """Open the data set of all shards that `find_shards` returns; None if there are none."""
     shards = find_shards(folder)
     if not shards:
         return None
@@ -175,7 +176,7 @@ def open_shard_folder(folder: Path, *, streaming: bool) -> Source | None:
 
 
 def _missing_shard_warnings(shards: Sequence[Path]) -> Iterator[str]:
-    """Yield warnings about missing shards, by the numbers of others or by nshards.txt."""
+    """Yield warnings about missing shards, from their numbers or nshards.txt."""
     folders = sorted({shard.parent for shard in shards})
     for folder in folders:
         names = [shard.name for shard in shards if shard.parent == folder]
@@ -203,7 +204,7 @@ def _make_files(shards: Sequence[Path], samples: Sequence[tuple[int, _Sample]]) 
 
 
 def _make_stream_part(title: str, files: ShardFiles, labels: Rows) -> StreamPart:
-    """Make a part of blocks: samples are sorted by offset, so that a block is one read."""
+    """Create a part of blocks; samples are sorted by offset, so that a block is one read."""
     shard, rows = files.spans[:, 0], np.arange(len(files))
     position = rows - np.searchsorted(shard, shard)  # within the shard
     starts = np.append(np.flatnonzero(position % BLOCK == 0), len(files))
@@ -268,10 +269,10 @@ def _index_shard(shard: Path) -> list[_Sample]:
 def _read_label(
     shard: Path, image: str, fields: dict[str, str], spans: dict[str, list[int]]
 ) -> tuple[str, str]:
-    """Return the label of a sample, and another name for it ("" without one).
+    """Return the label of a sample, and an alternative for it ("" if there is none).
 
-    The other name is a name if the label is a number, or a number if it is a name. Raises DataError
-    if there is no label, or if fields differ otherwise.
+    The alternative is a name if the label is a number, and a number if it is a name. Raises
+    DataError if there is no label, or if fields contradict each other.
     """
     labels: dict[str, str] = {}  # by location
     for file in (fields[suffix] for suffix in LABELS if suffix in fields):
@@ -307,7 +308,7 @@ def _read_label(
 
 
 def _check_aliases(shards: Sequence[Path], samples: Iterable[tuple[int, _Sample]]) -> None:
-    """Raise DataError if one number stands for two names, or one name for two numbers."""
+    """Raise DataError if one number has two names, or one name has two numbers."""
     known: dict[str, str] = {}
     for shard, sample in samples:
         if not sample.alias:
@@ -334,7 +335,7 @@ def _parse_label(value: Any, location: str) -> str:
 def read_span(path: Path, offset: int, size: int) -> bytes:
     """Read `size` bytes of a file from `offset`; raise DataError if they cannot be read."""
     try:
-        # Opened each time: a set may have more shards than a process may open files.
+        # Opened for each read: there may be more shards than a process may have open files.
         with open(path, "rb", buffering=0) as stream:
             data = os.pread(stream.fileno(), size, offset)
     except OSError as error:

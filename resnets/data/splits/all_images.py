@@ -31,8 +31,9 @@ from resnets.data.sources.open import find_source
 
 @dataclass(frozen=True, eq=False)
 class ConcatFiles:
-    """Several `Files` concatenated. rows: indices into the concatenation, of the files that are
-    used.
+    """Several `Files` concatenated.
+
+    rows: indices of the used files in the concatenation.
     """
 
     parts: Sequence[Files]

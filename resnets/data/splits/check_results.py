@@ -31,9 +31,7 @@ FOLDER = "checks"
 
 @dataclass(frozen=True)
 class SimilarPair:
-    """Two similar images of a set by their paths within it. leak: the check reported them as a
-    leak.
-    """
+    """Paths of two similar images within the data set; `leak`: reported as a leak."""
 
     path: str
     twin: str
@@ -179,8 +177,7 @@ class KnownLeaks:
 
 
 def load_known_leaks(roles: Roles, listing: Callable[[], str]) -> KnownLeaks | None:
-    """Return the leaks that a check found among the images of `roles`; None if it was never
-    checked.
+    """Return the leaks that a check found in the images of `roles`; None if never checked.
 
     listing: returns the current fingerprint of the set; called only if there is a record.
     """
@@ -205,8 +202,9 @@ ORDER = {"test": 0, "validation": 1, "training": 2}  # held-out roles first
 def find_known_leaks(
     record: CheckRecord, listing: str, shares: Mapping[str, Iterable[str]]
 ) -> KnownLeaks:
-    """Return the leaks of `record` in `shares`: role ("training", "validation", "test") -> used
-    paths.
+    """Return the leaks of `record` in `shares`.
+
+    shares: role ("training", "validation", "test") -> paths that are used.
 
     A pair counts if its images are in two shares and it was reported as a leak, or one of the
     shares is the test set.

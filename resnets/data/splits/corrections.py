@@ -69,8 +69,7 @@ def read_corrections(path: Path) -> dict[str, tuple[int, Correction]]:
 
 
 def apply_corrections(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
-    """Return the set with the labels of `spec.corrections`; unchanged if there are none or with
-    `other`.
+    """Return the data set with the labels of `spec.corrections`, if given, unless `other`.
 
     other: the set is not the one that the run names. Raises DataError if an image is not in the
     set, has a label other than in the file, or if a correction is not one of the classes.

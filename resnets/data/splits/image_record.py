@@ -126,9 +126,7 @@ class Fingerprint(ImageKeys):
 
     @classmethod
     def union(cls, records: Sequence[Fingerprint]) -> Fingerprint:
-        """Join the records of several runs; an image that any of them trained on counts as trained
-        on.
-        """
+        """Join the records of several runs; an image used for training by any of them stays so."""
         joined = cls._concat(records, np.concatenate([each.roles for each in records]))
         order = np.lexsort((joined.roles, joined.content, joined.ids))
         ids, content = joined.ids[order], joined.content[order]
@@ -171,16 +169,19 @@ class Fingerprint(ImageKeys):
         return _RoleIndex.of(self.stems[absent], self.roles[absent])
 
     def recognized_share(self, keys: ImageKeys) -> tuple[float, int]:
-        """Return the fraction of images that are known, or of recorded images that are present,
-        whichever is larger; and the number of recorded images that are present.
+        """Return the fraction of images that are recognized, and the number that are present.
+
+        The fraction is that of images that are known, or of recorded images that are present,
+        whichever is larger. The number counts recorded images.
         """
         known = self.roles_of(keys) != UNKNOWN
         found = int((~self._is_removed(keys)).sum())
         return max(float(known.mean()), found / max(len(self), 1)), found
 
     def _is_removed(self, keys: ImageKeys) -> NDArray[np.bool_]:
-        """Return (N of the record,) whether an image is gone: neither its content nor a changed
-        version of it at its path is present.
+        """Return whether each recorded image (N,) is gone.
+
+        Neither its content nor a changed version at its path is present.
 
         A path that now has a known image of another path, as after renumbering, does not count.
         """
@@ -210,8 +211,9 @@ class Fingerprint(ImageKeys):
         return self._is_moved(keys) & ~_isin_sorted(keys.content, remaining)
 
     def is_relabeled(self, keys: ImageKeys) -> NDArray[np.bool_]:
-        """Return (N,) whether an image is known by its content (by its path, if contents are
-        unknown) in other classes than now.
+        """Return whether each image (N,) is known by its content, but in other classes.
+
+        By its path if contents are unknown.
         """
         by_content = keys.content != 0
         known = np.where(
@@ -287,9 +289,7 @@ class Fingerprint(ImageKeys):
         return known & other & (current.content != 0)
 
     def _is_inserted(self, current: Fingerprint) -> NDArray[np.bool_]:
-        """Return (N of `current`,) whether an image of unknown content is at the path of one that
-        has moved.
-        """
+        """Return whether each `current` image (N,) is unknown, at the path of a moved image."""
         elsewhere = _isin_sorted(self.content, np.sort(current.content)) & (self.content != 0)
         stayed = np.sort(self.ids[~elsewhere])
         is_reused = _isin_sorted(current.ids, np.sort(self.ids[elsewhere])) & ~_isin_sorted(

@@ -205,8 +205,7 @@ def _format_group_setting(stems: Sequence[str]) -> str:
 def series_warnings(
     names: Sequence[str], labels: Sequence[str], roles: Sequence[Hashable]
 ) -> list[str]:
-    """Return warnings if numbered series are in two splits (`roles`), and how to keep them
-    together.
+    """Return warnings about numbered series in two splits (`roles`), with advice.
 
     Frames of a video and slices of a scan are such series: each in a folder below a class folder
     (UCF101), or several in one folder, with a number before that of the frame.

@@ -1,5 +1,6 @@
-"""Warnings about labels: identical images in two classes, names that are not classes, and classes
-that are not measured.
+"""Warnings about labels.
+
+Identical images in two classes, names that are not classes, and classes that are not measured.
 """
 
 from __future__ import annotations

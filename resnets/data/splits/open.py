@@ -1,6 +1,4 @@
-"""Open a stored set as training, validation and test images, with the record that a run keeps of
-it.
-"""
+"""Open a stored data set as training, validation and test images, with the run's record."""
 
 from __future__ import annotations
 
@@ -36,8 +34,9 @@ log = logging.getLogger("resnets")
 
 @dataclass(frozen=True)
 class Splits:
-    """A set divided into splits. `test()` opens the test images, which nothing else does; None
-    without any.
+    """A data set divided into splits.
+
+    `test()` opens the test images, which nothing else does; None if there are none.
 
     for_training: the training images; None if all of them were held out before, which is possible
     only for a set opened for evaluation. summary: what was understood of the set; each split has it
@@ -227,9 +226,7 @@ def _summarize(
 
 
 def check_classes(source: Source, least: int) -> None:
-    """Raise DataError if a source has fewer than `least` classes, or a class without training
-    images.
-    """
+    """Raise DataError if a source has fewer than `least` classes, or one without images."""
     least = 1 if source.multilabel else least
     if len(source.classes) < least:
         found = (

@@ -68,8 +68,7 @@ def _earlier_name(role: int) -> str:
 
 
 def find_overlap(contents: Mapping[int, Keys], group: str | None = None) -> Overlap | None:
-    """Find the images that are in two splits by their content keys (0 if unknown); None if there
-    are none.
+    """Find images in two splits by their content keys (0 = unknown); None if there are none.
 
     contents: content keys by role; with `group`, keys of the groups.
     """

@@ -286,8 +286,7 @@ class Roles:
         return label_conflicts(list(shares.values()), contents, self.source.classes)
 
     def settle_overlap(self) -> list[Overlap]:
-        """Apply `data.overlap` to byte-identical images and groups in two splits; return the
-        overlaps.
+        """Apply `data.overlap` to byte-identical images and groups in two splits; return overlaps.
 
         Raises DataError, which names the first pair, if they are refused.
         """

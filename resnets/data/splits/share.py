@@ -67,8 +67,9 @@ def held_out_rows(
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """The images of one role: `rows` of `part`, without `quarantined` images. notes: for the
-    protocol.
+    """The images of one role: `rows` of `part`, without `quarantined` images.
+
+    notes: lines for the protocol.
     """
 
     part: Part

@@ -73,8 +73,7 @@ class ArrowColumns:
 def find_arrow_columns(
     features: Mapping[str, Any], where: str, group: str | None = None
 ) -> ArrowColumns:
-    """Find the columns of a table with `datasets`' `features`. group: the name of the column of
-    groups.
+    """Find the columns of a table in `features` of `datasets`; `group`: column of groups.
 
     The image is the only Image feature, else the column of bytes called image, img, jpg or so; the
     label is the only ClassLabel, else the column of numbers or names called label, cls or so.
@@ -184,9 +183,7 @@ class ArrowTable:
     groups: Sequence[Any] | None = None
 
     def group_names(self, rows: Rows, where: str) -> Sequence[str] | None:
-        """Return the group of each of `rows`, None without groups; raise DataError if a value is
-        missing.
-        """
+        """Return the group of each of `rows`, or None; raises DataError for a missing value."""
         if self.groups is None:
             return None
         found = [self.groups[row] for row in rows.tolist()]
@@ -199,9 +196,7 @@ class ArrowTable:
 
 
 class TableSplit(NamedTuple):
-    """Images of one split: its title, their `rows` of the table `table`, labels, and groups if
-    known.
-    """
+    """Images of one split: title, `rows` of the table `table`, labels, and groups if known."""
 
     title: str
     table: str

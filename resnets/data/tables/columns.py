@@ -351,8 +351,9 @@ def parse_split(row: Sequence[str], columns: Columns, location: str) -> str:
 
 
 def parse_one_hot(row: Sequence[str], columns: Columns, location: str) -> tuple[str, ...]:
-    """Return the classes whose column has the second of `columns.values`; raise DataError for a
-    cell that has neither.
+    """Return the classes whose column has the second of `columns.values`.
+
+    Raises DataError for a cell with neither value.
     """
     cells = {column: _normalize_value(row[column]) for column in columns.one_hot}
     invalid = next((column for column, cell in cells.items() if cell not in columns.values), None)

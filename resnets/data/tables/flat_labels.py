@@ -1,5 +1,4 @@
-"""Find and read the labels of a folder of images without class folders: a table, or ImageNet's
-files.
+"""Find and read the labels of a folder without class folders: a table, or ImageNet's files.
 
 Tables are read by `reader`: path and label, or one column of 0 and 1 per class (Roboflow's
 _classes.csv). They are found by their names (labels.csv, _classes.csv, metadata.csv, train.csv for
@@ -259,8 +258,9 @@ def _find_only_table(
 def _read_table(
     data: bytes, table_name: str, paths: Sequence[str], group: str | None, form: LabelForm
 ) -> tuple[Table | None, dict[str, TableRow], str]:
-    """Read a table that labels some of `paths`: its format, its rows by path, and how sets are
-    written.
+    """Read a table with labels of some of `paths`.
+
+    Returns its format, its rows by path, and how multiple labels are written.
     """
     tails = {key for path in paths for key in _iter_keys(path)}
     table = open_table_bytes(

@@ -1,5 +1,4 @@
-"""Read labels of a flat folder of images, such as ImageNet's validation set, from a file next to
-it.
+"""Read the labels of a flat folder of images (ImageNet's validation set) from a file.
 
 Known files: the devkit's ILSVRC2012_validation_ground_truth.txt, numbers that its meta.mat explains
 (the devkit unpacked, or as its .tar.gz); Kaggle's LOC_val_solution.csv (ImageId,PredictionString);
@@ -45,9 +44,7 @@ IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def find_ground_truth(where: Path, prefix: str, truth: str | None) -> Path | None:
-    """Return the file `truth`, or a known file with labels for the images below `prefix` of
-    `where`.
-    """
+    """Return the file `truth`, or a known file with labels of the images below `prefix`."""
     if truth is not None:
         file = Path(truth).expanduser()
         if not file.is_file():
@@ -57,9 +54,7 @@ def find_ground_truth(where: Path, prefix: str, truth: str | None) -> Path | Non
 
 
 def imagenet_wnids(labels: Sequence[Label], names: Sequence[str]) -> list[Label]:
-    """Convert numeric labels of images called ILSVRC2012_val_* to WordNet ids; return others
-    unchanged.
-    """
+    """Convert numeric labels of ILSVRC2012_val_* images to WordNet ids; keep others."""
     wnid_by_number = {str(number): wnid for number, wnid in enumerate(WNIDS)}
     is_imagenet = bool(names) and IMAGENET_NAME.match(posixpath.basename(names[0])) is not None
     if is_imagenet and wnid_by_number.keys() >= set(labels):
@@ -131,8 +126,9 @@ def _parse_tabbed(file: Path, lines: Sequence[str]) -> list[tuple[str, str]] | N
 
 
 def _read_table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Read path and label of each row; of Kaggle's "n01 1 2 3 4 n01 ..." the class of the first
-    box.
+    """Read path and label of each row.
+
+    Of Kaggle's "n01 1 2 3 4 n01 ..." the label is the class of the first box.
     """
     known = set(map(_stem, names))
     table = open_table_file(file, lambda cell: _stem(cell) in known)

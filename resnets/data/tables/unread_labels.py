@@ -62,8 +62,7 @@ class LabelFile:
 def find_label_files(
     listing: Listing, where: str, classes: Sequence[str], quarantine: str | None = None
 ) -> list[LabelFile]:
-    """Return the files in the folders of `listing` that name its images or folders, and
-    spreadsheets.
+    """Return the files of `listing` that name its images or folders, and spreadsheets.
 
     Quarantine lists, such as the file `quarantine`, and files that this package writes are skipped.
     """

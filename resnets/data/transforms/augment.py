@@ -81,9 +81,7 @@ def train_views(
 
 
 def jitter_box(size: int, side: int, down: float, across: float) -> Callable[[int, int], Box]:
-    """Return the box of a crop of the image scaled to shorter side `side`, at down, across in [0,
-    1).
-    """
+    """Return the box of a crop of the image at shorter side `side`; down, across in [0, 1)."""
 
     def box(width: int, height: int) -> Box:
         wide, high = scaled_size(width, height, side)
@@ -148,9 +146,7 @@ class BatchAugment:
         self._scale = scale.view(1, channels).repeat(self.size**2, 1).view(1, -1)
 
     def pad(self, images: Tensor) -> Tensor:
-        """Pad (N, S, S, C) uint8 to (N, S + 2 pad, S + 2 pad, C) on the device, as `__call__`
-        expects.
-        """
+        """Pad (N, S, S, C) uint8 to (N, S + 2 pad, S + 2 pad, C) on the device, for `__call__`."""
         images = copy_to_device(images, self.device, pin=False)  # a set, or pinned already
         return self._pad(images.flip(3) if self.bgr else images)
 
@@ -173,8 +169,9 @@ class BatchAugment:
     def _apply_color_and_policy(
         self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints
     ) -> Tensor:
-        """Return the images `rows` (B,) of `padded` after color changes and the policy: (B, S + 2
-        pad, ...).
+        """Return the images `rows` (B,) of `padded` after color operations and the policy.
+
+        The shape is (B, S + 2 pad, ...).
         """
         inside = slice(self.margin, self.margin + self.size)
         images = padded.index_select(0, self._to_device(rows))[:, inside, inside].contiguous()
@@ -273,9 +270,7 @@ class BatchAugment:
         return down[:, :, None] * wide + (left[:, None] + across)[:, None, :]
 
     def _color_shift(self, epochs: Ints, ids: Ints) -> Tensor:
-        """Return (B, 3): a random step along each principal component, in units of normalized
-        pixels.
-        """
+        """Return a random step (B, 3) along the principal components, in normalized pixel units."""
         streams = order.STREAM_COLOR + np.arange(6)
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams)
         alpha = self.spec.pca_color * order.normal(draws[:, :3], draws[:, 3:])

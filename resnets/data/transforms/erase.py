@@ -46,8 +46,7 @@ class Erase:
     def boxes(
         self, epochs: Ints, ids: Ints, height: int, width: int
     ) -> list[tuple[int, tuple[int, ...]]]:
-        """Return rows, each with top, left, height, width of its rectangle, and y, x of the
-        noise's.
+        """Return rows of top, left, height, width of a rectangle, and y, x of its noise.
 
         The first of ten random areas and ratios that fits in the image is used.
         """

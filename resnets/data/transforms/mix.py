@@ -50,8 +50,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
 
 
 def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
-    """Return how many consecutive images must stay on one device, since they are mixed; 1 without
-    mixing.
+    """Return how many consecutive images are mixed, and must stay on one device; 1 = none.
 
     Raises ConfigError if several `ranks` would have to mix the batch's last images.
     """
@@ -80,8 +79,9 @@ def partners(count: int, repeats: int = 1) -> Tensor:
 def cut_box(
     height: int, width: int, share: float, down: float, across: float
 ) -> tuple[int, int, int, int]:
-    """Return top, bottom, left, right of a rectangle of area 1 - share around (down, across) in
-    0..1.
+    """Return top, bottom, left, right of a rectangle of area 1 - share, around a center.
+
+    The center is (down, across) in [0, 1].
     """
     side = math.sqrt(1 - share)
     tall, wide = int(height * side), int(width * side)

@@ -133,8 +133,9 @@ def rotation(degrees: Tensor) -> Tensor:
 
 
 def shear_x(slope: Tensor) -> Tensor:
-    """Return the map that shifts each row `slope` pixels further left, except the top border, for
-    `warp`.
+    """Return the map for `warp` that shifts each row `slope` px further left than the last.
+
+    The top border is not moved.
     """
     slope = slope.flatten()
     one, zero = torch.ones_like(slope), torch.zeros_like(slope)

@@ -62,9 +62,7 @@ class Photometric:
         return images
 
     def draw_jitter(self, epochs: Ints, ids: Ints) -> tuple[Floats, Ints]:
-        """Return factors (B, 4) in the order of `JITTER`, and the order in which they are applied:
-        (B, 4).
-        """
+        """Return factors (B, 4) in the order of `JITTER`, and their order of application (B, 4)."""
         streams = order.STREAM_COLOR_JITTER + np.arange(2 * len(JITTER))
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams)
         width = np.array(self.spec.color_jitter)

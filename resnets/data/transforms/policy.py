@@ -67,8 +67,9 @@ TRIVIAL: dict[str, Strength] = {
 
 
 class Policy:
-    """Random operations on uint8 images; `mean` (C,) in 0..1 fills pixels that "rand" moves into
-    view.
+    """Random operations on uint8 images.
+
+    mean: (C,) in 0..1, the fill color of pixels that "rand" moves into view.
 
     bgr: channels are blue, green, red.
     """

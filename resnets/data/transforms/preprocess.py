@@ -101,9 +101,7 @@ class Preprocessor:
         return copy_to_device(mean * 255, device), copy_to_device(1 / (255 * std), device)
 
     def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Tensor:
-        """Return the model's input: float32 (C, size, size) for an image, (B, C, size, size) for a
-        list.
-        """
+        """Return the model's input: float32 (C, size, size), or (B, C, size, size) for a list."""
         if isinstance(image, Sequence) and not isinstance(image, str):
             return self.normalize(torch.stack([self.to_tensor(each) for each in image]))
         return self.normalize(self.to_tensor(image)[None])[0]
@@ -147,8 +145,7 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
 
 
 def prepare(split: Split, preprocessor: Preprocessor) -> Split:
-    """Resize a TensorSplit to the size and channels of the model, once; return a FileSplit
-    unchanged.
+    """Resize a TensorSplit once to the model's size and channels; FileSplits are unchanged.
 
     Raises ConfigError if the images were already cut to a size other than the model's.
     """
@@ -273,8 +270,7 @@ def check_growth(spec: DataSpec, size: int) -> None:
 
 
 def size_at(spec: DataSpec, size: int, step: int, total: int | None) -> int:
-    """Return the size in px of the training images of step `step` out of `total`; `size` without
-    growth.
+    """Return the training image size in px at step `step` of `total`; `size` if constant.
 
     It is linear between the two shares of the run, rounded to whole `grow_step` above `grow_from`.
     From the second share on it is `size`, and also if `total` is None.

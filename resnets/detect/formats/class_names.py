@@ -21,9 +21,7 @@ MAX_DEPTH = 20
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader without repeated keys, of limited depth, and without aliases, which can expand
-    without bound.
-    """
+    """A safe YAML loader without repeated keys or aliases, and of limited depth."""
 
     depth = 0
 

@@ -42,9 +42,7 @@ class CellJob:
 
 @dataclass(frozen=True)
 class CellEnd:
-    """The end of a cell: trained, failed or stopped; reason: an error that is not the cell's own,
-    or None.
-    """
+    """The end of a cell: trained, failed or stopped; reason: another error that ended it."""
 
     folder: Path
     reason: str | None

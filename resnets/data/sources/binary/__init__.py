@@ -1,1 +1,1 @@
-"""Sets in binary files of their own format: CIFAR, IDX (MNIST), STL-10."""
+"""Data sets in binary formats: CIFAR, IDX (MNIST), STL-10."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their authors' files: Python or binary batches.
+"""CIFAR-10 and CIFAR-100 in their original formats: Python or binary batches.
 
 Python batches are pickles; `resnets.data.files.unpickle` reads them without executing anything.
 """
@@ -25,9 +25,7 @@ MAX_LABELS = 100
 
 @dataclass(frozen=True)
 class _Layout:
-    """The files of a variant. label_bytes: bytes before each image of a binary batch, 0 for
-    pickles.
-    """
+    """The files of a variant; `label_bytes` precede each binary image (0 for pickles)."""
 
     folder: str
     train: tuple[str, ...]
@@ -52,7 +50,7 @@ LAYOUTS = (
 
 
 def find_cifar(folder: Path) -> tuple[Path, _Layout] | None:
-    """Return the folder of the batches, `folder` itself or one in it, and their layout; or None.
+    """Return the folder of the batches (`folder` or one inside it) and their layout, or None.
 
     Raises DataError if there are several, such as CIFAR-10 and CIFAR-100.
     """
@@ -71,9 +69,9 @@ def find_cifar(folder: Path) -> tuple[Path, _Layout] | None:
 
 
 def open_cifar(folder: Path, layout: _Layout, name: str, root: Path | None = None) -> Source:
-    """Open the set in `folder`; CIFAR-100 with its fine classes.
+    """Open the data set in `folder`; CIFAR-100 with its fine classes.
 
-    root: the folder that was named, whose other files are counted; default `folder`. Raises
+    root: the folder that the user gave, whose other files are counted; default `folder`. Raises
     DataError for a missing or damaged file.
     """
     classes = _read_class_names(folder / layout.names, layout)

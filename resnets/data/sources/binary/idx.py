@@ -1,4 +1,4 @@
-"""Sources in IDX files, MNIST's format."""
+"""Data sets in IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -47,18 +47,17 @@ IDX_KINDS = {
 
 
 def has_idx(folder: Path) -> bool:
-    """Return whether the folder contains MNIST-like IDX files."""
+    """True if the folder contains MNIST-like IDX files."""
     return any(key.split == "train" for key in _find_idx_files(folder))
 
 
 def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) -> Source:
-    """Open a folder of IDX files: train-images, train-labels, and as the test set t10k-images,
-    -labels.
+    """Open a folder of IDX files: train-images and -labels; t10k-images and -labels are the test.
 
-    Files may be gzipped, be named train-images.idx3-ubyte, and each be in a folder of its own
-    name, as some unpackers leave them. EMNIST's are called emnist-NAME-train-..., with class names
-    in emnist-NAME-mapping.txt. Without `classes` or such a file, classes are named by their
-    numbers. Raises DataError if the folder contains several sets.
+    Files may be gzipped, be named train-images.idx3-ubyte, and each be in a folder of the same
+    name, as some unpackers create. Files of EMNIST are named emnist-NAME-train-..., with class
+    names in emnist-NAME-mapping.txt. Without `classes` or such a file, classes are named by their
+    numbers. Raises DataError if the folder contains several data sets.
     """
     files = _find_idx_files(folder)
     prefixes = sorted({key.prefix for key in files if key.split == "train"})
@@ -89,7 +88,7 @@ def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) ->
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, gzipped or not; raise DataError for anything else."""
+    """Read an IDX file of unsigned bytes, gzipped or not; raises DataError for any other file."""
     raw = read_file(path)
     try:
         data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -119,9 +118,7 @@ class _Key(NamedTuple):
 
 
 def _find_idx_files(folder: Path) -> dict[_Key, Path]:
-    """Find the IDX files of a folder, or in folders of their names; plain files before gzipped
-    ones.
-    """
+    """Find the IDX files of a folder, or in subfolders of their names; plain before gzipped."""
     found: dict[_Key, Path] = {}
     for path in sorted(folder.glob("*ubyte*"), key=lambda path: (path.is_dir(), path.name)):
         files = sorted(path.glob("*ubyte*")) if path.is_dir() else [path]
@@ -150,7 +147,7 @@ def _read_part(
 
 
 def _read_mapping(file: Path) -> dict[int, str]:
-    """Read the names of EMNIST's labels: lines of a label and the codes of its letters."""
+    """Read the names of EMNIST's labels: lines of a label and the codes of its characters."""
     name_of_label: dict[int, str] = {}
     for number, line in enumerate(read_file(file).decode("ascii", "replace").splitlines(), 1):
         words = line.split()
@@ -165,7 +162,7 @@ def _read_mapping(file: Path) -> dict[int, str]:
 
 
 def _apply_mapping(part: ArrayPart, name_of_label: Mapping[int, str], file: Path) -> ArrayPart:
-    """Return the part with labels as indices of the named ones: EMNIST's letters begin at 1."""
+    """Return the part with labels as indices into the named ones: EMNIST's letters begin at 1."""
     labels = np.array(list(name_of_label), np.int64)
     if unknown := sorted(set(part.labels.tolist()) - set(name_of_label)):
         raise DataError(f"{file}: does not name the label {unknown[0]}")

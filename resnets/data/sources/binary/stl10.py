@@ -1,7 +1,7 @@
-"""STL-10 in its authors' binary files (Coates et al. 2011): 96 px, ten classes, 13,000 images.
+"""STL-10 in its original binary format (Coates et al. 2011): 96 px, 10 classes, 13,000 images.
 
-train_X.bin contains images as (3, 96, 96) in column-major order, train_y.bin a byte from 1 to 10
-for each.
+train_X.bin contains images as (3, 96, 96) in column-major order, train_y.bin one byte from 1 to 10
+per image.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def find_stl10(folder: Path) -> Path | None:
 
 
 def open_stl10(folder: Path, name: str, root: Path | None = None) -> Source:
-    """Open the set in `folder`. Raises DataError for a missing or damaged file.
+    """Open the data set in `folder`. Raises DataError for a missing or damaged file.
 
-    root: the folder that was named, whose other files are counted; default `folder`.
-    Unlabeled images and the folds of the training images are not read, which notes say.
+    root: the folder that the user gave, whose other files are counted; default `folder`. Unlabeled
+    images and the folds of the training images are not read; notes say so.
     """
     text = read_file(folder / NAMES) if (folder / NAMES).is_file() else b""
     classes = tuple(text.decode("utf-8", "replace").split()) or tuple(map(str, range(1, 11)))
