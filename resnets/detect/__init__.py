@@ -1,1 +1,1 @@
-"""Detection, localisation and segmentation on the named stages of a net."""
+"""Detection, localization and segmentation with a classification network as backbone."""

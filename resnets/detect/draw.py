@@ -28,7 +28,7 @@ MAX_LEGEND = 24  # classes in the legend of a class map
 
 @dataclass(frozen=True, eq=False)
 class DrawnObject:
-    """One object to draw: box in px of the image, its label, color and mask (H, W) if any."""
+    """An object to draw: box in px of the image, label, color, and mask (H, W) or None."""
 
     box: tuple[float, float, float, float]
     tag: str
@@ -37,14 +37,14 @@ class DrawnObject:
 
 
 def class_color(label: int) -> Color:
-    """Return the color of a class, always the same; consecutive classes differ most."""
+    """Return the color of a class; it is constant, and consecutive classes differ most."""
     hue = (0.02 + label * GOLDEN_RATIO) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.80 - 0.25 * (label % 3 == 2), 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def drawn_objects(found: Detections, classes: Sequence[str], threshold: float) -> list[DrawnObject]:
-    """Return what to draw of detections with a score of at least `threshold`, lowest first."""
+    """Return the drawing of detections with a score of at least `threshold`, lowest score first."""
     scores = np.asarray(found["scores"])
     objects = []
     for index in np.argsort(scores, kind="stable").tolist():
@@ -119,7 +119,7 @@ def _tint_masks(pixels: Pixels, objects: Sequence[DrawnObject]) -> Image.Image:
 
 
 def _mask_edge(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return the pixels of a mask (H, W) with a neighbor outside."""
+    """Return the pixels of a mask (H, W) that have a neighbor outside it."""
     padded = np.pad(mask, 1)
     interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~interior
@@ -132,7 +132,7 @@ def _write_tag(
     box: TagBox,
     tag_boxes: Sequence[TagBox],
 ) -> TagBox:
-    """Write the label where it covers others least: above the box, below, or inside."""
+    """Write the label above, below or inside the box, where it covers other labels least."""
     renderer, tag = TextRenderer(int(np.clip(min(page.size) / 34, 11, 30))), printable(drawn.tag)
     width, height = renderer.width(tag) + 6, renderer.size + 5.0
     left, top, right, bottom = _sort_corners(*box)

@@ -1,4 +1,4 @@
-"""Outputs of detectors, localizers and segmenters for an image: to JSON, drawn and counted."""
+"""Outputs of detectors, localizers and segmenters for an image: JSON, drawings and counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnets.detect.data.types import Detections, Located, Pixels
 from resnets.detect.draw import draw, draw_classes, drawn_objects
 
 Json = dict[str, Any]
-SAME_BOX, SAME_SCORE = 0.9, 0.05  # min. IoU and max. score difference of counterparts
+SAME_BOX, SAME_SCORE = 0.9, 0.05  # minimum IoU and maximum score difference of matching objects
 
 
 class Output(Protocol):
@@ -35,7 +35,7 @@ class Output(Protocol):
         ...
 
     def to_json(self, classes: Sequence[str]) -> Json:
-        """Return plain values: width, height, and objects by score or the area of each class."""
+        """Return values for JSON: width, height, and objects by score or the area of each class."""
         ...
 
     def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
@@ -51,7 +51,7 @@ class Output(Protocol):
         ...
 
     def agreement(self, other: Any) -> float:
-        """Return how far another output for the same image agrees, in 0..1."""
+        """Return the agreement with another output for the same image, in 0..1."""
         ...
 
     def without_pixels(self) -> Output:
@@ -94,9 +94,10 @@ class ObjectsOutput:
         return replace(self, objects=chosen)
 
     def agreement(self, other: ObjectsOutput) -> float:
-        """See `Output`: fraction of objects with a counterpart, of the image with more objects.
+        """See `Output`: fraction of matching objects, relative to the output with more objects.
 
-        Counterparts have the same class, an IoU of at least SAME_BOX, and scores within SAME_SCORE.
+        Objects match if they have the same class, an IoU of at least SAME_BOX, and scores that
+        differ by at most SAME_SCORE.
         """
         mine, theirs = self.objects, other.objects
         max_objects = max(len(mine["scores"]), len(theirs["scores"]))
@@ -115,14 +116,14 @@ class ObjectsOutput:
 
 @dataclass(frozen=True, eq=False)
 class LocationOutput:
-    """A score and a box for each class; as an object, the most likely class in its box."""
+    """A score and a box for each class; as an object, the most probable class in its box."""
 
     size: tuple[int, int]
     located: Located
 
     @property
     def objects(self) -> Detections:
-        """The most likely class in its box, as one object."""
+        """The most probable class in its box, as one object."""
         best = int(np.argmax(self.located["scores"]))
         rows = slice(best, best + 1)
         return Detections(
@@ -152,7 +153,7 @@ class LocationOutput:
         return self
 
     def agreement(self, other: LocationOutput) -> float:
-        """See `Output`: 1 if the objects are counterparts, else 0."""
+        """See `Output`: 1 if the objects match, otherwise 0."""
         return self._as_objects.agreement(other._as_objects)
 
     def without_pixels(self) -> LocationOutput:

@@ -98,7 +98,7 @@ def test_verify_names_damaged_images(shapes: Path, capsys: pytest.CaptureFixture
         (["shapes", "--quarantine", "none.txt"], 2, "none.txt cannot be read"),
         (["nowhere"], 1, "nowhere: no such folder or file"),
         (["shapes", "--verify"], 1, "shapes: no such file; make it with `resnets data pack`"),
-        (["note.txt", "--verify"], 1, "note.txt: not a packed set"),
+        (["note.txt", "--verify"], 1, "note.txt: not a packed data set"),
     ],
 )
 def test_bad_use_is_one_line(

@@ -352,8 +352,8 @@ def test_a_packed_set_is_read_many_times_faster_than_torchvision_reads_the_raw_o
 def damages(data: bytes) -> Iterator[tuple[bytes, str]]:
     """A packed file damaged in several ways, and what is said of each."""
     offset = struct.unpack_from("<Q", data, 16)[0]
-    yield b"", "not a packed set"
-    yield b"PK" + data[2:], "not a packed set"
+    yield b"", "not a packed data set"
+    yield b"PK" + data[2:], "not a packed data set"
     yield data[:40], "cut short after 40 bytes"
     for length in (64, 1000, offset, len(data) - 1):
         yield data[:length], f"{length:,} bytes, but its header states {len(data):,}"

@@ -1,7 +1,7 @@
-"""Class maps: reading them, and the class that each value or color stands for.
+"""Class maps: reading them, and the class that each value or color represents.
 
 Maps have one byte per pixel, with or without a palette, 1 or 16 bits, or colors. `Coding` maps
-values and colors to classes; unknown ones are errors and never a class.
+values and colors to classes; unknown values are errors and never mapped to a class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 
-IGNORE = 255  # class of pixels that are not counted
+IGNORE = 255  # class of ignored pixels
 VOC_CLASSES = 21
 VOC_VOID = 0xE0E0C0
 # https://github.com/mcordts/cityscapesScripts: labelId, color and name of each trainId.
@@ -86,16 +86,18 @@ _LookupTable = tuple[Pixels, NDArray[np.bool_]]  # class of each value, and whet
 
 
 class UnknownValueError(DataError):
-    """A class map has pixels of a value without a class; no other image may replace it."""
+    """A class map has pixels whose value has no class; the image is not replaced by another."""
 
 
 @dataclass(frozen=True, eq=False)
 class MapPixels:
     """A class map as stored.
 
-    values: (H, W) numbers, or colors as 0xRRGGBB if `in_color`. kind: "8-bit", "palette", ...
-    palette: color of each number, of a palette or of grays. lossy: the name of a format that does
-    not keep exact values, or "".
+    Attributes:
+        values: (H, W) numbers, or colors as 0xRRGGBB if `in_color`.
+        kind: "8-bit", "palette", ...
+        palette: Color of each number, from a palette or of gray values.
+        lossy: Name of a lossy image format, or "".
     """
 
     values: NDArray[Any]
@@ -122,9 +124,9 @@ class MapPixels:
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """The class of each number or color; `IGNORE` = not counted.
+    """The class of each number or color; `IGNORE` = ignored.
 
-    scheme: its name in `detect.class_map`. names: of the classes by number, for messages.
+    scheme: its name in `detect.class_map`. names: class names by number, for messages.
     """
 
     scheme: str
@@ -141,7 +143,7 @@ class Coding:
         return _make_table(self.colors, COLORS)
 
     def decode(self, pixels: MapPixels) -> tuple[Pixels, NDArray[np.bool_]]:
-        """Return the class of each pixel (H, W), and whether its value has no class."""
+        """Return the class of each pixel (H, W), and a mask (H, W) of values without a class."""
         values = pixels.values
         if pixels.in_color:
             if not self.colors:
@@ -156,10 +158,10 @@ class Coding:
         return labels[small], unknown[small] | (small != values)
 
     def _palette_table(self, pixels: MapPixels) -> _LookupTable | None:
-        """Return classes by the colors of the palette, if all that occur are known.
+        """Return classes by the colors of the palette, if all colors that occur are known.
 
-        Programs reorder palettes when saving: colors stay, numbers do not. A gray map has no
-        palette of its own: its values are numbers if all of them are known as numbers.
+        Programs reorder palettes when they save images: colors stay the same, numbers do not. A
+        gray map has no palette: its values are numbers if all of them are known as numbers.
         """
         assert pixels.palette is not None
         if not self.colors:
@@ -169,7 +171,7 @@ class Coding:
         return _make_table({n: self.colors[int(pixels.palette[n])] for n in used}, 256)
 
     def is_color_coded(self, pixels: MapPixels, used: Iterable[int]) -> bool:
-        """Return whether colors determine the classes of a map in which the values `used` occur."""
+        """True if colors determine the classes of a map in which the values `used` occur."""
         if pixels.in_color or pixels.palette is None:
             return pixels.in_color
         if pixels.palette is GRAYS and all(number in self.numbers for number in used):
@@ -187,7 +189,7 @@ class Coding:
         return ""
 
     def relabel(self, labels: Sequence[int]) -> Coding:
-        """Return the coding with class `labels[k]` in place of class k (IGNORE stays)."""
+        """Return the coding with class k replaced by `labels[k]` (IGNORE stays)."""
 
         def relabel_values(labels_of: Mapping[int, int]) -> dict[int, int]:
             return {v: k if k == IGNORE else int(labels[k]) for v, k in labels_of.items()}
@@ -217,10 +219,10 @@ class SemanticMap(Protocol):
     """The class of each pixel of an image."""
 
     def read(self) -> Pixels:
-        """(H, W) uint8 classes, 255 = not counted; DataError names an unreadable file."""
+        """Return classes (H, W) uint8, 255 = ignored; DataError names an unreadable file."""
 
     def relabel(self, labels: Sequence[int]) -> SemanticMap:
-        """Return the map with class `labels[k]` in place of class k."""
+        """Return the map with class k replaced by `labels[k]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +234,10 @@ class ClassMap:
     coding: Coding
 
     def read(self) -> Pixels:
-        """(H, W) uint8 classes, 255 = not counted.
+        """Return classes (H, W) uint8, 255 = ignored.
 
-        DataError names a file that is unreadable or of a format that changes values,
-        UnknownValueError one with values of no class.
+        Raises DataError for a file that is unreadable or in a lossy format, and UnknownValueError
+        for one with values without a class.
         """
         name = self.files.name(self.index)
         pixels = read_class_map(self.files.read(self.index), name)
@@ -247,18 +249,18 @@ class ClassMap:
         return classes
 
     def relabel(self, labels: Sequence[int]) -> ClassMap:
-        """Return the map with class `labels[k]` in place of class k."""
+        """Return the map with class k replaced by `labels[k]`."""
         return replace(self, coding=self.coding.relabel(labels))
 
 
 def read_class_map(data: bytes | memoryview, name: str) -> MapPixels:
-    """Read the pixels of an encoded class map; DataError if it cannot be read as one."""
+    """Read the pixels of an encoded class map; raises DataError if it cannot be read as one."""
     with reading_image(name), open_image(data) as image:
         return replace(_to_map_pixels(image), lossy=_lossy_format(bytes(data[:64])))
 
 
 def _lossy_format(head: bytes) -> str:
-    """Return the format of an image that does not keep exact values, by its first bytes, or ""."""
+    """Return the name of a lossy image format, by its first bytes, or ""."""
     if head[:2] == b"\xff\xd8":
         return "JPEG"
     return "lossy WebP" if head[8:12] == b"WEBP" and b"VP8 " in head[12:] else ""
@@ -307,7 +309,7 @@ def _read_palette(image: Image.Image) -> NDArray[np.int64]:
 def explain_unknown(
     name: str, pixels: MapPixels, unknown: NDArray[np.bool_], coding: Coding
 ) -> str:
-    """Return which values of a class map have no class, and what to do."""
+    """Return which values of a class map have no class, and the remedy."""
     counts = Counter(pixels.count_values(unknown))
     value, count = counts.most_common(1)[0]
     others = f" and {len(counts) - 1:,} other values" if len(counts) > 1 else ""
@@ -319,7 +321,7 @@ def explain_unknown(
 
 
 def suggest_remedy(unknown_values: Iterable[int], in_color: bool, coding: Coding) -> str:
-    """Return what to do about class maps with values that `coding` does not know."""
+    """Return the remedy for class maps with values that are not in `coding`."""
     values = set(unknown_values)
     if in_color:
         if values <= set(VOC_COLORS):

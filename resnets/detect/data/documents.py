@@ -1,7 +1,7 @@
 """Parsing of JSON, XML and text files of annotations from untrusted sources.
 
-Any error is a DataError of one line. XML with entity declarations is refused (expansion can
-exhaust the memory, and external ones name other files); nesting is limited.
+All errors are one-line DataErrors. XML with entity declarations is refused (expansion can exhaust
+the memory, and external entities refer to other files); nesting is limited.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def parse_json(data: bytes, where: str) -> Any:
 def parse_xml(data: bytes, where: str) -> ElementTree.Element:
     """Parse XML into its root element, with all tags in lower case and without namespaces.
 
-    The encoding is that of a byte order mark, the declared one, or UTF-8. DataError: damaged, in an
-    unknown encoding, with entity declarations, or nested deeper than MAX_XML_DEPTH.
+    The encoding is that of a byte order mark, the declared one, or UTF-8. Raises DataError for
+    files that are damaged, in an unknown encoding, with entity declarations, or nested deeper than
+    MAX_XML_DEPTH.
     """
     if len(data) > MAX_XML_BYTES:
         raise DataError(f"{where}: is too large for XML annotations ({len(data):,} bytes)")
@@ -57,7 +58,7 @@ def parse_xml(data: bytes, where: str) -> ElementTree.Element:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark; DataError for anything else."""
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark; raises DataError otherwise."""
     encoding, start = _byte_order_mark(data)
     try:
         return data[start:].decode(encoding or "utf-8")

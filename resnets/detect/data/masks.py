@@ -1,4 +1,4 @@
-"""COCO segmentations (polygons, run lengths) to masks and back, in pycocotools' format."""
+"""Convert COCO segmentations (polygons, run lengths) to masks and back, in pycocotools' format."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ RunLengths = dict[str, Any]  # {"size": [H, W], "counts": bytes}, compressed run
 
 
 class MaskError(ValueError):
-    """A segmentation that cannot be drawn; the message says why and starts with a verb."""
+    """A segmentation that cannot be drawn; the message is the reason and starts with a verb."""
 
 
 def render_masks(
     outlines: Sequence[Segmentation], size: tuple[int, int], stored: tuple[int, int]
 ) -> Pixels:
-    """Draw masks (M, H, W) uint8 of 0 and 1 at `size` (H, W) from outlines for `stored` (H, W).
+    """Draw masks (M, H, W) uint8 (0 or 1) at `size` (H, W) from outlines for `stored` (H, W).
 
-    Polygons are scaled before they are filled; run lengths are filled and then resized (nearest).
+    Polygons are scaled before they are filled; run lengths are decoded, then resized (nearest).
     """
     masks = np.zeros((len(outlines), *size), np.uint8)
     for row, outline in enumerate(outlines):
@@ -101,7 +101,7 @@ def decode_mask(run: RunLengths) -> Pixels:
 def check_segmentation(outline: Any, height: int, width: int, tolerance: float) -> None:
     """Raise MaskError if `outline` cannot be drawn in an image of height x width px.
 
-    tolerance: px by which corners may pass the edge.
+    tolerance: distance in px by which corners may be outside the image.
     """
     try:
         if isinstance(outline, dict):
@@ -148,8 +148,9 @@ def _check_run_lengths(outline: dict[str, Any], height: int, width: int) -> None
 def _decompress_runs(counts: str | bytes) -> list[int]:
     """Decode COCO's compressed run lengths, so that damaged ones never reach the C decoder.
 
-    Six bits per character from "0" on: the low five are a digit, the sixth means "more follows".
-    From the fourth run on, each is the difference to the run two before it (cocoapi, maskApi.c).
+    Each character, from "0" on, has six bits: the low five are a digit, the sixth means "more
+    follows". From the fourth run on, each is the difference from the run two before it (cocoapi,
+    maskApi.c).
     """
     letters = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
     runs: list[int] = []

@@ -36,7 +36,7 @@ class ResizeFlip:
 
 
 def fit_size(width: int, height: int, shorter: float, longer: float) -> tuple[int, int]:
-    """Return (H, W) with a shorter side of `shorter` px, or less so that `longer` is kept."""
+    """Return (H, W) with a shorter side of `shorter` px, or less if the longer exceeds `longer`."""
     scale = min(shorter / min(width, height), longer / max(width, height))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -46,9 +46,9 @@ def read_fitted(
     name: str,
     size_of: Callable[[int, int], tuple[int, int]],
 ) -> tuple[Pixels, tuple[int, int]]:
-    """Return an image, encoded, a path or in memory, at the size of `size_of`; see `decode_fitted`.
+    """Return an image (encoded, a path or in memory) at the size of `size_of`; see `decode_fitted`.
 
-    Raises DataError, which calls the image `name`.
+    Raises DataError, whose message refers to the image as `name`.
     """
     if isinstance(image, str | os.PathLike):
         image = read_file(Path(image))
@@ -62,14 +62,14 @@ def read_fitted(
 class FittedPreprocessor(Preprocessor):
     """Applies a `Preprocess` to whole images, resized by `fit_size` to `shorter` and `longer` px.
 
-    Inputs have various sizes, (3, h, w) each, so a sequence of images becomes a list of inputs.
+    Inputs vary in size, (3, h, w) each, so a sequence of images is converted to a list of inputs.
     """
 
     shorter: float = 0
     longer: float = 0
 
     def to_tensor(self, image: ImageInput) -> Tensor:
-        """Convert an image, a path, PIL image or uint8 array (H, W[, C]), to uint8 (3, h, w)."""
+        """Convert an image (a path, PIL image or uint8 array (H, W[, C])) to uint8 (3, h, w)."""
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image given"
         pixels, _ = read_fitted(image, name, self._fit)
         return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -78,7 +78,7 @@ class FittedPreprocessor(Preprocessor):
         return fit_size(width, height, self.shorter, self.longer)
 
     def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Any:
-        """Return the model's input: float32 (3, h, w) for an image, a list of such for a list."""
+        """Return the model's input: float32 (3, h, w) for an image; a list for a sequence."""
         if isinstance(image, Sequence) and not isinstance(image, str):
             return [self(each) for each in image]
         return super().__call__(image)
@@ -127,10 +127,10 @@ def transform_class_map(classes: Pixels, transform: ResizeFlip) -> Pixels:
 def crop_square(
     pixels: Pixels, classes: Pixels, side: int, position: tuple[float, float], fill: Sequence[int]
 ) -> tuple[Pixels, Pixels]:
-    """Crop a `side` x `side` square of an image and its class map.
+    """Crop a `side` x `side` square of an image and of its class map.
 
-    position: (y, x) in [0, 1) of the crop within its range. A smaller image is placed there in a
-    square of the color `fill`, whose class is IGNORE.
+    position: (y, x) in [0, 1) of the crop within its range. A smaller image is padded to a square
+    with the color `fill`, whose class is IGNORE.
     """
     height, width = classes.shape
     image = np.empty((side, side, 3), np.uint8)

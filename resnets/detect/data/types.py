@@ -1,4 +1,4 @@
-"""Annotated images and splits, and what models detect in an image."""
+"""Annotated images and splits, and the detections in an image."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
 
 class Detections(TypedDict):
-    """The detections of a model in one image, N objects.
+    """The N detections of a model in one image.
 
-    boxes: (N, 4) left, top, right, bottom in pixels of the upright stored image. scores: (N,) in
-    0..1. labels: (N,) index into the classes, without background. masks: N compressed COCO run
-    lengths at the stored image's size, if the model predicts masks.
+    boxes: (N, 4) left, top, right, bottom in px of the upright stored image.
+    scores: (N,) in 0..1.
+    labels: (N,) indices into the classes, without background.
+    masks: N compressed COCO run lengths at the stored image's size, if the model predicts masks.
     """
 
     boxes: Floats
@@ -43,7 +44,7 @@ class Detections(TypedDict):
 class Located(TypedDict):
     """One box for each of K classes in an image, from a localizer.
 
-    scores: (K,) probability of each class. boxes: (K, 4) px of the stored image; NaN = none.
+    scores: (K,) class probabilities. boxes: (K, 4) in px of the stored image; NaN = none.
     """
 
     scores: Floats
@@ -52,13 +53,16 @@ class Located(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The annotations of one image; M objects.
+    """The annotations of one image with M objects.
 
-    boxes: (M, 4) float32, left, top, right, bottom in pixels of the upright stored image.
-    labels: (M,) int64, index into the set's classes; there is no background class.
-    crowd: (M,) bool, regions of many objects (COCO's iscrowd). difficult: (M,) bool (VOC's).
-    areas: (M,) float32, pixels of the object: of its mask if it has one, else of its box.
-    masks: a COCO segmentation of each object, or None. semantic: class of each pixel, or None.
+    Attributes:
+        boxes: (M, 4) float32, left, top, right, bottom in px of the upright stored image.
+        labels: (M,) int64, indices into the data set's classes, without background.
+        crowd: (M,) bool, regions of many objects (COCO's iscrowd).
+        difficult: (M,) bool (VOC's difficult).
+        areas: (M,) float32, area of the object's mask in px, or of its box without a mask.
+        masks: COCO segmentation of each object, or None.
+        semantic: Class of each pixel, or None.
     """
 
     boxes: Floats
@@ -73,11 +77,11 @@ class Target:
     height: int
 
     def __len__(self) -> int:
-        """Number of objects."""
+        """Return the number of objects."""
         return len(self.labels)
 
     def take(self, rows: Ints | Flags) -> Target:
-        """Return the same image with the objects of `rows` only."""
+        """Return the target with the objects of `rows` only."""
         kept = np.arange(len(self))[rows]
         return replace(
             self,
@@ -92,10 +96,10 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class DetectionSplit:
-    """A training, validation or test set; `targets` has one entry for each of `files`.
+    """A training, validation or test split; `targets` has one entry for each of `files`.
 
-    category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`, None for
-    classes that the source does not have. summary: of the data set that this is a split of.
+    category_ids: id of each of `classes` in the source (COCO's are 1..90 with gaps); None for
+    classes that the source lacks. summary: summary of the data set.
     """
 
     files: Files
@@ -110,7 +114,7 @@ class DetectionSplit:
         assert len(self.classes) == len(self.category_ids)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.files)
 
     @property
@@ -119,14 +123,14 @@ class DetectionSplit:
         return tuple(n for n, number in enumerate(self.category_ids) if number is not None)
 
     def read(self, index: int) -> tuple[Pixels, Target]:
-        """Read the upright image (H, W, 3) uint8 and its target; DataError as of `read_at`."""
+        """Read the upright image (H, W, 3) uint8 and its target; raises DataError as `read_at`."""
         target = self.targets[index]
         return self.read_at(index, (target.height, target.width)), target
 
     def read_at(self, index: int, size: tuple[int, int]) -> Pixels:
         """Read the upright image at `size` (H, W): (H, W, 3) uint8, bilinear and antialiased.
 
-        DataError names an image that cannot be read, or whose size differs from that of its
+        Raises DataError for an unreadable image, or if its size differs from that in its
         annotations.
         """
         name, target = self.files.name(index), self.targets[index]

@@ -1,7 +1,7 @@
-"""Scalars of annotation files in any spelling: flags, numbers, ids, sizes, boxes and names.
+"""Scalars of annotation files in any notation: flags, numbers, ids, sizes, boxes and names.
 
-Tools write the same value as 1, 1.0, "1", true or "yes". All readers of annotations use these
-functions, so that a spelling has the same meaning everywhere. Invalid and missing values are
+Tools write the same value as 1, 1.0, "1", true or "yes". All annotation readers use these
+functions, so that each notation has the same meaning everywhere. Invalid and missing values are
 distinguished.
 """
 
@@ -60,7 +60,7 @@ def read_number(value: Any) -> float:
 
 
 def read_side(value: Any) -> int:
-    """Read a side of an image in pixels; 0 = not stated, -1 = invalid.
+    """Read the length of an image side in px; 0 = not specified, -1 = invalid.
 
     >>> [read_side(value) for value in (640, "640.0", None, "", 0, -5, "wide")]
     [640, 640, 0, 0, 0, -1, -1]

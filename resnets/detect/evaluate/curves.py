@@ -1,4 +1,4 @@
-"""Precision-recall curves in one figure, of the mean over classes and of each class."""
+"""A figure of precision-recall curves: the mean over classes, and each class."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LETTERS_PER_INCH = 12  # of the protocol at 9 pt
 def save_curves(
     figures: CocoFigures, classes: Sequence[str], protocol: str, path: Path, kind: str = "boxes"
 ) -> None:
-    """Write a PNG or SVG, by its suffix: means over classes left, each class at IoU .5 right.
+    """Write a PNG or SVG, by suffix: means over classes (left), classes at IoU 0.5 (right).
 
-    Of more than ten classes, the five best and five worst are named.
+    If there are more than ten classes, the five best and five worst are named.
     """
     with figure_fonts((*classes, protocol)), atomic_write(path) as temporary:
         figure = _draw_figure(figures, classes, protocol, kind)

@@ -1,4 +1,4 @@
-"""The worst misses on one page: wrong detections, and objects that were not detected."""
+"""A page of the worst errors: wrong detections, and objects that were not detected."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ CONTEXT = 2.2  # side of the shown square in sides of the boxes
 
 @dataclass(frozen=True, eq=False)
 class Miss:
-    """One error in image `row`.
+    """An error in image `row`.
 
-    found: box (4,) of a wrong detection. missed: box (4,) of the object that it should be, or that
-    was not detected. message: what happened, in two short lines. weight: severity among its kind.
+    Attributes:
+        found: Box (4,) of a wrong detection.
+        missed: Box (4,) of the undetected object, or the object that the detection should match.
+        message: Description in two short lines.
+        weight: Severity among errors of the same kind.
     """
 
     row: int
@@ -44,11 +47,11 @@ class Miss:
 
 
 def worst_misses(split: DetectionSplit, detections_of: Sequence[Detections]) -> list[Miss]:
-    """Return the wrong detections of highest score and the largest missed objects, up to 12 each.
+    """Return the wrong detections with the highest scores and the largest missed objects.
 
-    Detections are matched as in VOC, with objects of their class at an IoU of 0.5; the kind of
-    error follows from the object with the largest overlap. Crowds and difficult objects are
-    ignored. At most two of one kind are from the same image.
+    Up to 12 of each. Detections are matched as in VOC, with objects of their class at an IoU of
+    0.5; the kind of error is determined by the object with the largest overlap. Crowds and
+    difficult objects are ignored. At most two errors of one kind are from the same image.
     """
     wrong: list[Miss] = []
     missed: list[Miss] = []
@@ -111,7 +114,7 @@ def _explain(
 
 
 def _choose_worst(misses: Sequence[Miss]) -> list[Miss]:
-    """Return the worst, few of each image."""
+    """Return the worst errors, with few of the same image."""
     chosen: list[Miss] = []
     count_of_image: Counter[int] = Counter()
     for miss in sorted(misses, key=lambda miss: -miss.weight):

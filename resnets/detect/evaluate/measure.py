@@ -19,10 +19,10 @@ Watch = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """Metrics, the detections they come from, and images excluded.
+    """Metrics, the detections from which they were computed, and skipped images.
 
-    split: the readable images. found: the objects detected in each; empty for segmenters and
-    localizers. errors: what is wrong with each of the other images.
+    split: the readable images. found: the objects detected in each image; empty for segmenters and
+    localizers. errors: one message per unreadable image.
     """
 
     metrics: DetectionMetrics
@@ -34,7 +34,7 @@ class EvaluationResult:
 def detect_all(
     predictor: Predictor, split: DetectionSplit, watch: Watch = lambda inputs, _: inputs
 ) -> tuple[list[Detections], list[str]]:
-    """Return the objects in every image of `split`, and errors of unreadable ones (no objects)."""
+    """Return the objects in every image of `split` (none if unreadable), and the error messages."""
     for model in predictor.models:
         model.eval()
     unreadable = BadSamples(split.description, len(split))
@@ -55,10 +55,10 @@ def measure(
     watch: Watch = lambda inputs, _: inputs,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> EvaluationResult:
-    """Return metrics of `predictor` on `split`; `watch(inputs, total)` may show progress.
+    """Return the metrics of `predictor` on `split`; `watch(inputs, total)` can show progress.
 
-    Each process runs on its share of the images, and computes the metrics of all. Images that
-    cannot be read are skipped, and the protocol counts them. DataError if none is left.
+    Each process runs on its share of the images, and computes the metrics of all. Unreadable images
+    are skipped, and the protocol states their number. Raises DataError if none is readable.
     """
     modes = {module: module.training for model in predictor.models for module in model.modules()}
     for model in predictor.models:

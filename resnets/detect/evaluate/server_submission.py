@@ -1,7 +1,7 @@
 """Images without annotations, and result files for test servers.
 
-COCO's server takes one JSON with the ids of `image_info_<set>.json`; VOC's a text file for each
-class, `comp4_det_<set>_<class>.txt`.
+COCO's server expects one JSON file with the ids of `image_info_<set>.json`; VOC's server a text
+file per class, `comp4_det_<set>_<class>.txt`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIST_FOLDER = "ImageSets/Main"
 
 @dataclass(frozen=True, eq=False)
 class Unlabeled:
-    """A set without annotations: its targets have no objects. voc: whether its server is VOC's."""
+    """A data set without annotations: its targets have no objects. voc: for VOC's server."""
 
     split: DetectionSplit
     title: str
@@ -43,14 +43,14 @@ class Unlabeled:
 
     @property
     def summary(self) -> DataSummary:
-        """Summary of the set."""
+        """Summary of the data set."""
         return summarize_images(self.title, len(self.split), LeftOut())
 
 
 def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:
     """Open the images of the set `title`: image_info_<title>.json, a list of VOC's, or a folder.
 
-    Categories are matched to `classes` by name. DataError if there is no such set, or images of it
+    Categories are matched to `classes` by name. Raises DataError if there is no such set, or images
     are missing.
     """
     store = open_store(where)
@@ -77,7 +77,7 @@ def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:
 
 
 def save_results(unlabeled: Unlabeled, found: Sequence[Detections], out: Path) -> list[Path]:
-    """Write detections in the format of the set's server into `out`; returns the files."""
+    """Write detections to `out` in the format of the set's server; return the files."""
     out.mkdir(parents=True, exist_ok=True)
     split = unlabeled.split
     ids = [target.image_id for target in split.targets]

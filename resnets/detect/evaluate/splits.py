@@ -1,4 +1,4 @@
-"""The annotated images to evaluate a detector on, with classes in the order of the model's."""
+"""The annotated images on which a detector is evaluated, with classes in the model's order."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def choose_split(
     name: SplitName,
     known: Fingerprint | None = None,
 ) -> DetectionSplit:
-    """Return the split called `name` of `source`, or of the data that a model was trained on.
+    """Return the split `name` of `source`, or of the data set that the model was trained on.
 
-    Image sets, fractions and seeds are the recipe's for its own data. "test" of another source is
-    its test set, or all of it if it has no sets. Bad annotations are excluded only if the recipe
-    says so. known: the run's record of its images; none that it trained on is in a held-out split.
-    DataError if there is no such split, or it has classes that are not in `classes`.
+    For the model's own data, image sets, fractions and seeds are the recipe's. "test" of another
+    source is its test set, or all images if it has no sets. Invalid annotations are excluded only
+    if the recipe says so. known: the run's record of its images; images used for training are in no
+    held-out split. Raises DataError if there is no such split, or it has classes that are not in
+    `classes`.
     """
     data, detect, is_other_data = _data_specs(recipe, source, name)
     is_whole = is_other_data and name == "test"
@@ -63,9 +64,9 @@ def choose_set(
     title: str,
     known: Fingerprint | None = None,
 ) -> DetectionSplit | Unlabeled:
-    """Return the image set `title` of `source`, or of a model's own data, annotated or not.
+    """Return the image set `title` of `source` or of the model's own data, annotated or not.
 
-    DataError if there is none of that name, or none of its classes is in `classes`.
+    Raises DataError if there is no such set, or none of its classes is in `classes`.
     """
     data, detect, _ = _data_specs(recipe, source, "test")
     split = open_set(data, detect, recipe.detection_task, title, known)
@@ -101,10 +102,10 @@ def _data_specs(
 
 
 def reorder(split: DetectionSplit, classes: Sequence[str]) -> DetectionSplit:
-    """Return the split with labels that are indices into `classes`, matched by name.
+    """Return the split with labels as indices into `classes`, matched by name.
 
-    It may have only some of them: its description then says "3 of 80 classes". DataError if it has
-    objects, or class maps, of others.
+    If it has only some of them, its description says "3 of 80 classes". Raises DataError if it has
+    objects, or class maps, of other classes.
     """
     if split.classes == tuple(classes):
         return split
@@ -132,7 +133,7 @@ def reorder(split: DetectionSplit, classes: Sequence[str]) -> DetectionSplit:
 
 
 def _check_classes(split: DetectionSplit, output_of: Sequence[int], classes: Sequence[str]) -> None:
-    """Raise DataError if the split has, or may have, classes without an output."""
+    """Raise DataError if the split has, or may have, classes that the model does not output."""
     unknown = {label for label, output in enumerate(output_of) if output < 0}
     has_maps = any(target.semantic is not None for target in split.targets)
     found = unknown if has_maps else {n for t in split.targets for n in t.labels.tolist()} & unknown

@@ -1,4 +1,4 @@
-"""The files that an evaluation or a prediction writes."""
+"""Write the files of an evaluation or a prediction."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from resnets.detect.metrics.meters import DetectionMetrics
 def save_evaluation(
     metrics: DetectionMetrics, split: DetectionSplit, found: Sequence[Detections], out: Path
 ) -> list[Path]:
-    """Write the metrics into `out` and return the files, evaluation.json first.
+    """Write the metrics to `out` and return the files, evaluation.json first.
 
-    With detections also detections.json (COCO's result format), precision.png, mask_precision.png
-    if there are masks, and misses.png.
+    With detections also detections.json (COCO's result format), precision.png, misses.png and, if
+    there are masks, mask_precision.png.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "evaluation.json"]
@@ -72,8 +72,8 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Return one entry per object: image_id, category_id, bbox (x, y, width, height), score.
 
-    Objects of classes that the data does not have (None) are excluded. Those with masks also have a
-    segmentation as compressed run lengths.
+    Objects of classes that the data does not have (None) are excluded. Objects with masks also have
+    a segmentation as compressed run lengths.
     """
     entries = []
     for image_id, detections in zip(image_ids, found, strict=True):

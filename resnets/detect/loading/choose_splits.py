@@ -1,9 +1,10 @@
-"""The image sets of a source: those of its folders, halves of val, and which is for what.
+"""Choose the image sets of a source for each role: by name, by folder, or as halves of val.
 
-`add_val_halves` makes val1 and val2, halves of val with about as many objects of each class. They
-are for ImageNet's detection set, whose training images have few objects each: val1 is trained on
-too, and val2 validates (Girshick et al. 2014, R-CNN; the paper, appendix B). R-CNN's lists are used
-if the set has them; these halves serve the same purpose, but have other images.
+`add_val_halves` creates val1 and val2, halves of val with about as many objects of each class. They
+are used for ImageNet's detection data, whose training images have few objects each: val1 is added
+to the training set, and val2 is the validation set (Girshick et al. 2014, R-CNN; the paper,
+appendix B). R-CNN's own lists are used if the data set has them; these halves have the same
+purpose, but other images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ WHOLE, HALVES = "val", ("val1", "val2")
 
 @dataclass(frozen=True)
 class ChosenSets:
-    """Titles of the image sets of each role, joined by +; "" = none of its own."""
+    """Titles of the image sets of each role, joined by +; "" = none."""
 
     train: str
     val: str
@@ -37,10 +38,10 @@ class ChosenSets:
 
 
 def choose_sets(titles: Sequence[str], detect: DetectSpec) -> ChosenSets:
-    """Return the image sets that `detect` names, or those of the source with matching names.
+    """Return the image sets specified by `detect`, or those of the source with matching names.
 
-    Sets of the same name in several folders or years are joined. ConfigError: a set that does not
-    exist; DataError: none for training, or several for one role with different names.
+    Sets of the same name in several folders or years are joined. Raises ConfigError for a set that
+    does not exist, and DataError if there is none for training, or several for one role.
     """
     exact_role = {title: split_role(set_name(title)) for title in titles}
     role_of = {title: set_role(title) for title in titles}
@@ -99,10 +100,10 @@ def log_sets(source: RawDataset, sets: ChosenSets) -> None:
 
 
 def split_by_folders(source: RawDataset) -> RawDataset:
-    """Split the only image set of a source by folders named like splits, if there are some.
+    """Split the only image set of a source by folders named like splits, if there are any.
 
-    So images of test/ are never trained on. The source is returned unchanged if its set is named
-    like a split, or the folders are of fewer than two splits.
+    This prevents training on images of test/. The source is returned unchanged if its set is named
+    like a split, or the folders belong to fewer than two splits.
     """
     if len(source.titles) != 1 or set_role(source.titles[0]) is not None:
         return source
@@ -158,7 +159,7 @@ def list_named_sets(detect: DetectSpec) -> Iterable[str]:
 
 
 def add_val_halves(source: RawDataset, names: Iterable[str]) -> RawDataset:
-    """Return `source` with image sets val1 and val2 if they are in `names`, and it has val only."""
+    """Return `source` with image sets val1 and val2 if `names` has them and only val exists."""
     titles = source.titles
     if not set(names) & set(HALVES) or WHOLE not in titles or set(HALVES) & set(titles):
         return source
@@ -186,8 +187,8 @@ def add_val_halves(source: RawDataset, names: Iterable[str]) -> RawDataset:
 def halve_by_class(images: Sequence[RawImage]) -> tuple[list[RawImage], list[RawImage]]:
     """Split images into halves with about as many objects of each class, in the original order.
 
-    Images of the rarest classes are assigned first, each to the half that has fewer of its classes.
-    The same images give the same halves; another image may move others.
+    Images of the rarest classes are assigned first, each to the half with fewer objects of its
+    classes. The same images give the same halves; an additional image may move others.
     """
     counts = [Counter(each.label for each in image.objects) for image in images]
     totals: Counter[int] = sum(counts, Counter())

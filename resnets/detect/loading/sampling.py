@@ -1,4 +1,4 @@
-"""`Sampler`: the images of each batch, with repeats of rare classes and batches of one shape.
+"""`Sampler`: the images of each batch, with repeats of rare classes and similar shapes.
 
 Everything is a pure function of (seed, batch), as in `data.order`.
 """
@@ -16,13 +16,13 @@ from resnets.data import order
 from resnets.detect.data.types import Target
 
 Ints = NDArray[np.int64]
-WINDOW = 32  # batches within which images of one shape are grouped
+WINDOW = 32  # number of batches within which images of similar shape are grouped
 STREAM_REPEAT, STREAM_WINDOW = 64, 65
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Epochs, rows and copies, each (B,), of one batch; `copies` number repeats within an epoch."""
+    """Epochs, rows and copies of one batch, (B,) each; `copies` numbers repeats in an epoch."""
 
     epochs: Ints
     rows: Ints
@@ -32,8 +32,9 @@ class Draws:
 class Sampler:
     """Endless batches of images, repeated by `repeats` (N,) >= 1, of similar shape (`tall` (N,)).
 
-    An epoch has each image floor or ceil of its repeats times, and exactly so on average. Within
-    `WINDOW` batches, wide and tall images are grouped; at most one batch has both.
+    In an epoch the number of times that an image is used is the floor or ceiling of its repeats,
+    with the exact mean. Within `WINDOW` batches, wide and tall images are grouped; at most one
+    batch has both.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class Sampler:
 def repeat_factors(
     targets: Sequence[Target], classes: int, threshold: float
 ) -> NDArray[np.float64]:
-    """Return how often (N,) each image is shown per epoch (Gupta et al. 2019, "LVIS", section 4.1).
+    """Return the repeat factor (N,) of each image (Gupta et al. 2019, "LVIS", section 4.1).
 
-    It is the largest over the image's classes of max(1, sqrt(threshold / f)), where f is the
-    fraction of images with the class. 1 for all images if `threshold` is 0.
+    It is the maximum over the image's classes of max(1, sqrt(threshold / f)), where f is the
+    fraction of images with the class; 1 for all images if `threshold` is 0.
     """
     num_images = np.zeros(classes)
     for target in targets:

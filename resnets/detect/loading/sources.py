@@ -1,4 +1,4 @@
-"""`open_detection`: open a stored set of annotated images, and split it."""
+"""`open_detection`: open a stored data set of annotated images, and split it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ VOC_NAMES = ("voc2007", "voc2012", "voc0712")
 
 @dataclass(frozen=True)
 class DetectionSplits:
-    """A set, split. `test()` opens the test images, which nothing else does; None without any.
+    """A data set divided into splits.
 
-    summary: how the set was interpreted; each split has it too.
-    fingerprint, changes, overlaps, recognized, checked: as of `data.Splits`.
+    `test()` opens the test images, which nothing else does; None if there are none. summary: how
+    the data set was interpreted; each split has it, too. fingerprint, changes, overlaps,
+    recognized, checked: as in `data.Splits`.
     """
 
     train: DetectionSplit
@@ -81,13 +82,13 @@ def open_detection(
     other: bool = False,
     whole: bool = False,
 ) -> DetectionSplits:
-    """Open the annotated images of `data.source`, by its own image sets if it has some.
+    """Open the annotated images of `data.source`, by its own image sets if it has any.
 
-    With a validation but no test set, validation is the test set. What is missing is held out of
-    the training set: `data.val_fraction` and `data.test_fraction` of its images; those in
-    quarantine are excluded everywhere. `known`, `training`, `other` and `whole`: as of `open_data`.
-    DataError says what is missing, damaged or overlaps, and names bad annotations unless
-    `detect.skip_invalid`.
+    If there is a validation set but no test set, validation is the test set. Missing sets are held
+    out of the training set: `data.val_fraction` and `data.test_fraction` of its images. Images in
+    quarantine are excluded from all sets. `known`, `training`, `other` and `whole`: as in
+    `open_data`. Raises DataError for missing, damaged or overlapping sets, and for invalid
+    annotations unless `detect.skip_invalid`.
     """
     detect = detect or DetectSpec()
     source = add_val_halves(find_source(data.source, task, detect), list_named_sets(detect))
@@ -110,7 +111,7 @@ def open_detection(
     test_images = functools.cache(lambda: opener.load(sets.test))
 
     def part(titles: str, image_set: RawImageSet) -> FilePart:
-        """The images as parts of any set are known: by their paths in the store, and contents."""
+        """Return images with the keys of other data sets: paths in the store, and contents."""
         sets_by_title[titles] = image_set
         paths = [str(image.path) for image in image_set.images]
         files, ids = source.store.take(paths), hash_names(paths)
@@ -192,7 +193,7 @@ def _summary(
     data: DataSpec,
     notes: Sequence[str],
 ) -> DataSummary:
-    """Summarize the set from the annotations alone."""
+    """Summarize the data set from its annotations alone."""
     rule = "rank" if data.split_rule == "rank" else "identity"
     held_by = f"image {rule}" if data.group is None else "group"
     origin = f"held out by {held_by}, seed {data.split_seed}"
@@ -229,8 +230,8 @@ def open_set(
 ) -> DetectionSplit | None:
     """Open the image set `title` of `data.source`; None if there are no annotations for it.
 
-    Images that a run trained on (`known`) are excluded, unless all of the set are; the description
-    says so. DataError as of `open_detection`, if there is a set of that name.
+    Images that a run trained on (`known`) are excluded, unless all images were; the description
+    says so. If the set exists, raises DataError as `open_detection`.
     """
     try:
         source = add_val_halves(find_source(data.source, task, detect), [title])
@@ -268,10 +269,10 @@ def open_set(
 
 
 def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
-    """Open the set at `where` for `task`; DataError if it has no annotations of that kind.
+    """Open the data set at `where` for `task`; raises DataError without annotations of that kind.
 
-    Of `detect`, the fields format, class_map and class_map_folder are read. VOC is also known by
-    name (`VOC_NAMES`), and downloaded if it is not in the cache.
+    Of `detect`, the fields format, class_map and class_map_folder are read. VOC can be given by
+    name (`VOC_NAMES`), and is downloaded if it is not in the cache.
     """
     with reading(where, DataError, "as annotations"):
         source = _find_source(where, task, detect or DetectSpec())

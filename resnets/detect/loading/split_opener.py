@@ -1,4 +1,4 @@
-"""`SplitOpener`: check the image sets of a source, and turn them into splits."""
+"""`SplitOpener`: check the image sets of a source, and convert them to splits."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class SplitOpener:
         self.masks = task == "instances" or self.drawn
 
     def load(self, titles: str) -> RawImageSet:
-        """Return the good images of the sets `titles`.
+        """Return the valid images of the sets `titles`.
 
-        DataError for a bad one, unless `detect.skip_invalid`.
+        Raises DataError for an invalid image, unless `detect.skip_invalid`.
         """
         images: list[RawImage] = []
         for title in dict.fromkeys(titles.split("+")):
@@ -127,7 +127,7 @@ class SplitOpener:
         return RawImageSet(images)
 
     def left_out(self) -> LeftOut:
-        """Count the files that were not read, and the images in none of the sets loaded so far."""
+        """Count the files that were not read, and the images in no set loaded so far."""
         found = LeftOut()
         found.add_all(self.source.store.left_out)
         for path in ImageIndex.of(self.source.store).images:
@@ -136,15 +136,15 @@ class SplitOpener:
         return found
 
     def _note(self, note: str) -> None:
-        """Record and log a note, once."""
+        """Record and log a note once."""
         if note not in self.notes:
             self.notes.append(note)
             log.warning("%s: %s", self.source.name, note)
 
     def _keep_single_class(self, images: list[RawImage], titles: str) -> list[RawImage]:
-        """Return the images whose objects are all of one class.
+        """Return the images whose objects all have the same class.
 
-        This comes before images are held out, so that each split has some.
+        This is done before images are held out, so that each split has some of them.
         """
         single = [each for each in images if len({one.label for one in each.objects}) == 1]
         title = " ".join(filter(None, (self.source.name, titles)))
@@ -155,7 +155,7 @@ class SplitOpener:
         return single
 
     def _check_class_maps(self, images: list[RawImage], titles: str) -> list[RawImage]:
-        """Return the images with good class maps; DataError if values have no class."""
+        """Return the images with valid class maps; raises DataError if values have no class."""
         where = self.source.store.where
         maps = [image.class_map for image in images if image.class_map is not None]
         scan = scan_maps(self.source, maps)

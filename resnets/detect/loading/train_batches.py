@@ -47,7 +47,7 @@ COPY_STRIDE = 1 << 32  # separates the random draws of repeats of one image
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Image `row` as the model gets it: pixels (H, W, 3) uint8, its objects or class map."""
+    """A model input: image `row` with pixels (H, W, 3) uint8, and its objects or class map."""
 
     row: int
     pixels: Pixels
@@ -60,17 +60,17 @@ class Sample:
 class DetectStream:
     """An endless stream of full training batches; batch k is the same whenever it is requested.
 
-    For detection, `images` is a list of (3, H, W) float32 of various sizes, normalized and on
-    the device, and `targets` a list of dicts: boxes (M, 4) float32 in px of that image, labels
-    (M,) int64 from 1 on (0 is torchvision's background), area (M,), iscrowd (M,) int64, all 0,
-    image_id () int64, the row, and masks (M, H, W) uint8 for task "instances". For task "segment",
-    images are (B, 3, S, S) and targets (B, S, S) int64 with 255 = not counted.
+    For detection, `images` is a list of (3, H, W) float32 tensors of various sizes, normalized and
+    on the device, and `targets` a list of dicts: boxes (M, 4) float32 in px of that image, labels
+    (M,) int64 from 1 (0 is torchvision's background), area (M,), iscrowd (M,) int64, all 0,
+    image_id () int64 (the row), and masks (M, H, W) uint8 for task "instances". For task "segment",
+    images are (B, 3, S, S) and targets (B, S, S) int64 with 255 = ignored.
 
-    Crowds, and difficult objects unless `detect.keep_difficult`, are not trained on. `ids` are rows
-    of `split`. The number of threads (`data.workers`) never changes a result. An image that cannot
-    be read is replaced by another, chosen by (seed, epoch, row); if more than the fraction
-    `data.max_unreadable` cannot, a DataError is raised when the batch is due. Of each batch of
-    `batch_size` images, those at `batch_indices` are returned; None = all.
+    Crowds, and difficult objects unless `detect.keep_difficult`, are not used for training. `ids`
+    are rows of `split`. The number of threads (`data.workers`) never changes a result. An
+    unreadable image is replaced by another, chosen by (seed, epoch, row); if more than the fraction
+    `data.max_unreadable` is unreadable, a DataError is raised when the batch is due. Of each batch
+    of `batch_size` images, those at `batch_indices` are returned; None = all.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class DetectStream:
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Rows of images found unreadable so far, which others replace."""
+        """Rows of unreadable images found so far, which other images replace."""
         return self.ledger.errors
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
@@ -147,7 +147,7 @@ class DetectStream:
             pool.shutdown(cancel_futures=True)
 
     def _estimate_bytes(self, index: int) -> int:
-        """Return about the maximum size of a sample of image `index`: its pixels and masks."""
+        """Return the approximate maximum size in bytes of a sample of image `index`, with masks."""
         target = self.targets[int(self.rows[index])]
         max_scale = self.detect.scale[1]
         shorter = max(self.detect.train_sizes) * max_scale
@@ -175,7 +175,7 @@ class DetectStream:
         raise self.ledger.exhausted_error()
 
     def _read_transformed(self, row: int, epoch: int, key: int) -> Sample:
-        """Read image `row`, transformed at random by (seed, epoch, key)."""
+        """Read image `row`, randomly transformed by (seed, epoch, key)."""
 
         def uniform(stream: int) -> float:
             return float(order.uniform(self.seed, epoch, key, stream))
@@ -239,13 +239,13 @@ class DetectStream:
 
 
 def trainable_objects(target: Target, detect: DetectSpec) -> Target:
-    """Return the target with the objects that are trained on."""
+    """Return the target with the objects that are used for training."""
     excluded = target.crowd if detect.keep_difficult else target.crowd | target.difficult
     return target.take(~excluded)
 
 
 def _explain_no_objects(targets: Sequence[Target]) -> str:
-    """Return why no image has an object to train on."""
+    """Return why no image has an object for training."""
     crowds, objects = (
         int(sum(each.crowd.sum() for each in targets)),
         sum(len(each) for each in targets),

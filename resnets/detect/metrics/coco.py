@@ -1,6 +1,6 @@
-"""COCO's mean average precision and recall, by faster-coco-eval.
+"""COCO's mean average precision and recall, computed by faster-coco-eval.
 
-The figures equal those of pycocotools; the tests compare them.
+The values equal those of pycocotools; the tests compare them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ IouType = Literal["bbox", "segm"]
 class CocoFigures:
     """COCO's metrics in 0..1; None if there is no object of that size or class.
 
-    numbers: the twelve by name. class_ap, class_ap50: average precision of each class.
-    precision: (10, 101, K) at IoU .5, .55, ... .95 and recall 0, .01, ... 1; NaN = no objects.
+    numbers: the twelve metrics by name. class_ap, class_ap50: average precision of each class.
+    precision: (10, 101, K) at IoU .5, .55, ..., .95 and recall 0, .01, ..., 1; NaN = no objects.
     """
 
     numbers: dict[str, float | None]
@@ -43,7 +43,7 @@ def coco_figures(
     detections: Sequence[Detections],
     kind: IouType = "bbox",
 ) -> CocoFigures:
-    """Return metrics of `detections`, one entry per image of `split`, by boxes or by masks.
+    """Return the metrics of `detections`, one entry per image of `split`, for boxes or masks.
 
     Crowds count as in COCO; VOC's difficult objects are treated as crowds.
     """
@@ -141,7 +141,7 @@ def _to_results(row: int, detections: Detections, kind: IouType) -> list[dict[st
     ]
     if kind == "segm":
         for entry, run in zip(entries, detections["masks"], strict=True):
-            del entry["bbox"]  # or libraries would use the box as the mask
+            del entry["bbox"]  # otherwise libraries use the box as the mask
             entry["segmentation"] = run
     return entries
 

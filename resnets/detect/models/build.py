@@ -1,4 +1,4 @@
-"""Build or load a detector, localizer or segmenter from a recipe, a run or a checkpoint."""
+"""Build a detector, localizer or segmenter from a recipe, or load it from a run or checkpoint."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ KINDS: dict[str, ModelKind] = {
 def build_model(
     recipe: Recipe, num_classes: int, classes: Sequence[str] | None = None
 ) -> tuple[Model, Preprocessor]:
-    """Return the model of `recipe` for `num_classes`, in training mode, and its preprocessing.
+    """Return the model of `recipe` for `num_classes` in training mode, and its preprocessing.
 
-    classes: their names, by which class layers of complete models are kept; see
+    classes: class names, by which class layers of complete models are selected; see
     `load_whole_weights`.
 
-    Random weights come from torch's global generator. `recipe.weights` are a network's, as
-    `resnets.create_model` takes them, or those of a complete detector or segmenter: a file of
-    torchvision's, detectron2's or ours, or "torchvision:COCO_V1" and the like. They bring their
-    preprocessing. WeightsError if they do not fit.
+    Random weights are drawn with torch's global generator. `recipe.weights` are those of a network,
+    as for `resnets.create_model`, or of a complete detector or segmenter: a file of torchvision,
+    detectron2 or this package, or "torchvision:COCO_V1" and the like. They determine the
+    preprocessing. Raises WeightsError if they do not fit.
     """
     check_recipe(recipe)
     if recipe.weights is None:
@@ -80,14 +80,14 @@ def build_model(
 
 
 def per_channel_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
-    """Return the preprocessing with one mean per channel, since images have various sizes."""
+    """Return the preprocessing with one mean per channel, because image sizes vary."""
     if preprocessor.mean_image is None:
         return preprocessor
     return Preprocessor(dataclasses.replace(preprocessor.spec, mean_image=False))
 
 
 def _read_weights(source: str, recipe: Recipe) -> Weights:
-    """Read weights of a complete model as they are, or those of a network, recognized."""
+    """Read the weights of a complete model unchanged, or those of a network by its format."""
     published = read_published(source, recipe)
     if published is not None:
         return published
@@ -100,7 +100,7 @@ def _read_weights(source: str, recipe: Recipe) -> Weights:
 
 
 def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
-    """Return `net` with the head of the recipe's task; its own head is removed."""
+    """Return `net` with the head of the recipe's task instead of its classification head."""
     net.recompute = recipe.recompute
     spec = recipe.detect
     if recipe.task == "segment":
@@ -122,7 +122,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(
             f"detect.head: {head!r} is not for task {recipe.task!r}; use {' or '.join(heads)}"
         )
-    if recipe.model.has_speedrun_layers:  # their maps drop pixels at the border
+    if recipe.model.has_speedrun_layers:  # their feature maps lose pixels at the border
         raise ConfigError(
             "model: the layers of cifar-speedrun (model.stem 'whitening', model.downsample, ...)"
             f" are for classification, not for task {recipe.task!r}; choose another network"
@@ -156,9 +156,9 @@ def _check_alternation(recipe: Recipe) -> None:
 
 
 def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
-    """Raise ConfigError if a step of alternating training would start from random layers.
+    """Raise ConfigError if a step of alternating training would start with random layers.
 
-    whole: whether `recipe.weights` are those of a detector. For new runs only.
+    whole: whether `recipe.weights` are those of a detector. Only for new runs.
     """
     spec = recipe.detect
     if spec.freeze_shared and recipe.weights is None:
@@ -171,10 +171,11 @@ def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
 
 
 def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) -> None:
-    """Set the batch norms' statistics to plain averages over one epoch of the training images.
+    """Set the batch norms' statistics to averages over one epoch of the training images.
 
-    These are of the detection set, in batches padded to one size. The paper's (appendix A) are of
-    the classifier on the ImageNet training set: `resnets recompute-norm` computes those.
+    The images are those of the detection data set, in batches padded to one size. The paper's
+    statistics (appendix A) are those of the classifier on the ImageNet training set: `resnets
+    recompute-norm` computes them.
     """
     batches = -(-stream.examples // recipe.batch_size)
     recompute_statistics(net, _training_images(stream, batches))
@@ -187,7 +188,7 @@ def _training_images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
 
 
 def load_detection_model(weights: str | PathLike[str]) -> Model:
-    """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
+    """Load the model of a run folder or checkpoint in eval mode, in float32, on the CPU.
 
     See `resnets.load`. Raises CheckpointError, and ConfigError for a classifier.
     """

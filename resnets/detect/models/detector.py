@@ -1,4 +1,4 @@
-"""`Detector`: Faster R-CNN and Mask R-CNN on the stages of a network."""
+"""`Detector`: Faster R-CNN and Mask R-CNN with the stages of a network as backbone."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ from resnets.models import ImageClassifier
 from resnets.utils.environment import copy_to_host
 
 MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
-MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to the object (He et al. 2017)
+MASK_THRESHOLD = 0.5  # minimum probability of a pixel of the object (He et al. 2017)
 
 
 class Detector(DetectionModel):
     """Faster R-CNN (Ren et al. 2015) on `net`; with `masks`, Mask R-CNN (He et al. 2017).
 
-    head "c4": all stages of the network but the last are shared by proposals and regions; the last
-    and what follows it run on each region (the paper's appendix A; VGG: fc6 and fc7). "fpn": a
-    pyramid on the stages, two linear layers on each region. Both halves are trained together
-    (approximate joint training: proposals are constants), or one of them (`spec.train_part`), as
-    in the four steps of 2015; the other requires no gradient.
+    - head "c4": all stages except the last are shared by proposals and regions; the last stage and
+      the layers after it run on each region (the paper, appendix A; for VGG: fc6 and fc7).
+    - head "fpn": a feature pyramid on the stages, and two linear layers on each region.
 
-    The network loses its classification head. Images may have any size. proposer: a frozen
-    detector whose proposals replace those of `rpn`.
+    Both parts are trained together (approximate joint training: proposals are constants), or one of
+    them (`spec.train_part`) as in the four steps of Ren et al. 2015; the other is frozen.
+
+    The network loses its classification head. Images may have any size. proposer: a frozen detector
+    whose proposals replace those of `rpn`.
     """
 
     kind = "detector"
@@ -92,11 +93,11 @@ class Detector(DetectionModel):
 
     @property
     def masks(self) -> bool:
-        """Whether it predicts masks."""
+        """True if it predicts masks."""
         return self.roi_heads.has_mask()
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the maps that proposals and regions are read from, of images (B, C, H, W)."""
+        """Return the feature maps for proposals and regions, for images (B, C, H, W)."""
         if self.pyramid is not None:
             return self.pyramid(self.net.stages(images))
         names = self.net.stage_names
@@ -106,7 +107,7 @@ class Detector(DetectionModel):
         return {"0": x}
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> list[Tensor]:
-        """Return boxes (R, 4) of each padded image, best first, in its pixels."""
+        """Return boxes (R, 4) of each padded image, best first, in its px."""
         if self.proposer is not None:
             return self.proposer.propose(images, self.proposer.features(images.tensors))
         return self.rpn(images, features)[0]
@@ -114,11 +115,15 @@ class Detector(DetectionModel):
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> Any:
-        """Return losses by name in training, else boxes, scores, labels (and masks) per image.
+        """Return losses by name in training, otherwise boxes, scores, labels (and masks) per image.
 
-        images: (C, H, W) float32, normalized. targets, in training: dicts of boxes (M, 4), labels
-        (M,) from 1 and, for Mask R-CNN, masks (M, H, W). Boxes are in pixels of these images;
-        masks are (D, 1, 28, 28) probabilities, to be pasted into their boxes.
+        Args:
+            images: (C, H, W) float32 each, normalized.
+            targets: In training: dicts of boxes (M, 4), labels (M,) from 1 and, for Mask R-CNN,
+                masks (M, H, W).
+
+        Boxes are in px of these images. Masks are (D, 1, 28, 28) probabilities, which must be
+        pasted into their boxes.
         """
         padded = pad(images)
         features = self.features(padded.tensors)
@@ -140,11 +145,11 @@ class Detector(DetectionModel):
         features: dict[str, Tensor],
         targets: list[dict[str, Tensor]] | None,
     ) -> list[Tensor]:
-        """Return boxes to train regions on, from an RPN that is not trained."""
+        """Return boxes on which regions are trained, from a frozen RPN."""
         proposer = self.proposer or self
         if proposer is not self:
             features = proposer.features(images.tensors)
-        proposer.rpn.train()  # in training mode it proposes as many boxes as are trained on
+        proposer.rpn.train()  # training mode returns as many boxes as for training
         boxes: list[Tensor] = proposer.rpn(images, features, targets)[0]
         proposer.rpn.eval()
         return boxes
@@ -187,7 +192,7 @@ class Detector(DetectionModel):
 
 
 def _frozen_modules(model: Detector) -> Iterator[nn.Module]:
-    """Yield the modules that are not trained, by `train_part` and `freeze_shared`."""
+    """Yield the frozen modules, by `train_part` and `freeze_shared`."""
     net, spec = model.net, model.spec
     names = net.stage_names if net.spec.is_vgg or spec.head == "fpn" else net.stage_names[:-1]
     shared_modules = [net.get_submodule(name) for name in names]
@@ -203,7 +208,7 @@ def _frozen_modules(model: Detector) -> Iterator[nn.Module]:
 
 
 def _shared_map(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:
-    """Return channels and stride of the map that a C4 detector shares."""
+    """Return the channels and stride of the feature map that a C4 detector shares."""
     channels, strides = stage_channels(net.spec), stage_strides(net.spec)
     if len(channels) < 2:
         raise ConfigError(f"detect.head: c4 needs at least two stages; {net.spec.name} has one")
@@ -290,11 +295,7 @@ def _copy_detections(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Te
 def _to_detections(
     found: Mapping[str, Tensor], shape: Sequence[int], stored: tuple[int, int]
 ) -> Detections:
-    """Convert detections in an image of `shape` (h, w) to the stored image of `stored` (H, W).
-
-    found: on the CPU, boxes (D, 4), scores (D,), labels (D,) from 1 and, for Mask R-CNN, masks
-    (D, 1, 28, 28), probabilities within each box.
-    """
+    """Convert detections in an image of `shape` (h, w) to the stored image of `stored` (H, W)."""
     scale = torch.tensor([stored[1] / shape[1], stored[0] / shape[0]] * 2)
     boxes = found["boxes"].float() * scale
     detections = Detections(

@@ -1,7 +1,7 @@
-"""Custom operators for data-dependent steps of detectors while `torch.export` traces them.
+"""Custom operators for data-dependent steps of detectors during `torch.export` tracing.
 
-Their outputs have fixed shapes, so that the traced program has no data-dependent sizes.
-`export/onnx_ops.py` translates them to ONNX. Detectors call them only during export.
+Their outputs have fixed shapes, so that the traced program has no data-dependent shapes.
+`export/onnx_ops.py` converts them to ONNX. Detectors call them only during export.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def suppress_padded(
 ) -> Tensor:
     """Return indices (most,) of the best boxes (G, N, 4) by scores (G, N), flattened.
 
-    A box that overlaps a better one of its group by more than `overlap` (IoU), or whose score is
-    not above `threshold`, is excluded. If fewer are left, the rest are G * N.
+    A box that overlaps a better one of its group by more than `overlap` (IoU), or whose score is at
+    most `threshold`, is excluded. The result is padded with G * N.
     """
     rows = torch.where(scores.flatten() > threshold)[0]
     groups = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
@@ -51,7 +51,7 @@ def best_boxes(
     """Return the best boxes (max_boxes, 4) after suppression, their scores and groups.
 
     boxes: (G, N, 4), scores: (G, N) in 0..1; boxes with a side below `min_side` px are excluded.
-    If fewer are left, the last are empty and have score -1.
+    The result is padded with empty boxes of score -1.
     """
     sides = boxes[..., 2:] - boxes[..., :2]
     scores = torch.where((sides >= min_side).all(-1), scores, -1.0)
@@ -72,7 +72,7 @@ def pool_regions(
     size: int,
     sampling: int,
 ) -> Tensor:
-    """RoIAlign (R, C, size, size) of boxes (R, 4), each from the map (1, C, h, w) of its level."""
+    """RoIAlign (R, C, size, size) of boxes (R, 4), each on the map (1, C, h, w) of its level."""
     pooled = boxes.new_zeros(len(boxes), maps[0].shape[1], size, size)
     for level, (each, scale) in enumerate(zip(maps, scales, strict=True)):
         rows = torch.where(levels == level)[0]

@@ -1,4 +1,4 @@
-"""Layers of detectors besides the network: padding, pyramid, proposals, region pooling."""
+"""Layers of detectors apart from the backbone: padding, pyramid, proposals, region pooling."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ def rescale(images: Tensor, factor: float) -> Tensor:
 
 
 def remove_head(net: ImageClassifier, *, stages_only: bool) -> None:
-    """Remove the network's classification head; with `stages_only`, all that follows its stages."""
+    """Remove the network's classification head; with `stages_only`, all layers after the stages."""
     net.head = nn.Identity()  # type: ignore[assignment]
     if stages_only and net.spec.is_vgg:
         net.fc1, net.fc2 = nn.Identity(), nn.Identity()
     elif stages_only:
-        net.norm = None  # type: ignore[assignment]  # a pre-activation network's last one
+        net.norm = None  # type: ignore[assignment]  # final norm of pre-activation networks
 
 
 def to_float32(x: Tensor) -> Tensor:
-    """Cast half precision to float32: boxes and logits do not fit bfloat16's eight bits."""
+    """Cast to float32: boxes and logits exceed the eight bits of bfloat16."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -101,9 +101,9 @@ def stage_channels(spec: ModelSpec) -> dict[str, int]:
 
 
 class Pyramid(nn.Module):
-    """Feature pyramid on the stages of a network (Lin et al. 2017), with one more pooled level.
+    """Feature pyramid on the stages of a network (Lin et al. 2017), and one pooled level.
 
-    `levels` names its inputs; `strides` has the stride of each output except the pooled one.
+    `levels` are the names of its inputs; `strides` those of its outputs except the pooled one.
     """
 
     def __init__(self, net: ModelSpec, spec: DetectSpec) -> None:
@@ -131,7 +131,7 @@ class Pyramid(nn.Module):
 
 
 class ProposalHead(RPNHead):
-    """torchvision's head, with float32 outputs at any precision."""
+    """torchvision's RPN head with float32 outputs at any precision."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return objectness (B, A, H, W) and offsets (B, 4A, H, W) of each map."""
@@ -140,9 +140,9 @@ class ProposalHead(RPNHead):
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN with fewer waits on a GPU (`sampling`).
+    """torchvision's RPN with fewer host-device synchronizations (`sampling`).
 
-    When exported, it returns a fixed number of boxes, the last ones empty.
+    During export it returns a fixed number of boxes, padded with empty ones.
     """
 
     def forward(
@@ -151,7 +151,7 @@ class ProposalNetwork(RegionProposalNetwork):
         features: dict[str, Tensor],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return boxes of each image, best first, and the losses in training."""
+        """Return the boxes of each image, best first, and the losses in training."""
         if not torch.compiler.is_exporting():
             return super().forward(images, features, targets)
         maps = list(features.values())
@@ -172,7 +172,7 @@ class ProposalNetwork(RegionProposalNetwork):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return boxes and scores of each image, best first, from (B, N, 4) and logits (B * N, 1).
 
-        Waits once for all images, and at each suppression of overlaps.
+        Synchronizes once for all images, and for each suppression of overlaps.
         """
         device = proposals.device
         logits = objectness.detach().reshape(len(proposals), -1)
@@ -201,7 +201,7 @@ class ProposalNetwork(RegionProposalNetwork):
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return labels (N,) float, 1 object, 0 background, -1 ignored, and boxes (N, 4) to fit."""
+        """Return labels (N,): 1 object, 0 background, -1 ignored, and the target boxes (N, 4)."""
         labels, boxes = [], []
         for each, target in zip(anchors, targets, strict=True):
             if target["boxes"].numel() == 0:
@@ -221,7 +221,7 @@ class ProposalNetwork(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Return the losses of objectness and boxes of the sampled anchors; waits once."""
+        """Return the objectness and box losses of the sampled anchors; synchronizes once."""
         starts = itertools.accumulate((len(each) for each in labels[:-1]), initial=0)
         sampled = [
             (positive + start, negative + start)
@@ -243,10 +243,10 @@ class ProposalNetwork(RegionProposalNetwork):
     def _best_of_map(
         self, images: ImageList, logits: Tensor, offsets: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
-        """Return boxes (P, 4) and scores (P,) of a map's anchors (1, A, H, W), of one image."""
+        """Return boxes (P, 4) and scores (P,) of one image's anchors (1, A, H, W) on a map."""
         num_anchors, (height, width) = logits.shape[1], logits.shape[-2:]
         num_candidates = self.pre_nms_top_n()
-        # Anchors are ordered by row, column and kind; padded, since there may be too few.
+        # Anchors are ordered by row, column and kind; padded, because there may be too few.
         flat_logits = logits[0].permute(1, 2, 0).reshape(-1)
         best, rows = F.pad(flat_logits, (0, num_candidates), value=-torch.inf).topk(num_candidates)
         flat_offsets = offsets[0].unflatten(0, (num_anchors, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
@@ -298,7 +298,7 @@ def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProp
 
 
 class MaxPooler(nn.Module):
-    """RoI max pooling (Girshick 2015) from the single map of a C4 detector."""
+    """RoI max pooling (Girshick 2015) from the single feature map of a C4 detector."""
 
     def __init__(self, size: int, stride: int) -> None:
         super().__init__()
@@ -307,18 +307,18 @@ class MaxPooler(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: list[Tensor], _sizes: list[tuple[int, int]]
     ) -> Tensor:
-        """Return (R, C, size, size) for the R boxes of all images, in pixels."""
+        """Return (R, C, size, size) for the R boxes (px) of all images."""
         (feature,) = features.values()
         return self.pool(to_float32(feature), boxes).to(feature.dtype)
 
 
 class RegionAlign(MultiScaleRoIAlign):
-    """torchvision's RoIAlign on several maps, which can be exported; waits once on a GPU."""
+    """torchvision's RoIAlign on several maps; exportable, synchronizes once on a GPU."""
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """Return (R, C, size, size) for the R boxes of all images, in pixels."""
+        """Return (R, C, size, size) for the R boxes (px) of all images."""
         maps = [x[name] for name in self.featmap_names]
         if len(maps) == 1 and not torch.compiler.is_exporting():
             return super().forward(x, boxes, image_shapes)
@@ -337,7 +337,7 @@ class RegionAlign(MultiScaleRoIAlign):
 
 
 def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
-    """Return the module that pools regions to `size` x `size` from maps of `strides`."""
+    """Return the module that pools regions to `size` x `size` from maps with `strides`."""
     if kind == "pool":
         assert len(strides) == 1
         return MaxPooler(size, strides[0])
@@ -353,9 +353,9 @@ def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
 class Tail(nn.Module):
     """The part of the network that a C4 detector runs on each region (paper, appendix A).
 
-    The last stage and what `net.classify` does before the head: pooling, or VGG's fc6 and fc7.
-    Without `pooled`, maps (R, C, H, W). The network is a module of the detector and only
-    referenced here (in a tuple), so that no tensor is registered twice.
+    This is the last stage and the layers of `net.classify` before the head: pooling, or VGG's fc6
+    and fc7. Without `pooled` it returns feature maps (R, C, H, W). The network is a module of the
+    detector and only referenced here (in a tuple), so that no tensor is registered twice.
     """
 
     def __init__(self, net: ImageClassifier, pooled: bool = True) -> None:

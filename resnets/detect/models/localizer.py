@@ -1,4 +1,4 @@
-"""`Localizer` and `Refiner`: the class of an image's object and one box (paper, appendix C)."""
+"""`Localizer` and `Refiner`: the class of an image's object and its box (paper, appendix C)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from resnets.models import ImageClassifier
 from resnets.utils.environment import copy_to_device, copy_to_host
 
 Sizes = list[tuple[int, int]]
-NUM_REFINED = 5  # classes whose boxes R-CNN refines
+NUM_REFINED = 5  # number of classes whose boxes R-CNN refines
 
 
 def center_crop(images: Tensor, spec: DetectSpec) -> tuple[Tensor, tuple[float, float]]:
-    """Return the part of images (..., H, W) that a localizer reads, and its left and top.
+    """Return the part of images (..., H, W) that a localizer uses, and its left and top.
 
-    It is the center square of `spec.train_crop` px, or all if that is None.
+    This is the center square of `spec.train_crop` px, or the whole image if that is None.
     """
     if spec.train_crop is None:
         return images, (0.0, 0.0)
@@ -43,9 +43,9 @@ def center_crop(images: Tensor, spec: DetectSpec) -> tuple[Tensor, tuple[float, 
 class LocalizationModel(DetectionModel):
     """Predicts one box for each class, and the probability of each class.
 
-    In eval mode, a call with images, and scores (B, K) of their classes if those are known, returns
-    probabilities (B, K), a box of each class (B, K, 4), and the confidence of that box (B, K),
-    which is comparable between images of one model.
+    In eval mode, a call with images (and optionally their class scores (B, K)) returns
+    probabilities (B, K), one box per class (B, K, 4), and the confidence of that box (B, K), which
+    can be compared between images of one model.
     """
 
     kind = "localizer"
@@ -60,9 +60,9 @@ class LocalizationModel(DetectionModel):
     ) -> list[LocationOutput]:
         """See `DetectionModel`; scores and boxes of an ensemble are averaged.
 
-        With `options.scales`, images are given at the largest and evaluated at each: class scores
-        are averaged, and the most confident box of each class is kept. Without, a model with
-        `spec.train_crop` is evaluated on the center square.
+        With `options.scales`, images are given at the largest scale and evaluated at each: class
+        scores are averaged, and the most confident box of each class is kept. Without scales, a
+        model with `spec.train_crop` is evaluated on the center square.
         """
         views, corner = self._views(images, options)
         with torch.no_grad():
@@ -118,9 +118,10 @@ class LocalizationModel(DetectionModel):
 class Localizer(LocalizationModel):
     """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
 
-    For each of A anchors at each position and each class, it predicts whether it is this class's
-    object (binary logistic regression), and its box. The paper takes classes from separate
-    networks (`scores`); here a linear layer on the same network is trained with the boxes, too.
+    For each of A anchors per position and each class, it predicts whether the anchor is the object
+    of this class (binary logistic regression), and its box. In the paper, classes are predicted by
+    separate networks (`scores`); here a linear layer on the same network is trained together with
+    the boxes.
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
@@ -165,7 +166,7 @@ class Localizer(LocalizationModel):
         targets: list[dict[str, Tensor]] | None = None,
         scores: Tensor | None = None,
     ) -> Any:
-        """Return losses by name in training; else see `LocalizationModel`."""
+        """Return losses by name in training, otherwise see `LocalizationModel`."""
         return self._answer(pad(images), targets, scores)
 
     def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
@@ -201,9 +202,9 @@ class Localizer(LocalizationModel):
     def propose(
         self, images: Sequence[Tensor], labels: Tensor, max_boxes: int
     ) -> list[list[Tensor]]:
-        """Return the best `max_boxes` boxes (R, 4) of some classes in each image; waits once.
+        """Return the best `max_boxes` boxes (R, 4) of given classes per image; synchronizes once.
 
-        labels: (B, L), from 0. Returned are L lists, each with a tensor of every image.
+        labels: (B, L), from 0. Returns L lists, each with one tensor per image.
         """
         _, objectness, offsets, anchors, sizes = self.read(pad(images))
         are_inside = rows_of([_is_inside(*each) for each in zip(anchors, sizes, strict=True)])
@@ -228,7 +229,7 @@ class Localizer(LocalizationModel):
         anchors: list[Tensor],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Compute losses of sampled anchors, half of them on an object if possible (paper: 1:1)."""
+        """Compute losses of sampled anchors, half of them positive if possible (paper: 1:1)."""
         objectness_loss, box_loss, num_sampled = logits.new_zeros(()), logits.new_zeros(()), 0
         all_matched = [
             self.matcher(box_iou(target["boxes"], anchors[index]))
@@ -264,10 +265,10 @@ class Localizer(LocalizationModel):
 
 
 class Refiner(LocalizationModel):
-    """R-CNN on a localizer's proposals: each is warped to the network's input and classified again.
+    """R-CNN on a localizer's proposals, each warped to the network's input and classified again.
 
-    `proposer` is trained before and frozen. `spec.proposals` boxes of the true class are sampled,
-    `spec.box_batch_size` per image, a quarter of them on the object.
+    `proposer` is already trained, and frozen. `spec.proposals` boxes of the true class are sampled,
+    `spec.box_batch_size` per image, a quarter of them positive.
     """
 
     def __init__(
@@ -283,7 +284,7 @@ class Refiner(LocalizationModel):
         self.sampler = BoxSampler(spec.box_batch_size, 0.25)
 
     def train(self, mode: bool = True) -> Refiner:
-        """Set the training mode of all modules but the proposer."""
+        """Set the training mode of all modules except the proposer."""
         super().train(mode)
         self.proposer.eval()
         return self
@@ -306,9 +307,9 @@ class Refiner(LocalizationModel):
         targets: list[dict[str, Tensor]] | None = None,
         scores: Tensor | None = None,
     ) -> Any:
-        """See `Localizer`: classes are the proposer's, boxes of the most likely ones are new.
+        """See `Localizer`: classes are the proposer's; boxes of the most probable ones are refined.
 
-        Boxes that R-CNN has refined are more confident than others.
+        Refined boxes have a higher confidence than others.
         """
         if self.training:
             assert targets is not None
@@ -357,6 +358,6 @@ class Refiner(LocalizationModel):
 
 
 def _is_inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return which anchors have their center in the image (H, W), not in its padding."""
+    """Return which anchors have their center inside the image (H, W), not in its padding."""
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     return (centers[:, 0] < size[1]) & (centers[:, 1] < size[0])

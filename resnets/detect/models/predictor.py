@@ -1,4 +1,4 @@
-"""`Predictor`: from an image to a model's output, for predict, evaluate and serve."""
+"""`Predictor`: from an image to a model's output, for prediction, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from resnets.utils.errors import within_memory
 from resnets.utils.precision import autocast
 from resnets.utils.printable import format_count
 
-WINDOW = 32  # images among which those of one size are computed together
-BATCH_PIXELS = 1 << 22  # px in a batch, about four images of 800 x 1,333 px
+WINDOW = 32  # images within which equal sizes are batched
+BATCH_PIXELS = 1 << 22  # [px] per batch, about four images of 800 x 1,333 px
 
 
 @dataclass(frozen=True, eq=False)
 class InferenceInput:
-    """An image resized for a model.
+    """An image that was resized for a model.
 
-    row: its index among the images that are read. stored: (H, W) px of the upright stored image.
-    image: (3, h, w) uint8.
+    row: its index among the images. stored: (H, W) in px of the upright stored image. image: (3, h,
+    w) uint8.
     """
 
     row: int
@@ -51,11 +51,11 @@ class InferenceInput:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, or an ensemble of one kind, with its preprocessing.
+    """A model, or an ensemble of models of one kind, with its preprocessing.
 
     shorter, longer: [px] shorter side of its inputs, and maximum of the longer side.
-    class_scores: for localizers, probabilities (K,) of the classes from other models, by row.
-    batch_pixels: [px] maximum of a batch of several images; 0 = one by one.
+    class_scores: For localizers: class probabilities (K,) from other models, by row.
+    batch_pixels: [px] maximum of a batch of several images; 0 = one image per batch.
     """
 
     models: tuple[DetectionModel, ...]
@@ -78,9 +78,10 @@ class Predictor:
         refine: bool | None = None,
         scales: tuple[int, ...] | None = None,
     ) -> Predictor:
-        """Return the predictor of `models`, with options of the first one's recipe unless given.
+        """Return the predictor of `models`, by default with the options of the first one's recipe.
 
-        ConfigError: models of different kinds, or options that their kind does not have.
+        Raises ConfigError for models of different kinds, or options that their kind does not
+        support.
         """
         first = models[0]
         if any(type(each) is not type(first) for each in models):
@@ -99,7 +100,7 @@ class Predictor:
         home = spec.train_sizes[-1]
         shorter = max(options.scales, default=home)
         longer = round(spec.max_size * max(1.0, shorter / home))
-        # On a CPU a batch takes memory and no less time; at several scales it takes much memory.
+        # On a CPU batching uses memory without saving time; so it does at several scales.
         single = device.type == "cpu" or bool(options.scales)
         return cls(
             tuple(models),
@@ -115,9 +116,9 @@ class Predictor:
     def prepare(
         self, image: ImageInput | bytes | memoryview, name: str, row: int = 0
     ) -> InferenceInput:
-        """Read an image, encoded, a path or in memory, upright and resized.
+        """Read an image (encoded, a path or in memory), upright and resized.
 
-        DataError names one that cannot be read.
+        Raises DataError for an unreadable image.
         """
         pixels, stored = read_fitted(
             image,
@@ -138,10 +139,10 @@ class Predictor:
     def prepare_ahead(
         prepare: Callable[[int], InferenceInput], count: int, unreadable: BadSamples
     ) -> Iterator[InferenceInput]:
-        """Yield `prepare(row)` of `count` rows, in order.
+        """Yield `prepare(row)` for `count` rows, in order.
 
-        Unreadable images, which raise DataError, are recorded and skipped. Some are prepared
-        ahead, by one thread per core.
+        Unreadable images, which raise DataError, are recorded and skipped. Images are prepared
+        ahead by one thread per core.
         """
 
         def read(row: int) -> InferenceInput | DataError:
@@ -159,16 +160,17 @@ class Predictor:
                     yield result
 
     def outputs(self, inputs: Iterable[InferenceInput]) -> Iterator[tuple[InferenceInput, Output]]:
-        """Yield each of `inputs` with its output, in order, some of them computed together."""
+        """Yield each of `inputs` with its output, in order; some are computed in one batch."""
         inputs = iter(inputs)
         while window := list(itertools.islice(inputs, WINDOW if self.batch_pixels else 1)):
             yield from zip(window, self.infer(window), strict=True)
 
     def infer(self, inputs: Sequence[InferenceInput]) -> list[Output]:
-        """Return the outputs of `inputs`, or of the ensemble on average; models are in eval mode.
+        """Return the outputs of `inputs`, averaged over an ensemble; models are in eval mode.
 
-        Images of one size form batches of up to `batch_pixels`. Others do not: the padding of a
-        batch changes what is detected near the edges, and an output may not depend on other images.
+        Images of equal size form batches of up to `batch_pixels`. Other images are not batched:
+        padding changes the detections near the edges, and an output must not depend on other
+        images.
         """
         rows_by_size: dict[Sequence[int], list[int]] = defaultdict(list)
         for row, each in enumerate(inputs):
@@ -183,7 +185,7 @@ class Predictor:
         return [outputs[row] for row in range(len(inputs))]
 
     def _infer_batch(self, inputs: Sequence[InferenceInput]) -> Sequence[Output]:
-        """Return the outputs of images of one size."""
+        """Return the outputs for images of equal size."""
         first, *others = self.models
         height, width = inputs[0].image.shape[-2:]
         precision = "float32" if first.normalizes else self.precision  # artifacts have their own
@@ -207,17 +209,18 @@ class Predictor:
             return first.infer(images, sizes, others, self.options, scores)
 
     def meter(self, split: DetectionSplit) -> Meter:
-        """Return the meter of outputs on `split`."""
+        """Return the metric accumulator of outputs on `split`."""
         first, *others = self.models
         return first.meter(split, others)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The output for an image, or the error of reading it, without an output.
+    """The output for an image, or the error that occurred while reading it.
 
-    path: of the image, or "image ROW" of one in memory. classes: names of the labels in `output`.
-    image: as it was given; one in memory is not copied.
+    path: path of the image, or "image ROW" of one in memory. classes: names of the labels in
+        `output`.
+    image: the image as given; an image in memory is not copied.
     """
 
     path: Path
@@ -227,13 +230,13 @@ class Prediction:
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: the path, and those of the output or the error."""
+        """Return values for JSON: the path, and those of the output or the error."""
         if self.output is None:
             return {"path": str(self.path), "error": self.error}
         return {"path": str(self.path), **self.output.to_json(self.classes)}
 
     def draw(self) -> Image.Image:
-        """Draw the output on the image, which is read again; DataError for an unreadable one."""
+        """Draw the output on the image, which is read again; DataError if it is unreadable."""
         pixels, _ = read_fitted(self.image, str(self.path), lambda width, height: (height, width))
         if self.output is None:
             return Image.fromarray(pixels)
@@ -243,7 +246,7 @@ class Prediction:
 def predict_images(
     predictor: Predictor, images: Sequence[ImageInput], threshold: float
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each of `images`, in order; of unreadable images, with their error.
+    """Yield one prediction for each of `images`, in order; unreadable images have an error.
 
     Detections whose score is below `threshold` are excluded.
     """

@@ -1,4 +1,4 @@
-"""`RegionHeads`: classes and boxes of proposed regions, the second half of a detector."""
+"""`RegionHeads`: classes and boxes of proposed regions, the second stage of a detector."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvisi
 
 
 class RegionHeads(RoIHeads):
-    """torchvision's RoI heads, split into vectors, scores and selection of regions.
+    """torchvision's RoI heads, divided into features, scores and selection of regions.
 
-    With `context`, the vector of the whole image is appended to that of each of its regions
-    (paper, appendix B). Scores and offsets are float32 at any precision.
+    With `context`, the feature vector of the whole image is appended to that of each region (paper,
+    appendix B). Scores and offsets are float32 at any precision.
     """
 
     def __init__(self, spec: DetectSpec, pooler: nn.Module, head: nn.Module, predictor: nn.Module):
@@ -53,7 +53,7 @@ class RegionHeads(RoIHeads):
         self.fg_bg_sampler = BoxSampler(spec.box_batch_size, 0.25)
 
     def vectors(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes) -> Tensor:
-        """Return (R, D) of the R boxes (px) of all images; with context (R, 2D)."""
+        """Return features (R, D) of the R boxes (px) of all images; with context (R, 2D)."""
         vectors = self.box_head(self.box_roi_pool(features, boxes, sizes))
         if not self.context:
             return vectors
@@ -179,10 +179,10 @@ def region_losses(
     true_offsets: list[Tensor],
     positive: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Return torchvision's `fastrcnn_loss`: of classes, and of the boxes of objects.
+    """Return torchvision's `fastrcnn_loss`: the losses of classes, and of the boxes of objects.
 
-    logits: (R, K + 1). offsets: (R, 4 (K + 1)). Of each image: labels (R_i,), true_offsets (R_i, 4)
-    and positive, the rows whose label is not 0.
+    logits: (R, K + 1). offsets: (R, 4 (K + 1)). Per image: labels (R_i,), true_offsets (R_i, 4) and
+    positive, the rows whose label is not 0.
     """
     starts = itertools.accumulate((len(each) for each in labels[:-1]), initial=0)
     rows = torch.cat([each + start for each, start in zip(positive, starts, strict=True)])
@@ -223,7 +223,7 @@ def flatten_candidates(
 ) -> list[dict[str, Tensor]]:
     """Return boxes (N, 4), scores and labels from 1 of the candidates of each image.
 
-    regions: as in `select_detections`. Waits once for all images.
+    regions: as in `select_detections`. Synchronizes once for all images.
     """
     flat, masks = [], []
     for boxes, scores in regions:

@@ -1,9 +1,9 @@
-"""Match, sample, encode and suppress boxes: torchvision's code with fewer waits on a GPU.
+"""Match, sample, encode and suppress boxes: torchvision's code with fewer synchronizations.
 
-The host waits for the device at each tensor whose length depends on values (a boolean index,
-`where` with one argument) and at each constant that it copies there. What is here returns the same
-as torchvision, to the bit, with masks in place of such indices and numbers in place of constants;
-lengths that are needed are read for all images at once.
+The host waits for the GPU at each tensor whose length depends on values (a boolean index, `where`
+with one argument) and at each constant that it copies there. These functions return the same
+results as torchvision's, bit for bit, with masks instead of such indices and numbers instead of
+constants. Lengths that are needed are read for all images at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_OFFSET_VALUES = 100_000  # of boxes: torchvision suppresses more of them gro
 
 
 class BoxMatcher(Matcher):
-    """torchvision's `Matcher` without waits."""
+    """torchvision's `Matcher` without synchronization."""
 
     def __call__(self, overlaps: Tensor) -> Tensor:
         """Return for each of N boxes the row of its object in `overlaps` (M, N), (N,) int64.
@@ -33,7 +33,7 @@ class BoxMatcher(Matcher):
         matches = best.masked_fill(highest < self.low_threshold, self.BELOW_LOW_THRESHOLD)
         is_between = (highest >= self.low_threshold) & (highest < self.high_threshold)
         matches = matches.masked_fill(is_between, self.BETWEEN_THRESHOLDS)
-        if self.allow_low_quality_matches:  # of an object with the boxes that overlap it most
+        if self.allow_low_quality_matches:  # match each object with the boxes that overlap it most
             is_best = (overlaps == overlaps.max(1, keepdim=True)[0]).any(0)
             matches = torch.where(is_best, best, matches)
         return matches
@@ -42,7 +42,7 @@ class BoxMatcher(Matcher):
 class BoxSampler:
     """Samples up to `per_image` boxes of each image, up to `positive_fraction` of them positive.
 
-    Draws what torchvision's `BalancedPositiveNegativeSampler` draws.
+    Draws the same samples as torchvision's `BalancedPositiveNegativeSampler`.
     """
 
     def __init__(self, per_image: int, positive_fraction: float) -> None:
@@ -51,7 +51,7 @@ class BoxSampler:
     def __call__(self, labels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return sorted rows of the sampled positive and negative boxes of each image.
 
-        labels: (N,) of each image, positive from 1, negative 0, ignored -1. Waits once.
+        labels: (N,) per image, positive from 1, negative 0, ignored -1. Synchronizes once.
         """
         masks = [mask for each in labels for mask in (each >= 1, each == 0)]
         rows = rows_of(masks)
@@ -64,14 +64,14 @@ class BoxSampler:
 
 
 class BoxCoder(detection.BoxCoder):
-    """torchvision's `BoxCoder` without waits."""
+    """torchvision's `BoxCoder` without synchronization."""
 
     def encode_single(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
-        """Return the offsets (N, 4) of objects' boxes (N, 4) from `proposals` (N, 4)."""
+        """Return the offsets (N, 4) of the objects' boxes (N, 4) relative to `proposals` (N, 4)."""
         return detection.encode_boxes(reference_boxes, proposals, self.weights)
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
-        """Return the boxes (N, 4 K) that offsets (N, 4 K) make of `boxes` (N, 4)."""
+        """Return the boxes (N, 4 K) for offsets (N, 4 K) relative to `boxes` (N, 4)."""
         boxes = boxes.to(rel_codes.dtype)
         widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
         wx, wy, ww, wh = self.weights
@@ -100,7 +100,7 @@ def _draw(rows: Tensor, count: int) -> Tensor:
 
 
 def rows_of(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Return the rows where each of `masks` (N,) is true; waits once for all of them."""
+    """Return the rows where each of `masks` (N,) is true; synchronizes once for all of them."""
     if masks[0].device.type == "mps":  # has no nonzero_static
         return [torch.where(mask)[0] for mask in masks]
     counts = torch.stack([mask.sum() for mask in masks]).tolist()

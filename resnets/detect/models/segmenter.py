@@ -1,4 +1,4 @@
-"""`Segmenter`: a class for every pixel, by an FCN or DeepLabV3 head on dilated stages."""
+"""`Segmenter`: a class for every pixel, with an FCN or DeepLabV3 head on dilated stages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from resnets.detect.outputs import PixelsOutput
 from resnets.models import ImageClassifier
 from resnets.utils.environment import copy_to_host
 
-MAX_VALUES = 1 << 27  # of all classes that are interpolated at once
+MAX_VALUES = 1 << 27  # maximum number of values that are interpolated at once
 
 
 class Segmenter(DetectionModel):
     """A network with dilated last stages (`ModelSpec.dilate`) and a head on the last stage.
 
     head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.aux_loss_weight`, a
-    second FCN head on the previous stage has a loss too. Scores are interpolated to the image size.
+    second FCN head on the previous stage has an auxiliary loss. Scores are interpolated to the
+    image size.
     """
 
     divisor: ClassVar[int] = 1
@@ -47,9 +48,9 @@ class Segmenter(DetectionModel):
         self.aux_classifier = FCNHead(channels[-2], num_classes) if has_auxiliary else None
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
-        """Return scores (B, K, H, W) of images (B, C, H, W); with `targets`, the losses by name.
+        """Return scores (B, K, H, W) for images (B, C, H, W); with `targets`, the losses by name.
 
-        targets: (B, H, W) int64; 255 = not counted.
+        targets: (B, H, W) int64; 255 = ignored.
         """
         size = images.shape[-2:]
         stages = self.net.stages(images)
@@ -99,13 +100,13 @@ class Segmenter(DetectionModel):
 
 
 def _pixel_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy over pixels that are counted; 0 if there are none."""
+    """Return the mean cross-entropy over pixels that are not ignored; 0 if there are none."""
     num_counted = targets.ne(IGNORE).sum().clamp(min=1)
     return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum") / num_counted
 
 
 def most_likely_classes(logits: Tensor, stored: tuple[int, int]) -> Tensor:
-    """Return the most likely class (H, W) uint8 of each stored pixel, from logits (K, h, w)."""
+    """Return the most probable class (H, W) uint8 of each stored pixel, from logits (K, h, w)."""
     if logits.shape[0] * stored[0] * stored[1] <= MAX_VALUES:
         large = F.interpolate(logits[None].float(), stored, mode="bilinear", align_corners=False)
         return large[0].argmax(0).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""`DetectionInference`: detectors at test time, with or without the additions of appendix B."""
+"""`DetectionInference`: detectors at test time, with or without the extensions of appendix B."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from resnets.utils.environment import copy_to_device
 if TYPE_CHECKING:
     from resnets.detect.models.detector import Detector
 
-REFINED_OVERLAP = 0.3  # suppression of the union of old and new boxes (appendix B)
-VOTE_OVERLAP = 0.5  # of boxes that are averaged (Gidaris and Komodakis 2015)
+REFINED_OVERLAP = 0.3  # NMS threshold for the union of original and refined boxes (appendix B)
+VOTE_OVERLAP = 0.5  # minimum IoU of averaged boxes (Gidaris and Komodakis 2015)
 REGION_SIDE = 224  # px, preferred size of a region (He et al. 2014; Ren et al. 2015b)
 
 Detections = dict[str, Tensor]
@@ -31,7 +31,7 @@ Detections = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class _ScaledBatch:
-    """The batch at one scale: maps of each detector."""
+    """A batch at one scale: feature maps of each detector."""
 
     images: ImageList
     features: list[dict[str, Tensor]]
@@ -41,9 +41,9 @@ class _ScaledBatch:
 class DetectionInference:
     """Detects objects with one detector or an ensemble; call it with images.
 
-    Ensemble: the union of all proposals is scored by all detectors; probabilities and boxes are
-    averaged. `refine` and `test_sizes` (shorter sides in px): see `DetectSpec`; None = those of the
-    first detector's spec.
+    In an ensemble, the union of all proposals is scored by all detectors; probabilities and boxes
+    are averaged. `refine` and `test_sizes` (shorter sides in px): see `DetectSpec`; None = those of
+    the first detector's spec.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class DetectionInference:
     def __call__(self, images: Sequence[Tensor]) -> list[Detections]:
         """Return boxes (D, 4), scores and labels (from 1) of each image, best first.
 
-        images: (C, H, W) float32, normalized; boxes are in their pixels. With `test_sizes`, they
-        are resized here, so give them at the largest one; proposals come from the images at the
-        shorter side that detectors were trained on.
+        images: (C, H, W) float32 each, normalized; boxes are in their px. With `test_sizes`, the
+        images are resized here and must be given at the largest size; proposals are computed at the
+        shorter side that the detectors were trained on.
         """
         assert not any(each.training for each in self.detectors)
         views = self._views(images)
@@ -89,7 +89,7 @@ class DetectionInference:
         return self._with_masks(base, found)
 
     def _views(self, images: Sequence[Tensor]) -> list[_ScaledBatch]:
-        """Return the images as given; with `test_sizes`, at the trained size and then at each."""
+        """Return the images as given; with `test_sizes`, at the training size and then at each."""
         if not self.test_sizes:
             return [self._view(images, [1.0] * len(images))]
         views = []
@@ -107,7 +107,7 @@ class DetectionInference:
         )
 
     def _propose(self, view: _ScaledBatch) -> list[Tensor]:
-        """Return the union of all detectors' proposals, in pixels of the given images."""
+        """Return the union of all detectors' proposals, in px of the given images."""
         proposals = [
             detector.propose(view.images, features)
             for detector, features in zip(self.detectors, view.features, strict=True)
@@ -137,7 +137,7 @@ class DetectionInference:
         return list(zip(clipped, scores, strict=True))
 
     def _vectors(self, pyramid: list[_ScaledBatch], index: int, boxes: list[Tensor]) -> Tensor:
-        """Return (R, D): each region at the only scale, or the maximum over the two nearest."""
+        """Return features (R, D): at the only scale, or the maximum over the two nearest scales."""
         heads = self.detectors[index].roi_heads
         if len(pyramid) == 1:
             view = pyramid[0]
@@ -187,7 +187,7 @@ class DetectionInference:
 
 
 def nearest_scales(boxes: Tensor, factors: Sequence[float]) -> Tensor:
-    """Return indices (R, 2) of two adjacent scales at which each region is nearest 224 x 224 px.
+    """Return indices (R, 2) of the two adjacent scales with regions nearest to 224 x 224 px.
 
     `factors`: ascending scales relative to the images that the boxes (R, 4) are in.
     """
@@ -199,7 +199,7 @@ def nearest_scales(boxes: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def _best_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
-    """Return the box (R, 4) of each region's most likely class."""
+    """Return the box (R, 4) of each region's most probable class."""
     best = scores[:, 1:].argmax(1) + 1
     return boxes[torch.arange(len(boxes), device=boxes.device), best]
 
@@ -209,7 +209,7 @@ def _concatenate(a: Detections, b: Detections) -> Detections:
 
 
 def _vote_boxes(detections: Detections, candidates: Detections) -> Detections:
-    """Replace boxes by the mean, weighted by score, of their class's boxes that overlap them."""
+    """Replace boxes by the score-weighted mean of overlapping boxes of their class."""
     overlaps = box_iou(detections["boxes"], candidates["boxes"])
     voters = (overlaps >= VOTE_OVERLAP) & (detections["labels"][:, None] == candidates["labels"])
     weights = voters * candidates["scores"]  # (D, N); each kept box votes for itself

@@ -66,7 +66,7 @@ PUBLISHED = {
 
 
 def read_published(source: str, recipe: Recipe) -> Weights | None:
-    """Read torchvision's detector or segmenter that "torchvision:COCO_..." names for this recipe.
+    """Read torchvision's detector or segmenter "torchvision:COCO_..." for this recipe.
 
     None if `source` names something else. ConfigError if torchvision has none like it.
     """
@@ -95,7 +95,7 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
 
 
 def find_model_tensors(weights: Weights) -> Weights:
-    """Return `weights` with the tensors of the detector or segmenter in them, if there is one.
+    """Return `weights` with only the tensors of the detector or segmenter in them, if any.
 
     Prefixes of its names are removed; tensors of anything else are excluded, and logged.
     WeightsError if there are several models.
@@ -132,7 +132,7 @@ def _strip_prefix(names: list[str], prefix: str) -> list[str]:
 
 
 def adapt_recipe(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
-    """Return the recipe with what names do not tell about the network of `weights`.
+    """Return the recipe, completed with what `weights` specify about the network.
 
     Raises ConfigError if the weights state another network than the recipe; logs a warning if they
     state other anchors or regions, which their tensors do not show.
@@ -350,7 +350,7 @@ def _convert_head_name(name: str, first: int) -> str:
 
 
 def _reorder_rows(name: str, tensor: Tensor, spec: DetectSpec) -> Tensor:
-    """Put the background first (detectron2: last or none), and anchors by ratio, then by size."""
+    """Put the background first (detectron2: last or none); order anchors by ratio, then size."""
     if ".cls_score." in name:
         return tensor.roll(1, 0)
     if ".bbox_pred." in name and name.startswith("roi_heads"):
