@@ -13,7 +13,7 @@ from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.printable import without_log
 from resnets.weights.load import LoadOptions
 
-UNSTATED = "does not state its network"
+UNSTATED = "does not specify its network"
 
 
 @pytest.fixture

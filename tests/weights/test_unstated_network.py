@@ -73,7 +73,7 @@ def test_a_field_without_a_tensor_is_named_or_refused(
         return
     caplog.clear()
     resnets.create_model(changed, weights=str(tmp_path / "saved"))
-    assert "does not state" not in caplog.text
+    assert "does not specify" not in caplog.text
 
 
 def test_a_file_that_names_its_architecture_states_these_fields(tmp_path: Path) -> None:
