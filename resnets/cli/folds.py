@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from resnets.cli.options import RESUME_ALONE, WITH_RESUME, Fields, refuse_unread
+from resnets.cli.options import Fields, read_resumed
 from resnets.config import ConfigError
 from resnets.utils.printable import echo
 
@@ -47,18 +47,15 @@ def command(
     """
     given = dict(locals())
     from resnets.study.folds.study import CORRECTIONS, folds_grid, run_folds
-    from resnets.study.grid.cells import read_grid
 
-    if resume is not None:
-        refuse_unread(command, given, WITH_RESUME, RESUME_ALONE)
-        grid, out = read_grid(resume), resume
-    elif data is None:
-        raise ConfigError("give a data set, such as: resnets folds photos")
-    else:
+    grid = read_resumed(command, given)
+    if grid is None:
+        if data is None:
+            raise ConfigError("give a data set, such as: resnets folds photos")
         grid = folds_grid(
             data, k, group=group, model=model, recipe=recipe, budget=budget, settings=fields
         )
-    study = run_folds(grid, out, jobs=jobs, device=device)
+    study = run_folds(grid, resume or out, jobs=jobs, device=device)
     echo(study.lead)
     if study.issues is None:
         echo(

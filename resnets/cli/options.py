@@ -14,6 +14,7 @@ from resnets.config import ConfigError
 from resnets.config.aliases import current_path
 
 if TYPE_CHECKING:
+    from resnets.study.grid.cells import Grid
     from resnets.weights.load import LoadOptions
 
 log = logging.getLogger("resnets")
@@ -21,10 +22,6 @@ log = logging.getLogger("resnets")
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]  # --set, repeatable
 Fields = Annotated[Settings, tyro.conf.arg(name="set")]
-
-# Options that a grid of runs takes with --resume, and why it takes no others.
-WITH_RESUME = "resume jobs device"
-RESUME_ALONE = "--resume continues a study unchanged; only --jobs and --device can be given with it"
 
 
 def load_options(model: str | None, classes: str | None) -> LoadOptions:
@@ -72,3 +69,18 @@ def refuse_unread(
             is_option = parameter.kind is not parameter.POSITIONAL_ONLY
             option = f"--{shown.replace('_', '-')}" if is_option else shown.upper()
             raise ConfigError(f"{option}: {why}; omit it")
+
+
+def read_resumed(command: Callable[..., Any], values: Mapping[str, Any]) -> Grid | None:
+    """Return the grid of the study that --resume names; None without that option.
+
+    command, values: as for `refuse_unread`. ConfigError if other options than --jobs and --device
+    are set.
+    """
+    from resnets.study.grid.cells import read_grid
+
+    if values["resume"] is None:
+        return None
+    why = "--resume continues a study unchanged; only --jobs and --device can be given with it"
+    refuse_unread(command, values, "resume jobs device", why)
+    return read_grid(values["resume"])

@@ -20,8 +20,8 @@ from resnets.report.figure_style import SERIES, figure_style, subplots
 from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
 from resnets.report.render import Row
 from resnets.study.convergence_rule import measure_convergence
-from resnets.study.grid.cells import Cell, Grid
-from resnets.study.run import grid_folder, single_model_grid, to_settings, train_or_stop
+from resnets.study.grid.cells import Cell, Grid, read_grid
+from resnets.study.run import single_model_grid, to_settings, trained_grid
 from resnets.utils.api_function import api_function
 
 MIN_POINTS = 3  # for a law
@@ -177,9 +177,8 @@ def run_data_study(
     grid: Grid, out: str | PathLike[str] | None, *, jobs: int | None, device: str
 ) -> LearningCurve:
     """Train what is left of the subsets in `out`, and write the page."""
-    with grid_folder(grid, out) as folder:
-        cells = train_or_stop(grid, folder, jobs, device, f"study data --resume {folder}")
-        return write_curve(grid, folder, cells)
+    with trained_grid(grid, out, jobs=jobs, device=device) as (folder, cells):
+        return write_curve(read_grid(folder), folder, cells)
 
 
 def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurve:

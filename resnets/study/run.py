@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -157,9 +157,7 @@ def run_study(
     blocks: Blocks = MappingProxyType({}),
 ) -> Study:
     """Train the unfinished cells of the grid in `out`, and write its report."""
-    with grid_folder(grid, out) as folder:
-        resume = f"study {grid.study} --resume {folder}"
-        cells = train_or_stop(grid, folder, jobs, device, resume, blocks)
+    with trained_grid(grid, out, jobs=jobs, device=device, blocks=blocks) as (folder, cells):
         page = write_grid_page(folder, blocks)
     return Study(**vars(page), cells=cells)
 
@@ -192,31 +190,32 @@ def single_model_grid(
     )
 
 
-def grid_folder(grid: Grid, out: str | PathLike[str] | None) -> AbstractContextManager[Path]:
-    """Lock and return the folder of a grid.
-
-    It is `out`, else that of a stopped study of the same grid, else a new one in runs/.
-    """
-    return page_folder(_find_unfinished(grid) if out is None else Path(out), f"study-{grid.study}")
-
-
-def train_or_stop(
+@contextmanager
+def trained_grid(
     grid: Grid,
-    folder: Path,
+    out: str | PathLike[str] | None,
+    *,
     jobs: int | None,
     device: str,
-    resume: str,
     blocks: Blocks = MappingProxyType({}),
-) -> list[Cell]:
-    """Run `train_grid`; if it is stopped, Interrupted names the command that resumes it."""
-    try:
-        return train_grid(grid, folder, jobs=jobs, device=device, blocks=blocks)
-    except Interrupted as stop:
-        raise Interrupted(
-            f"{stop}; resume with: resnets {resume} (in Python: the same call with"
-            f" out={str(folder)!r})",
-            stop.code,
-        ) from None
+) -> Iterator[tuple[Path, list[Cell]]]:
+    """Train the unfinished cells of a grid; yields its folder, locked, and all cells.
+
+    The folder is `out`, else that of a stopped study of the same grid, else a new one in runs/. If
+    a signal stops the training, Interrupted names the command that resumes it.
+    """
+    chosen = _find_unfinished(grid) if out is None else Path(out)
+    with page_folder(chosen, f"study-{grid.study}") as folder:
+        try:
+            cells = train_grid(grid, folder, jobs=jobs, device=device, blocks=blocks)
+        except Interrupted as stop:
+            command = grid.study if grid.study == "folds" else f"study {grid.study}"
+            raise Interrupted(
+                f"{stop}; resume with: resnets {command} --resume {folder} (in Python: the same"
+                f" call with out={str(folder)!r})",
+                stop.code,
+            ) from None
+        yield folder, cells
 
 
 def _find_unfinished(grid: Grid) -> Path | None:

@@ -13,9 +13,10 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data import open_data
 from resnets.report.page import OF_STUDY
 from resnets.study import data_curve
+from resnets.study import run as study_run
 from resnets.study.data_curve import data_grid, extrapolate, fit_power_law, write_curve
 from resnets.study.folds import study as folds
-from resnets.study.grid.cells import Cell, cell_recipe
+from resnets.study.grid.cells import Cell, Grid, cell_recipe, write_grid
 
 
 def test_the_law_is_found_again() -> None:
@@ -62,14 +63,13 @@ def test_subsets_are_nested_and_hold_out_the_same(tmp_path: Path) -> None:
         DataSpec(train_fraction=0.0)
 
 
-def test_cells_and_page(tmp_path: Path) -> None:
-    grid = data_grid("digits", 4, model="cifar-resnet8", budget="60it")
-    grid = replace(grid, iterations=60, epoch=20)
+def finished_cells(folder: Path, grid: Grid) -> list[Cell]:
+    """Cells of a learning curve whose errors are 2 + 10 / sqrt(share of the images)."""
     fractions = [cell_recipe(grid, "cifar-resnet8", k).data.train_fraction for k in range(4)]
     assert fractions == [0.125, 0.25, 0.5, 1.0]
-    cells = [
+    return [
         Cell(
-            "cifar-resnet8", k, tmp_path / f"c{k}", "done", None, [],
+            "cifar-resnet8", k, folder / f"c{k}", "done", None, [],
             {
                 "splits": {"images": {"train": round(1000 * fraction)}},
                 "test": {
@@ -80,6 +80,12 @@ def test_cells_and_page(tmp_path: Path) -> None:
         )
         for k, fraction in enumerate(fractions)
     ]  # fmt: skip
+
+
+def test_cells_and_page(tmp_path: Path) -> None:
+    grid = data_grid("digits", 4, model="cifar-resnet8", budget="60it")
+    grid = replace(grid, iterations=60, epoch=20)
+    cells = finished_cells(tmp_path, grid)
     found = write_curve(grid, tmp_path, cells)
     assert found.images == [125, 250, 500, 1000]
     assert found.expected[0].images == 2000
@@ -112,3 +118,18 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert main(["study", "data"]) == 2
     assert main(["study", "data", "--data", "digits", "--subsets", "2"]) == 2
     assert main(["study", "data", "--data", "digits", "--set", "data.train_fraction=0.5"]) == 2
+
+
+def test_the_page_states_the_steps_of_a_new_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are chosen when the study starts, and stored in its folder only."""
+
+    def train(grid: Grid, folder: Path, **_: object) -> list[Cell]:
+        stored = replace(grid, iterations=60, epoch=20)
+        write_grid(stored, folder)
+        return finished_cells(folder, stored)
+
+    monkeypatch.setattr(study_run, "train_grid", train)
+    found = resnets.study.data("digits", model="cifar-resnet8", out=tmp_path / "study")
+    assert "All train for 60 steps" in found.report.read_text()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.cli.options import RESUME_ALONE, WITH_RESUME, Settings, refuse_unread
+from resnets.cli.options import Settings, read_resumed
 from resnets.cli.study.analyses import (
     Curvature,
     Effective,
@@ -62,12 +62,8 @@ class GridStudy(ABC):
 
     def run(self) -> int:
         """Train the unfinished runs of the grid and write its report; returns the exit code."""
-        from resnets.study.grid.cells import read_grid
-
-        if self.resume is None:
-            return _run_grid(self.grid(), self.out, self.jobs, self.device)
-        refuse_unread(type(self), vars(self), WITH_RESUME, RESUME_ALONE)
-        return _run_grid(read_grid(self.resume), self.resume, self.jobs, self.device)
+        grid = read_resumed(type(self), vars(self)) or self.grid()
+        return _run_grid(grid, self.resume or self.out, self.jobs, self.device)
 
     @abstractmethod
     def grid(self) -> Grid:
@@ -172,14 +168,11 @@ class Data:
     def run(self) -> int:
         """Train the unfinished runs and write the page; returns the exit code."""
         from resnets.study.data_curve import data_grid, run_data_study
-        from resnets.study.grid.cells import read_grid
 
-        if self.resume is not None:
-            refuse_unread(type(self), vars(self), WITH_RESUME, RESUME_ALONE)
-            grid = read_grid(self.resume)
-        elif self.data is None:
-            raise ConfigError("give a data set, such as --data photos")
-        else:
+        grid = read_resumed(type(self), vars(self))
+        if grid is None:
+            if self.data is None:
+                raise ConfigError("give a data set, such as --data photos")
             grid = data_grid(
                 self.data,
                 self.subsets,
@@ -188,8 +181,8 @@ class Data:
                 budget=self.budget,
                 settings=self.set,
             )
-        folder = self.resume or self.out
-        study = run_data_study(grid, folder, jobs=self.jobs, device=self.device)
+        out = self.resume or self.out
+        study = run_data_study(grid, out, jobs=self.jobs, device=self.device)
         echo(study.lead)
         echo(f"report: {study.report}")
         return 1 if any(cell.status != "done" for cell in study.cells) else 0

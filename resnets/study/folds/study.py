@@ -28,7 +28,7 @@ from resnets.study.folds.predictions import (
     predict_folds,
 )
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
-from resnets.study.run import grid_folder, single_model_grid, to_settings, train_or_stop
+from resnets.study.run import single_model_grid, to_settings, trained_grid
 from resnets.utils.api_function import api_function
 
 PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
@@ -140,8 +140,7 @@ def run_folds(
     grid: Grid, out: str | PathLike[str] | None, *, jobs: int | None, device: str
 ) -> Folds:
     """Train what is left of the folds in `out`, predict, and write the page."""
-    with grid_folder(grid, out) as folder:
-        cells = train_or_stop(grid, folder, jobs, device, f"folds --resume {folder}")
+    with trained_grid(grid, out, jobs=jobs, device=device) as (folder, cells):
         return write_folds(read_grid(folder), folder, cells, device)
 
 
