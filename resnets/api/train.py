@@ -21,7 +21,7 @@ from resnets.data.sources.objects import open_objects
 from resnets.models.custom_model import MakeModel
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.resume import describe_differences
-from resnets.train.run import run as run_training
+from resnets.train.run import run_training
 from resnets.train.tasks.custom_parts import CustomParts, Loss
 from resnets.utils.api_function import api_function
 from resnets.utils.distributed import init_distributed

@@ -23,7 +23,7 @@ from resnets.report.run import METRICS
 from resnets.train.guards.divergence import Diverged
 from resnets.train.optim.schedule import Schedule
 from resnets.train.replay import open_training
-from resnets.train.run import run as run_training
+from resnets.train.run import run_training
 from resnets.train.tasks.label_settings import choose_monitor
 from resnets.train.write_results import RESULT
 from resnets.utils.errors import OutOfMemory, reading

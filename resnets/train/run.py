@@ -1,4 +1,4 @@
-"""A training run: `run` opens the task, chooses the plan, builds the step and calls `fit`."""
+"""A training run: open the task, choose the plan, build the step and call `fit`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from resnets.weights.checkpoint.format import RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 
-def run(
+def run_training(
     recipe: Recipe | None,
     out: Path,
     *,

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec, Recipe, replace_fields
 from resnets.models import ImageClassifier, build
 from resnets.recipes import recipe
-from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.optimizers import make_optimizer
+from resnets.train.run import run_training
 from resnets.train.state import new_state
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
@@ -160,7 +160,7 @@ def plan(**changes: object) -> Recipe:
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     out = tmp_path_factory.mktemp("pretrained") / "run"
-    training.run(plan(), out, device="cpu", quiet=True)
+    run_training(plan(), out, device="cpu", quiet=True)
     return out
 
 
@@ -180,14 +180,14 @@ def test_resumed_run_is_bitwise_equal(pretrained, tmp_path, monkeypatch, kind, s
             "optim.lr": 0.01,
         },
     )
-    training.run(fine, tmp_path / "whole", device="cpu", quiet=True)
+    run_training(fine, tmp_path / "whole", device="cpu", quiet=True)
     stop_after(monkeypatch, stop_at)
     with pytest.raises(Interrupted):
-        training.run(fine, tmp_path / "cut", device="cpu", quiet=True)
+        run_training(fine, tmp_path / "cut", device="cpu", quiet=True)
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "cut" / "checkpoints" / LAST).meta["step"] == stop_at
     torch.manual_seed(stop_at)  # whatever state the process is in
-    training.run(None, tmp_path / "cut", device="cpu", quiet=True)
+    run_training(None, tmp_path / "cut", device="cpu", quiet=True)
     whole, cut = (
         read_checkpoint(tmp_path / name / "checkpoints" / LAST) for name in ("whole", "cut")
     )

@@ -21,7 +21,7 @@ from resnets.config import DataSpec, ModelSpec, Recipe, to_toml
 from resnets.data import DataError, Split, Splits, open_data
 from resnets.data.splits.image_record import Fingerprint
 from resnets.evaluate.data.match_classes import open_labeled, open_split
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.checkpoint import image_record
 from resnets.weights.checkpoint.format import read_checkpoint
 
@@ -334,7 +334,7 @@ def test_large_records_lie_beside_the_checkpoints(
 ) -> None:
     monkeypatch.setattr(image_record, "MAX_EMBEDDED", 3)
     tree = write_tree(tmp_path / "set")
-    training.run(recipe(tree), tmp_path / "run", device="cpu", quiet=True)
+    run_training(recipe(tree), tmp_path / "run", device="cpu", quiet=True)
     folder = tmp_path / "run" / "checkpoints"
     (beside,) = folder.glob("images-*.safetensors")
     checkpoint = read_checkpoint(folder / "last.safetensors")
@@ -351,7 +351,7 @@ def test_resume_and_evaluate_report_a_changed_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree, run = write_tree(tmp_path / "set"), tmp_path / "run"
-    training.run(recipe(tree), run, device="cpu", quiet=True)
+    run_training(recipe(tree), run, device="cpu", quiet=True)
     before = shares(opened(tree))
     for number, (data, digit) in enumerate(digit_files(24, 3)[-20:]):
         (tree / f"digit{digit}" / f"000-{number}.png").write_bytes(data)
@@ -383,7 +383,7 @@ def test_a_run_of_an_earlier_version_says_that_nothing_was_compared(tmp_path: Pa
         shutil.copy(OLD / name, run / "checkpoints" / name)
     shutil.copy(OLD / "recipe.toml", run)
     (run / "metrics.jsonl").write_text("")
-    result = training.run(None, run, data=str(tree), device="cpu", quiet=True)
+    result = run_training(None, run, data=str(tree), device="cpu", quiet=True)
     assert result["splits"]["changes"] is None
     assert any("no record" in each["note"] for each in result["history"])
     assert result["test"]["examples"] == 6
@@ -403,7 +403,7 @@ def with_copies(root: Path, count: int = 2) -> Path:
 def test_overlap_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     root = with_copies(tmp_path / "set")
     with pytest.raises(DataError, match="2.*overlap=leave-out.*overlap=allow"):
-        training.run(recipe(root), tmp_path / "run", device="cpu", quiet=True)
+        run_training(recipe(root), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -422,7 +422,7 @@ def test_overlap_left_out_or_allowed(tmp_path: Path) -> None:
     net = net_of(more.fingerprint, root)
     assert "2 of them" in open_split(net, None, "test", stored=True).description
     allowed = recipe(root, overlap="allow")
-    result = training.run(allowed, tmp_path / "run", device="cpu", quiet=True)
+    result = run_training(allowed, tmp_path / "run", device="cpu", quiet=True)
     assert result["splits"]["overlap"] == {"test": 2}
     assert "byte-identical" in result["test"]["protocol"]
     assert "byte-identical" in (tmp_path / "run" / "report.html").read_text()

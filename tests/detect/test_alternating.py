@@ -21,7 +21,7 @@ from resnets.config import (
 from resnets.detect.models.build import load_detection_model
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.predictor import Predictor
-from resnets.train import run as training
+from resnets.train.run import run_training
 
 SMALL = {"train_sizes": (48,), "max_size": 100, "proposals": (40, 20), "box_batch_size": 16}
 
@@ -49,7 +49,7 @@ def step(root: Path, out: Path, weights: Path | None = None, **fields: object) -
         precision="float32",
         weights=None if weights is None else str(weights),
     )
-    training.run(recipe, out, device="cpu", quiet=True)
+    run_training(recipe, out, device="cpu", quiet=True)
     return out
 
 

@@ -31,8 +31,8 @@ from resnets.data.errors import DataError
 from resnets.detect.models.build import assemble, check_recipe, load_detection_model
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 from resnets.train.saver import Saver
 from resnets.train.tasks.detection import DetectionTask, model_losses
 
@@ -100,7 +100,7 @@ def maps(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def detection(coco, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "detection"
-    return out, training.run(plan(coco), out, device="cpu", quiet=True)
+    return out, run_training(plan(coco), out, device="cpu", quiet=True)
 
 
 def test_a_run_leaves_what_every_run_leaves(detection):
@@ -137,7 +137,7 @@ def test_the_best_checkpoint_loads_as_a_detector(detection, coco):
 
 def test_lines_say_what_detection_measures(coco, tmp_path, capsys):
     short = plan(coco, duration="2it")
-    training.run(short, tmp_path / "run", device="cpu")
+    run_training(short, tmp_path / "run", device="cpu")
     output = " ".join(capsys.readouterr().err.split())  # lines are wrapped
     assert "small-residual-fpn on" in output
     assert "4 training images, 2 validation" in output
@@ -159,9 +159,9 @@ def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monk
     monkeypatch.setattr(Saver, "save_last", killed)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        training.run(plan(coco), out, device="cpu", quiet=True)
+        run_training(plan(coco), out, device="cpu", quiet=True)
     monkeypatch.undo()
-    training.run(None, out, device="cpu", quiet=True)
+    run_training(None, out, device="cpu", quiet=True)
     for name in ("last", "best"):
         one, other = (load_file(run / f"checkpoints/{name}.safetensors") for run in (whole, out))
         assert one.keys() == other.keys()
@@ -169,7 +169,7 @@ def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monk
 
 
 def test_masks_are_learnt_and_measured(coco, tmp_path):
-    result = training.run(plan(coco, task="instances"), tmp_path / "run", device="cpu", quiet=True)
+    result = run_training(plan(coco, task="instances"), tmp_path / "run", device="cpu", quiet=True)
     assert {"AP", "mask_AP", "mask_AP50"} <= set(result["test"])
     assert result["test"]["error"] == pytest.approx(100 - result["test"]["mask_AP"])
     assert load_detection_model(tmp_path / "run").masks
@@ -190,7 +190,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
         ema_decay=0.0,
         duration="2it",
     )
-    training.run(settings, tmp_path / "run", device="cpu", quiet=True)
+    run_training(settings, tmp_path / "run", device="cpu", quiet=True)
     work = DetectionTask.open(settings)
     work.setup(torch.device("cpu"))
     start = work.model.net.state_dict()
@@ -203,7 +203,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
 
 def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     first = tmp_path / "pcr"
-    result = training.run(plan(one_class, PCR, "localize"), first, device="cpu", quiet=True)
+    result = run_training(plan(one_class, PCR, "localize"), first, device="cpu", quiet=True)
     assert {"top1_error", "given_error"} <= set(result["test"])
     assert "top5_error" not in result["test"]  # of three classes
     assert result["test"]["error"] == result["test"]["top1_error"]
@@ -213,8 +213,8 @@ def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     out = tmp_path / "rcnn"
     wide = dataclasses.replace(settings, model=dataclasses.replace(net, widths=(8, 12, 16, 24)))
     with pytest.raises(ConfigError, match="different anchors"):
-        training.run(wide, out, device="cpu", quiet=True)
-    result = training.run(settings, out, device="cpu", quiet=True)
+        run_training(wide, out, device="cpu", quiet=True)
+    result = run_training(settings, out, device="cpu", quiet=True)
     assert "given_error" in result["test"]
     shutil.move(first, tmp_path / "elsewhere")  # the checkpoint holds all that it needs
     twin, before = (
@@ -227,7 +227,7 @@ def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
 def test_segmentation_learns_and_is_measured(maps, tmp_path):
     net = dataclasses.replace(NET, dilate=2)
     spec = dataclasses.replace(SEGMENT, crop=48)
-    result = training.run(
+    result = run_training(
         plan(maps, spec, "segment", model=net), tmp_path / "run", device="cpu", quiet=True
     )
     assert 0 <= result["test"]["mean_iou"] <= 100
@@ -274,7 +274,7 @@ def test_recipes_describe_models_that_can_be_built(name):
 
 def test_data_that_is_missing_is_one_line(tmp_path):
     with pytest.raises(DataError, match="no such folder, tar or zip"):
-        training.run(plan(tmp_path / "nowhere"), tmp_path / "run", device="cpu", quiet=True)
+        run_training(plan(tmp_path / "nowhere"), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
 
 

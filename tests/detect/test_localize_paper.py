@@ -21,7 +21,7 @@ from resnets.detect.loading.train_batches import DetectStream
 from resnets.detect.models.base import InferenceOptions
 from resnets.detect.models.layers import rescale
 from resnets.models import build, catalog
-from resnets.train import run as training
+from resnets.train.run import run_training
 
 CROP = dataclasses.replace(PCR, train_crop=48, train_sizes=(64,), max_size=200, scale=(1.0, 1.5))
 RCNN = dataclasses.replace(CROP, head="rcnn", proposals=(20, 10), proposals_from="unused")
@@ -55,7 +55,7 @@ def run(objects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_size=2,
         precision="float32",
     )
-    result = training.run(recipe, out, device="cpu", quiet=True)
+    result = run_training(recipe, out, device="cpu", quiet=True)
     assert result["test"]["protocol"].startswith("center crop of 48 px, shorter side 64 px")
     return out
 

@@ -13,7 +13,7 @@ from resnets.detect.loading.sources import open_detection
 from resnets.detect.models.build import load_detection_model
 from resnets.detect.models.predictor import Predictor
 from resnets.models import catalog
-from resnets.train import run as training
+from resnets.train.run import run_training
 
 
 def sixteen(source: Path, root: Path) -> Path:
@@ -70,7 +70,7 @@ def test_sixteen_images_are_learnt_by_heart(shared_data, tmp_path):
         log_every="50it",
         checkpoint_every="300it",
     )
-    training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+    run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
     model = load_detection_model(tmp_path / "run")
     train = open_detection(recipe.data, recipe.detect, "instances").train
     assert len(train) == 16

@@ -5,7 +5,7 @@ import dataclasses
 from detect_nets import NET
 
 from resnets.config import DataSpec, OptimSpec, Recipe
-from resnets.train.run import run
+from resnets.train.run import run_training
 
 
 def tiny_run(root, task, spec):
@@ -19,5 +19,5 @@ def tiny_run(root, task, spec):
         data=DataSpec(source=str(root / "set"), val_fraction=0.2, normalize="imagenet"),
         optim=OptimSpec(lr=0.01),
     )  # fmt: skip
-    run(recipe, root / task, device="cpu", quiet=True)
+    run_training(recipe, root / task, device="cpu", quiet=True)
     return root / task

@@ -22,7 +22,7 @@ from resnets.config import DataSpec, Preprocess, Recipe, replace_fields, to_dict
 from resnets.models import build, catalog
 from resnets.recipes import recipe
 from resnets.sequence.signals import cylinder_bell_funnel
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.push import HUB_TEXT, HUBCONF
 
 CLASSES = ("cat", "dog")
@@ -71,7 +71,7 @@ def _pack(folder: Path, file: Path) -> None:
 def _runs(root: Path) -> None:
     """Runs that were trained for a few steps on photos/, with all that a run folder holds."""
     chosen = tiny_recipe(root / "photos", "8it")
-    training.run(chosen, root / "runs" / RUNS[0], device="cpu", quiet=True)
+    run_training(chosen, root / "runs" / RUNS[0], device="cpu", quiet=True)
     for name in RUNS[1:]:
         _copy(root / "runs" / RUNS[0], root / "runs" / name)
     (root / "my.txt").write_text("To be, or not to be, that is the question.\n" * 60)
@@ -81,15 +81,15 @@ def _runs(root: Path) -> None:
     steps = [f"{np.sin(step)},{np.cos(step)},{step // 300}\n" for step in range(600)]
     (root / "recording.csv").write_text("".join(["x,y,activity\n", *steps]))
     small = {"duration": "1it", "transformer.width": 8, "transformer.depth": 1}
-    training.run(
+    run_training(
         replace_fields(recipe("text"), small), root / "runs/text-1", device="cpu", quiet=True
     )
     signals = replace_fields(recipe("signals"), {"duration": "1it"})
-    training.run(signals, root / "runs/signals-1", device="cpu", quiet=True)
+    run_training(signals, root / "runs/signals-1", device="cpu", quiet=True)
     for net in ("cifar-plain56", "cifar-resnet56"):
         cell = root / "runs" / "study-depth-1" / "cells" / f"{net}-seed0"
         spec = catalog.spec(net.replace("56", "8"), num_classes=2, input_size=16)
-        training.run(dataclasses.replace(chosen, model=spec), cell, device="cpu", quiet=True)
+        run_training(dataclasses.replace(chosen, model=spec), cell, device="cpu", quiet=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -137,7 +137,7 @@ def _detection(root: Path) -> None:
     data = DataSpec(source=str(root / "coco"))
     chosen = Recipe(task="detect", model=NET, data=data, detect=detect, duration="2it")
     chosen = dataclasses.replace(chosen, batch_size=2, precision="float32")
-    training.run(chosen, root / "runs" / "detect-1", device="cpu", quiet=True)
+    run_training(chosen, root / "runs" / "detect-1", device="cpu", quiet=True)
 
 
 def _object(number: int, flaw: bool = False) -> tuple[str, tuple[int, ...], int]:

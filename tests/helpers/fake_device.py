@@ -8,7 +8,7 @@ rest of the process, so call it in a process of its own:
 
     install("cuda")
     with FakeDevice():
-        resnets.train.run.run(recipe, out, device="cuda")
+        resnets.train.run.run_training(recipe, out, device="cuda")
 
 Computation is the CPU's own, so results equal those of a CPU run to the bit.
 """

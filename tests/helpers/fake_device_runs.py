@@ -37,10 +37,9 @@ from resnets.runtime.inference_module import InferenceModule
 from resnets.runtime.open import open_artifact
 from resnets.study.grid.shared_process import own_stream
 from resnets.study.grid.worker import train_cell
-from resnets.train import run as training
 from resnets.train.cuda_graph import capture
 from resnets.train.execution_plan import choose_plan
-from resnets.train.run import open_task
+from resnets.train.run import open_task, run_training
 from resnets.train.saver import Snapshot
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
@@ -67,7 +66,7 @@ def waits_of_a_step(
     TrainStep.__call__ = counted
     try:
         recipe = replace_fields(recipes.recipe(name), SHORT | recipe_fields)
-        result = training.run(recipe, folder, device=kind, quiet=True)
+        result = run_training(recipe, folder, device=kind, quiet=True)
     finally:
         TrainStep.__call__ = step
     waits = {f"{kind}, {place.partition(':')[0]}": n / 4 for (kind, place), n in seen.items()}
@@ -90,7 +89,7 @@ def waits_of_a_graph(folder: Path, kind: str) -> dict[str, Any]:
     recipe = replace_fields(
         recipes.recipe("digits"), SHORT | {"cuda_graph": "true", "ema_decay": "0.9"}
     )
-    result = training.run(recipe, folder, device=kind, quiet=True)
+    result = run_training(recipe, folder, device=kind, quiet=True)
     waits = {": ".join(place): n for each in seen[2:] for place, n in each.items()}
     return {"steps": len(seen), "waits": waits, "loss": result["test"]["loss"]}
 
@@ -193,8 +192,8 @@ def waits_of_detectors(kind: str) -> dict[str, int]:
 def resumed(folder: Path, kind: str) -> float:
     """The test loss of a run that was stopped at step 4 and resumed."""
     recipe = replace_fields(recipes.recipe("digits"), SHORT | {"duration": "4it"})
-    training.run(recipe, folder, device=kind, quiet=True)
-    return training.run(None, folder, duration="8it", device=kind, quiet=True)["test"]["loss"]
+    run_training(recipe, folder, device=kind, quiet=True)
+    return run_training(None, folder, duration="8it", device=kind, quiet=True)["test"]["loss"]
 
 
 def waits_of_an_evaluation(

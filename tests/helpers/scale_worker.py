@@ -13,13 +13,13 @@ from torch import nn
 from resnets import create_model
 from resnets.config import OptimSpec, from_toml
 from resnets.models.norm import convert_batch_norms
-from resnets.train import run as training
 from resnets.train.optim.optimizers import (
     load_state_tensors,
     make_optimizer,
     set_lr,
     state_tensors,
 )
+from resnets.train.run import run_training
 from resnets.utils.distributed import ProcessGroup, init_distributed
 
 
@@ -101,7 +101,7 @@ def main(folder: Path) -> None:
         check_sharded(rank)
         for path in sorted(folder.glob("*.toml")):
             out = folder / f"{path.stem}-{rank.world_size}"
-            training.run(from_toml(path), out, device="cpu", group=rank, quiet=True)
+            run_training(from_toml(path), out, device="cpu", group=rank, quiet=True)
     # One that still holds a tensor when Python ends would abort the process.
     assert not [name for name in threads() if "gloo" in name or "tcpstore" in name]
 

@@ -8,7 +8,7 @@ import pytest
 
 from resnets.config import dump_json
 from resnets.study.grid.cells import STUDY, Grid, cell_recipe, read_grid, write_grid
-from resnets.train.run import run
+from resnets.train.run import run_training
 
 ITERATIONS = 20
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")
@@ -33,7 +33,7 @@ def trained_grid(factory: pytest.TempPathFactory) -> Path:
     )
     for net in NETS:
         for seed in range(2):
-            run(
+            run_training(
                 cell_recipe(grid, net, seed),
                 folder / "cells" / f"{net}-seed{seed}",
                 device="cpu",

@@ -12,7 +12,7 @@ from resnets.recipes import recipe
 from resnets.study.analysis import Subject
 from resnets.study.grid import worker
 from resnets.study.trained_models import LabeledImages
-from resnets.train import run as training
+from resnets.train.run import run_training
 
 
 def train_on_digits(folder: Path, net: str, iterations: int = 12, **data) -> Path:
@@ -24,7 +24,7 @@ def train_on_digits(folder: Path, net: str, iterations: int = 12, **data) -> Pat
         precision="float32",
         data=dataclasses.replace(chosen.data, **data),
     )
-    training.run(chosen, folder, device="cpu", quiet=True)
+    run_training(chosen, folder, device="cpu", quiet=True)
     return folder
 
 

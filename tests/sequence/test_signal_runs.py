@@ -19,7 +19,7 @@ from resnets.recipes import recipe
 from resnets.sequence.load import load_sequence_model
 from resnets.sequence.predict import predict_signals
 from resnets.sequence.signals import CBF, cylinder_bell_funnel, open_signals
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 from resnets.weights.errors import CheckpointError
 
@@ -41,7 +41,7 @@ def short(**fields):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("signals") / "run"
-    return out, training.run(short(), out, device="cpu", quiet=True)
+    return out, run_training(short(), out, device="cpu", quiet=True)
 
 
 FORMS = {
@@ -102,8 +102,8 @@ def test_run_learns_and_evaluate_repeats_it(done):
 def test_a_resumed_run_ends_with_the_same_weights(done, tmp_path):
     out, _ = done
     half = tmp_path / "half"
-    training.run(short(duration="12it"), half, device="cpu", quiet=True)
-    training.run(None, half, duration="24it", device="cpu", quiet=True)
+    run_training(short(duration="12it"), half, device="cpu", quiet=True)
+    run_training(None, half, duration="24it", device="cpu", quiet=True)
     one, other = (
         read_checkpoint(folder / "checkpoints" / LAST).group("model") for folder in (out, half)
     )
@@ -263,12 +263,12 @@ def test_npz_files_need_x_and_y_of_one_length(tmp_path):
 def test_changed_signals_are_not_resumed(tmp_path):
     path = recording(tmp_path / "r.csv")
     fields = {"data.source": str(path), "signal.window": 8, "signal.label": "label"}
-    training.run(
+    run_training(
         short(duration="1it", batch_size=4, **fields), tmp_path / "run", device="cpu", quiet=True
     )
     recording(path, steps=41)
     with pytest.raises(CheckpointError, match="has changed"):
-        training.run(None, tmp_path / "run", duration="2it", device="cpu", quiet=True)
+        run_training(None, tmp_path / "run", duration="2it", device="cpu", quiet=True)
 
 
 def test_the_generated_set_is_the_same_each_time():

@@ -15,7 +15,7 @@ from resnets.recipes import recipe
 from resnets.sequence.load import load_sequence_model
 from resnets.sequence.predict import generate
 from resnets.sequence.text import TextWindows, open_text
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 from resnets.weights.errors import CheckpointError
 
@@ -42,7 +42,7 @@ def small(**fields):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("text") / "run"
-    return out, training.run(small(), out, device="cpu", quiet=True)
+    return out, run_training(small(), out, device="cpu", quiet=True)
 
 
 def test_run_reports_bits_and_the_frequency_baseline(done):
@@ -61,9 +61,9 @@ def test_run_reports_bits_and_the_frequency_baseline(done):
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
     recipe = small(**{"schedule.kind": "constant", "schedule.warmup": 0})
     half = replace_fields(recipe, {"duration": "12it"})
-    training.run(half, tmp_path / "a", device="cpu", quiet=True)
-    training.run(None, tmp_path / "a", duration=recipe.duration, device="cpu", quiet=True)
-    training.run(recipe, tmp_path / "b", device="cpu", quiet=True)
+    run_training(half, tmp_path / "a", device="cpu", quiet=True)
+    run_training(None, tmp_path / "a", duration=recipe.duration, device="cpu", quiet=True)
+    run_training(recipe, tmp_path / "b", device="cpu", quiet=True)
     one, other = (
         read_checkpoint(tmp_path / name / "checkpoints" / LAST).group("model") for name in "ab"
     )
@@ -132,7 +132,7 @@ def test_bad_texts_are_refused_before_anything_is_written(tmp_path, content, wor
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=word):
-        training.run(small(**{"data.source": str(path)}), tmp_path / "run", quiet=True)
+        run_training(small(**{"data.source": str(path)}), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*.toml"))
 
 
@@ -140,10 +140,10 @@ def test_a_text_that_changed_is_not_resumed(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("to be or not to be, that is the question\n" * 40)
     fields = {"data.source": str(path), "duration": "2it"}
-    training.run(small(**fields), tmp_path / "run", device="cpu", quiet=True)
+    run_training(small(**fields), tmp_path / "run", device="cpu", quiet=True)
     path.write_text("to be or not to be, that is the question\n" * 41)
     with pytest.raises(CheckpointError, match="has changed"):
-        training.run(None, tmp_path / "run", duration="4it", device="cpu", quiet=True)
+        run_training(None, tmp_path / "run", duration="4it", device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize("field", ["model.depths", "data.augment.flip", "detect.head", "weights"])

@@ -25,7 +25,7 @@ from resnets.models import ImageClassifier
 from resnets.study.folds import predictions
 from resnets.study.folds.study import folds_grid, write_folds
 from resnets.study.grid.cells import cell_recipe, folder_name, read_cells, write_grid
-from resnets.train.run import run
+from resnets.train.run import run_training
 
 CLASSES, EACH, FOLDS = 3, 40, 2
 SETTINGS = (
@@ -64,7 +64,9 @@ def found(tree: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFa
     for fold in range(FOLDS):
         recipe = cell_recipe(grid, grid.models[0], fold)
         assert (recipe.data.folds, recipe.data.fold, recipe.seed) == (FOLDS, fold, 0)
-        run(recipe, folder / "cells" / folder_name(grid.models[0], fold), device="cpu", quiet=True)
+        run_training(
+            recipe, folder / "cells" / folder_name(grid.models[0], fold), device="cpu", quiet=True
+        )
     return write_folds(grid, folder, read_cells(folder), "cpu")
 
 

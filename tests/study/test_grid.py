@@ -39,7 +39,7 @@ from resnets.study.grid.worker import choose_slots, estimate_cell_bytes, train_c
 from resnets.study.run import run_study
 from resnets.train import run as training
 from resnets.train import saver
-from resnets.train.run import run
+from resnets.train.run import run_training
 from resnets.train.tasks import classification
 from resnets.utils.errors import OutOfMemory
 from resnets.utils.files import lock_folder
@@ -263,14 +263,14 @@ def test_a_cell_without_memory_has_failed_wherever_it_runs_out(where, name, tmp_
 
 def test_a_checkpoint_that_does_not_fit_on_the_device_is_out_of_memory(tmp_path, monkeypatch):
     recipe = cell_recipe(TINY, "cifar-plain8", 0)
-    run(recipe, tmp_path, device="cpu", quiet=True)
+    run_training(recipe, tmp_path, device="cpu", quiet=True)
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(saver, "load_weights", fail)
     with pytest.raises(OutOfMemory, match="the state of the checkpoint does not fit on cpu"):
-        run(None, tmp_path, device="cpu", quiet=True)
+        run_training(None, tmp_path, device="cpu", quiet=True)
 
 
 def test_a_disk_that_is_away_is_no_property_of_a_cell(tmp_path):
@@ -284,7 +284,7 @@ def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
     """One cell's checkpoints are cut in half; the other is trained, and the reason is said."""
     write_grid(TINY, tmp_path)
     broken = read_cell(tmp_path, "cifar-resnet8", 0).folder
-    run(cell_recipe(TINY, "cifar-resnet8", 0), broken, device="cpu", quiet=True)
+    run_training(cell_recipe(TINY, "cifar-resnet8", 0), broken, device="cpu", quiet=True)
     (broken / "result.json").unlink()
     for each in (broken / "checkpoints").iterdir():
         each.write_bytes(each.read_bytes()[:1000])
@@ -303,7 +303,7 @@ def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
         train_grid(changed(recipe="cifar10-fast"), tmp_path)
     other = cell_recipe(changed(settings=("optim.lr=0.2",)), "cifar-plain8", 0)
     folder = read_cell(tmp_path, "cifar-plain8", 0).folder
-    run(other, folder, device="cpu", quiet=True)
+    run_training(other, folder, device="cpu", quiet=True)
     with pytest.raises(ConfigError, match=r"optim\.lr = 0\.2.*0\.1"):
         train_grid(TINY, tmp_path)
     (tmp_path / "other").mkdir()
@@ -316,7 +316,7 @@ def test_rows_that_an_earlier_version_spaced_otherwise_are_of_the_same_grid(tmp_
     write_grid(TINY, tmp_path)
     recipe = dataclasses.replace(cell_recipe(TINY, "cifar-plain8", 0), log_every="3it")
     assert recipe.log_every != cell_recipe(TINY, "cifar-plain8", 0).log_every
-    run(recipe, read_cell(tmp_path, "cifar-plain8", 0).folder, device="cpu", quiet=True)
+    run_training(recipe, read_cell(tmp_path, "cifar-plain8", 0).folder, device="cpu", quiet=True)
     train_grid(TINY, tmp_path)
     assert read_cell(tmp_path, "cifar-plain8", 0).status == "done"
     assert read_cell(tmp_path, "cifar-resnet8", 0).status == "done"

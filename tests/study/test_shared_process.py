@@ -17,7 +17,7 @@ from resnets.study.grid.grid import _WorkerPool
 from resnets.study.grid.shared_process import CellJob, SharedProcess
 from resnets.study.grid.worker import Slot, can_share, choose_slots, estimate_cell_bytes
 from resnets.train import loop
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.processes import process_lock
 from resnets.weights.checkpoint.format import read_checkpoint
@@ -134,7 +134,7 @@ def test_no_step_is_captured_during_an_evaluation(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "_evaluate", measure)
     recipe = dataclasses.replace(cell_recipe(GRID, GRID.models[0], 0), duration="1it")
-    training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+    run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
     assert captures == [False]
 
 

@@ -13,7 +13,7 @@ from resnets.study.grid.budget import survey_grid
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, write_grid
 from resnets.study.grid.model_names import family_name, network_spec
 from resnets.study.metric import BITS
-from resnets.train.run import run
+from resnets.train.run import run_training
 
 MODELS = ("plain-transformer1", "plain-transformer2", "transformer1", "transformer2:hyper")
 SETTINGS = (
@@ -42,7 +42,9 @@ def page(tmp_path_factory):
     write_grid(made, folder)
     for model, seed in made.runs:
         name = f"{model.replace(':', '-')}-seed{seed}"
-        run(cell_recipe(made, model, seed), folder / "cells" / name, device="cpu", quiet=True)
+        run_training(
+            cell_recipe(made, model, seed), folder / "cells" / name, device="cpu", quiet=True
+        )
     return write_grid_page(folder)
 
 

@@ -17,9 +17,9 @@ from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report.figure_style import to_svg
 from resnets.report.run import plot_stages
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
 from resnets.train.log.timing import STAGES, StepTimer, data_bottleneck, format_stages, summarize
+from resnets.train.run import run_training
 
 CPU = torch.device("cpu")
 SPEC = DataSpec(size=16, in_memory="never", workers=1, normalize="imagenet")
@@ -178,7 +178,7 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
 ) -> None:
     changes = {"duration": "3ep", "batch_size": 423, "data.augment.crop": "random-resized"}
     tiny = replace_fields(recipe("digits", "cifar-resnet8"), changes)
-    training.run(tiny, tmp_path / "run", device="cpu")
+    run_training(tiny, tmp_path / "run", device="cpu")
     rows = [row for row in read_rows(tmp_path / "run") if row["kind"] == "time"]
     assert [round(row["epoch"]) for row in rows] == [1, 2, 3]
     for row in rows:

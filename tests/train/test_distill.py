@@ -16,7 +16,7 @@ from resnets.data.batch import Batch
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.train.log.run_log import read_rows
 from resnets.train.loss import classification_loss
-from resnets.train.run import run
+from resnets.train.run import run_training
 from resnets.train.tasks.distill import Teacher, distillation_loss
 from resnets.weights.checkpoint.format import LAST
 from resnets.weights.load import load_classifier
@@ -26,7 +26,7 @@ from resnets.weights.load import load_classifier
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on three digits."""
     root = tmp_path_factory.mktemp("teacher")
-    run(recipe(write_tree(root / "set"), "8it"), root / "run", device="cpu", quiet=True)
+    run_training(recipe(write_tree(root / "set"), "8it"), root / "run", device="cpu", quiet=True)
     return root / "run"
 
 
@@ -70,21 +70,21 @@ def test_a_run_learns_from_a_run(trained: Path, tmp_path: Path) -> None:
     tree = trained.parent / "set"
     plain = recipe(tree, "8it", augment=AugmentSpec(flip=True, mixup=0.2))
     chosen = replace(plain, distill=DistillSpec(teacher=str(trained)))
-    run(chosen, tmp_path / "run", device="cpu", quiet=True)
+    run_training(chosen, tmp_path / "run", device="cpu", quiet=True)
     rows = [row for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
     assert all(row["distill_loss"] > 0 for row in rows)
     teacher = Path(shutil.copytree(trained, tmp_path / "teacher"))
     half = replace(chosen, duration="4it", distill=DistillSpec(teacher=str(teacher)))
-    run(half, tmp_path / "half", device="cpu", quiet=True)
-    result = run(None, tmp_path / "half", duration="8it", device="cpu", quiet=True)
+    run_training(half, tmp_path / "half", device="cpu", quiet=True)
+    result = run_training(None, tmp_path / "half", duration="8it", device="cpu", quiet=True)
     again = read_rows(tmp_path / "half")
     assert [row["step"] for row in again if row["kind"] == "train"][-1] == 8
     assert not any("distill.teacher" in entry["note"] for entry in result["history"])
-    run(None, teacher, duration="12it", device="cpu", quiet=True)  # trained on meanwhile
+    run_training(None, teacher, duration="12it", device="cpu", quiet=True)  # trained on meanwhile
     for file in (teacher / "checkpoints").iterdir():
         if file.name != LAST:
             file.unlink()
-    result = run(None, tmp_path / "half", duration="12it", device="cpu", quiet=True)
+    result = run_training(None, tmp_path / "half", duration="12it", device="cpu", quiet=True)
     assert any("distill.teacher" in entry["note"] for entry in result["history"])
 
 

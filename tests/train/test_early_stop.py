@@ -6,9 +6,9 @@ from stop_run import stop_after
 from resnets.config import ConfigError, EvalSpec, Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.train import loop
-from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 
@@ -48,7 +48,7 @@ def steps(folder, kind):
 
 def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, capsys):
     out = tmp_path / "run"
-    result = training.run(plan(), out, device="cpu")
+    result = run_training(plan(), out, device="cpu")
     assert steps(out, "val") == [3, 6, 9, 12, 15]
     assert read_checkpoint(out / "checkpoints" / LAST).meta["step"] == 15
     assert read_checkpoint(out / "checkpoints" / "best.safetensors").meta["step"] == 9
@@ -60,9 +60,9 @@ def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, cap
 
 def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):
     out = tmp_path / "run"
-    training.run(plan(), out, device="cpu", quiet=True)
+    run_training(plan(), out, device="cpu", quiet=True)
     before = (out / "checkpoints" / LAST).read_bytes()
-    training.run(None, out, device="cpu", quiet=True)
+    run_training(None, out, device="cpu", quiet=True)
     assert (out / "checkpoints" / LAST).read_bytes() == before
 
 
@@ -72,17 +72,17 @@ def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, mo
     with monkeypatch.context() as patch:
         stop_after(patch, stop_at)
         with pytest.raises(Interrupted):
-            training.run(plan(), out, device="cpu", quiet=True)
-    training.run(None, out, device="cpu", quiet=True)
+            run_training(plan(), out, device="cpu", quiet=True)
+    run_training(None, out, device="cpu", quiet=True)
     assert steps(out, "val") == [3, 6, 9, 12, 15]
 
 
 def test_patience_needs_a_validation_split_and_a_count(tmp_path):
     with pytest.raises(ConfigError, match=r"eval\.patience"):
-        training.run(plan(**{"data.val_fraction": 0.0}), tmp_path / "run", device="cpu", quiet=True)
+        run_training(plan(**{"data.val_fraction": 0.0}), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
     unread = {"data.val_fraction": 0.0, "eval.patience": None, "schedule.kind": "plateau"}
     with pytest.raises(ConfigError, match=r"schedule\.kind: 'plateau' needs the validation error"):
-        training.run(plan(**unread), tmp_path / "run", device="cpu", quiet=True)
+        run_training(plan(**unread), tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(ConfigError, match=r"eval\.patience.*0"):
         EvalSpec(patience=0)

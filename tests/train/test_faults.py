@@ -17,8 +17,8 @@ from saving import assert_is, files, payload, saved
 from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
-from resnets.train import run as training
 from resnets.train.log.run_log import RunLog, read_rows
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import LAST, read_checkpoint, step_name
 from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.errors import CheckpointError
@@ -63,9 +63,9 @@ def test_disk_full_ends_the_run_at_the_next_save(tmp_path, monkeypatch):
     fill_disk(monkeypatch, LAST)
     plan = short(**{"eval.every": f"{STEPS}it"})
     with pytest.raises(CheckpointError, match="4.*1 MiB"):
-        training.run(plan, out, device="cpu", quiet=True)
+        run_training(plan, out, device="cpu", quiet=True)
     assert max(row["step"] for row in read_rows(out)) == 8
-    result = training.run(None, out, device="cpu", quiet=True)
+    result = run_training(None, out, device="cpu", quiet=True)
     assert result["test"]["examples"] == 359
 
 
@@ -105,7 +105,7 @@ def test_read_only_folder_keeps_what_was_there(caplog):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    training.run(short(), out, device="cpu", quiet=True)
+    run_training(short(), out, device="cpu", quiet=True)
     return out
 
 
@@ -117,10 +117,10 @@ def flip(path):
 
 @pytest.mark.parametrize("harm", [flip, Path.unlink], ids=["flipped", "vanished"])
 def test_without_its_last_checkpoint_a_run_ends_the_same(whole, tmp_path, caplog, harm):
-    training.run(short(), tmp_path / "run", device="cpu", quiet=True)
+    run_training(short(), tmp_path / "run", device="cpu", quiet=True)
     last = tmp_path / "run" / "checkpoints" / LAST
     harm(last)
-    training.run(None, tmp_path / "run", device="cpu", quiet=True)
+    run_training(None, tmp_path / "run", device="cpu", quiet=True)
     assert f"{last}: " in caplog.text
     assert f"resuming from {last.with_name(step_name(8))} instead" in caplog.text
     ours, theirs = read_checkpoint(last), read_checkpoint(whole / "checkpoints" / LAST)
@@ -137,7 +137,7 @@ def test_a_checkpoint_that_vanishes_while_training_is_written_anew(tmp_path):
 
 def test_a_run_without_any_checkpoint_starts_again_and_says_so(whole, tmp_path, caplog):
     (tmp_path / "recipe.toml").write_text((whole / "recipe.toml").read_text())
-    training.run(None, tmp_path, device="cpu", quiet=True)
+    run_training(None, tmp_path, device="cpu", quiet=True)
     assert f"{LAST}: no such checkpoint; starting from the first step" in caplog.text
     ours = read_checkpoint(tmp_path / "checkpoints" / LAST)
     theirs = read_checkpoint(whole / "checkpoints" / LAST)
@@ -154,6 +154,6 @@ def test_disk_full_while_only_rows_are_written_saves_and_names_the_file(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "__init__", full)
         with pytest.raises(ValueError, match="metrics.jsonl.*2"):
-            training.run(short(), out, device="cpu", quiet=True)
+            run_training(short(), out, device="cpu", quiet=True)
     assert read_checkpoint(out / "checkpoints" / LAST).meta["step"] == 2
-    assert training.run(None, out, device="cpu", quiet=True)["test"]["examples"] == 359
+    assert run_training(None, out, device="cpu", quiet=True)["test"]["examples"] == 359

@@ -6,11 +6,11 @@ from torch import nn
 
 from resnets.config import OptimSpec, replace_fields
 from resnets.recipes import recipe
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
 from resnets.train.optim import grad_scaler
 from resnets.train.optim.grad_scaler import GradScaler
 from resnets.train.optim.optimizers import make_optimizer
+from resnets.train.run import run_training
 from resnets.train.step import TrainStep
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
@@ -63,7 +63,7 @@ def tiny(**changes):
 def test_a_resumed_float16_run_is_bitwise_equal_with_the_same_skipped_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(grad_scaler, "INIT_SCALE", 2.0**24)  # overflows at first
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    result = training.run(tiny(), whole, device="cpu", quiet=True)
+    result = run_training(tiny(), whole, device="cpu", quiet=True)
     assert "float16" in result["test"]["protocol"]
     step = TrainStep.__call__
 
@@ -75,8 +75,8 @@ def test_a_resumed_float16_run_is_bitwise_equal_with_the_same_skipped_steps(tmp_
     with monkeypatch.context() as patch:
         patch.setattr(TrainStep, "__call__", stop_at_step_4)
         with pytest.raises(KeyboardInterrupt):
-            training.run(tiny(), stopped, device="cpu", quiet=True)
-    training.run(None, stopped, device="cpu", quiet=True)
+            run_training(tiny(), stopped, device="cpu", quiet=True)
+    run_training(None, stopped, device="cpu", quiet=True)
     tensors = [read_checkpoint(run / "checkpoints" / LAST).tensors for run in (whole, stopped)]
     assert tensors[0].keys() == tensors[1].keys()
     assert [

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
 from resnets.data.loading.batches import TrainStream
-from resnets.train import run as training
 from resnets.train.cuda_graph import capture, start, step
 from resnets.train.cuda_graph.start import find_obstacle, start_graph
 from resnets.train.cuda_graph.step import GraphBatch, GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import _missing_compiler
+from resnets.train.run import run_training
 from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
@@ -265,11 +265,11 @@ def test_work_of_a_failed_capture_is_over_before_it_is_undone(failing, monkeypat
 
 def test_a_run_with_a_graph_equals_one_without(monkeypatch, tmp_path: Path) -> None:
     fields = {"eval.every": "6it", "log_every": "4it", "checkpoint_every": "6it"}
-    plain = training.run(digits(fields), tmp_path / "plain", device="cpu", quiet=True)
+    plain = run_training(digits(fields), tmp_path / "plain", device="cpu", quiet=True)
     monkeypatch.setattr(start, "find_obstacle", lambda *_: None)
     monkeypatch.setattr(capture, "capture", capture.plain)
     recipe = digits(fields | {"cuda_graph": "true"})
-    graph = training.run(recipe, tmp_path / "graph", device="cpu", quiet=True)
+    graph = run_training(recipe, tmp_path / "graph", device="cpu", quiet=True)
     for split in ("test", "train"):
         assert graph[split]["loss"] == pytest.approx(plain[split]["loss"], rel=1e-4)
     rows = (tmp_path / "graph" / "metrics.jsonl").read_text().splitlines()
@@ -283,7 +283,7 @@ def test_a_run_with_a_graph_equals_one_without(monkeypatch, tmp_path: Path) -> N
 
 
 def test_a_graph_that_was_asked_for_and_not_used_is_recorded(tmp_path: Path, capsys) -> None:
-    result = training.run(digits({"cuda_graph": "true"}), tmp_path / "run", device="cpu")
+    result = run_training(digits({"cuda_graph": "true"}), tmp_path / "run", device="cpu")
     reason = "the device is cpu, not cuda"
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["cuda_graph"], environment["cuda_graph_obstacle"]) == (False, reason)

@@ -20,8 +20,8 @@ from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.decode.decode import Crop, center_box
 from resnets.data.errors import DataError
 from resnets.data.loading.batches import TrainStream
-from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
@@ -106,7 +106,7 @@ def stuck(monkeypatch):
 def test_sigterm_ends_a_wait_for_data_and_saves(tmp_path, stuck):
     started = time.monotonic()
     with pytest.raises(Interrupted) as caught:
-        training.run(plan(checkpoint_every="30it"), tmp_path / "run", device="cpu", quiet=True)
+        run_training(plan(checkpoint_every="30it"), tmp_path / "run", device="cpu", quiet=True)
     assert caught.value.code == 0
     assert read_checkpoint(tmp_path / "run/checkpoints" / LAST).meta["step"] == 3
     assert time.monotonic() - started < 30

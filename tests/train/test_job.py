@@ -17,10 +17,10 @@ from resnets.config import ConfigError, from_toml, replace_fields, to_toml
 from resnets.models import build, catalog
 from resnets.ops import compiler
 from resnets.recipes import recipe
-from resnets.train import run as training
 from resnets.train.execution_plan import _missing_compiler, choose_plan
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 from resnets.utils.precision import pick_precision
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 from resnets.weights.errors import CheckpointError
@@ -42,7 +42,7 @@ def short(steps=20, net="cifar-resnet8", **changes):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("job") / "run"
-    return out, training.run(short(80), out, device="cpu", quiet=True)
+    return out, run_training(short(80), out, device="cpu", quiet=True)
 
 
 def test_run_learns_and_says_how_it_was_measured(done):
@@ -116,7 +116,7 @@ def test_first_losses_do_not_drift(net, precision, kernels, close, tmp_path, mon
     plan = short(4, net, **settings, **{"data.split_rule": "rank"})
     if not kernels:
         monkeypatch.setattr(compiler, "load_library", lambda name: None)
-    training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    run_training(plan, tmp_path / "run", device="cpu", quiet=True)
     losses = [row["loss"] for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
     golden = json.loads(EXPECTED.read_text())
     assert losses == pytest.approx(golden[net], rel=close)
@@ -126,7 +126,7 @@ def test_first_losses_do_not_drift(net, precision, kernels, close, tmp_path, mon
 
 def test_same_seed_same_run_other_seed_other_run(tmp_path):
     def weights(name, seed):
-        training.run(short(3, seed=seed), tmp_path / name, device="cpu", quiet=True)
+        run_training(short(3, seed=seed), tmp_path / name, device="cpu", quiet=True)
         return read_checkpoint(tmp_path / name / "checkpoints" / LAST).group("model")
 
     first, again, other = weights("a", 0), weights("b", 0), weights("c", 1)
@@ -137,7 +137,7 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path):
 def test_divergence_names_step_checkpoint_and_cures(tmp_path):
     plan = short(40, **{"optim.lr": 1e9, "schedule.kind": "constant", "checkpoint_every": "1it"})
     with pytest.raises(Diverged, match=r"optim\.lr"):
-        training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+        run_training(plan, tmp_path / "run", device="cpu", quiet=True)
     last = tmp_path / "run" / "checkpoints" / LAST
     if last.exists():
         tensors = read_checkpoint(last).tensors
@@ -147,7 +147,7 @@ def test_divergence_names_step_checkpoint_and_cures(tmp_path):
 def test_a_diverged_net_is_not_measured(tmp_path):
     fields = {"optim.lr": 1e9, "schedule.kind": "constant", "eval.every": "3it"}
     with pytest.raises(Diverged, match=r"the loss on val is nan at step 3"):
-        training.run(
+        run_training(
             short(40, log_every="40it", **fields), tmp_path / "run", device="cpu", quiet=True
         )
     assert [row["step"] for row in read_rows(tmp_path / "run")] == [3]
@@ -156,7 +156,7 @@ def test_a_diverged_net_is_not_measured(tmp_path):
 def test_each_epoch_has_its_training_error_and_ends_at_a_whole_epoch(tmp_path):
     """An epoch may be shorter than the interval of the log, and no whole number of steps."""
     plan = short(12, batch_size=512, log_every="100it", **{"eval.every": "1ep"})
-    training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    run_training(plan, tmp_path / "run", device="cpu", quiet=True)
     rows = read_rows(tmp_path / "run")
     steps = {
         kind: [row["step"] for row in rows if row["kind"] == kind] for kind in ("train", "val")
@@ -170,7 +170,7 @@ def test_each_epoch_has_its_training_error_and_ends_at_a_whole_epoch(tmp_path):
 
 def test_no_validation_split_uses_the_last_weights(tmp_path):
     plan = short(10, **{"data.val_fraction": 0.0, "eval.watch_test": True})
-    result = training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    result = run_training(plan, tmp_path / "run", device="cpu", quiet=True)
     assert "val" not in result
     assert "last.safetensors (step 10" in result["test"]["protocol"]
     kinds = {row["kind"] for row in read_rows(tmp_path / "run")}
@@ -181,7 +181,7 @@ def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):
     out = tmp_path / "run"
     fill_disk(monkeypatch, LAST)
     with pytest.raises(CheckpointError, match="No space left on device"):
-        training.run(short(10), out, device="cpu", quiet=True)
+        run_training(short(10), out, device="cpu", quiet=True)
 
 
 def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monkeypatch, capsys):
@@ -189,11 +189,11 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     out = tmp_path / "run"
     monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: True)
     kernel = compiler.load_library("norm") is not None
-    training.run(short(2, precision="auto"), out, device="cpu", quiet=True)
+    run_training(short(2, precision="auto"), out, device="cpu", quiet=True)
     monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: False)
     assert pick_precision("auto", torch.device("cpu")) == "float32"
     monkeypatch.setattr(compiler, "load_library", lambda name: None)
-    training.run(None, out, device="cpu")
+    run_training(None, out, device="cpu")
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
     output = " ".join(capsys.readouterr().err.split())
     assert " validation, bfloat16, " in output
@@ -206,10 +206,10 @@ def test_a_run_started_without_kernels_continues_without_them(tmp_path, monkeypa
     out, whole = tmp_path / "run", tmp_path / "whole"
     with monkeypatch.context() as patch:
         patch.setattr(compiler, "load_library", lambda name: None)
-        training.run(short(12, checkpoint_every="6it"), whole, device="cpu", quiet=True)
+        run_training(short(12, checkpoint_every="6it"), whole, device="cpu", quiet=True)
     shutil.copytree(whole, out)
     (out / "checkpoints" / LAST).unlink()  # it goes on from step 6
-    training.run(None, out, device="cpu", quiet=True)
+    run_training(None, out, device="cpu", quiet=True)
     assert not json.loads((out / "environment.json").read_text())["fused"]
     first, second = (read_checkpoint(run / "checkpoints" / LAST).tensors for run in (whole, out))
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
@@ -218,8 +218,8 @@ def test_a_run_started_without_kernels_continues_without_them(tmp_path, monkeypa
 def test_fit_memory_and_sync_norm_exclude_each_other_on_resume_too(tmp_path):
     (tmp_path / "recipe.toml").write_text(to_toml(short(2, sync_norm=True)))
     for go in (
-        lambda: training.run(None, tmp_path, fit_memory=True),
-        lambda: training.run(short(2, sync_norm=True), tmp_path / "new", fit_memory=True),
+        lambda: run_training(None, tmp_path, fit_memory=True),
+        lambda: run_training(short(2, sync_norm=True), tmp_path / "new", fit_memory=True),
     ):
         with pytest.raises(ConfigError, match=r"--fit-memory: .*sync_norm"):
             go()
@@ -236,7 +236,7 @@ def test_resume_keeps_the_network_of_the_checkpoint(done, tmp_path):
     plan = short(80, "cifar-resnet14")
     plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, num_classes=10))
     (other / "recipe.toml").write_text(to_toml(plan))
-    result = training.run(None, other, device="cpu", quiet=True)
+    result = run_training(None, other, device="cpu", quiet=True)
     assert result["model"] == "cifar-resnet8"
     assert any("model.name is 'cifar-resnet14'" in each["note"] for each in result["history"])
 
@@ -255,7 +255,7 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path, depth):
         "batch_size": 8,
         "data.normalize": "channel",
     }
-    result = training.run(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
+    result = run_training(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
     assert result["model"] == f"cifar-resnet{depth}"
     assert result["train"]["loss"] > 0
 
@@ -270,7 +270,7 @@ def test_compiled_run_agrees_with_eager(tmp_path, monkeypatch):
     losses = {}
     for compile_ in ("off", "on"):
         plan = short(3, log_every="1it", compile=compile_)
-        training.run(plan, tmp_path / compile_, device="cpu", quiet=True)
+        run_training(plan, tmp_path / compile_, device="cpu", quiet=True)
         rows = read_rows(tmp_path / compile_)
         losses[compile_] = [row["loss"] for row in rows if row["kind"] == "train"]
         environment = json.loads((tmp_path / compile_ / "environment.json").read_text())

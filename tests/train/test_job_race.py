@@ -9,7 +9,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.recipes import recipe
 from resnets.study.grid.worker import train_cell
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.utils.errors import BusyError
 from resnets.utils.files import LOCK, is_locked, lock_folder, lock_path
 
@@ -41,7 +41,7 @@ def test_a_held_folder_is_refused_before_anything_is_written(whole, tmp_path, ca
         assert main(["train", "digits", *SMALL, "--out", str(out)]) == 2
         assert str(out) in line(capsys)
         with pytest.raises(ConfigError, match="is writing into it"):
-            training.run(recipe("digits", "cifar-resnet8"), out)
+            run_training(recipe("digits", "cifar-resnet8"), out)
         assert [each.name for each in out.iterdir()] == [LOCK]
     assert not out.exists()
     shutil.copytree(whole[0], out)
@@ -67,7 +67,7 @@ def test_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
 def test_a_run_whose_recipe_was_deleted_resumes_by_its_checkpoint(whole, tmp_path):
     out = shutil.copytree(whole[0], tmp_path / "run")
     (out / "recipe.toml").unlink()
-    result = training.run(None, out, device="cpu", quiet=True)
+    result = run_training(None, out, device="cpu", quiet=True)
     assert any("recipe.toml" in each["note"] for each in result["history"])
     assert (out / "recipe.toml").read_bytes() == (whole[0] / "recipe.toml").read_bytes()
 

@@ -18,8 +18,8 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, from_toml
 from resnets.data import open_data
 from resnets.export.select_backend import open_backend
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 
 WRITTEN = GOLDEN / "written_2026_11_30"
 
@@ -82,7 +82,7 @@ def test_a_bulk_prediction_is_complete(written):
 
 def test_a_recipe_trains_as_before(written):
     recipe = from_toml(written / "run" / "recipe.toml")
-    training.run(recipe, written / "again", device="cpu", quiet=True)
+    run_training(recipe, written / "again", device="cpu", quiet=True)
     before, now = (
         [row for row in read_rows(written / run) if row["kind"] == "val"]
         for run in ("run", "again")

@@ -15,7 +15,7 @@ from resnets.config import ConfigError, OptimSpec, replace_fields
 from resnets.train import replay as replaying
 from resnets.train.guards.divergence import Diverged
 from resnets.train.replay import FILE, replay
-from resnets.train.run import run
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import read_checkpoint
 from resnets.weights.errors import CheckpointError
 
@@ -27,7 +27,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = recipe(write_tree(root / "set"), "40it")
     chosen = replace(chosen, optim=OptimSpec(lr=1e20), log_every="20it", checkpoint_every="20it")
     with pytest.raises(Diverged, match="resnets replay"):
-        run(chosen, root / "run", device="cpu", quiet=True)
+        run_training(chosen, root / "run", device="cpu", quiet=True)
     return root / "run"
 
 
@@ -77,7 +77,7 @@ def test_a_stored_step_that_is_damaged_or_of_another_run_is_one_line(
 
 def test_a_sound_run_has_no_such_step(tmp_path: Path) -> None:
     chosen = recipe(write_tree(tmp_path / "set"), "4it")
-    run(chosen, tmp_path / "run", device="cpu", quiet=True)
+    run_training(chosen, tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(ConfigError, match="finite"):
         replay(tmp_path / "run", device="cpu")
 

@@ -11,13 +11,13 @@ from digit_trees import recipe, write_tree
 
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, ScheduleSpec, from_toml
-from resnets.train import run as training
 from resnets.train.resume import (
     describe_differences,
     describe_extension,
     differences,
     merge_recipes,
 )
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.format import read_checkpoint
 
 
@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 8 steps; not to be changed."""
     root = tmp_path_factory.mktemp("finished")
     cosine = replace(recipe(write_tree(root / "set")), schedule=ScheduleSpec(kind="cosine"))
-    training.run(cosine, root / "run", device="cpu", quiet=True)
+    run_training(cosine, root / "run", device="cpu", quiet=True)
     return root / "run"
 
 
@@ -67,7 +67,7 @@ def test_an_edited_recipe_is_reported_and_kept_out_of_training(run: Path) -> Non
     path = run / "recipe.toml"
     text = path.read_text()
     path.write_text(re.sub(r"^lr = .*", "lr = 0.7", text, flags=re.M))
-    training.run(None, run, duration="10it", device="cpu", quiet=True)
+    run_training(None, run, duration="10it", device="cpu", quiet=True)
     assert any("optim.lr is 0.7" in line and "using 0.1" in line for line in notes(run))
     assert from_toml(path).optim.lr == 0.1  # what the run is trained by
     history = read_checkpoint(run / "checkpoints" / "last.safetensors").meta["history"]
@@ -99,7 +99,7 @@ def test_a_run_is_extended_and_says_what_the_schedule_does(
 def test_a_length_that_is_past_is_refused(run: Path) -> None:
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ConfigError, match="--epochs/--iterations.*6it.*8"):
-        training.run(None, run, duration="6it", device="cpu", quiet=True)
+        run_training(None, run, duration="6it", device="cpu", quiet=True)
     assert sorted(path.name for path in run.rglob("*")) == before
     assert from_toml(run / "recipe.toml").duration == "8it"
 
@@ -116,13 +116,13 @@ def test_a_damaged_recipe_gives_way_to_the_checkpoint(run: Path) -> None:
     path = run / "recipe.toml"
     whole = from_toml(path)
     path.write_text(path.read_text()[:100] + "\n[[[")
-    training.run(None, run, device="cpu", quiet=True)
+    run_training(None, run, device="cpu", quiet=True)
     assert any("using the checkpoint's own recipe" in line for line in notes(run))
     assert from_toml(path) == whole
     shutil.rmtree(run / "checkpoints")
     path.write_text("[[[")
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
-        training.run(None, run, device="cpu", quiet=True)
+        run_training(None, run, device="cpu", quiet=True)
 
 
 def test_other_flags_are_still_refused(run: Path) -> None:

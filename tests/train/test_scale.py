@@ -17,8 +17,8 @@ from PIL import Image
 from resnets.config import DataSpec, Recipe, from_toml, replace_fields, to_toml
 from resnets.data import open_data
 from resnets.recipes import recipe
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.toml").write_text(to_toml(chosen))
     # A pretrained net whose head learns alone for half of the run.
     start = folder / "start"
-    training.run(
+    run_training(
         dataclasses.replace(PLANS["ghost"], duration="2it"), start, device="cpu", quiet=True
     )
     tuned = plan(norm_batch=16, batch_size=64, weights=str(find_checkpoint(start)))
@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tuned.toml").write_text(to_toml(tuned))
     (folder / "spoilt.toml").write_text(to_toml(spoilt(folder / "images")))
     for path in folder.glob("*.toml"):
-        training.run(from_toml(path), folder / f"{path.stem}-1", device="cpu", quiet=True)
+        run_training(from_toml(path), folder / f"{path.stem}-1", device="cpu", quiet=True)
     return folder
 
 

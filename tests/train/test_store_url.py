@@ -17,7 +17,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, replace_fields, to_toml
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.checkpoint import store
 from resnets.weights.checkpoint.find import SUFFIXES, find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import BEST, LAST, step_name
@@ -173,7 +173,7 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
     """It has nothing but the URL, where the last checkpoint got lost."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "here" / "far"
-    result = training.run(short(url), out, device="cpu", quiet=True)
+    result = run_training(short(url), out, device="cpu", quiet=True)
     assert result["checkpoint"] == BEST
     assert os.listdir(out / "checkpoints") == []
     assert find_checkpoint(out).name == BEST
@@ -197,7 +197,7 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
 
 def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    training.run(short(url, duration="4it"), tmp_path / "there" / "run", device="cpu", quiet=True)
+    run_training(short(url, duration="4it"), tmp_path / "there" / "run", device="cpu", quiet=True)
     resume = ["train", "--resume", f"{url}/run", "--device", "cpu"]
     for theirs in (None, f"{url}/elsewhere"):
         plan = to_toml(short(theirs))
@@ -218,7 +218,7 @@ def test_a_run_may_have_a_dot_in_its_name(url, tmp_path):
 
 
 def test_whatever_takes_a_checkpoint_takes_its_url(url, tmp_path):
-    training.run(short(url), tmp_path / "run", device="cpu", quiet=True)
+    run_training(short(url), tmp_path / "run", device="cpu", quiet=True)
     best = f"{url}/run/{BEST}"
     stored = open_checkpoint(best).group("model")
     for net in (
@@ -295,7 +295,7 @@ def bucket():
 
 def test_a_run_on_s3(bucket, tmp_path, capsys):
     out = tmp_path / "run"
-    training.run(short(bucket), out, device="cpu", quiet=True)
+    run_training(short(bucket), out, device="cpu", quiet=True)
     assert there(f"{bucket}/run") == [BEST, LAST, step_name(8)]
     last = f"{bucket}/run/{LAST}"
     assert open_checkpoint(last).meta["step"] == 12
@@ -312,5 +312,5 @@ def test_a_run_on_s3(bucket, tmp_path, capsys):
 def test_a_missing_bucket_is_reported_before_training(bucket, tmp_path):
     plan = short("s3://resnets-no-such-bucket/runs")
     with pytest.raises(CheckpointError, match="The specified bucket does not exist"):
-        training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+        run_training(plan, tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()

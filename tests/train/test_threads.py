@@ -10,7 +10,7 @@ import torch
 
 from resnets.config import replace_fields
 from resnets.recipes import recipe as named_recipe
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.utils import cpu_count
 
 TWO = pytest.mark.skipif(cpu_count.cores() < 2, reason="needs two cores")
@@ -55,17 +55,17 @@ def test_a_run_leaves_busy_cores_to_others_and_keeps_its_number_of_threads(tmp_p
     )
     out = tmp_path / "run"
     with all_cores_busy():
-        result = training.run(recipe, out, device="cpu", quiet=True)
+        result = run_training(recipe, out, device="cpu", quiet=True)
     assert environment(out)["threads"] == 1
     assert environment(out)["wait_policy"] == "unchanged: torch uses one thread"
     assert any(f"1 of {cpu_count.affinity()} threads" in each["note"] for each in result["history"])
     assert torch.get_num_threads() == cpu_count.affinity()  # restored
 
-    training.run(None, out, device="cpu", quiet=True, duration="3it")
+    run_training(None, out, device="cpu", quiet=True, duration="3it")
     assert environment(out)["threads"] == 1
 
     free_threads.setenv("OMP_NUM_THREADS", str(cpu_count.affinity()))
-    training.run(None, out, device="cpu", quiet=True, duration="4it")
+    run_training(None, out, device="cpu", quiet=True, duration="4it")
     assert environment(out)["threads"] == cpu_count.affinity()
 
 
@@ -76,5 +76,5 @@ def test_omp_num_threads_is_kept_on_a_busy_machine(tmp_path, free_threads):
         named_recipe("digits", "cifar-resnet8"), {"duration": "1it", "eval.every": "1it"}
     )
     with all_cores_busy():
-        training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+        run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
     assert environment(tmp_path / "run")["threads"] == cpu_count.affinity()

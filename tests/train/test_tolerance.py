@@ -28,8 +28,8 @@ from resnets.data.dataset.quarantine_list import QUARANTINE
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.files.folder import read_file
 from resnets.models import catalog
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")
@@ -245,7 +245,7 @@ def test_a_run_goes_on_and_says_what_it_could_not_read(tree: Path, tmp_path: Pat
     for path in bad:
         spoil(path)
     recipe = small_recipe(tree, max_unreadable=0.05)
-    result = training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+    result = run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
     for name, path in zip(("train", "val", "test"), bad, strict=True):
         (message,) = result[name]["unreadable"]
         assert message.startswith(f"{path}: cannot be read")

@@ -10,7 +10,7 @@ from resnets.config import ConfigError, Recipe
 from resnets.train.log import trackers
 from resnets.train.log.run_log import read_rows
 from resnets.train.log.trackers import IDS, Trackers, check_trackers
-from resnets.train.run import run
+from resnets.train.run import run_training
 from resnets.utils.json_files import read_object
 
 
@@ -43,7 +43,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
 
 def test_rows_arrive_and_a_resumed_run_goes_on(recorder: type[Recorder], tmp_path: Path) -> None:
     chosen = replace(recipe(write_tree(tmp_path / "set"), "4it"), trackers=("wandb",))
-    run(chosen, tmp_path / "run", device="cpu", quiet=True)
+    run_training(chosen, tmp_path / "run", device="cpu", quiet=True)
     assert (recorder.known, recorder.written[-1]) == (None, ({}, -1))
     for row in read_rows(tmp_path / "run"):
         metrics = next(
@@ -53,7 +53,7 @@ def test_rows_arrive_and_a_resumed_run_goes_on(recorder: type[Recorder], tmp_pat
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 assert metrics[f"{row['kind']}/{name}"] == value
-    run(None, tmp_path / "run", duration="8it", device="cpu", quiet=True)
+    run_training(None, tmp_path / "run", duration="8it", device="cpu", quiet=True)
     assert recorder.known == "first"
     assert read_object(tmp_path / "run" / IDS) == {"wandb": "first"}
 

@@ -10,7 +10,7 @@ import torch
 
 from resnets.config import replace_fields
 from resnets.recipes.small import digits
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.utils import cpu_count, wait_policy
 from resnets.utils.wait_policy import SchedulerStats, WaitPolicy
 
@@ -245,7 +245,7 @@ def test_when_the_wait_policy_is_not_changed(
 @TWO
 def test_a_run_writes_down_how_its_threads_wait(tmp_path, two_threads):
     recipe = replace_fields(digits("cifar-resnet8"), {"duration": "2it", "eval.every": "2it"})
-    training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+    run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["wait_policy"] == "follows load"
     assert 0 <= environment["wait_passive"] <= 1

@@ -16,8 +16,8 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
-from resnets.train import run as training
 from resnets.train.log.run_log import read_rows
+from resnets.train.run import run_training
 from resnets.weights.checkpoint.find import find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import BEST, LAST, read_checkpoint, step_name
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
     fields = {"duration": "12it", "checkpoint_every": "4it", "eval.every": "4it"}
     out = tmp_path_factory.mktemp("finished") / "run"
     plan = replace_fields(recipe("digits", "cifar-resnet8"), fields | {"precision": "float32"})
-    training.run(plan, out, device="cpu", quiet=True)
+    run_training(plan, out, device="cpu", quiet=True)
     assert (out / "checkpoints" / BEST).exists()
     return out
 
@@ -82,7 +82,7 @@ def test_without_its_best_a_run_is_used_by_its_last(run, image, caplog, capsys, 
 def test_a_finished_run_resumes_without_its_best(run, caplog, harm):
     harm(run / "checkpoints" / BEST)
     rows = read_rows(run)
-    result = training.run(None, run, device="cpu", quiet=True)
+    result = run_training(None, run, device="cpu", quiet=True)
     assert result["checkpoint"] == LAST
     assert read_rows(run) == rows
     assert f"{run / 'checkpoints' / BEST}: " in caplog.text
@@ -119,7 +119,7 @@ def test_the_task_is_read_past_a_damaged_header(tmp_path):
 
 def test_best_copied_over_last_is_passed_over(run, caplog):
     shutil.copyfile(run / "checkpoints" / BEST, run / "checkpoints" / LAST)
-    result = training.run(None, run, device="cpu", quiet=True)
+    result = run_training(None, run, device="cpu", quiet=True)
     assert result["test"]["examples"] == 359
     assert f"{step_name(8)} instead" in caplog.text
     assert read_checkpoint(run / "checkpoints" / LAST).step == 12

@@ -13,7 +13,7 @@ from weights_state import SMALL
 
 import resnets
 from resnets.config import DataSpec, OptimSpec, Recipe, from_toml
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.errors import WeightsError
 
 
@@ -47,7 +47,7 @@ def test_a_run_from_the_authors_weights(folder: Path, tmp_path: Path) -> None:
     blobs = random_blobs(SMALL, seed=1, bias=False, factor=1.0)
     weights.write_bytes(caffemodel(blobs))
     out = tmp_path / "run"
-    result = training.run(recipe(folder, weights), out, device="cpu", quiet=True)
+    result = run_training(recipe(folder, weights), out, device="cpu", quiet=True)
     assert result["test"]["examples"] > 0
 
     net = resnets.load(out)
@@ -67,5 +67,5 @@ def test_missing_weights_leave_nothing_behind(folder: Path, tmp_path: Path) -> N
     wrong = tmp_path / "wrong.pth"
     torch.save({"encoder.weight": torch.zeros(2)}, wrong)
     with pytest.raises(WeightsError, match=r"1.*\(encoder.weight\)"):
-        training.run(recipe(folder, wrong), tmp_path / "run", device="cpu", quiet=True)
+        run_training(recipe(folder, wrong), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.detect.models.build import build_model
 from resnets.detect.models.weights import find_model_tensors, load_whole_weights
 from resnets.models import build, catalog
-from resnets.train import run as training
+from resnets.train.run import run_training
 from resnets.weights.heads import imagenet_classes, match_class_names, parse_classes
 from resnets.weights.lazy_tensors import to_lazy
 from resnets.weights.read import Weights
@@ -59,7 +59,7 @@ def train(
         weights=str(weights),
         **changes,
     )
-    training.run(recipe, out, device="cpu", quiet=True)
+    run_training(recipe, out, device="cpu", quiet=True)
     return resnets.load(out)
 
 
@@ -141,7 +141,7 @@ def test_weights_for_small_images_do_not_train_on_large_ones(
         batch_size=2,
     )
     with pytest.raises(ConfigError, match="32.*data.size=32") as caught:
-        training.run(recipe, tmp_path / "out", device="cpu", quiet=True)
+        run_training(recipe, tmp_path / "out", device="cpu", quiet=True)
     assert "weights_size=any" in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -156,7 +156,7 @@ def test_fine_tuning_that_cannot_be_measured_stops(
 ) -> None:
     """Statistics count in eval mode alone: the training loss stays what it should be."""
     from resnets.config import DataSpec, OptimSpec, Recipe
-    from resnets.train import run as training
+    from resnets.train.run import run_training
 
     weights = file(having(state, "running_mean", lambda each: each * 0 - 3e38))
     data = DataSpec(source=str(images), size=32, resize=32)
@@ -165,7 +165,7 @@ def test_fine_tuning_that_cannot_be_measured_stops(
         precision="float32", weights=str(weights),
     )  # fmt: skip
     with pytest.raises(Diverged, match="val"):
-        training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+        run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg11-bn", "cifar-resnet20"])

@@ -23,7 +23,7 @@ from resnets.study.grid.cells import FAILED, Grid, cell_recipe
 from resnets.train.cuda_graph.start import recipe_obstacles
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
-from resnets.train.run import run as run_training
+from resnets.train.run import run_training
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.write_results import RESULT
 from resnets.utils.cpu_count import cores
