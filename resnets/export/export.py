@@ -47,11 +47,14 @@ CALIBRATION = 300  # images that calibrate the ranges of int8 activations (NNCF'
 
 @dataclass(frozen=True)
 class Evidence:
-    """Real images to verify an artifact with.
+    """Real images for the verification of an artifact.
 
-    images: uint8 (10 or more, size, size, C), to compare outputs. source: their description.
-    calibration: (N, size, size, C), for int8. split, truth: images and labels to count errors on.
-    baseline: evaluates the original model there, once. The last three are None without data.
+    Attributes:
+        images: uint8 (10 or more, size, size, C), on which outputs are compared.
+        source: Description of the images.
+        calibration: (N, size, size, C), for int8; None without data.
+        split, truth: Images and labels on which errors are counted; None without data.
+        baseline: Evaluates the original model on them, once; None without data.
     """
 
     images: NDArray[np.uint8]

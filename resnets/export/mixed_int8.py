@@ -1,4 +1,4 @@
-"""Mixed precision: if int8 loses too much, the quantization-sensitive layers stay in float.
+"""Mixed precision: if int8 is too inaccurate, quantization-sensitive layers stay in float.
 
 The sensitivity of a layer is the change of the logits when it alone is quantized. The most
 sensitive layer is kept in float, then more of them, each time quantized again and verified, until

@@ -23,7 +23,7 @@ def trace(
     inputs: tuple[torch.Tensor, ...],
     dynamic_shapes: dict[str, Any] | tuple[Any, ...],
 ) -> torch.export.ExportedProgram:
-    """Do `torch.export.export`, and remove stack traces, which have paths of this machine."""
+    """Call `torch.export.export`, and remove stack traces, which contain paths of this machine."""
     with deferred_signals():
         program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes)
     for node in program.graph.nodes:
@@ -58,7 +58,7 @@ def to_onnx(
 
 
 def _name_batch(graph: Any) -> None:
-    """Call a dynamic first dimension of the inputs "batch" everywhere, which torch calls "s34"."""
+    """Rename the dynamic first dimension of the inputs to "batch" (torch's name is "s34")."""
     values = [*graph.input, *graph.output, *graph.value_info]
     shapes = [value.type.tensor_type.shape.dim for value in values]
     symbols = {dims[0].dim_param for dims in shapes[: len(graph.input)] if dims} - {""}

@@ -84,12 +84,17 @@ class ArtifactError(ResnetsError):
 class ArtifactMetadata:
     """The metadata stored inside an artifact.
 
-    kind: runtime that executes it. precision: of its computation. model: name of the architecture.
-    classes: names of the outputs, in order. preprocess: the transforms before the graph and inside
-    it. postprocess: what its logits mean. origin: the weights it was exported from. recipe: the
-    recipe of their run, None if unknown.
-    floats: layers of an int8 model that are not quantized (see `export/mixed_int8.py`).
-    resizes: whether an .onnx or .xml graph resizes and crops; those for TensorRT do not.
+    Attributes:
+        kind: Runtime that executes it.
+        precision: Precision of its computation.
+        model: Name of the architecture.
+        classes: Names of the outputs, in order.
+        preprocess: Transforms before the graph and inside it.
+        postprocess: Meaning of its logits.
+        origin: Weights from which it was exported.
+        recipe: Recipe of their run; None if unknown.
+        floats: Layers of an int8 model that are not quantized (see `export/mixed_int8.py`).
+        resizes: Whether an .onnx or .xml graph resizes and crops; graphs for TensorRT do not.
     """
 
     kind: ArtifactKind
@@ -184,7 +189,7 @@ def manifest_path(path: Path) -> Path:
 
 
 def model_sha256(model: ImageClassifier) -> str:
-    """Return the SHA-256 of what decides the outputs: weights, pre- and postprocessing, classes."""
+    """Return the SHA-256 of all that affects outputs: weights, pre-, postprocessing, classes."""
     described: list[Any] = [
         _without_later_defaults(asdict(model.spec), ModelSpec()),
         _without_later_defaults(to_dict(model.preprocess.spec), Preprocess()),
@@ -201,7 +206,7 @@ def model_sha256(model: ImageClassifier) -> str:
 
 
 def _without_later_defaults(values: dict[str, Any], defaults: object) -> dict[str, Any]:
-    """Remove later fields at their defaults, so that hashes of version 0.1 stay valid."""
+    """Remove newer fields that have their defaults, so that hashes of version 0.1 stay valid."""
     return {
         name: value
         for name, value in values.items()
@@ -210,7 +215,7 @@ def _without_later_defaults(values: dict[str, Any], defaults: object) -> dict[st
 
 
 def check_artifact_files(path: Path) -> dict[str, Any] | None:
-    """Check the files of an artifact against its manifest; return it, None if there is none.
+    """Check the files of an artifact against its manifest; return it, or None without one.
 
     Raises ArtifactError for a file that is missing or whose checksum differs.
     """
