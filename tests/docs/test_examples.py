@@ -31,7 +31,6 @@ from resnets.recipes.detection import split_name
 TASKS = {"detect": "fpn", "detect-small": "fpn", "instances": "fpn", "localize": "pcr"}
 SHORT_DETECTION = (
     "weights=none", "batch_size=2", "detect.train_sizes=[64]", "detect.max_size=128",
-    "detect.crop=64",
 )  # fmt: skip
 SHORT_TRAINING = ("data.size=32", "data.resize=32", "batch_size=8", "norm_batch=0")
 SHORT_STUDY = (
@@ -150,6 +149,10 @@ def shortened(words: list[str]) -> list[str]:
     if words[:2] in (["study", "depth"], ["study", "shortcuts"]) and "--resume" not in words:
         words = _without(words, "--budget", "--seeds", "--models", "--data")
         return [*words, *SHORT_STUDY, "--device", "cpu"]
+    if words[0] == "study" and "cifar10" in words:  # the file of the workspace, not a download
+        words[words.index("cifar10")] = "cifar10.tar.xz"
+    if words[:2] == ["study", "landscape"]:
+        words += ["--steps", "3"]
     return words
 
 
@@ -173,6 +176,8 @@ def _shortened_training(words: list[str]) -> list[str]:
         words += ["--model", f"resnet18-{head}"]
         if task == "instances" or head == "fpn":
             changes.append("detect.pyramid_width=16")
+        if task == "segment":
+            changes.append("detect.crop=64")
     else:
         if name is not None:
             catalog.spec(name)
