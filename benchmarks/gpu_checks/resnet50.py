@@ -32,13 +32,18 @@ from gpu_checks.case import (
     time_rounds,
 )
 from resnets import recipes
-from resnets.config import replace_fields
+from resnets.config import Preprocess, replace_fields
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.models import build, catalog
+from resnets.runtime.inference_module import InferenceModule
 
 # Names of contenders in training; those of this package are of `_contender`.
 REFERENCE = "torchvision's script, AMP"
 CHANNELS_LAST = "the same, channels_last"
 TIMM = "timm, AMP, channels_last, compiled"
 Step = Callable[[], Any]
+LARGE_BATCH = 2048  # of timm's benchmark-infer tables
+LARGE_MEMORY = 40 << 30  # bytes
 
 
 def cases(setting: Setting) -> list[Case]:
@@ -53,7 +58,7 @@ def cases(setting: Setting) -> list[Case]:
         Case("training, one graph", 40, partial(_training, setting, (graph,))),
         Case("prediction", 30, partial(_prediction, setting, compiled=False)),
         Case("training, compiled", 240, partial(_training, setting, late), late=True),
-        Case("prediction, compiled", 150, partial(_prediction, setting, compiled=True), late=True),
+        Case("prediction, compiled", 240, partial(_prediction, setting, compiled=True), late=True),
     ]
 
 
@@ -84,10 +89,24 @@ def _contender(mode: str) -> str:
 
 
 def _prediction(setting: Setting, compiled: bool) -> list[Row]:
-    """Compare inference on batches on the device, in bfloat16."""
+    """Compare inference on batches on the device, in bfloat16.
+
+    Compiled also in batches of `LARGE_BATCH`, as in timm's tables, where the memory is large.
+    """
     batch, size = _sizes(setting)
+    rows = _compare_prediction(setting, compiled, batch, size)
+    if compiled and setting.cuda and not setting.tiny:
+        memory = torch.cuda.get_device_properties(setting.device).total_memory
+        if memory > LARGE_MEMORY:
+            rows += _compare_prediction(setting, compiled, LARGE_BATCH, size)
+    return rows
+
+
+def _compare_prediction(setting: Setting, compiled: bool, batch: int, size: int) -> list[Row]:
+    """Compare inference on images of `size` px in one mode; torchvision's eager model in each."""
     x = torch.randn(batch, 3, size, size, device=setting.device)
     x = x.to(memory_format=torch.channels_last)
+    images = torch.randint(256, (batch, size, size, 3), device=setting.device, dtype=torch.uint8)
 
     def torchvision_model() -> nn.Module:
         import torchvision
@@ -95,18 +114,22 @@ def _prediction(setting: Setting, compiled: bool) -> list[Row]:
         return torchvision.models.resnet50()
 
     def package_model() -> nn.Module:
-        from resnets.models import build, catalog
+        model = build(catalog.spec("resnet50", input_size=size))
+        model.preprocess = Preprocessor(Preprocess(size=size, resize=size))
+        return InferenceModule(model, "bfloat16")
 
-        return build(catalog.spec("resnet50", input_size=size))
-
-    models = {"torchvision": torchvision_model, "timm": _timm_model, "resnets": package_model}
+    contenders = {
+        "torchvision": (torchvision_model, x),
+        "timm": (_timm_model, x),
+        "resnets": (package_model, images),
+    }
     makers = {
-        f"{name}, {mode}": partial(_predict, setting, make_model, x, mode)
+        f"{name}, {mode}": partial(_predict, setting, make_model, inputs, mode)
         for mode in (EAGER, COMPILED)
-        for name, make_model in models.items()
+        for name, (make_model, inputs) in contenders.items()
         if mode == (COMPILED if compiled else EAGER) or (name, mode) == ("torchvision", EAGER)
     }
-    return _compare(setting, "prediction", makers, batch)
+    return _compare(setting, f"prediction, batch size {batch}", makers, batch)
 
 
 def _compare(
@@ -223,6 +246,7 @@ def _package_step(setting: Setting, mode: str) -> Step:
 
 
 def _predict(setting: Setting, make_model: Callable[[], nn.Module], x: Tensor, mode: str) -> Step:
+    """Return a forward pass; `InferenceModule` is bfloat16 without autocast, too."""
     model = make_model().to(setting.device, memory_format=torch.channels_last).eval()
     model = torch.compile(model, dynamic=False) if mode == COMPILED else model
 

@@ -68,9 +68,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[precision] if enabled else None, enabled=enabled)
 
 
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether the CUDA `device`, which must be the current one, computes in bfloat16 natively."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _choose_precision(device: torch.device) -> str:
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if has_native_bfloat16(device):
             return "bfloat16"
         return "float16" if _capability(device) >= TENSOR_CORE_CAPABILITY else "float32"
     return "bfloat16" if device.type == "cpu" and _cpu_has_bf16() else "float32"

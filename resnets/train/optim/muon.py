@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnets.utils.precision import has_native_bfloat16
+
 STEPS = 5
 # Coefficients of the quintic iteration. They have a steep slope at zero, so that small singular
 # values approach 1 in few steps, and end between about 0.7 and 1.2 (Jordan et al. 2024).
@@ -105,8 +107,11 @@ def orthogonalize(updates: list[Tensor]) -> list[Tensor]:
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
-    """Return matrices (N, rows, columns) with the singular vectors of x, singular values near 1."""
-    dtype = torch.bfloat16 if x.is_cuda else torch.float32
+    """Return matrices (N, rows, columns) with the singular vectors of x, singular values near 1.
+
+    Computed in bfloat16 on GPUs that have it (not V100 and T4), else in float32.
+    """
+    dtype = torch.bfloat16 if has_native_bfloat16(x.device) else torch.float32
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values are at most 1
