@@ -57,13 +57,15 @@ def is_fatal(error: BaseException | None) -> bool:
 class Case:
     """One measurement. seconds: estimate for one H200; it does not start with less time left.
 
-    late: runs after the cases of all sections that are not.
+    late: runs after the cases of all sections that are not. any_commit: rows of another commit
+    count, as of a training of minutes that a later visit would repeat.
     """
 
     name: str
     seconds: float
     run: Callable[[], list[Row]]
     late: bool = False
+    any_commit: bool = False
 
 
 @dataclass(frozen=True)

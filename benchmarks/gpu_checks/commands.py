@@ -206,7 +206,7 @@ def _run(setting: Setting, command: Command) -> list[Row]:
     start = time.perf_counter()
     lines = _call(setting, command)
     notes = [line for line in lines if line.startswith("cuda_graph:")]
-    if notes and setting.cuda:  # the only command with `cuda_graph` has to have one
+    if notes and setting.cuda:  # commands with `cuda_graph` must use one
         raise CommandFailed(" ".join(notes))
     return [
         {

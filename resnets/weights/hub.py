@@ -62,7 +62,10 @@ def _read_zoo(name: str, spec: ModelSpec | None) -> Weights:
     """Read a model of this project's zoo, DATA/NET; files of the package are verified, too."""
     source, entries = f"resnets:{name}", zoo.read_index()
     if name not in entries:
-        hint = _suggest(name, entries) or f"; known: {', '.join(entries)}"
+        known = [f"resnets:{entry}" for entry in entries]
+        hint = _suggest(source, known) or f"; known: {', '.join(known)}"
+        if "," in name:
+            hint += "; a comma is not part of a name: give one name, or separate names by spaces"
         raise ConfigError(f"weights: {source}: no such model{hint}")
     entry = entries[name]
     folder = entry.folder if entry.url is None else environment.cache_folder() / "zoo" / name

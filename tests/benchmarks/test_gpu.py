@@ -194,6 +194,27 @@ def test_tiny_results_are_neither_done_nor_published(tmp_path, checks, monkeypat
     assert tables.load("gpu-ladder").rows == [[1.5]]
 
 
+def test_whole_recipes_are_not_repeated_at_a_later_commit(tmp_path, checks):
+    gpu, case, record = (checks(name) for name in ("gpu", "gpu_checks.case", "gpu_checks.record"))
+    earlier = record.Record(tmp_path / "gpu.jsonl", "a machine", tiny=True)
+    earlier.commit = "0" * 40
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
+    made = [
+        (name, each) for name in gpu.SECTIONS for each in gpu.make_cases(name, setting, earlier)
+    ]
+    for section, each in made:
+        earlier.add(section, each.name, 1.0, [{"ms": 1.5}], None)
+    later = record.Record(tmp_path / "gpu.jsonl", "a machine", tiny=True)
+    done = {
+        section
+        for section, each in made
+        if later.is_done(section, each.name, any_commit=each.any_commit)
+    }
+    assert done == {"first"}  # `full` has no tiny cases
+    real = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=False)
+    assert all(each.any_commit for each in gpu.make_cases("full", real, later))
+
+
 def test_a_case_is_stopped_at_the_limit_where_errors_are_caught(tmp_path, checks):
     gpu, case, record = (checks(name) for name in ("gpu", "gpu_checks.case", "gpu_checks.record"))
     setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic(), tiny=True)
