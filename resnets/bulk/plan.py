@@ -11,7 +11,6 @@ Readers of a folder as one table (pyarrow, pandas, Spark) pass over names that b
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from resnets.bulk.write import Format
 from resnets.config import ConfigError, dump_json, from_dict
 from resnets.config.aliases import read_json, with_current_names
 from resnets.utils.files import LOCK, atomic_write, file_sha256, lock_folder
+from resnets.utils.json_files import parse_json
 
 MANIFEST, SUMMARY, WORK = "_manifest.json", "_summary.json", ".work"
 EARLIER = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2
@@ -66,7 +66,7 @@ class Manifest:
     def read(cls, out: Path) -> Manifest | None:
         """Read the manifest of a folder; None if there is none, ConfigError if it is damaged."""
         try:
-            content = with_current_names(json.loads((out / MANIFEST).read_text("utf-8")), "bulk")
+            content = with_current_names(parse_json((out / MANIFEST).read_text("utf-8")), "bulk")
             if content.pop("format") != FORMAT:
                 raise ValueError("unknown format version")
             manifest = from_dict(cls, content, str(out / MANIFEST))

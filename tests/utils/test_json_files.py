@@ -6,8 +6,9 @@ import zipfile
 import pytest
 
 from resnets.data import DataError
+from resnets.data.sources.find_parquet import _read_card
 from resnets.detect.data.documents import parse_json as parse_annotations
-from resnets.detect.formats.class_names import load_yaml
+from resnets.detect.data.documents import parse_yaml
 from resnets.evaluate.data.ground_truth import _parse_json as parse_labels
 from resnets.utils.errors import ConfigError
 from resnets.utils.json_files import parse_json, read_object
@@ -52,9 +53,17 @@ def test_names_of_classes_with_a_repeated_number_are_not_used() -> None:
 @pytest.mark.parametrize("text", ["names: [a]\nnc: 1\nnames: [b]\n", "names: {0: a, 0: b}\n"])
 def test_yaml_refuses_repeated_keys(text: str) -> None:
     with pytest.raises(DataError):
-        load_yaml(text.encode(), "data.yaml")
-    assert load_yaml(b"{1: a, '1': b}", "data.yaml") == {1: "a", "1": "b"}
-    assert load_yaml(b"names: {0: a, 1: b}\nmore: {0: c}\n", "data.yaml")["more"] == {0: "c"}
+        parse_yaml(text.encode(), "data.yaml")
+    assert parse_yaml(b"{1: a, '1': b}", "data.yaml") == {1: "a", "1": "b"}
+    assert parse_yaml(b"names: {0: a, 1: b}\nmore: {0: c}\n", "data.yaml")["more"] == {0: "c"}
+
+
+@pytest.mark.parametrize("head", ["license: mit\nlicense: mit", "[" * 2000 + "]" * 2000])
+def test_the_card_of_a_data_set_is_read_as_other_yaml(head: str, tmp_path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text(f"---\n{head}\n---\n")
+    with pytest.raises(DataError, match="unsupported YAML"):
+        _read_card(card)
 
 
 def test_json_lines_refuse_repeated_keys(tmp_path) -> None:

@@ -235,14 +235,14 @@ def _read_card(file: Path) -> dict[str, Any]:
     """Read the YAML header of a data set's README.md; {} if there is none."""
     if not file.is_file():
         return {}
-    import yaml
+    from resnets.utils.yaml_files import parse_yaml
 
     text = read_file(file).decode("utf-8", "replace")
     head = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?(\n|$)", text, re.DOTALL)
     try:
-        found = yaml.safe_load(head[1]) if head else {}
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: its head is not YAML ({' '.join(str(error).split())})") from None
+        found = parse_yaml(head[1]) if head else {}
+    except ValueError as error:
+        raise DataError(f"{file}: its head is invalid or unsupported YAML ({error})") from None
     return found if isinstance(found, dict) else {}
 
 

@@ -19,8 +19,8 @@ from resnets.detect.data.class_maps import (
     Coding,
     voc_color,
 )
-from resnets.detect.data.documents import decode_text
-from resnets.detect.formats.class_names import load_yaml, strip_trailing_blanks
+from resnets.detect.data.documents import decode_text, parse_yaml
+from resnets.detect.formats.class_names import strip_trailing_blanks
 from resnets.detect.formats.voc.dataset import CLASSES as VOC_OBJECTS
 from resnets.detect.images.store import Store
 from resnets.utils.errors import reading
@@ -243,7 +243,7 @@ def _pack_color(*planes: Any) -> int:
 
 
 def _parse_yaml(data: bytes, where: str) -> dict[int, str]:
-    document = load_yaml(data, where)
+    document = parse_yaml(data, where)
     names = document.get("classes", document.get("names")) if isinstance(document, dict) else None
     names = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(names, dict) or not all(value in range(255) for value in names):

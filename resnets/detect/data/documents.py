@@ -1,4 +1,4 @@
-"""Parsing of JSON, XML and text files of annotations from untrusted sources.
+"""Parsing of JSON, YAML, XML and text files of annotations from untrusted sources.
 
 All errors are one-line DataErrors. XML with entity declarations is refused (expansion can exhaust
 the memory, and external entities refer to other files); nesting is limited.
@@ -13,7 +13,7 @@ from typing import Any
 from xml.parsers import expat
 
 from resnets.data.errors import DataError
-from resnets.utils import json_files
+from resnets.utils import json_files, yaml_files
 
 MAX_XML_BYTES = 1 << 26
 MAX_XML_DEPTH = 100
@@ -40,6 +40,14 @@ def parse_json(data: bytes, where: str) -> Any:
         raise DataError(f"{where}: invalid JSON ({error.reason}); save it as UTF-8") from error
     except ValueError as error:
         raise DataError(f"{where}: invalid JSON ({_one_line(error)}); restore it") from error
+
+
+def parse_yaml(data: bytes, where: str) -> Any:
+    """Parse YAML; DataError if it is invalid, too large, or has repeated keys, aliases or tags."""
+    try:
+        return yaml_files.parse_yaml(data.removeprefix(codecs.BOM_UTF8))
+    except ValueError as error:
+        raise DataError(f"{where}: invalid or unsupported YAML ({error})") from error
 
 
 def parse_xml(data: bytes, where: str) -> ElementTree.Element:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from resnets.config import Recipe
+from resnets.utils.json_files import parse_json
 from resnets.weights.checkpoint.format import (
     BEST,
     FOLDER,
@@ -102,7 +102,7 @@ def read_task(where: str | Path) -> str:
     """
     tasks = get_args(get_type_hints(Recipe)["task"])
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        manifest = json.loads(Path(f"{where}.json").read_text("utf-8"))
+        manifest = parse_json(Path(f"{where}.json").read_text("utf-8"))
         if manifest.get("artifact") == Path(where).name and manifest.get("task") in tasks:
             return str(manifest["task"])
     try:

@@ -18,8 +18,9 @@ from typing import Any
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, split_role
+from resnets.detect.data.documents import parse_yaml
 from resnets.detect.data.values import read_name, read_number
-from resnets.detect.formats.class_names import load_yaml, read_class_names
+from resnets.detect.formats.class_names import read_class_names
 from resnets.detect.formats.records import RawDataset, RawImageSet
 from resnets.detect.formats.yolo.files import (
     NAME_FILES,
@@ -152,7 +153,7 @@ class _LayoutReader:
 
     def _document(self, path: str, where: str) -> dict[str, Any]:
         if not path.lower().endswith(".data"):
-            document = load_yaml(self.store.read(path), where)
+            document = parse_yaml(self.store.read(path), where)
             assert isinstance(document, dict)
             return {str(key): value for key, value in document.items()}
         found: dict[str, Any] = {}
@@ -320,7 +321,7 @@ def _is_dataset_file(store: Store, path: str) -> bool:
     if b"train" not in data:
         return False
     try:
-        document = load_yaml(data, store.display_path(path))
+        document = parse_yaml(data, store.display_path(path))
     except DataError:
         return b"names" in data and b"\ntrain:" in b"\n" + data
     return (
