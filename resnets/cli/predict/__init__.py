@@ -193,10 +193,10 @@ def _classify(
     classifier = open_classifier(
         weights, len(paths), options=options, quiet=output.as_json, **runtime
     )
-    failures = _Failures(inputs)
     # Rows on a terminal show the progress; a bar would interrupt them.
     streaming = output.csv and sys.stdout.isatty()
-    predictions = failures.watch(classify(classifier, paths, top_k=output.top_k, hidden=streaming))
+    predictions = classify(classifier, paths, top_k=output.top_k, hidden=streaming)
+    predictions = _report_unreadable(predictions, inputs)
     if explain is not None:
         network = load_classifier(weights, options)
         to_device(network, runtime["device"], "float32")
@@ -208,14 +208,14 @@ def _classify(
         _print_csv(predictions, columns, classifier.postprocess, inputs)
     else:
         _print_table(predictions, classifier.postprocess, inputs)
-    return 1 if failures.count else 0
+    return 1 if inputs.failed else 0
 
 
 def _predict_sequences(
     weights: str, task: str, inputs: Sequence[str], length: int, *, as_csv: bool, device: str
 ) -> int:
     """Print each text with `length` further characters, or the class of each signal of files."""
-    from resnets.api.sequences import predict_sequences
+    from resnets.sequence.predict import predict_sequences
 
     rows = []
     for each in predict_sequences(weights, inputs, length=length, device=device):
@@ -237,19 +237,12 @@ def _predict_sequences(
     return 0
 
 
-class _Failures:
-    """Reports unreadable images on stderr, and counts them."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs, self.count = inputs, inputs.failed
-
-    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Yield `predictions`, and report those of unreadable images."""
-        for prediction in predictions:
-            if prediction.error is not None:
-                self.count += 1
-                echo(f"resnets predict: {self.inputs.rename_paths(prediction.error)}", error=True)
-            yield prediction
+def _report_unreadable(predictions: Iterable[Prediction], inputs: Inputs) -> Iterator[Prediction]:
+    """Yield `predictions`, and report those of unreadable images."""
+    for prediction in predictions:
+        if prediction.error is not None:
+            inputs.report(prediction.error)
+        yield prediction
 
 
 def _save_explanations(

@@ -50,13 +50,13 @@ def predict(
     errors: list[str] = []
     for each in predictions:
         if each.output is None:
-            errors.append(inputs.rename_paths(str(each.error)))
+            errors.append(str(each.error))
         else:
             outputs.append((inputs.name(each.path), each.output.without_pixels()))
     _write(outputs, names, draw, as_json=as_json, as_csv=as_csv)
     for error in errors:
-        echo(f"resnets predict: {error}", error=True)
-    return 1 if errors or inputs.failed else 0
+        inputs.report(error)
+    return 1 if inputs.failed else 0
 
 
 def _write(

@@ -46,6 +46,11 @@ class Inputs:
             message = message.replace(str(path), name)
         return message
 
+    def report(self, error: str) -> None:
+        """Print the `error` of an input that could not be read, and count it."""
+        self.failed += 1
+        echo(f"resnets predict: {self.rename_paths(error)}", error=True)
+
     def list_images(self) -> list[Path]:
         """Return the files, with the images of each folder in its place, and print what it has."""
         from resnets.data.dataset.probe_split import warn_unread_frames
@@ -82,8 +87,7 @@ def local_files(images: Sequence[str]) -> Iterator[Inputs]:
                 if isinstance(error, ConfigError):
                     raise
                 reason = getattr(error, "reason", None) or error
-                echo(f"resnets predict: {image}: cannot be read ({reason})", error=True)
-                inputs.failed += 1
+                inputs.report(f"{image}: cannot be read ({reason})")
                 continue
             inputs.paths.append(path)
             inputs.names[path] = image
