@@ -30,6 +30,7 @@ from resnets.runtime.artifact import (
     ArtifactError,
     ArtifactKind,
     Precision,
+    artifact_kind,
     is_artifact,
     manifest_path,
     model_sha256,
@@ -69,10 +70,7 @@ def open_backend(
     Raises ConfigError for contradictory options or a missing package, ArtifactError for a damaged
     file, and VerificationError if a backend selected by name fails verification.
     """
-    kind = SUFFIXES.get(Path(path).suffix.lower())
-    if kind is not None:
-        if backend not in ("auto", kind):
-            raise ConfigError(f"{path}: is for {kind}, not {backend}")
+    if artifact_kind(path, backend) is not None:
         if calibrate is not None:
             raise ConfigError(f"--calibrate: {path} is already exported; pass its checkpoint")
         if loading != DEFAULT_LOAD_OPTIONS:

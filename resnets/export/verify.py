@@ -29,6 +29,7 @@ from resnets.runtime.artifact import (
     SUFFIXES,
     ArtifactKind,
     artifact_files,
+    artifact_kind,
     manifest_path,
     versions,
 )
@@ -227,7 +228,7 @@ def write_verified(
     make: writes the artifact to a path, verifies it and returns its manifest, to which source,
     versions, date and checksums are added. weights: origin of the model. source: its file.
     """
-    if SUFFIXES.get(out.suffix.lower()) != kind:
+    if artifact_kind(out) != kind:
         expected = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
         raise ConfigError(f"--out {out}: a file for {kind} ends in {expected}")
     with (

@@ -26,6 +26,7 @@ import torch
 
 from resnets.config import (
     SOFTMAX,
+    ConfigError,
     ModelSpec,
     Postprocess,
     Preprocess,
@@ -173,9 +174,20 @@ class ArtifactMetadata:
             ) from None
 
 
+def artifact_kind(where: str | Path, backend: str = "auto") -> ArtifactKind | None:
+    """Return the kind of an artifact by its suffix; None if `where` is something else.
+
+    Raises ConfigError if `backend` is another one than that of the artifact.
+    """
+    kind = SUFFIXES.get(Path(where).suffix.lower())
+    if kind is not None and backend not in ("auto", kind):
+        raise ConfigError(f"{where}: is for {kind}, not {backend}")
+    return kind
+
+
 def is_artifact(where: str | Path) -> bool:
     """Return whether the suffix is that of an artifact."""
-    return Path(where).suffix.lower() in SUFFIXES
+    return artifact_kind(where) is not None
 
 
 def artifact_files(path: Path) -> list[Path]:

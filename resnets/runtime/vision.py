@@ -25,9 +25,9 @@ from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.outputs import Output
 from resnets.evaluate.prepare import to_device
 from resnets.runtime.artifact import (
-    SUFFIXES,
     ArtifactError,
     ArtifactMetadata,
+    artifact_kind,
     check_artifact_files,
     is_artifact,
 )
@@ -113,11 +113,9 @@ def open_artifact_model(path: Path) -> ArtifactModel:
 
 def check_runtime(where: str, backend: str, precision: str) -> None:
     """Raise ConfigError for a backend or precision that the model at `where` does not support."""
-    kind = SUFFIXES.get(Path(where).suffix.lower())
-    if kind is not None:
-        if backend not in ("auto", kind):
-            raise ConfigError(f"{where}: is for {kind}, not {backend}")
-    elif backend not in ("auto", "torch") or precision == "int8":
+    if artifact_kind(where, backend) is not None:
+        return
+    if backend not in ("auto", "torch") or precision == "int8":
         raise ConfigError(
             f"{where}: detectors and segmenters run on torch, and not in int8; `resnets export`"
             " writes them for onnx and openvino"
