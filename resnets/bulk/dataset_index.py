@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -91,12 +90,7 @@ class NamesWriter:
     def __enter__(self) -> NamesWriter:
         return self
 
-    def __exit__(
-        self,
-        dtype: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bytes.close()
         self._ends.close()
 

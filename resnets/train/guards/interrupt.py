@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import ClassVar, TypeVar
 
 from resnets.utils.printable import detach_closed_terminal
@@ -69,12 +69,7 @@ class StopSignals:
             self._outer, StopSignals._of_main_thread = StopSignals._of_main_thread, self
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._before:
             return
         StopSignals._of_main_thread = self._outer
