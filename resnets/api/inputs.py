@@ -27,8 +27,8 @@ from resnets.utils.files import check_path
 from resnets.weights.checkpoint.find import read_task
 
 if TYPE_CHECKING:
-    from resnets.api.sequences import SequenceModel
     from resnets.detect.models.base import DetectionModel
+    from resnets.sequence.predict import SequenceModel
 
 LOADED = "only for weights in a file; omit it for a loaded model"
 Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike

@@ -16,7 +16,6 @@ from resnets.api.inputs import (
     refuse_options,
     task_of,
 )
-from resnets.api.sequences import SequenceModel, predict_sequences
 from resnets.config.ranges import check_range
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import Prediction
@@ -26,6 +25,7 @@ from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.runtime.torch import TorchBackend
+from resnets.sequence.predict import SequenceModel, predict_sequences
 from resnets.utils.api_function import api_function
 from resnets.utils.cpu_count import cores
 from resnets.utils.printable import echo

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,59 @@ from numpy.typing import NDArray
 
 from resnets.config import ConfigError
 from resnets.data.errors import DataError
+from resnets.data.transforms.preprocess import ImageInput
+from resnets.evaluate.prepare import to_device
 from resnets.models.block_config import eval_mode
 from resnets.models.transformer.network import Transformer
-from resnets.sequence.load import SignalNetwork
+from resnets.sequence.load import SignalNetwork, load_sequence_model
 from resnets.sequence.signals import Floats, as_signals, cut_windows, read_csv, read_npz
 from resnets.sequence.text import encode
 from resnets.utils.errors import reading
 
 BATCH = 256
+SequenceModel = Transformer | SignalNetwork
+
+
+def predict_sequences(
+    weights: str | SequenceModel, inputs: Sequence[ImageInput], *, length: int, device: str
+) -> Iterator[SignalPrediction | str]:
+    """Yield each text with `length` further characters, or the class of each signal, in order.
+
+    Args:
+        weights: A path, or a loaded model, which is copied.
+        inputs: Texts; or files of signals and arrays (N, L) or (N, C, L).
+        length: Number of characters to generate.
+        device: Device, such as "cpu".
+
+    Raises ConfigError and DataError.
+    """
+    model = load_sequence_model(weights) if isinstance(weights, str) else copy.deepcopy(weights)
+    to_device(model, device, "float32")
+    if isinstance(model, Transformer):
+        return (generate(model, _to_text(each), length) for each in inputs)
+    return _classify_signals(model, inputs)
+
+
+def _to_text(value: ImageInput) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"images: {type(value).__name__} is not a string; this is a model of text"
+        )
+    return value
+
+
+def _classify_signals(
+    model: SignalNetwork, inputs: Sequence[ImageInput]
+) -> Iterator[SignalPrediction]:
+    for number, each in enumerate(inputs):
+        if isinstance(each, np.ndarray):
+            yield from predict_signals(model, Path(f"signals {number}"), each)
+        elif isinstance(each, str | PathLike):
+            yield from predict_signals(model, Path(fspath(each)))
+        else:
+            raise ConfigError(
+                f"images: {type(each).__name__} is not a file of signals or an array (N, C, L)"
+            )
 
 
 def generate(
