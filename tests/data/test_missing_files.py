@@ -172,3 +172,26 @@ def test_tables_beside_tars_of_images_are_not_the_set(tmp_path: Path) -> None:
     assert len(source.train.labels) == 17
     (tmp_path / "work").mkdir()
     assert index_dataset(str(tmp_path / "set"), tmp_path / "work").count == 17
+
+
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_rows_of_a_table_that_name_no_image_are_warned_of(tmp_path: Path, folder: str) -> None:
+    for number, (data, _) in enumerate(list(digit_files(8))[:8]):
+        image = tmp_path / folder / f"{number}.png"
+        image.parent.mkdir(exist_ok=True)
+        image.write_bytes(data)
+    rows = [f"{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(10)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["path,label", *rows[:8]]))
+    spec = replace(WHOLE, source=str(tmp_path))
+    assert find_source(spec).warnings == ()
+    table.write_text("\n".join(["path,label", *rows]))
+    (warning,) = find_source(spec).warnings
+    assert "line 10: there is no image 8.png, nor those of 1 more row" in warning
+    if folder == "train/":  # a row of another split is not missing
+        (tmp_path / "test").mkdir()
+        for number in (8, 9):
+            (tmp_path / f"train/{number - 8}.png").replace(tmp_path / f"test/{number}.png")
+        table.write_text("\n".join(["path,label", *rows[2:]]))
+        source = find_source(spec)
+        assert (source.warnings, source.test_images) == ((), 2)

@@ -100,6 +100,39 @@ def test_one_row_does_not_label_two_images(tmp_path) -> None:
         opened(tmp_path)
 
 
+# Columns of one name ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "cells", "first"),
+    [
+        ("label,label", "{0},{1}", "columns 2 and 3 are called 'label' and 'label'"),
+        ("Label,labels", "{0},{1}", "columns 2 and 3 are called 'Label' and 'labels'"),
+        ("label,split,Split", "{0},train,test", "columns 3 and 4 are called 'split' and 'Split'"),
+        ("cat,cat,dog", "1,0,0", "columns 2 and 3 are called 'cat' and 'cat'"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(flat, head, cells, first) -> None:
+    rows = [f"{n}.png," + cells.format(LABELS[n], n) for n in range(8)]
+    with pytest.raises(DataError, match=first):
+        opened(table(flat / "set.csv", f"path,{head}", *rows))
+
+
+def test_a_copy_of_a_column_or_a_name_of_no_image_is_not_in_the_way(flat) -> None:
+    rows = [f"{n}.png,{LABELS[n]},{LABELS[n]},{n}x" for n in range(8)]
+    source = opened(table(flat / "set.csv", "path,label,label,Path", *rows))
+    assert source.classes == ("cat", "dog")
+
+
+def test_a_header_of_many_columns_is_named_in_part(tmp_path) -> None:
+    pixels = [f"{row}x{column}" for row in range(28) for column in range(28)]
+    head = ",".join(("label", *pixels))
+    file = table(tmp_path / "set.csv", head, *(",".join(["1"] * 785) for _ in range(3)))
+    with pytest.raises(DataError, match="has no path column") as caught:
+        opened(file)
+    assert len(str(caught.value)) < len(str(file)) + 200
+
+
 # Columns of splits -----------------------------------------------------------------------------
 
 
@@ -433,7 +466,21 @@ def test_numbers_of_a_test_split_that_may_be_names_or_places_are_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "other", ["Cat", "CAT ", "cafe\u0301", "nan", "NaN", "None", "null", "NA", "<NA>", "N/A"]
+    "other",
+    [
+        "Cat",
+        "CAT ",
+        "cat\0",
+        "cafe\u0301",
+        "nan",
+        "NaN",
+        "None",
+        "null",
+        "NA",
+        "N/A",
+        "\\N",
+        "#REF!",
+    ],
 )
 @pytest.mark.parametrize("name", ["set.csv", "labels.csv"])
 def test_a_label_that_is_hardly_another_or_missing_is_refused(flat, other, name) -> None:

@@ -16,8 +16,10 @@ NUMBER = re.compile(r"([+-]?)(\d+)(?:[.,](\d+))?")
 CYRILLIC, LATIN = "аеорсухіјѕԁһ", "aeopcyxijsdh"  # letters of one look
 LOOKALIKES = str.maketrans(CYRILLIC, LATIN)
 BLANKS = re.compile(r"[\s_-]+")
-UNSEEN = re.compile(  # marks of direction, blanks without width, and joiners next to ASCII
-    "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+UNSEEN = re.compile(  # control characters, marks of direction, blanks without width, and
+    # joiners next to ASCII
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\ufeff]"
     "|(?<![^\\x00-\\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\\x00-\\x7f])"
 )
 INDEXED = (  # "2 cassette", "2: cassette", "2,cassette"; "cassette 2", "cassette,2"

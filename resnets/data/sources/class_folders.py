@@ -107,12 +107,14 @@ def read_tree(
             check_distinct(split.class_folders, where)
 
     read: list[str] = []
+    absent: dict[str, None] = {}  # a table may label several splits
 
     def read_flat(split: SplitRows, form: LabelForm = labels) -> FlatLabels | None:
         found = read_flat_labels(split, layout, everything, where, truth, group, form)
         if found is not None:
             read.append(found.file)
             listing.left_out.discard_label_file(found.file)
+            absent.update(dict.fromkeys(filter(None, [found.warning])))
         return found
 
     training = _find_training_split(layout, where)
@@ -122,9 +124,11 @@ def read_tree(
     if training.flat:
         tree = _make_flat_tree(layout, training, listing, name, where, read_flat)
         warnings = warn_of_other_tables(everything, where, tree.source.classes, read)
-        source = replace(tree.source, warnings=(*tree.source.warnings, *warnings))
+        source = replace(tree.source, warnings=(*tree.source.warnings, *absent, *warnings))
         return replace(tree, source=source)
     tree = _make_folder_tree(layout, training, listing, name, where, read_flat)
+    warnings = (*tree.source.warnings, *absent)
+    tree = replace(tree, source=replace(tree.source, warnings=warnings))
     return _add_label_file_notes(tree, everything, where, quarantine)
 
 

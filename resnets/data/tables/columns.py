@@ -44,6 +44,7 @@ EXPECTED = "expected path,label or path,label,split, or a header with these name
 
 Rows = Sequence[Sequence[str]]
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+MAX_NAMES = 8  # of columns in a message
 ZERO_DECIMALS = re.compile(r"\.0*$")  # the decimals of "1.0"
 
 
@@ -108,7 +109,7 @@ class Columns:
         return ", ".join(parts)
 
 
-def format_names(names: Sequence[str], most: int = 8) -> str:
+def format_names(names: Sequence[str], most: int = MAX_NAMES) -> str:
     """Format the first `most` column names for a message, quoted."""
     return join_names([repr(printable(name)) for name in names], most)
 
@@ -203,9 +204,13 @@ def find_columns(
             if not _is_row_number(body, column, header) or is_split_or_group_name(header[column])
         )
         values = _find_one_hot_values(body, one_hot) or ONE_HOT_VALUES[0]
-        return Columns(
+        columns = Columns(
             path, label, split, count, header, flags, tuple(one_hot), values, group_column, unused
         )
+        if has_header:
+            images = [index for index in range(count) if is_image[index] > is_image[path] / 2]
+            _check_repeated_names(columns, names, body, images or [path], where)
+        return columns
 
     if has_header:
         for name in LABELS:
@@ -217,12 +222,39 @@ def find_columns(
     if len(candidates) == 1 and not (has_header and NOT_LABEL_NAME.fullmatch(names[candidates[0]])):
         return make_columns(candidates[0])
     if has_header:
-        others = ", ".join(map(printable, header))
+        others = join_names(header, MAX_NAMES)
         raise DataError(
             f"{where}: line 1: the header has no label column; its columns are {others}, rename "
             f"one to label{_explain_no_one_hot(body, candidates, header)}"
         )
     raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
+
+
+def _check_repeated_names(
+    columns: Columns, names: Sequence[str], body: Rows, images: Sequence[int], where: str
+) -> None:
+    """Raise DataError if a column with other cells has the name of one that is used.
+
+    images: the columns that may be the path.
+    """
+
+    def check(one: int, other: int, *, same_cells: bool) -> None:
+        cells = [(row[one], row[other]) for row in body if len(row) > max(one, other)]
+        if one == other or (same_cells and all(a == b for a, b in cells)):
+            return
+        both = " and ".join(repr(printable(columns.header[at])) for at in sorted((one, other)))
+        raise DataError(
+            f"{where}: line 1: columns {min(one, other) + 1} and {max(one, other) + 1} are called"
+            f" {both}; remove or rename one"
+        )
+
+    for used in (columns.path, columns.label, columns.split, columns.group):
+        for other, name in enumerate(names):
+            alike = used is not None and name and name == names[used]
+            if used is not None and alike and (used != columns.path or other in images):
+                check(used, other, same_cells=True)
+    for used in columns.one_hot:
+        check(columns.header.index(columns.header[used]), used, same_cells=False)
 
 
 def _image_fraction(sample: Rows, column: int, exists: Callable[[str], bool]) -> float:
@@ -243,7 +275,7 @@ def _find_path_column(
     if known:
         return known[0]
     if header:
-        others = ", ".join(map(printable, header))
+        others = join_names(header, MAX_NAMES)
         raise DataError(
             f"{where}: line 1: the header has no path column; its columns are {others}, rename one "
             "to path"

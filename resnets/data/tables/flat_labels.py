@@ -24,6 +24,7 @@ from resnets.data.tables.label_sets import LabelForm, read_label_sets, union_lab
 from resnets.data.tables.labels import ONE_LABEL, Label, label_names
 from resnets.data.tables.reader import JSON_SUFFIXES, Table, TableRow, open_table_bytes
 from resnets.data.tables.unread_labels import HEAD_BYTES, WRITTEN_BY_PACKAGE
+from resnets.utils.printable import format_count, printable
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", *JSON_SUFFIXES})
 NOT_IN_TABLE = "image that the table does not name"
@@ -38,7 +39,8 @@ class FlatLabels:
 
     splits: the split of each image, if only the file has it; an image that is not in the file then
     has an empty label and split. description: how columns were used, or how labels without names
-    were paired with images. groups: the group of each image, if a column has it.
+    were paired with images. groups: the group of each image, if a column has it. warning: which
+    rows name no image.
     """
 
     file: str
@@ -46,6 +48,7 @@ class FlatLabels:
     splits: Sequence[str] = ()
     description: str = ""
     groups: Sequence[str] | None = None
+    warning: str = ""
 
 
 class UnlabeledError(DataError):
@@ -108,16 +111,13 @@ def find_flat_labels(
     if table is None or (len(missing) == len(paths) and split.role == "test"):
         return None
     by_column = table.columns.has_splits and split.role is None
-    if by_column and (absent := sorted(rows_by_path.keys() - set(keys))):
-        first = rows_by_path[absent[0]]
-        raise DataError(
-            f"{table_name}: line {first.line}: there is no image {first.path}"
-            + (f", and {len(absent) - 1:,} more are missing" if len(absent) > 1 else "")
-        )
+    absent = _describe_absent(rows_by_path, all_paths)
+    if by_column and absent:
+        raise DataError(f"{table_name}: {absent}")
     if missing and not by_column:
         raise DataError(
             f"{table_name}: has no label for {len(missing):,} of {len(paths):,} images, among them"
-            f" {missing[0]}"
+            f" {missing[0]}{absent and '; '}{absent}"
         )
     table.warn_of_unused_columns()
     rows = [NO_ROW if key is None else rows_by_path[key] for key in keys]
@@ -127,7 +127,19 @@ def find_flat_labels(
     has_groups = table.columns.group is not None
     groups = [row.group for row in rows] if has_groups else None
     description = "; ".join(filter(None, (table.describe(), set_format)))
-    return FlatLabels(table_name, [row.label for row in rows], row_splits, description, groups)
+    row_labels = [row.label for row in rows]
+    warning = f"{table_name}: {absent}; images may be missing" if absent else ""
+    return FlatLabels(table_name, row_labels, row_splits, description, groups, warning)
+
+
+def _describe_absent(rows_by_path: Mapping[str, TableRow], paths: Sequence[str]) -> str:
+    """Name the first row that matches none of `paths`, and count the others; "" without any."""
+    matched = {_find_key(path, rows_by_path) for path in paths}
+    absent = [row for key, row in rows_by_path.items() if key not in matched]
+    if not absent:
+        return ""
+    more = f", nor those of {format_count(len(absent) - 1, 'more row')}" if absent[1:] else ""
+    return f"line {absent[0].line}: there is no image {printable(absent[0].path)}{more}"
 
 
 def _check_ground_truth(

@@ -19,7 +19,14 @@ from resnets.data.errors import DataError
 ONE_LABEL = "each image has one label here; for multi-label data set data.labels=multi"
 Label = str | tuple[str, ...]
 NUMBER = re.compile(r"\d+")
-MISSING = frozenset(("", "nan", "none", "null", "nil", "n/a", "#n/a", "<na>", "nat", "-nan"))
+MISSING = frozenset(
+    {
+        "", "nan", "none", "null", "nil", "n/a", "<na>", "nat", "-nan", "(null)", "<null>",
+        "\\n",  # in dumps of MySQL and Hive
+        "#n/a", "#n/a n/a", "#na", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!",
+        "-1.#ind", "1.#ind", "-1.#qnan", "1.#qnan",
+    }
+)  # fmt: skip
 LIST = re.compile(r"[\[{].*[\]}]|.*[;|].*|\d+(\s*[,\s]\s*\d+)+", re.DOTALL)
 
 
@@ -29,7 +36,7 @@ def is_list(label: str) -> bool:
 
 
 def is_missing(label: str) -> bool:
-    """Return whether a cell stands for a missing value: empty, nan, None, null, N/A."""
+    """Return whether a cell stands for a missing value: empty, nan, None, null, N/A, #REF!."""
     return label == "NA" or label.casefold() in MISSING
 
 
