@@ -9,32 +9,11 @@ import forked
 
 HERE = Path(__file__).parent
 STEPS = 16
-TRAIN = [
-    "train",
-    "digits",
-    "--model",
-    "cifar-resnet8",
-    "--iterations",
-    str(STEPS),
-    "--set",
-    "checkpoint_every=3it",
-    "--set",
-    "eval.every=12it",
-    "--set",
-    "log_every=2it",
-    "--set",
-    "ema_decay=0.9",
-    "--set",
-    "norm_batch=16",
-    "--set",
-    "batch_size=64",
-    "--device",
-    "cpu",
-    "--set",
-    "precision=float32",
-    "--set",
-    "optim.lr=0.01",
-]
+TRAIN = f"""
+    train digits --model cifar-resnet8 --iterations {STEPS} --set checkpoint_every=3it
+    --set eval.every=12it --set log_every=2it --set ema_decay=0.9 --set norm_batch=16
+    --set batch_size=64 --device cpu --set precision=float32 --set optim.lr=0.01
+""".split()
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 

@@ -18,41 +18,14 @@ from resnets.weights.checkpoint.format import LAST, read_checkpoint
 pytestmark = pytest.mark.timeout(900)  # seconds; ten are enough where nothing else runs
 STEPS = 32
 HELD = (HELPERS / "held.py", "MainProcess", STEPS - 2)
-TRAIN = [
-    "train",
-    "digits",
-    "--model",
-    "cifar-resnet8",
-    "--iterations",
-    str(STEPS),
-    "--set",
-    "checkpoint_every=7it",
-    "--set",
-    "eval.every=16it",
-    "--set",
-    "log_every=5it",
-    "--set",
-    "ema_decay=0.9",
-    "--device",
-    "cpu",
-    # All random draws, by sample and by step, and images that grow.
-    "--set",
-    "data.augment.policy=rand",
-    "--set",
-    "data.augment.random_erase=0.25",
-    "--set",
-    "data.augment.mixup=0.2",
-    "--set",
-    "data.augment.cutmix=1.0",
-    "--set",
-    "data.augment.repeats=2",
-    "--set",
-    "data.balance=sqrt",
-    "--set",
-    "data.grow_from=8",
-    "--set",
-    "data.grow_step=4",
-]
+# From data.augment.policy on: all random draws, by sample and by step, and images that grow.
+TRAIN = f"""
+    train digits --model cifar-resnet8 --iterations {STEPS} --set checkpoint_every=7it
+    --set eval.every=16it --set log_every=5it --set ema_decay=0.9 --device cpu
+    --set data.augment.policy=rand --set data.augment.random_erase=0.25
+    --set data.augment.mixup=0.2 --set data.augment.cutmix=1.0 --set data.augment.repeats=2
+    --set data.balance=sqrt --set data.grow_from=8 --set data.grow_step=4
+""".split()
 
 
 def start(*words, program=("-m", "resnets")):
