@@ -208,7 +208,7 @@ def package_model(model_name: str, size: int) -> Any:
 
 def open_own_artifact(kind: Any, precision: Any, model_name: str, size: int, folder: Path) -> Any:
     """Open an artifact of `resnets export`, which is written on the first call."""
-    from resnets.export.write import write_artifact
+    from resnets.export.write.classifier import write_artifact
     from resnets.runtime.artifact import ArtifactMetadata
     from resnets.runtime.open import open_artifact
 

@@ -22,7 +22,7 @@ import torch
 from resnets.cli.main import main as resnets
 from resnets.export.export import gather_evidence
 from resnets.export.verify import count_errors, reference_logits, relative_difference
-from resnets.export.write import write_artifact
+from resnets.export.write.classifier import write_artifact
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.open import open_artifact

@@ -33,7 +33,7 @@ from resnets.export.verify import (
     sample_images,
     write_verified,
 )
-from resnets.export.write import check_format, write_artifact
+from resnets.export.write.classifier import check_format, write_artifact
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactKind, ArtifactMetadata, Precision, model_sha256
 from resnets.runtime.inference_module import INPUT

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.export.trace import silence_exporters
 from resnets.export.verify import VerificationError, relative_difference
-from resnets.export.write import (
+from resnets.export.write.classifier import (
     WEIGHTED_OPS,
     openvino_model,
     quantize_openvino,
     write_openvino,
 )
+from resnets.export.write.trace import silence_exporters
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, artifact_files
 from resnets.runtime.open import measure_relative_speed, open_artifact

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError
-from resnets.export.trace import to_onnx, trace
 from resnets.export.verify import (
     BATCHES,
     LIMITS,
@@ -16,7 +15,8 @@ from resnets.export.verify import (
     relative_difference,
     write_verified,
 )
-from resnets.export.write import check_format
+from resnets.export.write.classifier import check_format
+from resnets.export.write.trace import to_onnx, trace
 from resnets.sequence.load import SignalNetwork, load_sequence_model
 
 SIGNALS, LOGITS = "signals", "logits"

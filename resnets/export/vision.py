@@ -26,8 +26,8 @@ from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Refiner, center_crop
 from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.export.verify import MAX_MEASURED, VerificationError, write_verified
-from resnets.export.write import check_format
-from resnets.export.write_vision import write_vision
+from resnets.export.write.classifier import check_format
+from resnets.export.write.vision import write_vision
 from resnets.runtime.artifact import ArtifactKind, ArtifactMetadata, Precision
 from resnets.runtime.inference_module import INPUT
 from resnets.runtime.vision import ArtifactModel, engine_name, open_artifact_model

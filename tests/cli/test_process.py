@@ -15,7 +15,7 @@ from small_nets import RESIDUAL, small_net
 from resnets.cli import info
 from resnets.cli.main import main
 from resnets.config import ConfigError
-from resnets.export.trace import trace_for_any_batch
+from resnets.export.write.trace import trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule
 from resnets.train.guards.interrupt import Interrupted

@@ -19,7 +19,6 @@ import resnets
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import Preprocessor, open_data
-from resnets.export import write as write_module
 from resnets.export.export import gather_evidence, verify
 from resnets.export.select_backend import open_backend
 from resnets.export.verify import (
@@ -29,7 +28,8 @@ from resnets.export.verify import (
     count_errors,
     reference_logits,
 )
-from resnets.export.write import write_artifact
+from resnets.export.write import classifier as write_classifier
+from resnets.export.write.classifier import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule, fold_batch_norms
 from resnets.runtime.open import open_artifact
@@ -161,7 +161,7 @@ def test_a_broken_graph_is_rejected_and_not_written(capsys, digits_run, tmp_path
             super().__init__(*words, **options)
             self.mean += 10
 
-    monkeypatch.setattr(write_module, "InferenceModule", WrongMean)
+    monkeypatch.setattr(write_classifier, "InferenceModule", WrongMean)
     out = tmp_path / "made" / "net.pt2"
     code, output, err = call(capsys, "export", digits_run, "--to", "torch", "--out", out)
     assert (code, output) == (3, "")

@@ -16,7 +16,7 @@ import numpy as np
 from small_nets import RESIDUAL, small_net
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.open import open_artifact
-from resnets.export.write import write_artifact
+from resnets.export.write.classifier import write_artifact
 
 folder, net = Path(sys.argv[1]), small_net(RESIDUAL)
 images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_nets import RESIDUAL, small_net
 
-from resnets.export.write import write_artifact
+from resnets.export.write.classifier import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 from resnets.runtime.open import open_artifact
 

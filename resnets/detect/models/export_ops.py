@@ -1,7 +1,7 @@
 """Custom operators for data-dependent steps of detectors during `torch.export` tracing.
 
 Their outputs have fixed shapes, so that the traced program has no data-dependent shapes.
-`export/onnx_ops.py` converts them to ONNX. Detectors call them only during export.
+`export/write/onnx_ops.py` converts them to ONNX. Detectors call them only during export.
 """
 
 from __future__ import annotations

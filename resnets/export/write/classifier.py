@@ -1,4 +1,4 @@
-"""Write a model in each format; `export/export.py` verifies the result."""
+"""Write a classifier in each format; `export/export.py` verifies the result."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from resnets.config import ConfigError
-from resnets.export.trace import silence_exporters, to_onnx, trace_for_any_batch
-from resnets.export.write_executorch import write_executorch
+from resnets.export.write.executorch import write_executorch
+from resnets.export.write.trace import silence_exporters, to_onnx, trace_for_any_batch
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactMetadata
 from resnets.runtime.inference_module import INPUT, OUTPUT, InferenceModule

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnets.export.trace import trace_for_any_batch
+from resnets.export.write.trace import trace_for_any_batch
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.executorch import MAX_BATCH, METADATA_METHOD
@@ -27,7 +27,7 @@ def write_executorch(
     path: Path,
     calibration: NDArray[np.uint8] | None,
 ) -> None:
-    """Write `model` to `path`; see `export.write.write_artifact`."""
+    """Write `model` to `path`; see `export.write.classifier.write_artifact`."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 

@@ -1,6 +1,6 @@
 """Write a detector, localizer or segmenter as ONNX, or as OpenVINO converted from that.
 
-Both go through ONNX, which has operators for suppression and RoIAlign (`export/onnx_ops.py`).
+Both go through ONNX, which has operators for suppression and RoIAlign (`export/write/onnx_ops.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from resnets.detect.models.base import DetectionModel
-from resnets.export.trace import OPSET, silence_exporters, to_onnx, trace
-from resnets.export.write import add_metadata, quantize_onnx, save_openvino
+from resnets.export.write.classifier import add_metadata, quantize_onnx, save_openvino
+from resnets.export.write.trace import OPSET, silence_exporters, to_onnx, trace
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.inference_module import INPUT, VisionModule
 from resnets.runtime.resize_graph import prepend_to_onnx
@@ -84,7 +84,7 @@ def write_vision(
 
 def _convert(model: DetectionModel) -> Any:
     """Convert to an onnx.ModelProto of padded images and their sizes, with named outputs."""
-    from resnets.export.onnx_ops import TRANSLATIONS
+    from resnets.export.write.onnx_ops import TRANSLATIONS
 
     module, divisor = VisionModule(model), model.divisor
     images = torch.zeros(1, *EXAMPLE, 3, dtype=torch.uint8)

@@ -231,7 +231,7 @@ def resumed(root: Path) -> object:
 
 def write_artifacts(folder: Path) -> None:
     """One small network in each format, with its manifest and without."""
-    from resnets.export.write import write_artifact
+    from resnets.export.write.classifier import write_artifact
     from resnets.runtime.artifact import ArtifactMetadata, artifact_files
     from resnets.utils.files import file_sha256
 
