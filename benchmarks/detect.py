@@ -90,7 +90,7 @@ def package_steps(
     from resnets.config import DetectSpec, OptimSpec, Recipe
     from resnets.data.batch import Batch
     from resnets.detect.models.build import assemble
-    from resnets.detect.models.test_time_additions import DetectionInference
+    from resnets.detect.models.inference import DetectionInference
     from resnets.models import build, catalog
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.state import new_state

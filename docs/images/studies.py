@@ -124,7 +124,7 @@ def several_rows(path: Path) -> list[Row]:
         for row in csv.DictReader(file):
             if row["kind"] != "intact":
                 models = errors.setdefault((row["kind"], int(row["count"])), {})
-                pair = (float(row["error"]), float(row["error with statistics anew"]))
+                pair = (float(row["error"]), float(row["error with recomputed statistics"]))
                 models.setdefault(row["model"], []).append(pair)
     names = {"removed": "blocks removed", "swapped": "pairs swapped"}
     rows = []

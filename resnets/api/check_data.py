@@ -145,7 +145,7 @@ def check_data(
     data: str | PathLike[str],
     *,
     out: str | PathLike[str] | None = None,
-    leave_out: str | Sequence[str] = ("leak", "near-leak"),
+    exclude: str | Sequence[str] = ("leak", "near-leak"),
     quarantine: str | PathLike[str] | None = None,
     tiny: int = 16,
     ground_truth: str | PathLike[str] | None = None,
@@ -173,7 +173,7 @@ def check_data(
             of images.
         out: Folder for report.html, files.csv and quarantine.txt; default NAME-check in the current
             folder.
-        leave_out: Kinds of findings to list in quarantine.txt in addition to unreadable images:
+        exclude: Kinds of findings to list in quarantine.txt in addition to unreadable images:
             "leak", "near-leak", "duplicate", ..., or "none". Of two copies, the one in the training
             split is listed rather than the one in the validation split, and that rather than the
             one in the test split.
@@ -194,7 +194,7 @@ def check_data(
     """
     source = fspath(data)
     check_range("--tiny", tiny, "[0, inf)")
-    names = leave_out.split(",") if isinstance(leave_out, str) else leave_out
+    names = exclude.split(",") if isinstance(exclude, str) else exclude
     kinds = kinds_by_name(sorted({name for name in names if name and name != "none"}))
     folder = Path(out or f"{Path(source).resolve().name.split('.')[0]}-check")
     if folder.exists() and not folder.is_dir():

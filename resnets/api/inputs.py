@@ -17,7 +17,7 @@ from resnets.data import open_data as open_spec
 from resnets.data.dataset.probe_split import warn_unread_frames
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce_folders
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.data.sources.objects import open_objects
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
@@ -168,11 +168,11 @@ def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> li
     """Return images as a list in which each folder is replaced by the images in it."""
     inputs = list_inputs(images)
     expanded: list[ImageInput] = []
-    left_out = LeftOut()
+    skipped = SkippedFiles()
     for each in inputs:
         if isinstance(each, str | PathLike):
             check_path(fspath(each))
-            expanded.extend(find_images([fspath(each)], left_out))
+            expanded.extend(find_images([fspath(each)], skipped))
         elif isinstance(each, Image.Image | np.ndarray):
             expanded.append(each)
         else:
@@ -182,6 +182,6 @@ def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> li
             )
     if not quiet:
         folders = [fspath(each) for each in inputs if isinstance(each, str | PathLike)]
-        announce_folders(folders, len(expanded), left_out)
+        announce_folders(folders, len(expanded), skipped)
     warn_unread_frames(expanded)
     return expanded

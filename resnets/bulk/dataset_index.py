@@ -26,7 +26,7 @@ class DatasetIndex:
     kind: "files" (below `root`), "spans" (of the files `archives`), "parquet", or "arrow" (read by
     `datasets`; for both see `tables.py`). count: number of images. sha256: of their names, offsets
     and sizes, in order. column: that of the images. parts: of a Parquet data set, see
-    `tables.Part`. left_out, links: ignored files, and the number of links to folders followed
+    `tables.Part`. skipped, links: ignored files, and the number of links to folders followed
     (`data.files.walk`). warnings: where images may be missing.
     """
 
@@ -37,7 +37,7 @@ class DatasetIndex:
     archives: tuple[str, ...] = ()
     column: str = ""
     parts: tuple[dict[str, Any], ...] = ()
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     links: int = 0
     warnings: tuple[str, ...] = ()
 

@@ -25,7 +25,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, unzip_to_tar
 from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.tar import TarFiles, list_tar, unpack
-from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabeled
+from resnets.data.files.walk import SkippedFiles, is_hidden, walk_unlabeled
 from resnets.data.sources.archive import list_inner_images
 from resnets.data.sources.find_parquet import find_tabular
 from resnets.data.sources.huggingface import HUB
@@ -37,7 +37,7 @@ Member = tuple[str, int, int, int]  # name, archive, offset, size
 
 def index_dataset(source: str, work: Path) -> DatasetIndex:
     """Index the data set `source` in `work`; DataError if it is missing or has no images."""
-    path, left_out = Path(source).expanduser().absolute(), LeftOut()
+    path, skipped = Path(source).expanduser().absolute(), SkippedFiles()
     warnings: Sequence[str] = ()
     home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
     if source.startswith(HUB) or home is not None:
@@ -46,14 +46,14 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
         where = source if source.startswith(HUB) else str(path)
         index = index_parquet(where) or index_arrow(path)
         if home is not None:
-            left_out.add_all(home.left_out)
+            skipped.add_all(home.skipped)
             warnings = home.warnings({"": index.count})
     elif path.is_dir():
-        index = _index_files(path, walk_unlabeled(path, left_out), work)
+        index = _index_files(path, walk_unlabeled(path, skipped), work)
         tars = sorted(file for file in path.iterdir() if _is_archive(file))
         if not index.count and tars:
-            left_out = LeftOut()
-            index = _index_spans(tars, work, left_out)
+            skipped = SkippedFiles()
+            index = _index_spans(tars, work, skipped)
             warnings = missing_shards([tar.name for tar in tars])
     elif not path.is_file():
         raise DataError(
@@ -64,13 +64,13 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
     elif is_pack(path):
         index = _index_pack(path, work)
     else:
-        index = _index_spans([path], work, left_out)
+        index = _index_spans([path], work, skipped)
     if not index.count:
-        raise DataError(f"{source}: contains no images{left_out.describe()}")
+        raise DataError(f"{source}: contains no images{skipped.describe()}")
     index = replace(
         index,
-        left_out=tuple(left_out.parts()),
-        links=left_out.links,
+        skipped=tuple(skipped.parts()),
+        links=skipped.links,
         warnings=tuple(warnings),
     )
     index.save(work)
@@ -126,7 +126,7 @@ def _file_size(path: Path) -> int | None:
     return status.st_size if is_readable else None
 
 
-def _index_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> DatasetIndex:
+def _index_spans(archives: Sequence[Path], work: Path, skipped: SkippedFiles) -> DatasetIndex:
     """Index the images of tar files by offset, sorted within each."""
     plain = [_uncompressed(archive, number, work) for number, archive in enumerate(archives)]
 
@@ -136,7 +136,7 @@ def _index_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> Dat
             if listing.paths and all(path.endswith(".tar") for path in listing.paths):
                 listing = list_inner_images(listing)
             listing = listing.images()
-            left_out.add_all(listing.left_out)
+            skipped.add_all(listing.skipped)
             files, is_prefixed = listing.files, len(archives) > 1
             assert isinstance(files, TarFiles)
             for name, (offset, size) in zip(files.paths, files.spans.tolist(), strict=True):

@@ -151,8 +151,8 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     previous = Manifest.read(out)
     index = index_dataset(request.data, out / WORK)
     images = (SplitSummary("images", index.count, ""),)
-    left_out, links = index.left_out, index.links
-    announce(DataSummary(request.data, (), images, None, left_out, links, warnings=index.warnings))
+    skipped, links = index.skipped, index.links
+    announce(DataSummary(request.data, (), images, None, skipped, links, warnings=index.warnings))
     model = str(Path(request.model).absolute()) if Path(request.model).exists() else request.model
     inputs = (
         request.data,

@@ -20,6 +20,7 @@ FLAGS: Mapping[str, str] = {
     "--go-on": "--resume-if-exists",
     "--max-bad": "--max-unreadable",
     "--truth": "--ground-truth",
+    "--leave-out": "--exclude",
 }
 
 FLAG_VALUES: Mapping[str, Mapping[str, str]] = {"--views": {"centre": "center"}}

@@ -178,5 +178,5 @@ def kinds_by_name(names: Iterable[str]) -> frozenset[FindingKind]:
     chosen = [EARLIER_NAMES.get(name, name) for name in names]
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"--leave-out {name}: no such finding; known: {', '.join(known)}")
+            raise ConfigError(f"--exclude {name}: no such finding; known: {', '.join(known)}")
     return frozenset(known[name] for name in chosen)

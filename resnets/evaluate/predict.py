@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnets.config import Postprocess
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut, walk_unlabeled
+from resnets.data.files.walk import SkippedFiles, walk_unlabeled
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.batched_inference import NOT_FINITE, batched_inference
 from resnets.evaluate.postprocess import decide
@@ -58,11 +58,11 @@ class Prediction:
     unknown: bool | None = None
 
 
-def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
+def find_images(paths: Iterable[str | Path], skipped: SkippedFiles | None = None) -> list[Path]:
     """List the given files, and the images of the given folders in the order of their paths.
 
     See `data.files.walk` for which files of a folder are images; the others are counted in
-    `left_out`. A folder that cannot be listed is returned itself, so that reading it gives the
+    `skipped`. A folder that cannot be listed is returned itself, so that reading it gives the
     reason. Raises DataError for a folder without images.
     """
     images: list[Path] = []
@@ -70,13 +70,13 @@ def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) ->
         if not path.is_dir():
             images.append(path)
             continue
-        passed_over = LeftOut()
+        passed_over = SkippedFiles()
         in_folder = [path / name for name in walk_unlabeled(path, passed_over)]
         if not in_folder:
             raise DataError(f"{path}: no images in this folder{passed_over.describe()}")
         images.extend(in_folder)
-        if left_out is not None:
-            left_out.add_all(passed_over)
+        if skipped is not None:
+            skipped.add_all(passed_over)
     return images
 
 

@@ -75,8 +75,8 @@ def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
     digest = hashlib.sha256(values.tobytes() + "\0".join(names).encode()).hexdigest()
     notes: tuple[str, ...] = ()
     if spec.window:
-        arrays, left_out = _cut_segments(values[0].T, codes, spec, data)
-        notes = (f"{left_out:,} steps at the ends of segments fill no window",) if left_out else ()
+        arrays, unused = _cut_segments(values[0].T, codes, spec, data)
+        notes = (f"{unused:,} steps at the ends of segments fill no window",) if unused else ()
     else:
         rows = _draw_splits(len(values), data)
         arrays = {role: (values[each], codes[each]) for role, each in rows.items()}

@@ -75,7 +75,7 @@ class LabeledImages:
         return evaluation
 
 
-def label_sets_error(where: str) -> ConfigError:
+def multilabel_error(where: str) -> ConfigError:
     """Return the error for data or a model with several labels per image."""
     return ConfigError(f"{where}: has several labels; studies measure one class per image")
 
@@ -95,7 +95,7 @@ def load_models(
     models = [load_classifier(str(path), loading) for path in checkpoints]
     for path, model in zip(checkpoints, models, strict=True):
         if model.postprocess.multilabel:
-            raise label_sets_error(str(path))
+            raise multilabel_error(str(path))
     for path, model in zip(checkpoints[1:], models[1:], strict=True):
         difference = _find_data_mismatch(models[0], model, data)
         if difference is not None:

@@ -64,7 +64,7 @@ def test_bad_boxes_are_named_and_repaired(tmp_path):
     (problem,) = report.problems
     assert problem.kind == "category"
     assert "1 bad annotation" in repr(report)
-    assert report.repaired.left_out == 1
+    assert report.repaired.excluded == 1
     assert resnets.check_data(fixed, out=tmp_path / "again").problems == []
     with pytest.raises(resnets.ConfigError, match="already contains annotations"):
         resnets.check_data(root, out=tmp_path / "new", repair=fixed)
@@ -77,8 +77,8 @@ def test_bad_boxes_are_named_and_repaired(tmp_path):
     ("options", "message"),
     [
         ({"tiny": -1}, "^tiny=-1"),
-        ({"leave_out": ["leek"]}, "^leave_out=leek: no such finding"),
-        ({"leave_out": "leek"}, "^leave_out=leek: no such finding"),
+        ({"exclude": ["leek"]}, "^exclude=leek: no such finding"),
+        ({"exclude": "leek"}, "^exclude=leek: no such finding"),
         ({"out": "photos/train/digit0/broken.png"}, "^out=photos/.*is a file"),
         ({"labels_from": "names"}, "^labels_from='names': must be one of"),
         ({"repair": "fixed"}, "^repair: photos: no annotations"),

@@ -100,10 +100,10 @@ def test_a_run_with_a_failed_or_wrong_case_returns_1_after_the_others(
 
     right = partial(list, [{"verdict": "right"}])
     wrong = partial(list, [{"verdict": "right"}, {"verdict": case.WRONG}])
-    left_out = partial(list, [{"ratio": f"{case.FAILED}: no compiler"}])
+    failed = partial(list, [{"ratio": f"{case.FAILED}: no compiler"}])
     assert run_facts(checks, monkeypatch, tmp_path, fails, right) == 1
     assert capsys.readouterr().out.endswith("failed or wrong:\nfacts/case 0\n")
-    assert run_facts(checks, monkeypatch, tmp_path, wrong, right, left_out) == 1
+    assert run_facts(checks, monkeypatch, tmp_path, wrong, right, failed) == 1
     assert [line["case"] for line in lines(tmp_path)] == ["case 0", "case 1", "case 0", "case 2"]
     assert run_facts(checks, monkeypatch, tmp_path, right, right, right) == 0  # tried again
     assert [line["case"] for line in lines(tmp_path)[4:]] == ["case 0", "case 2"]

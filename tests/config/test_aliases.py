@@ -180,7 +180,7 @@ def test_old_flags() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("new", sorted(set(aliases.FLAGS.values())))
 def test_new_flags_exist(new: str) -> None:
-    commands = ("train", "push", "evaluate", "data pack", "study depth")
+    commands = ("train", "push", "evaluate", "data pack", "data check", "study depth")
     helps = (
         subprocess.run(
             [sys.executable, "-m", "resnets", *command.split(), "--help"],

@@ -332,8 +332,8 @@ def test_what_the_command_writes(tree: Path, tmp_path: Path, capsys, monkeypatch
     assert "35 images: 12 test, 12 val, 11 train" in printed
     assert "no part shares an image" in printed
     assert "no part shares an image" in (tmp_path / "again" / "report.html").read_text()
-    assert main(["data", "check", "root", "--leave-out", "leeks"]) == 2
-    assert "--leave-out leeks: no such finding; known: leak," in capsys.readouterr().err
+    assert main(["data", "check", "root", "--exclude", "leeks"]) == 2
+    assert "--exclude leeks: no such finding; known: leak," in capsys.readouterr().err
     assert main(["data", "check", "root", "--quarantine", "leeks"]) == 2
     assert "data.quarantine: leeks" in capsys.readouterr().err
 

@@ -66,7 +66,7 @@ def test_a_record_is_found_again(root: Path) -> None:
         for role, paths in shares(root).items()
     }
     known = find_known_leaks(record, listing(root), without)
-    assert (known.total, known.left_out) == (0, 1)
+    assert (known.total, known.excluded) == (0, 1)
 
     (root / "train/a/0.png").write_bytes(b"other bytes")
     assert find_known_leaks(record, listing(root), shares(root)).changed

@@ -10,7 +10,7 @@ from resnets.data import DataError
 from resnets.data.layout.class_spelling import check_spellings, class_key
 from resnets.data.sources.open import find_source
 from resnets.data.splits.label_warnings import class_warnings
-from resnets.data.tables.label_sets import read_label_sets
+from resnets.data.tables.multilabel import parse_labels
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_labels_that_differ_in_value_or_script_are_classes(one: str, other: str)
 @pytest.mark.parametrize("form", ["auto", "multi"])
 def test_cells_that_are_no_lists_of_labels_are_refused(cell: str, form) -> None:
     with pytest.raises(DataError, match="row 1"):
-        read_label_sets(['["cat", "dog"]', cell, '["dog"]'], "row {}".format, form)
+        parse_labels(['["cat", "dog"]', cell, '["dog"]'], "row {}".format, form)
 
 
 def test_a_second_separator_is_refused() -> None:
     with pytest.raises(DataError, match="row 2"):
-        read_label_sets(["cat;dog", "cat", "dog|cat", "dog"], "row {}".format)
-    read = read_label_sets(["cat;and/or", "cat", "and/or"], str)
+        parse_labels(["cat;dog", "cat", "dog|cat", "dog"], "row {}".format)
+    read = parse_labels(["cat;and/or", "cat", "and/or"], str)
     assert read.labels == [("cat", "and/or"), ("cat",), ("and/or",)]
 
 
@@ -79,39 +79,39 @@ def test_a_second_separator_is_refused() -> None:
     ],
 )
 def test_words_that_recur_are_warned_of_and_read_as_labels_on_request(cells: list[str]) -> None:
-    read = read_label_sets(cells, str)
+    read = parse_labels(cells, str)
     assert not read.multi
     assert read.warning
-    several = read_label_sets([*cells, ""], str, "multi")
+    several = parse_labels([*cells, ""], str, "multi")
     assert several.labels == [*(tuple(cell.split()) for cell in cells), ()]
 
 
 @pytest.mark.parametrize("cells", [["hot dog", "dog"], ["fire truck", "pickup truck", "car"]])
 def test_names_of_several_words_stay_whole(cells: list[str]) -> None:
-    assert not read_label_sets(cells, str).warning
-    assert read_label_sets(cells, str, "multi").labels == [(cell,) for cell in cells]
+    assert not parse_labels(cells, str).warning
+    assert parse_labels(cells, str, "multi").labels == [(cell,) for cell in cells]
 
 
 def test_names_of_one_grammar_stay_whole() -> None:
     cells = [f"{color} {thing}" for color in ("red", "blue", "big red") for thing in "ABCD"]
-    assert not read_label_sets(cells, str).warning
-    assert read_label_sets(cells, str, "multi").labels == [(cell,) for cell in cells]
+    assert not parse_labels(cells, str).warning
+    assert parse_labels(cells, str, "multi").labels == [(cell,) for cell in cells]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "|"])
 def test_a_separator_between_blanks_is_none_of_the_words(separator: str) -> None:
     pairs = list(combinations(("cat", "dog", "fox", "cow", "hen", "bee"), 2))
     cells = [f" {separator} ".join(pair) for pair in pairs]
-    assert read_label_sets(cells, str, "multi").labels == pairs
+    assert parse_labels(cells, str, "multi").labels == pairs
     cells = [f"{separator} ".join(pair) for pair in pairs]
-    assert read_label_sets(cells, str, "multi").labels == pairs
+    assert parse_labels(cells, str, "multi").labels == pairs
 
 
 def test_signs_that_are_usual_in_names_are_no_second_separator() -> None:
     cells = ["Action|Adventure", "Action & Adventure|Drama", "Drama|Action", "Adventure"]
-    assert read_label_sets(cells, str).labels[1] == ("Action & Adventure", "Drama")
+    assert parse_labels(cells, str).labels[1] == ("Action & Adventure", "Drama")
     lists = ['["black", "white"]', '["black/white"]', '["white"]']
-    assert read_label_sets(lists, str).labels[1] == ("black/white",)
+    assert parse_labels(lists, str).labels[1] == ("black/white",)
 
 
 def test_a_thousand_is_not_one(tmp_path) -> None:

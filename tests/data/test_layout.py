@@ -105,8 +105,8 @@ def test_unlabeled_test_images_are_left_out_with_a_count(tmp_path: Path, test: s
     put(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
     put(tmp_path, test, count=5)
     assert read(tmp_path) == (("cat", "dog"), {"train": 4, "test": 4})
-    left_out = find_source(DataSpec(source=str(tmp_path))).left_out
-    assert left_out.counts == {(NO_LABELS, ".jpg"): 5}
+    skipped = find_source(DataSpec(source=str(tmp_path))).skipped
+    assert skipped.counts == {(NO_LABELS, ".jpg"): 5}
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     put(tmp_path, "set/cat", "set/dog", "set")
     put(tmp_path, ".", count=1)
     assert read(tmp_path) == (("cat", "dog"), {"train": 4})
-    left_out = find_source(DataSpec(source=str(tmp_path))).left_out
-    assert left_out.counts == {(NO_CLASS_FOLDER, ".jpg"): 3}
+    skipped = find_source(DataSpec(source=str(tmp_path))).skipped
+    assert skipped.counts == {(NO_CLASS_FOLDER, ".jpg"): 3}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_masks_beside_images_are_not_trained_on(tmp_path: Path, mask: str, mode:
     put(tmp_path, "cat", "dog", count=3)
     put(tmp_path, "cat", "dog", count=3, name=mask, data=mask_bytes(mode))
     assert read(tmp_path) == (("cat", "dog"), {"train": 6})
-    assert find_source(DataSpec(source=str(tmp_path))).left_out.counts == {(MASKS, ".png"): 6}
+    assert find_source(DataSpec(source=str(tmp_path))).skipped.counts == {(MASKS, ".png"): 6}
     found = [
         each
         for each in open_contents(DataSpec(source=str(tmp_path))).findings
@@ -254,7 +254,7 @@ def test_masks_beside_the_splits_of_a_class(tmp_path: Path) -> None:
     put(tmp_path, "bottle/train/good", "cable/train/good", count=3)
     put(tmp_path, "bottle/test/broken", "cable/test/broken", "bottle/ground_truth/broken")
     assert read(tmp_path) == (("bottle", "cable"), {"train": 6, "test": 4})
-    assert find_source(DataSpec(source=str(tmp_path))).left_out.counts == {(MASKS, ".jpg"): 2}
+    assert find_source(DataSpec(source=str(tmp_path))).skipped.counts == {(MASKS, ".jpg"): 2}
     put(tmp_path, "bottle/more")
     refused(tmp_path, "more/")
 
@@ -350,7 +350,7 @@ def test_flat_splits_take_their_labels_from_a_table(tmp_path, file, text, packed
     source = find_source(DataSpec(source=str(root)))
     assert source.train.labels.tolist() == [0, 1, 1]
     assert file in source.notes[0]
-    assert not source.left_out.total  # the tables are used
+    assert not source.skipped.total  # the tables are used
 
 
 def test_a_flat_folder_with_a_table_beside_it(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_a_folder_that_repeats_its_parent_is_no_class():
     (split,) = layout.splits
     assert sorted(set(split.names)) == ["Parasitized", "Uninfected"]
     assert [paths[row] for row in split.rows] == files
-    assert sorted(paths[row] for row in layout.left_out) == sorted(again)
+    assert sorted(paths[row] for row in layout.skipped) == sorted(again)
     assert any("cells/cells" in note for note in layout.notes)
     more = sorted([*paths, "cells/cells/Uninfected/other.png"])
     with pytest.raises(DataError, match=r"cells/cells/ .*other\.png"):

@@ -14,8 +14,8 @@ from resnets.data.errors import DataError
 from resnets.data.sources.open import find_source
 
 
-def left_out(folder: Path) -> str:
-    return ", ".join(find_source(DataSpec(source=str(folder))).left_out.parts())
+def skipped(folder: Path) -> str:
+    return ", ".join(find_source(DataSpec(source=str(folder))).skipped.parts())
 
 
 def write_idx(folder: Path, split: str, count: int = 4) -> None:
@@ -40,18 +40,18 @@ def write_cifar(folder: Path) -> None:
 def test_idx_files(tmp_path: Path) -> None:
     write_idx(tmp_path, "train")
     write_idx(tmp_path, "t10k")
-    assert left_out(tmp_path) == ""
+    assert skipped(tmp_path) == ""
     write_idx(tmp_path, "test")  # a second test set
     (tmp_path / "photos").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "photos" / "a.png")
-    assert left_out(tmp_path) == "2 without suffix, 1 .png (not a file of the set)"
+    assert skipped(tmp_path) == "2 without suffix, 1 .png (not a file of the set)"
 
 
 def test_cifar_batches(tmp_path: Path) -> None:
     write_cifar(tmp_path / "cifar-10-batches-bin")
-    assert left_out(tmp_path) == left_out(tmp_path / "cifar-10-batches-bin") == ""
+    assert skipped(tmp_path) == skipped(tmp_path / "cifar-10-batches-bin") == ""
     (tmp_path / "data_batch_6.bin").write_bytes(b"more")
-    assert left_out(tmp_path) == "1 .bin (not a file of the set)"
+    assert skipped(tmp_path) == "1 .bin (not a file of the set)"
     hundred = tmp_path / "cifar-100-binary"
     hundred.mkdir()
     for name in ("train.bin", "fine_label_names.txt"):
@@ -59,7 +59,7 @@ def test_cifar_batches(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"several data sets .*cifar-10-batches-bin, cifar-100-binary"
     ):
-        left_out(tmp_path)
+        skipped(tmp_path)
 
 
 def test_images_that_coco_json_does_not_name(tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_images_that_coco_json_does_not_name(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     for number in range(2):
         Image.new("L", (8, 8)).save(tmp_path / "train" / f"{number}.png")
-    assert left_out(tmp_path) == ""
+    assert skipped(tmp_path) == ""
     Image.new("L", (8, 8)).save(tmp_path / "train" / "2.png")
-    assert left_out(tmp_path) == "1 .png (image that no annotation file names)"
+    assert skipped(tmp_path) == "1 .png (image that no annotation file names)"
 
 
 def write_classes(root: Path) -> list[str]:
@@ -102,7 +102,7 @@ def test_older_members_of_one_name(tmp_path: Path, form: str) -> None:
             for path in paths:
                 archive.add(tmp_path / "set" / path, path)
             archive.add(tmp_path / "set" / paths[-1], paths[0])
-    assert left_out(file).startswith("1 .png (older member")
+    assert skipped(file).startswith("1 .png (older member")
     files = find_source(DataSpec(source=str(file))).train.files
     assert files.read(0) == files.read(len(paths) - 1)  # the newest
 

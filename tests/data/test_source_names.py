@@ -43,7 +43,7 @@ def test_copies_of_one_source_in_two_parts_are_counted(copies, tmp_path, capsys)
     )
     assert exit_code(report) == 0
     out = tmp_path / "out"
-    command = ["data", "check", str(copies), "--out", str(out), "--leave-out", "same-source"]
+    command = ["data", "check", str(copies), "--out", str(out), "--exclude", "same-source"]
     assert main(command) == 0
     assert "WARNING: 8 images" in capsys.readouterr().out
     listed = (out / "quarantine.txt").read_text()

@@ -201,7 +201,7 @@ def test_other_parts_and_secret_labels_are_left_alone(
         plain(root / f"{name}-0.parquet", {"image": data, "label": labels})
     splits = open_data(replace(WHOLE, source=str(root), streaming=streaming))
     assert splits.test().description == "parts val, 48 images"
-    assert stored(root, streaming=streaming).left_out.total == 48
+    assert stored(root, streaming=streaming).skipped.total == 48
 
 
 @pytest.mark.parametrize("images_in", [False, True])
@@ -219,10 +219,10 @@ def test_tables_beside_class_folders_are_left_out(
     plain(tmp_path / "set" / "one" / "more.parquet", columns)
     found = stored(tmp_path / "set")
     assert len(found.train.labels) == 48
-    assert found.left_out.counts == {("not an image", ".parquet"): 2}
+    assert found.skipped.counts == {("not an image", ".parquet"): 2}
     (tmp_path / "work").mkdir()
     bulk = index_dataset(str(tmp_path / "set"), tmp_path / "work")
-    assert (bulk.kind, bulk.count, bulk.left_out) == ("files", 48, ("2 .parquet (not an image)",))
+    assert (bulk.kind, bulk.count, bulk.skipped) == ("files", 48, ("2 .parquet (not an image)",))
     with pytest.raises(ConfigError, match="streaming"):
         stored(tmp_path / "set", streaming=True)
 
@@ -237,7 +237,7 @@ def test_a_flat_folder_with_its_labels_and_features(tmp_path: Path, pictures: Pi
     plain(tmp_path / "rows.parquet", {"path": ["0.png"], "label": [0], "embedding": [[0.5]]})
     found = stored(tmp_path)
     assert len(found.train.labels) == 48
-    assert found.left_out.total >= 1
+    assert found.skipped.total >= 1
 
 
 def test_saved_sets_and_class_folders_in_one_folder_are_refused(
@@ -245,7 +245,7 @@ def test_saved_sets_and_class_folders_in_one_folder_are_refused(
 ) -> None:
     typed(pictures).save_to_disk(str(tmp_path / "set"))
     plain(tmp_path / "set" / "more.parquet", {"label": [0]})
-    assert stored(tmp_path / "set").left_out.total == 1
+    assert stored(tmp_path / "set").skipped.total == 1
     for digit in (0, 1):
         (tmp_path / "set" / NAMES[digit]).mkdir()
         (tmp_path / "set" / NAMES[digit] / "0.png").write_bytes(pictures[digit][0])
@@ -289,7 +289,7 @@ def test_every_table_is_used_or_refused(
     (unnamed / "banner.png").write_bytes(pictures[0][0])
     found = stored(unnamed, streaming=streaming)
     assert len(found.train.labels) == 48
-    assert found.left_out.total == 1
+    assert found.skipped.total == 1
     write(tmp_path / "hive", "label=cat/0.parquet", slice(0, 24))
     with pytest.raises(DataError, match="label=cat"):
         stored(tmp_path / "hive", streaming=streaming)
@@ -345,7 +345,7 @@ def test_classes_of_parts_are_matched_by_name(tmp_path: Path, pictures: Pictures
     found = stored(tmp_path / "saved")
     assert found.classes == NAMES
     assert labels_of(found) == [names, names]
-    assert found.left_out.total == 3
+    assert found.skipped.total == 3
     (tmp_path / "lake").mkdir()
     train.to_parquet(str(tmp_path / "lake" / "train-0.parquet"))
     test.to_parquet(str(tmp_path / "lake" / "test-0.parquet"))

@@ -58,9 +58,9 @@ def test_the_summary_says_what_was_understood(folder: Path) -> None:
     assert "seed 0" in by_role["val"].origin
     assert (by_role["test"].images, by_role["test"].origin) == (6, "Testing")
     assert found.links == 2
-    left_out = " ".join(found.left_out)
+    skipped = " ".join(found.skipped)
     for words in ("2 .png (unlabelled", "1 .png (image in no class", "1 .txt", "1 .dng"):
-        assert words in left_out
+        assert words in skipped
     json.dumps(found.to_json())
 
 
@@ -69,7 +69,7 @@ def test_quarantined_images_are_counted(folder: Path, tmp_path: Path) -> None:
     listed.write_text("Training/cat/0.png\nTraining/cat/1.png\n")
     spec = DataSpec(source=str(folder), in_memory="never", quarantine=str(listed))
     found = open_data(spec).summary
-    assert any("2 entries (in quarantine)" in text for text in found.left_out)
+    assert any("2 entries (in quarantine)" in text for text in found.skipped)
     assert sum(each.images for each in found.splits if each.role != "test") == 13
 
 
@@ -170,7 +170,7 @@ def test_quarantine_lists_are_no_label_files_and_count_in_all_splits(
         assert {each.role: each.images for each in found.splits} == dict.fromkeys(
             ("train", "val", "test"), 8
         )
-        assert any("6 entries (in quarantine)" in text for text in found.left_out)
+        assert any("6 entries (in quarantine)" in text for text in found.skipped)
 
 
 def test_what_data_check_and_prediction_write_are_no_label_files(

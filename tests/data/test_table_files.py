@@ -283,7 +283,7 @@ def test_images_that_the_table_does_not_name_are_counted(images, tmp_path) -> No
     (tmp_path / "labels.csv").write_text(text)
     source = find_source(replace(WHOLE, source=str(tmp_path)))
     assert len(source.train.labels) == 17
-    assert [count for (why, _), count in source.left_out.counts.items() if "name" in why] == [3]
+    assert [count for (why, _), count in source.skipped.counts.items() if "name" in why] == [3]
 
 
 def test_class_folders_are_not_overruled_by_a_table(images, tmp_path) -> None:

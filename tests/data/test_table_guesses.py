@@ -63,7 +63,7 @@ def test_a_table_of_training_images_does_not_label_test_images(tmp_path, caplog,
     found = opened(tmp_path, **({"ground_truth": str(file)} if truth else {}))
     assert sizes(found) == (6, 0, 0)
     assert found.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    assert "4 .png (unlabelled image)" in found.left_out.describe()
+    assert "4 .png (unlabelled image)" in found.skipped.describe()
     assert "test/" in caplog.text
 
 
@@ -220,7 +220,7 @@ def test_a_split_column_in_an_archive_is_that_of_a_folder(flat, top) -> None:
     for source in (opened(zipped(flat, top)), opened(flat)):
         assert source.classes == ("cat", "dog")
         assert sizes(source) == (4, 0, 3)
-        assert source.left_out.describe().count("1 .png (image that the table does not name)") == 1
+        assert source.skipped.describe().count("1 .png (image that the table does not name)") == 1
         assert source.test is not None
         assert source.test().labels.tolist() == [0, 1, 0]
     table(file, "filename,label,split", *rows, "99.png,cat,test")

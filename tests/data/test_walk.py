@@ -24,7 +24,7 @@ from resnets.data.files.walk import (
     LOOP,
     NOT_IMAGE,
     SPECIAL,
-    LeftOut,
+    SkippedFiles,
     walk_images,
     walk_unlabeled,
 )
@@ -48,9 +48,9 @@ def write(root: Path, *paths: str, data: bytes | None = None) -> None:
         (root / path).write_bytes(encoded(seed=number) if data is None else data)
 
 
-def walked(root: Path) -> tuple[list[str], LeftOut]:
-    left_out = LeftOut()
-    return list(walk_images(root, left_out)), left_out
+def walked(root: Path) -> tuple[list[str], SkippedFiles]:
+    skipped = SkippedFiles()
+    return list(walk_images(root, skipped)), skipped
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF"])
@@ -58,9 +58,9 @@ def walked(root: Path) -> tuple[list[str], LeftOut]:
 def test_files_without_a_known_suffix_are_told_by_their_bytes(tmp_path, form, name) -> None:
     write(tmp_path, name, data=encoded(form))
     write(tmp_path, "README", "BM", data=b"BMW and other cars, a list of them all for a text file")
-    found, left_out = walked(tmp_path)
+    found, skipped = walked(tmp_path)
     assert found == [name]
-    assert left_out.counts == {(NOT_IMAGE, ""): 2}
+    assert skipped.counts == {(NOT_IMAGE, ""): 2}
 
 
 def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> Non
     write(tmp_path, "@eaDir/1.jpg", "__MACOSX/a/._1.jpg", ".thumbnails/1.jpg", "a/Thumbs.db")
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
     (tmp_path / "a" / "gone").symlink_to("nowhere")
-    found, left_out = walked(tmp_path)
+    found, skipped = walked(tmp_path)
     assert found == ["a/1.JFIF", "a/2.mpo", "a/3.jpg"]
-    assert left_out.counts == {
+    assert skipped.counts == {
         (NOT_IMAGE, ".txt"): 2, (NOT_IMAGE, ".csv"): 1, (walking.UNSUPPORTED, ".dng"): 1,
         (HIDDEN, ""): 4, (SPECIAL, ".jpg"): 1, (BROKEN_LINK, ""): 1,
     }  # fmt: skip
-    assert left_out.total == 10
+    assert skipped.total == 10
 
 
 def test_bins_and_snapshots_of_network_storage_are_no_classes(tmp_path: Path) -> None:
@@ -93,19 +93,19 @@ def test_bins_and_snapshots_of_network_storage_are_no_classes(tmp_path: Path) ->
     )
     write(tmp_path, "cat/1.jpg", "#cats/1.jpg", "@ann/1.jpg")
     write(tmp_path, *(f"{name}/cat/1.jpg" for name in system))
-    found, left_out = walked(tmp_path)
+    found, skipped = walked(tmp_path)
     assert found == ["#cats/1.jpg", "@ann/1.jpg", "cat/1.jpg"]
-    assert left_out.counts == {(HIDDEN, ""): len(system)}
+    assert skipped.counts == {(HIDDEN, ""): len(system)}
 
 
 def test_heic_without_its_reader_is_left_out_with_the_remedy(tmp_path, monkeypatch) -> None:
     head = b"\0\0\0\x18ftypheic" + bytes(40)
     write(tmp_path, "a/1.HEIC", "a/2", data=head)
     monkeypatch.setattr(walking, "heif_available", lambda: False)
-    found, left_out = walked(tmp_path)
+    found, skipped = walked(tmp_path)
     assert found == []
-    assert all("pip install" in reason for reason, _ in left_out.counts)
-    assert left_out.counts.total() == 2
+    assert all("pip install" in reason for reason, _ in skipped.counts)
+    assert skipped.counts.total() == 2
     with pytest.raises(DataError, match="pip install"):
         find_images([tmp_path])
     monkeypatch.setattr(walking, "heif_available", lambda: True)
@@ -123,12 +123,12 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (root / "cat" / "up").symlink_to("..")
     (root / "all").symlink_to(tmp_path)  # a folder that holds the root
     (store / "ship" / "self").symlink_to(store / "ship")
-    found, left_out = walked(root)
+    found, skipped = walked(root)
     assert found == [
         "cat/1.jpg", "cat/2.jpg", "deep/again/1.jpg", "deep/again/2.jpg", "ship/1.jpg", "ship/2.jpg"
     ]  # fmt: skip
-    assert left_out.links == 2
-    assert left_out.counts == {(LOOP, ""): 4}
+    assert skipped.links == 2
+    assert skipped.counts == {(LOOP, ""): 4}
 
 
 def test_links_to_links_do_not_multiply_without_end(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_zip_is_read_like_the_folder(tmp_path: Path, method: int) -> None:
     assert ours.labels.tolist() == folder.labels.tolist()
     for row in range(6):
         assert ours.files.read(row) == folder.files.read(row)
-    assert list_archive(archive).left_out.counts == {(NOT_IMAGE, ".txt"): 1, (HIDDEN, ""): 1}
+    assert list_archive(archive).skipped.counts == {(NOT_IMAGE, ".txt"): 1, (HIDDEN, ""): 1}
     assert len(open_store(str(archive)).rows) == 7
     (tmp_path / "work").mkdir()
     assert index_dataset(str(archive), tmp_path / "work").count == 6
@@ -270,5 +270,5 @@ def test_links_in_a_tar_bring_the_folders_they_lead_to(tmp_path: Path) -> None:
         "root/train/boat/1.jpg", "root/train/cat/1.jpg", "root/train/dog/1.jpg",
         "root/train/ship/1.jpg",
     ]  # fmt: skip
-    assert listing.left_out.counts == {(LOOP, ""): 1}
-    assert listing.left_out.links == 2
+    assert listing.skipped.counts == {(LOOP, ""): 1}
+    assert listing.skipped.links == 2

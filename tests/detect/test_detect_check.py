@@ -93,7 +93,7 @@ def test_a_repaired_set_opens_as_its_own(broken, tmp_path):
     before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
     out = tmp_path / "repaired"
     done = repair_annotations(str(broken), "instances", out)
-    assert done.images_left_out == 1
+    assert done.images_excluded == 1
     assert done.changed >= 2
     assert check_annotations(str(out), "instances").problems == []
     split = open_detection(DataSpec(source=str(out), val_fraction=0, test_fraction=0)).train

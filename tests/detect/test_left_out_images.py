@@ -35,11 +35,11 @@ def yolo_set(root):
 def test_images_in_no_set_are_counted(tmp_path, write) -> None:
     folder = write(tmp_path)
     data = DataSpec(source=str(tmp_path))
-    assert not open_detection(data, training=True).summary.left_out
+    assert not open_detection(data, training=True).summary.skipped
     for number in (20, 21):
         draw(folder / f"p{number}.jpg", number)
-    (left_out,) = open_detection(data, training=True).summary.left_out
-    assert left_out.startswith("2 .jpg ")
+    (skipped,) = open_detection(data, training=True).summary.skipped
+    assert skipped.startswith("2 .jpg ")
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def repaired(root, out):
     with (out / REPORT_FILE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     written = sum(len(json.loads(path.read_text())["annotations"]) for path in out.rglob("*.json"))
-    left_out = [row for row in rows if row["outcome"] == "left out"]
-    objects = [row for row in left_out if "annotation" in row["item"] or "object" in row["item"]]
+    excluded = [row for row in rows if row["outcome"] == "excluded"]
+    objects = [row for row in excluded if "annotation" in row["item"] or "object" in row["item"]]
     assert written == report.kept
-    assert len(objects) == report.left_out
+    assert len(objects) == report.excluded
     assert written + len(objects) == report.objects
     assert all(row["reason"] for row in rows)
     if written:
@@ -70,7 +70,7 @@ def test_images_of_another_shape_are_left_out(tmp_path):
     put(tmp_path / "set" / JSON, coco(tmp_path / "set"))
     draw(tmp_path / "set/images/p2.jpg", 2, size=(WIDTH, WIDTH))
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out, report.images_left_out) == (5, 1, 1)
+    assert (report.kept, report.excluded, report.images_excluded) == (5, 1, 1)
     assert right(opened(tmp_path / "out").train) == 5
 
 
@@ -94,10 +94,10 @@ def test_boxes_for_the_stored_pixels_are_turned(tmp_path, form, orientation):
 def test_a_turn_that_keeps_the_size_is_told_by_the_other_images(tmp_path, orientation):
     put(tmp_path / "set" / JSON, coco(tmp_path / "set", orientation=orientation))
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out) == (0, 6)
+    assert (report.kept, report.excluded) == (0, 6)
     draw(tmp_path / "set/images/p0.jpg", 0, orientation=6)  # annotated as stored
     report = repaired(tmp_path / "set", tmp_path / "again")
-    assert (report.kept, report.left_out) == (6, 0)
+    assert (report.kept, report.excluded) == (6, 0)
     assert right(opened(tmp_path / "again").train) == 6
     with pytest.raises(DataError, match="EXIF orientation"):
         opened(tmp_path / "set")
@@ -169,7 +169,7 @@ def test_outlines_without_area_go_and_their_boxes_stay(tmp_path):
         entry["segmentation"] = outline
     put(tmp_path / "set" / JSON, made)
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out) == (6, 0)
+    assert (report.kept, report.excluded) == (6, 0)
     assert right(opened(tmp_path / "out").train) == 6
 
 
@@ -179,7 +179,7 @@ def test_an_image_that_loses_all_its_objects_is_left_out_with_them(tmp_path):
     del made["annotations"][2]["segmentation"]
     put(tmp_path / "set" / JSON, made)
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.left_out, report.images_left_out) == (1, 1)
+    assert (report.excluded, report.images_excluded) == (1, 1)
     assert right(opened(tmp_path / "out").train) == 5
 
 
@@ -188,7 +188,7 @@ def test_two_images_of_one_id_are_left_out_with_their_objects(tmp_path):
     made["images"][3]["id"] = 1
     put(tmp_path / "set" / JSON, made)
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.objects, report.left_out) == (6, 2)  # that of image 1 and that without an image
+    assert (report.objects, report.excluded) == (6, 2)  # that of image 1 and that without an image
     assert right(opened(tmp_path / "out").train) == 4
 
 
@@ -258,7 +258,7 @@ def test_corners_for_sides_are_left_out_though_one_box_is_odd(tmp_path, odd):
         opened(tmp_path / "set", skip_invalid=True)
     assert check_annotations(str(tmp_path / "set"), "instances").by_kind["box form"] == 1
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out) == (0, 12)
+    assert (report.kept, report.excluded) == (0, 12)
 
 
 def test_voc_boxes_of_x_y_width_height_are_left_out(tmp_path):
@@ -275,7 +275,7 @@ def test_voc_boxes_of_x_y_width_height_are_left_out(tmp_path):
     with pytest.raises(DataError, match="corners swapped"):
         opened(tmp_path / "set")
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out) == (0, 6)
+    assert (report.kept, report.excluded) == (0, 6)
 
 
 def test_yolo_boxes_of_two_corners_are_left_out(tmp_path):
@@ -289,7 +289,7 @@ def test_yolo_boxes_of_two_corners_are_left_out(tmp_path):
     with pytest.raises(DataError, match="fit as two corners"):
         opened(tmp_path / "set")
     report = repair_annotations(str(tmp_path / "set"), "instances", tmp_path / "out")
-    assert (report.kept, report.left_out) == (0, 6)
+    assert (report.kept, report.excluded) == (0, 6)
 
 
 @pytest.mark.parametrize("beyond", [1, 2])
@@ -300,7 +300,7 @@ def test_boxes_beyond_the_edge_are_cut_only_where_they_are_few(tmp_path, beyond)
         del entry["segmentation"], entry["area"]
     put(tmp_path / "set" / JSON, made)
     report = repair_annotations(str(tmp_path / "set"), "instances", tmp_path / "out")
-    assert (report.kept, report.left_out) == ((6, 0) if beyond == 1 else (0, 6))
+    assert (report.kept, report.excluded) == ((6, 0) if beyond == 1 else (0, 6))
 
 
 def rescaled(root, sizes):
@@ -342,7 +342,7 @@ def test_nothing_is_scaled_in_a_set_that_was_cut(tmp_path):
     for number in (0, 1):
         draw(tmp_path / f"set/images/p{number}.jpg", number, size=(96, 80))
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out) == (0, 4)
+    assert (report.kept, report.excluded) == (0, 4)
 
 
 def test_boxes_that_all_lie_within_the_smaller_size_are_not_scaled(tmp_path):
@@ -351,4 +351,4 @@ def test_boxes_that_all_lie_within_the_smaller_size_are_not_scaled(tmp_path):
         image.update(width=2 * WIDTH, height=2 * HEIGHT)  # stale: the boxes are for the files
     put(tmp_path / "set" / JSON, made)
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.left_out) == (0, 6)
+    assert (report.kept, report.excluded) == (0, 6)

@@ -45,7 +45,7 @@ class Check:
     Args:
         source: Data set: a folder of class folders, a tar of one, ..., or any folder of images.
         out: Folder for the report; default NAME-check in this folder.
-        leave_out: Findings to list in quarantine.txt, besides what cannot be read: leak, near-leak,
+        exclude: Findings to list in quarantine.txt, besides what cannot be read: leak, near-leak,
             duplicate, ..., or none. Of two copies, the one further from the test split is listed
             (train before val before test).
         quarantine: List of images that are left out already (data.quarantine of a recipe);
@@ -65,7 +65,7 @@ class Check:
 
     source: tyro.conf.Positional[str]
     out: Path | None = None
-    leave_out: str = "leak,near-leak"
+    exclude: str = "leak,near-leak"
     quarantine: str | None = None
     tiny: int = 16
     ground_truth: str | None = None
@@ -98,7 +98,7 @@ class Check:
     def _lists(self) -> dict[str, Any]:
         """Return the quarantine list, and the kinds of findings to put into a new one.
 
-        --quarantine once had the meaning of --leave-out.
+        --quarantine once had the meaning of --exclude.
         """
         from resnets.data.finding_kinds import KINDS
 
@@ -107,10 +107,10 @@ class Check:
             return {}
         echo(
             "resnets data check: --quarantine expects a file; continuing as with "
-            f"--leave-out {self.quarantine}",
+            f"--exclude {self.quarantine}",
             error=True,
         )
-        return {"quarantine": None, "leave_out": f"{self.leave_out},{self.quarantine}"}
+        return {"quarantine": None, "exclude": f"{self.exclude},{self.quarantine}"}
 
 
 def _print_report(report: DataReport) -> None:
@@ -144,7 +144,7 @@ def _format_remedy(report: DataReport) -> str:
         )
     if check.leaks and not written.without_leaks:
         return (
-            "Run the check again with --leave-out leak,near-leak to list the images to "
+            "Run the check again with --exclude leak,near-leak to list the images to "
             "exclude from training."
         )
     return f"Train without them:\n  {written.command}"

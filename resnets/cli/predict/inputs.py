@@ -55,11 +55,11 @@ class Inputs:
         """Return the files, with the images of each folder in its place, and print what it has."""
         from resnets.data.dataset.probe_split import warn_unread_frames
         from resnets.data.dataset.summary import announce_folders
-        from resnets.data.files.walk import LeftOut
+        from resnets.data.files.walk import SkippedFiles
         from resnets.evaluate.predict import find_images
 
-        images = find_images(self.paths, left_out := LeftOut())
-        announce_folders(self.paths, len(images), left_out)
+        images = find_images(self.paths, skipped := SkippedFiles())
+        announce_folders(self.paths, len(images), skipped)
         warn_unread_frames(images, self.rename_paths)
         return images
 

@@ -76,7 +76,7 @@ def make_class_table(contents: Contents) -> ClassTable | None:
 
 
 @dataclass(frozen=True)
-class LabelSetSummary:
+class MultilabelSummary:
     """Multi-label data: the number of images, of labels in all, and of images without a label.
 
     together: the pairs of labels that most often occur together, with their counts, sorted.
@@ -88,7 +88,7 @@ class LabelSetSummary:
     together: Sequence[tuple[str, str, int]]
 
 
-def summarize_label_sets(contents: Contents, most: int = 3) -> LabelSetSummary | None:
+def summarize_multilabel(contents: Contents, most: int = 3) -> MultilabelSummary | None:
     """Summarize several labels per image; None if images have one label each."""
     sections = [each for each in contents.sections if is_multilabel(each.labels)]
     if not sections:
@@ -104,7 +104,7 @@ def summarize_label_sets(contents: Contents, most: int = 3) -> LabelSetSummary |
         if pairs[one, two]
     ]
     unlabeled = int((labels.sum(1) == 0).sum())
-    return LabelSetSummary(len(labels), int(labels.sum()), unlabeled, together)
+    return MultilabelSummary(len(labels), int(labels.sum()), unlabeled, together)
 
 
 def select_rows(table: ClassTable) -> list[ClassRow | None]:

@@ -36,7 +36,7 @@ from resnets.data.files.walk import (
     LOOP,
     NOT_IMAGE,
     SPECIAL,
-    LeftOut,
+    SkippedFiles,
 )
 from resnets.data.finding_kinds import (
     EMPTY_CLASS,
@@ -231,8 +231,8 @@ def _open_tree(everything: Listing, spec: DataSpec, unlisted: Sequence[OSError])
         *_unlisted_folder_findings(unlisted, spec.source),
         *([Finding(LAYOUT, "", refusal)] if refusal else []),
         *_folder_findings(listing, layout),
-        *_left_out_findings(listing, layout),
-        *_other_file_findings(listing.left_out),
+        *_skipped_findings(listing, layout),
+        *_other_file_findings(listing.skipped),
     ]
     sections.sort(key=lambda each: _section_order(each.part))
     return Contents(spec.source, sections, findings, trained_summary)
@@ -294,17 +294,17 @@ def _folder_findings(listing: Listing, layout: Layout) -> Iterator[Finding]:
             yield Finding(ODD_FOLDER, folder, "a folder")
 
 
-def _left_out_findings(listing: Listing, layout: Layout) -> Iterator[Finding]:
+def _skipped_findings(listing: Listing, layout: Layout) -> Iterator[Finding]:
     """Yield images that training does not use."""
-    for row, reason in sorted(layout.left_out.items()):
+    for row, reason in sorted(layout.skipped.items()):
         kind = {MASKS: MASK, NO_LABELS: UNLABELED}.get(reason, NO_CLASS_FOLDER)
         yield Finding(kind, listing.paths[row], reason)
 
 
-def _other_file_findings(left_out: LeftOut) -> Iterator[Finding]:
+def _other_file_findings(skipped: SkippedFiles) -> Iterator[Finding]:
     """Yield files that training does not use, one finding per reason and suffix."""
-    for (reason, suffix), count in sorted(left_out.counts.items()):
-        path = left_out.examples[reason, suffix]
+    for (reason, suffix), count in sorted(skipped.counts.items()):
+        path = skipped.examples[reason, suffix]
         if reason == HIDDEN or path == QUARANTINE:
             continue
         more = f"and {count - 1:,} more " if count > 1 else ""

@@ -99,7 +99,7 @@ def _format_table(report: CheckReport) -> str:
     writer = CsvWriter(text)
     writer.writerow(COLUMNS)
     for each in report.findings:
-        kind, quarantined = each.kind, "yes" if each.path in report.left_out else ""
+        kind, quarantined = each.kind, "yes" if each.path in report.quarantined else ""
         details = each.detail, each.part, each.label, each.twin, each.twin_part
         writer.writerow((each.path, kind.name, kind.weight, *details, quarantined))
     return text.getvalue()

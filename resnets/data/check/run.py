@@ -56,18 +56,18 @@ Watch = Callable[[Iterable[int], int, str], Iterable[int]]
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """What a check found in a set: around its images, in them, and between them.
+    """Result of a check of a data set: problems of its layout, its images, and duplicates.
 
-    left_out: paths of images that the set's quarantine lists already. crowded: images with more of
-    similar hash than each was compared with, so that near-copies among them may be missed.
-    annotations: number of bad annotations, for sets with boxes, outlines or class maps. refusals:
-    why training refuses the set, apart from its layout. warnings: what may be wrong with all of its
-    annotations.
+    quarantined: paths of the images that the quarantine of the data set lists. crowded: images with
+    more images of similar hash than each was compared with, so that near-duplicates of them may be
+    missed. annotations: number of invalid annotations, for data sets with boxes, outlines or class
+    maps. refusals: why training refuses the data set, apart from its layout. warnings: what may be
+    wrong with all of its annotations.
     """
 
     contents: Contents
     findings: Sequence[Finding]
-    left_out: frozenset[str] = frozenset()
+    quarantined: frozenset[str] = frozenset()
     crowded: int = 0
     annotations: int = 0
     refusals: Sequence[str] = ()
@@ -92,14 +92,14 @@ class CheckReport:
         return [
             each
             for each in self.findings
-            if each.kind in LEAKS and not {each.path, each.twin} & self.left_out
+            if each.kind in LEAKS and not {each.path, each.twin} & self.quarantined
         ]
 
     @cached_property
     def broken(self) -> int:
         """Number of unusable images that are not in quarantine."""
         return sum(
-            each.kind.weight == "broken" and each.path not in self.left_out
+            each.kind.weight == "broken" and each.path not in self.quarantined
             for each in self.findings
         )
 
@@ -113,7 +113,7 @@ class CheckReport:
             for each in self.findings
             if each.kind in kinds
             and (OTHER_LABEL in each.detail) == other_label
-            and not {each.path, each.twin} & self.left_out
+            and not {each.path, each.twin} & self.quarantined
         ]
 
     @property
@@ -187,10 +187,10 @@ def check_data(
     findings += [each for each in find_same_source(contents) if each.path not in leaking]
     order = {kind: number for number, kind in enumerate(KINDS)}
     findings.sort(key=lambda each: order.get(each.kind, len(order)))
-    return CheckReport(contents, findings, _left_out(contents, spec), proposals.crowded)
+    return CheckReport(contents, findings, _quarantined_paths(contents, spec), proposals.crowded)
 
 
-def _left_out(contents: Contents, spec: DataSpec) -> frozenset[str]:
+def _quarantined_paths(contents: Contents, spec: DataSpec) -> frozenset[str]:
     """Return the paths of images that the quarantine of the set lists."""
     quarantine = Quarantine.of(spec)
     if not quarantine.paths:

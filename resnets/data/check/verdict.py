@@ -17,7 +17,7 @@ from resnets.data.check.classes import (
     VAL,
     find_role,
     make_class_table,
-    summarize_label_sets,
+    summarize_multilabel,
 )
 from resnets.data.check.leaks import OTHER_LABEL
 from resnets.data.check.run import CheckReport
@@ -92,7 +92,7 @@ def make_verdict(report: CheckReport) -> list[VerdictItem]:
     ]
     if not any(point.weight in ("leak", "broken", "refused") for point in points):
         points.insert(0, _good_item(report))
-    return [*points, *_left_out_items(report)]
+    return [*points, *_quarantined_items(report)]
 
 
 def list_warnings(report: CheckReport) -> list[str]:
@@ -111,14 +111,14 @@ def list_warnings(report: CheckReport) -> list[str]:
     copies = [
         each
         for each in _iter_kind(report, SAME_SOURCE)
-        if not {each.path, each.twin} & report.left_out
+        if not {each.path, each.twin} & report.quarantined
     ]
     if copies:
         first = copies[0]
         warnings.append(
             f"{len(copies):,} {_plural(len(copies), 'image has', 'images have')} a copy of the same"
             f" source in another part, by their names: {first.path} ({first.detail});"
-            " --leave-out same-source lists them"
+            " --exclude same-source lists them"
         )
     return warnings
 
@@ -134,7 +134,7 @@ def _series_warnings(report: CheckReport) -> list[str]:
 def count_usable(report: CheckReport) -> dict[str, int]:
     """Return the number of images of each part that are neither in quarantine nor unreadable."""
     broken = {each.path for each in report.findings if each.kind.weight == "broken"}
-    excluded, contents = broken | report.left_out, report.contents
+    excluded, contents = broken | report.quarantined, report.contents
     found = dict(report.images)
     for number in range(len(contents) if excluded else 0):
         if contents.path(number) in excluded:
@@ -239,7 +239,7 @@ def _broken_items(report: CheckReport) -> Iterator[VerdictItem]:
 def _class_items(report: CheckReport) -> Iterator[VerdictItem]:
     table = make_class_table(report.contents)
     counts = report.counts
-    if (sets := summarize_label_sets(report.contents)) is not None:
+    if (sets := summarize_multilabel(report.contents)) is not None:
         text = f"Multi-label data: {sets.labels / sets.images:.2f} labels per image on average,"
         text += f" {sets.unlabeled:,} {_plural(sets.unlabeled, 'image')} without a label"
         pairs = ", ".join(f"{one} and {two} ({count:,})" for one, two, count in sets.together)
@@ -294,7 +294,7 @@ def _duplicate_items(report: CheckReport) -> Iterator[VerdictItem]:
     if num_copies:
         images = _plural(num_copies, "image is a copy", "images are copies")
         text = f"{num_copies:,} {images} of another in the same part"
-        advice = "They count twice; --leave-out duplicate,near-duplicate lists them too."
+        advice = "They count twice; --exclude duplicate,near-duplicate lists them too."
         yield VerdictItem("suspect", text, advice)
 
 
@@ -311,20 +311,20 @@ def _crowded_items(report: CheckReport) -> Iterator[VerdictItem]:
 def _good_item(report: CheckReport) -> VerdictItem:
     parts = [part for part in report.images if part]
     leak_note = "; no part shares an image with another" if len(parts) > 1 else ""
-    subject = "All other images" if report.left_out else "All images"
+    subject = "All other images" if report.quarantined else "All images"
     return VerdictItem("good", f"{subject} can be read{leak_note}")
 
 
-def _left_out_items(report: CheckReport) -> Iterator[VerdictItem]:
-    if not report.left_out:
+def _quarantined_items(report: CheckReport) -> Iterator[VerdictItem]:
+    if not report.quarantined:
         return
     count = Counter(
         each.kind in LEAKS
         for each in report.findings
-        if each.path in report.left_out and (each.kind in LEAKS or each.kind.weight == "broken")
+        if each.path in report.quarantined and (each.kind in LEAKS or each.kind.weight == "broken")
     )
     leak_note = f", {count[True]:,} leaks among them" if count[True] else ""
-    total = len(report.left_out)
+    total = len(report.quarantined)
     text = f"{total:,} {_plural(total, 'image')} in quarantine already{leak_note}"
     yield VerdictItem("good", text, "Training and evaluation exclude them.")
 

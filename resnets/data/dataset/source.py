@@ -16,7 +16,7 @@ from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.dataset.labels import Labels, is_multilabel
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 
 Rows = NDArray[np.int64]
 
@@ -106,7 +106,7 @@ class Source:
         test: Function that opens the test part; None if there is none.
         test_title: Name of the test part.
         test_images: Number of test images, if known without opening the part.
-        left_out: Files that are in no part.
+        skipped: Files that are in no part.
         notes: Lines about how the source was interpreted.
         warnings: Lines about possible misinterpretations.
         value_range: Range that values of more than 8 bits were already scaled from (`DataSpec`).
@@ -119,7 +119,7 @@ class Source:
     test: Callable[[], Part] | None = None
     test_title: str = "its own"
     test_images: int | None = None
-    left_out: LeftOut = field(default_factory=LeftOut)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None

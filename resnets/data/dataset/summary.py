@@ -14,7 +14,7 @@ from typing import Any
 
 from resnets.data.dataset.labels import Labels, class_counts
 from resnets.data.dataset.source import Rows, Source
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.utils.argument_names import in_caller_terms
 from resnets.utils.printable import echo, printable
 
@@ -47,7 +47,7 @@ class DataSummary:
 
     Attributes:
         rarest: Class with the fewest training images, and their number (or that of `counted`).
-        left_out: Texts with counts of skipped files, by reason and suffix.
+        skipped: Texts with counts of skipped files, by reason and suffix.
         links: Number of links to folders that were followed.
         warnings: Lines about possible misinterpretations; they are printed in full.
         grouped_by: Setting of groups of related images (`data.group`).
@@ -60,7 +60,7 @@ class DataSummary:
     classes: Sequence[str]
     splits: Sequence[SplitSummary]
     rarest: tuple[str, int] | None = None
-    left_out: Sequence[str] = ()
+    skipped: Sequence[str] = ()
     links: int = 0
     notes: Sequence[str] = ()
     counted: str = "image"
@@ -75,8 +75,8 @@ class DataSummary:
         entries = [("data", self._format_classes()), (self.unit, self._format_splits())]
         if self.grouped_by is not None:
             entries.append(("groups", self._format_groups()))
-        left_out = _join_some(self.left_out, MAX_REASONS, "reasons")
-        entries += [("skipped", left_out)] if left_out else []
+        skipped = _join_some(self.skipped, MAX_REASONS, "reasons")
+        entries += [("skipped", skipped)] if skipped else []
         notes = _join_some(self.notes, MAX_NOTES, "notes", "; ")
         if self.links:
             links = f"{self.links:,} link{'s' * (self.links > 1)} to folders followed"
@@ -103,7 +103,7 @@ class DataSummary:
             },
             "grouped_by": self.grouped_by,
             "groups": dict(self.groups),
-            "left_out": list(self.left_out),
+            "left_out": list(self.skipped),
             "links_followed": self.links,
             "notes": list(self.notes),
             "warnings": list(self.warnings),
@@ -137,17 +137,17 @@ class DataSummary:
 def summarize(
     source: Source,
     shares: Mapping[str, tuple[Rows | None, str]],
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
 ) -> DataSummary:
     """Return the summary of a data set that is split.
 
     shares: by role the rows of the training part (None for a part of the source), and a description
-    of their origin. left_out: counted in addition to the source's.
+    of their origin. skipped: counted in addition to the source's.
     """
-    all_left_out = LeftOut()
-    all_left_out.add_all(source.left_out)
-    if left_out is not None:
-        all_left_out.add_all(left_out)
+    all_skipped = SkippedFiles()
+    all_skipped.add_all(source.skipped)
+    if skipped is not None:
+        all_skipped.add_all(skipped)
     splits = []
     for role, (rows, origin) in shares.items():
         part = {"train": source.train, "val": source.val}.get(role)
@@ -159,8 +159,8 @@ def summarize(
         source.classes,
         splits,
         find_rarest_class(source.classes, labels if rows is None else labels[rows]),
-        all_left_out.parts(),
-        all_left_out.links,
+        all_skipped.parts(),
+        all_skipped.links,
         source.notes,
         warnings=source.warnings,
     )
@@ -191,10 +191,10 @@ def summarize_source(source: Source) -> DataSummary:
     return summarize(source, shares)
 
 
-def summarize_images(name: str, count: int, left_out: LeftOut) -> DataSummary:
+def summarize_images(name: str, count: int, skipped: SkippedFiles) -> DataSummary:
     """Return the summary of images without classes."""
     split = SplitSummary("images", count, "")
-    return DataSummary(name, (), [split], None, left_out.parts(), left_out.links)
+    return DataSummary(name, (), [split], None, skipped.parts(), skipped.links)
 
 
 _printed: set[tuple[str, ...]] = set()
@@ -212,12 +212,12 @@ def announce(found: object) -> None:
             echo(line, error=True)
 
 
-def announce_folders(paths: Sequence[str | Path], images: int, left_out: LeftOut) -> None:
+def announce_folders(paths: Sequence[str | Path], images: int, skipped: SkippedFiles) -> None:
     """Print the summary of images found in folders; nothing if only files were given."""
     folders = [str(path) for path in paths if Path(path).is_dir()]
     if folders:
         name = folders[0] if len(folders) == 1 else f"{len(folders):,} folders"
-        announce(summarize_images(name, images, left_out))
+        announce(summarize_images(name, images, skipped))
 
 
 def _wrap_entry(name: str, text: str, width: int) -> list[str]:

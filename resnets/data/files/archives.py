@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, Listing
 from resnets.data.files.tar import follow_links, list_tar, sort_members
-from resnets.data.files.walk import HEAD_BYTES, OLDER_MEMBER, LeftOut
+from resnets.data.files.walk import HEAD_BYTES, OLDER_MEMBER, SkippedFiles
 from resnets.utils.errors import reading
 from resnets.utils.printable import printable
 
@@ -89,18 +89,18 @@ def list_archive(archive: Path, include: Callable[[str], bool] | None = None) ->
 def list_zip(archive: Path, include: Callable[[str], bool] | None = None) -> Listing:
     """List images in a zip, as `list_archive`."""
     zip_file = open_zip(archive)
-    left_out = LeftOut()
-    members, links, folders = _read_members(zip_file, archive, left_out)
-    follow_links(members, links, left_out, str(archive))
+    skipped = SkippedFiles()
+    members, links, folders = _read_members(zip_file, archive, skipped)
+    follow_links(members, links, skipped, str(archive))
 
     def head(path: str) -> bytes:
         with reading(f"{archive}:{path}", DataError), zip_file.open(members[path]) as stream:
             return stream.read(HEAD_BYTES)
 
-    paths, all_folders, others = sort_members(members, folders, head, include, left_out)
+    paths, all_folders, others = sort_members(members, folders, head, include, skipped)
     _check_readable(archive, [(path, members[path]) for path in paths])
     files: Files = ZipFiles(archive, zip_file, paths, [members[path] for path in paths])
-    return Listing(files, paths, all_folders, others, left_out)
+    return Listing(files, paths, all_folders, others, skipped)
 
 
 def open_zip(archive: Path) -> zipfile.ZipFile:
@@ -110,7 +110,7 @@ def open_zip(archive: Path) -> zipfile.ZipFile:
 
 
 def _read_members(
-    zip_file: zipfile.ZipFile, archive: Path, left_out: LeftOut
+    zip_file: zipfile.ZipFile, archive: Path, skipped: SkippedFiles
 ) -> tuple[dict[str, zipfile.ZipInfo], dict[str, str], set[str]]:
     """Return a zip's files by path, its links (path -> target), and its folders.
 
@@ -130,7 +130,7 @@ def _read_members(
             links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         else:
             if path in members:
-                left_out.add(OLDER_MEMBER, path)
+                skipped.add(OLDER_MEMBER, path)
             members[path] = member
     return members, links, folders
 
@@ -138,9 +138,9 @@ def _read_members(
 def unzip_to_tar(archive: Path, out: IO[bytes]) -> None:
     """Write a zip's files as a plain tar; raise DataError if one cannot be read or is encrypted."""
     zip_file = open_zip(archive)
-    left_out = LeftOut()
-    members, links, _ = _read_members(zip_file, archive, left_out)
-    follow_links(members, links, left_out, str(archive))
+    skipped = SkippedFiles()
+    members, links, _ = _read_members(zip_file, archive, skipped)
+    follow_links(members, links, skipped, str(archive))
     _check_readable(archive, list(members.items()))
     with zip_file, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path, member in members.items():

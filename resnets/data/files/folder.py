@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.data.files.walk import (
     NOT_IMAGE,
-    LeftOut,
+    SkippedFiles,
     file_head,
     open_nonblocking,
     walk_folder,
@@ -74,27 +74,27 @@ class Listing:
     """The contents of a folder or archive: its images, sorted by path, and its folders.
 
     `paths` (one for each of `files`) and `folders` are relative, with forward slashes. others:
-    paths of other files that were requested. left_out: counts files that are not in `paths`.
+    paths of other files that were requested. skipped: counts files that are not in `paths`.
     """
 
     files: Files
     paths: Sequence[str]
     folders: Sequence[str]
     others: frozenset[str] = frozenset()
-    left_out: LeftOut = field(default_factory=LeftOut)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def images(self) -> Listing:
         """Return the listing without `others`, which are counted as skipped."""
         if not self.others:
             return self
-        left_out = LeftOut()
-        left_out.add_all(self.left_out)
+        skipped = SkippedFiles()
+        skipped.add_all(self.skipped)
         for path in sorted(self.others):
-            left_out.add(NOT_IMAGE, path)
+            skipped.add(NOT_IMAGE, path)
         rows = [row for row, path in enumerate(self.paths) if path not in self.others]
         paths = [self.paths[row] for row in rows]
         files = self.files.take(np.array(rows, np.int64))
-        return Listing(files, paths, self.folders, left_out=left_out)
+        return Listing(files, paths, self.folders, skipped=skipped)
 
 
 def read_file(path: Path | str) -> bytes:
@@ -124,29 +124,29 @@ def list_folder(
 
     A folder that cannot be listed raises DataError, unless `onerror` handles it.
     """
-    left_out = LeftOut()
+    skipped = SkippedFiles()
     folders: list[str] = []
 
     def files() -> Iterator[str]:
-        for path in walk_folder(root, left_out, onerror):
+        for path in walk_folder(root, skipped, onerror):
             if path.endswith("/"):
                 folders.append(path[:-1])
             else:
                 yield path
 
-    paths, others = select_images(files(), lambda path: file_head(root / path), include, left_out)
-    return Listing(FolderFiles(root, paths), paths, sorted(folders), others, left_out)
+    paths, others = select_images(files(), lambda path: file_head(root / path), include, skipped)
+    return Listing(FolderFiles(root, paths), paths, sorted(folders), others, skipped)
 
 
 def select_images(
     paths: Iterable[str],
     head: Callable[[str], bytes],
     include: Callable[[str], bool] | None,
-    left_out: LeftOut,
+    skipped: SkippedFiles,
 ) -> tuple[list[str], frozenset[str]]:
     """Return the images among `paths` and files by `include`, and which of them are not images.
 
-    head: returns the first bytes of a file. All other files are counted in `left_out`.
+    head: returns the first bytes of a file. All other files are counted in `skipped`.
     """
     chosen, others = [], []
     for path in paths:
@@ -157,5 +157,5 @@ def select_images(
             chosen.append(path)
             others.append(path)
         else:
-            left_out.add(reason, path)
+            skipped.add(reason, path)
     return chosen, frozenset(others)

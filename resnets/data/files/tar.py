@@ -33,7 +33,7 @@ from resnets.data.files.walk import (
     HEAD_BYTES,
     LOOP,
     OLDER_MEMBER,
-    LeftOut,
+    SkippedFiles,
     filter_visible,
     is_visible,
     read_suffixes,
@@ -90,7 +90,7 @@ def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
     links: dict[str, str] = {}
     folders: set[str] = set()
     sparse: set[str] = set()
-    left_out = LeftOut()
+    skipped = SkippedFiles()
     stream = _open_uncompressed(archive)
     with reading_tar(archive), tarfile.open(fileobj=stream, mode="r:") as tar:
         while (member := tar.next()) is not None:
@@ -100,7 +100,7 @@ def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
                 folders.add(path)
             elif member.isreg():
                 if path in spans:
-                    left_out.add(OLDER_MEMBER, path)
+                    skipped.add(OLDER_MEMBER, path)
                 spans[path] = (member.offset_data, member.size)
                 if is_sparse(member):
                     sparse.add(path)
@@ -108,17 +108,17 @@ def _list_tar(archive: Path, include: Callable[[str], bool] | None) -> Listing:
                 start = posixpath.dirname(path) if member.issym() else ""
                 links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
         check_end(tar, stream)
-    follow_links(spans, links, left_out, str(archive))
+    follow_links(spans, links, skipped, str(archive))
 
     def head(path: str) -> bytes:
         offset, size = spans[path]
         return os.pread(stream.fileno(), min(HEAD_BYTES, size), offset)
 
-    paths, all_folders, others = sort_members(spans, folders, head, include, left_out)
+    paths, all_folders, others = sort_members(spans, folders, head, include, skipped)
     refuse_sparse([path for path in paths if path in sparse], str(archive))
     span_array = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
     return Listing(
-        TarFiles(archive, stream, paths, span_array), paths, all_folders, others, left_out
+        TarFiles(archive, stream, paths, span_array), paths, all_folders, others, skipped
     )
 
 
@@ -139,14 +139,14 @@ def sort_members(
     folders: Iterable[str],
     head: Callable[[str], bytes],
     include: Callable[[str], bool] | None,
-    left_out: LeftOut,
+    skipped: SkippedFiles,
 ) -> tuple[list[str], list[str], frozenset[str]]:
     """Return an archive's images and files by `include`, folders, and which are not images.
 
     See `select_images`.
     """
-    visible = filter_visible(sorted(members), left_out)
-    paths, others = select_images(visible, head, include, left_out)
+    visible = filter_visible(sorted(members), skipped)
+    paths, others = select_images(visible, head, include, skipped)
     found = set(folders)
     for path in paths:
         found.update(_parents(path))
@@ -154,12 +154,12 @@ def sort_members(
 
 
 def follow_links(
-    members: dict[str, Member], links: Mapping[str, str], left_out: LeftOut, archive: str
+    members: dict[str, Member], links: Mapping[str, str], skipped: SkippedFiles, archive: str
 ) -> None:
     """Add the targets of an archive's `links` (path -> target) to its `members`.
 
     A link to a folder adds all files in it. Raises DataError for a broken link named like an image,
-    and if links to links add too many files; other broken links are counted in `left_out`.
+    and if links to links add too many files; other broken links are counted in `skipped`.
     """
     unresolved = dict(links)
     limit = len(members) + MAX_LINKED
@@ -180,16 +180,16 @@ def follow_links(
             if target in members:
                 members[path] = members[target]
             elif f"{path}/".startswith(f"{target}/") or target == ".":
-                left_out.add(LOOP, path, suffix="")
+                skipped.add(LOOP, path, suffix="")
             elif inside:  # "0" follows "/", so these are what is in the folder
                 members.update({path + name[len(target) :]: members[name] for name in inside})
-                left_out.links += 1
+                skipped.links += 1
             elif is_image_name(path):
                 raise DataError(
                     f"{archive}:{path}: is a link to {target}, which is not a file in the archive"
                 )
             else:
-                left_out.add(BROKEN_LINK, path)
+                skipped.add(BROKEN_LINK, path)
             if len(members) > limit:
                 raise DataError(
                     f"{archive}: links to folders add more than {MAX_LINKED:,} files; unpack the "
@@ -200,7 +200,7 @@ def follow_links(
         if not resolvable:
             break
     for path in sorted(unresolved):
-        left_out.add(LOOP, path, suffix="")
+        skipped.add(LOOP, path, suffix="")
 
 
 def is_sparse(member: tarfile.TarInfo) -> bool:

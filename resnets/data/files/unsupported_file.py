@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from resnets.data.file_kinds import NOT_THE_FILE, Group, describe_kind
-from resnets.data.files.walk import MAGIC, LeftOut
+from resnets.data.files.walk import MAGIC, SkippedFiles
 
 UNPACK = "unpack it into a folder, or make a zip or tar of it"
 AS_IMAGES = "save its images as files"
@@ -42,9 +42,9 @@ def describe_file(path: Path) -> str | None:
     return describe_kind(head, REMEDIES)
 
 
-def describe_inner_archives(left_out: LeftOut) -> str:
+def describe_inner_archives(skipped: SkippedFiles) -> str:
     """Return what to do if a set without images has archives in it; "" if it has none."""
-    counts = {suffix: count for (_, suffix), count in left_out.counts.items() if suffix in ARCHIVES}
+    counts = {suffix: count for (_, suffix), count in skipped.counts.items() if suffix in ARCHIVES}
     if not counts:
         return ""
     return "; archives within it are not opened: unpack them there, or give one of them as the data"

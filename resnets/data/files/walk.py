@@ -3,7 +3,7 @@
 Every command that lists images uses it, so that all see the same files: links to files and folders
 are followed, except a link to a parent folder; hidden and system entries (".git", "@eaDir",
 "__MACOSX", "Thumbs.db") are skipped; files with other suffixes are recognized by their first
-bytes. Files that are skipped are counted by reason and suffix in a `LeftOut`.
+bytes. Files that are skipped are counted by reason and suffix in a `SkippedFiles`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ HeadReader = Callable[[], bytes]
 
 
 @dataclass
-class LeftOut:
+class SkippedFiles:
     """The files that a listing skipped, counted by (reason, suffix), with an example of each.
 
     links: number of links to folders that were followed. Reasons are texts for users.
@@ -126,18 +126,18 @@ class LeftOut:
             del self.counts[key]
             self.examples.pop(key, None)
 
-    def add_all(self, other: LeftOut) -> None:
+    def add_all(self, other: SkippedFiles) -> None:
         """Add the counts of another one."""
         self.counts.update(other.counts)
         self.links += other.links
         for key, path in other.examples.items():
             self.examples.setdefault(key, path)
 
-    def without(self, reasons: Iterable[str]) -> LeftOut:
+    def without(self, reasons: Iterable[str]) -> SkippedFiles:
         """Return a copy without some reasons."""
         excluded = set(reasons)
         counts = {key: count for key, count in self.counts.items() if key[0] not in excluded}
-        return LeftOut(Counter(counts), self.examples, self.links)
+        return SkippedFiles(Counter(counts), self.examples, self.links)
 
     @property
     def total(self) -> int:
@@ -231,17 +231,17 @@ def why_not_image_bytes(head: bytes) -> str | None:
 
 def walk_folder(
     root: Path,
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
     """Yield every visible file below `root`, sorted by path, relative, with forward slashes.
 
     Folders, including empty ones, precede their contents and end with a slash. One folder is held
     in memory at a time. Links are followed; hidden entries, pipes, broken links and links to a
-    parent folder are counted in `left_out`. A folder that cannot be listed raises DataError, unless
+    parent folder are counted in `skipped`. A folder that cannot be listed raises DataError, unless
     `onerror` handles it.
     """
-    counted = LeftOut() if left_out is None else left_out
+    counted = SkippedFiles() if skipped is None else skipped
     visits: Counter[tuple[int, int]] = Counter()
 
     def iter_folder(prefix: str, parents_above: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -284,22 +284,22 @@ def walk_folder(
     yield from iter_folder("", _parent_ids(root))
 
 
-def count_unread(root: Path, read: Iterable[Path]) -> LeftOut:
+def count_unread(root: Path, read: Iterable[Path]) -> SkippedFiles:
     """Count the files below `root` that a set which is not of images in files does not `read`."""
-    left_out, known = LeftOut(), set(read)
-    for path in walk_folder(root, left_out):
+    skipped, known = SkippedFiles(), set(read)
+    for path in walk_folder(root, skipped):
         if not path.endswith("/") and root / path not in known:
-            left_out.add(UNREAD, path)
-    return left_out
+            skipped.add(UNREAD, path)
+    return skipped
 
 
 def walk_images(
     root: Path,
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """Yield the images among the files of `walk_folder`; count the others in `left_out`."""
-    counted = LeftOut() if left_out is None else left_out
+    """Yield the images among the files of `walk_folder`; count the others in `skipped`."""
+    counted = SkippedFiles() if skipped is None else skipped
     for path in walk_folder(root, counted, onerror):
         if path.endswith("/"):
             continue
@@ -310,7 +310,7 @@ def walk_images(
             counted.add(reason, path)
 
 
-def walk_unlabeled(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
+def walk_unlabeled(root: Path, skipped: SkippedFiles | None = None) -> Iterator[str]:
     """Yield images as `walk_images`, for uses without classes, and folders that cannot be listed.
 
     Reading such a folder then reports why. Raises DataError if `root` cannot be listed.
@@ -323,7 +323,7 @@ def walk_unlabeled(root: Path, left_out: LeftOut | None = None) -> Iterator[str]
             raise DataError(f"{root}: cannot be listed ({error.strerror})") from error
         unlisted.append(path.relative_to(root).as_posix())
 
-    for path in walk_images(root, left_out, keep_unlisted):
+    for path in walk_images(root, skipped, keep_unlisted):
         yield from unlisted
         unlisted.clear()
         yield path
@@ -341,7 +341,7 @@ def open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def filter_visible(names: Iterable[str], left_out: LeftOut) -> list[str]:
+def filter_visible(names: Iterable[str], skipped: SkippedFiles) -> list[str]:
     """Return the visible entries of an archive; each hidden file or folder is counted once."""
     hidden: set[str] = set()
     visible = []
@@ -351,17 +351,17 @@ def filter_visible(names: Iterable[str], left_out: LeftOut) -> list[str]:
             visible.append(name)
         elif part not in hidden:
             hidden.add(part)
-            left_out.add(HIDDEN, part, suffix="")
+            skipped.add(HIDDEN, part, suffix="")
     return visible
 
 
 def _iter_names(
-    entries: Iterator[os.DirEntry[str]], prefix: str, left_out: LeftOut
+    entries: Iterator[os.DirEntry[str]], prefix: str, skipped: SkippedFiles
 ) -> Iterator[str]:
     """Yield the names of the visible entries of a folder; folders end with a slash."""
     for entry in entries:
         if is_hidden(entry.name):
-            left_out.add(HIDDEN, prefix + entry.name, suffix="")
+            skipped.add(HIDDEN, prefix + entry.name, suffix="")
             continue
         kind = _entry_kind(entry)
         if kind == "folder":
@@ -369,7 +369,7 @@ def _iter_names(
         elif kind == "file" or (kind == "gone" and suffix_of(entry.name) in read_suffixes()):
             yield entry.name  # also a broken link named like an image: reading it reports why
         else:
-            left_out.add(BROKEN_LINK if kind == "gone" else SPECIAL, prefix + entry.name)
+            skipped.add(BROKEN_LINK if kind == "gone" else SPECIAL, prefix + entry.name)
 
 
 def _entry_kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "gone", "special"]:

@@ -68,7 +68,7 @@ class Layout:
     """
 
     splits: Sequence[SplitRows]
-    left_out: dict[int, str] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
@@ -186,7 +186,7 @@ def _read_splits(
 ) -> Layout:
     """Read split folders, with or without class folders in them."""
     chosen: dict[Role, str] = {}
-    left_out: dict[int, str] = {}
+    skipped: dict[int, str] = {}
     notes = []
     for name in sorted(roles, key=lambda name: (not inner[name].non_empty, name)):
         role = "train" if roles[name] == "trainval" else roles[name]
@@ -198,7 +198,7 @@ def _read_splits(
                 " split; keep one, or put all images into one"
             )
         else:
-            left_out.update(dict.fromkeys(inner[name].iter_rows(), NO_LABELS))
+            skipped.update(dict.fromkeys(inner[name].iter_rows(), NO_LABELS))
     splits = []
     for role, name in chosen.items():
         split_folder = inner[name]
@@ -216,7 +216,7 @@ def _read_splits(
             and not train_classes & set(each.names)
         ):
             notes.append(f"{each.title}/ has none of the classes of the training split")
-    layout = _make_layout(splits, paths, left_out, notes)
+    layout = _make_layout(splits, paths, skipped, notes)
     empty = find_folder_roles([each.name for each in top.folders.values() if not each.count])
     absent = [f"{top.prefix}{name}/" for name, role in empty.items() if role not in chosen]
     warnings = [f"{path} has the name of a split, but no images" for path in absent]
@@ -320,7 +320,7 @@ def _remove_repeats(
     cell_images/cat/, cell_images/dog/ and cell_images/cell_images/cat/ ... result from an archive
     that was packed with its own folder. Raises DataError if the files in it are different.
     """
-    left_out: dict[int, str] = {}
+    skipped: dict[int, str] = {}
     notes = []
     known = set(paths)
     for folder in list(top.non_empty):
@@ -338,12 +338,12 @@ def _remove_repeats(
                 f" each class together, or move it away, or {USE_AS_CLASSES}"
             )
         del top.folders[folder.name]
-        left_out.update(dict.fromkeys(rows, REPEATED))
+        skipped.update(dict.fromkeys(rows, REPEATED))
         notes.append(
             f"{folder.path}/ repeats the class folders next to it, file by file: {len(rows):,}"
             " images skipped"
         )
-    return left_out, notes
+    return skipped, notes
 
 
 def _check_classes(top: _Folder, where: str) -> None:
@@ -359,7 +359,7 @@ def _check_classes(top: _Folder, where: str) -> None:
 def _make_layout(
     splits: Sequence[SplitRows],
     paths: Sequence[str],
-    left_out: dict[int, str] | None = None,
+    skipped: dict[int, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Layout:
     """Return the layout without masks in class folders; images in no split get a reason."""
@@ -376,11 +376,11 @@ def _make_layout(
         ]
         rows, names = [row for row, _ in pairs], [name for _, name in pairs]
         cleaned.append(replace(split, rows=rows, names=names))
-    all_left_out = dict(left_out or {}) | dict.fromkeys(masks, MASKS)
-    used = set(chain.from_iterable(split.rows for split in cleaned)) | all_left_out.keys()
-    all_left_out.update({row: NO_CLASS_FOLDER for row in range(len(paths)) if row not in used})
+    all_skipped = dict(skipped or {}) | dict.fromkeys(masks, MASKS)
+    used = set(chain.from_iterable(split.rows for split in cleaned)) | all_skipped.keys()
+    all_skipped.update({row: NO_CLASS_FOLDER for row in range(len(paths)) if row not in used})
     classes = {name for split in cleaned for name, _ in split.class_folders}
-    return Layout(cleaned, all_left_out, tuple(notes), class_name_warnings(sorted(classes)))
+    return Layout(cleaned, all_skipped, tuple(notes), class_name_warnings(sorted(classes)))
 
 
 def _iter_masks(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:

@@ -27,7 +27,7 @@ from resnets.data.files.tar import (
 from resnets.data.sources import webdataset
 from resnets.data.sources.class_folders import read_tree
 from resnets.data.sources.flat_folder import open_flat
-from resnets.data.tables.label_sets import LabelForm
+from resnets.data.tables.multilabel import LabelForm
 from resnets.data.tables.unread_labels import may_hold_labels
 from resnets.utils.errors import reading
 

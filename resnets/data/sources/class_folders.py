@@ -17,7 +17,7 @@ from resnets.data.dataset.source import FilePart, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing
 from resnets.data.files.unsupported_file import describe_inner_archives
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.data.layout.class_spelling import (
     check_distinct,
     label_in_name,
@@ -40,8 +40,8 @@ from resnets.data.tables.flat_labels import (
     is_table,
 )
 from resnets.data.tables.ground_truth_file import imagenet_wnids
-from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.labels import class_names
+from resnets.data.tables.multilabel import LabelForm
 from resnets.data.tables.unread_labels import (
     describe_label_files,
     find_label_files,
@@ -86,13 +86,13 @@ def read_tree(
         labels_from: See `layout.read_layout`.
         quarantine: Quarantine list in use.
         group: Column of groups in a table of labels.
-        labels: See `label_sets.read_label_sets`.
+        labels: See `multilabel.parse_labels`.
 
     Raises DataError if there are no images or class folders, for a class without images, for a
     class in validation or test that training lacks, and for an ambiguous layout.
     """
     if len(listing.paths) == len(listing.others):
-        details = listing.left_out.describe() + describe_inner_archives(listing.left_out)
+        details = listing.skipped.describe() + describe_inner_archives(listing.skipped)
         raise DataError(
             f"{where}: no images found; expected a folder of them for each class{details}"
         )
@@ -113,7 +113,7 @@ def read_tree(
         found = read_flat_labels(split, layout, everything, where, truth, group, form)
         if found is not None:
             read.append(found.file)
-            listing.left_out.discard_label_file(found.file)
+            listing.skipped.discard_label_file(found.file)
             absent.update(dict.fromkeys(filter(None, [found.warning])))
         return found
 
@@ -191,21 +191,21 @@ def _read_single_folder(
 def read_tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layout:
     """Return the layout of a listing, without masks that are stored next to their images."""
     layout = read_layout(listing.paths, listing.folders, where, labels_from)
-    splits, left_out = [], dict(layout.left_out)
+    splits, skipped = [], dict(layout.skipped)
     warnings = layout.warnings if labels_from == "auto" else ()  # else the user chose
     for split in layout.splits:
         found = find_masks(listing.paths, split.rows, listing.files)
-        left_out.update(dict.fromkeys(sorted(found.masks), MASKS))
+        skipped.update(dict.fromkeys(sorted(found.masks), MASKS))
         splits.append(_drop_rows(split, found.masks))
         warnings = (*warnings, *found.warnings(listing.paths))
-    return replace(layout, splits=splits, left_out=left_out, warnings=warnings)
+    return replace(layout, splits=splits, skipped=skipped, warnings=warnings)
 
 
-def count_left_out(layout: Layout, listing: Listing) -> LeftOut:
+def count_skipped(layout: Layout, listing: Listing) -> SkippedFiles:
     """Count the files of a listing that are in no split of the layout."""
-    found = LeftOut()
-    found.add_all(listing.left_out)
-    for row, reason in sorted(layout.left_out.items()):
+    found = SkippedFiles()
+    found.add_all(listing.skipped)
+    for row, reason in sorted(layout.skipped.items()):
         found.add(reason, listing.paths[row])
     return found
 
@@ -269,7 +269,7 @@ def _make_folder_tree(
     source = source_from_parts(name, classes, parts, where)
     source = replace(
         source,
-        left_out=count_left_out(layout, listing),
+        skipped=count_skipped(layout, listing),
         notes=tuple(notes),
         warnings=tuple(layout.warnings),
     )
@@ -288,7 +288,7 @@ def _make_folder_part(
         if folder not in filled:
             raise DataError(
                 f"{where}/{path}: a class without images; add some or remove the folder"
-                f"{listing.left_out.describe()}"
+                f"{listing.skipped.describe()}"
             )
         if class_name is None:
             raise DataError(
@@ -335,9 +335,9 @@ def _make_flat_tree(
         if (part := add_flat_part(split, labels, classes, listing, layout, notes)) is not None:
             parts[split.role or "train"] = part
     source = source_from_parts(name, classes, parts, where)
-    left_out = count_left_out(layout, listing)
+    skipped = count_skipped(layout, listing)
     notes = [*layout.notes, *notes]
-    source = replace(source, left_out=left_out, notes=tuple(notes), warnings=tuple(layout.warnings))
+    source = replace(source, skipped=skipped, notes=tuple(notes), warnings=tuple(layout.warnings))
     return Tree(source, layout, parts)
 
 
@@ -353,7 +353,7 @@ def _make_column_tree(
     split_of = dict(zip(all_images.rows, labels.splits, strict=True))
     label_of = dict(zip(all_images.rows, labels.labels, strict=True))
     group_of = dict(zip(all_images.rows, labels.groups or [""] * len(labels.labels), strict=True))
-    layout.left_out.update({row: NOT_IN_TABLE for row, split in split_of.items() if not split})
+    layout.skipped.update({row: NOT_IN_TABLE for row, split in split_of.items() if not split})
     splits = [
         replace(all_images, role=role, title=role, rows=rows)
         for role in ROLES
@@ -376,6 +376,6 @@ def _make_column_tree(
         for split in splits
     }
     source = source_from_parts(name, classes, parts, where)
-    left_out = count_left_out(layout, listing)
+    skipped = count_skipped(layout, listing)
     notes = (*layout.notes, describe_label_file(all_images, labels))
-    return Tree(replace(source, left_out=left_out, notes=notes), layout, parts)
+    return Tree(replace(source, skipped=skipped, notes=notes), layout, parts)

@@ -19,7 +19,7 @@ from resnets.data.dataset.labels import multi_hot
 from resnets.data.dataset.source import FilePart, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.folder import FolderFiles
-from resnets.data.files.walk import LeftOut, walk_images
+from resnets.data.files.walk import SkippedFiles, walk_images
 from resnets.data.layout.folder_names import role_within
 from resnets.data.tables.paths import TablePaths
 from resnets.utils.errors import reading
@@ -59,11 +59,11 @@ def open_coco(files: Sequence[Path], name: str | None = None, folder: Path | Non
     classes = tuple(sorted({names[number] for number in used if number in names}))
     if not classes:
         raise DataError(f"{training[0]}: none of its annotations has a category")
-    left_out = LeftOut()
+    skipped = SkippedFiles()
     if unused := len(set(names.values())) - len(classes):
-        left_out.add(UNUSED, "", suffix="", count=unused)
+        skipped.add(UNUSED, "", suffix="", count=unused)
     parts = {
-        title: _make_part(title, file, document, classes, left_out)
+        title: _make_part(title, file, document, classes, skipped)
         for title, (file, document) in documents.items()
     }
     if folder is not None:
@@ -72,19 +72,23 @@ def open_coco(files: Sequence[Path], name: str | None = None, folder: Path | Non
             for part in parts.values()
             for row in range(len(part.labels))
         }
-        for path in walk_images(folder, left_out):
+        for path in walk_images(folder, skipped):
             if os.path.normpath(folder / path) not in named:
-                left_out.add(NOT_NAMED, path)
+                skipped.add(NOT_NAMED, path)
         for file in files:
-            left_out.discard_label_file(file.relative_to(folder).as_posix())
+            skipped.discard_label_file(file.relative_to(folder).as_posix())
     source = source_from_parts(name or training[0].name, classes, parts, str(training[0]))
     file_names = ", ".join(str(file.name) for file, _ in documents.values())
     note = f"labels of an image: the categories of its annotations in {file_names}"
-    return replace(source, notes=(*source.notes, note), left_out=left_out)
+    return replace(source, notes=(*source.notes, note), skipped=skipped)
 
 
 def _make_part(
-    title: str, file: Path, document: Mapping[str, Any], classes: Sequence[str], left_out: LeftOut
+    title: str,
+    file: Path,
+    document: Mapping[str, Any],
+    classes: Sequence[str],
+    skipped: SkippedFiles,
 ) -> FilePart:
     names = {
         number: _text(each["name"]) for number, each in _iter_by_id(file, document, "categories")
@@ -100,7 +104,7 @@ def _make_part(
         if names[category] in index_of_class:
             sets[image].add(index_of_class[names[category]])
         else:
-            left_out.add("annotations of a category that training does not have", "", suffix="")
+            skipped.add("annotations of a category that training does not have", "", suffix="")
     root = file.parent.parent if file.parent.name == FOLDER else file.parent
     paths, found = TablePaths(root), list[tuple[str, set[int]]]()
     for number, each in images.items():

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.missing_shards import missing_shards
-from resnets.data.files.walk import LeftOut, file_head, suffix_of, walk_folder, why_not_image
+from resnets.data.files.walk import SkippedFiles, file_head, suffix_of, walk_folder, why_not_image
 from resnets.data.layout.folder_names import role_within
 from resnets.data.tables.arrow_columns import find_image_column
 from resnets.utils.printable import printable
@@ -35,14 +35,14 @@ TableFormat = Literal["parquet", "arrow", "saved"]
 class TabularFiles:
     """The tables of a data set: `paths` relative to the folder `root`, sorted.
 
-    kind: "saved" for files written by `save_to_disk` of the library `datasets`. left_out: other
+    kind: "saved" for files written by `save_to_disk` of the library `datasets`. skipped: other
     files. alone: a single file was given, which belongs to no split regardless of its name.
     """
 
     root: Path
     kind: TableFormat
     paths: tuple[str, ...]
-    left_out: LeftOut = field(default_factory=LeftOut)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     alone: bool = False
 
     def splits(self) -> dict[str, list[str]]:
@@ -157,10 +157,10 @@ def find_tabular(path: Path) -> TabularFiles | None:
         if suffix_of(path.name) not in TABLES:
             return None
         return TabularFiles(path.parent, _table_kind(path.name), (path.name,), alone=True)
-    saved, tables, left_out = is_saved(path), list[str](), LeftOut()
+    saved, tables, skipped = is_saved(path), list[str](), SkippedFiles()
     folders: set[str] = set()
     images, tars = 0, 0
-    for found in walk_folder(path, left_out):
+    for found in walk_folder(path, skipped):
         if found.endswith("/"):
             continue
         name = posixpath.basename(found)
@@ -180,9 +180,9 @@ def find_tabular(path: Path) -> TabularFiles | None:
                     "move one away"
                 )
         if not (saved and name in SAVED_FILES):
-            left_out.add(reason or NOT_IN_TABLE, found)
+            skipped.add(reason or NOT_IN_TABLE, found)
     if saved:
-        return TabularFiles(path, "saved", tuple(sorted(tables)), left_out)
+        return TabularFiles(path, "saved", tuple(sorted(tables)), skipped)
     has_images = images or tars  # img2dataset writes a table of the members of each tar
     if not tables or (has_images and not any(_holds_images(path / table) for table in tables)):
         return None
@@ -192,7 +192,7 @@ def find_tabular(path: Path) -> TabularFiles | None:
             f"{path}: contains Parquet and Arrow files ({', '.join(sorted(kinds.values()))}); give "
             "a folder with one kind"
         )
-    return TabularFiles(path, next(iter(kinds)), tuple(sorted(tables)), left_out)
+    return TabularFiles(path, next(iter(kinds)), tuple(sorted(tables)), skipped)
 
 
 def is_file_form(file: Path | str) -> bool:

@@ -23,8 +23,8 @@ from resnets.data.tables.flat_labels import (
     UnlabeledError,
     find_flat_labels,
 )
-from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.labels import encode_labels, label_names
+from resnets.data.tables.multilabel import LabelForm
 from resnets.data.tables.unread_labels import find_label_files, format_files
 
 log = logging.getLogger("resnets")
@@ -71,7 +71,7 @@ def read_flat_labels(
             + (f"; {format_files(unread)}: not read, convert to such a table" if unread else "")
         )
     if found is None:
-        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+        layout.skipped.update(dict.fromkeys(split.rows, NO_LABELS))
     return found
 
 
@@ -100,7 +100,7 @@ def add_flat_part(
     if found is None:
         return None
     if not _has_known_labels(found, classes, split):
-        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+        layout.skipped.update(dict.fromkeys(split.rows, NO_LABELS))
         notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
         return None
     notes.append(describe_label_file(split, found))

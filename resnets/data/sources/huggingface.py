@@ -24,7 +24,7 @@ from resnets.config import ConfigError
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
-from resnets.data.files.walk import NOT_IMAGE, LeftOut
+from resnets.data.files.walk import NOT_IMAGE, SkippedFiles
 from resnets.data.sources.builtin import find_connection_error
 from resnets.data.sources.find_parquet import (
     TabularFiles,
@@ -41,7 +41,7 @@ from resnets.data.tables.arrow_columns import (
     find_arrow_columns,
     source_from_tables,
 )
-from resnets.data.tables.label_sets import LabelForm
+from resnets.data.tables.multilabel import LabelForm
 
 HUB = "hub:"
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
@@ -112,19 +112,19 @@ def is_tabular(path: Path) -> bool:
 def open_tabular(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
     """Open the data set "hub:ORG/NAME[@REVISION][:CONFIG]", or that of a file or folder.
 
-    group: the name of the column of groups. labels: see `label_sets.read_label_sets`. Raises
+    group: the name of the column of groups. labels: see `multilabel.parse_labels`. Raises
     ConfigError for a malformed name, and DataError if the data set cannot be downloaded or read.
     """
     datasets = import_datasets(source)
-    name, root, left_out = format_source_name(source), Path(source), LeftOut()
+    name, root, skipped = format_source_name(source), Path(source), SkippedFiles()
     home = None if source.startswith(HUB) else find_tabular(root)
     with reading_dataset(source):
         if home is None:
             repository, revision, config = parse_hub_name(source)
             parts = dict(datasets.load_dataset(repository, config, revision=revision))
         else:
-            left_out.add_all(home.left_out)
-            parts = _load_saved(home, left_out) if home.kind == "saved" else _load_parts(home)
+            skipped.add_all(home.skipped)
+            parts = _load_saved(home, skipped) if home.kind == "saved" else _load_parts(home)
     parts = {str(title): part for title, part in parts.items() if len(part)}
     if not parts:
         raise DataError(f"{source}: no images in it")
@@ -141,7 +141,7 @@ def open_tabular(source: str, group: str | None = None, labels: LabelForm = "aut
         files = ArrowFiles(images.with_format("arrow"), title, split.rows, folder)
         return FilePart(split.title, files, split.labels, groups=split.groups)
 
-    found = source_from_tables(name, source, tables, make_part, left_out, labels)
+    found = source_from_tables(name, source, tables, make_part, skipped, labels)
     if home is None:
         return found
     rows = {title: len(table.labels) for title, table in tables.items()}
@@ -195,7 +195,7 @@ def _open_arrow(file: str) -> Any:
     return found
 
 
-def _load_saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
+def _load_saved(home: TabularFiles, skipped: SkippedFiles) -> dict[str, Any]:
     """Load the files of `save_to_disk` by part; other tables are counted as skipped."""
     import datasets
 
@@ -209,7 +209,7 @@ def _load_saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
     }
     for path in home.paths:
         if (home.root / path).resolve() not in used:
-            left_out.add(NOT_IMAGE, path)
+            skipped.add(NOT_IMAGE, path)
     return parts
 
 

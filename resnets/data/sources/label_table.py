@@ -17,14 +17,14 @@ from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.source import FilePart, Part, Source, source_from_parts
 from resnets.data.errors import DataError
 from resnets.data.files.folder import FolderFiles, Listing
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.layout.folder_layout import Layout
 from resnets.data.layout.folder_names import IMAGE_FOLDERS
 from resnets.data.sources.class_folders import Tree
 from resnets.data.tables.flat_labels import NOT_IN_TABLE, TABLE_NAMES
-from resnets.data.tables.label_sets import LabelForm, read_label_sets, union_labels
 from resnets.data.tables.labels import ONE_LABEL, class_names, encode_labels, label_names
+from resnets.data.tables.multilabel import LabelForm, parse_labels, union_labels
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import JSON_SUFFIXES, SPACE, TableRow, open_table_file
 from resnets.data.tables.unread_labels import warn_of_other_tables
@@ -46,7 +46,7 @@ def open_table(
     """Open the images in a table, as one part or by its split column.
 
     Paths are relative to `root`, by default the table's folder (`tables.paths`). group: the name of
-    the column of groups. labels: see `label_sets.read_label_sets`. Raises DataError with the line
+    the column of groups. labels: see `multilabel.parse_labels`. Raises DataError with the line
     of a missing image, of several labels, or of an unknown split.
     """
     root = file.parent if root is None else root
@@ -56,15 +56,15 @@ def open_table(
     if not table_rows:
         raise DataError(f"{file}: names no images; expected lines of path,label")
     assert table is not None
-    label_sets = read_label_sets(
+    multilabel = parse_labels(
         [row.label for row in table_rows],
         lambda row: f"{file}: line {table_rows[row].line}",
         labels,
     )
     table_rows = [
-        replace(row, label=label) for row, label in zip(table_rows, label_sets.labels, strict=True)
+        replace(row, label=label) for row, label in zip(table_rows, multilabel.labels, strict=True)
     ]
-    if not label_sets.multi:
+    if not multilabel.multi:
         table_rows = _convert_whole_numbers(file, table_rows)
     names = [(row.line, name) for row in table_rows for name in label_names(row.label)]
     check_spellings([name for _, name in names], lambda index: f"{file}: line {names[index][0]}")
@@ -76,7 +76,7 @@ def open_table(
         rows = _merge_rows(rows)
     _check_unique(file, rows)
     description = "; ".join(
-        filter(None, (f"{file.name}: {table.describe()}", label_sets.description))
+        filter(None, (f"{file.name}: {table.describe()}", multilabel.description))
     )
     description += (
         f"; {paths.num_guessed:,} images found by their names" if paths.num_guessed else ""
@@ -92,7 +92,7 @@ def open_table(
         for split, chosen in by_split.items()
     }
     source = source_from_parts(name or file.name, classes, parts, str(file))
-    warnings = (*source.warnings, *filter(None, [label_sets.warning]))
+    warnings = (*source.warnings, *filter(None, [multilabel.warning]))
     return replace(source, notes=(*source.notes, description), warnings=warnings)
 
 
@@ -202,9 +202,9 @@ def open_folder_table(
         if is_inside and not top_folders and not table.columns.has_splits:
             return None  # labels alone
         found = open_table(file, name, root=folder, group=group, labels=labels)
-        left_out = _count_left_out(found, listing, images)
+        skipped = _count_skipped(found, listing, images)
         warnings = warn_of_other_tables(listing, str(folder), found.classes, [file.name])
-        return replace(found, left_out=left_out, warnings=(*found.warnings, *warnings))
+        return replace(found, skipped=skipped, warnings=(*found.warnings, *warnings))
     return None
 
 
@@ -229,8 +229,8 @@ def make_table_tree(source: Source, listing: Listing) -> Tree:
     parts = {role: part for role, part in roles.items() if isinstance(part, FilePart)}
     named = _image_paths(parts.values())
     paths = listing.images().paths
-    left_out = {row: NOT_IN_TABLE for row, path in enumerate(paths) if path not in named}
-    return Tree(source, Layout([], left_out=left_out), parts)
+    skipped = {row: NOT_IN_TABLE for row, path in enumerate(paths) if path not in named}
+    return Tree(source, Layout([], skipped=skipped), parts)
 
 
 def _image_paths(parts: Iterable[Part | None]) -> set[str]:
@@ -241,11 +241,11 @@ def _image_paths(parts: Iterable[Part | None]) -> set[str]:
     return named
 
 
-def _count_left_out(source: Source, listing: Listing, images: list[str]) -> LeftOut:
+def _count_skipped(source: Source, listing: Listing, images: list[str]) -> SkippedFiles:
     named = _image_paths((source.train, source.val, source.test() if source.test else None))
-    left_out = LeftOut()
-    left_out.add_all(listing.left_out)
+    skipped = SkippedFiles()
+    skipped.add_all(listing.skipped)
     for path in images:
         if path not in named:
-            left_out.add(NOT_IN_TABLE, path)
-    return left_out
+            skipped.add(NOT_IN_TABLE, path)
+    return skipped

@@ -37,7 +37,7 @@ from resnets.data.tables.arrow_columns import (
     find_arrow_columns,
     source_from_tables,
 )
-from resnets.data.tables.label_sets import LabelForm
+from resnets.data.tables.multilabel import LabelForm
 
 MAX_CONCURRENT_READS = 16  # concurrent requests to the Hub
 
@@ -105,7 +105,7 @@ class RowGroups:
 def open_parquet(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
     """Open a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]" for streaming.
 
-    group: the name of the column of groups. labels: see `label_sets.read_label_sets`. Raises
+    group: the name of the column of groups. labels: see `multilabel.parse_labels`. Raises
     DataError if it is not Parquet, or cannot be read or downloaded.
     """
     import_datasets(source)
@@ -145,7 +145,7 @@ def open_parquet(source: str, group: str | None = None, labels: LabelForm = "aut
 
     if home is None:
         return source_from_tables(name, source, tables, make_part, form=labels)
-    opened = source_from_tables(name, source, tables, make_part, home.left_out, labels)
+    opened = source_from_tables(name, source, tables, make_part, home.skipped, labels)
     rows = {title: len(table.labels) for title, table in tables.items()}
     return replace(opened, warnings=(*opened.warnings, *home.warnings(rows)))
 

@@ -24,7 +24,7 @@ from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_im
 from resnets.data.errors import DataError
 from resnets.data.files.archives import list_archive
 from resnets.data.files.folder import Files, FolderFiles, Listing
-from resnets.data.files.walk import LeftOut, walk_unlabeled
+from resnets.data.files.walk import SkippedFiles, walk_unlabeled
 from resnets.data.layout.folder_layout import MASKS, NO_CLASS_FOLDER, NO_LABELS
 from resnets.data.sources.open import find_source
 
@@ -111,11 +111,11 @@ def open_unlabeled(source: str) -> FileSplit | None:
 def _open_unlabeled(spec: DataSpec) -> FileSplit | None:
     path = Path(spec.source).expanduser()
     files: Files
-    left_out = LeftOut()
+    skipped = SkippedFiles()
     if path.is_dir():
-        files = FolderFiles(path, list(walk_unlabeled(path, left_out)))
+        files = FolderFiles(path, list(walk_unlabeled(path, skipped)))
     elif path.is_file() and (listing := _list_images(path)) is not None:
-        files, left_out = listing.files, listing.left_out
+        files, skipped = listing.files, listing.skipped
     else:
         return None
     if not len(files):
@@ -126,7 +126,7 @@ def _open_unlabeled(spec: DataSpec) -> FileSplit | None:
         torch.full((len(kept),), -1),
         (),
         _describe(path.resolve().name, len(kept), len(files)),
-        summary=summarize_images(path.resolve().name, len(kept), left_out),
+        summary=summarize_images(path.resolve().name, len(kept), skipped),
     )
 
 
@@ -159,7 +159,7 @@ def _concat_parts(source: Source, parts: Sequence[Part], spec: DataSpec) -> Spli
     if remaining is not None:
         description += f", {len(remaining):,} of them in no class"
     all_images = SplitSummary("images", len(joined), "all splits, with a class or without")
-    left_out = source.left_out.without(
+    skipped = source.skipped.without(
         (NO_CLASS_FOLDER, MASKS, NO_LABELS) if remaining is not None else ()
     )
     summary = DataSummary(
@@ -167,8 +167,8 @@ def _concat_parts(source: Source, parts: Sequence[Part], spec: DataSpec) -> Spli
         source.classes,
         [all_images],
         None,
-        left_out.parts(),
-        left_out.links,
+        skipped.parts(),
+        skipped.links,
         source.notes,
         warnings=source.warnings,
     )

@@ -132,13 +132,13 @@ class KnownLeaks:
     """Leaks between the splits of a run that a check of its set found.
 
     counts: (role, role of the other image) -> number of images of the first similar to one of the
-    second that are still used. left_out: leaks that the quarantine removes. changed: the set has
+    second that are still used. excluded: leaks that the quarantine removes. changed: the set has
     changed since the check, so that there may be others.
     """
 
     checked: str
     counts: Mapping[tuple[str, str], int]
-    left_out: int
+    excluded: int
     changed: bool
     quarantine: str
 
@@ -154,7 +154,7 @@ class KnownLeaks:
             prefix += " (before the data set changed: check it again)"
         if not self.total:
             quarantined = (
-                f"; {self.left_out:,} images that leaked are excluded" if self.left_out else ""
+                f"; {self.excluded:,} images that leaked are excluded" if self.excluded else ""
             )
             return f"{prefix}: no leaks between training and test images known{quarantined}"
         counts = ", ".join(
@@ -172,7 +172,7 @@ class KnownLeaks:
             "checked": self.checked,
             "set_changed_since": self.changed,
             "leaks": {f"{role} in {other}": count for (role, other), count in self.counts.items()},
-            "leaks_left_out": self.left_out,
+            "leaks_left_out": self.excluded,
         }
 
 
@@ -211,17 +211,17 @@ def find_known_leaks(
     """
     role = {path: name for name, paths in shares.items() for path in paths}
     counts: dict[tuple[str, str], int] = {}
-    left_out = 0
+    excluded = 0
     for pair in record.pairs:
         one, other = role.get(pair.path), role.get(pair.twin)
         if one is None or other is None:
-            left_out += pair.leak
+            excluded += pair.leak
         elif one != other and (pair.leak or "test" in (one, other)):
             key = (one, other) if ORDER[one] > ORDER[other] else (other, one)
             counts[key] = counts.get(key, 0) + 1
     ordered = dict(sorted(counts.items(), key=lambda each: (ORDER[each[0][1]], -ORDER[each[0][0]])))
     return KnownLeaks(
-        record.checked, ordered, left_out, record.listing != listing, record.quarantine
+        record.checked, ordered, excluded, record.listing != listing, record.quarantine
     )
 
 

@@ -185,7 +185,7 @@ def _versions_warning(
         f" these fall into training and held-out splits: {held} of the same source as a training"
         f" image, such as {posixpath.basename(names[leaking[0]])}; keep them together with --set"
         f" {_format_group_setting([_stem(names[index]) for index in sources])}, or run `resnets"
-        " data check` with --leave-out same-source for a list of them"
+        " data check` with --exclude same-source for a list of them"
     ]
 
 

@@ -17,7 +17,7 @@ from resnets.data.dataset.source import Rows, Source
 from resnets.data.dataset.summary import DataSummary, summarize
 from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels, describe_levels
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.data.sources.open import apply_label_form, find_source
 from resnets.data.splits.check_results import KnownLeaks, fingerprint_source, load_known_leaks
 from resnets.data.splits.corrections import apply_corrections
@@ -187,7 +187,7 @@ def _summarize(
     roles: Roles, changes: Changes | None, notes: Sequence[str], warnings: Sequence[str]
 ) -> DataSummary:
     """Summarize the set: which images have which role, and why."""
-    source, spec, left_out = roles.source, roles.spec, LeftOut()
+    source, spec, skipped = roles.source, roles.spec, SkippedFiles()
     train = roles.share(TRAIN) or Share(source.train, np.empty(0, np.int64))
     shares: dict[str, tuple[Rows | None, str]] = {"train": (train.rows, train.part.title)}
     quarantined = train.quarantined
@@ -214,7 +214,7 @@ def _summarize(
             shares[name] = share.rows, origin
             quarantined += share.quarantined
     if quarantined:
-        left_out.add("in quarantine", "", suffix="", count=quarantined)
+        skipped.add("in quarantine", "", suffix="", count=quarantined)
     change_notes = [f"set changed since training: {changes}"] if changes else []
     source = replace(
         source,
@@ -222,7 +222,7 @@ def _summarize(
         warnings=(*source.warnings, *warnings),
     )
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
-    return replace(summarize(source, shares, left_out), grouped_by=spec.group, groups=groups)
+    return replace(summarize(source, shares, skipped), grouped_by=spec.group, groups=groups)
 
 
 def check_classes(source: Source, least: int) -> None:
@@ -277,7 +277,7 @@ class SetReport:
                 " they were in, and new ones are placed by the split rule"
             )
         for overlap in self.overlaps:
-            treatment = "excluded from training" if overlap.left_out else "data.overlap=allow"
+            treatment = "excluded from training" if overlap.excluded else "data.overlap=allow"
             notes.append(f"{overlap} ({treatment})")
         if self.checked is not None:
             notes.append(self.checked.describe())
@@ -301,7 +301,7 @@ class SetReport:
         for overlap in self.overlaps:
             name = "overlap" if overlap.group is None else "group_overlap"
             entry[name] = {ROLES[role]: n for role, n in overlap.counts.items()}
-            entry[f"{name}_left_out"] = overlap.left_out
+            entry[f"{name}_left_out"] = overlap.excluded
         if self.checked is not None:
             entry["data_check"] = self.checked.to_json()
         return entry

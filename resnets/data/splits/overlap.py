@@ -22,14 +22,14 @@ class Overlap:
     counts: by held-out role, the number of images that are in an earlier role too: test images
     among those trained or validated on, validation images among those trained on. copies: by
     earlier role, the indices of such images. first: the first pair, the held-out image first.
-    left_out: the copies are neither trained nor validated on. group: the setting of groups
+    excluded: the copies are neither trained nor validated on. group: the setting of groups
     (`data.group`), if images share a group instead of being identical.
     """
 
     counts: Mapping[int, int]
     copies: Mapping[int, Rows]
     first: tuple[RolePosition, RolePosition]
-    left_out: bool = field(default=False)
+    excluded: bool = field(default=False)
     group: str | None = None
 
     def refusal(self, source: str, held: str, seen: str) -> str:

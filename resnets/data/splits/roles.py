@@ -316,7 +316,7 @@ class Roles:
                 what = "copies of held-out images" if group is None else "of held-out groups"
                 note = f"{len(indices):,} excluded that are {what}"
                 self._shares[role] = add_note(shares[role], note, indices)
-            return replace(found, left_out=True)
+            return replace(found, excluded=True)
         if self.known is None or group:  # else noted by `_copy_notes`
             for role, count in found.counts.items():
                 self._shares[role] = add_note(shares[role], format_copies(role, count, group))

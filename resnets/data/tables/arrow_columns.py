@@ -17,7 +17,7 @@ import numpy as np
 from resnets.data.dataset.labels import Labels
 from resnets.data.dataset.source import Part, Rows, Source, source_from_parts
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.columns import (
     GROUP_NAME,
@@ -28,8 +28,8 @@ from resnets.data.tables.columns import (
     normalize_name,
     parse_flag_name,
 )
-from resnets.data.tables.label_sets import LabelForm, LabelSets, read_label_sets
 from resnets.data.tables.labels import Label, class_names, encode_labels, label_names
+from resnets.data.tables.multilabel import LabelForm, ParsedLabels, parse_labels
 from resnets.data.tables.reader import open_table_bytes
 
 log = logging.getLogger("resnets")
@@ -210,21 +210,21 @@ def source_from_tables(
     where: str,
     tables: Mapping[str, ArrowTable],
     part: Callable[[TableSplit], Part],
-    left_out: LeftOut | None = None,
+    skipped: SkippedFiles | None = None,
     form: LabelForm = "auto",
 ) -> Source:
     """Build the source of `tables`, by title; `part` makes a part from the rows of a split.
 
     A single table is split by its column of splits, if any. If there is a train part, parts not
     named train, validation or test are skipped and counted, and so is a test part with secret
-    labels (all -1 or null). form: see `label_sets.read_label_sets`. Raises DataError for two parts
+    labels (all -1 or null). form: see `multilabel.parse_labels`. Raises DataError for two parts
     of one split, a column of splits that contradicts the parts, and labels that are not classes of
     the training part.
     """
-    total_left_out = LeftOut()
-    if left_out is not None:
-        total_left_out.add_all(left_out)
-    roles, notes = _find_roles(tables, where, total_left_out), list[str]()
+    total_skipped = SkippedFiles()
+    if skipped is not None:
+        total_skipped.add_all(skipped)
+    roles, notes = _find_roles(tables, where, total_skipped), list[str]()
     chosen: dict[str, tuple[str, str, Rows]] = {}  # by split: title, table, rows
     for title, role in roles.items():
         table = tables[title]
@@ -257,7 +257,7 @@ def source_from_tables(
         labels = None if parsed is None else _encode_labels(table, parsed, classes, location, rows)
         if labels is None and not is_first:
             log.info("%s: %s has no public labels; skipped", where, title)
-            total_left_out.add(SECRET_LABELS, title, suffix="", count=len(rows))
+            total_skipped.add(SECRET_LABELS, title, suffix="", count=len(rows))
             continue
         if labels is None:
             raise DataError(f"{where}: has no labels: all are -1 or missing")
@@ -267,7 +267,7 @@ def source_from_tables(
     warnings = () if train_labels is None or not train_labels.warning else (train_labels.warning,)
     return replace(
         source,
-        left_out=total_left_out,
+        skipped=total_skipped,
         notes=(*source.notes, *notes),
         warnings=(*source.warnings, *warnings),
     )
@@ -277,7 +277,9 @@ def _format_location(where: str, title: str) -> str:
     return f"{where}/{title}" if title else where
 
 
-def _find_roles(tables: Mapping[str, ArrowTable], where: str, left_out: LeftOut) -> dict[str, str]:
+def _find_roles(
+    tables: Mapping[str, ArrowTable], where: str, skipped: SkippedFiles
+) -> dict[str, str]:
     """Return the split of each part by title; the titles themselves if no part is train."""
     if len(tables) == 1:
         return {title: title for title in tables}
@@ -289,7 +291,7 @@ def _find_roles(tables: Mapping[str, ArrowTable], where: str, left_out: LeftOut)
     found: dict[str, str] = {}
     for title, role in roles.items():
         if role not in ("train", "val", "test"):
-            left_out.add(NO_SPLIT, title, suffix="", count=len(tables[title].labels))
+            skipped.add(NO_SPLIT, title, suffix="", count=len(tables[title].labels))
         elif (same := next((each for each in found if found[each] == role), None)) is not None:
             raise DataError(
                 f"{where}: the splits {same} and {title} are both used for {role}; remove one"
@@ -339,7 +341,9 @@ def _format_cells(values: Sequence[Any], names: Sequence[str]) -> list[str]:
     return ["" if value is None or value < 0 else names[value] for value in values]
 
 
-def _parse_labels(table: ArrowTable, where: str, rows: Rows, form: LabelForm) -> LabelSets | None:
+def _parse_labels(
+    table: ArrowTable, where: str, rows: Rows, form: LabelForm
+) -> ParsedLabels | None:
     """Return the labels as names; None if all are -1 or null.
 
     Labels of a ClassLabel are single names unless they are in lists or `form` is "multi". Raises
@@ -364,13 +368,14 @@ def _parse_labels(table: ArrowTable, where: str, rows: Rows, form: LabelForm) ->
 
     if table.columns.lists:
         sets: list[Label] = [tuple(dict.fromkeys(map(class_name, value))) for value in values]
-        return read_label_sets(
+        return parse_labels(
             sets, lambda row: f"{where}: row {rows[row]}", "single" if form == "single" else "multi"
         )
     texts = [class_name(value) for value in values]
     if names:  # no list is written in them
-        return LabelSets([(text,) for text in texts] if form == "multi" else texts, form == "multi")
-    return read_label_sets(texts, lambda row: f"{where}: row {rows[row]}", form)
+        multi = form == "multi"
+        return ParsedLabels([(text,) for text in texts] if multi else texts, multi)
+    return parse_labels(texts, lambda row: f"{where}: row {rows[row]}", form)
 
 
 def _is_secret(value: Any) -> bool:
@@ -378,7 +383,7 @@ def _is_secret(value: Any) -> bool:
 
 
 def _encode_labels(
-    table: ArrowTable, parsed: LabelSets, classes: Sequence[str], where: str, rows: Rows
+    table: ArrowTable, parsed: ParsedLabels, classes: Sequence[str], where: str, rows: Rows
 ) -> Labels:
     """Return class indices (N,) int64, or multi-hot (N, K).
 

@@ -20,8 +20,8 @@ from resnets.data.files.walk import suffix_of
 from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.layout.folder_layout import SplitRows
 from resnets.data.tables.ground_truth_file import find_ground_truth, read_labels
-from resnets.data.tables.label_sets import LabelForm, read_label_sets, union_labels
 from resnets.data.tables.labels import ONE_LABEL, Label, label_names
+from resnets.data.tables.multilabel import LabelForm, parse_labels, union_labels
 from resnets.data.tables.reader import JSON_SUFFIXES, Table, TableRow, open_table_bytes
 from resnets.data.tables.unread_labels import HEAD_BYTES, WRITTEN_BY_PACKAGE
 from resnets.utils.printable import format_count, printable
@@ -75,7 +75,7 @@ def find_flat_labels(
     None if no file has them, for example for a test split next to a table of training images.
 
     other_splits: the images of each other split. group: the name of the column of groups. form: see
-    `label_sets.read_label_sets`. Raises DataError if a table cannot be read, lacks an image, or
+    `multilabel.parse_labels`. Raises DataError if a table cannot be read, lacks an image, or
     gives one several labels or a split other than its folder; UnlabeledError if its rows match
     images of another split too, or if it has no labels for test images.
     """
@@ -279,7 +279,7 @@ def _read_table(
         data, table_name, lambda cell: _normalize_path(cell) in tails, group=group
     )
     rows = [] if table is None else list(table.rows())
-    sets = read_label_sets(
+    sets = parse_labels(
         [row.label for row in rows], lambda row: f"{table_name}: line {rows[row].line}", form
     )
     by_path: dict[str, TableRow] = {}

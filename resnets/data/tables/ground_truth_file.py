@@ -23,8 +23,8 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES
-from resnets.data.tables.label_sets import single_label
 from resnets.data.tables.labels import NUMBER, Label, argsort_by_name, format_first_pair
+from resnets.data.tables.multilabel import single_label
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 
 log = logging.getLogger("resnets")

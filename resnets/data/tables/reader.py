@@ -53,7 +53,7 @@ BYTE_ORDER_MARKS = (
 class TableRow:
     """One image of a table: its line in the file, path, label, split and group.
 
-    label: as written, or the names of the one-hot columns that are 1; `label_sets` parses it.
+    label: as written, or the names of the one-hot columns that are 1; `multilabel` parses it.
     split: "train", "val" or "test". label, split and group are empty if the table has none.
     """
 

@@ -96,14 +96,14 @@ def _summarize(
         for each in objects[section.files.name(row)]
         if each.label >= 0
     )
-    left_out = source.store.left_out
+    skipped = source.store.skipped
     return replace(
         contents.summary,
         classes=source.classes,
         rarest=find_rarest_object(source.classes, counts),
         counted="object",
-        left_out=left_out.parts(),
-        links=left_out.links,
+        skipped=skipped.parts(),
+        links=skipped.links,
     )
 
 

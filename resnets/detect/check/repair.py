@@ -52,7 +52,7 @@ from resnets.detect.loading.split_opener import to_target
 from resnets.utils.csv_files import write_csv
 
 REPORT_FILE = "repair.csv"
-LEFT_OUT, CHANGED = "left out", "changed"
+EXCLUDED, CHANGED = "excluded", "changed"
 
 
 @dataclass
@@ -76,12 +76,12 @@ class RepairReport:
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     @property
-    def left_out(self) -> int:
+    def excluded(self) -> int:
         """Number of objects excluded."""
         return self.objects - self.kept
 
     @property
-    def images_left_out(self) -> int:
+    def images_excluded(self) -> int:
         """Number of images excluded."""
         return self.images - self.kept_images
 
@@ -97,8 +97,8 @@ class RepairReport:
         )
         return (
             f"{self.objects:,} objects: {self.kept:,} kept ({self.changed:,} of them corrected),"
-            f" {self.left_out:,} excluded; {self.images:,} images: {self.kept_images:,} kept"
-            f"{partly}, {self.images_left_out:,} excluded{unread}{unproved}"
+            f" {self.excluded:,} excluded; {self.images:,} images: {self.kept_images:,} kept"
+            f"{partly}, {self.images_excluded:,} excluded{unread}{unproved}"
         )
 
 
@@ -144,10 +144,10 @@ def _repair_images(
     frame = infer_box_frame(image_set)
     images, outcomes = [], Counter[str]()
     for problem in image_set.orphans:
-        report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
-        outcomes[LEFT_OUT] += 1
+        report.rows.append((problem.where, problem.item, EXCLUDED, problem.message))
+        outcomes[EXCLUDED] += 1
     for problem in image_set.problems:
-        report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
+        report.rows.append((problem.where, problem.item, EXCLUDED, problem.message))
         report.unread += problem.kind == "annotations"
     moves = [_find_move(image, frame) for image in image_set.images]
     scales = _ScaleEvidence.of(image_set.images, moves)
@@ -155,10 +155,10 @@ def _repair_images(
         if not isinstance(move, str) and move.is_scaled and scales.refused:
             move = scales.refused
         if isinstance(move, str):
-            report.rows.append((image.where, image.name, LEFT_OUT, move))
+            report.rows.append((image.where, image.name, EXCLUDED, move))
             for each in image.objects:
-                report.rows.append((image.where, _describe_object(image, each), LEFT_OUT, move))
-            outcomes[LEFT_OUT] += len(image.objects)
+                report.rows.append((image.where, _describe_object(image, each), EXCLUDED, move))
+            outcomes[EXCLUDED] += len(image.objects)
             continue
         assert image.stored is not None
         width, height = image.stored.upright
@@ -169,9 +169,9 @@ def _repair_images(
             if outcome.kept is not None and move.is_scaled and not scales.proved:
                 outcome = replace(outcome, message=f"{outcome.message}; {NOT_PROVED}")
                 report.unproved += 1
-            outcomes[LEFT_OUT if outcome.kept is None else "kept"] += 1
+            outcomes[EXCLUDED if outcome.kept is None else "kept"] += 1
             if outcome.message:
-                action = LEFT_OUT if outcome.kept is None else CHANGED
+                action = EXCLUDED if outcome.kept is None else CHANGED
                 report.rows.append(
                     (image.where, _describe_object(image, each), action, outcome.message)
                 )
@@ -180,11 +180,11 @@ def _repair_images(
                 objects.append(outcome.kept)
         if image.objects and not objects:
             message = "none of its objects can be kept"
-            report.rows.append((image.where, image.name, LEFT_OUT, message))
+            report.rows.append((image.where, image.name, EXCLUDED, message))
             continue
         report.partly += len(objects) < len(image.objects)
         images.append(replace(upright, objects=tuple(objects)))
-    assert outcomes["kept"] + outcomes[LEFT_OUT] == num_objects, "every object has one outcome"
+    assert outcomes["kept"] + outcomes[EXCLUDED] == num_objects, "every object has one outcome"
     report.objects += num_objects
     report.kept += outcomes["kept"]
     report.images += len(image_set.images) + sum(

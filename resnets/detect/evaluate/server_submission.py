@@ -18,7 +18,7 @@ import numpy as np
 from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.summary import DataSummary, summarize_images
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.detect.data.documents import parse_json
 from resnets.detect.data.types import Detections, DetectionSplit, Target
 from resnets.detect.data.values import read_id, read_name
@@ -44,7 +44,7 @@ class Unlabeled:
     @property
     def summary(self) -> DataSummary:
         """Summary of the data set."""
-        return summarize_images(self.title, len(self.split), LeftOut())
+        return summarize_images(self.title, len(self.split), SkippedFiles())
 
 
 def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:

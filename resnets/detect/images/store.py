@@ -16,7 +16,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.archives import list_archive
 from resnets.data.files.folder import Files, FolderFiles, list_folder
 from resnets.data.files.tar import TarFiles
-from resnets.data.files.walk import LeftOut, read_suffixes
+from resnets.data.files.walk import SkippedFiles, read_suffixes
 from resnets.detect.data.documents import decode_text
 
 TEXT_SUFFIXES = frozenset(
@@ -35,7 +35,7 @@ class Store:
     name: str
     files: Files
     rows: dict[str, int]
-    left_out: LeftOut = field(default_factory=LeftOut)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     def __contains__(self, path: str) -> bool:
         return path in self.rows
@@ -99,7 +99,7 @@ def open_store(source: str) -> Store:
     top = _top_folder(paths)
     rows = {path[len(top) :]: row for row, path in enumerate(paths)}
     name = path.resolve().name
-    return Store(source.rstrip("/"), name, listing.files, rows, listing.left_out)
+    return Store(source.rstrip("/"), name, listing.files, rows, listing.skipped)
 
 
 def open_listed_images(source: str, names: Sequence[str]) -> Store:

@@ -159,7 +159,7 @@ def open_detection(
     if training:
         if sets.test:
             test_images()
-        summary = replace(summary, left_out=opener.left_out().parts())
+        summary = replace(summary, skipped=opener.skipped().parts())
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
     summary = replace(summary, grouped_by=data.group, groups=groups)
     if training:
@@ -214,8 +214,8 @@ def _summary(
         source.classes,
         splits,
         find_rarest_object(source.classes, counts),
-        source.store.left_out.parts(),
-        source.store.left_out.links,
+        source.store.skipped.parts(),
+        source.store.skipped.links,
         [*source.notes, *notes],
         "object",
     )
@@ -255,14 +255,14 @@ def open_set(
             chosen, note = images, " (all of which were trained on)"
     text = " ".join(filter(None, (source.name, title)))
     split = opener.split(chosen, f"{text}, {len(chosen):,} images{note}")
-    left_out = source.store.left_out
+    skipped = source.store.skipped
     summary = DataSummary(
         source.name,
         source.classes,
         [SplitSummary("images", len(split), title)],
         None,
-        left_out.parts(),
-        left_out.links,
+        skipped.parts(),
+        skipped.links,
         [*source.notes, *opener.notes],
     )
     return replace(split, summary=summary)

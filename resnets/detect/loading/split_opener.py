@@ -13,7 +13,7 @@ from resnets.config import DetectSpec
 from resnets.data.dataset.probe_split import unread_frames_warning
 from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut
+from resnets.data.files.walk import SkippedFiles
 from resnets.data.order import evenly_spaced
 from resnets.detect.class_maps.instances_to_class_maps import (
     NUM_SCANNED,
@@ -126,10 +126,10 @@ class SplitOpener:
             self._log_class_fractions(images, titles)
         return RawImageSet(images)
 
-    def left_out(self) -> LeftOut:
+    def skipped(self) -> SkippedFiles:
         """Count the files that were not read, and the images in no set loaded so far."""
-        found = LeftOut()
-        found.add_all(self.source.store.left_out)
+        found = SkippedFiles()
+        found.add_all(self.source.store.skipped)
         for path in ImageIndex.of(self.source.store).images:
             if path not in self.listed:
                 found.add(NOT_LISTED, path)
@@ -150,8 +150,8 @@ class SplitOpener:
         title = " ".join(filter(None, (self.source.name, titles)))
         if not single:
             raise DataError(f"{title}: no image with objects of one class only")
-        if left_out := len(images) - len(single):
-            log.warning("%s: excluded %d images without objects of one class", title, left_out)
+        if excluded := len(images) - len(single):
+            log.warning("%s: excluded %d images without objects of one class", title, excluded)
         return single
 
     def _check_class_maps(self, images: list[RawImage], titles: str) -> list[RawImage]:

@@ -18,6 +18,7 @@ from resnets.detect.data.masks import encode_masks
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.metrics.meters import ObjectMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
+from resnets.detect.models.inference import DetectionInference
 from resnets.detect.models.layers import (
     Pyramid,
     Tail,
@@ -29,7 +30,6 @@ from resnets.detect.models.layers import (
     stage_strides,
 )
 from resnets.detect.models.roi_heads import RegionHeads
-from resnets.detect.models.test_time_additions import DetectionInference
 from resnets.detect.outputs import ObjectsOutput
 from resnets.models import ImageClassifier
 from resnets.utils.environment import copy_to_host

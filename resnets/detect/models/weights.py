@@ -119,9 +119,9 @@ def find_model_tensors(weights: Weights) -> Weights:
         for name, stored in weights.contents.items()
         if name.startswith(prefix) and MODEL_LAYERS.match(name.removeprefix(prefix))
     }
-    num_left_out = len(weights.contents) - len(chosen)
-    if num_left_out and weights.recipe is None:
-        log.info("%s: excluded %d tensors that are not the model's", weights.source, num_left_out)
+    num_skipped = len(weights.contents) - len(chosen)
+    if num_skipped and weights.recipe is None:
+        log.info("%s: skipped %d tensors outside the model", weights.source, num_skipped)
     with reading_weights(weights.source):
         tensors = {name: stored.read() for name, stored in chosen.items()}
     return dataclasses.replace(weights, tensors=tensors)

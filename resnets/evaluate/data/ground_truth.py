@@ -19,8 +19,8 @@ from torch import Tensor
 
 from resnets.data import DataError
 from resnets.data.dataset.labels import is_multilabel, label_numbers
-from resnets.data.tables.label_sets import single_label
 from resnets.data.tables.labels import ambiguous_number, argsort_by_name, format_first_pair
+from resnets.data.tables.multilabel import single_label
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.errors import reading
 from resnets.utils.json_files import parse_json

@@ -323,7 +323,7 @@ def _plot_paths(results: Sequence[Unravelled]) -> Plot:
 
 
 def _lesion_numbers(results: Sequence[Unravelled]) -> Numbers:
-    columns = ("model", "kind", "count", "error", "error with statistics anew", "blocks")
+    columns = ("model", "kind", "count", "error", "error with recomputed statistics", "blocks")
     rows: list[Row] = []
     for each in results:
         rows.append((each.label, "intact", 0, each.error, each.recalibrated_error, ""))

@@ -34,7 +34,7 @@ from resnets.study.gradients.measure import (
     trace_gradients,
 )
 from resnets.study.grid.model_names import family_name
-from resnets.study.trained_models import format_command, label_sets_error, line_style
+from resnets.study.trained_models import format_command, line_style, multilabel_error
 from resnets.utils import environment
 from resnets.utils.api_function import api_function
 from resnets.utils.files import page_folder
@@ -135,7 +135,7 @@ def _train_and_measure(
     recipe = short_recipe(specs[0], source, iterations, seed)
     splits = open_data(recipe.data)
     if is_multilabel(splits.train.labels):
-        raise label_sets_error(source)
+        raise multilabel_error(source)
     recipe = replace(recipe, data=replace(recipe.data, value_range=splits.value_range))
     announce(splits)
     preprocessor = fit_preprocess(splits.train, recipe.data, splits.train.channels)

@@ -25,7 +25,7 @@ from resnets.models.block_config import MakeBlock
 from resnets.study.grid.cells import Grid, cell_recipe
 from resnets.study.grid.model_names import custom_block
 from resnets.study.grid.worker import init_worker, worker_context
-from resnets.study.trained_models import label_sets_error
+from resnets.study.trained_models import multilabel_error
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import Stream
 from resnets.train.loss import LossFn, classification_loss
@@ -168,7 +168,7 @@ def survey_grid(
         return _survey_text(grid, target, timed=timed)
     splits = open_data(recipe.data)
     if is_multilabel(splits.train.labels):
-        raise label_sets_error(recipe.data.source)
+        raise multilabel_error(recipe.data.source)
     data = dataclasses.replace(recipe.data, value_range=splits.value_range)
     recipe = dataclasses.replace(recipe, data=data)
     announce(splits)

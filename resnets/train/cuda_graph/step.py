@@ -101,7 +101,7 @@ class GraphTraining:
     def replay(self) -> None:
         """Run the next step on the current CUDA stream."""
         state, tables = self._state, self._tables
-        if not tables.holds(state):
+        if not tables.is_current(state):
             tables.fill(state)
         set_lr(state.optimizer, state.schedule.lr(state.step))  # for the log
         self._replay[self._stream.size_at(state.step, self._total)]()
@@ -151,8 +151,8 @@ class StepTables:
         self._ema_weight = torch.zeros(steps, device=device)
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def holds(self, state: TrainState) -> bool:
-        """True if row `index` belongs to the next step of `state`."""
+    def is_current(self, state: TrainState) -> bool:
+        """Return whether the next row belongs to the next step of `state`."""
         if self.start is None or not 0 <= state.step - self.start < self.steps:
             return False
         return self.lrs[state.step - self.start] == state.schedule.lr(state.step)

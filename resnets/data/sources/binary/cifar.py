@@ -86,7 +86,7 @@ def open_cifar(folder: Path, layout: _Layout, name: str, root: Path | None = Non
         classes,
         train,
         test=lambda: _read_part("test", folder, (layout.test,), layout),
-        left_out=count_unread(root or folder, read),
+        skipped=count_unread(root or folder, read),
     )
 
 

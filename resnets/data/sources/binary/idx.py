@@ -83,8 +83,8 @@ def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) ->
         part = _read_part(folder, files, "test", prefix, tests[0])
         return _apply_mapping(part, name_of_label, mapping) if notes else part
 
-    left_out = count_unread(folder, [*read, *([mapping] if notes else [])])
-    return Source(name, names, train, test=test if tests else None, notes=notes, left_out=left_out)
+    skipped = count_unread(folder, [*read, *([mapping] if notes else [])])
+    return Source(name, names, train, test=test if tests else None, notes=notes, skipped=skipped)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

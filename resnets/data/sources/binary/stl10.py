@@ -49,7 +49,7 @@ def open_stl10(folder: Path, name: str, root: Path | None = None) -> Source:
         _read_part("train", folder, len(classes)),
         test=lambda: _read_part("test", folder, len(classes)),
         notes=tuple(notes),
-        left_out=count_unread(root or folder, read),
+        skipped=count_unread(root or folder, read),
     )
 
 

@@ -20,7 +20,7 @@ from resnets.data.dataset.labels import (
 )
 from resnets.data.sources.objects import open_objects
 from resnets.data.sources.open import find_source
-from resnets.data.tables.label_sets import read_label_sets
+from resnets.data.tables.multilabel import parse_labels
 
 SETS = [("cat", "dog"), ("cat",), (), ("dog", "eel"), ("eel",), ("cat", "dog", "eel")]
 CLASSES = ("cat", "dog", "eel")
@@ -101,10 +101,10 @@ def test_single_labels_stay_single(tmp_path, images) -> None:
 def test_a_few_lists_among_many_are_refused() -> None:
     labels = ["cat", "dog"] * 15 + ["cat;dog"]
     with pytest.raises(DataError, match="30.*'cat;dog'.*30"):
-        read_label_sets(labels, lambda row: f"row {row}")
-    assert read_label_sets(labels, str, "multi").labels[-1] == ("cat", "dog")
+        parse_labels(labels, lambda row: f"row {row}")
+    assert parse_labels(labels, str, "multi").labels[-1] == ("cat", "dog")
     doubtful = [f"{a},{b}" for a in "abc" for b in "xyz"]
-    found = read_label_sets(doubtful, str)
+    found = parse_labels(doubtful, str)
     assert (found.multi, list(found.labels)) == (False, doubtful)
     assert "9 of 9 classes have a comma" in found.warning
 
@@ -210,21 +210,21 @@ def test_splits_of_sets_open(tmp_path, images) -> None:
 def test_numbers_with_a_decimal_comma_are_no_sets(grades: tuple[str, ...]) -> None:
     labels = ["1", *grades] * 4 if "1" in grades else list(grades) * 4
     with pytest.raises(DataError, match=r"decimal comma.*labels=multi"):
-        read_label_sets(labels, str)
-    assert read_label_sets(labels, str, "multi").multi
+        parse_labels(labels, str)
+    assert parse_labels(labels, str, "multi").multi
     pairs = ["0,3", "1,3", "3", "0", "1", "1,2", "2"] * 4
-    assert read_label_sets(pairs, str).multi
+    assert parse_labels(pairs, str).multi
 
 
 def test_a_column_beside_exclusive_ones_is_no_label() -> None:
     rows = [(name,) for name in ("cat", "dog", "eel")] * 10
     few = [("cat", "male"), *rows[1:]]
     with pytest.raises(DataError, match=r"row 0.*'male'.*29"):
-        read_label_sets(few, "row {}".format)
+        parse_labels(few, "row {}".format)
     many = [(*names, "flash") if row % 2 else names for row, names in enumerate(rows)]
     with pytest.raises(DataError, match="without 'flash'"):
-        read_label_sets(many, str)
+        parse_labels(many, str)
     two = [(*names, "male") if row % 3 else names for row, names in enumerate(many)]
     with pytest.raises(DataError, match="'flash' and 'male'|'male' and 'flash'"):
-        read_label_sets(two, str)
-    assert read_label_sets(many, str, "multi").multi
+        parse_labels(two, str)
+    assert parse_labels(many, str, "multi").multi

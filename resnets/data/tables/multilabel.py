@@ -32,7 +32,7 @@ BRACKET, SPACES, WORDS = "brackets", "spaces", "words"
 
 
 @dataclass(frozen=True)
-class LabelSets:
+class ParsedLabels:
     """Parsed labels: either all names, or all tuples of names (`multi`).
 
     description: how sets are written, for the note on the table; empty for single labels.
@@ -45,9 +45,9 @@ class LabelSets:
     warning: str = ""
 
 
-def read_label_sets(
+def parse_labels(
     labels: Sequence[Label], locate: Callable[[int], str], form: LabelForm = "auto"
-) -> LabelSets:
+) -> ParsedLabels:
     """Parse the labels of a table: the text of its cells, or the names of the columns with 1.
 
     form: "single" reads each cell as one label, "multi" as a set, where an empty cell is an empty
@@ -61,7 +61,7 @@ def read_label_sets(
     """
     columns = any(isinstance(label, tuple) for label in labels)
     if form == "single":
-        return LabelSets([single_label(label, locate(row)) for row, label in enumerate(labels)])
+        return ParsedLabels([single_label(label, locate(row)) for row, label in enumerate(labels)])
     if columns:
         sets = [label_names(label) for label in labels]
         rows = [row for row, names in enumerate(sets) if len(names) > 1]
@@ -78,8 +78,8 @@ def read_label_sets(
                     " data.labels=multi"
                 )
         if form == "multi" or rows:
-            return LabelSets(sets, True, "several labels per image")
-        return LabelSets([single_label(label, locate(row)) for row, label in enumerate(labels)])
+            return ParsedLabels(sets, True, "several labels per image")
+        return ParsedLabels([single_label(label, locate(row)) for row, label in enumerate(labels)])
     texts = [str(label) for label in labels]
     if form == "auto" and (row := _find_decimal_comma(texts)) is not None:
         raise DataError(
@@ -88,8 +88,8 @@ def read_label_sets(
         )
     several, separator = _find_separator(texts, form)
     if form == "auto" and not several:
-        single = LabelSets([single_label(text, locate(row)) for row, text in enumerate(texts)])
-        return LabelSets(single.labels, warning=_comma_warning(texts) or _words_warning(texts))
+        single = ParsedLabels([single_label(text, locate(row)) for row, text in enumerate(texts)])
+        return ParsedLabels(single.labels, warning=_comma_warning(texts) or _words_warning(texts))
     if form == "auto":
         labeled = sum(not is_missing(text) for text in texts)
         rows = [row for row, text in enumerate(texts) if text in several]
@@ -104,7 +104,7 @@ def read_label_sets(
     description = f"several labels per image, {how.get(separator, f'separated by {separator!r}')}"
     if none := sum(not names for names in sets):
         description += f", {none:,} without a label"
-    return LabelSets(sets, True, description)
+    return ParsedLabels(sets, True, description)
 
 
 def _check_not_rare(location: str, rows: Sequence[int], labeled: int) -> None:

@@ -9,14 +9,14 @@ from torch import nn
 
 from resnets.config import ConfigError, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.models.layers import pad
-from resnets.detect.models.predictor import Predictor
-from resnets.detect.models.roi_heads import flatten_candidates
-from resnets.detect.models.test_time_additions import (
+from resnets.detect.models.inference import (
     DetectionInference,
     _vote_boxes,
     nearest_scales,
 )
+from resnets.detect.models.layers import pad
+from resnets.detect.models.predictor import Predictor
+from resnets.detect.models.roi_heads import flatten_candidates
 
 LOW = dataclasses.replace(FPN, score_threshold=0.0, train_sizes=(64,), max_size=200)
 
