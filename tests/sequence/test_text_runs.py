@@ -100,7 +100,7 @@ def test_predict_continues_a_text(done, capsys):
         line.removesuffix("\n"),
     ]
     assert model.training
-    with pytest.raises(ConfigError, match="images: ndarray is not a text"):
+    with pytest.raises(ConfigError, match="images: ndarray is not a string"):
         resnets.predict(model, np.zeros((2, 3)))
     with pytest.raises(ConfigError, match="^classes: not for models of task 'text'"):
         resnets.predict(out, "Shall I", classes="a,b")
