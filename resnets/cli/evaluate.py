@@ -62,12 +62,13 @@ def command(
         split: Split of the data; val and train are those of the run.
         image_set: Detectors only: name of an image set of the data, such as test-dev2017. Without
             ground truth, results are written to --out in the format of test servers.
-        model: Network of weights, also those of --classes-from, that do not state it (a state
-            dict): a name that `resnets info` lists.
-        classes: Names of the outputs in order, if the weights have none or the data has others: a
+        model: Architecture of weights that do not specify it (a state dict), including those of
+            --classes-from; a name listed by `resnets info`.
+        classes: Class names in output order, if the weights contain none or the data uses others: a
             file with one per line, a,b,c, imagenet, or numbers for 0, 1, ...
         labels: True classes in place of the data's own: real.json, .csv of path,label, .txt.
-        views: One crop; corners and center with mirror images; the whole image, convolutionally.
+        views: Test views: the center crop; four corner crops and the center crop, with their mirror
+            images; or the whole image, fully convolutionally.
         scales: Shorter sides in px such as 224,256,384,480,640 (default of dense).
         flip: Add the mirror image of each view.
         refine: Detectors only: pool each region again at its regressed box, and let boxes vote.
@@ -75,7 +76,7 @@ def command(
             --views, --flip and --average) replace the localizer's own; several form an ensemble.
         average: What is averaged over views and models.
         unknown: Classifiers only: folder of out-of-distribution images, which show none of the
-            classes. Gives the AUROC, and the share of them that is accepted at 95% recall of images
+            classes. Reports the AUROC, and the fraction that is accepted at 95% recall of images
             of the classes.
         as_json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);

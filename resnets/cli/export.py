@@ -38,10 +38,10 @@ def command(
 
     Args:
         weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
-        classes: Names of the outputs in order, if the weights do not name them: a file with one per
-            line, a,b,c, imagenet, or numbers for 0, 1, ...
+        model: Architecture of weights that do not specify it (a state dict); a name listed by
+            `resnets info`.
+        classes: Class names in output order, if the weights do not contain them: a file with one
+            per line, a,b,c, imagenet, or numbers for 0, 1, ...
         to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin), torch (.pt2, torch.export),
             executorch (.pte, for phones and edge devices), tensorrt (.onnx as TensorRT takes it),
             or web (a folder with a page that classifies images in the browser; npm fetches its

@@ -42,10 +42,10 @@ def command(
         weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
         data: Data set (name, folder of class folders, tar, ...), any folder of images, with or
             without folders in it, or an image.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
+        model: Architecture of weights that do not specify it (a state dict); a name listed by
+            `resnets info`.
         out: Parquet file to write, with columns path, label and embedding.
-        nearest: Image to find the nearest images of in the data, which are printed.
+        nearest: Query image; its nearest images in the data are printed.
         top_k: Number of nearest images.
         split: Split of the data; if the run was trained on this data set, a split of the run.
         as_json: Print the nearest images as JSON and nothing else.

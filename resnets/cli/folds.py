@@ -26,7 +26,7 @@ def command(
     fields: Fields = (),
     device: str = "auto",
 ) -> int:
-    """Cross-validate: train k models, each of which predicts the images that it has not seen.
+    """Cross-validate: train k models, each of them tested on its held-out fold.
 
     Gives mean and spread of the error, predictions.csv, and with cleanlab a page of likely label
     errors, corrections.csv and quarantine.txt. The same command resumes a stopped run.
@@ -39,7 +39,7 @@ def command(
         model: Model; default is the recipe's.
         recipe: Recipe of all runs; default scratch, for digits "digits".
         budget: Length of each run as 2000it or 30ep, or of all as 5min.
-        jobs: Runs trained at a time.
+        jobs: Number of runs trained in parallel.
         out: Folder to write or resume; default runs/study-folds-N.
         resume: Folder of a cross-validation to resume unchanged.
         fields: Any other recipe field, as path=value; repeatable.

@@ -30,10 +30,10 @@ def command(
     Args:
         weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
         to: New folder, or hub:ORG/NAME.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
-        classes: Names of the outputs in order, if the weights do not name them: a file with one per
-            line, a,b,c, imagenet, or numbers for 0, 1, ...
+        model: Architecture of weights that do not specify it (a state dict); a name listed by
+            `resnets info`.
+        classes: Class names in output order, if the weights do not contain them: a file with one
+            per line, a,b,c, imagenet, or numbers for 0, 1, ...
         layout: Library whose config and tensor names are written. For torchvision, mmpretrain and
             detectron2 a state dict, model.pth, is added to the files of timm.
         license_: License of the weights, as named on the Hub (apache-2.0, mit, cc-by-4.0, ...).

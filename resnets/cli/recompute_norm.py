@@ -29,8 +29,8 @@ def command(
         out: New folder for the model: weights and config.json, which every command reads.
         data: Data set (name, hub:ORG/NAME, or a path, as for train); default: what the run was
             trained on. Its training images are read; their classes do not matter.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
+        model: Architecture of weights that do not specify it (a state dict); a name listed by
+            `resnets info`.
         batch_size: Largest batch size.
         device: auto, cpu, cuda, cuda:1, mps.
     """

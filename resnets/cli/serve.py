@@ -49,19 +49,20 @@ def command(
         models: Artifacts, run folders, checkpoints, weights files or published weights, as PATH,
             NAME=PATH or NAME@VERSION=PATH. The first is the default; of several versions of a name,
             the last one is.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
-        classes: Names of the outputs in order, if the weights do not name them: a file with one per
-            line, a,b,c, imagenet, or numbers for 0, 1, ...
-        port: Port; 0 selects a free one, which the log line "serving" names.
+        model: Architecture of weights that do not specify it (a state dict); a name listed by
+            `resnets info`.
+        classes: Class names in output order, if the weights do not contain them: a file with one
+            per line, a,b,c, imagenet, or numbers for 0, 1, ...
+        port: Port; 0 selects a free one, which the log line "serving" contains.
         host: Address to listen on; 0.0.0.0 or :: for other machines.
         allowed_host: Accepted Host headers, besides localhost, addresses and the name of this
             machine.
         cors_origin: Origins whose web pages may use the server, as https://example.org, or "*".
         token_env: Environment variable with the bearer token that requests must send.
         max_batch: Largest batch.
-        max_delay_ms: Longest wait of the first image of a batch for others.
-        max_latency_ms: Longest time from acceptance to answer; other requests are refused with 503.
+        max_delay_ms: Maximum time that the first image of a batch waits for others.
+        max_latency_ms: Maximum time from acceptance to response; requests that would take longer
+            are refused with 503.
         queue: Largest number of images waiting for one model; more are refused with 503.
         max_upload_mb: Largest request in MiB.
         max_megapixels: Largest image in millions of pixels.

@@ -51,17 +51,19 @@ def command(
         model: Model of the catalog (see `resnets info`); a detector as resnet50-fpn, resnet50-c4.
         epochs: Length of the run in epochs; schedules scale with it. With --resume the new length
             of the whole run.
-        iterations: Length of the run in optimizer steps, otherwise like epochs.
-        seed: Seed of initialization, order and augmentation.
+        iterations: Length of the run in optimizer steps; an alternative to --epochs.
+        seed: Random seed for initialization, data order and augmentation.
         out: Run folder to write; default runs/RECIPE-N.
         fields: Any other recipe field, as path=value; can be repeated.
         resume_if_exists: With --out: resume the run in that folder if there is one, for schedulers
             that restart jobs.
         device: auto, cpu, cuda, cuda:1, mps.
-        devices: Processes on this machine that share each batch, one per GPU (or on CPUs), started
-            as by torchrun. For several machines see docs/scale.md.
-        max_restarts: With --devices: how often all processes are restarted if one dies.
-        hang_after: Seconds after which a step that does not end stops its process; 0 is never.
+        devices: Number of processes on this machine, one per GPU (or on CPUs), started as by
+            torchrun; each batch is split across them. For several machines see docs/scale.md.
+        max_restarts: With --devices: maximum number of restarts of all processes after one of them
+            fails.
+        hang_after: Timeout of a training step in seconds, after which its process is stopped; 0
+            disables it.
         fit_memory: Halve the micro-batch until it fits into memory; gradients are accumulated, so
             the batch stays the same.
         list_recipes: List the recipes.

@@ -49,8 +49,10 @@ class AugmentSpec:
         color_jitter: [fraction] Brightness, contrast, saturation and hue: factors from
             1 - v to 1 + v, hue by -v to v of the circle (at most 0.5), in random order
             (torchvision's ColorJitter; Szegedy et al. 2015).
-        grayscale: [probability] Images that become gray (Chen et al. 2020).
-        blur: [probability] Images that are blurred by a Gaussian (Chen et al. 2020).
+        grayscale: [probability] Probability that an image is converted to grayscale (Chen et al.
+            2020).
+        blur: [probability] Probability that an image is blurred by a Gaussian filter (Chen et al.
+            2020).
         blur_sigma: [px] Range of its standard deviation.
         pca_color: [std] Standard deviation of the step along the principal components of the
             colors; 0 is off (Krizhevsky et al. 2012).
@@ -64,9 +66,9 @@ class AugmentSpec:
             al. 2018). If cutmix is on too, each batch uses one of them.
         cutmix: [alpha] Paste a rectangle of another image, of an area from Beta(alpha, alpha); 0 is
             off (Yun et al. 2019).
-        mix_probability: [probability] Batches that are mixed at all.
-        random_erase: [probability] Chance that a rectangle of an image is replaced by noise (Zhong
-            et al. 2020).
+        mix_probability: [probability] Probability that a batch is mixed.
+        random_erase: [probability] Probability that a rectangle of an image is replaced by noise
+            (Zhong et al. 2020).
         repeats: [copies] Differently augmented copies of an image in a batch; an epoch keeps its
             length and has 1 / repeats of the distinct images (Hoffer et al. 2020).
     """
@@ -115,12 +117,12 @@ class DataSpec:
         test_fraction: [fraction] Images held out for testing where the source has no test split. A
             source with train/ and val/ but no test/ is tested on val/, and validated on images held
             out of train/.
-        split_seed: [seed] Seed by which images are held out.
+        split_seed: [seed] Random seed for the choice of held-out images.
         split_rule: "identity" draws each image by `split_seed` and its own path, so that images
             added later move no others; "rank" is the rule of earlier versions, by its index among
             the sorted files.
-        train_fraction: [fraction] Training images that are used, the same share of each class; each
-            fraction's are among those of a larger one. `resnets study data` sets it.
+        train_fraction: [fraction] Fraction of the training images that is used, stratified by
+            class; a smaller fraction is a subset of a larger one. `resnets study data` sets it.
         folds: [folds] Parts of equal size that the training images are divided into, stratified
             by class; one is the test split (cross-validation), in place of a test split of the
             source; 0 is off. `resnets folds` sets it.
@@ -138,25 +140,28 @@ class DataSpec:
             and fit 2 GiB, or if they are read at a fixed size without random scaling.
         grow_from: [px] Side at which training starts (progressive resizing); None is `size`
             throughout.
-        grow_between: [fraction of the run] Where the side begins and ends to grow to `size`.
-        grow_step: [px] Step of that growth.
-        workers: [threads] Threads that decode images; 0 is one per core. Never changes a result.
+        grow_between: [fraction of the run] Start and end of the growth to `size`.
+        grow_step: [px] Step by which the side grows.
+        workers: [threads] Threads that decode images; 0 is one per core. Does not affect the
+            result.
         ground_truth: File with the labels of a flat validation folder (ImageNet's ground truth),
             if it is not found next to it.
         labels_from: Where the class of an image in a folder or archive comes from: "auto" detects
             class folders, split folders and tables; "folder" takes every folder at the top as a
             class; "name" takes the part of the file name before its number.
-        balance: Which images an epoch holds. "none": each once. "classes": as many of each class,
-            so that images of rare classes come several times and some of frequent ones wait for
-            later epochs; "sqrt": in proportion to the square root of the images of a class (Mahajan
-            et al. 2018; Kang et al. 2020). An epoch keeps its length. Not for streamed data sets.
-        labels: Whether an image has one label ("single") or any set of labels ("multi": "cat,dog"
-            in a cell, lists, a column of 0 and 1 for each label, COCO's categories); "auto" takes
-            sets where a table clearly has them, and says so. Sets are trained by "bce".
+        balance: Which images an epoch contains. "none": each once. "classes": as many of each
+            class, so that images of rare classes come several times and some of frequent ones wait
+            for later epochs; "sqrt": in proportion to the square root of the images of a class
+            (Mahajan et al. 2018; Kang et al. 2020). An epoch keeps its length. Not for streamed
+            data sets.
+        labels: "single" is one label per image. "multi" is any number of labels per image
+            ("cat,dog" in a cell, lists, a column of 0 and 1 for each label, COCO's categories),
+            trained with the loss "bce". "auto" selects "multi" where a table clearly has several
+            labels per image, and reports it.
         streaming: Read Parquet, WebDataset and Hub data sets in blocks, without copying them first.
         shuffle_buffer: [images] Images buffered to shuffle a streamed data set.
         corrections: CSV file of path, label and correction that gives images other labels, as
-            `resnets folds` writes it; None is none.
+            written by `resnets folds`; None applies no corrections.
         quarantine: File that lists images to exclude, as `resnets data check` writes it; None is
             quarantine.txt in the folder of the source, if there is one.
         max_unreadable: [fraction] Training images that may be unreadable before a run stops; one

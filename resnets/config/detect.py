@@ -53,15 +53,15 @@ class DetectSpec:
             of the images; 0 is off, 0.001 is for LVIS (Gupta et al. 2019).
         format: Annotation format to read if there are several; "" is the first of coco, cvat, voc,
             labelme, yolo and rle. "rle" is refused where its runs fit rows better than columns;
-            "rle-columns" and "rle-rows" state what they go along.
+            "rle-columns" and "rle-rows" specify the direction of the runs.
         skip_invalid: Exclude invalid annotations instead of refusing to train.
         apply_exif: Boxes refer to images rotated as their EXIF data says, where the annotated size
             does not tell; otherwise such images are refused.
         class_map: Encoding of the pixels of class maps: "ids" the numbers of the file that names
             the classes; "binary" 0, and 1 or 255; "voc" and "cityscapes" their numbers or colors;
             "cityscapes-trainids" its trainIds. "" is "ids", and refuses maps of 0 and 255 alone.
-        class_map_folder: Folder that holds the class maps ("1st_manual"), or several joined by +;
-            "" is found by its name or by its files, and refused where several folders match the
+        class_map_folder: Folder that contains the class maps ("1st_manual"), or several joined by
+            +; "" is found by its name or by its files, and refused where several folders match the
             images one to one.
         head: "fpn" is a feature pyramid (Lin et al. 2017). "c4" runs the last stage on each region
             (the paper, appendix A; for VGG, Ren et al. 2015). "fcn" and "deeplabv3" are for task
@@ -74,8 +74,8 @@ class DetectSpec:
         anchor_sizes: [px] Sides of the anchors. A pyramid takes one per level (one more than the
             stages that feed it); "c4" takes any number.
         anchor_ratios: [factor] Height over width of the anchors.
-        roi: Regions are read by bilinear samples ("align", He et al. 2017) or by maxima ("pool",
-            Girshick 2015).
+        roi: Pooling of region features: bilinear sampling ("align", He et al. 2017) or maximum
+            ("pool", Girshick 2015).
         roi_size: [cells] Side of a region after that; None is 7 on a pyramid and for VGG, 14 for
             "c4".
         context: Append the features of the whole image to those of each region (the paper, appendix
@@ -100,7 +100,7 @@ class DetectSpec:
             last two of the four steps (Ren et al. 2015, section 3.2).
         score_threshold: [probability] Lowest score of a detection.
         nms_threshold: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
-        max_detections: [boxes] Most detections per image.
+        max_detections: [boxes] Maximum number of detections per image.
         refine: Read regions again at their regressed boxes, and vote (the paper, appendix B).
         test_sizes: [px] Shorter sides of an image pyramid at test; () is one scale, the last of
             `train_sizes`. Detectors merge the two scales that suit a region by maxout, localizers

@@ -43,7 +43,7 @@ class ModelSpec:
     """Architecture of a network: residual, plain, pre-activation or VGG.
 
     Attributes:
-        name: Name shown in reports and stored with the weights; decides nothing.
+        name: Name shown in reports and stored with the weights; does not affect the model.
         block: Building block. "basic" is two 3x3 convolutions and "bottleneck" 1x1, 3x3, 1x1 (the
             paper, Fig. 5). A prefix gives another order of layers: "preact-" has norm and ReLU
             before each convolution, "relu-preact-" only the ReLU, "norm-after-add-" the last norm
@@ -51,8 +51,8 @@ class ModelSpec:
             Fig. 4). "vgg" is single 3x3 convolutions with a max pool after each stage (Simonyan and
             Zisserman 2015).
         dims: [axes] Axes of the input besides its channels: 2 for images, 1 for signals. With 1,
-            convolutions of k are in place of k x k, and norms and pools of one axis.
-        depths: [blocks] Blocks of each stage; of 3x3 convolutions for "vgg".
+            convolutions, norms and pools are one-dimensional: a kernel of k in place of k x k.
+        depths: [blocks] Number of blocks in each stage; for "vgg", of 3x3 convolutions.
         widths: [channels] Width of the 3x3 convolutions of each stage. The output of a bottleneck
             is four times as wide.
         shortcut: Option where dimensions increase: A pads with zeros, B projects by a 1x1
@@ -60,21 +60,23 @@ class ModelSpec:
             shortcuts: the plain network.
         shortcut_pool: "average" is a 2x2 average pool before each projection, which takes its
             stride (He et al. 2019, ResNet-D).
-        attention: Factor of each channel at the end of F(x). "se" computes it from the channels'
-            means by two layers (Hu et al. 2018, squeeze and excitation), "eca" by one convolution
-            over neighboring channels (Wang et al. 2020).
-        se_reduction: [factor] Channels of a map over those between the two layers of "se", which
-            are rounded to a multiple of 8 (Hu et al. 2018: 16; Bello et al. 2021, ResNet-RS: 4).
+        attention: Channel attention at the end of F(x): a factor for each channel. "se" computes it
+            from the channels' means by two layers (Hu et al. 2018, squeeze and excitation), "eca"
+            by one convolution over neighboring channels (Wang et al. 2020).
+        se_reduction: [factor] Reduction ratio of "se": channels of a map divided by those between
+            its two layers, which are rounded to a multiple of 8 (Hu et al. 2018: 16; Bello et al.
+            2021, ResNet-RS: 4).
         shortcut_gate: Gate g(x) on each shortcut. "exclusive" multiplies the branch by g and the
             shortcut by 1 - g, "shortcut-only" the shortcut alone; g is the sigmoid of a 1x1
             convolution (He et al. 2016, ECCV, Table 1). "highway" is exclusive with a 3x3
             convolution, as its layers have (Srivastava et al. 2015).
         gate_bias: [logit] Initial bias of the gates. The lower it is, the nearer to the identity
             the network starts (He et al. 2016, ECCV, Table 1: 0 to -10).
-        shortcut_scale: [factor] Constant on each shortcut (He et al. 2016, ECCV, Table 1: 0.5).
+        shortcut_scale: [factor] Constant factor of each shortcut (He et al. 2016, ECCV, Table 1:
+            0.5).
         shortcut_dropout: [probability] Dropout on each shortcut (He et al. 2016, ECCV, Table 1:
             0.5).
-        branch_scale: [factor] What multiplies each branch F(x) before the addition: a constant;
+        branch_scale: [factor] Factor of each branch F(x) before the addition: a constant;
             "rsqrt-depth", the constant 1 / sqrt(number of blocks) (Hayou et al. 2021); or a number
             that is learned. "rezero" starts at 0 (Bachlechner et al. 2021), "skipinit" is the same
             without norms (De and Smith 2020), and "fixup" starts at 1 without norms, with a scalar
@@ -107,23 +109,24 @@ class ModelSpec:
             "group+ws" group normalization with standardized convolution weights (Kolesnikov et al.
             2020, BiT).
         norm_scale: Batch norms learn a scale besides the shift of each channel (off: Page 2018).
-        norm_eps: [variance] Added to the variance by the norms.
+        norm_eps: [variance] Epsilon of the norms, added to the variance.
         norm_groups: [groups] Groups of channels of the norm "group+ws" (Wu and He 2018).
         conv_bias: Convolutions with a bias, for weights of other libraries: "stem" for the authors'
             Caffe ResNet-50, "all" for Keras. Batch normalization cancels these biases in training.
         activation: After norms and additions: ReLU (the paper) or GELU (Hendrycks and Gimpel 2016).
         head_pool: Pool of all positions before the head: their average (the paper) or maximum.
-        logit_scale: [factor] Constant on the logits, for large learning rates (Page 2018: 1/8).
+        logit_scale: [factor] Constant factor of the logits, for large learning rates (Page 2018:
+            1/8).
         init: Initial weights: "he" is normal with variance 2 / fan_in (He et al. 2015), "naive"
             normal with standard deviation 0.01 (Krizhevsky et al. 2012).
         zero_init_residual: Initialize the scale of the last norm of each block to 0, so that blocks
             start as the identity (Goyal et al. 2017).
         dropout: [probability] Dropout before the head, or in the fully connected layers of VGG.
-        drop_path: [probability] Chance that the last residual branch is dropped for an image in
-            training; it grows linearly with depth from 0 (stochastic depth, Huang et al. 2016).
+        drop_path: [probability] Probability that the last residual branch is dropped for an image
+            in training; it grows linearly with depth from 0 (stochastic depth, Huang et al. 2016).
         blur_pool: Low-pass filter before each subsampling (Zhang 2019).
-        dilate: [stages] The last stages that keep their resolution and dilate their kernels
-            instead, for semantic segmentation (Chen et al. 2017).
+        dilate: [stages] Number of last stages that use dilated convolutions in place of a stride,
+            for semantic segmentation (Chen et al. 2017).
         num_classes: [classes] Outputs of the head. Training sets it from the data.
         in_channels: [channels] Channels of the input. Training sets it from the data.
         input_size: [px] Side of the images that the network is made for: the default of data.size,

@@ -28,10 +28,10 @@ class LossSpec:
     """The loss of task "classify"; those of the other tasks belong to their heads.
 
     Attributes:
-        kind: "cross-entropy" is of the softmax; "bce" is binary cross-entropy per class (Wightman
-            et al. 2021); "focal" weights the cross-entropy of each image by (1 - p)^`gamma`, p
-            being the probability of its class, so that images that are classified well count less
-            (Lin et al. 2017).
+        kind: "cross-entropy" is softmax cross-entropy; "bce" is binary cross-entropy per class
+            (Wightman et al. 2021); "focal" weights the cross-entropy of each image by (1 -
+            p)^`gamma`, p being the probability of its class, so that images that are classified
+            well count less (Lin et al. 2017).
         label_smoothing: [fraction] Target probability spread over all classes (Szegedy et al.
             2016).
         gamma: [exponent] Exponent of "focal"; 0 is the cross-entropy.
@@ -68,7 +68,8 @@ class OptimSpec:
             batches (You et al. 2020); or Muon (Jordan et al. 2024), which orthogonalizes the
             updates of convolutions and linear layers, and trains the input layer, the head, norms
             and biases by SGD.
-        lr: [per step] Learning rate at the peak of the schedule; it belongs to the batch size.
+        lr: [per step] Learning rate at the peak of the schedule. It is not scaled with
+            `batch_size`.
         head_lr_scale: [factor] Learning rate of the head relative to `lr`.
         norm_bias_lr_scale: [factor] Learning rate of norms and biases relative to `lr`.
         momentum: [fraction] Momentum of SGD and Muon.
@@ -80,7 +81,7 @@ class OptimSpec:
         weight_decay: [per step] L2 penalty for SGD; decoupled for AdamW, LAMB and Muon.
         decay_norm_and_bias: Apply weight decay to norms and biases too, as in the paper.
         clip_norm: [norm] Upper limit of the norm of all gradients; None is no clipping.
-        shard: With several processes each holds the optimizer state of its part of the parameters
+        shard: Shard the optimizer state: each process stores that of its part of the parameters
             only (ZeRO stage 1, Rajbhandari et al. 2020). The result is the same.
     """
 
@@ -140,10 +141,10 @@ class EvalSpec:
 
     Attributes:
         every: [it or ep] Interval between evaluations, such as "1ep" or "500it".
-        batch_size: [images] Images computed at once; never changes a result.
+        batch_size: [images] Batch size of evaluation; does not affect the result.
         test: Measure the test set once at the end; searches do not.
         watch_test: Also evaluate the test set each time, to plot its error (the paper, Fig. 4 and
-            6); it decides nothing.
+            6); it is not used for any decision.
         monitor: The validation error that chooses the best checkpoint, and that plateau and
             patience watch. "auto" is the balanced error where loss.class_weights or data.balance is
             set, else the top-1 error. Task "classify" only.
@@ -169,7 +170,8 @@ class FinetuneSpec:
     """Fine-tuning; has an effect only with pretrained `weights`.
 
     Attributes:
-        head_first: [fraction of the run] Only the new head is trained during this part.
+        head_first: [fraction of the run] Initial part of the run in which only the new head is
+            trained.
         layer_decay: [factor] Learning rate of each stage relative to the next one; 1 is equal rates
             (Howard and Ruder 2018).
         freeze_norm: Batch norms keep their pretrained statistics, scales and shifts.

@@ -33,9 +33,8 @@ class Recipe:
 
     Attributes:
         name: Name of the recipe; run folders are named after it.
-        task: What is learned. "classify" is the class of an image, "signals" that of a signal,
-            "text" the next character, with `transformer` in place of `model`; the others use
-            `detect`.
+        task: Task. "classify" predicts the class of an image, "signals" that of a signal, "text"
+            the next character, with `transformer` in place of `model`; the others use `detect`.
         model: Architecture, `ModelSpec`.
         transformer: Architecture of task "text", `TransformerSpec`.
         signal: How task "signals" reads a file, `SignalSpec`.
@@ -48,14 +47,16 @@ class Recipe:
         eval: Evaluation, `EvalSpec`.
         detect: Detection and segmentation, `DetectSpec`.
         duration: [it or ep] Length of the run: "64000it" is optimizer steps, "30ep" epochs.
-        batch_size: [images] Global batch size, whatever the number of devices.
-        micro_batch: [images] Most images in one forward pass on one device; gradients are
-            accumulated. 0 is no limit.
-        norm_batch: [images] Images over which batch norm takes its statistics, whatever the number
-            of devices: 32 as on each of the paper's 8 GPUs for ImageNet, 64 as on each of its two
-            for CIFAR-10; 0 is all of a forward pass ("ghost" batches, Hoffer et al. 2017).
-        sync_norm: Batch norm takes its statistics over the global batch, on all devices.
-        ema_decay: [per step] Decay of the averaged weights, which are then evaluated; 0 is off.
+        batch_size: [images] Global batch size, independent of the number of devices.
+        micro_batch: [images] Maximum number of images in one forward pass on one device; gradients
+            are accumulated. 0 is no limit.
+        norm_batch: [images] Number of images over which batch norm computes its statistics,
+            independent of the number of devices: 32 as on each of the paper's 8 GPUs for ImageNet,
+            64 as on each of its two for CIFAR-10; 0 is all images of a forward pass ("ghost"
+            batches, Hoffer et al. 2017).
+        sync_norm: Compute batch norm statistics over the global batch, across all devices.
+        ema_decay: [per step] Decay of the exponential moving average of the weights, which is
+            evaluated in their place; 0 is off.
         precision: "auto" is bfloat16 where the device computes it natively, float16 on other GPUs
             with tensor cores (V100, T4), else float32; with data.keep_bits always float32, since
             bfloat16 has 8 bits. "tf32" is float32 whose convolutions and
@@ -64,25 +65,25 @@ class Recipe:
             2018).
         channels_last: Store activations in channels-last memory format.
         compile: torch.compile; "auto" if the run is long enough to gain from it.
-        cuda_graph: Run a training step of a classifier as one CUDA graph, for one device and a
-            data set in memory; else a line says why not. With `compile` the graph holds compiled
-            blocks.
+        cuda_graph: Run a training step of a classifier as one CUDA graph, which requires one device
+            and a data set in memory; otherwise the reason is logged. With `compile` the graph
+            contains compiled blocks.
         recompute: Recompute activations in the backward pass instead of storing them (Chen et al.
             2016).
-        weights: Initial weights, as `resnets.create_model` takes them; None is random. Their own
-            normalization then replaces data.normalize.
+        weights: Initial weights, as accepted by `resnets.create_model`; None is random
+            initialization. Their own normalization then replaces data.normalize.
         weights_head: "names" keeps the head if its classes are those of the data, in any order;
             "keep" keeps it by position; "new" replaces it.
         weights_size: "near" refuses weights made for images less than half as large as the
             recipe's; "any" does not.
         checkpoint_every: [it or ep] Interval between checkpoints.
-        keep_checkpoints: [files] Checkpoints to resume from that are kept, the last one included.
+        keep_checkpoints: [files] Number of checkpoints kept to resume from, including the last one.
         checkpoint_url: Where checkpoints are stored in place of the run folder, under its name:
             s3://bucket/runs, gs://..., file:///...
         log_every: [it or ep] Interval between rows of the log; in iterations, at most an epoch.
         trackers: Where the log is sent in addition to the run's folder and TensorBoard: "wandb"
             (Weights & Biases), "mlflow"; configured by their environment variables.
-        seed: [seed] Seed of initialization, order and augmentation.
+        seed: [seed] Random seed for initialization, data order and augmentation.
         custom: Names of the Python objects that were passed to `resnets.train` in place of what a
             recipe can name: "model", "block", "norm", "loss". Set by the run.
     """

@@ -19,12 +19,13 @@ class TransformerSpec:
     """Decoder-only transformer (Vaswani et al. 2017), of task "text".
 
     Attributes:
-        name: Name shown in reports; decides nothing.
+        name: Name shown in reports; does not affect the model.
         depth: [blocks] Blocks, each of two sublayers: causal self-attention, and a feed-forward
             network four times as wide with GELU.
         width: [channels] Width of the residual stream.
         heads: [heads] Heads of the attention; they divide `width`.
-        context: [characters] Characters that a prediction may depend on.
+        context: [characters] Context length: the number of characters that a prediction may depend
+            on.
         residual: How a sublayer F changes the stream x. "none" is the plain network, F(norm(x));
             "pre-norm" x + F(norm(x)) (Radford et al. 2019, GPT-2); "post-norm" norm(x + F(x))
             (Vaswani et al. 2017); "rezero" x + a F(x) with a learned from 0 and no norm
@@ -35,7 +36,8 @@ class TransformerSpec:
             read a weighted mean of all earlier outputs (Kimi Team 2026, attention residuals).
         streams: [streams] Residual streams of "hyper" and "mhc" (4 in their papers).
         dropout: [probability] Dropout after the embedding and after each sublayer.
-        vocabulary: [characters] Different characters of the text. Training sets it from the data.
+        vocabulary: [characters] Number of distinct characters of the text. Training sets it from
+            the data.
     """
 
     name: str = "transformer4"
@@ -72,8 +74,8 @@ class SignalSpec:
         window: [steps] Length of the windows that a recording is cut into: each row is a time step,
             each column but the label a channel, and a window has one label throughout. 0: each row
             is a whole signal of one channel.
-        stride: [steps] From the start of a window to that of the next; 0 is `window`, so that none
-            overlap. Windows of two splits never do.
+        stride: [steps] Distance between the starts of consecutive windows; 0 is `window`, so that
+            they do not overlap. Windows of different splits never overlap.
         label: Column of the label: a name in the header, or "last".
     """
 

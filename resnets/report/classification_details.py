@@ -38,7 +38,7 @@ class RunDetails:
     """A classifier's evaluation in full, and images of its run.
 
     split: the one that was measured, "test" or "val". classes: rows of the table, in the order of
-    the data. confusion: (K, K) counts, rows the true class; () of sets of labels. mistakes: the
+    the data. confusion: (K, K) counts, rows the true class; () for multi-label data. mistakes: the
     most confident errors. batch: training images as the network saw them.
     """
 

@@ -232,7 +232,7 @@ def test_page_warns_of_untrained_networks_and_answers(module, runs, tmp_path, mo
     assert "cifar-plain8: the network" in report.caution
     assert "cifar-resnet8" in report.lead
     text = report.report.read_text(encoding="utf-8")
-    for title in ("The question", "How sure it is", "What it does not show", "The source"):
+    for title in ("Question", "Uncertainty", "Limitations", "Source"):
         assert f"<h2>{title}</h2>" in text
     assert list((tmp_path / "numbers").glob("*.csv"))
 

@@ -45,18 +45,18 @@ class Check:
     Args:
         source: Data set: a folder of class folders, a tar of one, ..., or any folder of images.
         out: Folder for the report; default NAME-check in this folder.
-        exclude: Findings to list in quarantine.txt, besides what cannot be read: leak, near-leak,
+        exclude: Findings to list in quarantine.txt, besides unreadable images: leak, near-leak,
             duplicate, ..., or none. Of two copies, the one further from the test split is listed
             (train before val before test).
-        quarantine: List of images that are left out already (data.quarantine of a recipe);
-            default: quarantine.txt in the folder of the data set, if it exists.
+        quarantine: List of images that are already excluded (data.quarantine of a recipe); default:
+            quarantine.txt in the folder of the data set, if it exists.
         tiny: Shorter side in px below which an image is reported as tiny.
         ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
         labels_from: Where labels are read from (data.labels_from): auto, folder (each top folder is
             a class) or name (cat.0.jpg is of class cat).
         workers: Threads, 0 = one per core.
         repair: New folder for corrected annotations of a set with boxes, as COCO JSON; boxes are
-            clipped to the image, and annotations that cannot be repaired are left out.
+            clipped to the image, and annotations that cannot be repaired are omitted.
         class_map: Meaning of the values of class maps (detect.class_map): ids, binary, voc,
             cityscapes, cityscapes-trainids.
         class_map_folder: Folder of the class maps (detect.class_map_folder).

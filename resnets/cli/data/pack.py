@@ -17,13 +17,13 @@ class Pack:
     """Decode all images once into one file, which trains several times faster than the data set.
 
     Use it like any other data set: `resnets train RECIPE --data NAME.pack`. Unreadable images are
-    named and left out; the exit code is then 1.
+    listed and skipped; the exit code is then 1.
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ...; with --verify a packed file.
         size: Shorter side in px that larger images are scaled to; 256 to 500 suit models of 224 px.
         out: File to write; default NAME-SIZE.pack in this folder.
-        quarantine: List of images to leave out, as `resnets data check` writes it.
+        quarantine: List of images to exclude, as written by `resnets data check`.
         ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
         labels_from: Where labels are read from (data.labels_from): auto, folder (each top folder is
             a class) or name (cat.0.jpg is of class cat).

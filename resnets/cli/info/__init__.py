@@ -40,8 +40,8 @@ def command(
             block:bottleneck, block:preact-basic and block:preact-bottleneck (Fig. 2 and 5).
         as_json: Print a list with one object per model instead of tables.
         diagram: Draw the models side by side (Fig. 3), or the blocks, into this .svg file.
-        size: Side of the input in pixels; default: what the model was published for.
-        classes: Number of classes; default: what the model was published for.
+        size: Side of the input in pixels; default: that of the published model.
+        classes: Number of classes; default: that of the published model.
         all_blocks: List every block; by default consecutive equal blocks are listed once.
         kernels: Show which compiled CPU kernels are in use here, and why others are not.
         devices: Show the devices of this machine, the precisions that they compute in, and the

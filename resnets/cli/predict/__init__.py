@@ -75,10 +75,10 @@ def command(
         images: Image files, folders whose images are taken in sorted order, URLs (http, https), and
             - for an image from standard input; for a model of signals .csv, .npy or .npz files, for
             one of text the texts themselves.
-        model: Network of weights that do not state it (a state dict): a name that `resnets info`
-            lists.
-        classes: Names of the outputs in order, if the weights do not name them: a file with one per
-            line, a,b,c, imagenet, or numbers for 0, 1, ...
+        model: Architecture of weights that do not specify it (a state dict); a name listed by
+            `resnets info`.
+        classes: Class names in output order, if the weights do not contain them: a file with one
+            per line, a,b,c, imagenet, or numbers for 0, 1, ...
         top_k: Number of classes per image, the most probable first.
         as_json: Print a JSON list and nothing else.
         csv: Print CSV: path,class1,probability1,..., and columns labels and unknown if the model

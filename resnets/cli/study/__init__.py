@@ -42,7 +42,7 @@ class GridStudy(ABC):
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         recipe: Recipe of all runs (see `resnets train --list`); the paper's by default, for digits
             "digits".
-        jobs: Runs trained at a time; default: by cores, and on GPUs by their memory.
+        jobs: Number of runs trained in parallel; default: by cores, and on GPUs by their memory.
         out: Folder to write or resume; default runs/study-NAME-N.
         resume: Folder of a study to resume unchanged; a finished one gets a new report.
         set: Any other recipe field, as path=value; repeatable.
@@ -143,11 +143,11 @@ class Data:
 
     Args:
         data: Data set: a name or a path.
-        subsets: Subsets, the whole included: 4 are 1/8, 1/4, 1/2 and all.
+        subsets: Number of subsets, including the whole set: with 4, they are 1/8, 1/4, 1/2 and all.
         model: Model; default is the recipe's.
         recipe: Recipe of all runs; default scratch, for digits "digits".
         budget: Length of each run as 2000it or 30ep (of all images), or of the study as 5min.
-        jobs: Runs trained at a time.
+        jobs: Number of runs trained in parallel.
         out: Folder to write or resume; default runs/study-data-N.
         resume: Folder of a study to resume unchanged.
         set: Any other recipe field, as path=value; repeatable.
@@ -193,7 +193,7 @@ class Index:
     """Write the page that links all studies of a folder.
 
     Args:
-        folder: Folder that holds the folders of studies.
+        folder: Folder that contains the study folders.
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = Path("runs")

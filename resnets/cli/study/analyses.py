@@ -24,11 +24,11 @@ class TrainedStudy:
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
-        model: Architecture of weights that do not state it, as `resnets info` names it.
-        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
-        data: Location of the data, if not where the runs had them.
-        examples: Images to measure on.
-        seed: Seed of the images and of all random choices.
+        model: Architecture of weights that do not specify it; a name listed by `resnets info`.
+        classes: Class names in output order, if the weights do not contain them: FILE or a,b,c.
+        data: Location of the data set, if it has moved since training.
+        examples: Number of images to measure on.
+        seed: Random seed for the selection of images and all other random choices.
         out: Folder to write, or to resume; default runs/study-NAME-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -124,8 +124,8 @@ class Gradients:
         models: Models, separated by commas, such as cifar-plain56,cifar-resnet56; NAME:FIELD=VALUE
             for another field of the model.
         data: Data set; the embedded digits by default.
-        iterations: Training steps of each model.
-        seed: Seed of initialization and order.
+        iterations: Number of training steps of each model.
+        seed: Random seed for initialization and data order.
         out: Folder to write; default runs/study-gradients-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
