@@ -76,8 +76,8 @@ def command(
             --views, --flip and --average) replace the localizer's own; several form an ensemble.
         average: What is averaged over views and models.
         unknown: Classifiers only: folder of out-of-distribution images, which show none of the
-            classes. Reports the AUROC, and the fraction that is accepted at 95% recall of images
-            of the classes.
+            classes. Reports the AUROC, and the fraction of them that is accepted at 95% recall of
+            images of the classes.
         as_json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
             for detectors precision.png, misses.png and detections.json (COCO's results).

@@ -63,7 +63,7 @@ def test_report_has_all_its_parts(study: Path) -> None:
     assert dict(page.found)["html"] == {"lang": "en"}
     sections = {each["id"] for each in page.of("section")}
     assert {
-        "the-question",
+        "question",
         "errors-during-training",
         "final-errors",
         "the-networks-compared",
