@@ -53,6 +53,7 @@ def test_the_form_for_tensorrt_has_no_control_flow(digits_run, tmp_path, precisi
     pytest.importorskip("onnxscript")
     out = tmp_path / "net.onnx"
     words = ["--to", "tensorrt", "--out", str(out), "--calibrate", "digits"]
+    words += ["--max-drop", "2"]  # one of 169 images is 0.6 points, and differs by processor
     flag = "--fp16" if precision == "float16" else "--int8"
     assert main(["export", str(digits_run), *words, flag]) == 0
     graph = onnx.load(out).graph
