@@ -266,6 +266,10 @@ def test_forms_of_data_give_the_same_images():
         (np.zeros((4, 8, 8, 5), np.uint8), np.arange(4)),
         (np.zeros((4, 8, 8), np.uint8), np.arange(5)),
         (np.zeros((4, 8, 8), np.uint8), np.array([0, 1, -1, 1])),
+        (np.zeros((4, 8, 8), np.uint8), [0, 1, 2**40, 1]),  # no range of class names is built
+        [(np.zeros((8, 8), np.uint8), (0, 2**40)), (np.zeros((8, 8), np.uint8), (1,))],
+        (np.zeros((4, 8, 8), np.uint8), [(0, 1), (0,), (1,), (0,)]),  # ragged
+        ([np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)], [0, 1]),
         {"validation": (np.zeros((4, 8, 8), np.uint8), np.arange(4)), "train": []},
         [1, 2, 3],
         iter(()),

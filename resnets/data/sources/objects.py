@@ -24,6 +24,7 @@ from resnets.utils.imports import PREFIX, qualified_name
 
 PARTS = ("train", "val", "test")
 NUM_COMPARED = 16  # images read twice to detect random transforms
+MAX_CLASSES = 1_000_000  # more are a mistake, such as identifiers given as labels
 Pixels = NDArray[np.uint8]
 
 
@@ -147,7 +148,13 @@ class ChangingPart(FilePart):
 
 def _open_part(part: Any, title: str) -> _ObjectPart:
     if isinstance(part, tuple | list) and len(part) == 2 and not _is_pair(part[0]):
-        images, labels = (_to_array(each) for each in part)
+        try:
+            images, labels = (_to_array(each) for each in part)
+        except ValueError:  # rows of different lengths
+            raise DataError(
+                f"data: {title} images or labels differ in shape; give a list of (image, label)"
+                " pairs, in which sizes and numbers of labels may differ"
+            ) from None
         if images.ndim not in (3, 4) or labels.ndim not in (1, 2) or len(images) != len(labels):
             raise DataError(
                 f"data: {title} images of shape {images.shape} do not match labels of shape "
@@ -278,9 +285,13 @@ def _find_classes(names: Any, part: _ObjectPart) -> tuple[str, ...]:
     found = [name for label in part.labels for name in _label_names(label)]
     if all(isinstance(name, str) for name in found):
         return tuple(sorted(set(found)))
-    return tuple(
-        str(number) for number in range(max(part.columns, max(map(_class_number, found)) + 1))
-    )
+    highest = max(map(_class_number, found))
+    if highest >= MAX_CLASSES:
+        raise DataError(
+            f"data: {part.title} has label {highest}; class numbers must be 0 to K - 1 for K classes"
+            f" (at most {MAX_CLASSES:,})"
+        )
+    return tuple(str(number) for number in range(max(part.columns, highest + 1)))
 
 
 def _encode_labels(labels: Sequence[Any], classes: tuple[str, ...], title: str) -> Labels:
