@@ -82,3 +82,13 @@ def test_models_of_text_and_signals(tmp_path):
 def test_an_artifact_is_no_module(tmp_path):
     with pytest.raises(resnets.ConfigError, match="is an artifact"):
         resnets.load(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((0, 8, 3), np.uint8), np.zeros((8, 0), np.uint8), Image.new("RGB", (0, 4))]
+)
+def test_an_image_without_pixels_is_an_error_of_its_row(image):
+    good = np.zeros((8, 8), np.uint8)
+    found = resnets.predict("resnets:digits/cifar-resnet20", [good, image])
+    assert [each.error is None for each in found] == [True, False]
+    assert "no pixels" in found[1].error

@@ -123,6 +123,29 @@ def test_flat_validation_gets_its_labels(imagenet: Path, write: Callable[[Path],
     assert (len(splits.train), len(splits.val)) == (20, 4)
 
 
+@pytest.mark.parametrize("write", [kaggle, caffe, devkit_beside])
+def test_labels_of_images_that_are_missing_are_counted(
+    imagenet: Path, write: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    write(imagenet)
+    open_data(DataSpec(source=str(imagenet)))
+    assert "no image" not in caplog.text
+    for number in (3, 4):
+        (imagenet / "val" / f"{image(number)}.JPEG").unlink()
+    open_data(DataSpec(source=str(imagenet)))
+    assert "2 of its 12 labels have no image" in caplog.text
+    assert image(3) in caplog.text
+
+
+def test_an_image_that_is_labeled_twice_is_refused(imagenet: Path) -> None:
+    kaggle(imagenet)
+    with (imagenet / "LOC_val_solution.csv").open("a") as file:
+        other = next(wnid for wnid in WNIDS if wnid != answers()[0])
+        file.write(f"{image(1)},{other} 1 2 30 40 \n")
+    with pytest.raises(DataError, match=image(1)):
+        open_data(DataSpec(source=str(imagenet)))
+
+
 def test_truth_may_lie_elsewhere_and_cover_more(imagenet: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     write_devkit(elsewhere)

@@ -288,8 +288,8 @@ def _find_classes(names: Any, part: _ObjectPart) -> tuple[str, ...]:
     highest = max(map(_class_number, found))
     if highest >= MAX_CLASSES:
         raise DataError(
-            f"data: {part.title} has label {highest}; class numbers must be 0 to K - 1 for K classes"
-            f" (at most {MAX_CLASSES:,})"
+            f"data: {part.title} has label {highest}; class numbers must be 0 to K - 1 for K"
+            f" classes (at most {MAX_CLASSES:,})"
         )
     return tuple(str(number) for number in range(max(part.columns, highest + 1)))
 

@@ -151,9 +151,18 @@ def _read_table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]
 
 
 def _match_by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str]) -> list[str]:
-    """Return the labels of `names`, matched with or without folders and suffix."""
-    label_by_stem = {_stem(path): label for path, label in cells}
+    """Return the labels of `names`, matched with or without folders and suffix.
+
+    Rows without an image are counted in a warning. Raises DataError if two rows of an image differ
+    or an image has none.
+    """
+    label_by_stem: dict[str, str] = {}
+    for path, label in cells:
+        if (first := label_by_stem.setdefault(_stem(path), label)) != label:
+            raise DataError(f"{file}: labels {path} twice, as {first} and {label}; keep one")
     labels = [label_by_stem.get(_stem(name)) for name in names]
+    if absent := sorted(label_by_stem.keys() - set(map(_stem, names))):
+        _warn_of_missing_images(file, len(absent), len(label_by_stem), absent[0])
     if missing := [name for name, label in zip(names, labels, strict=True) if label is None]:
         raise DataError(
             f"{file}: has no label for {len(missing):,} of {len(names):,} images, among them"
@@ -171,6 +180,9 @@ def _match_by_order(
     """
     numbers = [int(match[1]) for name in names if (match := IMAGENET_NAME.match(name))]
     if len(numbers) == len(names) and max(numbers) <= len(values):
+        if absent := sorted(set(range(1, len(values) + 1)) - set(numbers)):
+            first = f"ILSVRC2012_val_{absent[0]:08d}"
+            _warn_of_missing_images(file, len(absent), len(values), first)
         return [values[number - 1] for number in numbers], ""
     if len(values) != len(names):
         raise DataError(
@@ -179,6 +191,16 @@ def _match_by_order(
         )
     argsort_by_name(file, [(name,) for name in names])
     return list(values), f"by position: {format_first_pair(names[0], values[0])}, ..."
+
+
+def _warn_of_missing_images(file: Path, missing: int, total: int, first: str) -> None:
+    log.warning(
+        "%s: %s of its %s labels have no image here, such as that of %s; images may be missing",
+        file,
+        f"{missing:,}",
+        f"{total:,}",
+        first,
+    )
 
 
 def _numbers_to_wnids(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:

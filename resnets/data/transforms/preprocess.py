@@ -245,6 +245,8 @@ def open_given(
     A PIL image is copied, and stays as it is; `Image.open` reads its file only now.
     """
     opened = image if isinstance(image, Image.Image) else _from_array(image, name)
+    if 0 in opened.size:
+        raise DataError(f"{name}: has no pixels; its size is {opened.width} x {opened.height} px")
     with reading_image(name):
         yield opened.copy() if opened is image else opened
 
