@@ -1,4 +1,4 @@
-"""The index of a data set for bulk prediction, one image of it, and the names of all."""
+"""The index of a data set for bulk prediction, its images, and their names."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ImageSet(Protocol):
         """Rows `start` up to `stop`; reading may be done by several threads."""
 
     def check(self) -> None:
-        """DataError if the whole data set is gone, rather than single images."""
+        """DataError if the whole data set is gone, as opposed to single images."""
 
 
 def require_exists(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models of bulk prediction: what is read of an image, computed, and written as its row."""
+"""Models for bulk prediction: decoding of images, inference, and the cells of a row."""
 
 from __future__ import annotations
 

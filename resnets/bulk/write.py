@@ -45,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Row:
-    """An image and its cells, as the layout names them; or why it could not be read."""
+    """An image and its cells, as named in the layout, or the reason why it could not be read."""
 
     path: str
     cells: Sequence[Any] = ()

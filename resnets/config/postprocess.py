@@ -19,7 +19,7 @@ class Postprocess:
     Probabilities are `activation`(logits / `temperature`).
 
     Attributes:
-        activation: "softmax" for one class per image, "sigmoid" for any set of labels per image.
+        activation: "softmax" for one class per image, "sigmoid" for any number of labels per image.
         temperature: [factor] Divides the logits, 0.001 to 1,000; 1 where it was not fitted (Guo et
             al. 2017).
         thresholds: [probability] Of each class: an image has the label from this probability on.
@@ -46,7 +46,7 @@ class Postprocess:
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image may have any set of labels."""
+        """Whether an image may have any number of labels."""
         return self.activation == "sigmoid"
 
     def check(self, num_classes: int) -> None:

@@ -52,7 +52,7 @@ EXIT_VERIFICATION_FAILED = 3  # exit code of `resnets export`
 
 
 class VerificationError(ResnetsError):
-    """Raised for an artifact that differs from its model; the message states by how much.
+    """Raised for an artifact that differs from its model; the message gives the difference.
 
     top1_error: in percent, if it was measured.
     """

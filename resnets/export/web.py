@@ -43,7 +43,7 @@ from resnets.utils.files import name_in_errors
 
 RUNTIME = "onnxruntime-web"
 VERSION = "1.22.0"
-# SHA-512 of the package, as the npm registry states it.
+# SHA-512 of the package, as published in the npm registry.
 INTEGRITY = (
     "Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg=="
 )

@@ -77,8 +77,8 @@ class ArtifactBackend(Backend):
     def __init__(self, metadata: ArtifactMetadata, path: Path) -> None:
         if metadata.task != "classify":
             raise ArtifactError(
-                f"{path}: is not a classifier; keep its manifest {path.name}.json, which says so,"
-                " next to it"
+                f"{path}: is not a classifier; keep its manifest {path.name}.json, which specifies"
+                " its task, next to it"
             )
         self.metadata = metadata
         super().__init__(

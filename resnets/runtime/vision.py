@@ -56,7 +56,7 @@ class ArtifactModel(DetectionModel):
     ) -> None:
         nn.Module.__init__(self)
         if metadata.recipe is None or metadata.task not in KINDS:
-            raise ArtifactError(f"{path}: is a classifier, but its manifest says otherwise")
+            raise ArtifactError(f"{path}: is a classifier, but its manifest specifies another task")
         self.run, self.settings = run, settings
         self.metadata, self.recipe = metadata, metadata.recipe
         self.kind = KINDS[metadata.task]  # type: ignore[misc]  # of this object, not of its class

@@ -1,4 +1,4 @@
-"""Studies of the paper's argument: each measures, and writes a page that explains itself.
+"""Studies of residual learning: each measures, and writes a page with explanations.
 
 The names in `__all__` are public.
 """

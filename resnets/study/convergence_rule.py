@@ -1,4 +1,4 @@
-"""Whether a network trained long enough for a conclusion: one rule for all studies.
+"""Determine whether a network was trained long enough for a conclusion; used by all studies.
 
 Studies compare networks at the end of training. If both networks have hardly started, the
 comparison shows only who is faster in the first steps, and there deeper networks lose regardless of
@@ -123,7 +123,7 @@ def measure_convergence(cells: Sequence[Cell]) -> Convergence | None:
 
 
 def find_caution(path: Path, error: float, classes: int, *, measured_on: str) -> str:
-    """Return why a page about a trained network concludes nothing; empty if it converged.
+    """Return why a page about a trained network draws no conclusion; "" if it converged.
 
     path: a run or a checkpoint in one, whose metrics.jsonl is read if it exists. error: measured on
     the images of the study, in percent; `measured_on` names them ("held-out", "training").

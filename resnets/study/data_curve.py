@@ -146,7 +146,7 @@ def data(
     device: str = "auto",
     **fields: Any,
 ) -> LearningCurve:
-    """Train on 1/8, 1/4, 1/2 and all of the images, and extrapolate: would more images help?
+    """Train on 1/8, 1/4, 1/2 and all of the images, and extrapolate the error to more images.
 
     Args:
         data: Data set: a name or a path.

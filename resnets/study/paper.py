@@ -156,7 +156,7 @@ class PaperForm:
     """A row of Table 1 or 2 of He, Zhang, Ren, Sun, "Identity Mappings", ECCV 2016.
 
     form: what a model's name has after the colon, "ORDER-*" for `block` of either kind. errors:
-    layers -> test error on CIFAR-10 in percent, median of five runs; None where the paper says
+    layers -> test error on CIFAR-10 in percent, median of five runs; None where the paper gives
     "fail", an error above 20.
     """
 

@@ -48,7 +48,7 @@ def depth(
     device: str = "auto",
     **fields: Any,
 ) -> Study:
-    """Train models of several depths, plain and residual: do deeper ones train worse (Fig. 1, 6)?
+    """Train models of several depths, plain and residual, to measure degradation (Fig. 1, 6).
 
         study = resnets.study.depth(["cifar-plain20", "cifar-resnet20"], data="cifar10")
 
@@ -202,7 +202,7 @@ def trained_grid(
     """Train the unfinished cells of a grid; yields its folder, locked, and all cells.
 
     The folder is `out`, else that of a stopped study of the same grid, else a new one in runs/. If
-    a signal stops the training, Interrupted names the command that resumes it.
+    a signal stops the training, Interrupted contains the command that resumes it.
     """
     chosen = _find_unfinished(grid) if out is None else Path(out)
     with page_folder(chosen, f"study-{grid.study}") as folder:

@@ -187,7 +187,7 @@ def check_finite(value: float, path: Path | str) -> float:
 
 
 def format_command(study: str, *words: object, **flags: object) -> str:
-    """Return the shell command that repeats a study; flags that are None are excluded."""
+    """Return the shell command that repeats a study; flags that are None are omitted."""
     given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
     return shlex.join(
         ["resnets", "study", study, *map(str, words), *(word for pair in given for word in pair)]

@@ -31,7 +31,7 @@ MAIN_FAILED = "rank 0 ended with an error"  # key in the shared store
 
 
 class ProcessLost(ResnetsError):  # noqa: N818  (a state, as torch's)
-    """Another process of the run died or hangs; the message says where that was noticed."""
+    """Another process of the run died or hangs; the message gives the operation that failed."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class ResnetsError(ValueError):
 
 
 class ConfigError(ResnetsError):
-    """An invalid recipe, spec or option; the message names the field and the reason."""
+    """An invalid recipe, spec or option; the message gives the field and the reason."""
 
 
 class RemoteError(ResnetsError):
@@ -59,11 +59,11 @@ class RemoteError(ResnetsError):
 
 
 class OutOfMemory(ResnetsError):  # noqa: N818  (as torch's)
-    """Something does not fit into memory; the message says what, and what to do."""
+    """Memory ran out; the message gives the cause and the remedy."""
 
 
 class BusyError(ConfigError):
-    """Another process is writing the folder or file; the message names the process."""
+    """Another process is writing the folder or file; the message identifies the process."""
 
 
 @contextmanager

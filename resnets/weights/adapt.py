@@ -184,8 +184,8 @@ def resolve_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
     for name in ("mean", "std"):
         if name in stated and len(stated[name]) != default.channels:
             raise ConfigError(
-                f"{weights.source}: states {name} {stated[name]} for images of {default.channels}"
-                " channels"
+                f"{weights.source}: specifies {name} {stated[name]} for images of"
+                f" {default.channels} channels"
             )
     if crop_pct is not None or ("size" in stated and "resize" not in stated):
         size = stated.get("size", default.size)

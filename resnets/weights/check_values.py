@@ -1,4 +1,4 @@
-"""Check what names and shapes of tensors do not show: the stated architecture, and the values.
+"""Check the specified architecture of weights, and the values of tensors.
 
 A file may state another architecture with the same tensors, or may have been written before its
 norms had seen an image. Impossible values raise an error, improbable ones give a warning.
@@ -72,7 +72,9 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
             check_same_model(source, theirs, spec, shown)
         if known == spec.name or folder.first_difference(theirs, spec) in (None, "stem"):
             return
-    statement = f"{source}: states that it is of {arch[:60]!r} ({weights.stored_config.arch_field})"
+    statement = (
+        f"{source}: specifies the architecture {arch[:60]!r} ({weights.stored_config.arch_field})"
+    )
     if weights.part is None and (known is not None or OTHER_NETWORKS.fullmatch(name)):
         part = next((each for each in ("state_dict", "model") if _has_part(weights, each)), None)
         remedy = f"use {source}#{part}" if part else "save it without that field"

@@ -212,7 +212,7 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
 def _find_stated_input(
     weights: Weights, names: NameMap, tensors: Tensors, spec: ModelSpec, fields: dict[str, Any]
 ) -> Preprocess | None:
-    """Return the preprocessing that constants in the file state; store the stride in `fields`.
+    """Return the preprocessing that constants in the file specify; store the stride in `fields`.
 
     Logs a warning if nothing specifies it and the file may be from Caffe.
     """
@@ -238,13 +238,13 @@ def _check_classes(weights: Weights, rows: int | None) -> tuple[str, ...]:
     names = weights.classes
     if rows is not None and names and len(names) != rows:
         log.warning(
-            "%s: names %d classes (%s), but its head has %d outputs; the names are not used",
+            "%s: has names of %d classes (%s), but its head has %d outputs; the names are not used",
             weights.source, len(names), join_names(names), rows,
         )  # fmt: skip
         return ()
     if len(set(names)) != len(names) and len(names) != NUM_IMAGENET_CLASSES:  # it has two cranes
         duplicate = next(name for name in names if names.count(name) > 1)
-        raise WeightsError(f"{weights.source}: names a class twice ({join_names([duplicate])})")
+        raise WeightsError(f"{weights.source}: contains a class twice ({join_names([duplicate])})")
     return names
 
 

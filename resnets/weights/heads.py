@@ -112,7 +112,7 @@ def parse_classes(
     if len(set(names)) != len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
         if tuple(names) != imagenet_classes():  # it has two cranes and two maillots
-            raise ConfigError(f"{option}: names a class twice ({duplicate})")
+            raise ConfigError(f"{option}: contains a class twice ({duplicate})")
     return names
 
 

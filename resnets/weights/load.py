@@ -170,7 +170,7 @@ def _is_resnets_checkpoint(path: Path) -> bool:
 
 
 def has_known_model(where: str | Path) -> bool:
-    """Return whether weights state their model."""
+    """Return whether weights specify their model."""
     place, _ = split_part(str(where))
     if hub.is_library(place):
         return True
@@ -252,7 +252,7 @@ def _choose_spec(weights: Weights, model: str | None) -> ModelSpec:
     stored = weights.stored_config
     if stored.arch and (arch := resolve_arch(stored.arch)):
         raise UnstatedModelError(
-            f"{weights.source}: states that it is of {stored.arch!r} ({stored.arch_field})",
+            f"{weights.source}: specifies the architecture {stored.arch!r} ({stored.arch_field})",
             f"add --model {arch}",
         )
     fits = find_matching_models(weights.contents, weights.part)
@@ -295,7 +295,7 @@ def check_model(
     given: ModelSpec,
     option: Literal["--model", "model="] = "--model",
 ) -> None:
-    """Raise ConfigError if the user gives another network, by `option`, than the weights state."""
+    """Raise ConfigError if the network given by `option` is not the one the weights specify."""
     field = folder.first_difference(theirs, given)
     if field is not None:
         raise ConfigError(
@@ -306,7 +306,7 @@ def check_model(
 
 
 def _log_summary(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
-    """Log in one line what was understood; a warning if the preprocessing is assumed."""
+    """Log model, classes and preprocessing in one line; warn if the preprocessing is assumed."""
     provenance = "preprocessing assumed, the file has none" if assumed else "preprocessing"
     if assumed and weights.stored_config.unread:
         provenance = "preprocessing assumed, that of the file is not supported"
@@ -341,7 +341,7 @@ def _format_numbers(values: Sequence[float]) -> str:
 
 
 def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy `weights` into `net`; CheckpointError names the first tensors that do not fit."""
+    """Copy `weights` into `net`; CheckpointError lists the first tensors that do not fit."""
     own = net.state_dict()
     wrong = [
         name

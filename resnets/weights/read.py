@@ -245,7 +245,7 @@ def _to_lazy(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
 def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
     """Read a file of torch, of detectron2's model zoo, or of Detectron ("blobs").
 
-    Models of the zoo that were converted from torchvision state it, and keep torchvision's
+    Models of the zoo that were converted from torchvision specify it, and keep torchvision's
     preprocessing and stride.
     """
     table = read_pickled(path)

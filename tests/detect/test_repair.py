@@ -325,16 +325,16 @@ def test_a_resize_is_proved_by_sides_in_common(tmp_path):
     sizes = [((200, 100), (100, 50)), ((300, 200), (100, 67)), ((160, 160), (100, 100))]
     rescaled(tmp_path / "set", [*sizes, *sizes, *sizes])
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.unproved) == (9, 0)
-    assert not any("not proved" in row["reason"] for row in rows_of(tmp_path / "out"))
+    assert (report.kept, report.unverified) == (9, 0)
+    assert not any("not verified" in row["reason"] for row in rows_of(tmp_path / "out"))
 
 
 def test_a_cut_of_the_same_shape_is_not_told_from_a_resize(tmp_path):
     rescaled(tmp_path / "set", [((192, 128), (96, 64))] * 4)
     report = repaired(tmp_path / "set", tmp_path / "out")
-    assert (report.kept, report.unproved) == (4, 4)
-    assert "4 kept objects were scaled, not proved" in report.summary()
-    assert all("scaled, not proved" in row["reason"] for row in rows_of(tmp_path / "out"))
+    assert (report.kept, report.unverified) == (4, 4)
+    assert "4 kept objects were scaled, not verified" in report.summary()
+    assert all("scaled, not verified" in row["reason"] for row in rows_of(tmp_path / "out"))
 
 
 def test_nothing_is_scaled_in_a_set_that_was_cut(tmp_path):

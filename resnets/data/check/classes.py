@@ -1,4 +1,4 @@
-"""Images per class and part, and which classes are imbalanced or not measured."""
+"""Count images per class and part; find imbalanced classes and classes that are not measured."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def make_class_table(contents: Contents) -> ClassTable | None:
 
 @dataclass(frozen=True)
 class MultilabelSummary:
-    """Multi-label data: the number of images, of labels in all, and of images without a label.
+    """Statistics of multi-label data: numbers of images, labels, and images without a label.
 
     together: the pairs of labels that most often occur together, with their counts, sorted.
     """

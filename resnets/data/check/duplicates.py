@@ -1,4 +1,4 @@
-"""Find images that are the same or look alike, in time that is linear in their number.
+"""Find identical and near-duplicate images, in time linear in their number.
 
 Files of equal bytes share a digest. Images that look alike share most of the 64 bits of their
 perceptual hash: two that differ in at most three bits agree in one of its four quarters, so sorting

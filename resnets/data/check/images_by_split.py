@@ -1,4 +1,4 @@
-"""The contents of a stored set for a check: its images by part, and findings about its folders."""
+"""Open a stored data set for a check: its images by part, and findings about its folders."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def _read_tree(everything: Listing, spec: DataSpec) -> Tree:
 
 
 def _read_any_layout(listing: Listing, spec: DataSpec) -> Layout:
-    """Return the layout if it is clear, else all images by their folder."""
+    """Return the layout if it is unambiguous, else all images by their folder."""
     try:
         return read_tree_layout(listing, spec.source, spec.labels_from)
     except DataError:

@@ -1,4 +1,4 @@
-"""Find which images are copies of which, and which of these copies are in different parts."""
+"""Find duplicate images, and leaks: duplicates that are in different parts."""
 
 from __future__ import annotations
 

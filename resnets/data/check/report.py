@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class ReportItem:
-    """A finding on the page, with thumbnails of its image and that one's twin."""
+    """A finding on the page, with thumbnails of its image and of the duplicate."""
 
     finding: Finding
     image: Thumbnail

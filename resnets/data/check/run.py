@@ -1,4 +1,4 @@
-"""Check a stored set for leaks between its parts, unreadable or unusual images, and duplicates."""
+"""Check a stored data set for leaks, unreadable or unusual images, and duplicates."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def check_data(
     contents: Contents | None = None,
     watch: Watch = lambda counts, *_: counts,
 ) -> CheckReport:
-    """Read every image of `spec.source` whole, with `spec.workers` threads, and report.
+    """Read every image of `spec.source` completely, with `spec.workers` threads; return a report.
 
     Quarantined images are checked like all others. tiny: px below which a shorter side is too
     small. contents: the contents, if they are known. `watch(counts, total, title)` iterates over

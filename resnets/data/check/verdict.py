@@ -1,4 +1,4 @@
-"""Summarize a check: what is wrong with a set, worst first, and what to do about it."""
+"""Summarize a check: the problems of a data set, worst first, with remedies."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ WHITE_IS_ZERO = 0
 RGB, ALPHA = 2, (1, 2)  # their values: associated and unassociated alpha
 
 NOTES = {
-    "white": "a TIFF of more than 8 bits says that zero is white (PhotometricInterpretation 0): it"
-    " is inverted, and so are all others",
-    "bands": "a TIFF has a fourth band that its tags do not call transparency (near infrared?): the"
+    "white": "a TIFF of more than 8 bits specifies that zero is white (PhotometricInterpretation 0)"
+    ": it is inverted, and so are all others",
+    "bands": "a TIFF has a fourth band that its tags do not mark as alpha (near infrared?): the"
     " first three are read as RGB, here and in all others",
 }
 WARNED: set[str] = set()  # keys of NOTES, and "levels"

@@ -1,1 +1,1 @@
-"""Where a folder keeps its splits and classes."""
+"""Layout of folders of images: splits, classes and masks."""

@@ -107,7 +107,7 @@ def find_repeated_folders(
 
 
 def class_name_warnings(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return warnings for class names that a camera, a calendar or a file manager gave."""
+    """Return warnings for class names such as those of camera folders, dates or "New folder"."""
     warnings = []
     camera = [name for name in classes if CAMERA.fullmatch(name)]
     dates = [name for name in classes if DATE.fullmatch(name)]

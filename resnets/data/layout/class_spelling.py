@@ -67,9 +67,9 @@ def spelling_key(name: str) -> str:
 def is_misspelling(name: str, other: str) -> bool:
     """Whether names differ by one letter, or by two that are swapped, in one word of five or more.
 
-    Names that count or enumerate differ so, too, and are none: "grade2", "type_b", "stageII". So
-    do words that differ in the first letter, which is seldom mistyped, and characters of scripts
-    without case, such as Chinese, where each is a syllable or a word.
+    Not for enumerated names ("grade2", "type_b", "stageII"), words that differ in the first letter,
+    which is rarely mistyped, and scripts without case, such as Chinese, where each character is a
+    syllable or a word.
 
     >>> is_misspelling("turck", "truck"), is_misspelling("Fire truk", "fire_truck")
     (True, True)
@@ -153,13 +153,13 @@ def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
 
 
 def _quote(name: str, other: str) -> str:
-    """Quote a name, with escapes if another of that look has other letters."""
+    """Quote a name, with escapes if another name looks the same but has other characters."""
     alike = name.isascii() != other.isascii() and len(name) == len(other)
     return ascii(name) if alike else repr(name)
 
 
 def quote_names(names: Sequence[str]) -> list[str]:
-    """Return the names quoted, each with escapes if another of that look has other letters."""
+    """Return quoted names, with escapes for names that only look the same."""
     return [
         next((text for other in names if (text := _quote(name, other)) != repr(name)), repr(name))
         for name in names

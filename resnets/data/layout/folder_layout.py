@@ -1,6 +1,6 @@
 """Find the splits and classes in a folder of images; used by training and `data check`.
 
-Case is ignored, and so are single folders above:
+Case and enclosing single folders are ignored:
 
     cat/..., dog/...                          class folders, with any folders in them
     train/cat/..., val/cat/..., test/cat/...  also Training/, test_set/, seg_train/seg_train/, ...
@@ -62,9 +62,9 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Layout:
-    """The splits of a set, and rows that are in none of them, each with the reason.
+    """The splits of a data set, and the rows that are in none of them, each with the reason.
 
-    warnings: lines on what may have been misunderstood.
+    warnings: one line for each uncertain interpretation.
     """
 
     splits: Sequence[SplitRows]

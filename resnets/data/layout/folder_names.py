@@ -1,4 +1,4 @@
-"""Names of folders and files in data sets: splits, images, masks, and names without meaning."""
+"""Names of folders and files in data sets: splits, images, masks, and meaningless names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NOT_CLASS_NAMES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # names of folders bel
 
 
 def split_role(name: str) -> Role | None:
-    """Return the split that the name of a folder or list stands for, or None.
+    """Return the split that the name of a folder or list denotes, or None.
 
     Case, a year or number at the end, and the words "set", "data", "images" and "split" are
     ignored.
@@ -78,7 +78,7 @@ def _split_words(name: str) -> list[str]:
 
 
 def folder_role(name: str) -> Role | None:
-    """Return the split that a folder name stands for, or None."""
+    """Return the split that a folder name denotes, or None."""
     words = [word for word in name_words(name) if word not in NOISE]
     if any(word in UNLABELED for word in words):
         return "test" if len(words) == 1 else None

@@ -39,7 +39,7 @@ class Splits:
     `test()` opens the test images, which nothing else does; None if there are none.
 
     for_training: the training images; None if all of them were held out before, which is possible
-    only for a set opened for evaluation. summary: what was understood of the set; each split has it
+    only for a set opened for evaluation. summary: how the set was interpreted; each split has it
     too. fingerprint: the record for a run; None unless the set was opened for training. changes:
     differences from the set that the run recorded; None if not compared. overlaps: byte-identical
     images, and groups, in training and held-out splits. recognized: the set is the one that the run

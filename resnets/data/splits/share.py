@@ -133,7 +133,7 @@ def _match_groups(pattern: re.Pattern[str], part: Part, spec: DataSpec) -> list[
     if missed:
         raise DataError(
             f"data.group: {pattern.pattern!r} matches nothing in {len(missed):,} of"
-            f" {len(paths):,} paths, such as {missed[0]}; write a pattern that names a group for"
+            f" {len(paths):,} paths, such as {missed[0]}; write a pattern that gives a group for"
             " each image"
         )
     return names

@@ -46,7 +46,7 @@ SECRET_LABELS = "rows of a part whose labels are secret"
 
 @dataclass(frozen=True)
 class ArrowColumns:
-    """Names of the columns of image and label, and the class names if the table has them.
+    """Columns of images and labels in an Arrow table, with the class names if it has them.
 
     split_columns: columns that may contain the split of each row, with the names of their values if
     they are a ClassLabel. group: the column of `data.group`. unused: all other columns. lists: the
@@ -175,7 +175,7 @@ def _format_feature(feature: Any) -> str:
 
 @dataclass(frozen=True)
 class ArrowTable:
-    """A part of a set: its columns, and the stored values of labels, `split_columns` and groups."""
+    """Part of a data set: columns, and the stored values of labels, `split_columns` and groups."""
 
     columns: ArrowColumns
     labels: Sequence[Any]
@@ -196,7 +196,7 @@ class ArrowTable:
 
 
 class TableSplit(NamedTuple):
-    """Images of one split: title, `rows` of the table `table`, labels, and groups if known."""
+    """Images of one split: title, `rows` of the table `table`, labels, and groups (optional)."""
 
     title: str
     table: str
@@ -213,7 +213,7 @@ def source_from_tables(
     skipped: SkippedFiles | None = None,
     form: LabelForm = "auto",
 ) -> Source:
-    """Build the source of `tables`, by title; `part` makes a part from the rows of a split.
+    """Create a source from `tables` (by title); `part` creates a part from the rows of a split.
 
     A single table is split by its column of splits, if any. If there is a train part, parts not
     named train, validation or test are skipped and counted, and so is a test part with secret

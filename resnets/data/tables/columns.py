@@ -1,7 +1,7 @@
-"""Which column of a table contains the image, which its label, and which its split.
+"""Find the columns of a table that contain the images, labels and splits.
 
 Columns are found by their names in the header, ignoring case, spaces and underscores, else by their
-cells. If a column stays unclear, the error says what was found and what is expected.
+cells. If a column is ambiguous, the error lists what was found and what is expected.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def is_split_or_group_name(name: str) -> bool:
 
 
 def parse_flag_name(name: str) -> str | None:
-    """Return the split that a column of true and false stands for, such as is_valid or isTest.
+    """Return the split that a column of true and false denotes, such as is_valid or isTest.
 
     >>> [parse_flag_name(name) for name in ("is_training_image", "IsVal", "in test set", "issue")]
     ['train', 'val', 'test', None]

@@ -2,8 +2,8 @@
 
 Tables are read by `reader`: path and label, or one column of 0 and 1 per class (Roboflow's
 _classes.csv). They are found by their names (labels.csv, _classes.csv, metadata.csv, train.csv for
-train/) in the folder or above it, also in archives. A row that matches images of two splits labels
-neither, unless the rows of the table are exactly the images of one of them.
+train/) in the folder or above it, also in archives. A row that matches images of two splits is
+ignored, unless the rows of the table are exactly the images of one of them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FlatLabels:
 
 
 class UnlabeledError(DataError):
-    """A table lacks the labels of a split; a test split may go without labels."""
+    """A table has no labels for a split; only a test split may be unlabeled."""
 
 
 def is_table(path: str) -> bool:
@@ -133,7 +133,7 @@ def find_flat_labels(
 
 
 def _describe_absent(rows_by_path: Mapping[str, TableRow], paths: Sequence[str]) -> str:
-    """Name the first row that matches none of `paths`, and count the others; "" without any."""
+    """Describe the rows that match none of `paths`: the first and their number; "" if all match."""
     matched = {_find_key(path, rows_by_path) for path in paths}
     absent = [row for key, row in rows_by_path.items() if key not in matched]
     if not absent:
@@ -245,7 +245,7 @@ def _find_only_table(
 ) -> int | None:
     """Return the row of the only table in a split's folder, regardless of its name, or None.
 
-    It must name all images and to have a column with a usual name for labels. Tables that this
+    It must name all images and have a column with a usual name for labels. Tables that this
     package writes are ignored.
     """
     folder = split.folder.rstrip("/")

@@ -1,6 +1,6 @@
 """Convert labels, names or numbers, to indices of the sorted classes.
 
-A label is a name, or a tuple of names where images may have several (`tables.multilabel`).
+A label is a name, or a tuple of names for multi-label data (`tables.multilabel`).
 """
 
 from __future__ import annotations

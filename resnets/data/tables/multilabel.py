@@ -1,7 +1,8 @@
-"""Find out whether a table has one label per image or several labels per image, and parse them.
+"""Parse the labels of a table, and detect whether images have one label or several.
 
-Sets are written as "cat;dog", "cat|dog" or "cat,dog" in one cell, lists such as ["cat", "dog"], a
-column of 0 and 1 for each label, or (with data.labels="multi") a row for each label of an image.
+Several labels are written as "cat;dog", "cat|dog" or "cat,dog" in one cell, as a list such as
+["cat", "dog"], as a column of 0 and 1 for each label, or (with data.labels="multi") as a row for
+each label of an image.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ BRACKET, SPACES, WORDS = "brackets", "spaces", "words"
 class ParsedLabels:
     """Parsed labels: either all names, or all tuples of names (`multi`).
 
-    description: how sets are written, for the note on the table; empty for single labels.
-    warning: why the labels may have another meaning; empty if there is no doubt.
+    description: how several labels are written, for the note on the table; "" for single labels.
+    warning: why the labels may have another meaning, or "".
     """
 
     labels: Sequence[Label]
@@ -50,10 +51,10 @@ def parse_labels(
 ) -> ParsedLabels:
     """Parse the labels of a table: the text of its cells, or the names of the columns with 1.
 
-    form: "single" reads each cell as one label, "multi" as a set, where an empty cell is an empty
-    set. "auto" reads sets if cells consist of labels of other cells, are lists or have ";" or "|"
-    between labels that recur, or if a row has several columns of 1. `locate(row)` returns the file
-    and line of a row for messages.
+    form: "single" reads each cell as one label, "multi" as any number of labels, where an empty
+    cell has none. "auto" reads several labels if cells consist of labels of other cells, are lists,
+    or contain ";" or "|" between labels that recur, or if a row has several columns of 1.
+    `locate(row)` returns the file and line of a row for messages.
 
     Raises DataError if only a few cells have several labels, if they may be numbers with a decimal
     comma, if columns contain 1 in addition to exclusive ones, and if a table of single labels has a
@@ -133,7 +134,7 @@ def _check_lists(texts: Sequence[str], locate: Callable[[int], str]) -> None:
 def _check_other_separators(
     sets: Sequence[tuple[str, ...]], separator: str, locate: Callable[[int], str]
 ) -> None:
-    """Raise DataError for a name in a set that is several of the other names, joined otherwise."""
+    """Raise DataError for a name that consists of other names, joined by another separator."""
     names = set(chain.from_iterable(sets))
     for row, labels in enumerate(sets):
         for name, other in product(labels, SELDOM_IN_NAMES):
@@ -146,7 +147,7 @@ def _check_other_separators(
 
 
 def _find_decimal_comma(texts: Sequence[str]) -> int | None:
-    """Return the row of the first cell that may be a number such as "0,5"; None without any.
+    """Return the row of the first cell that may be a number such as "0,5"; None if there is none.
 
     All cells must be numbers: all with a comma, or with the decimals of halves and quarters.
     """

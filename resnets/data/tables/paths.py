@@ -20,7 +20,7 @@ class TablePaths:
     """Resolves the paths in a table in the folder `root`.
 
     A path is used as written, absolute or relative to `root`. If there is no such file, it may have
-    backslashes, lack its suffix (an id), or lack leading folders: then it stands for the only image
+    backslashes, lack its suffix (an id), or lack leading folders: then it denotes the only image
     below `root` whose path ends with it.
     """
 

@@ -1,8 +1,8 @@
-"""Find label files next to class folders that name their images or folders, and are not read.
+"""Find label files next to class folders that are not read although they list their images.
 
 Classes come from the folders. A table, list or JSON file that names the same images may contain
-other labels, official splits or groups of related images, and a table of the folders may say that
-those are patients rather than classes; so the user is told. Only the first bytes of a few files are
+other labels, official splits or groups of related images, and a table of the folders may show that
+those are patients rather than classes. The user is warned. Only the first bytes of a few files are
 read, and none of a spreadsheet.
 """
 
@@ -48,7 +48,7 @@ class LabelFile:
 
     images: how many its first bytes name; None for a spreadsheet. classes: whether it also names
     the class folders. groups: columns that may contain groups of related images. splits: whether it
-    is named like a list of a split. folders: what it says about the folders, "" if it names none.
+    is named like a list of a split. folders: its column about the folders, or "" if it names none.
     """
 
     path: str

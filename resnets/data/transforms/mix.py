@@ -16,7 +16,7 @@ from resnets.utils.environment import copy_to_device
 
 
 def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
-    """Mix batch `step` as `spec` says; random numbers are a pure function of (seed, step).
+    """Mix batch `step` as specified by `spec`; random numbers are a pure function of (seed, step).
 
     One share from Beta(alpha, alpha), and one rectangle, are used for the whole batch, as in the
     authors' code. mixup (Zhang et al. 2018): share * image + (1 - share) * partner. cutmix (Yun et

@@ -263,7 +263,7 @@ def _from_array(pixels: NDArray[np.uint8], name: str) -> Image.Image:
 
 
 def check_growth(spec: DataSpec, size: int) -> None:
-    """Raise ConfigError if training images of `size` px cannot grow as `spec` says."""
+    """Raise ConfigError if training images of `size` px cannot grow as `spec` specifies."""
     start, (begin, end) = spec.grow_from, spec.grow_between
     if start is not None and start > size:
         raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the model")

@@ -1,4 +1,4 @@
-"""The images of an annotated set, by image set, as `data.check.run` reads and compares them.
+"""Open the images of an annotated data set, by image set, for `data.check.run`.
 
 Only images in an image set count, each once: class maps are not images, and an image that is in
 both train and trainval is one. An image in a training and a test set is a leak.
@@ -33,7 +33,7 @@ SET_ORDER = ("test", "val", "train", "trainval")  # held-out sets first
 def annotated_contents(spec: DataSpec, task: Task, detect: DetectSpec | None = None) -> Contents:
     """Return the images of `spec.source`, which has annotations for `task`.
 
-    If those cannot be opened (`check_annotations` says why), all images that are not class maps.
+    If those cannot be opened (`check_annotations` reports why), all images that are not class maps.
     """
     try:
         return _build_contents(spec, open_full_set(spec.source, task, detect))

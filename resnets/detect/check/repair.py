@@ -1,10 +1,10 @@
-"""`resnets data check --repair`: corrected annotations, as COCO JSON in a new folder.
+"""`resnets data check --repair`: write corrected annotations as COCO JSON to a new folder.
 
-Only what can be corrected without guessing is: boxes and outlines of an image that was rescaled
-with its aspect kept are scaled, those drawn on the stored pixels of a rotated image (EXIF) are
-rotated, what passes the edge is clipped, ids are renumbered, empty or broken outlines are dropped
-if the box is valid by itself. Everything else is skipped. Each object is either in the new files,
-or in repair.csv with the reason. The set itself is never changed.
+Only unambiguous problems are corrected: boxes and outlines of an image that was rescaled with its
+aspect ratio are scaled, those drawn on the stored pixels of a rotated image (EXIF) are rotated,
+boxes that exceed the image are clipped, ids are renumbered, and empty or damaged outlines are
+removed if the box is valid by itself. All other objects are excluded. Each object is either in the
+new files, or in repair.csv with the reason. The data set itself is never changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resnets.data.files.folder import FolderFiles
 from resnets.detect.check.run import open_full_set
 from resnets.detect.check.upright_boxes import (
     IDENTITY,
-    NOT_PROVED,
+    NOT_VERIFIED,
     Move,
     Rescaled,
     are_proved_scaled,
@@ -57,12 +57,12 @@ EXCLUDED, CHANGED = "excluded", "changed"
 
 @dataclass
 class RepairReport:
-    """What became of every object and image of a set.
+    """Outcome of a repair: numbers of objects and images kept, changed and excluded.
 
-    objects, images: number in the files. kept: of them, including `changed`. rows: what was changed
-    or excluded: file, item, outcome, reason. partly: kept images that lost an object. unread:
-    annotation files that cannot be read. unproved: kept objects that were scaled although their
-    image may have been cropped.
+    objects, images: number in the files. kept: those kept, including `changed`. rows: file, item,
+    outcome ("changed" or "excluded") and reason of each change. partly: number of kept images that
+    lost an object. unread: number of annotation files that cannot be read. unverified: number of kept
+    objects that were scaled although their image may have been cropped.
     """
 
     objects: int = 0
@@ -72,7 +72,7 @@ class RepairReport:
     kept_images: int = 0
     partly: int = 0
     unread: int = 0
-    unproved: int = 0
+    unverified: int = 0
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     @property
@@ -89,16 +89,16 @@ class RepairReport:
         """Return one line with all counts."""
         partly = f" ({self.partly:,} of them without an object excluded)" if self.partly else ""
         unread = f"; {self.unread:,} annotation files cannot be read" if self.unread else ""
-        unproved = (
-            f"; {self.unproved:,} kept objects were scaled, not proved (their images may have been"
-            " cut to the same shape)"
-            if self.unproved
+        unverified = (
+            f"; {self.unverified:,} kept objects were scaled, not verified (their images may"
+            " have been cropped to the same shape)"
+            if self.unverified
             else ""
         )
         return (
             f"{self.objects:,} objects: {self.kept:,} kept ({self.changed:,} of them corrected),"
             f" {self.excluded:,} excluded; {self.images:,} images: {self.kept_images:,} kept"
-            f"{partly}, {self.images_excluded:,} excluded{unread}{unproved}"
+            f"{partly}, {self.images_excluded:,} excluded{unread}{unverified}"
         )
 
 
@@ -107,9 +107,9 @@ def repair_annotations(
 ) -> RepairReport:
     """Write the corrected annotations of a set below `out`; its images stay where they are.
 
-    detect: names the format if there are several. `out` can then be opened as a set; repair.csv in
-    it lists what was changed and excluded. ConfigError: `out` has annotations already, or the set
-    has class maps, which are images.
+    detect: specifies the format if there are several. `out` can then be opened as a data set;
+    repair.csv in it lists the changed and excluded objects and images. Raises ConfigError if `out`
+    already contains annotations, and for class maps, which are images.
     """
     check_repairable(task, out)
     source = open_full_set(where, task, detect)
@@ -128,7 +128,7 @@ def repair_annotations(
 
 
 def check_repairable(task: Task, out: Path) -> None:
-    """Raise ConfigError for class maps, and for a folder that has annotations."""
+    """Raise ConfigError for class maps, and for a folder that contains annotations."""
     if task == "segment":
         raise ConfigError("class maps are images and cannot be repaired here; redraw them")
     if (out / "annotations").exists():
@@ -138,7 +138,7 @@ def check_repairable(task: Task, out: Path) -> None:
 def _repair_images(
     image_set: RawImageSet, classes: Sequence[str], report: RepairReport
 ) -> list[RawImage]:
-    """Return the corrected images that can be kept; `report` records all of them."""
+    """Return the corrected images that can be kept; record the outcome of all in `report`."""
     num_objects = image_set.objects
     assert num_objects is not None
     frame = infer_box_frame(image_set)
@@ -167,8 +167,8 @@ def _repair_images(
         for each in image.objects:
             outcome = _correct_object(each, image, upright, move, classes)
             if outcome.kept is not None and move.is_scaled and not scales.proved:
-                outcome = replace(outcome, message=f"{outcome.message}; {NOT_PROVED}")
-                report.unproved += 1
+                outcome = replace(outcome, message=f"{outcome.message}; {NOT_VERIFIED}")
+                report.unverified += 1
             outcomes[EXCLUDED if outcome.kept is None else "kept"] += 1
             if outcome.message:
                 action = EXCLUDED if outcome.kept is None else CHANGED

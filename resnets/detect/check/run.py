@@ -1,4 +1,4 @@
-"""`check_annotations`: what `resnets data check` finds in a set of annotated images.
+"""Check the annotations of a data set, for `resnets data check`.
 
 Annotations are checked as in training (`problems.check_image_set`), and compared with their
 images and class maps.
@@ -103,7 +103,8 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
     """Return the tasks that the folder or archive at `where` has annotations for.
 
     "instances" (boxes, with outlines or without) and "segment" (class maps); empty for a set of
-    plain images, or no set. If `detect` names an encoding or folder of class maps, there are some.
+    plain images, or no set. "segment" is included if `detect` specifies an encoding or folder of
+    class maps.
     """
     detect = detect or DetectSpec()
     path = Path(where).expanduser()
@@ -137,7 +138,7 @@ def check_annotations(
 ) -> AnnotationReport:
     """Check every annotation and the header of every image of the set at `where`.
 
-    Every pixel of class maps is checked, encoded and placed as `detect` says.
+    Every pixel of class maps is checked, encoded and placed as specified by `detect`.
     `watch(findings, total)` may show progress over images. DataError if there is no such set.
     """
     source = open_full_set(where, task, detect)

@@ -1,4 +1,4 @@
-"""Boxes and outlines moved from the pixels they were drawn on to those of the upright image."""
+"""Move boxes and outlines from the pixels they were drawn on to those of the upright image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Move:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing moves."""
+        """Whether nothing is moved."""
         return self.scale == (1.0, 1.0) and self.turned is None
 
     @property
@@ -118,7 +118,7 @@ def move_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
 
 Size = tuple[int, int]  # width, height in px
 MAX_DIFFERENCE = 0.01  # factors and aspects that differ by less are the same
-NOT_PROVED = "scaled, not proved: its image may have been cut to the same shape"
+NOT_VERIFIED = "scaled, not verified: its image may have been cropped to the same shape"
 
 
 @dataclass(frozen=True)

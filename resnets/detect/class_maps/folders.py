@@ -1,4 +1,4 @@
-"""`find_class_maps`: which files of a set are class maps, and of which image set.
+"""Find the class maps of a data set, and the image set of each.
 
 Accepted: VOC's SegmentationClass/ with ImageSets/Segmentation/; <set>/ with semantic_<set>/;
 images/ with masks/, labels/, annotations/ and the like, with sets inside or around both; CamVid's
@@ -152,7 +152,7 @@ def _note_unread_folders(store: Store, maps_of_set: Mapping[str, Sequence[str]])
     if not unread:
         return ()
     return (
-        f"class maps not read: {format_folders(unread)}; detect.class_map_folder names another",
+        f"class maps not read: {format_folders(unread)}; detect.class_map_folder specifies another",
     )
 
 
@@ -199,7 +199,7 @@ def _find_in_named_folders(store: Store, folder: str) -> MapFiles:
 
 
 def _find_beside_images(store: Store) -> MapFiles | None:
-    """Return maps in a folder of any name beside images/ that matches them one to one."""
+    """Return maps in a folder of any name next to images/ that matches them one to one."""
     by_folder = _group_by_folder(store.image_paths)
     image_of: dict[str, str] = {}
     rivals: dict[str, int] = {}
@@ -249,7 +249,7 @@ def _share_images(matches: Mapping[str, Sequence[str]], folder: str) -> bool:
 def _find_matching_folders(
     store: Store, folder: str, by_folder: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, str]]:
-    """Return folders beside the image folder that match it one to one and have few values.
+    """Return folders next to the image folder that match it one to one and have few values.
 
     A folder with fewer files than half of the images does not match. The values are pairs of map
     and image.

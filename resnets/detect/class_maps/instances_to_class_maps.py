@@ -1,4 +1,4 @@
-"""Class maps drawn from the outlines of objects, for sets without stored maps."""
+"""Draw class maps from the outlines of objects, for data sets without stored maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image each class map belongs to, by the names of files and folders."""
+"""Match class maps to images by the names of files and folders."""
 
 from __future__ import annotations
 

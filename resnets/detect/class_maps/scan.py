@@ -1,4 +1,4 @@
-"""`MapScan`: values in the class maps of a set, and what may be wrong with all of them."""
+"""Count the values in the class maps of a data set, and find likely encoding errors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class MapScan:
             counter.update(MapPixels(inner, False, "").count_values(mask))
 
     def warnings(self) -> list[str]:
-        """Return what may be wrong although every value is known."""
+        """Return warnings about maps in which every value is known."""
         warnings = [*self._warn_of_first_class(), *self._warn_of_rims()]
         ambiguous = {number: colors for number, colors in self.palettes.items() if len(colors) > 1}
         if ambiguous:
@@ -112,7 +112,7 @@ class MapScan:
             warnings.append(
                 f"the palettes of class maps differ: {len(ambiguous):,} of {len(self.palettes):,}"
                 f" numbers have other colors in other maps ({number} is {examples}). Maps are read"
-                " by number; where the colors tell the classes, state them in class_dict.csv"
+                " by number; if colors denote classes, list them in class_dict.csv"
                 " (name,r,g,b)"
             )
         if self.other_colors:

@@ -1,4 +1,4 @@
-"""Codings of class maps of known data sets, and files that define a set's own classes."""
+"""Encodings of class maps of known data sets, and files that define custom classes."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read_class_table(store: Store) -> ClassTable | None:
     tables = {path: _read_table(store, path) for path in paths}
     first, table = next(iter(tables.items()))
     if not table.names:
-        raise DataError(f"{store.display_path(first)}: names no class")
+        raise DataError(f"{store.display_path(first)}: contains no class name")
     for path, other in tables.items():
         for number in sorted(table.names.keys() & other.names.keys()):
             name, other_name = table.names[number], other.names[number]

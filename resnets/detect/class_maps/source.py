@@ -38,14 +38,14 @@ OBJECT_MASKS_HINT = (
     " for the recipe `instances`"
 )
 MIN_SHARED = 0.5  # of images with several maps, from which maps are taken to be of objects
-NUM_PROBED = 20  # maps examined if nothing names their values
+NUM_PROBED = 20  # maps examined if nothing defines their values
 NUM_SCANNED = 300  # maps examined before training
 
 
 def open_class_maps(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -> RawDataset:
-    """Open the image sets of `maps` (from `find_class_maps`), encoded as `detect.class_map` says.
+    """Open the image sets of `maps` (from `find_class_maps`), encoded as in `detect.class_map`.
 
-    DataError: several folders of maps or several kinds in one, or values without names.
+    Raises DataError for several folders of maps, several kinds in one, and values without names.
     """
     maps.check(store.where)
     _refuse_sequence_lists(store)
@@ -62,7 +62,7 @@ def open_class_maps(store: Store, maps: MapFiles, name: str, detect: DetectSpec)
         shares = scan.format_shares()
         raise DataError(
             f"{store.where}: class maps without names (pixels of {len(sample)}: {shares}); add"
-            " classes.txt beside them, one name a line from value 0 on, or set detect.class_map"
+            " classes.txt next to them, one name per line from value 0 on, or set detect.class_map"
             " (binary, voc, cityscapes)"
         )
     images = index_images(store, map_paths)

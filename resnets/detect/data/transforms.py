@@ -147,12 +147,13 @@ def crop_square(
 def crop_object(
     boxes: Floats, size: tuple[int, int], side: int, positions: Sequence[tuple[float, float]]
 ) -> tuple[tuple[slice, slice], Floats, Ints]:
-    """Return a square of `side` px of an image of `size` (H, W) with an object in it.
+    """Choose a square crop of `side` px that contains an object of an image of `size` (H, W).
 
-    It is at the first of `positions` ((y, x) in [0, 1)) where half of the area of some object is
-    inside, or else around the center of the first object. Returns rows and columns of the square
-    (all of them if the image is smaller); the boxes that are inside by half or more, or the first,
-    clipped and relative to the square; and their indices.
+    boxes: (N, 4) corners in px. The first of `positions` ((y, x) in [0, 1)) is used at which at
+    least half of the area of an object is in the crop; if there is none, the crop is centered at
+    the first object. Returns the rows and columns of the crop (the whole image if it is smaller),
+    the boxes (M, 4) with at least half of their area in the crop (else the first box), clipped and
+    relative to the crop, and the indices (M,) of these boxes.
     """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     center = (boxes[0, :2] + boxes[0, 2:]) / 2

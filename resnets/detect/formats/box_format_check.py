@@ -1,4 +1,4 @@
-"""Checks of all boxes and outlines of a set: are they in the form that they are read in?
+"""Detect boxes and outlines that are in another form than the one they are read in.
 
 A single box beyond the edge is a mistake in one annotation. Many of them are boxes in another form
 (two corners for x, y, width, height; corners for a center) or for images of another size. Then
@@ -27,7 +27,7 @@ EDGE_TOLERANCE = 0.005  # of the longer side: normalized boxes of few digits may
 
 
 def flag_wrong_box_form(image_set: RawImageSet) -> RawImageSet:
-    """Add a flaw to every object of the image set if over a fifth of the boxes pass the edge."""
+    """Add a flaw to every object of the image set if over a fifth of the boxes exceed the image."""
     images_with_size = [each for each in image_set.images if each.width > 0 and each.height > 0]
     boxes = [(o.box, each) for each in images_with_size for o in each.objects if _finite(o.box)]
     beyond = sum(_passes_edge(box, image) for box, image in boxes)

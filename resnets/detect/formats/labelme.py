@@ -1,4 +1,4 @@
-"""labelme's JSON (and AnyLabeling's): one file per image, next to it or in a folder of its own.
+"""labelme's JSON (and AnyLabeling's): one file per image, next to it or in a separate folder.
 
 Polygons, rectangles, circles, rotated rectangles and masks are read. Shapes without an area
 (points, lines) are counted by type. The copy of the image that a file may contain is not read.

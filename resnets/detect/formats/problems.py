@@ -1,4 +1,4 @@
-"""`check_image_set`: problems of annotations, found in them and in the headers of their images."""
+"""Check annotations, by themselves and against the headers of their images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_SIDE = 65_535  # px, the longest side that a JPEG can have
 
 @dataclass(frozen=True)
 class CheckedImageSet:
-    """The good images and objects of an image set, and the problems of the others.
+    """The valid images and objects of an image set, and the problems of the others.
 
     warnings: what may be wrong with the set as a whole. notes: how it was interpreted.
     """
@@ -55,7 +55,7 @@ def set_stored_sizes(
 ) -> RawImageSet:
     """Return the image set with `sizes` of its images by path, or why they cannot be read.
 
-    An image whose annotations state no size gets that of its file.
+    An image whose annotations specify no size gets that of its file.
     """
     images = []
     num_unstated = 0
@@ -87,9 +87,9 @@ def check_image_set(
     upright: bool = False,
     ignore_bad: bool = False,
 ) -> CheckedImageSet:
-    """Exclude bad images and objects, and report what is wrong with each.
+    """Exclude invalid images and objects, and report the problem of each.
 
-    masks: whether every object needs an outline. ignore_bad: bad objects become crowds that fill
+    masks: whether every object needs an outline. ignore_bad: invalid objects become crowds filling
     their box, so that their pixels are not background; an image with an unknown box is excluded.
     upright: see `DetectSpec.apply_exif`. Sizes are compared with those of the files if
     `read_stored_sizes` has read them.
@@ -235,7 +235,7 @@ def find_name_warnings(classes: Sequence[str]) -> list[str]:
 
 
 def infer_box_frame(image_set: RawImageSet) -> Frame | None:
-    """Infer which pixels the boxes of an image set are for, if its images tell (`images.sizes`)."""
+    """Infer whether boxes refer to stored or upright pixels, if the images show it."""
     return infer_frame(
         ((image.width, image.height), image.stored)
         for image in image_set.images
@@ -267,7 +267,7 @@ def clip_box(box: Box, image: RawImage) -> Box:
 
 
 def find_image_problems(image: RawImage, frame: Frame | None = None) -> Iterator[Problem]:
-    """Yield what is wrong with an image as a whole.
+    """Yield the problems of an image as a whole.
 
     frame: which pixels the boxes of the set are for.
     """
@@ -319,7 +319,7 @@ def _find_size_problems(
 def find_object_problems(
     each: RawObject, image: RawImage, classes: Sequence[str], masks: bool
 ) -> Iterator[Problem]:
-    """Yield what is wrong with an object of a good image."""
+    """Yield the problems of an object of a valid image."""
     item = f"{image.name}, {each.item}" if image.where.endswith(".json") else each.item
 
     def problem(kind: str, message: str) -> Problem:
@@ -356,7 +356,7 @@ def find_object_problems(
 
 
 def _overhang(box: Box, image: RawImage) -> float:
-    """By how many pixels a box passes the image's edge."""
+    """Return by how many pixels a box exceeds the image."""
     left, top, right, bottom = box
     return max(-left, -top, right - image.width, bottom - image.height)
 

@@ -1,6 +1,6 @@
 """`RawObject`, `RawImage`, `RawImageSet` and `RawDataset`: parsed annotations, not yet checked.
 
-The formats make them; `problems` checks them; `loading` turns them into splits.
+The formats create them; `problems` checks them; `loading` turns them into splits.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class RawImage:
     """One annotated image; `path` is None if the store has no file for it.
 
     name: its name in messages. where: the file with its annotations. width, height: [px] as
-    annotated; 0 = not stated, -1 = invalid. class_map: path of its class map, or None. missing: why
-    there is no path. stored: the size in the header of its file, None = not read. unreadable: why
-    the header cannot be read. has_size: whether the annotations state a size. file: its file in
+    annotated; 0 = unspecified, -1 = invalid. class_map: path of its class map, or None. missing:
+    why there is no path. stored: the size in the header of its file, None = not read. unreadable:
+    why the header cannot be read. has_size: whether the annotations specify a size. file: its file in
     messages. original_id: its id as written in the file, for results; None = image_id.
     """
 

@@ -30,7 +30,7 @@ class Format:
     key: its name in `detect.format`. find: returns the annotations of a store in this format, or an
     empty value. open: opens what `find` returned, given the name of the set and whether to read
     outlines. outlines: whether the format can have outlines. explicit: whether it is read only if
-    `detect.format` names it.
+    `detect.format` specifies it.
     """
 
     key: str

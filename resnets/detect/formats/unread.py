@@ -1,4 +1,4 @@
-"""What a set has and the readers do not read: other formats, fields of COCO, lists of splits."""
+"""Describe contents that are not read: other formats, fields of COCO, lists of splits."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The image files of a set, and which of them each annotation belongs to."""
+"""Image files of a data set, and their match to annotations."""

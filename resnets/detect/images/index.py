@@ -1,8 +1,8 @@
 """`ImageIndex`: find the image file that each annotation entry refers to.
 
 The longest common path suffix decides, by whole folder names: an image is searched in the folders
-whose paths share the longest suffix with the folder that the entry states. If none of them has it,
-it is missing, even if another folder has a file of that name. Entries that state no folder are
+whose paths share the longest suffix with the folder of the entry. If none of them has it,
+it is missing, even if another folder has a file of that name. Entries without a folder are
 searched next to their annotation file, or in the folder named like their image set if there is one.
 Several candidates for one entry, or one file for two entries, are reported and never chosen from.
 """
@@ -338,7 +338,7 @@ class ImageIndex:
                 paths = keep_closest(paths, hint)
         if len(paths) > 1 and not self._are_copies(paths):
             choices = " or ".join(paths[:3])
-            message = f"its image may be {choices}; state the folder with it, or remove the others"
+            message = f"its image may be {choices}; specify its folder, or remove the others"
             return Match(None, "several images", message)
         return Match(paths[0])
 
@@ -360,7 +360,7 @@ class ImageIndex:
     ) -> None:
         """Decide whether images of a stated folder that does not exist may be in a renamed one.
 
-        They may not if other entries state the other folder, or state folders that exist. An entry
+        They may not if other entries specify the other folder, or folders that exist. An entry
         that only has the folder of its annotation file (VOC) does not count as stating one.
         """
         matched = [

@@ -18,7 +18,7 @@ from resnets.data.layout.folder_names import split_role
 from resnets.detect.images.store import has_image_suffix
 
 Parts = tuple[str, ...]
-# Suffixes under which tools write the same format; "x.jpg" never stands for "x.png".
+# Suffixes under which tools write the same format; "x.jpg" never refers to "x.png".
 _SAME_FORMAT = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
 _IMAGE_FOLDERS = frozenset(
     {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "frames"}
@@ -77,7 +77,7 @@ class ImageReference:
 class Match:
     """The image of an entry, or why there is none (`kind` and `message` as of `Problem`).
 
-    stated_folder: the folder that the entry states, if the image is in one with another name.
+    stated_folder: the folder of the entry, if the image is in one with another name.
     """
 
     path: str | None

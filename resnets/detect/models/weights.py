@@ -68,7 +68,8 @@ PUBLISHED = {
 def read_published(source: str, recipe: Recipe) -> Weights | None:
     """Read torchvision's detector or segmenter "torchvision:COCO_..." for this recipe.
 
-    None if `source` names something else. ConfigError if torchvision has none like it.
+    Returns None if `source` is something else. Raises ConfigError if torchvision has none for the
+    recipe.
     """
     library, _, tag = source.partition(":")
     if library != "torchvision" or not tag.startswith("COCO"):
@@ -95,9 +96,9 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
 
 
 def find_model_tensors(weights: Weights) -> Weights:
-    """Return `weights` with only the tensors of the detector or segmenter in them, if any.
+    """Return `weights` reduced to the tensors of the detector or segmenter in them, if any.
 
-    Prefixes of its names are removed; tensors of anything else are excluded, and logged.
+    Prefixes of its names are removed; all other tensors are skipped, which is logged. Raises
     WeightsError if there are several models.
     """
     part = "" if weights.part is None else f"{weights.part}."
@@ -173,10 +174,11 @@ def load_whole_weights(
 ) -> None:
     """Copy `weights` (of `find_model_tensors`) into a detector or segmenter.
 
-    classes, policy: as of `heads.select_head_rows`: class layers are kept by the names of these, in
-    their order; if the classes differ, the layers stay random. Without `classes`, they are kept if
-    their number is equal. WeightsError names tensors that are unknown, missing, or of another
-    shape.
+    classes: names of the model's classes, to which rows of the class layers are matched; if they
+    differ from those of the weights, these layers stay random. None: the layers are kept if the
+    number of classes is equal. policy: see `heads.select_head_rows`.
+
+    Raises WeightsError if tensors are unknown, missing or of another shape.
     """
     net, spec = model.net, model.spec
     assert isinstance(net, ImageClassifier)

@@ -34,7 +34,7 @@ class GroundTruth:
 
     note: their source, for the protocol; empty for the data's own classes. paired: how labels
     without file names were paired with images; empty for labels with names. multilabel: whether an
-    image has a set of labels, which may be empty. chosen: rows of a multilabel set to use; None for
+    image has several labels, or none. chosen: rows of a multilabel set to use; None for
     all.
     """
 

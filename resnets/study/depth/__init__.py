@@ -1,1 +1,1 @@
-"""The depth study: do deeper networks train worse?"""
+"""The depth study: degradation of plain and residual networks."""

@@ -1,4 +1,4 @@
-"""A grid with swept fields: each network at the value that trains it best.
+"""Evaluate a grid with swept fields: each network at its best value.
 
 Degradation could come from a learning rate that does not suit the depth. So a swept grid is judged
 at the best value of each network, by the mean of its last training errors. For the verdict, the

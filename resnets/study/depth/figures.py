@@ -31,7 +31,7 @@ from resnets.study.depth.summary import ErrorCurves, ModelSummary, run_folder
 MAX_COLUMNS = 3  # panels in a row
 WARM_UP = 0.1  # fraction of a run ignored in scaling the error axis: every model starts near chance
 MARKERS = ("o", "o", "D", "^", "v", "P")
-LABEL_SIZE = 9.5  # points, of the names at the lines' ends
+LABEL_SIZE = 9.5  # points, of the names at the ends of lines
 NORM_WINDOWS = 16  # of the training text, for norms of streams
 
 

@@ -272,4 +272,4 @@ def _describe_falling(*differences: Difference | None) -> list[str]:
 
 def _describe_unfinished(cells: Sequence[Cell]) -> str:
     models = sorted({cell.model for cell in cells if cell.status != "done"})
-    return f"Unfinished runs are left out ({', '.join(models)})." if models else ""
+    return f"Unfinished runs are excluded ({', '.join(models)})." if models else ""

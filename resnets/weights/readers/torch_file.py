@@ -53,7 +53,7 @@ DTYPES = {
 class Storage:
     """Contiguous values in a file; `read(start, count)` returns bytes of them.
 
-    dtype: None if only the tensors state it. size: in bytes.
+    dtype: None if only the tensors specify it. size: in bytes.
     """
 
     dtype: torch.dtype | None

@@ -71,7 +71,7 @@ def open_yolo(store: Store, found: DatasetFile, name: str, masks: bool) -> RawDa
     for other in found.others:
         if not _is_same_layout(layout, _LayoutReader(store).layout(other)):
             raise DataError(
-                f"{store.display_path(other)}: states other images or classes than"
+                f"{store.display_path(other)}: lists other images or classes than"
                 f" {store.display_path(found.path)}; keep one, or give the folder of one set"
             )
     numbers = tuple(sorted(layout.names))
@@ -212,12 +212,12 @@ class _LayoutReader:
                 files = ", ".join(paths[:3])
                 raise DataError(f"{self.store.where}: {files} name different classes; keep one")
         if len({len(names) for names in names_of.values()}) > 1:
-            self.notes.append(f"{longest} names the most classes of {len(paths)} files; it is read")
+            self.notes.append(f"{longest} has the most classes of {len(paths)} files; it is read")
         return self._check_names(names_of[longest], count, self.store.display_path(longest))
 
     def _check_names(self, names: dict[int, str], count: Any, where: str) -> dict[int, str]:
         if not names:
-            raise DataError(f"{where}: names no class")
+            raise DataError(f"{where}: contains no class name")
         repeated = [name for name, times in Counter(names.values()).items() if times > 1]
         if repeated:
             raise DataError(f"{where}: names: {repeated[0]} occurs twice; rename one")

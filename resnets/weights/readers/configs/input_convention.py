@@ -24,7 +24,7 @@ from resnets.weights.name_maps.formats_caffe import DETECTRON_MEAN, caffe_prepro
 
 log = logging.getLogger("resnets")
 
-MSRA = caffe_preprocess(DETECTRON_MEAN)  # detectron2's model zoo, unless a file says otherwise
+MSRA = caffe_preprocess(DETECTRON_MEAN)  # detectron2's model zoo, unless a file specifies another
 # Words in file names of such networks, for libraries that store them in torchvision's names.
 CAFFE_STYLE = re.compile(r"(?i)caffe|msra|(?<![a-z])bgr(?![a-z])|detectron")
 # Words of file names that name a network: family, layers, and the letter of a variant (ResNet-D).
@@ -159,8 +159,8 @@ def warn_about_file_name(source: str, spec: ModelSpec) -> None:
     model = re.sub(r"[^a-z0-9]", "", spec.name.lower())
     if words and not any(word in model for word in words):
         log.warning(
-            "%s: its name says %s, but it is read as %s, whose tensors it has; if it is of another"
-            " network, outputs are wrong",
+            "%s: its name suggests %s, but it is read as %s, whose tensors it has; if it is of"
+            " another network, outputs are wrong",
             source, ", ".join(sorted(words)), spec.name,
         )  # fmt: skip
 

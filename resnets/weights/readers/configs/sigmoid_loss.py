@@ -23,7 +23,7 @@ def warn_about_sigmoid(
     tensors: Mapping[str, LazyTensor],
     source: str,
 ) -> None:
-    """Log a warning for fields that state multi-label training.
+    """Log a warning for fields that specify multi-label training.
 
     Raises WeightsError for transformers' problem_type, as for a config.json with it.
     """
@@ -46,8 +46,8 @@ def warn_about_sigmoid(
         fields += [f"{prefix}{key} True" for key in SIGMOID if node.get(key) is True]
     if fields:
         log.warning(
-            "%s: %s states training with a sigmoid for each class; the probabilities here are of a"
-            " softmax, which it was not trained for",
+            "%s: %s specifies training with a sigmoid for each class; the probabilities here are of"
+            " a softmax, which it was not trained for",
             source, fields[0],
         )  # fmt: skip
 

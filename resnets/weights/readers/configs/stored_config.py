@@ -148,7 +148,7 @@ def read_stored_config(
     unread += _find_constants(tensors)
     if unread:
         unread.sort(key=lambda each: re.search("mean|std", each, re.I) is None)  # they matter most
-        log.warning("%s: states %s, which is not read", source, join_names(unread, MAX_SHOWN))
+        log.warning("%s: contains %s, which is not read", source, join_names(unread, MAX_SHOWN))
     warn_about_sigmoid(nodes, tensors, source)
     return StoredConfig(arch, arch_field, spec, preprocess, bool(unread) or states_defaults)
 
@@ -256,7 +256,7 @@ def _find_unread(node: dict[Any, Any] | str, key_path: str) -> list[str]:
 
 
 def _states_default(node: dict[Any, Any] | str) -> bool:
-    """Return whether a table states preprocessing that is assumed anyway."""
+    """Return whether a table specifies the preprocessing that is assumed by default."""
     return isinstance(node, dict) and any(
         _strip_qualifiers(key) in PREPROCESSING and _is_default(value) and value
         for key, value in node.items()
