@@ -41,7 +41,7 @@ def test_names_of_classes_that_contradict_each_other_are_refused(tmp_path: Path,
 def test_names_that_cannot_be_those_of_the_head(tmp_path: Path, state, caplog) -> None:
     torch.save({"model": state, "classes": ["none", *NAMES]}, tmp_path / "w.pth")
     assert recognize_weights(read_path(str(tmp_path / "w.pth")), TINY).classes == ()
-    assert "names 4 classes" in caplog.text
+    assert "names of 4 classes" in caplog.text
     torch.save({"model": state, "classes": ["ant", "bee", "ant"]}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="ant"):
         recognize_weights(read_path(str(tmp_path / "w.pth")), TINY)

@@ -61,8 +61,8 @@ class RepairReport:
 
     objects, images: number in the files. kept: those kept, including `changed`. rows: file, item,
     outcome ("changed" or "excluded") and reason of each change. partly: number of kept images that
-    lost an object. unread: number of annotation files that cannot be read. unverified: number of kept
-    objects that were scaled although their image may have been cropped.
+    lost an object. unread: number of annotation files that cannot be read. unverified: number of
+    kept objects that were scaled although their image may have been cropped.
     """
 
     objects: int = 0

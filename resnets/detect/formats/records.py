@@ -72,8 +72,8 @@ class RawImage:
     name: its name in messages. where: the file with its annotations. width, height: [px] as
     annotated; 0 = unspecified, -1 = invalid. class_map: path of its class map, or None. missing:
     why there is no path. stored: the size in the header of its file, None = not read. unreadable:
-    why the header cannot be read. has_size: whether the annotations specify a size. file: its file in
-    messages. original_id: its id as written in the file, for results; None = image_id.
+    why the header cannot be read. has_size: whether the annotations specify a size. file: its file
+    in messages. original_id: its id as written in the file, for results; None = image_id.
     """
 
     image_id: int | str
