@@ -1,5 +1,5 @@
-"""Figures of results in the sentences of the pages and of the docstrings of recipes, which
-`resnets train --list` shows: each comes from a cell, or has another reason.
+"""Figures of results in the sentences and tables of the pages, and in the docstrings of recipes,
+which `resnets train --list` shows: each comes from a cell, or has another reason.
 
 A figure is a number with a unit of results (UNITS), the decimal number that follows the name of a
 metric (METRICS: "AUROC is 0.973"), and in pages any other decimal number (1.02, 9.5e-07) and
@@ -19,7 +19,8 @@ SECOND CELL" tells rows with equal first cells apart, and a fourth item is which
 the cell it is. A figure that changes, in the sentence or in the file, fails in the tests and in
 `make docs`.
 
-Not checked: tables, rendered values, other code, levels of intervals, versions, sections, learning
+Cells of tables are sentences, too. Not checked: tables and values that are rendered from
+docs/results/, tables that say that they are not measured here, other code, levels of intervals, versions, sections, learning
 rates, values behind the name of an option ("`--margin` (0.5)"), other integers without a unit, in
 other units (px, epochs, images), or in words ("half a minute").
 
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from result_tables import DOCS, FENCE, MARKER, VALUE, load, pages
+from result_tables import DOCS, FENCE, MARKER, NOT_MEASURED, VALUE, load, pages
 
 SOURCES = DOCS / "prose_figures.toml"
 SKIPPED = "docs/reference/"  # of the code, not measured
@@ -77,7 +78,7 @@ SETTINGS = re.compile(  # and the default of an option, in parentheses behind it
     rf"(?:\b(?:{PRODUCTS}|{PLACES}|{RATES}) |\0 \(){NUMBER}(?:(?: to | and |, ){NUMBER})*"
 )
 HIDDEN = re.compile(r"`([^`]*)`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
-TABLE_LINE = re.compile(r"^\|.*$", re.MULTILINE)
+UNMEASURED_TABLE = re.compile(rf"^{NOT_MEASURED}.*?-->\n\n(?:\|.*\n?)+", re.MULTILINE)
 OPERATOR = re.compile(r" ([-/]) ")
 Source = str | list[list[Any]]  # a reason, or cells
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -96,8 +97,8 @@ def docstrings(module: Path) -> str:
 
 
 def prose(text: str) -> str:
-    """The sentences of a page on one line, without tables and rendered values."""
-    for pattern in (MARKER, FENCE, VALUE, TABLE_LINE):
+    """The sentences and cells of a page on one line, without rendered ones and tables of others."""
+    for pattern in (MARKER, FENCE, VALUE, UNMEASURED_TABLE):
         text = pattern.sub(" ", text)
     return " ".join(text.split())
 
