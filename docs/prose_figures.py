@@ -20,9 +20,9 @@ the cell it is. A figure that changes, in the sentence or in the file, fails in 
 `make docs`.
 
 Cells of tables are sentences, too. Not checked: tables and values that are rendered from
-docs/results/, tables that say that they are not measured here, other code, levels of intervals, versions, sections, learning
-rates, values behind the name of an option ("`--margin` (0.5)"), other integers without a unit, in
-other units (px, epochs, images), or in words ("half a minute").
+docs/results/, tables that say that they are not measured here, other code, levels of intervals,
+versions, sections, learning rates, values behind the name of an option ("`--margin` (0.5)"), other
+integers without a unit, in other units (px, epochs, images), or in words ("half a minute").
 
     python docs/prose_figures.py    (lists what is missing)
 """
