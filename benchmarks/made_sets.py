@@ -1,13 +1,15 @@
 """Data sets with a known answer, made of class folders (SOURCE/train, SOURCE/test or SOURCE/val).
 
     python benchmarks/made_sets.py unknown SOURCE OUT --without horse,ship
-    python benchmarks/made_sets.py wrong-labels SOURCE OUT --images 10000 --share 0.05 --seed 0
+    python benchmarks/made_sets.py digits OUT
+    python benchmarks/made_sets.py wrong-labels SOURCE OUT --part test --images 6000 --seed 0
     python benchmarks/made_sets.py pairs SOURCE OUT --images 4000 --seed 0
     python benchmarks/made_sets.py subset SOURCE OUT --images 4000 --seed 0
     python benchmarks/made_sets.py score OUT CORRECTIONS
 
-unknown: OUT/known without two classes, whose test images are in OUT/unknown. wrong-labels: OUT/set
-with a share of the labels drawn anew among the other classes, OUT/planted.csv has the true ones;
+digits: OUT/train, the embedded digits as PNG files of 16 px. unknown: OUT/known without two
+classes, whose test images are in OUT/unknown. wrong-labels: OUT/set with a share of the labels of
+--part of SOURCE drawn anew among the other classes, OUT/planted.csv has the true ones;
 `score` gives the precision and recall of a corrections.csv of `resnets folds`. pairs: the middle
 halves of two images side by side, both classes as labels in OUT/labels.csv. subset: OUT/train with
 equally many images of each class, of one seed always the first of the same order, and OUT/test.
@@ -20,6 +22,9 @@ import random
 from pathlib import Path
 
 from PIL import Image
+
+from resnets.data.dataset.source import ArrayPart
+from resnets.data.sources.builtin import open_digits
 
 Images = list[tuple[Path, str]]  # file and class
 
@@ -48,6 +53,16 @@ def link(file: Path, target: Path) -> None:
     os.link(file, target)
 
 
+def make_digits(args: argparse.Namespace) -> None:
+    """Write the embedded digits as files."""
+    digits = open_digits().train
+    assert isinstance(digits, ArrayPart)
+    for index, (pixels, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
+        file = args.source / "train" / str(label) / f"{index:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[:, :, 0]).save(file)
+
+
 def make_unknown(args: argparse.Namespace) -> None:
     """Leave classes out."""
     without = args.without.split(",")
@@ -62,7 +77,7 @@ def make_unknown(args: argparse.Namespace) -> None:
 def make_wrong_labels(args: argparse.Namespace) -> None:
     """Plant wrong labels among training images."""
     rng = random.Random(args.seed)
-    images = draw(read(args.source, "train"), args.images, rng)
+    images = draw(read(args.source, args.part), args.images, rng)
     classes = sorted({name for _, name in images})
     wrong = set(rng.sample(range(len(images)), round(args.share * len(images))))
     rows = []
@@ -126,6 +141,7 @@ def make_subset(args: argparse.Namespace) -> None:
 
 
 KINDS = {
+    "digits": make_digits,
     "unknown": make_unknown,
     "wrong-labels": make_wrong_labels,
     "pairs": make_pairs,
@@ -138,8 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--without", help="unknown: classes to leave out")
+    parser.add_argument("--part", default="train", help="wrong-labels: of SOURCE")
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)

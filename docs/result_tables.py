@@ -15,9 +15,10 @@ ROW is the text of the first cell of a row (the first such row), COLUMN counts f
 began with such a marker would end the paragraph in Markdown.
 
 `make reference` writes tables and values; the tests and `make docs` (mkdocs calls `on_pre_build`)
-fail where a page differs, where a file is in no page, and where a table that looks like results has
-no file. A table that is none, such as another paper's figures, says so in the line above it: `<!--
-not measured here: WHY -->`. Figures in sentences without a marker: `prose_figures.py`.
+fail where a page differs, where a file is in no page (as a table, a value, or a source in
+docs/prose_figures.toml), and where a table that looks like results has no file. A table that is
+none, such as another paper's figures, says so in the line above it: `<!-- not measured here: WHY
+-->`. Figures in sentences without a marker: `prose_figures.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import itertools
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -165,7 +167,7 @@ def write_pages() -> None:
 
 def problems() -> Iterator[str]:
     """What keeps the pages from showing docs/results/, one line each."""
-    used = set()
+    used = cited()
     for page in pages():
         text = page.read_text(encoding="utf-8")
         try:
@@ -175,7 +177,7 @@ def problems() -> Iterator[str]:
                 yield f"{page.name}: a line begins with the marker of a value"
         except ResultError as error:
             yield f"{page.name}: {error}"
-        used |= {match[1].split(",")[0] for match in MARKER.finditer(text)}
+        used |= {match[1].split(",")[0] for match in [*MARKER.finditer(text), *VALUE.finditer(text)]}
         for line in unsupported_tables(text):
             yield (
                 f"{page.name}: no file of docs/results/ has the figures of the table {line!r};"
@@ -184,6 +186,14 @@ def problems() -> Iterator[str]:
     for path in sorted(FOLDER.glob("*.json")):
         if path.stem not in used:
             yield f"docs/results/{path.name}: is in no page"
+
+
+def cited() -> set[str]:
+    """The results that docs/prose_figures.toml names as sources of sentences."""
+    path = DOCS / "prose_figures.toml"
+    sources = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    lists = [each for page in sources.values() for each in page.values() if isinstance(each, list)]
+    return {str(cell[0]) for cells in lists for cell in cells}
 
 
 def unsupported_tables(text: str) -> Iterator[str]:

@@ -38,6 +38,25 @@ def test_a_marker_becomes_the_table_of_its_file(folder):
     assert TABLES["rendered"](once) == once
 
 
+@pytest.mark.parametrize(
+    ("page", "sources", "unused"),
+    [
+        ("<!-- result: speed -->\n<!-- /result -->\n", "", False),
+        ("makes <!-- value: speed, resnets, 2, .0f -->1<!-- /value -->", "", False),
+        ("makes 1,640 images/s", '"makes 1,640 images/s" = [["speed", "resnets", 2]]', False),
+        ("makes 1,640 images/s", '"makes 1,640 images/s" = "speed"', True),
+    ],
+)
+def test_a_file_is_in_a_page(folder, monkeypatch, page, sources, unused):
+    monkeypatch.setitem(TABLES["load"].__globals__, "DOCS", folder)
+    monkeypatch.setitem(TABLES["load"].__globals__, "pages", lambda: [folder / "page.md"])
+    (folder / "speed.json").write_text(json.dumps(FIELDS))
+    (folder / "page.md").write_text(TABLES["rendered"](page))
+    (folder / "prose_figures.toml").write_text(f'["page.md"]\n{sources}\n')
+    found = [line for line in TABLES["problems"]() if "is in no page" in line]
+    assert bool(found) == unused
+
+
 def test_a_file_that_was_saved_is_read_as_it_was(folder):
     result = TABLES["Result"](**FIELDS)
     TABLES["save"](result)
