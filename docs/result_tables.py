@@ -177,7 +177,8 @@ def problems() -> Iterator[str]:
                 yield f"{page.name}: a line begins with the marker of a value"
         except ResultError as error:
             yield f"{page.name}: {error}"
-        used |= {match[1].split(",")[0] for match in [*MARKER.finditer(text), *VALUE.finditer(text)]}
+        for pattern in (MARKER, VALUE):
+            used |= {match[1].split(",")[0] for match in pattern.finditer(text)}
         for line in unsupported_tables(text):
             yield (
                 f"{page.name}: no file of docs/results/ has the figures of the table {line!r};"
