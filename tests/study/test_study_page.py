@@ -68,7 +68,7 @@ def test_report_has_all_its_parts(study: Path) -> None:
         "final-errors",
         "the-networks-compared",
     } < sections
-    assert {"protocol", "repeat-it", "environment"} < sections
+    assert {"protocol", "reproduction", "environment"} < sections
     assert "gaps" not in sections
     assert len(page.of("caption")) == len(page.of("table")) == 5
     assert len(page.of("figcaption")) == len(page.of("figure")) == 3
@@ -134,7 +134,7 @@ def test_curves_are_drawn_from_the_rows_of_all_runs(study: Path) -> None:
 def test_gaps_are_marked_with_their_reason_and_left_out_of_means(gappy: Path) -> None:
     page = read_page(gappy)
     assert (
-        "3 of 9 runs did not reach their end (1 failed, 1 unfinished, 1 not started)" in page.text
+        "3 of 9 runs did not finish (1 failed, 1 unfinished, 1 not started)" in page.text
     )
     gaps = {(row["Model"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
     assert gaps["cifar-plain14", "1"]["Reason"] == REASON

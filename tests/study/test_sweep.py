@@ -147,7 +147,7 @@ def _missing(model: str, seed: int):
 def test_page_of_a_sweep(study: Path) -> None:
     report = write_grid_page(study)
     assert "No degradation seen here" in report.lead
-    assert "may lie outside it" in report.lead
+    assert "may lie outside the sweep" in report.lead
     with open(study / "numbers" / "sweep.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(NETS) * len(RATES)

@@ -141,7 +141,7 @@ def test_page_of_a_plain_and_a_residual_network(tmp_path):
         [made("plain", False, 60.0), made("residual", True, 1.0)],
     )
     assert "plain (plain): removing one block changes its error of 5.00% by +60.00" in report.lead
-    assert "paths of 1 branch carry" in report.lead
+    assert "paths through 1 branch carry" in report.lead
     assert (tmp_path / "out/figures/paths.svg").is_file()
     for path in (tmp_path / "out/numbers").glob("*.csv"):
         header = path.read_text(encoding="utf-8").splitlines()[0]

@@ -188,7 +188,7 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
     lines = [line.split()[1] for line in output if line.startswith("epoch ")]
     assert lines == ["1/3", "2/3", "3/3"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Where the time went" in page
+    assert "Training time by stage" in page
     assert format_stages(summarize(rows)).replace(">", "&gt;") in page
 
 

@@ -214,7 +214,7 @@ def test_a_checkpoint_alone_has_no_figures(run: Path, tmp_path: Path) -> None:
     (run / "result.json").unlink()
     push(str(run / "checkpoints" / "best.safetensors"), str(tmp_path / "net"))
     text = (tmp_path / "net" / "README.md").read_text()
-    assert "None were published with these weights (best.safetensors (step 3))" in text
+    assert "No results were published with these weights (best.safetensors (step 3))" in text
     assert "model-index" not in text
 
 
