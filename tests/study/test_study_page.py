@@ -133,9 +133,7 @@ def test_curves_are_drawn_from_the_rows_of_all_runs(study: Path) -> None:
 
 def test_gaps_are_marked_with_their_reason_and_left_out_of_means(gappy: Path) -> None:
     page = read_page(gappy)
-    assert (
-        "3 of 9 runs did not finish (1 failed, 1 unfinished, 1 not started)" in page.text
-    )
+    assert "3 of 9 runs did not finish (1 failed, 1 unfinished, 1 not started)" in page.text
     gaps = {(row["Model"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
     assert gaps["cifar-plain14", "1"]["Reason"] == REASON
     assert REASON in page.text
@@ -153,7 +151,7 @@ def test_a_study_of_which_nothing_has_run_still_has_a_report(tmp_path: Path) -> 
     grid = Grid(models=NETS, seeds=(1,) * 4, data="digits", recipe="digits", budget="50it")
     write_grid(grid, tmp_path)
     write_grid_page(tmp_path)
-    assert "4 of 4 runs did not reach their end (4 not started)" in read_page(tmp_path).text
+    assert "4 of 4 runs did not finish (4 not started)" in read_page(tmp_path).text
 
 
 def test_a_presets_study_is_repeated_by_its_name(tmp_path: Path) -> None:
