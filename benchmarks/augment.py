@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from resnets.config import AugmentSpec, DataSpec, Preprocess
 from resnets.data import TensorSplit, TrainStream
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 BASE = AugmentSpec(flip=True)
 AUGMENTATIONS = {

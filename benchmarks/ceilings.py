@@ -19,7 +19,7 @@ from timing import min_seconds
 
 from resnets.data.decode.decode import Crop, decode
 from resnets.models import build, catalog, cost
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 MODELS = ("cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "resnet50")
 MATRIX_SIZE = 2048

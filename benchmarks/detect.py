@@ -96,9 +96,9 @@ def package_steps(
     from resnets.train.state import new_state
     from resnets.train.step import TrainStep
     from resnets.train.tasks.detection import model_losses
-    from resnets.utils import environment
-    from resnets.utils.distributed import ProcessGroup
-    from resnets.utils.precision import pick_precision
+    from resnets.utils.machine import environment
+    from resnets.utils.machine.distributed import ProcessGroup
+    from resnets.utils.machine.precision import pick_precision
 
     environment.tune_malloc()
     bf16 = bf16 and pick_precision("auto", torch.device("cpu")) == "bfloat16"

@@ -19,7 +19,7 @@ from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.loading.pack_write import pack as write_pack
 from resnets.data.sources.open import find_source
 from resnets.data.transforms.augment import train_views
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 REFERENCE = "torchvision v1"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from resnets import create_model
 from resnets.models.norm import BatchNormAct2d, use_cpu_kernels
 from resnets.ops import conv_weight_grad
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 
 def layers(name: str, batch: int, size: int) -> Counter[tuple[object, ...]]:

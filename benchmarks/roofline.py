@@ -18,7 +18,7 @@ from ceilings import copy_rate, matrix_product_rate
 from torch import Tensor, nn
 
 from resnets.models.cost import UNCOUNTED
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 BFLOAT16, FLOAT32 = 2, 4  # bytes
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")

@@ -47,7 +47,7 @@ def train(model: str, steps: int, compress: bool) -> None:
 
     from resnets.config import AugmentSpec, DataSpec, Recipe
     from resnets.models import catalog
-    from resnets.utils.distributed import init_distributed
+    from resnets.utils.machine.distributed import init_distributed
 
     spec = catalog.spec(model, num_classes=10)
     recipe = Recipe(

@@ -28,8 +28,8 @@ from resnets.train.execution_plan import choose_plan
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
-from resnets.utils.distributed import ProcessGroup
-from resnets.utils.environment import tune_malloc
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.environment import tune_malloc
 
 EAGER, COMPILED = "eager", "compiled"
 GRAPH, GRAPH_OF_BLOCKS = "one graph", "one graph of compiled blocks"

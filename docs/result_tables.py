@@ -101,7 +101,7 @@ def hardware() -> str:
     """What computes here: "AMD EPYC, 1 thread, AVX-512, bf16, no GPU", or the name of the GPU."""
     import torch
 
-    from resnets.utils.environment import cpu_flags, device_name
+    from resnets.utils.machine.environment import cpu_flags, device_name
 
     if torch.cuda.is_available():
         return device_name(torch.device("cuda"))

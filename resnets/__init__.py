@@ -21,8 +21,8 @@ if sys.platform == "darwin":
     # when it is imported.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-from resnets.utils import cpu_count
 from resnets.utils.imports import disable_telemetry, lazy_exports
+from resnets.utils.machine import cpu_count
 
 if TYPE_CHECKING:
     from resnets import recipes, study

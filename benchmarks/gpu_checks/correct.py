@@ -32,7 +32,7 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
-from resnets.utils.precision import autocast, pick_precision
+from resnets.utils.machine.precision import autocast, pick_precision
 
 # Precisions, and the largest accepted relative errors (root mean square) of an operator, whose
 # gradient may have ten times as much, and of the logits of a model. Random weights and batch

@@ -20,7 +20,7 @@ from resnets.study.convergence_rule import compute_convergence
 from resnets.study.depth.figures import plot_error_curves
 from resnets.study.depth.summary import ErrorCurves
 from resnets.train.log.run_log import read_rows
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -20,7 +20,7 @@ from resnets.config import dump_json
 from resnets.study.convergence_rule import compute_convergence
 from resnets.study.metric import BITS
 from resnets.train.log.run_log import read_rows
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 from resnets.utils.printable import echo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

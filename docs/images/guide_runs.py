@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 import resnets
 from resnets.train.write_results import RESULT
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 from resnets.utils.printable import echo
 
 # The scripts import result_tables after this module.

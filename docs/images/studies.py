@@ -22,7 +22,7 @@ from statistics import mean, median
 
 from resnets.config import dump_json
 from resnets.study.analyses.similarity import relative_distance
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 from resnets.utils.printable import echo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -28,7 +28,7 @@ from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe as named_recipe
 from resnets.report.figure_style import SERIES, figure_style
 from resnets.study.tune import Tuned, tune
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 
 TRAINED, TESTED = 100, 50  # images of each class
 TRIALS, BUDGET = 6, "3ep"

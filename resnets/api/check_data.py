@@ -37,7 +37,7 @@ from resnets.detect.check.run import (
 from resnets.detect.formats.records import Problem
 from resnets.evaluate.prepare import with_progress
 from resnets.utils.api_function import api_function
-from resnets.utils.files import results_folder
+from resnets.utils.files.locks import results_folder
 from resnets.utils.printable import echo, format_count
 
 ANNOTATIONS = "annotations.csv"

@@ -29,7 +29,7 @@ from resnets.evaluate.evaluation import describe_metrics
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Views
 from resnets.runtime.vision import open_predictor
-from resnets.utils import environment
+from resnets.utils.machine import environment
 from resnets.utils.printable import echo
 from resnets.weights.load import LoadOptions, load_classifier
 

@@ -39,10 +39,10 @@ from resnets.runtime.artifact import is_artifact
 from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
 from resnets.runtime.open import open_artifact
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
-from resnets.utils import environment
 from resnets.utils.api_function import api_function
-from resnets.utils.distributed import ProcessGroup, init_distributed
-from resnets.utils.files import results_folder
+from resnets.utils.files.locks import results_folder
+from resnets.utils.machine import environment
+from resnets.utils.machine.distributed import ProcessGroup, init_distributed
 from resnets.utils.printable import echo
 from resnets.weights.heads import match_class_names, parse_classes
 from resnets.weights.load import LoadOptions, load_classifier, warn_about_names

@@ -29,9 +29,9 @@ from resnets.evaluate.features import Embedding, iter_embeddings
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
-from resnets.utils import environment
 from resnets.utils.api_function import api_function
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine import environment
+from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import echo, format_count
 from resnets.weights.load import LoadOptions, load_classifier
 

@@ -23,7 +23,7 @@ from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
 from resnets.utils.api_function import api_function
-from resnets.utils.files import check_path
+from resnets.utils.files.write import check_path
 from resnets.weights.checkpoint.find import read_task
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from resnets.data.dataset.summary import announce, summarize_source
 from resnets.data.loading.pack_write import PackReport, pack
 from resnets.data.sources.open import find_source
 from resnets.utils.api_function import api_function
-from resnets.utils.files import lock_path
+from resnets.utils.files.locks import lock_path
 
 ARCHIVES = (".gz", ".xz", ".bz2", ".tar", ".tgz")  # suffixes that the packed file's name drops
 

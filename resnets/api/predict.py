@@ -27,7 +27,7 @@ from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.runtime.torch import TorchBackend
 from resnets.sequence.predict import SequenceModel, predict_sequences
 from resnets.utils.api_function import api_function
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import echo
 from resnets.weights.load import LoadOptions
 

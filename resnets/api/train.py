@@ -24,8 +24,8 @@ from resnets.train.resume import describe_differences
 from resnets.train.run import run_training
 from resnets.train.tasks.custom_parts import CustomParts, Loss
 from resnets.utils.api_function import api_function
-from resnets.utils.distributed import init_distributed
-from resnets.utils.files import RUNS, run_folder
+from resnets.utils.files.locks import RUNS, run_folder
+from resnets.utils.machine.distributed import init_distributed
 from resnets.weights.checkpoint.find import run_url
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import restore_run_folder

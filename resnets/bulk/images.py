@@ -24,7 +24,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.sources.webdataset import read_span
 from resnets.utils.errors import reading
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 
 NAMES, SPANS = "index", "index.spans"
 

@@ -22,7 +22,7 @@ from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import artifact_files, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime, describe_backend
-from resnets.utils.files import file_sha256
+from resnets.utils.files.write import file_sha256
 from resnets.utils.printable import without_log
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier

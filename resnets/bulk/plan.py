@@ -21,8 +21,9 @@ from pathlib import Path
 from resnets.bulk.write import Format
 from resnets.config import ConfigError, dump_json, from_dict
 from resnets.config.aliases import read_json, with_current_names
-from resnets.utils.files import LOCK, atomic_write, file_sha256, lock_folder
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
+from resnets.utils.files.locks import LOCK, lock_folder
+from resnets.utils.files.write import atomic_write, file_sha256
 
 MANIFEST, SUMMARY, WORK = "_manifest.json", "_summary.json", ".work"
 EARLIER = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2

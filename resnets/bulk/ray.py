@@ -17,7 +17,7 @@ import numpy as np
 from resnets.bulk.pool import Event, Progress, ShardDone, ShardFailed, WorkerError
 from resnets.bulk.worker import Job, ShardWorker
 from resnets.config import ConfigError
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 TASKS_PER_ACTOR = 2  # queued at an actor, including the current one
 

@@ -42,7 +42,7 @@ from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.errors import DataError
 from resnets.runtime.base import Runtime
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
 RANDOM_ACCESS = ("files", "spans")  # kinds of data sets of which single images are read quickly

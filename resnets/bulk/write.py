@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from resnets.config import SOFTMAX, ConfigError, Postprocess
-from resnets.utils.csv_files import CsvWriter, read_rows
+from resnets.utils.files.csv import CsvWriter, read_rows
 
 Format = Literal["parquet", "csv"]
 ROW_GROUP = 8192  # rows per row group, which are buffered

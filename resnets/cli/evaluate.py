@@ -14,8 +14,8 @@ from resnets.cli.options import Flag
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
+from resnets.utils.machine.processes import environment_int
 from resnets.utils.printable import echo, escape, join_names, terminal_console
-from resnets.utils.processes import environment_int
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation

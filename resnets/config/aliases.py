@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.utils.errors import ConfigError, ResnetsError
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 
 RECIPES: Mapping[str, str] = {"pictures": "scratch", "localise": "localize"}
 

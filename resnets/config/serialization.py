@@ -21,7 +21,7 @@ from resnets.config.aliases import current_path, with_current_names
 from resnets.config.recipe import DURATIONS, Recipe, parse_duration
 from resnets.config.unread_fields import DEFAULTS, iter_fields, omittable_fields
 from resnets.utils.errors import ConfigError, reading
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 T = TypeVar("T")
 TABLES = ("loss.class_weights", "custom")  # fields of a recipe whose values are tables

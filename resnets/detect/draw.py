@@ -15,7 +15,7 @@ from resnets.detect.data.class_maps import IGNORE
 from resnets.detect.data.masks import decode_mask
 from resnets.detect.data.types import Detections, Pixels
 from resnets.evaluate.figures.fonts import TextRenderer
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.utils.printable import printable
 
 Color = tuple[int, int, int]

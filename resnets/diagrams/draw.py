@@ -16,7 +16,7 @@ from resnets.diagrams.trace import read_column
 from resnets.models import ImageClassifier, build
 from resnets.models.cost import shapes_only
 from resnets.models.resnet import BLOCKS
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 
 def model_diagram(models: Sequence[ImageClassifier], size: int | None = None) -> str:

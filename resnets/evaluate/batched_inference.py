@@ -12,8 +12,8 @@ from torch import Tensor
 
 from resnets.data import DataError
 from resnets.data.prefetch import prefetch
-from resnets.utils.environment import release_cached_memory
 from resnets.utils.errors import OutOfMemory, is_out_of_memory
+from resnets.utils.machine.environment import release_cached_memory
 
 NOT_FINITE = (
     "the network's outputs for this image are not finite (NaN or Inf): its weights are damaged, or"

@@ -24,7 +24,7 @@ from resnets.evaluate.views import (
     read_views,
 )
 from resnets.models import ImageClassifier
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 MIN_BATCH, MAX_BATCH = 32, 1024  # images read and scored together
 

@@ -23,7 +23,8 @@ from resnets.evaluate.predict import input_name
 from resnets.evaluate.views import Views, compute_logits, image_name, read_views
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
-from resnets.utils.files import atomic_write, lock_path
+from resnets.utils.files.locks import lock_path
+from resnets.utils.files.write import atomic_write
 from resnets.utils.printable import valid_text
 
 MAX_BATCH = 256  # images computed at once, and rows written at once

@@ -28,7 +28,7 @@ from resnets.evaluate.evaluation import (
 )
 from resnets.evaluate.postprocess import known_scores, probabilities
 from resnets.evaluate.views import image_name
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 MAX_MISTAKES = 24  # the most confident ones
 

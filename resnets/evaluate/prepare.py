@@ -18,9 +18,9 @@ from rich.progress import (
 from rich.text import Text
 from torch import nn
 
-from resnets.utils import environment
 from resnets.utils.errors import within_memory
-from resnets.utils.precision import pick_precision
+from resnets.utils.machine import environment
+from resnets.utils.machine.precision import pick_precision
 from resnets.utils.printable import Console
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from resnets.data.decode.decode import Crop, center_box, decode_whole, grid_box,
 from resnets.data.decode.exif import Box
 from resnets.models import ImageClassifier
 from resnets.models.vgg import POOLED, VGG
-from resnets.utils.precision import autocast
+from resnets.utils.machine.precision import autocast
 
 ViewKind = Literal["center", "ten-crop", "dense"]
 Average = Literal["probabilities", "logits"]

@@ -32,7 +32,7 @@ from resnets.runtime.artifact import (
     model_sha256,
     versions,
 )
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 FAILURE_FILE = "failure.txt"
 PACKAGE = Path(__file__).parents[1]

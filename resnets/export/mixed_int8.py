@@ -30,7 +30,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, artifact_files
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.openvino import run_in_new_thread, shared_core
-from resnets.utils.precision import pick_precision
+from resnets.utils.machine.precision import pick_precision
 
 MAX_FLOAT_SHARE = 0.5  # of the multiply-adds; beyond, less than half of the speedup is left
 RANKING_IMAGES = 32  # 300 gave the same four most sensitive layers

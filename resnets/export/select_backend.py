@@ -38,8 +38,8 @@ from resnets.runtime.artifact import (
 from resnets.runtime.base import Backend, Runtime
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchBackend
-from resnets.utils import environment
-from resnets.utils.precision import pick_precision
+from resnets.utils.machine import environment
+from resnets.utils.machine.precision import pick_precision
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier
 
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for

@@ -34,8 +34,9 @@ from resnets.runtime.artifact import (
     versions,
 )
 from resnets.runtime.base import ArtifactBackend, Backend
-from resnets.utils.errors import ResnetsError
-from resnets.utils.files import file_sha256, lock_path, name_in_errors
+from resnets.utils.errors import ResnetsError, name_in_errors
+from resnets.utils.files.locks import lock_path
+from resnets.utils.files.write import file_sha256
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.errors import CheckpointError
 

@@ -38,8 +38,8 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Precision, manifest_path
 from resnets.runtime.base import ArtifactBackend
 from resnets.runtime.open import open_artifact
-from resnets.utils.environment import cache_folder
-from resnets.utils.files import name_in_errors
+from resnets.utils.errors import name_in_errors
+from resnets.utils.machine.environment import cache_folder
 
 RUNTIME = "onnxruntime-web"
 VERSION = "1.22.0"

@@ -27,8 +27,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from resnets.utils import environment
-from resnets.utils.files import sync_folder
+from resnets.utils.files.write import sync_folder
+from resnets.utils.machine import environment
 
 log = logging.getLogger("resnets")
 

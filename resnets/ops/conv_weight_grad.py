@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets.ops import compiler
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 KERNELS = {"amx_bf16": "conv_weights", "avx512_bf16": "conv_weights_avx512"}  # by CPU flag
 VECTOR = 16  # channels of a tile (conv_weights.c)

@@ -22,8 +22,9 @@ from markupsafe import Markup, escape
 from resnets.config import ConfigError
 from resnets.report.figure_style import inline_drawing, inline_plot, to_svg
 from resnets.report.render import Cell, Row, extract_lead, render
-from resnets.utils.csv_files import write_csv
-from resnets.utils.files import RUNS, atomic_write
+from resnets.utils.files.csv import write_csv
+from resnets.utils.files.locks import RUNS
+from resnets.utils.files.write import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot

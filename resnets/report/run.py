@@ -26,7 +26,7 @@ from resnets.report.figure_style import (
 )
 from resnets.report.page import REPORT
 from resnets.report.render import render
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.utils.imports import PREFIX
 
 if TYPE_CHECKING:

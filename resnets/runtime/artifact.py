@@ -39,8 +39,8 @@ from resnets.config.aliases import read_json, with_current_names
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
-from resnets.utils.files import file_sha256
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
+from resnets.utils.files.write import file_sha256
 
 ArtifactKind = Literal["onnx", "openvino", "torch", "executorch"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]

@@ -15,7 +15,7 @@ from resnets.evaluate.ensemble import MAX_BATCH, MIN_BATCH, ScoredBatch
 from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.views import Pixels, Views, read_views
 from resnets.runtime.base import Backend
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 
 class BackendScorer:

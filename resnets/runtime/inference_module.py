@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.models.norm import strip_norm
-from resnets.utils.precision import DTYPES
+from resnets.utils.machine.precision import DTYPES
 
 if TYPE_CHECKING:
     from resnets.detect.models.base import DetectionModel

@@ -23,7 +23,7 @@ from resnets.runtime.base import ArtifactBackend, Images, Scores, open_error
 from resnets.runtime.inference_module import INPUT
 from resnets.runtime.resize_graph import VIEW
 from resnets.utils.imports import require_package
-from resnets.utils.precision import pick_precision
+from resnets.utils.machine.precision import pick_precision
 
 T = TypeVar("T")
 

@@ -20,10 +20,10 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactBackend, Backend, Images, Scores, open_error
 from resnets.runtime.inference_module import InferenceModule
-from resnets.utils import environment
 from resnets.utils.errors import within_memory
-from resnets.utils.precision import pick_precision
-from resnets.utils.processes import deferred_signals
+from resnets.utils.machine import environment
+from resnets.utils.machine.precision import pick_precision
+from resnets.utils.machine.processes import deferred_signals
 
 # `torch.export.load` can run code from a file in many ways: it unpickles sample inputs, legacy
 # weights and objects, loads compiled libraries, evaluates sizes as Python, looks functions up by

@@ -18,8 +18,8 @@ from resnets.data.batch import Batch
 from resnets.data.dataset.summary import DataSummary
 from resnets.data.loading.batches import MAX_DEVICE_BYTES
 from resnets.data.timings import Timings
-from resnets.utils.distributed import ProcessGroup
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.environment import copy_to_device
 
 Ints = NDArray[np.int64]
 W = TypeVar("W", bound="Windows")

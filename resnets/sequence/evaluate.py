@@ -22,10 +22,10 @@ from resnets.sequence.dataset import Windows, window_batches
 from resnets.sequence.load import load_sequence_model, open_sequences
 from resnets.sequence.signals import Signals
 from resnets.sequence.text import TextWindows, encode, read_text
-from resnets.utils import environment
-from resnets.utils.distributed import ProcessGroup
-from resnets.utils.environment import accumulator_dtype
-from resnets.utils.precision import autocast, pick_precision
+from resnets.utils.machine import environment
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.environment import accumulator_dtype
+from resnets.utils.machine.precision import autocast, pick_precision
 
 BITS = "bits_per_character"
 Number = TypeVar("Number", float, Tensor)

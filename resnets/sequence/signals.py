@@ -20,9 +20,9 @@ from resnets.data import order
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
 from resnets.sequence.dataset import Ints, SequenceData
-from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import reading
-from resnets.utils.numpy_files import read_member_header
+from resnets.utils.files.numpy import read_member_header
+from resnets.utils.machine.environment import copy_to_device
 
 CBF = "cylinder-bell-funnel"
 CBF_SIGNALS, CBF_LENGTH = 930, 128  # as in the UCR archive (Dau et al. 2019)

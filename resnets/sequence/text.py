@@ -17,8 +17,8 @@ from resnets.config import DataSpec
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
 from resnets.sequence.dataset import Ints, SequenceData
-from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import reading
+from resnets.utils.machine.environment import copy_to_device
 from resnets.utils.printable import printable
 
 SONNETS = "sonnets"

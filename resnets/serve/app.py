@@ -40,7 +40,7 @@ from resnets.serve.schemas import (
     merge_body_options,
 )
 from resnets.serve.timeout_pool import WorkerPool
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 T = TypeVar("T")
 SPARE_THREADS = 4  # per pool: threads that may replace stuck ones

@@ -15,7 +15,7 @@ from resnets.serve.http.connection import Connection
 from resnets.serve.http.limits import Limits
 from resnets.serve.metrics import Metrics
 from resnets.serve.registry import Registry
-from resnets.utils.wait_policy import adapt_wait_policy
+from resnets.utils.machine.wait_policy import adapt_wait_policy
 
 log = logging.getLogger("resnets.serve")
 

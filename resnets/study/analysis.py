@@ -34,8 +34,8 @@ from resnets.study.trained_models import (
     prepare_images,
     sample_split,
 )
-from resnets.utils import environment
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
+from resnets.utils.machine import environment
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions
 
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from resnets.config import ConfigError
 from resnets.report.page import StudyResult
 from resnets.study.analysis import Analysis
 from resnets.utils.api_function import api_function
-from resnets.utils.files import page_folder
+from resnets.utils.files.locks import page_folder
 from resnets.weights.load import LoadOptions
 
 Checkpoints = str | PathLike[str] | Sequence[str | PathLike[str]]  # a `Run` is a PathLike

@@ -22,7 +22,7 @@ from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
 from resnets.utils.api_function import api_function
-from resnets.utils.files import RUNS, is_locked, page_folder
+from resnets.utils.files.locks import RUNS, is_locked, page_folder
 
 
 @dataclass(frozen=True, eq=False, repr=False)

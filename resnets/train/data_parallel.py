@@ -16,7 +16,7 @@ from resnets.models.norm import (
     BatchNormAct2d,
     GhostBatchNormAct2d,
 )
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 # Norms whose statistics each process updates from its own images only.
 LOCAL_NORMS = (

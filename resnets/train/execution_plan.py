@@ -19,8 +19,8 @@ import torch
 from resnets.config import ConfigError, Recipe
 from resnets.models import cost
 from resnets.ops import compiler, conv_weight_grad
-from resnets.utils import cpu_count, environment
-from resnets.utils.precision import autocast, pick_precision, supports_precision
+from resnets.utils.machine import cpu_count, environment
+from resnets.utils.machine.precision import autocast, pick_precision, supports_precision
 from resnets.weights.checkpoint.format import Checkpoint
 
 # Compilation takes tens of seconds; it pays off where training takes minutes. Sustained training

@@ -12,8 +12,8 @@ from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.train.state import TrainState
 from resnets.train.step import PassOutOfMemory, TrainStep
-from resnets.utils import environment
 from resnets.utils.errors import OutOfMemory
+from resnets.utils.machine import environment
 
 log = logging.getLogger("resnets")
 

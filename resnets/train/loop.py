@@ -19,9 +19,9 @@ from resnets.train.log.timing import TIME, StepTimer
 from resnets.train.optim.optimizers import schedule_lr
 from resnets.train.saver import Saver
 from resnets.train.state import TrainState
-from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
-from resnets.utils.processes import process_lock
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.processes import process_lock
 
 Step = Callable[[Batch], None]  # `TrainStep`, a `FitMemoryStep` or a CUDA graph
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]

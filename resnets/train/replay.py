@@ -31,9 +31,9 @@ from resnets.train.state import TrainState
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.api_function import api_function
-from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import reading
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import Checkpoint, EncodedCheckpoint, read_checkpoint
 from resnets.weights.errors import CheckpointError
 from resnets.weights.load import load_weights

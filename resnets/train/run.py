@@ -33,12 +33,13 @@ from resnets.train.tasks.distill import teacher_changes
 from resnets.train.tasks.sequence import SignalTask, TextTask
 from resnets.train.tasks.task import Task, check_validation
 from resnets.train.write_results import write_environment, write_results
-from resnets.utils.cpu_count import OtherLoad
-from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
-from resnets.utils.files import atomic_write, lock_folder
-from resnets.utils.processes import process_lock
-from resnets.utils.wait_policy import adapt_wait_policy
+from resnets.utils.files.locks import lock_folder
+from resnets.utils.files.write import atomic_write
+from resnets.utils.machine.cpu_count import OtherLoad
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.processes import process_lock
+from resnets.utils.machine.wait_policy import adapt_wait_policy
 from resnets.weights.checkpoint.format import RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 

@@ -16,8 +16,8 @@ from resnets.data.splits.image_record import Fingerprint
 from resnets.train.guards.divergence import HINTS, Diverged, find_nonfinite
 from resnets.train.optim.optimizers import load_state_tensors
 from resnets.train.state import Meter, TrainState
-from resnets.utils.environment import accumulator_dtype, single_threaded_pool
 from resnets.utils.errors import within_memory
+from resnets.utils.machine.environment import accumulator_dtype, single_threaded_pool
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, EncodedCheckpoint
 from resnets.weights.checkpoint.image_record import FingerprintRecord
 from resnets.weights.checkpoint.manager import CheckpointManager

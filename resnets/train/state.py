@@ -15,8 +15,8 @@ from resnets.train.optim.grad_scaler import GradScaler
 from resnets.train.optim.optimizers import Optimizer, make_optimizer, state_tensors
 from resnets.train.optim.schedule import Schedule
 from resnets.train.optim.zero import ShardedOptimizer
-from resnets.utils.distributed import ProcessGroup
-from resnets.utils.environment import accumulator_dtype
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.environment import accumulator_dtype
 
 
 @dataclass

@@ -16,9 +16,9 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import Losses, LossFn
 from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
-from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
-from resnets.utils.processes import process_lock
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.processes import process_lock
 
 
 class PassOutOfMemory(OutOfMemory):

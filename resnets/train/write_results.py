@@ -18,10 +18,10 @@ from resnets.train.log.timing import STAGES, stage_summary
 from resnets.train.resume import DERIVED, differences
 from resnets.train.state import TrainState
 from resnets.train.tasks.task import Task
-from resnets.utils import environment
-from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
-from resnets.utils.wait_policy import WaitPolicyController
+from resnets.utils.machine import environment
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.wait_policy import WaitPolicyController
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import EncodedCheckpoint, read_checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager

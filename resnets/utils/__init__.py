@@ -1,1 +1,1 @@
-"""Errors, files, processes, hardware and terminal output."""
+"""Errors, terminal output, lazy imports, functions of the API; files and the machine."""

@@ -5,9 +5,11 @@ Each message is one line: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,7 @@ FULL_GPU_MESSAGES = (
     "Unable to find a valid cuDNN algorithm",
 )
 FULL_GPU_BYTES = 256 << 20  # more than a handle of either library takes
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class ResnetsError(ValueError):
@@ -98,6 +101,21 @@ def reading(
             raise  # of a device to which the file is read: the file is not at fault
         why = caught.strerror if isinstance(caught, OSError) and caught.strerror else reason(caught)
         raise error(f"{name}: cannot be {read} ({why}){end}") from caught
+
+
+@contextmanager
+def name_in_errors(path: Path, *hidden: Path) -> Iterator[None]:
+    """Context in which errors about `hidden` files or without a file name are about `path`."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        inside = isinstance(named, str | PathLike) and any(
+            Path(named).is_relative_to(each) for each in hidden
+        )
+        if inside or (named is None and error.errno in DISK_ERRORS):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def reason(error: BaseException) -> str:

@@ -33,8 +33,8 @@ from resnets.config import (
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.errors import reading
-from resnets.utils.files import lock_path
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
+from resnets.utils.files.locks import lock_path
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import parse_classes
 from resnets.weights.name_maps.maps import build_name_map

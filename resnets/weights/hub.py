@@ -23,7 +23,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.sources.builtin import find_connection_error
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
-from resnets.utils import environment
+from resnets.utils.machine import environment
 from resnets.weights import zoo
 from resnets.weights.check_values import check_same_model
 from resnets.weights.errors import DownloadError, WeightsError

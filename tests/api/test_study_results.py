@@ -8,7 +8,7 @@ from study_runs import train_on_digits
 
 import resnets
 from resnets.cli.main import main
-from resnets.utils.csv_files import read_rows
+from resnets.utils.files.csv import read_rows
 
 QUICK = ("responses", "landscape", "similarity")
 SLOW = ("identity", "unravelled", "shattered", "inference", "effective", "curvature")

@@ -31,7 +31,7 @@ from resnets.bulk.write import classes_layout
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.data.errors import DataError
-from resnets.utils.environment import pick_device
+from resnets.utils.machine.environment import pick_device
 
 
 def test_rows_are_those_of_predict_on_single_images(digits_run, nested_digits, bulk_rows, capsys):

@@ -19,9 +19,9 @@ from resnets.export.write.trace import trace_for_any_batch
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.inference_module import InferenceModule
 from resnets.train.guards.interrupt import Interrupted
-from resnets.utils import environment
-from resnets.utils.files import atomic_write
-from resnets.utils.processes import deferred_signals, environment_int
+from resnets.utils.files.write import atomic_write
+from resnets.utils.machine import environment
+from resnets.utils.machine.processes import deferred_signals, environment_int
 
 SHOW_NUMBER = """
 import os, sys

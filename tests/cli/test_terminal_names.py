@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Table
 
 from resnets.cli.main import main
-from resnets.utils.csv_files import CsvWriter, escape_formula, read_rows, unescape_formula
+from resnets.utils.files.csv import CsvWriter, escape_formula, read_rows, unescape_formula
 from resnets.utils.printable import UNSAFE, Console, escape, printable
 
 NAMES = (

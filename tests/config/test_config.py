@@ -17,7 +17,7 @@ from resnets.config import (
     to_toml,
 )
 from resnets.recipes import RECIPES, recipe
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from resnets.config import ConfigError
-from resnets.utils.files import LOCK, atomic_write, lock_file, lock_folder, lock_path, new_folder
+from resnets.utils.files.locks import LOCK, lock_file, lock_folder, lock_path, new_folder
+from resnets.utils.files.write import atomic_write
 from resnets.weights.folder import write_new_folder
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("resnets.utils.files.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("resnets.utils.files.locks.LOCK_TIMEOUT", 0.1)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -54,7 +55,7 @@ def test_two_processes_at_one_file_do_not_mix(tmp_path):
 
 
 def test_a_file_that_stays_busy_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnets.utils.files.WRITE_TIMEOUT", 0.1)
+    monkeypatch.setattr("resnets.utils.files.write.WRITE_TIMEOUT", 0.1)
     with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("mine")
         with pytest.raises(BlockingIOError), atomic_write(tmp_path / "file"):
@@ -91,7 +92,8 @@ def test_an_empty_folder_is_removed_again(tmp_path):
 
 def test_a_killed_holder_lets_go(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom resnets.utils.files import lock_folder\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from resnets.utils.files.locks import lock_folder\n"
         "with lock_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     holder = subprocess.Popen(

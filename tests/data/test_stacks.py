@@ -15,7 +15,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec, ModelSpec
 from resnets.data import DataError, fit_preprocess, open_data
 from resnets.data.decode.decode import Crop, center_box, decode
 from resnets.models import build
-from resnets.utils import precision
+from resnets.utils.machine import precision
 from resnets.weights.adapt import adapt_input
 from resnets.weights.checkpoint.find import find_checkpoint
 

@@ -22,7 +22,7 @@ from resnets.evaluate.data.ground_truth import GroundTruth, split_truth
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.measure import measure
 from resnets.evaluate.views import Views, load_image
-from resnets.utils.distributed import init_distributed
+from resnets.utils.machine.distributed import init_distributed
 
 CPU = torch.device("cpu")
 SAME = torch.arange(len(CLASSES))

@@ -23,7 +23,7 @@ from resnets.export import vision
 from resnets.export.vision import export_vision
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.vision import ArtifactModel, open_predictor
-from resnets.utils.environment import cpu_flags
+from resnets.utils.machine.environment import cpu_flags
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

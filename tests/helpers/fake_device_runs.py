@@ -43,7 +43,7 @@ from resnets.train.run import open_task, run_training
 from resnets.train.saver import Snapshot
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
 

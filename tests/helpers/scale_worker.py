@@ -20,7 +20,7 @@ from resnets.train.optim.optimizers import (
     state_tensors,
 )
 from resnets.train.run import run_training
-from resnets.utils.distributed import ProcessGroup, init_distributed
+from resnets.utils.machine.distributed import ProcessGroup, init_distributed
 
 
 def check_sync_norm(rank: ProcessGroup) -> None:

@@ -42,7 +42,7 @@ from resnets.train import saver
 from resnets.train.run import run_training
 from resnets.train.tasks import classification
 from resnets.utils.errors import OutOfMemory
-from resnets.utils.files import lock_folder
+from resnets.utils.files.locks import lock_folder
 
 TINY = Grid(
     models=("cifar-plain8", "cifar-resnet8"),

@@ -19,7 +19,7 @@ from resnets.study.grid.worker import Slot, can_share, choose_slots, estimate_ce
 from resnets.train import loop
 from resnets.train.run import run_training
 from resnets.train.tasks.custom_parts import CustomParts
-from resnets.utils.processes import process_lock
+from resnets.utils.machine.processes import process_lock
 from resnets.weights.checkpoint.format import read_checkpoint
 
 DROPOUT = "cifar-resnet8:model.shortcut_dropout=0.3"

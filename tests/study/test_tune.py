@@ -16,7 +16,7 @@ import resnets.study.tune as search
 from resnets.cli.main import main
 from resnets.config import ConfigError, dump_json, from_toml
 from resnets.study.tune import RangeTest, range_test, tune
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 
 pytest.importorskip("optuna")
 

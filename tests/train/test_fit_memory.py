@@ -21,7 +21,7 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 ONE = ProcessGroup()

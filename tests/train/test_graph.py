@@ -23,7 +23,7 @@ from resnets.train.run import run_training
 from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 FLOAT32 = torch.autocast("cpu", enabled=False)

@@ -21,7 +21,7 @@ from resnets.train.execution_plan import _missing_compiler, choose_plan
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log.run_log import read_rows
 from resnets.train.run import run_training
-from resnets.utils.precision import pick_precision
+from resnets.utils.machine.precision import pick_precision
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 from resnets.weights.errors import CheckpointError
 
@@ -187,10 +187,10 @@ def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):
 def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monkeypatch, capsys):
     """Started where the CPU multiplies bfloat16, resumed where "auto" means float32."""
     out = tmp_path / "run"
-    monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("resnets.utils.machine.precision._cpu_has_bf16", lambda: True)
     kernel = compiler.load_library("norm") is not None
     run_training(short(2, precision="auto"), out, device="cpu", quiet=True)
-    monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("resnets.utils.machine.precision._cpu_has_bf16", lambda: False)
     assert pick_precision("auto", torch.device("cpu")) == "float32"
     monkeypatch.setattr(compiler, "load_library", lambda name: None)
     run_training(None, out, device="cpu")

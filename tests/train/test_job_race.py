@@ -11,14 +11,14 @@ from resnets.recipes import recipe
 from resnets.study.grid.worker import train_cell
 from resnets.train.run import run_training
 from resnets.utils.errors import BusyError
-from resnets.utils.files import LOCK, is_locked, lock_folder, lock_path
+from resnets.utils.files.locks import LOCK, is_locked, lock_folder, lock_path
 
 SMALL = ("--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("resnets.utils.files.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("resnets.utils.files.locks.LOCK_TIMEOUT", 0.1)
 
 
 @pytest.fixture(scope="module")

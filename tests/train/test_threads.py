@@ -11,7 +11,7 @@ import torch
 from resnets.config import replace_fields
 from resnets.recipes import recipe as named_recipe
 from resnets.train.run import run_training
-from resnets.utils import cpu_count
+from resnets.utils.machine import cpu_count
 
 TWO = pytest.mark.skipif(cpu_count.cores() < 2, reason="needs two cores")
 

@@ -11,7 +11,7 @@ from resnets.train.log import trackers
 from resnets.train.log.run_log import read_rows
 from resnets.train.log.trackers import IDS, Trackers, check_trackers
 from resnets.train.run import run_training
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
 
 
 class Recorder:

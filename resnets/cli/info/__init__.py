@@ -92,8 +92,8 @@ def command(
 def _print_devices(as_json: bool) -> None:
     import torch
 
-    from resnets.utils import environment
-    from resnets.utils.precision import DTYPES, pick_precision, supports_precision
+    from resnets.utils.machine import environment
+    from resnets.utils.machine.precision import DTYPES, pick_precision, supports_precision
 
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     names += ["mps"] if torch.backends.mps.is_available() else []

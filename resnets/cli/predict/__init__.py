@@ -19,7 +19,7 @@ from resnets.cli.predict.inputs import Inputs, local_files, make_folder, unique_
 from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
-from resnets.utils.csv_files import CsvWriter
+from resnets.utils.files.csv import CsvWriter
 from resnets.utils.printable import echo, escape, terminal_console
 
 if TYPE_CHECKING:

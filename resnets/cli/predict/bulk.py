@@ -139,7 +139,7 @@ def _run_workers(run: Run) -> int:
 
 
 def _print_plan(run: Run) -> None:
-    from resnets.utils.cpu_count import cores
+    from resnets.utils.machine.cpu_count import cores
 
     images, left = run.manifest.images, run.images_left
     shards = format_count(run.manifest.shards, "shard")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from resnets.cli.predict.inputs import Inputs, make_folder, unique_path
-from resnets.utils.csv_files import CsvWriter
+from resnets.utils.files.csv import CsvWriter
 from resnets.utils.printable import echo, escape, terminal_console
 
 if TYPE_CHECKING:

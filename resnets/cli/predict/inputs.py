@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnets.config import ConfigError
-from resnets.utils.files import check_path
+from resnets.utils.files.write import check_path
 from resnets.utils.printable import echo
 
 STDIN = "-"

@@ -18,8 +18,8 @@ from resnets.data.errors import DataError
 from resnets.data.finding_kinds import KINDS, LEAKS, Finding, FindingKind
 from resnets.report.figure_style import Thumbnail
 from resnets.report.render import render
-from resnets.utils.csv_files import CsvWriter
-from resnets.utils.files import atomic_write
+from resnets.utils.files.csv import CsvWriter
+from resnets.utils.files.write import atomic_write
 
 TABLE, PAGE = "files.csv", "report.html"
 MAX_SHOWN = 24  # findings per kind on the page

@@ -46,7 +46,7 @@ from resnets.data.finding_kinds import (
     FindingKind,
 )
 from resnets.data.prefetch import prefetch
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 CHUNK = 16  # images checked by one task of the pool
 MIN_SIDE = 16  # px

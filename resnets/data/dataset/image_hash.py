@@ -22,7 +22,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, FolderFiles, open_regular
 from resnets.data.files.tar import TarFiles
 from resnets.data.order import evenly_spaced
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import show_progress
 
 Keys: TypeAlias = NDArray[np.uint64]

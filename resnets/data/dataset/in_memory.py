@@ -18,7 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import format_count, show_progress
 
 MEMORY_LIMIT = 2 << 30  # maximum bytes of pixels in memory with "auto"

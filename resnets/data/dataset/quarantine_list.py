@@ -24,7 +24,7 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.files.folder import Files
 from resnets.utils.errors import reading
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 log = logging.getLogger("resnets")
 

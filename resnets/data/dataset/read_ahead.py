@@ -19,8 +19,8 @@ from resnets.data.decode.decode import Crop
 from resnets.data.errors import DataError
 from resnets.data.prefetch import submit_ahead
 from resnets.data.timings import Decoding
-from resnets.utils.cpu_count import cores
-from resnets.utils.environment import single_threaded_pool
+from resnets.utils.machine.cpu_count import cores
+from resnets.utils.machine.environment import single_threaded_pool
 
 CHUNK = 8  # images per task of the thread pool
 

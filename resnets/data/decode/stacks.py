@@ -17,7 +17,7 @@ from PIL import Image
 from resnets.data.decode.exif import Box
 from resnets.data.decode.open_image import MAX_PIXELS, TIFF_STARTS, open_image
 from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels
-from resnets.utils.numpy_files import read_header
+from resnets.utils.files.numpy import read_header
 
 NPY_START = b"\x93NUMPY"
 NPY_SUFFIX = ".npy"

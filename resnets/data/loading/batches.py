@@ -31,8 +31,8 @@ from resnets.data.transforms.preprocess import (
     resize_preprocessor,
     size_at,
 )
-from resnets.utils.distributed import ProcessGroup
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.environment import copy_to_device
 
 BALANCE = {"classes": 0.0, "sqrt": 0.5}  # powers of `order.BalancedDraw`
 

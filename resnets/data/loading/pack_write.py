@@ -34,8 +34,8 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
-from resnets.utils.cpu_count import cores
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
+from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import show_progress
 
 log = logging.getLogger("resnets")

@@ -21,7 +21,7 @@ from resnets.data.dataset.source import ArrayPart, Source
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 TIMEOUT = 5.0  # seconds to wait for a server's answer
 

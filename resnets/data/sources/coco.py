@@ -23,7 +23,7 @@ from resnets.data.files.walk import SkippedFiles, walk_images
 from resnets.data.layout.folder_names import role_within
 from resnets.data.tables.paths import TablePaths
 from resnets.utils.errors import reading
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 
 FOLDER, OFFICIAL, ROBOFLOW = "annotations", "instances_*.json", "_annotations.coco.json"
 KEYS = ("images", "annotations", "categories")

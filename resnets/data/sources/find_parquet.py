@@ -235,7 +235,7 @@ def _read_card(file: Path) -> dict[str, Any]:
     """Read the YAML header of a data set's README.md; {} if there is none."""
     if not file.is_file():
         return {}
-    from resnets.utils.yaml_files import parse_yaml
+    from resnets.utils.files.yaml import parse_yaml
 
     text = read_file(file).decode("utf-8", "replace")
     head = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?(\n|$)", text, re.DOTALL)

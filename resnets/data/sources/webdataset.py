@@ -31,9 +31,9 @@ from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.tar import TarFiles, is_image_name, list_tar
 from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import NUMBER, class_names, encode_labels, is_list
-from resnets.utils.cpu_count import cores
 from resnets.utils.errors import reason
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
+from resnets.utils.machine.cpu_count import cores
 
 LABELS = (".cls", ".json")
 JSON_LABELS = ("label", "cls")

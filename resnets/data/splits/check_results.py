@@ -22,8 +22,8 @@ from resnets.data.files.folder import Files, FolderFiles
 from resnets.data.finding_kinds import LEAKS, Finding
 from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
-from resnets.utils import environment
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
+from resnets.utils.machine import environment
 
 VERSION = 1
 FOLDER = "checks"

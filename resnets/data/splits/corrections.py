@@ -18,7 +18,7 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import Part, Source, image_name
 from resnets.data.errors import DataError
-from resnets.utils.csv_files import read_rows, write_csv
+from resnets.utils.files.csv import read_rows, write_csv
 from resnets.utils.printable import valid_text
 
 COLUMNS = ("path", "label", "correction")

@@ -26,7 +26,7 @@ from resnets.data.tables.columns import (
 )
 from resnets.data.tables.labels import Label, is_missing
 from resnets.utils.errors import reason
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 from resnets.utils.printable import printable
 
 log = logging.getLogger("resnets")

@@ -28,7 +28,7 @@ from resnets.data.transforms.photometric import Photometric, blur_size
 from resnets.data.transforms.policy import Policy
 from resnets.data.transforms.preprocess import Preprocessor, resize_images
 from resnets.ops.flip import flip_and_normalize
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 # Principal components of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012, section 4.1; the
 # values of the authors' data layer as published with fb.resnet.torch). Columns of VECTORS belong

@@ -12,7 +12,7 @@ from torch import Tensor
 from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
 from resnets.data.batch import Batch
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 
 def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from resnets.config import AugmentSpec
 from resnets.data import order
 from resnets.data.transforms.operations import Scene, brightness, color, contrast, gray
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

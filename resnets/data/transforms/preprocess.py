@@ -24,7 +24,7 @@ from resnets.data.decode.decode import Crop, center_box, decode, reading_image, 
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.order import evenly_spaced
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 

@@ -49,7 +49,7 @@ from resnets.detect.formats.records import (
 )
 from resnets.detect.images.sizes import Frame, uniform_scale
 from resnets.detect.loading.split_opener import to_target
-from resnets.utils.csv_files import write_csv
+from resnets.utils.files.csv import write_csv
 
 REPORT_FILE = "repair.csv"
 EXCLUDED, CHANGED = "excluded", "changed"

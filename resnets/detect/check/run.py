@@ -40,7 +40,7 @@ from resnets.detect.formats.unread import SUPPORTED, describe_unsupported_files
 from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
-from resnets.utils.csv_files import write_csv
+from resnets.utils.files.csv import write_csv
 from resnets.utils.printable import format_count, join_names
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]

@@ -13,7 +13,7 @@ from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.data.class_maps import IGNORE, Coding, MapPixels, SemanticMap
 from resnets.detect.data.masks import render_masks
 from resnets.detect.data.types import Pixels, Segmentation, Target
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "bg"})

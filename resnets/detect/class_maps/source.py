@@ -30,7 +30,7 @@ from resnets.detect.formats.unread import list_unread_split_lists
 from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.sizes import read_sizes
 from resnets.detect.images.store import Store
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 CITYSCAPES_KINDS = ("_labelids", "_labeltrainids", "_color", "_instanceids")
 OBJECT_MASKS_HINT = (

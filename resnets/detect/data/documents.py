@@ -13,7 +13,7 @@ from typing import Any
 from xml.parsers import expat
 
 from resnets.data.errors import DataError
-from resnets.utils import json_files, yaml_files
+from resnets.utils.files import json, yaml
 
 MAX_XML_BYTES = 1 << 26
 MAX_XML_DEPTH = 100
@@ -33,7 +33,7 @@ _UNUSABLE = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape
 def parse_json(data: bytes, where: str) -> Any:
     """Parse JSON; DataError if it is invalid."""
     try:
-        return json_files.parse_json(data)
+        return json.parse_json(data)
     except RecursionError:
         raise DataError(f"{where}: invalid JSON (nested too deeply); restore it") from None
     except UnicodeDecodeError as error:
@@ -45,7 +45,7 @@ def parse_json(data: bytes, where: str) -> Any:
 def parse_yaml(data: bytes, where: str) -> Any:
     """Parse YAML; DataError if it is invalid, too large, or has repeated keys, aliases or tags."""
     try:
-        return yaml_files.parse_yaml(data.removeprefix(codecs.BOM_UTF8))
+        return yaml.parse_yaml(data.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise DataError(f"{where}: invalid or unsupported YAML ({error})") from error
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnets.detect.draw import class_color
 from resnets.detect.metrics.coco import CocoFigures
 from resnets.evaluate.figures.fonts import escape_label, figure_fonts
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 INK, MUTED, GRAY = "#1f2933", "#616e7c", "#cbd2d9"
 RECALL = np.linspace(0, 1, 101)

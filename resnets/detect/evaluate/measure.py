@@ -12,7 +12,7 @@ from resnets.data.errors import DataError
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.predictor import InferenceInput, Predictor
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 Watch = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
 

@@ -28,7 +28,7 @@ from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.index import ImageIndex
 from resnets.detect.images.path_matching import ImageReference, is_in_image_folder
 from resnets.detect.images.store import Store, open_store
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 LIST_FOLDER = "ImageSets/Main"
 

@@ -17,7 +17,7 @@ from resnets.data.decode.exif import ORIENTATIONS, Orientation, read_orientation
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.detect.images.store import Store
-from resnets.utils.cpu_count import cores
+from resnets.utils.machine.cpu_count import cores
 
 HEAD_BYTES = 1 << 16  # enough for headers, except those with a preview or a profile
 Frame = Literal["upright", "stored"]

@@ -34,8 +34,8 @@ from resnets.detect.data.transforms import (
 from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Target
 from resnets.detect.formats.records import Task
 from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
-from resnets.utils.cpu_count import cores
-from resnets.utils.environment import copy_to_device, single_threaded_pool
+from resnets.utils.machine.cpu_count import cores
+from resnets.utils.machine.environment import copy_to_device, single_threaded_pool
 
 BATCHES_AHEAD = 3  # prefetched, fewer if they exceed BYTES_AHEAD
 BYTES_AHEAD = 1 << 30

@@ -14,7 +14,7 @@ from resnets.detect.metrics.localization import LocalizationFigures, localizatio
 from resnets.detect.metrics.segmentation import PixelMeter, SemanticFigures
 from resnets.detect.metrics.voc import VocFigures, voc_figures
 from resnets.detect.outputs import LocationOutput, ObjectsOutput, PixelsOutput
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 MONITORED = ("mask_AP", "AP", "mean_iou")  # the first that a task has selects checkpoints
 

@@ -32,7 +32,7 @@ from resnets.detect.models.layers import (
 from resnets.detect.models.roi_heads import RegionHeads
 from resnets.detect.outputs import ObjectsOutput
 from resnets.models import ImageClassifier
-from resnets.utils.environment import copy_to_host
+from resnets.utils.machine.environment import copy_to_host
 
 MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
 MASK_THRESHOLD = 0.5  # minimum probability of a pixel of the object (He et al. 2017)

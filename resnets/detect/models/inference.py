@@ -17,7 +17,7 @@ from resnets.config import ConfigError
 from resnets.detect.models.layers import pad, rescale
 from resnets.detect.models.roi_heads import flatten_candidates, suppress_overlaps
 from resnets.detect.models.sampling import rows_of
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 if TYPE_CHECKING:
     from resnets.detect.models.detector import Detector

@@ -22,7 +22,7 @@ from resnets.detect.models.roi_heads import region_losses
 from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, rows_of
 from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
-from resnets.utils.environment import copy_to_device, copy_to_host
+from resnets.utils.machine.environment import copy_to_device, copy_to_host
 
 Sizes = list[tuple[int, int]]
 NUM_REFINED = 5  # number of classes whose boxes R-CNN refines

@@ -26,10 +26,10 @@ from resnets.detect.metrics.meters import Meter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.outputs import Output
 from resnets.evaluate.predict import input_name
-from resnets.utils.cpu_count import cores
-from resnets.utils.environment import copy_to_device
 from resnets.utils.errors import within_memory
-from resnets.utils.precision import autocast
+from resnets.utils.machine.cpu_count import cores
+from resnets.utils.machine.environment import copy_to_device
+from resnets.utils.machine.precision import autocast
 from resnets.utils.printable import format_count
 
 WINDOW = 32  # images within which equal sizes are batched

@@ -20,7 +20,7 @@ from resnets.config import DetectSpec
 from resnets.detect.models.export_ops import best_boxes
 from resnets.detect.models.layers import clip_boxes, to_float32
 from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, nms_by_group, rows_of
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 Sizes = list[tuple[int, int]]
 MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvision does

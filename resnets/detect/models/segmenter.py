@@ -19,7 +19,7 @@ from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import remove_head, stage_channels, to_float32
 from resnets.detect.outputs import PixelsOutput
 from resnets.models import ImageClassifier
-from resnets.utils.environment import copy_to_host
+from resnets.utils.machine.environment import copy_to_host
 
 MAX_VALUES = 1 << 27  # maximum number of values that are interpolated at once
 

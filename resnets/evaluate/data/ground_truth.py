@@ -23,7 +23,7 @@ from resnets.data.tables.labels import ambiguous_number, argsort_by_name, format
 from resnets.data.tables.multilabel import single_label
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.errors import reading
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 
 Labels = tuple[int, ...]
 

@@ -14,7 +14,7 @@ from resnets.evaluate.evaluation import Evaluation
 from resnets.evaluate.figures.fonts import escape_label, figure_fonts
 from resnets.evaluate.metrics.multiclass import BINS
 from resnets.report.figure_style import INK, SOFT, figure_style
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 
 BLUE, RED = "#2f6fb0", "#c8553d"
 MAX_NUMBERED = 30  # classes up to which cells have numbers and every class has its name

@@ -12,7 +12,7 @@ from resnets.data import Split
 from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.evaluate.measure import Mistake
 from resnets.evaluate.views import load_image
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.utils.printable import printable
 
 INK, SOFT, RED, GREEN = "#1f2933", "#616e7c", "#b8321f", "#2b7a3d"

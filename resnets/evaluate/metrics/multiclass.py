@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from resnets.utils.environment import accumulator_dtype
+from resnets.utils.machine.environment import accumulator_dtype
 
 BINS = 15
 Z = 1.959964  # of the normal distribution: 95% lie within

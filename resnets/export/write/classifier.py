@@ -23,7 +23,7 @@ from resnets.runtime.inference_module import INPUT, OUTPUT, InferenceModule
 from resnets.runtime.openvino import run_in_new_thread
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
 from resnets.utils.imports import require_package
-from resnets.utils.processes import deferred_signals
+from resnets.utils.machine.processes import deferred_signals
 
 WEIGHTED_OPS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's operations with weights
 

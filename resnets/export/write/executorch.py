@@ -18,7 +18,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.executorch import MAX_BATCH, METADATA_METHOD
 from resnets.runtime.inference_module import InferenceModule
-from resnets.utils.processes import deferred_signals
+from resnets.utils.machine.processes import deferred_signals
 
 
 def write_executorch(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from resnets.config import Preprocess
-from resnets.utils.processes import deferred_signals
+from resnets.utils.machine.processes import deferred_signals
 
 OPSET = 18
 

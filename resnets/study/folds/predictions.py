@@ -21,7 +21,7 @@ from resnets.data.splits.roles import choose_roles
 from resnets.evaluate.postprocess import probabilities
 from resnets.evaluate.prepare import to_device
 from resnets.study.grid.cells import Cell
-from resnets.utils.csv_files import write_csv
+from resnets.utils.files.csv import write_csv
 from resnets.utils.imports import require_package
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import RECIPE, read_checkpoint

@@ -35,9 +35,9 @@ from resnets.study.gradients.measure import (
 )
 from resnets.study.grid.model_names import family_name
 from resnets.study.trained_models import format_command, line_style, multilabel_error
-from resnets.utils import environment
 from resnets.utils.api_function import api_function
-from resnets.utils.files import page_folder
+from resnets.utils.files.locks import page_folder
+from resnets.utils.machine import environment
 
 FIRST_TO_LAST = 10.0  # ratio of gradient norms above which the text mentions their growth
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis

@@ -33,10 +33,10 @@ from resnets.train.run import open_task
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
-from resnets.utils import environment
-from resnets.utils.distributed import ProcessGroup
-from resnets.utils.precision import autocast, pick_precision
-from resnets.utils.processes import without_main_module
+from resnets.utils.machine import environment
+from resnets.utils.machine.distributed import ProcessGroup
+from resnets.utils.machine.precision import autocast, pick_precision
+from resnets.utils.machine.processes import without_main_module
 
 Blocks = Mapping[str, MakeBlock]  # from outside the package, by the names of `Grid.blocks`
 

@@ -43,8 +43,8 @@ from resnets.study.metric import BITS, ERROR, Metric
 from resnets.train.log.run_log import read_rows
 from resnets.train.write_results import RESULT
 from resnets.utils.errors import reading
-from resnets.utils.files import atomic_write
-from resnets.utils.json_files import read_object
+from resnets.utils.files.json import read_object
+from resnets.utils.files.write import atomic_write
 from resnets.weights.checkpoint.format import RECIPE
 
 STUDY, CELLS = "study.toml", "cells"

@@ -31,9 +31,9 @@ from resnets.study.grid.progress import StudyProgress
 from resnets.study.grid.shared_process import CellJob, SharedProcess
 from resnets.study.grid.worker import Slot, choose_slots, run_worker, worker_context
 from resnets.train.guards.interrupt import Interrupted, StopSignals
-from resnets.utils.files import LOCK
+from resnets.utils.files.locks import LOCK
 from resnets.utils.imports import qualified_name
-from resnets.utils.processes import without_main_module
+from resnets.utils.machine.processes import without_main_module
 from resnets.weights.checkpoint.format import FOLDER, LAST, RECIPE
 
 log = logging.getLogger("resnets")

@@ -25,8 +25,8 @@ from resnets.config import Recipe
 from resnets.study.grid.worker import Slot, init_worker, train_locked, worker_context
 from resnets.train.guards.interrupt import StopSignals
 from resnets.train.tasks.custom_parts import CustomParts
-from resnets.utils.environment import release_cached_memory
-from resnets.utils.processes import process_lock, without_main_module
+from resnets.utils.machine.environment import release_cached_memory
+from resnets.utils.machine.processes import process_lock, without_main_module
 
 POLL_SECONDS = 0.2
 

@@ -26,10 +26,10 @@ from resnets.train.guards.interrupt import Interrupted
 from resnets.train.run import run_training
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.write_results import RESULT
-from resnets.utils.cpu_count import cores
-from resnets.utils.environment import pick_device
 from resnets.utils.errors import BusyError, OutOfMemory
-from resnets.utils.files import lock_file
+from resnets.utils.files.locks import lock_file
+from resnets.utils.machine.cpu_count import cores
+from resnets.utils.machine.environment import pick_device
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
 

@@ -17,7 +17,7 @@ from resnets.train.cuda_graph.capture import Capture, compiled_blocks
 from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
 from resnets.train.step import TrainStep
-from resnets.utils.environment import copy_to_device
+from resnets.utils.machine.environment import copy_to_device
 
 STEPS_PER_TABLE = 512
 

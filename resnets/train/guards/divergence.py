@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from resnets.train.state import TrainState
-from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import ResnetsError
+from resnets.utils.machine.distributed import ProcessGroup
 
 # A mean loss above this multiple of the first one counts as divergence, even if it is finite.
 MAX_LOSS_RATIO = 20.0

@@ -21,7 +21,7 @@ from resnets.models.resnet import ResNet
 from resnets.models.speedrun_layers import check_speedrun_layers
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.step import micro_batch_slices
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 
 def check_norm_values(

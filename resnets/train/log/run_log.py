@@ -19,7 +19,7 @@ from resnets.train.log.epoch_lines import PRINTED, EpochLines, format_metrics, f
 from resnets.train.log.tensorboard_log import TensorBoardLog
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.utils.printable import Console
 
 METRICS = "metrics.jsonl"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from resnets.config import Recipe, dump_json, flatten_fields, to_dict
+from resnets.utils.files.json import read_object
 from resnets.utils.imports import require_package
-from resnets.utils.json_files import read_object
 
 log = logging.getLogger("resnets")
 PROJECT = "resnets"  # default project of Weights & Biases and experiment of MLflow

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnets.utils.precision import has_native_bfloat16
+from resnets.utils.machine.precision import has_native_bfloat16
 
 STEPS = 5
 # Coefficients of the quintic iteration. They have a steep slope at zero, so that small singular

@@ -13,7 +13,7 @@ from resnets.config import OptimSpec
 from resnets.models import ImageClassifier
 from resnets.train.optim.muon import Muon
 from resnets.train.optim.zero import ShardedOptimizer
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 Optimizer = torch.optim.Optimizer | ShardedOptimizer
 

@@ -55,7 +55,7 @@ from resnets.train.tasks.label_settings import (
 )
 from resnets.train.tasks.quantize import equalize_channels, quantized_loss
 from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.adapt import adapt_preprocess_to_data, check_size
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint

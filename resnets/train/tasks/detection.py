@@ -35,7 +35,7 @@ from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn
 from resnets.train.tasks.task import check_same_classes, format_title, make_split_report
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.read import read_preprocess

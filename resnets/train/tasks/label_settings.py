@@ -12,7 +12,7 @@ from resnets.data import Split
 from resnets.data.dataset.labeled_images import TensorSplit
 from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 
 log = logging.getLogger("resnets")
 

@@ -26,7 +26,7 @@ from resnets.sequence.load import build, complete_recipe, load_sequence_model, o
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn, classification_loss
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.errors import CheckpointError
 

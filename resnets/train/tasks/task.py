@@ -17,7 +17,7 @@ from resnets.report.classification_details import RunDetails
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.machine.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import Checkpoint
 from resnets.weights.errors import CheckpointError
 

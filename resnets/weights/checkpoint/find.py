@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from resnets.config import Recipe
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 from resnets.weights.checkpoint.format import (
     BEST,
     FOLDER,

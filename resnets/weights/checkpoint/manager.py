@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from resnets.config import ConfigError, Recipe, from_toml, to_toml
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.weights.checkpoint.find import run_url
 from resnets.weights.checkpoint.format import (
     BEST,

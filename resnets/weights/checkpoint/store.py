@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol, TypeVar
 
 from resnets.config import ConfigError
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.weights.errors import StoreError
 
 T = TypeVar("T")

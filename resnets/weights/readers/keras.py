@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.readers.configs.field_handlers import Handler, apply_handlers, only

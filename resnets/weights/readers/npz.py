@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.utils.numpy_files import SUFFIX, read_member_header
+from resnets.utils.files.numpy import SUFFIX, read_member_header
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 
 MAX_ARRAYS = 100_000  # ResNet-152 has some 500

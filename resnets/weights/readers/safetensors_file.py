@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 
 LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 

@@ -27,7 +27,7 @@ from resnets.study.depth.summary import merge_environments
 from resnets.study.grid.cells import Grid, read_cells, write_grid
 from resnets.train.log.run_log import RunLog, read_rows
 from resnets.train.log.timing import STAGES, stage_summary
-from resnets.utils import files as locks
+from resnets.utils.files import locks
 from resnets.weights.heads import parse_classes
 from resnets.weights.push import find_result, render_card
 

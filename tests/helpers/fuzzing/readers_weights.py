@@ -233,7 +233,7 @@ def write_artifacts(folder: Path) -> None:
     """One small network in each format, with its manifest and without."""
     from resnets.export.write.classifier import write_artifact
     from resnets.runtime.artifact import ArtifactMetadata, artifact_files
-    from resnets.utils.files import file_sha256
+    from resnets.utils.files.write import file_sha256
 
     net = small_net(RESIDUAL)
     for kind, name in (("onnx", "net.onnx"), ("openvino", "net.xml"), ("torch", "net.pt2")):

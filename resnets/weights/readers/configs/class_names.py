@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor

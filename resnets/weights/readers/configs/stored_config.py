@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.utils.json_files import parse_json
+from resnets.utils.files.json import parse_json
 from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor

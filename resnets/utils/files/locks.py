@@ -1,14 +1,12 @@
-"""Atomic writes, checksums, locks between processes, and new folders for runs."""
+"""Locks between processes, and new folders for runs."""
 
 from __future__ import annotations
 
 import datetime
 import errno
 import fcntl
-import hashlib
 import json
 import os
-import re
 import shlex
 import socket
 import stat
@@ -16,79 +14,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from os import PathLike
 from pathlib import Path
 
-from resnets.utils.errors import BusyError, ConfigError
-from resnets.utils.json_files import read_object
-from resnets.utils.processes import environment_int
+from resnets.utils.errors import BusyError, ConfigError, name_in_errors
+from resnets.utils.files.json import read_object
+from resnets.utils.machine.processes import environment_int
 
 LOCK = ".lock"
-URL = re.compile(r"[a-z][a-z0-9+.-]+:/{2,}", re.IGNORECASE)
 RUNS = Path("runs")
 # Seconds to wait for a lock: a killed process releases its locks one by one while it ends, which
 # takes a while on a busy machine.
 LOCK_TIMEOUT = 2.0
-WRITE_TIMEOUT = 10.0  # of `atomic_write`, while another process writes the same file
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # Errors of file systems without locks; there, processes do not exclude each other.
 NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Context with a temporary file next to `path`, which replaces `path` when the block succeeds.
-
-    The file and its name are flushed to disk before the block ends. On an error the temporary file
-    is removed and `path` is unchanged. Raises BlockingIOError if another process keeps writing the
-    same file.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with name_in_errors(path, temporary):
-        if path.is_dir():  # raised before anything is computed
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        with lock_file(temporary, WRITE_TIMEOUT):
-            try:
-                yield temporary
-                with open(temporary, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-                sync_folder(path.parent)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-
-
-@contextmanager
-def name_in_errors(path: Path, *hidden: Path) -> Iterator[None]:
-    """Context in which errors about `hidden` files or without a file name are about `path`."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename
-        inside = isinstance(named, str | PathLike) and any(
-            Path(named).is_relative_to(each) for each in hidden
-        )
-        if inside or (named is None and error.errno in DISK_ERRORS):
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-def check_path(path: str, read: str = "files and folders") -> None:
-    """Raise ConfigError if `path` is a URL, unless there is a file of that name. read: what is."""
-    if (scheme := URL.match(path)) is not None and not os.path.lexists(path):
-        raise ConfigError(f"{path}: {scheme[0]} is not read here; give {read}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to disk, so that a power failure does not undo a rename."""
-    with suppress(OSError):  # not all file systems can open folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager
@@ -273,12 +211,6 @@ def _describe_owner(lock: Path) -> str:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

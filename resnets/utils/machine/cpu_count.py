@@ -29,7 +29,7 @@ def cores() -> int:
     if (limit := quota()) is not None:
         count = min(count, max(1, int(limit)))
     if "LOCAL_WORLD_SIZE" in os.environ:
-        from resnets.utils.processes import environment_int  # deferred: slow to import
+        from resnets.utils.machine.processes import environment_int  # deferred: slow to import
 
         count //= environment_int("LOCAL_WORLD_SIZE", least=1)
     return max(1, count)

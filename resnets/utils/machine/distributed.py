@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
-from resnets.utils.environment import pick_device
 from resnets.utils.errors import ConfigError, RemoteError, ResnetsError
-from resnets.utils.processes import environment_int
+from resnets.utils.machine.environment import pick_device
+from resnets.utils.machine.processes import environment_int
 
 T = TypeVar("T")
 

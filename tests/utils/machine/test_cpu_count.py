@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from resnets.utils import cpu_count
+from resnets.utils.machine import cpu_count
 
 
 def tree(folder, line, files):
@@ -59,7 +59,7 @@ def test_without_cgroups_there_is_no_quota(tmp_path):
 
 CODE = """
 from pathlib import Path
-from resnets.utils import cpu_count
+from resnets.utils.machine import cpu_count
 cpu_count.ROOT, cpu_count.PROCESS = Path({root!r}), Path({process!r})
 cpu_count.limit_threads()
 import torch

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 
-from resnets.utils import cpu_count
+from resnets.utils.machine import cpu_count
 
 Policy = Literal["active", "passive"]  # as OMP_WAIT_POLICY calls them
 TASKS = Path("/proc/self/task")

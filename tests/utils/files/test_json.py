@@ -11,7 +11,7 @@ from resnets.detect.data.documents import parse_json as parse_annotations
 from resnets.detect.data.documents import parse_yaml
 from resnets.evaluate.data.ground_truth import _parse_json as parse_labels
 from resnets.utils.errors import ConfigError
-from resnets.utils.json_files import parse_json, read_object
+from resnets.utils.files.json import parse_json, read_object
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config
 from resnets.weights.readers.configs.class_names import parse_names

@@ -11,8 +11,8 @@ import torch
 from resnets.config import replace_fields
 from resnets.recipes.small import digits
 from resnets.train.run import run_training
-from resnets.utils import cpu_count, wait_policy
-from resnets.utils.wait_policy import SchedulerStats, WaitPolicy
+from resnets.utils.machine import cpu_count, wait_policy
+from resnets.utils.machine.wait_policy import SchedulerStats, WaitPolicy
 
 TWO = pytest.mark.skipif(
     sys.platform != "linux" or cpu_count.affinity() < 2, reason="needs two cores and Linux"
@@ -104,7 +104,7 @@ HEAD = """
 import os, sys, time
 from pathlib import Path
 import torch
-from resnets.utils import wait_policy
+from resnets.utils.machine import wait_policy
 
 torch.set_num_threads(2)
 big = torch.ones(1 << 22)

@@ -98,7 +98,7 @@ def command(
             "given with it"
         )
     if devices != 1 or max_restarts:
-        from resnets.cli.launch import launch
+        from resnets.cli.train.launch import launch
 
         options = ["--resume-if-exists"] if resume_if_exists else []
         if chosen is None:

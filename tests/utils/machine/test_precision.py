@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import resnets.utils.precision as precision_module
+import resnets.utils.machine.precision as precision_module
 from resnets.config import ConfigError
-from resnets.utils.precision import autocast, pick_precision
+from resnets.utils.machine.precision import autocast, pick_precision
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda:0", "mps:0"))
 

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.utils import cpu_count
 from resnets.utils.errors import ConfigError
+from resnets.utils.machine import cpu_count
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 

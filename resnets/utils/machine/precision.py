@@ -6,8 +6,8 @@ import platform
 
 import torch
 
-from resnets.utils.environment import cpu_flags
 from resnets.utils.errors import ConfigError
+from resnets.utils.machine.environment import cpu_flags
 
 # Types of the operands of convolutions and matrix products.
 DTYPES = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resnets.config import ConfigError
-from resnets.utils import environment
+from resnets.utils.machine import environment
 
 
 def test_devices_that_do_not_work_are_rejected():
@@ -35,7 +35,7 @@ def test_cached_memory_of_either_kind_of_gpu_is_released(
 
 
 def keeps_pages(**environment):
-    code = "from resnets.utils import environment; print(environment.tune_malloc())"
+    code = "from resnets.utils.machine import environment; print(environment.tune_malloc())"
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -73,7 +73,7 @@ TEAMS = """
 import os, threading
 from concurrent.futures import ThreadPoolExecutor
 import torch
-from resnets.utils.environment import single_threaded_pool
+from resnets.utils.machine.environment import single_threaded_pool
 
 big = torch.ones(1 << 22)
 threads = lambda: len(os.listdir("/proc/self/task"))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from resnets.utils.files import atomic_write
+from resnets.utils.files.write import atomic_write
 from resnets.utils.printable import printable, valid_text
 
 # Spreadsheets evaluate a cell that begins with one of these as a formula. A leading quote makes it

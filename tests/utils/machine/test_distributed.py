@@ -10,7 +10,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import TensorSplit, TrainStream, fit_preprocess
 from resnets.data.dataset.labeled_images import FileSplit
 from resnets.data.dataset.stream import BlockFiles, StreamSplit
-from resnets.utils.distributed import ProcessGroup, init_distributed
+from resnets.utils.machine.distributed import ProcessGroup, init_distributed
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")
@@ -59,7 +59,7 @@ def test_cuda_that_is_not_there_is_the_reason(monkeypatch):
     def refuse(name: str) -> None:
         raise ConfigError(f"--device {name}: not usable here (no NVIDIA driver)")
 
-    monkeypatch.setattr("resnets.utils.distributed.pick_device", refuse)
+    monkeypatch.setattr("resnets.utils.machine.distributed.pick_device", refuse)
     with pytest.raises(ConfigError, match="no NVIDIA driver"), init_distributed("cuda"):
         pass
     with pytest.raises(ConfigError, match="selects its own"), init_distributed("cuda:1"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
 from resnets.config.ranges import check_range
-from resnets.utils.files import run_folder
+from resnets.utils.files.locks import run_folder
 from resnets.utils.printable import echo
 
 RENDEZVOUS = "localhost:0"  # at a free port
@@ -71,7 +71,7 @@ def _launch(arguments: Sequence[str], devices: int, max_restarts: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from resnets.utils.cpu_count import cores
+    from resnets.utils.machine.cpu_count import cores
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # reported below
     # One thread too many costs more than one too few.

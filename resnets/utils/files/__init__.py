@@ -1,0 +1,1 @@
+"""Writing and reading files: atomic writes, locks, CSV, JSON, NumPy and YAML."""

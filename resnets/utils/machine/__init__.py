@@ -1,0 +1,1 @@
+"""The machine: devices, CPU cores, precision of arithmetic, processes and signals."""
