@@ -27,7 +27,7 @@ import resnets
 from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe as named_recipe
 from resnets.report.figure_style import SERIES, figure_style
-from resnets.study.tune import Tuned, tune
+from resnets.study.tune import Tuned
 from resnets.utils.files.json import read_object
 
 TRAINED, TESTED = 100, 50  # images of each class
@@ -83,7 +83,7 @@ def main() -> None:
     base = replace_fields(
         named_recipe("scratch", SMALL["model"]), {"data.source": str(data), **fields}
     )
-    found = tune(base, trials=TRIALS, budget=BUDGET, out=options.out / "tune")
+    found = resnets.tune(base, trials=TRIALS, budget=BUDGET, out=options.out / "tune")
     arms = {
         "recipe's defaults, 10 epochs": (base, 10),
         "tuned, 10 epochs (37 with the search)": (found.recipe, 10),

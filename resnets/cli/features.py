@@ -69,8 +69,8 @@ def command(
     extractor = open_features(
         weights, data, split=split, model=model, device=device, precision=precision, quiet=False
     )
-    failures = _Failures()
-    computed = failures.drop(extractor)
+    failed: list[str] = []
+    computed = _report_unreadable(extractor, failed)
     search = None
     if nearest is not None:
         search = NearestImages(extractor.embed_one(nearest).vector, top_k)
@@ -88,22 +88,17 @@ def command(
         echo(f"wrote {rows:,} embeddings to {out}", error=True)
     if search is not None:
         _print_nearest(search.best, as_json=as_json)
-    return 1 if failures.count else 0
+    return 1 if failed else 0
 
 
-class _Failures:
-    """Reports unreadable images on stderr, and counts them."""
-
-    count = 0
-
-    def drop(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
-        """Yield the `embeddings` that have a vector."""
-        for embedding in embeddings:
-            if embedding.error is None:
-                yield embedding
-            else:
-                self.count += 1
-                echo(f"resnets features: {embedding.error}", error=True)
+def _report_unreadable(embeddings: Iterable[Embedding], failed: list[str]) -> Iterator[Embedding]:
+    """Yield those with a vector; print the errors of the others, and add them to `failed`."""
+    for embedding in embeddings:
+        if embedding.error is None:
+            yield embedding
+        else:
+            failed.append(embedding.error)
+            echo(f"resnets features: {embedding.error}", error=True)
 
 
 def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) -> None:

@@ -322,3 +322,8 @@ class Preprocess:
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mean_image: bool = False
     value_range: tuple[float, float] | None = None
+
+    @property
+    def has_stacks(self) -> bool:
+        """Whether images have other channels than gray and RGB, or more bits than 8."""
+        return self.keep_bits or self.channels not in (1, 3)

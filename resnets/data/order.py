@@ -38,9 +38,12 @@ STREAM_SUBSTITUTE = 1 << 20  # first stream of the substitutes of unreadable ima
 RANDOM_TRIES = 100  # random substitutes before all rows are tried in turn
 
 
-def evenly_spaced(count: int, limit: int) -> Ints:
-    """Return at most `limit` of `count` rows, evenly spaced, from the first to the last."""
-    return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
+def evenly_spaced(count: int, limit: int, *, repeat: bool = False) -> Ints:
+    """Return at most `limit` of `count` rows, evenly spaced, from the first to the last.
+
+    repeat: return exactly `limit`; rows are repeated if there are fewer.
+    """
+    return np.linspace(0, count - 1, limit if repeat else min(count, limit)).astype(np.int64)
 
 
 def random_bits(

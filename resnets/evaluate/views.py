@@ -170,7 +170,7 @@ def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -
             )
             for box in (center_box(spec.size, side) for side in sides)
         ]
-    if spec.keep_bits or spec.channels not in (1, 3):
+    if spec.has_stacks:
         raise ConfigError(
             f"eval.views: {views.kind!r} is for gray and RGB images; stacks have center crops only"
         )

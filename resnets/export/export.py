@@ -16,6 +16,7 @@ from resnets.config import ConfigError, to_dict
 from resnets.config.ranges import check_range
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
+from resnets.data.order import evenly_spaced
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.data.match_classes import open_labeled, open_split
 from resnets.evaluate.evaluation import AnyEvaluation
@@ -88,7 +89,7 @@ def export_classifier(
     """
     check_format(kind, precision)
     preprocess = model.preprocess.spec
-    if preprocess.keep_bits or preprocess.channels not in (1, 3):
+    if preprocess.has_stacks:
         raise ConfigError(
             f"{model.origin}: takes stacks of {preprocess.channels} channels (data.channels,"
             " data.keep_bits), and only models of gray or RGB images of 8 bits are exported"
@@ -269,7 +270,7 @@ def gather_evidence(model: ImageClassifier, data: str | None, precision: Precisi
 
 def _evenly_spaced(model: ImageClassifier, split: Split, count: int) -> NDArray[np.uint8]:
     """Return evenly spaced images of a split as model inputs, (count, size, size, C) uint8."""
-    rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
+    rows = evenly_spaced(len(split), count, repeat=True).tolist()
     views: NDArray[np.uint8] = np.stack(
         [read_views(split, row, Views(), model.preprocess.spec)[0] for row in rows]
     )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnets.data.order import evenly_spaced
 from resnets.export.verify import VerificationError, relative_difference
 from resnets.export.write.classifier import (
     WEIGHTED_OPS,
@@ -121,7 +122,7 @@ def rank_layers(ov_model: Any, calibration: np.ndarray) -> list[Layer]:
             for each in inputs:
                 each.replace_source_output(op.output(0) if on else op.input_value(0))
 
-    images = calibration[np.linspace(0, len(calibration) - 1, RANKING_IMAGES).astype(int)]
+    images = calibration[evenly_spaced(len(calibration), RANKING_IMAGES, repeat=True)]
 
     def compute() -> np.ndarray:
         compiled = shared_core().compile_model(ov_model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

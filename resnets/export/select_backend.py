@@ -34,6 +34,7 @@ from resnets.runtime.artifact import (
     is_artifact,
     manifest_path,
     model_sha256,
+    require_torch,
 )
 from resnets.runtime.base import Backend, Runtime
 from resnets.runtime.open import measure_relative_speed, open_artifact
@@ -80,8 +81,7 @@ def open_backend(
     if calibrate is not None and precision != "int8":
         raise ConfigError("--calibrate: only valid with --precision int8")
     if chosen.type != "cpu":
-        if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError(f"--device {chosen}: only supported by torch, not in int8")
+        require_torch(f"--device {chosen}", backend, precision, "use --device cpu")
         return TorchBackend(load_classifier(path, loading), device, precision)
     model = load_classifier(path, loading)
     selector = BackendSelector(model, str(path), precision, images, calibrate, log)

@@ -185,6 +185,23 @@ def artifact_kind(where: str | Path, backend: str = "auto") -> ArtifactKind | No
     return kind
 
 
+def check_artifact_options(path: Path, own: str, device: str, precision: str) -> None:
+    """Raise ConfigError for a device or precision other than the artifact's `own`."""
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
+    if precision not in ("auto", own):
+        raise ConfigError(f"--precision {precision}: {path.name} computes in {own}; omit it")
+
+
+def require_torch(what: str, backend: str, precision: str, remedy: str) -> None:
+    """Raise ConfigError for another backend than torch, or for int8, which torch lacks.
+
+    what: the model or device with which only torch computes.
+    """
+    if backend not in ("auto", "torch") or precision == "int8":
+        raise ConfigError(f"{what}: computes with torch only, and not in int8; {remedy}")
+
+
 def is_artifact(where: str | Path) -> bool:
     """Return whether the suffix is that of an artifact."""
     return artifact_kind(where) is not None

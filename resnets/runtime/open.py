@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.config import ConfigError
-from resnets.runtime.artifact import ArtifactError, check_artifact_files
+from resnets.runtime.artifact import ArtifactError, check_artifact_files, check_artifact_options
 from resnets.runtime.base import ArtifactBackend, Backend
 from resnets.utils.errors import reading
 
@@ -20,15 +19,10 @@ def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") 
 
     Raises ArtifactError, and ConfigError if it does not support the device or precision.
     """
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
     check_artifact_files(path)
     with reading(path, ArtifactError, remedy="export again"):
         backend = _open(path)
-    if precision not in ("auto", backend.metadata.precision):
-        raise ConfigError(
-            f"--precision {precision}: {path.name} computes in {backend.metadata.precision}"
-        )
+    check_artifact_options(path, backend.metadata.precision, device, precision)
     return backend
 
 

@@ -29,7 +29,9 @@ from resnets.runtime.artifact import (
     ArtifactMetadata,
     artifact_kind,
     check_artifact_files,
+    check_artifact_options,
     is_artifact,
+    require_torch,
 )
 from resnets.runtime.inference_module import INPUT
 from resnets.utils.errors import reading
@@ -115,11 +117,8 @@ def check_runtime(where: str, backend: str, precision: str) -> None:
     """Raise ConfigError for a backend or precision that the model at `where` does not support."""
     if artifact_kind(where, backend) is not None:
         return
-    if backend not in ("auto", "torch") or precision == "int8":
-        raise ConfigError(
-            f"{where}: detectors and segmenters run on torch, and not in int8; `resnets export`"
-            " writes them for onnx and openvino"
-        )
+    remedy = "`resnets export` writes detectors and segmenters for onnx and openvino"
+    require_torch(where, backend, precision, remedy)
 
 
 def open_predictor(
@@ -144,10 +143,7 @@ def open_predictor(
             continue
         models.append(artifact := open_artifact_model(Path(each)))
         chosen, resolved = torch.device("cpu"), artifact.metadata.precision
-        if device not in ("auto", "cpu") or precision not in ("auto", resolved):
-            raise ConfigError(
-                f"{each}: computes on the CPU in {resolved}; omit --device and --precision"
-            )
+        check_artifact_options(Path(each), resolved, device, precision)
     if len(models) > 1 and any(each.normalizes for each in models):
         raise ConfigError("ensemble: needs checkpoints; an artifact can only be evaluated alone")
     return Predictor.of(models, models[0].preprocess, chosen, resolved, refine, scales)

@@ -73,11 +73,11 @@ class Tuned(StudyResult):
 def tune(
     recipe: Recipe,
     *,
-    trials: int = 12,
-    budget: str = "3ep",
-    seed: int = 0,
-    out: str | PathLike[str] | None = None,
-    device: str = "auto",
+    trials: int,
+    budget: str,
+    seed: int,
+    out: str | PathLike[str] | None,
+    device: str,
 ) -> Tuned:
     """Search learning rate, weight decay and augmentation strength on validation images.
 
@@ -86,18 +86,7 @@ def tune(
     learning-rate range test (Smith 2017) gives the rate to search around. The first trial has the
     recipe's own settings; others are drawn by Optuna's TPE (Bergstra et al. 2011), each from (seed,
     number) and the trials before it, so a resumed search equals an uninterrupted one. Test images
-    are not read.
-
-    Args:
-        recipe: Recipe to tune; the recipe that is written keeps its duration.
-        trials: Number of runs, finished ones included.
-        budget: Length of each, such as "3ep".
-        seed: Seed of the search; the recipe has its own.
-        out: Folder, new or of the same search; default runs/tune-N.
-        device: auto, cpu, cuda, cuda:1, mps.
-
-    Raises ConfigError if Optuna is not installed, there are no validation images, or the folder has
-    a search of another recipe, budget or seed.
+    are not read. The arguments are those of `resnets.tune`.
     """
     require_package("optuna", "tuning", "tune")
     check_range("--trials", trials, "[1, inf)")

@@ -15,7 +15,7 @@ import resnets
 import resnets.study.tune as search
 from resnets.cli.main import main
 from resnets.config import ConfigError, dump_json, from_toml
-from resnets.study.tune import RangeTest, range_test, tune
+from resnets.study.tune import RangeTest, range_test
 from resnets.utils.files.json import read_object
 
 pytest.importorskip("optuna")
@@ -38,9 +38,9 @@ def test_the_rate_rises_until_the_loss_does(chosen) -> None:
 
 @pytest.mark.slow
 def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
-    whole = tune(chosen, trials=2, budget="8it", out=tmp_path / "whole", device="cpu")
-    tune(chosen, trials=1, budget="8it", out=tmp_path / "parts", device="cpu")
-    again = tune(chosen, trials=2, budget="8it", out=tmp_path / "parts", device="cpu")
+    whole = resnets.tune(chosen, trials=2, budget="8it", out=tmp_path / "whole", device="cpu")
+    resnets.tune(chosen, trials=1, budget="8it", out=tmp_path / "parts", device="cpu")
+    again = resnets.tune(chosen, trials=2, budget="8it", out=tmp_path / "parts", device="cpu")
     assert [(each.fields, each.error) for each in again.trials] == [
         (each.fields, each.error) for each in whole.trials
     ]
@@ -69,7 +69,7 @@ def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
     assert from_api.recipe == whole.recipe
     assert repr(from_api).startswith(f"Tuned('{tmp_path / 'whole'}', tables=['range-test', ")
     with pytest.raises(ConfigError, match="another"):
-        tune(chosen, trials=1, budget="9it", out=tmp_path / "whole", device="cpu")
+        resnets.tune(chosen, trials=1, budget="9it", out=tmp_path / "whole", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Path) -> None:
     out = tmp_path / "50% of a?b#c"  # characters that mean something in the store's URL
     with pytest.raises(KeyboardInterrupt):
-        tune(chosen, trials=3, out=out, device="cpu")
-    again = tune(chosen, trials=3, out=out, device="cpu")
+        resnets.tune(chosen, trials=3, out=out, device="cpu")
+    again = resnets.tune(chosen, trials=3, out=out, device="cpu")
     assert untrained[0]["optim.lr"] == chosen.optim.lr
     assert untrained[1] == untrained[2]
     assert [each.fields for each in again.trials] == [untrained[0], *untrained[2:]]
@@ -122,7 +122,7 @@ def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Pa
     assert shlex.split(html.unescape(command))[2:] == [str(out / search.BEST)]
     assert "Trial 0 has" in (out / "report.html").read_text()
     with pytest.raises(ConfigError, match="seed 0, not 1"):
-        tune(chosen, trials=4, seed=1, out=out, device="cpu")
+        resnets.tune(chosen, trials=4, seed=1, out=out, device="cpu")
     assert len(untrained) == 4
 
 
@@ -143,7 +143,7 @@ def test_damaged_files_of_a_search_are_one_line(
     out.mkdir()
     (out / name).write_text(text)
     with pytest.raises(ConfigError, match=name):
-        tune(chosen, trials=1, out=out, device="cpu")
+        resnets.tune(chosen, trials=1, out=out, device="cpu")
 
 
 @pytest.mark.parametrize("text", ['{"val": 1}', '{"val": {"top1_error": NaN}}'])
@@ -159,7 +159,7 @@ def test_a_damaged_result_of_a_trial_is_one_line(chosen, tmp_path: Path, text: s
 def test_what_cannot_be_tuned_is_refused(chosen, tmp_path: Path) -> None:
     blind = replace(chosen, data=replace(chosen.data, val_fraction=0.0))
     with pytest.raises(ConfigError, match="val"):
-        tune(blind, trials=1, budget="4it", out=tmp_path / "blind", device="cpu")
+        resnets.tune(blind, trials=1, budget="4it", out=tmp_path / "blind", device="cpu")
     assert main(["tune", "digits", "--trials", "0"]) == 2
     assert main(["tune", "segment"]) == 2
 
@@ -169,9 +169,9 @@ def test_a_search_of_an_earlier_version_has_no_trial_of_its_own_settings(
 ) -> None:
     own, out = search._own_settings, tmp_path / "search"
     monkeypatch.setattr(search, "_own_settings", lambda _: {**own(chosen), "lr": 0.004})
-    tune(chosen, trials=1, out=out, device="cpu")
+    resnets.tune(chosen, trials=1, out=out, device="cpu")
     monkeypatch.setattr(search, "_own_settings", own)
-    again = tune(chosen, trials=1, out=out, device="cpu")
+    again = resnets.tune(chosen, trials=1, out=out, device="cpu")
     assert again.best.fields["optim.lr"] == 0.004
     assert "own settings" not in (out / "report.html").read_text()
 

@@ -309,8 +309,7 @@ def _check_spec(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
         raise ConfigError(
             f"data.augment.blur_sigma: {spec.blur_sigma[1]} px is too much for images of {size} px"
         )
-    stacks = preprocessor.spec.keep_bits or preprocessor.spec.channels not in (1, 3)
-    if stacks and (spec.policy != "none" or Photometric.is_enabled(spec)):
+    if preprocessor.spec.has_stacks and (spec.policy != "none" or Photometric.is_enabled(spec)):
         raise ConfigError(
             "data.augment: policy, color_jitter, grayscale and blur are for gray and RGB images of"
             " 8 bits; set them to none and 0 for stacks (data.channels, data.keep_bits)"

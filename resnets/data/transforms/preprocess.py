@@ -77,7 +77,7 @@ class Preprocessor:
         """
         if isinstance(image, str | os.PathLike):
             pixels = decode(read_file(Path(image)), self.view, str(image))
-        elif self.spec.keep_bits or self.spec.channels not in (1, 3):
+        elif self.spec.has_stacks:
             raise DataError(
                 f"the model takes stacks of {self.spec.channels} channels; give the path of a TIFF"
                 " or .npy file"
