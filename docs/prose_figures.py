@@ -152,7 +152,7 @@ def _number(name: str, label: str, column: int, place: int) -> float:
     if row is None:
         raise ValueError(f"docs/results/{name}.json has no row {label!r}")
     cell = row[column - 1]
-    return float(numbers(str(cell) if isinstance(cell, str) else f"{cell:f}")[place - 1])
+    return float(numbers(str(cell))[place - 1])
 
 
 def is_rounded(number: str, value: float) -> bool:
