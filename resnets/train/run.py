@@ -25,7 +25,7 @@ from resnets.train.log.trackers import Trackers
 from resnets.train.loop import Step, Stream, fit
 from resnets.train.resume import check_is_run, describe_extension, find_start
 from resnets.train.saver import Saver, restore_state
-from resnets.train.state import new_state
+from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
@@ -116,14 +116,7 @@ def run_training(
             total = task.recipe.steps(task.recipe.duration, stream.examples)
             notes += task.split_report.notes
             if checkpoint is not None:
-                with within_memory(
-                    f"the state of the checkpoint does not fit on {plan.device}",
-                    "use another --device",
-                    plan.device,
-                ):
-                    restore_state(state, checkpoint)
-            if not group.is_main:  # the main process restored the sums of all processes
-                state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
+                _restore(state, checkpoint, plan.device, group)
             step, batches, plan = _choose_step(train_step, stream, total, plan, fit_memory)
             if plan.cuda_graph_obstacle is not None:
                 notes.append(f"cuda_graph: not used: {plan.cuda_graph_obstacle}")
@@ -143,10 +136,7 @@ def run_training(
         with adapt_wait_policy(log.info, plan.device) as wait_policy:
             try:
                 write_environment(out, plan, group, wait_policy)
-                log.info("\n".join(task.summary.lines()))
-                log.info(_format_headline(task, plan, group, checkpoint, out))
-                for note in notes:
-                    log.info("\n".join(wrap_entry("note", note)))
+                _log_start(log, task, _format_headline(task, plan, group, checkpoint, out), notes)
                 with within_memory(
                     f"the evaluation data do not fit on {plan.device}",
                     "use a smaller model or fewer validation and test examples",
@@ -177,6 +167,23 @@ def run_training(
                     write_environment(out, plan, group, wait_policy)
             with process_lock:
                 return write_results(task, out, state, plan, group, history)
+
+
+def _restore(state: TrainState, checkpoint: Checkpoint, device: str, group: ProcessGroup) -> None:
+    """Restore the state of a checkpoint; its sums, which are of all processes, in the main one."""
+    with within_memory(
+        f"the state of the checkpoint does not fit on {device}", "use another --device", device
+    ):
+        restore_state(state, checkpoint)
+    if not group.is_main:
+        state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
+
+
+def _log_start(log: RunLog | NullLog, task: Task, headline: str, notes: list[str]) -> None:
+    log.info("\n".join(task.summary.lines()))
+    log.info(headline)
+    for note in notes:
+        log.info("\n".join(wrap_entry("note", note)))
 
 
 @contextmanager

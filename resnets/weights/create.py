@@ -168,8 +168,7 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
         fields["conv_bias"] = "stem" if "stem.conv.bias" in present else "none"
         if "stage1.0.conv1.bias" in present:
             fields["conv_bias"] = "all"
-    preprocess = format.preprocess(spec)
-    stated = None
+    preprocess, stated = format.preprocess(spec), None
     if weights.preprocess is None and weights.spec is None:
         stated = _find_stated_input(weights, names, tensors, spec, fields)
         preprocess = stated or preprocess
@@ -185,14 +184,7 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
             f" tensors {channels}"
         )
     classes = _check_classes(weights, rows)
-    if (
-        preprocess is not None
-        and not weights.stored_config.preprocess
-        and preprocess.size >= MIN_IMAGENET_SIZE
-        and not classes
-        and head is not None
-        and head.shape[0] == NUM_IMAGENET_CLASSES
-    ):
+    if not classes and _is_of_imagenet(weights, preprocess, head):
         classes = imagenet_classes()
     return dataclasses.replace(
         weights,
@@ -206,6 +198,19 @@ def recognize_weights(weights: Weights, spec: ModelSpec) -> Weights:
         preprocess_assumed=weights.preprocess is None and preprocess is not None and stated is None,
         channels=channels,
         stem_kernel=None if first is None or first.dim() != 4 else first.shape[-1],
+    )
+
+
+def _is_of_imagenet(
+    weights: Weights, preprocess: Preprocess | None, head: torch.Tensor | None
+) -> bool:
+    """Whether weights without class names have ImageNet's classes, by input size and outputs."""
+    return (
+        preprocess is not None
+        and not weights.stored_config.preprocess
+        and preprocess.size >= MIN_IMAGENET_SIZE
+        and head is not None
+        and head.shape[0] == NUM_IMAGENET_CLASSES
     )
 
 

@@ -13,7 +13,7 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from resnets.cli.options import Fields, Flag, parse_settings, refuse_unread
+from resnets.cli.options import Fields, Flag, Settings, parse_settings, refuse_unread
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError, Recipe, format_duration
 from resnets.utils.printable import Console, echo
@@ -80,15 +80,7 @@ def command(
 
     duration, chosen = choose_duration(epochs, iterations), None
     if recipe is not None:
-        settings = parse_settings(fields)
-        if run is not None:
-            if recipe != "qat":
-                raise ConfigError(
-                    f"{run}: only the recipe qat accepts a run; use --set weights={run}"
-                )
-            if "weights" in settings:
-                raise ConfigError(f"--set weights: {run} is given as well; omit one of them")
-            settings["weights"] = run
+        settings = _parse_fields(fields, recipe, run)
         chosen = choose_recipe(
             recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
         )
@@ -146,6 +138,18 @@ def command(
         for number, words in enumerate(_next_commands(finished.recipe, finished.folder)):
             echo(f"{'        ' if number else 'next:   '}resnets {words}")
     return 0
+
+
+def _parse_fields(fields: Settings, recipe: str, run: str | None) -> dict[str, str]:
+    """Return the values of --set, and of the run that the recipe qat starts from."""
+    settings = parse_settings(fields)
+    if run is None:
+        return settings
+    if recipe != "qat":
+        raise ConfigError(f"{run}: only the recipe qat accepts a run; use --set weights={run}")
+    if "weights" in settings:
+        raise ConfigError(f"--set weights: {run} is given as well; omit one of them")
+    return {**settings, "weights": run}
 
 
 def _print_recipes() -> None:

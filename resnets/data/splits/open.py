@@ -111,29 +111,9 @@ def open_data(
             "subsets are drawn per class"
         )
     roles = choose_roles(source, spec, known, other=other, whole=whole)
-    warnings = list(roles.label_conflicts()) if training else []
-    overlaps = roles.settle_overlap() if training else []
-    if training:
-        roles.warn_of_absent()
-        for line in roles.shortfalls():
-            log.warning("%s: %s", spec.source, line)
-        if roles.share(TRAIN) is None:
-            raise _no_training_images(spec.source)
-        warnings += [*roles.unmeasured_classes(), *version_warnings(roles)]
-        counts = class_counts(source.train.labels, len(source.classes)).tolist()
-        warnings += class_warnings(source.classes, counts)
-    levels = spec.value_range or source.value_range
-    if spec.has_stacks:  # normalized by channel, so they need no common range
-        pass
-    elif levels is None or training:
-        probe = _probe_share(roles.share(TRAIN), levels)
-        levels = probe.levels
-        warnings += probe.warnings
-    if training and not spec.has_stacks:
-        for role in roles.own_roles():
-            found = _probe_share(roles.share(role), levels or RANGE_16_BIT).warnings
-            warnings += [f"{TITLES[role]} images: {each}" for each in found]
-
+    warnings, overlaps = _settle_for_training(roles, source, spec) if training else ([], [])
+    levels, found_in_pixels = _find_levels(roles, source, spec, training)
+    warnings += found_in_pixels
     changes = roles.changes() if known is not None and not roles.other else None
     summary = _summarize(roles, changes, describe_levels(levels), warnings)
 
@@ -223,6 +203,47 @@ def _summarize(
     )
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
     return replace(summarize(source, shares, skipped), grouped_by=spec.group, groups=groups)
+
+
+def _settle_for_training(
+    roles: Roles, source: Source, spec: DataSpec
+) -> tuple[list[str], Sequence[Overlap]]:
+    """Apply `spec.overlap`; return warnings about labels and roles, and the overlaps.
+
+    Raises DataError if no training images are left.
+    """
+    warnings = list(roles.label_conflicts())
+    overlaps = roles.settle_overlap()
+    roles.warn_of_absent()
+    for line in roles.shortfalls():
+        log.warning("%s: %s", spec.source, line)
+    if roles.share(TRAIN) is None:
+        raise _no_training_images(spec.source)
+    counts = class_counts(source.train.labels, len(source.classes)).tolist()
+    warnings += [*roles.unmeasured_classes(), *version_warnings(roles)]
+    warnings += class_warnings(source.classes, counts)
+    return warnings, overlaps
+
+
+def _find_levels(
+    roles: Roles, source: Source, spec: DataSpec, training: bool
+) -> tuple[Levels | None, list[str]]:
+    """Return the pixel values that become 0 and 255, and warnings about pixels.
+
+    Stacks are normalized by channel, so they need no common range.
+    """
+    levels = spec.value_range or source.value_range
+    warnings: list[str] = []
+    if spec.has_stacks:
+        return levels, []
+    if levels is None or training:
+        probe = _probe_share(roles.share(TRAIN), levels)
+        levels = probe.levels
+        warnings += probe.warnings
+    for role in roles.own_roles() if training else ():
+        found = _probe_share(roles.share(role), levels or RANGE_16_BIT).warnings
+        warnings += [f"{TITLES[role]} images: {each}" for each in found]
+    return levels, warnings
 
 
 def check_classes(source: Source, least: int) -> None:

@@ -97,16 +97,7 @@ def open_detection(
     log_sets(source, sets)
     opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
     train_part = opener.load(sets.train)
-    val = opener.load(sets.val) if sets.val else None
-    if val is not None and _overlap(train_part, val):
-        if detect.val_set:
-            raise ConfigError(f"detect.val_set: {sets.val} shares images with {sets.train}")
-        if not all(set_role(title) == "trainval" for title in sets.train.split("+")):
-            raise DataError(
-                f"{data.source}: {sets.val} shares images with {sets.train}; a validation set must"
-                " be of images that training never sees"
-            )
-        val = None  # part of trainval: a share of it is held out instead
+    val = _load_val(opener, sets, train_part, detect, data.source)
     sets_by_title: dict[str, RawImageSet] = {}
     test_images = functools.cache(lambda: opener.load(sets.test))
 
@@ -159,11 +150,10 @@ def open_detection(
     if training:
         if sets.test:
             test_images()
-        summary = replace(summary, skipped=opener.skipped().parts())
+        found = (*summary.warnings, *version_warnings(roles))
+        summary = replace(summary, skipped=opener.skipped().parts(), warnings=found)
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
     summary = replace(summary, grouped_by=data.group, groups=groups)
-    if training:
-        summary = replace(summary, warnings=(*summary.warnings, *version_warnings(roles)))
     train = open_split(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
@@ -182,6 +172,28 @@ def open_detection(
         if training
         else None,
     )
+
+
+def _load_val(
+    opener: SplitOpener, sets: ChosenSets, train: RawImageSet, detect: DetectSpec, where: str
+) -> RawImageSet | None:
+    """Read the validation set; None if there is none, or if a share of trainval is held out.
+
+    Raises ConfigError or DataError if it shares images with the training set.
+    """
+    if not sets.val:
+        return None
+    val = opener.load(sets.val)
+    if not _overlap(train, val):
+        return val
+    if detect.val_set:
+        raise ConfigError(f"detect.val_set: {sets.val} shares images with {sets.train}")
+    if not all(set_role(title) == "trainval" for title in sets.train.split("+")):
+        raise DataError(
+            f"{where}: {sets.val} shares images with {sets.train}; a validation set must be of"
+            " images that training never sees"
+        )
+    return None
 
 
 def _summary(

@@ -120,13 +120,14 @@ def _inner_nodes(graph: Any) -> list[str]:
     def iter_followers(node: Any) -> Iterator[Any]:
         stack, visited = [node], set()
         while stack:
-            for output in stack.pop().output:
-                for reader in readers.get(output, ()):
-                    if reader.name not in visited:
-                        visited.add(reader.name)
-                        yield reader
-                        if reader.op_type in PASS_THROUGH:
-                            stack.append(reader)
+            outputs = stack.pop().output
+            for reader in (each for output in outputs for each in readers.get(output, ())):
+                if reader.name in visited:
+                    continue
+                visited.add(reader.name)
+                yield reader
+                if reader.op_type in PASS_THROUGH:
+                    stack.append(reader)
 
     return [
         node.name

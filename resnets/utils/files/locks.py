@@ -92,17 +92,24 @@ def _lock(lock: Path, what: Path) -> Iterator[None]:
         while True:
             _make_folder(lock.parent)
             with suppress(FileNotFoundError):  # its last owner has just removed the empty folder
-                try:
-                    with name_in_errors(what, lock):
-                        stack.enter_context(
-                            lock_file(lock, LOCK_TIMEOUT, note=json.dumps(_describe_process()))
-                        )
-                    break
-                except BlockingIOError:
-                    raise BusyError(
-                        f"{what}: {_describe_owner(lock)} is writing {'into ' * what.is_dir()}it;"
-                        " wait for it to end, or choose another path"
-                    ) from None
+                stack.enter_context(_lock_or_name_owner(lock, what))
+                break
+        yield
+
+
+@contextmanager
+def _lock_or_name_owner(lock: Path, what: Path) -> Iterator[None]:
+    """Acquire `lock`, in a folder that exists; BusyError if `what` is being written."""
+    with ExitStack() as stack:
+        try:
+            with name_in_errors(what, lock):
+                note = json.dumps(_describe_process())
+                stack.enter_context(lock_file(lock, LOCK_TIMEOUT, note=note))
+        except BlockingIOError:
+            raise BusyError(
+                f"{what}: {_describe_owner(lock)} is writing {'into ' * what.is_dir()}it;"
+                " wait for it to end, or choose another path"
+            ) from None
         yield
 
 

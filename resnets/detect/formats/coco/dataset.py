@@ -200,8 +200,49 @@ def _read_image_set(
     if copies := num_listed - len(images):
         notes.append(f"{where}: {copies:,} images are listed twice; read once")
     label_of = {number: label for label, number in enumerate(sorted(categories))}
-    ids = [read_id(entry.get("id")) for entry in document["images"]]
-    counts = Counter(ids)
+    ids = [read_id(entry.get("id")) for entry in images]
+    objects, orphans, num_backward = _read_objects(
+        document, Counter(ids), label_of, names, masks, where
+    )
+    entries = [ImageReference((image_file_name(entry),), path, title) for entry in images]
+    if has_corner_boxes(document):
+        form = "bbox is two corners (x1, y1, x2, y2), not x, y, width, height"
+    else:
+        boxes = [read_box(entry.get("bbox")) for entry in document["annotations"]]
+        corners = [(x, y, x + wide, y + high) for x, y, wide, high in boxes]
+        form = explain_swapped_corners(corners, [(0, 0)] * len(corners))
+    for image_id, listed in objects.items():
+        objects[image_id] = list(add_form_flaw(listed, form))
+    matches = find_matches(entries)
+    match_notes = (
+        *describe_renamed_folders(matches),
+        *describe_folders_of_bare_names(entries, matches),
+    )
+    notes += [f"{where}: {note}" for note in match_notes]
+    problems, records = _read_images(images, ids, matches, objects, where)
+    notes += [f"{where}: {note}" for note in list_unread_fields(document)]
+    if num_rotated := sum(map(is_rotated, document["annotations"])):
+        notes.append(
+            f"{where}: {num_rotated:,} boxes have a rotation (attributes.rotation), which is not"
+            " read: upright boxes of their sides are used for the rotated ones"
+        )
+    if num_backward and not form:
+        notes.append(f"{where}: {num_backward:,} boxes of negative width or height were flipped")
+    return RawImageSet(records, problems, orphans, len(document["annotations"]), notes)
+
+
+def _read_objects(
+    document: dict[str, Any],
+    counts: Counter[Any],
+    label_of: dict[int, int],
+    names: dict[int, str],
+    masks: bool,
+    where: str,
+) -> tuple[dict[Any, list[RawObject]], list[Problem], int]:
+    """Read the annotations: objects by id of the image, those of no image, number of flipped boxes.
+
+    counts: number of images with each id.
+    """
     objects: dict[Any, list[RawObject]] = defaultdict(list)
     orphans: list[Problem] = []
     index_of_id: dict[int | str, int] = {}
@@ -227,25 +268,19 @@ def _read_image_set(
                 raw_object, flaws=(*raw_object.flaws, repeated_id_flaw(entry, first))
             )
         objects[image_id].append(raw_object)
-    entries = [
-        ImageReference((image_file_name(entry),), path, title) for entry in document["images"]
-    ]
-    if has_corner_boxes(document):
-        form = "bbox is two corners (x1, y1, x2, y2), not x, y, width, height"
-    else:
-        boxes = [read_box(entry.get("bbox")) for entry in document["annotations"]]
-        corners = [(x, y, x + wide, y + high) for x, y, wide, high in boxes]
-        form = explain_swapped_corners(corners, [(0, 0)] * len(corners))
-    for image_id, listed in objects.items():
-        objects[image_id] = list(add_form_flaw(listed, form))
-    matches = find_matches(entries)
-    match_notes = (
-        *describe_renamed_folders(matches),
-        *describe_folders_of_bare_names(entries, matches),
-    )
-    notes += [f"{where}: {note}" for note in match_notes]
-    problems, records = [], []
-    for entry, image_id, match in zip(document["images"], ids, matches, strict=True):
+    return objects, orphans, num_backward
+
+
+def _read_images(
+    images: Sequence[dict[str, Any]],
+    ids: Sequence[Any],
+    matches: Sequence[Match],
+    objects: dict[Any, list[RawObject]],
+    where: str,
+) -> tuple[list[Problem], list[RawImage]]:
+    """Read the entries of images: those without an id of their own, and the others as records."""
+    problems, records, counts = [], [], Counter(ids)
+    for entry, image_id, match in zip(images, ids, matches, strict=True):
         item = image_file_name(entry) or f"image {entry.get('id')!r}"
         if image_id is None or counts[image_id] > 1:
             message = (
@@ -271,15 +306,7 @@ def _read_image_set(
                 original_id=to_result_id(entry.get("id")),
             )
         )
-    notes += [f"{where}: {note}" for note in list_unread_fields(document)]
-    if num_rotated := sum(map(is_rotated, document["annotations"])):
-        notes.append(
-            f"{where}: {num_rotated:,} boxes have a rotation (attributes.rotation), which is not"
-            " read: upright boxes of their sides are used for the rotated ones"
-        )
-    if num_backward and not form:
-        notes.append(f"{where}: {num_backward:,} boxes of negative width or height were flipped")
-    return RawImageSet(records, problems, orphans, len(document["annotations"]), notes)
+    return problems, records
 
 
 def _drop_copies(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -52,28 +52,12 @@ def read_image_set(
     masks: bool,
 ) -> RawImageSet:
     """Read the labels of the images of a set; DataError if none has a label file."""
-    images = layout.images[title]
-    notes, problems = [], []
-    name = title or "all"
-    labels = {image: files.by_image[image] for image in images if image not in files.copies}
-    if copies := len(images) - len(labels):
-        notes.append(f"{name}: {copies:,} images are copies of another with the same label file")
-    shared_label = {image: label for label, sharing in files.shared.items() for image in sharing}
-    labels = {image: shared_label.get(image, label) for image, label in labels.items()}
-    unlabeled = [image for image, label in labels.items() if label is None]
-    if images and len(unlabeled) == len(images):
-        raise DataError(
-            f"{store.where}: {name}: none of its {len(images):,} images has a label file, such as"
-            f" {next(label_paths(images[0]))}"
-        )
-    if unlabeled:
-        notes.append(
-            f"{name}: {len(unlabeled):,} images without a label file, such as {unlabeled[0]}; read"
-            " as images without objects"
-        )
-    for path in files.orphans.get(title, ()):
-        message = "its image is not in the set"
-        problems.append(Problem(store.display_path(path), "", "no image", message))
+    images, name = layout.images[title], title or "all"
+    labels, notes = _choose_label_files(store, name, images, files)
+    problems = [
+        Problem(store.display_path(path), "", "no image", "its image is not in the set")
+        for path in files.orphans.get(title, ())
+    ]
     if title == next(iter(layout.images)):
         notes += [
             f"{count:,} label files of {folder}/, where no image belongs to one, are not read"
@@ -141,6 +125,33 @@ def read_image_set(
     pose = "" if layout.points is not None else explain_key_points(ambiguous.outlines.values())
     records = _flag_ambiguous(records, ambiguous, pose)
     return RawImageSet(records, problems, (), sum(len(each.objects) for each in records), notes)
+
+
+def _choose_label_files(
+    store: Store, name: str, images: list[str], files: LabelFiles
+) -> tuple[dict[str, str | None], list[str]]:
+    """Return the label file of each image of the set `name` that is not a copy, and notes.
+
+    None for images without; DataError if no image has one.
+    """
+    notes = []
+    labels = {image: files.by_image[image] for image in images if image not in files.copies}
+    if copies := len(images) - len(labels):
+        notes.append(f"{name}: {copies:,} images are copies of another with the same label file")
+    shared_label = {image: label for label, sharing in files.shared.items() for image in sharing}
+    labels = {image: shared_label.get(image, label) for image, label in labels.items()}
+    unlabeled = [image for image, label in labels.items() if label is None]
+    if images and len(unlabeled) == len(images):
+        raise DataError(
+            f"{store.where}: {name}: none of its {len(images):,} images has a label file, such as"
+            f" {next(label_paths(images[0]))}"
+        )
+    if unlabeled:
+        notes.append(
+            f"{name}: {len(unlabeled):,} images without a label file, such as {unlabeled[0]}; read"
+            " as images without objects"
+        )
+    return labels, notes
 
 
 def _flag_ambiguous(
