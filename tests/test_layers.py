@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from paths import ROOT
@@ -29,3 +30,16 @@ def test_names_of_test_files_are_unique():
     # Else pytest collects one of them only, where both are run.
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert not {name for name in names if names.count(name) > 1}
+
+
+# One module for each function of the public API.
+CROWDED = {"resnets/api": 15}
+
+
+def test_folders_stay_small():
+    counts = Counter(
+        str(path.parent.relative_to(ROOT))
+        for path in (ROOT / "resnets").rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    assert not {path: count for path, count in counts.items() if count > CROWDED.get(path, 13)}

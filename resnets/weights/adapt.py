@@ -20,7 +20,7 @@ from resnets.data.transforms.preprocess import (
     fit_preprocess,
 )
 from resnets.models import ImageClassifier
-from resnets.weights.name_maps.format_spec import Tensors
+from resnets.weights.name_maps.formats.spec import Tensors
 from resnets.weights.read import Weights
 from resnets.weights.readers.configs.stored_config import shorter_side
 

@@ -41,7 +41,7 @@ from resnets.weights.heads import (
     select_head_rows,
 )
 from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, select_tensors
-from resnets.weights.name_maps.format_spec import Tensors
+from resnets.weights.name_maps.formats.spec import Tensors
 from resnets.weights.name_maps.leftovers import log_leftovers
 from resnets.weights.name_maps.maps import (
     OWN,

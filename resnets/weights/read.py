@@ -32,8 +32,8 @@ from resnets.weights.checkpoint.format import Checkpoint, read_run_checkpoint
 from resnets.weights.checkpoint.store import display_path, remote_url
 from resnets.weights.errors import CheckpointError, WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, flatten_tensors, reading_weights, to_lazy
-from resnets.weights.name_maps.format_spec import Tensors
-from resnets.weights.name_maps.formats_bit import published_preprocess
+from resnets.weights.name_maps.formats.bit import published_preprocess
+from resnets.weights.name_maps.formats.spec import Tensors
 from resnets.weights.readers import caffe, keras, npz
 from resnets.weights.readers.configs.class_names import find_classes, iter_name_lists
 from resnets.weights.readers.configs.stored_config import (

@@ -10,7 +10,7 @@ from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.name_maps.find_tensors import Selection
-from resnets.weights.name_maps.format_spec import Tensors
+from resnets.weights.name_maps.formats.spec import Tensors
 from resnets.weights.read import Weights
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -9,8 +9,8 @@ from torch import Tensor
 from resnets.models import ImageClassifier
 from resnets.weights.lazy_tensors import to_lazy
 from resnets.weights.name_maps.find_tensors import select_tensors
-from resnets.weights.name_maps.format_spec import Tensors
-from resnets.weights.name_maps.formats_caffe import _transposed
+from resnets.weights.name_maps.formats.caffe import _transposed
+from resnets.weights.name_maps.formats.spec import Tensors
 from resnets.weights.name_maps.maps import NameMap, list_name_maps
 
 PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0

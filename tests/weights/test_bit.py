@@ -18,7 +18,7 @@ import resnets
 from resnets.config import ConfigError, Preprocess
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.formats_bit import published_preprocess
+from resnets.weights.name_maps.formats.bit import published_preprocess
 from resnets.weights.name_maps.maps import build_name_map
 
 timm = pytest.importorskip("timm")

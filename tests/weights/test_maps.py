@@ -10,8 +10,8 @@ from weights_state import assert_same, logits, random_images, random_state
 from resnets.config import ModelSpec
 from resnets.models import ImageClassifier, build, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.format_spec import translate
 from resnets.weights.name_maps.formats import FORMATS
+from resnets.weights.name_maps.formats.spec import translate
 from resnets.weights.name_maps.maps import build_name_map, identity_map
 
 SHARED = [

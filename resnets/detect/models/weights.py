@@ -21,7 +21,7 @@ from resnets.weights.heads import HeadPolicy, select_head_rows
 from resnets.weights.hub import torchvision_file
 from resnets.weights.lazy_tensors import reading_weights
 from resnets.weights.name_maps.find_tensors import select_copy
-from resnets.weights.name_maps.format_spec import Tensors
+from resnets.weights.name_maps.formats.spec import Tensors
 from resnets.weights.name_maps.maps import build_name_map
 from resnets.weights.read import HIDDEN_FIELDS, Weights, read_path
 from resnets.weights.readers.configs.input_convention import (

@@ -18,8 +18,8 @@ from torch import Tensor
 from resnets.models import ImageClassifier
 from resnets.utils.printable import join_names
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.format_spec import Format, Tensors, translate
 from resnets.weights.name_maps.formats import FORMATS
+from resnets.weights.name_maps.formats.spec import Format, Tensors, translate
 
 BATCH_COUNT = "num_batches_tracked"
 PADDLE = (

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.weights.errors import WeightsError
-from resnets.weights.name_maps.formats_caffe import BYTE, RESNET_MEAN, caffe_preprocess
+from resnets.weights.name_maps.formats.caffe import BYTE, RESNET_MEAN, caffe_preprocess
 
 log = logging.getLogger("resnets")
 

@@ -20,7 +20,7 @@ import torch
 
 from resnets.config import ModelSpec, Preprocess
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
-from resnets.weights.name_maps.formats_caffe import DETECTRON_MEAN, caffe_preprocess
+from resnets.weights.name_maps.formats.caffe import DETECTRON_MEAN, caffe_preprocess
 
 log = logging.getLogger("resnets")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from resnets.config import ModelSpec, Preprocess
-from resnets.weights.name_maps.format_spec import Format, Rules, Tensors
+from resnets.weights.name_maps.formats.spec import Format, Rules, Tensors
 
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of images for BiT
 CONV = "standardized_conv2d"

@@ -2,7 +2,7 @@
 
 torchvision, timm (residual models have the same names in both, VGG does not), common CIFAR-10
 models, detectron2, Hugging Face's transformers, MMPretrain, a torchvision model in an
-`nn.Sequential`; and those of `formats_caffe` and `formats_bit` beside this module.
+`nn.Sequential`; and those of `caffe` and `bit` beside this module.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from resnets.config import ModelSpec, Preprocess
-from resnets.weights.name_maps.format_spec import Format, Rules, Tensors
-from resnets.weights.name_maps.formats_bit import BIT_NPZ, BIT_PYTORCH, BIT_TRANSFORMERS
-from resnets.weights.name_maps.formats_caffe import CAFFE, DETECTRON, KERAS
+from resnets.weights.name_maps.formats.bit import BIT_NPZ, BIT_PYTORCH, BIT_TRANSFORMERS
+from resnets.weights.name_maps.formats.caffe import CAFFE, DETECTRON, KERAS
+from resnets.weights.name_maps.formats.spec import Format, Rules, Tensors
 
 TORCHVISION_RESNET: Rules = (
     ("stem.conv.*", "conv1.*"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from resnets.config import ModelSpec, Preprocess
-from resnets.weights.name_maps.format_spec import Format, Rules, Tensors
+from resnets.weights.name_maps.formats.spec import Format, Rules, Tensors
 
 # x - mean in 0..255, BGR: preprocessing of models that come from Caffe.
 BYTE = 1 / 255  # one gray level
