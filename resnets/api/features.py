@@ -144,7 +144,8 @@ def open_features(
         refuse_options("only for data sets, not for images; omit it", split=split != "all")
         opened = expand_folders(images, quiet)
         description = format_count(len(opened), "image")
-    chosen, precise = to_device(network, device, precision)
+    keep_bits = network.preprocess.spec.keep_bits
+    chosen, precise = to_device(network, device, precision, keep_bits=keep_bits)
     if not quiet:
         where = f"{precise} on {environment.device_name(chosen)}"
         echo(f"embedding {description}, {where}", error=True)

@@ -11,6 +11,7 @@ from digit_trees import recipe
 from sklearn.datasets import load_digits
 
 import resnets
+from resnets.api.features import open_features
 from resnets.config import AugmentSpec, ConfigError, DataSpec, ModelSpec
 from resnets.data import DataError, fit_preprocess, open_data
 from resnets.data.decode.decode import Crop, center_box, decode
@@ -124,6 +125,8 @@ def test_pretrained_weights_train_on_stacks(
     assert measured.top1_error == run.result["test"]["top1_error"]
     for protocol in (measured.protocol, run.result["test"]["protocol"]):
         assert "float32" in protocol  # bfloat16 would round 16 bits to 8
+    options = {"split": "all", "model": None, "device": "cpu", "precision": "auto", "quiet": True}
+    assert open_features(run, str(tree), **options).precision == "float32"
     model = resnets.load(find_checkpoint(tmp_path / "run"))
     assert (model.spec.in_channels, model.preprocess.spec.channels) == (CHANNELS, CHANNELS)
     assert model.preprocess.spec.keep_bits

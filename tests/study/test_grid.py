@@ -18,7 +18,7 @@ from study_runs import pretend_two_gpus
 from torch import nn
 
 from resnets.cli.main import main
-from resnets.config import ConfigError, from_toml
+from resnets.config import ConfigError, DataSpec, Recipe, from_toml
 from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
@@ -448,3 +448,16 @@ def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     assert steps == [20, 40, 60, 80, 100]
     assert from_toml(end.folder / "recipe.toml").model.num_classes == 10
     assert (folder / "report.html").is_file()
+
+
+def test_steps_are_timed_in_the_precision_of_the_runs(monkeypatch) -> None:
+    class Picked(Exception):  # noqa: N818
+        pass
+
+    def pick(requested, device, *, keep_bits=False):
+        raise Picked(requested, keep_bits)
+
+    monkeypatch.setattr(budget, "pick_precision", pick)
+    data = DataSpec(source="stacks", size=8, channels=5, keep_bits=True)
+    with pytest.raises(Picked, match=r"'auto', True"):
+        budget.time_step(nn.Identity(), None, Recipe(data=data), None, torch.device("cpu"))

@@ -228,7 +228,7 @@ def time_step(
     model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
-    precision = pick_precision(recipe.precision, device)
+    precision = pick_precision(recipe.precision, device, keep_bits=recipe.data.keep_bits)
     state = new_state(model, recipe, TIMED_STEPS + 1, precision=precision)
     forward = DataParallelModel(model)
     train_step = TrainStep(state, forward, loss_fn, autocast(device, precision), recipe)
