@@ -1,9 +1,9 @@
-"""The yardstick of the recipe cifar10-speedrun: airbench94_muon's method on a CPU.
+"""The baseline of the recipe cifar10-speedrun: the method of airbench94_muon on a CPU.
 
-Jordan 2024 ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU") with Muon, written anew from
-github.com/KellerJordan/cifar10-airbench, airbench94_muon.py: its network, its 8 epochs in batches
-of 2,000, its optimizers and augmentation, in bfloat16 autocast, with one view at the end in place
-of its six. On the original images it has 94.01% accuracy with six views.
+Jordan 2024 ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU") with Muon, reimplemented after
+github.com/KellerJordan/cifar10-airbench, airbench94_muon.py: the same network, 8 epochs in batches
+of 2,000, optimizers and augmentation, in bfloat16 autocast, evaluated with one view instead of six.
+On the original images it has 94.01% accuracy with six views.
 
     python benchmarks/airbench.py --data cifar10.tar.xz [--epochs 8] [--seed 0]
 

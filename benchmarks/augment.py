@@ -1,8 +1,8 @@
-"""CPU time per image of each augmentation, on whole batches as training makes them.
+"""CPU time per image of each augmentation, applied to whole batches as in training.
 
     python benchmarks/augment.py [--size 224] [--batch 128] [--rounds 5]
 
-One thread; CPU time, not wall time, so that other work on the machine matters little. The first
+One thread; CPU time, not wall time, so that other work on the machine has little effect. The first
 line is flip and normalization; each line below it is the cost of one more augmentation. The last
 lines are policies of timm and torchvision on one PIL image, as in a worker of a DataLoader, with
 the conversion to an array.

@@ -1,15 +1,15 @@
-"""Training rate of `resnets train digits` beside 0, 1, 3 and 7 busy processes.
+"""Training rate of `resnets train digits` alongside 0, 1, 3 and 7 busy processes.
 
     python benchmarks/busy.py [--others 0 1 3 7] [--rounds 3] [--seconds 10]
 
 The others are endless loops in Python, one thread each. In each turn they start first, then a run
-of one arm; after its first steps and SETTLE seconds, the steps of `--seconds` are counted. Arms:
-resnets as it is, with a number of threads fixed by OMP_NUM_THREADS to all cores (as for a run that
-was started before the others), the same with libgomp's default way of waiting
-(GOMP_SPINCOUNT=300000), and one thread. The fair share of a run with N threads beside K others on N
-cores is N / (N + K) of the rate of libgomp's default beside none. CPU time of all other programs is
-reported as "elsewhere", in cores; above QUIET the fair share is not printed. "no step": the other
-arm finished none in one of the rounds.
+of one variant; after its first steps and SETTLE seconds, its steps within `--seconds` are counted.
+Variants: resnets with its defaults, with the number of threads set to all cores by OMP_NUM_THREADS
+(as for a run that was started before the others), the same with libgomp's default wait policy
+(GOMP_SPINCOUNT=300000), and one thread. The fair share of a run with N threads alongside K others
+on N cores is N / (N + K) of the rate of libgomp's default without others. CPU time of all other
+programs is reported as "elsewhere", in cores; above QUIET the fair share is not printed. "no step":
+the other variant finished no step in one of the rounds.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def steps(out: Path) -> int:
 
 
 def ticks() -> float:
-    """CPU seconds that this machine has spent."""
+    """CPU seconds used on this machine."""
     words = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
     return (sum(map(int, words[:8])) - int(words[3]) - int(words[4])) / os.sysconf("SC_CLK_TCK")
 
 
 def spent(processes: list[subprocess.Popen[bytes]]) -> float:
-    """CPU seconds that these processes have spent."""
+    """CPU seconds used by these processes."""
     found = 0
     for each in processes:
         words = Path(f"/proc/{each.pid}/stat").read_text().rpartition(")")[2].split()
@@ -79,7 +79,7 @@ def spent(processes: list[subprocess.Popen[bytes]]) -> float:
 
 
 def turn(arm: str, out: Path, others: int, seconds: float) -> tuple[float, float]:
-    """Images per second of one arm, and cores used elsewhere."""
+    """Images per second of one variant, and cores used elsewhere."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
     run = None
     try:

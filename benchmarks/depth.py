@@ -2,7 +2,7 @@
 
     python benchmarks/depth.py [--depths 20,56,110,218,434,866,1202] [--batch 32] [--out depth.png]
 
-CIFAR residual networks, as `resnets train` trains them (bfloat16 where the CPU computes it). Each
+CIFAR residual networks, as `resnets train` trains them (bfloat16 if the CPU supports it). Each
 depth runs in its own process; memory is the peak of the process minus its memory before the first
 step. The line is a least-squares fit in depth; its largest residual, in percent, says how linear a
 cost is.

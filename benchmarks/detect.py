@@ -1,6 +1,6 @@
 """Images per second of detection, training and inference: resnets and torchvision's Faster R-CNN.
 
-Contenders take turns, each in a process of its own. All get the same images, boxes and number of
+Contenders run in turn, each in its own process. All get the same images, boxes and number of
 proposals; the detector of resnets has torchvision's anchors, pyramid and heads on its own ResNet.
 Prints medians, and ratios to the first contender in each round.
 
@@ -12,7 +12,7 @@ Prints medians, and ratios to the first contender in each round.
 torchvision       fasterrcnn_resnet50_fpn, float32, NCHW, as its reference script trains it
 torchvision-bf16  the same with channels_last and bfloat16 autocast
 resnets-float32   the training step and inference of this package in float32
-resnets           the same with its defaults: bfloat16 where the processor computes it
+resnets           the same with its defaults: bfloat16 if the processor supports it
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
     python benchmarks/gpu.py --publish gpu.jsonl      (writes the tables of docs/gpu.md)
 
 Each result is appended to the file of results at once. A case that this commit has finished on this
-hardware (`first` and `full`: any commit) is not run again, so repeat the command, at the next
-opportunity with the same file, until all cases are done. A case starts only if the limit leaves
-enough time for it, and is stopped at several times its estimate. A case that fails is recorded with
-its error and traceback, and the next one runs, in a new process if a CUDA error, a crash or a hang
-made the last one unusable. The exit code is 1 if a case of this run failed or has a wrong verdict.
-No network is needed. docs/gpu.md lists what to install.
+hardware (`first` and `full`: any commit) is not run again, so repeat the command with the same file
+until all cases are done. A case starts only if the limit leaves enough time for it, and is stopped
+at several times its estimate. A case that fails is recorded with its error and traceback, and the
+next one runs, in a new process if a CUDA error, a crash or a hang made the last one unusable. The
+exit code is 1 if a case of this run failed or has a wrong verdict. No network is needed.
+docs/gpu.md lists what to install.
 
 Cases that compile for minutes run last. To run a section before those that precede it: --only.
 

@@ -6,7 +6,7 @@ As in github.com/ternaus/imread_benchmark in its mode `memory` with one thread: 
 before the clock starts; each library makes NumPy arrays (H, W, 3) uint8 in RGB of all of them,
 several times. Here the libraries take turns in one process, and time is CPU time, which other
 jobs on the machine affect less. Images: all JPEGs below a folder, or 500 x 375 px made here.
-Libraries that are not installed are left out:
+Libraries that are not installed are skipped:
 
     pip install 'resnets[bench]' imageio scikit-image kornia-rs
 """
@@ -107,7 +107,7 @@ def load(files: list[bytes]) -> dict[str, Decode]:
             decode = make()
             pixels = decode(files[0])
         except Exception as error:
-            print(f"left out: {name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
+            print(f"skipped: {name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
             continue
         expected = decoders.get(REFERENCE, decode)(files[0]).astype(int)
         difference = np.abs(pixels.astype(int) - expected).mean()

@@ -1,10 +1,10 @@
 """Images per second of a classifier: artifacts of resnets and every runtime that is installed.
 
-Contenders take turns, each in a process of its own; those without a turn wait without computing.
+Contenders run in turn, each in its own process; the others wait without computing.
 Since each takes 1 to 2 GB, a few run at a time, always with the one that ratios refer to. Libraries
 get normalized float32 images, as their users pass them; resnets gets uint8 images and normalizes in
 the graph. Weights are random: speed does not depend on them. Contenders that are not installed or
-fail are listed and left out. Ratios are of contenders in the same round.
+fail are reported and skipped. Ratios are of contenders in the same round.
 
     python benchmarks/inference.py [--model resnet50] [--size 224] [--batches 32 1] [--rounds 7]
         [--seconds 2] [--only resnets] [--part memory end-to-end] [--folder DIR]

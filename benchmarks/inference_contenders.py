@@ -2,7 +2,7 @@
 pass from JPEG files to classes.
 
 Part memory: see inference.py. Part end-to-end: each step is a complete pass from a cold pipeline to
-the last answer; the inputs of `raw ...` are ready. All compute the same model (random weights) with
+the last result; the inputs of `raw ...` are ready. All compute the same model (random weights) with
 all cores.
 
 script                     the usual script: ImageFolder, DataLoader with a worker per core, Resize,

@@ -1,4 +1,4 @@
-"""Data sets with a known answer, made of class folders (SOURCE/train, SOURCE/test or SOURCE/val).
+"""Synthetic data sets with known ground truth, from class folders (SOURCE/train, test or val).
 
     python benchmarks/made_sets.py unknown SOURCE OUT --without horse,ship
     python benchmarks/made_sets.py digits OUT
@@ -9,10 +9,10 @@
 
 digits: OUT/train, the embedded digits as PNG files of 16 px. unknown: OUT/known without two
 classes, whose test images are in OUT/unknown. wrong-labels: OUT/set with a share of the labels of
---part of SOURCE drawn anew among the other classes, OUT/planted.csv has the true ones;
-`score` gives the precision and recall of a corrections.csv of `resnets folds`. pairs: the middle
-halves of two images side by side, both classes as labels in OUT/labels.csv. subset: OUT/train with
-equally many images of each class, of one seed always the first of the same order, and OUT/test.
+--part of SOURCE replaced by other classes at random, OUT/planted.csv has the true ones; `score`
+gives the precision and recall of a corrections.csv of `resnets folds`. pairs: the middle halves of
+two images side by side, both classes as labels in OUT/labels.csv. subset: OUT/train with the same
+number of images of each class, for one seed always the first ones in the same order, and OUT/test.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python benchmarks/near_duplicates.py imagenette [--count 400]
 
 Images of a set of class folders are the training images; the test images are copies of them,
-altered in one way, of which each is to be found as the near-duplicate of its original.
+altered in one way; each should be found as the near-duplicate of its original.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/qat.py
 
 One channel of two residual units is scaled by --factor and the weights that read it by the inverse:
-the same function, but 8 bits for the widest channel leave little resolution for the others. Prints
-for the network, for its channels equalized, and after `resnets train qat`: whether `resnets export
---int8` accepts it, the difference of the int8 logits (root mean square over the deviation of the
-model's) and the top-1 errors of float32 and int8 on the validation images.
+the function is the same, but 8 bits for the widest channel leave little resolution for the others.
+Prints for the network, for its channels equalized, and after `resnets train qat`: whether `resnets
+export --int8` accepts it, the difference of the int8 logits (root mean square over the deviation of
+the model's) and the top-1 errors of float32 and int8 on the validation images.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 Content keys of files, the list of 100,000 images for bulk prediction, and one batch of
 `evaluate` on a CPU. Each case runs in a process of its own on files in the page cache; memory is
-the peak of the process minus its memory before. --scale 0.01 tries it with a hundredth of the
-files and writes nothing. The files take 3 GB of --folder (the system's by default).
+the peak of the process minus its memory before. --scale 0.01 tests the script with a hundredth of
+the files and writes no results. The files take 3 GB of --folder (the system's by default).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write_tar(path: Path, count: int, size: int) -> None:
 
 
 def write_csv(path: Path, count: int) -> None:
-    """Write a table of the paths that `write_files` gives, beside their folder `list`."""
+    """Write a table of the paths that `write_files` creates, next to their folder `list`."""
     lines = (f"list/{number % FOLDERS:03d}/{number:07d}.jpg\n" for number in range(count))
     path.write_text("path\n" + "".join(lines), encoding="utf-8")
 

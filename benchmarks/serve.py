@@ -13,8 +13,8 @@ Overload: requests to `resnets serve` arrive at `--overload` times the throughpu
 whether or not earlier ones were answered, with a latency bound of 1 s. Reported are the p99 of
 requests that were answered with 200 (goal: at most twice the bound), and the number of requests
 that got no answer (goal: none; each is answered with 200 or 503). Latency is measured by the client
-from before it connects. Clients and server share the machine: its load average is printed, and how
-late the event loop of the clients was, which adds to every latency.
+from before it connects. Clients and server share the machine: its load average is printed, and the
+delay of the clients' event loop, which is part of every latency.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if "litserve" in args.only and find_spec("litserve") is None:
-            print("left out: litserve; pip install 'resnets[bench]'")
+            print("skipped: litserve; pip install 'resnets[bench]'")
             args.only.remove("litserve")
         servers = {kind: start(kind, args, Path(name)) for kind in args.only}
         try:

@@ -1,4 +1,4 @@
-"""Seconds until a command shows something: --help, the first line of training, one prediction.
+"""Seconds until the first output of a command: --help, training, one prediction.
 
 Each command runs in a process of its own, with the files in the page cache, seven times by default.
 

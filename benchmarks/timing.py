@@ -1,7 +1,7 @@
-"""Timing of contenders: each is built in a process of its own, and they take turns in rounds.
+"""Timing of contenders: each is built in its own process, and they run in turn in rounds.
 
-Thread pools and allocators belong to a process, and machines change speed over minutes; a ratio of
-two contenders in the same round compares times that are close to each other.
+Thread pools and allocators belong to a process, and the speed of a machine changes over minutes; the
+ratio of two contenders in the same round compares times that were measured shortly after each other.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def start_contenders(
         if "error" in answer:
             process.kill()
             remedy = "; pip install 'resnets[bench]'" if "ModuleNotFound" in answer["error"] else ""
-            print(f"left out: {name}: {answer['error']}{remedy}", flush=True)
+            print(f"skipped: {name}: {answer['error']}{remedy}", flush=True)
         else:
             processes[name] = process
     return processes

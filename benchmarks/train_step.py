@@ -1,13 +1,13 @@
-"""Images per second of whole training steps, data included: resnets and scripts written by hand.
+"""Images per second of whole training steps, data included: resnets and hand-written scripts.
 
-Contenders take turns, each in a process of its own. Prints medians, ratios to the first contender
-in each round, and shares of the limit that this machine sets (roofline.py), measured in this run.
+Contenders run in turn, each in its own process. Prints medians, ratios to the first contender in
+each round, and shares of the limit that this machine sets (roofline.py), measured in this run.
 
     python benchmarks/train_step.py [--model cifar-resnet20|resnet18|...] [--rounds 7] [--steps 8]
                                     [--clock wall|cpu]
 
 `--clock cpu` counts the time of all threads of a process, which other jobs disturb least, but not
-that of the scripts' two DataLoader workers: the scripts then get their data for free.
+that of the scripts' two DataLoader workers: the time for their data is then not counted.
 
 straightforward   float32, NCHW, eager, DataLoader with two workers, PIL images through torchvision
                   transforms; the model is torchvision's, and for CIFAR models torchvision's

@@ -1,4 +1,4 @@
-"""Scores of "unknown" compared: how well each tells images of no class from those of the classes.
+"""Scores of "unknown" compared: how well they detect images of none of the classes.
 
     python benchmarks/unknown.py RUN UNKNOWN [RUN UNKNOWN ...] --features FOLDER
 

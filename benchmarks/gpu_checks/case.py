@@ -15,7 +15,7 @@ from resnets.config import Recipe, replace_fields
 
 Row = dict[str, str | float | None]
 
-# How a cell begins whose row is no result: its case has failed, and is not done.
+# Prefix of a cell whose row is not a result: its case has failed, and is not done.
 WRONG, FAILED = "**wrong**", "**failed**"
 
 
@@ -58,7 +58,7 @@ class Case:
     """One measurement. seconds: estimate for one H200; it does not start with less time left.
 
     late: runs after the cases of all sections that are not. any_commit: rows of another commit
-    count, as of a training of minutes that a later visit would repeat.
+    count, for trainings that take minutes.
     """
 
     name: str

@@ -25,7 +25,7 @@ from resnets.data.dataset.labeled_images import Split
 CIFAR10 = "cifar10.tar.xz"
 CHECK_INTERVAL = 1000  # steps after which a run that would exceed the limit is stopped
 FIRST = "resnet20, five seeds"
-FIRST_SECONDS = 180  # of a first run of ten minutes, of which other sections need the rest
+FIRST_SECONDS = 180  # of a first run of ten minutes; the other sections need the rest
 RESIDUAL, PLAIN = "cifar-resnet", "cifar-plain"
 
 
@@ -78,7 +78,7 @@ def _speedrun(setting: Setting) -> list[Row]:
 def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row]:
     """Train all `members` (recipe, model, seed) at once, each on its own CUDA stream.
 
-    If the first steps show that the time that is left is too short, as many as it allows, anew.
+    If the first steps show that the remaining time is too short, starts again with as many as fit.
     """
     while True:
         found = _train_at_once(setting, members)

@@ -148,9 +148,9 @@ def publish(path: Path) -> list[Path]:
     """Write docs/results/gpu-SECTION.json for each section, from the newest line of each case.
 
     A failed case is a row with its error, unless an older line has rows of it; a line in which a
-    contender failed gives way to an older one in which none did. A table is of one
-    machine, that of the last line of the file; lines of others are named and left out, as are those
-    of `--tiny` or that do not say it. Where cases are of several commits, the table names all.
+    contender failed is replaced by an older one in which none failed. A table is of one machine,
+    that of the last line of the file; lines of others are reported and excluded, and so are those
+    of `--tiny` or without that field. If cases are of several commits, the table lists all of them.
     """
     sys.path.insert(0, str(ROOT / "docs"))
     import result_tables

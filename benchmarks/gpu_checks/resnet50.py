@@ -1,4 +1,4 @@
-"""ResNet-50 at 224 px: torchvision's reference script, timm and resnets in turns, one process."""
+"""ResNet-50 at 224 px: torchvision's reference script, timm and resnets in turn, in one process."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _compare(
 ) -> list[Row]:
     """Measure images/s of the contenders, and ratios to the first in each round.
 
-    A contender that fails is left out: its row has the reason, and the case is not done. Raises
+    A contender that fails is excluded: its row has the reason, and the case is not done. Raises
     RuntimeError if the first one fails, and the errors after which the process is unusable.
     """
     torch.backends.cudnn.benchmark = True  # as in torchvision's script

@@ -1,7 +1,7 @@
 """Run the cases of benchmarks/gpu.py in a child process; after a crash or a hang start a new one.
 
 An error of CUDA makes a process unusable, a bad kernel can end it, and a call outside of Python
-cannot be interrupted: none of them may cost the cases that come after.
+cannot be interrupted: none of these may prevent the following cases from running.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def enable_traces() -> None:
 
 
 def note_case(line: dict[str, Any] | None, seconds: float = 0.0) -> None:
-    """Note what to record if this child ends before the next note; None: nothing is running.
+    """Set what to record if this child ends before the next call; None: nothing is running.
 
     seconds: after which the case will have stopped.
     """

@@ -5,7 +5,7 @@ OUT/part-00000.parquet ...  the rows, `shard_size` images each, in the order of 
 OUT/_summary.json  counts and checksums, once all shards exist
 OUT/.work/  index of the data set, attempts and checksums of shards; removed at the end
 
-Readers of a folder as one table (pyarrow, pandas, Spark) pass over names that begin with . or _.
+Readers of a folder as one table (pyarrow, pandas, Spark) skip names that begin with . or _.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TARGET_SHARDS, MIN_SHARD, MAX_SHARD = 64, 256, 10_000  # limits of the default s
 
 @dataclass(frozen=True)
 class RowOptions:
-    """The options that decide the rows, besides data set and model.
+    """The options that determine the rows, in addition to data set and model.
 
     top: classes per image. batch: batch size, which can change the last digit of a float.
     backend, precision, device: resolved, never "auto". threshold: lowest score of an object; None

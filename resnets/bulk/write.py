@@ -2,8 +2,8 @@
 
 Columns: path, then of classifiers class1, id1, probability1, class2, ... in order of probability,
 `labels` of multi-label models and `unknown` of models that detect unknown images; of others width,
-height and objects or areas, as the server answers them; then error: why an image could not be read;
-its other cells are empty. Lists are nested in Parquet and JSON in CSV.
+height and objects or areas, as in responses of the server; then error: why an image could not be
+read; its other cells are empty. Lists are nested in Parquet and JSON in CSV.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It has the ONNX artifact, the page of `resnets serve`, and onnxruntime-web, which is downloaded once
 with npm into the user's cache. Any web server can serve it; the page loads nothing else. Before it
-is moved into place, headless Chromium computes the logits of the proof images with it.
+is moved into place, headless Chromium computes the logits of the verification images with it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PAGE_FILES = ("index.html", "page.css", "page.js", "icon.svg")
 MODEL = "model.onnx"
 SCRIPT = '<script src="page.js" defer></script>'
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-TIMEOUT = 300  # seconds for the browser to compute all proof images
+TIMEOUT = 300  # seconds for the browser to compute all verification images
 
 
 def export_web(

@@ -1,4 +1,4 @@
-"""Recipes: functions that return a `Recipe` for a model; docstrings say what result to expect."""
+"""Recipes: functions that return a `Recipe` for a model; docstrings state the expected result."""
 
 from __future__ import annotations
 

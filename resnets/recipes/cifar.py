@@ -17,7 +17,7 @@ from resnets.config import (
 from resnets.models import catalog
 
 PAD_AND_FLIP = AugmentSpec(crop="pad", pad=4, flip=True)
-# Published test sets stay whole, to be compared with published numbers; copies are counted.
+# Published test sets are not changed, so that results are comparable; duplicates are counted.
 PUBLISHED: Literal["allow"] = "allow"
 
 
@@ -27,14 +27,15 @@ def cifar10_paper(net: str = "cifar-resnet20") -> Recipe:
     Weight decay 1e-4, momentum 0.9, 4-pixel zero pad, random 32 crop, flip, per-pixel mean; the
     whole training set, no validation split (the paper chose the schedule on 45k/5k: --set
     data.val_fraction=0.1). Models of 110 layers and more train at lr 0.01 until the training error
-    is below 80% (the paper says so of ResNet-110). --iterations shortens the run and moves the
-    milestones with it. One thing differs on one device: the paper trained on two GPUs, so its batch
-    norm presumably saw 64 images at a time, here 128; --set norm_batch=64 does as the paper did.
+    is below 80% (in the paper only ResNet-110). --iterations shortens the run and scales the
+    milestones. There is one difference on a single device: the paper trained on two GPUs, so its
+    batch norm presumably used statistics of 64 images, here 128; --set norm_batch=64 does as in the
+    paper.
     Command: resnets train cifar10-paper --data PATH --model cifar-resnet56.
     Hardware and time: at the 1,817 images/s measured on two CPU cores with AMX (docs/scale.md), 64k
-    iterations of resnet20 take 75 minutes and the evaluations.
-    Expected (Table 6): 8.75 / 7.51 / 7.17 / 6.97 at 20 / 32 / 44 / 56 layers, 6.61 ± 0.16 over five
-    runs (best 6.43) at 110. Not run here at full length.
+    iterations of resnet20 take 75 minutes, plus the evaluations. Expected (Table 6): 8.75 / 7.51 /
+    7.17 / 6.97 at 20 / 32 / 44 / 56 layers, 6.61 ± 0.16 over five runs (best 6.43) at 110. Not run
+    here at full length.
     """
     model = catalog.spec(net, num_classes=10)
     return Recipe(
@@ -61,7 +62,7 @@ def cifar100_paper(net: str = "cifar-resnet20") -> Recipe:
 
     Command: resnets train cifar100-paper --data PATH.
     Hardware and time: those of cifar10-paper. Expected: about 31% error for resnet20.
-    Not run here: no CIFAR-100 was at hand.
+    Not run here: CIFAR-100 was not available.
     """
     base = cifar10_paper(net)
     return dataclasses.replace(
@@ -75,8 +76,9 @@ def cifar100_paper(net: str = "cifar-resnet20") -> Recipe:
 def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
     """One-cycle with Nesterov momentum, averaged weights and images that grow from 24 to 32 px.
 
-    The whole training set, and the weights it ends with: with a rate that falls to zero the last
-    weights are the best ones, and a small validation share picks worse (12.7 or 13.8% in one run).
+    Trains on all training images and uses the last weights: with a learning rate that decays to
+    zero these are the best ones, and selection on a small validation split is worse (12.7 or 13.8%
+    in one run).
 
     Command: resnets train cifar10-fast --data PATH.
     Hardware and time: resnet20 in about 15 minutes on two CPU cores with AMX.
@@ -110,7 +112,7 @@ def cifar10_speedrun(net: str = "cifar-speedrun") -> Recipe:
     """A small residual network with pooled stages, trained by Muon in minutes.
 
     After Page 2018 and Jordan 2024 (airbench94_muon): a whitening stem, scaled logits, large
-    learning rates for shifts, alternating flips, label smoothing, images that grow.
+    learning rates for shifts, alternating flips, label smoothing, progressive resizing.
 
     Command: resnets train cifar10-speedrun --data PATH.
     Hardware and time: about 10 minutes on two CPU cores with AVX-512 bfloat16.

@@ -18,15 +18,15 @@ from resnets.config import (
 from resnets.config.detect import Head
 from resnets.models import catalog
 
-DILATED = 2  # last stages of a segmenter's model that dilate (output stride 8)
+DILATED = 2  # last stages of a segmenter's model that are dilated (output stride 8)
 IMAGENET = "torchvision:IMAGENET1K_V1"
 
 
 def split_name(name: str, default: Head) -> tuple[ModelSpec, Head]:
     """Split a name such as resnet50-fpn, resnet101-c4 or resnet50-deeplabv3 into model and head.
 
-    A name without a head gets `default`; a VGG gets "c4" in place of "fpn". Models for
-    segmentation dilate their last stages. Raises ConfigError as `catalog.spec` does.
+    A name without a head gets `default`; for a VGG "c4" replaces "fpn". The last stages of models
+    for segmentation are dilated. Raises ConfigError as `catalog.spec` does.
     """
     net, dash, end = name.rpartition("-")
     if dash and end in get_args(Head):
@@ -42,11 +42,11 @@ def split_name(name: str, default: Head) -> tuple[ModelSpec, Head]:
 def detect(net: str = "resnet50-fpn") -> Recipe:
     """Faster R-CNN with a feature pyramid, the "1x" schedule: 12 passes over COCO, batch 16.
 
-    Shorter side 800, longer at most 1333, lr 0.02 divided by 10 after 2/3 and 8/9, batch norms as
-    the ImageNet weights have them (Lin et al. 2017; detectron2's R50-FPN 1x).
-    Command: resnets train detect --data COCO. Hardware and time: not measured; eight GPUs, or on
-    one batch_size=2 and optim.lr=0.0025. Expected: mAP 37 on COCO val for resnet50-fpn. Not run
-    here at full length: no COCO.
+    Shorter side 800, longer at most 1333, lr 0.02 divided by 10 after 2/3 and 8/9, batch norms with
+    the statistics of the ImageNet weights (Lin et al. 2017; detectron2's R50-FPN 1x).
+    Command: resnets train detect --data COCO. Hardware and time: not measured; eight GPUs, or one
+    GPU with batch_size=2 and optim.lr=0.0025. Expected: mAP 37 on COCO val for resnet50-fpn. Not
+    run here at full length: COCO was not available.
     """
     spec, head = split_name(net, "fpn")
     return Recipe(
@@ -72,21 +72,21 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
 
     conv1 to conv4 shared, RoI pooling before conv5 (to 14 px; the paper does not say), conv5 on
     each region, batch norms frozen, shorter side 600, 300 proposals, lr 1e-3 for 240k iterations
-    and 1e-4 for 80k. Three things differ, and each can be had as in the paper:
+    and 1e-4 for 80k. There are three differences, each of which can be changed to follow the paper:
 
     - the fixed batch norm statistics are those of the weights, which are moving averages in
       torchvision's; the paper's are averages over the ImageNet training set: resnets recompute-norm
       torchvision:resnet101.IMAGENET1K_V1 --data IMAGENET --out FIXED, then --set weights=FIXED;
-    - proposals and regions learn together (approximate joint training) where the paper took four
-      steps with batches of 8 (RPN) and 16 (Fast R-CNN) images; both see 16 a step here. The four
-      steps are four commands (docs/detect.md, "Alternating training");
+    - proposals and regions are trained jointly (approximate joint training), while the paper trains
+      in four steps with batches of 8 (RPN) and 16 (Fast R-CNN) images; here both use 16 images per
+      step. The four steps are four commands (docs/detect.md, "Alternating training");
     - resnet101 has its stride in the 3x3 ("v1.5"), as torchvision's weights have it; the paper's
       has it in the first 1x1 (--model resnet101-v1-c4, with weights of such a network).
 
     Command: resnets train detect-paper --data COCO [--model resnet101-c4|vgg16]; the additions of
     appendix B with --set detect.context=true, and `resnets evaluate --refine --scales ...`.
     Hardware and time: not measured. Expected (the paper's mAP@.5 / mAP on COCO val): 48.4 / 27.2
-    for ResNet-101, 41.5 / 21.2 for VGG-16. Not run here at full length: no COCO.
+    for ResNet-101, 41.5 / 21.2 for VGG-16. Not run here at full length: COCO was not available.
     """
     spec, head = split_name(net, "c4")
     return Recipe(
@@ -119,13 +119,14 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
 def detect_small(net: str = "resnet18-fpn") -> Recipe:
     """Small sets (hundreds of images) of small images, from random weights or a classifier's.
 
-    A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px, flips
-    both ways (cells and aerial views have no up), batch norms trained, averaged weights. Anchors
-    are those of blood cells; set detect.anchor_sizes to what your objects measure at 320 px.
-    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (a box of one of
-    its training images and a box of one of its validation images have no area; the images stay).
-    Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above
-    0.75 on BCCD's test set; reached here: see docs/results.md.
+    A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px,
+    horizontal and vertical flips (cells and aerial views have no fixed orientation), batch norms
+    trained, averaged weights. Anchors are those of blood cells; set detect.anchor_sizes to the
+    sizes of your objects at 320 px.
+    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (one box of a
+    training image and one of a validation image have no area; the images are kept). Hardware and
+    time: two CPU cores, under two hours. Expected: mAP@.5 above 0.75 on BCCD's test set; reached
+    here: see docs/results.md.
     """
     spec, head = split_name(net, "fpn")
     return Recipe(
@@ -157,16 +158,17 @@ def detect_small(net: str = "resnet18-fpn") -> Recipe:
 
 
 def instances(net: str = "resnet50-fpn") -> Recipe:
-    """Mask R-CNN (He et al. 2017): the recipe `detect` with a mask in each box.
+    """Mask R-CNN (He et al. 2017): the recipe `detect` with a mask for each box.
 
     Command: resnets train instances --data COCO. Hardware and time: not measured. Expected: 38 box
-    mAP and 35 mask mAP on COCO val for resnet50-fpn. Not run here at full length: no COCO.
+    mAP and 35 mask mAP on COCO val for resnet50-fpn. Not run here at full length: COCO was not
+    available.
     """
     return dataclasses.replace(detect(net), name="instances", task="instances")
 
 
 def segment(net: str = "resnet50-deeplabv3") -> Recipe:
-    """A class for each pixel: DeepLabV3 (Chen et al. 2017) or FCN on stages dilated to stride 8.
+    """Semantic segmentation: DeepLabV3 (Chen et al. 2017) or FCN on stages dilated to stride 8.
 
     Random scales of 0.5 to 2, 480 px crops, an auxiliary head, batch norms trained (torchvision's
     reference recipe). Command: resnets train segment --data VOC2012 [--model resnet50-fcn].
@@ -198,22 +200,22 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
 
 
 def localize(net: str = "resnet50-pcr") -> Recipe:
-    """Class and one box, as ImageNet's localization task asks (the paper's appendix C).
+    """One class and one box per image, as in ImageNet's localization task (the paper's appendix C).
 
     A per-class RPN ("PCR") on the model, trained on batches of 256 random crops of 224 px of images
-    whose shorter side is 256 to 480 px: 8 anchors an image, half of them on the object. Then R-CNN
-    on its 200 best proposals, 256 regions in a batch, a quarter of them on the object (4 of each of
-    64 images, where the paper's are drawn from all images):
-    resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localize-1.
-    The paper takes the class from other networks: resnets evaluate runs/localize-1 --classes-from
-    NET [NET ...]; without, it is that of a linear layer trained with the RPN. Tested on the
-    center crop; --scales 224,256,384,480,640 applies the network to the whole image at each.
+    whose shorter side is 256 to 480 px: 8 anchors per image, half of them positive. Then R-CNN on
+    its 200 best proposals, 256 regions per batch, a quarter of them positive (4 of each of 64
+    images; the paper draws them from all images): resnets train localize --model resnet50-rcnn
+    --set detect.proposals_from=runs/localize-1. The paper takes the class from other networks:
+    resnets evaluate runs/localize-1 --classes-from NET [NET ...]; without this option, the class
+    comes from a linear layer trained with the RPN. Tested on the center crop; --scales
+    224,256,384,480,640 applies the network to the whole image at each.
 
     Not from the paper: learning rate and length, anchor sizes, how much of an object a crop must
-    have, and that the most confident box of all scales is taken.
+    contain, and the choice of the most confident box over all scales.
     Command: resnets train localize --data ILSVRC2012 (Data/ and Annotations/CLS-LOC).
     Hardware and time: not measured. Expected: not known; the paper's errors are of ResNet-101.
-    Not run here at full length: no ImageNet.
+    Not run here at full length: ImageNet was not available.
     """
     spec, head = split_name(net, "pcr")
     return Recipe(

@@ -1,4 +1,4 @@
-"""Sequences: text, character by character, and time series with one class each."""
+"""Sequences: character-level text, and time series with one class each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from resnets.models import catalog
 
 
 def text(net: str = "transformer4") -> Recipe:
-    """The next character of Shakespeare's sonnets, embedded, or of any UTF-8 file (--data FILE).
+    """Predict the next character of a text: Shakespeare's sonnets (embedded), or a UTF-8 file.
 
     Command: resnets train text. Hardware and time: minutes on one CPU core, see docs/text.md.
-    Expected: about 2.5 bits per character on the end of the text; the frequencies of characters
-    alone give 4.5. Reached here: see docs/text.md.
+    Expected: about 2.5 bits per character on the end of the text; character frequencies alone give
+    4.5. Reached here: see docs/text.md.
     """
     return Recipe(
         name="text",

@@ -62,8 +62,8 @@ def scratch(net: str = "resnet18") -> Recipe:
     """Any folder of class folders from random weights, at 128 px.
 
     Command: resnets train scratch --data FOLDER. Hardware and time: about 20 minutes on two CPU
-    cores for 3,000 images. Expected: far below fine-tuning where pretrained weights are at hand;
-    reached here on Imagenette: see docs/results.md.
+    cores for 3,000 images. Expected: a much higher error than fine-tuning of pretrained weights.
+    Reached here on Imagenette: see docs/results.md.
     """
     return Recipe(
         name="scratch",
@@ -87,15 +87,15 @@ def scratch(net: str = "resnet18") -> Recipe:
 def finetune(net: str = "resnet50") -> Recipe:
     """Any folder of class folders from torchvision's ImageNet weights (needs a network once).
 
-    The head learns alone for a tenth of the run, so that its random start does not disturb the
-    rest; weights are averaged, and training stops when 5 evaluations in a row bring no better
-    validation error. Other ways: --set finetune.layer_decay=0.7 lets early stages learn slower
-    (with finetune.head_first=0 in place of the head's start, or on top of it);
-    --set finetune.freeze_norm=true keeps the pretrained statistics, for small batches and few
-    images; --set finetune.head_first=1 trains a linear classifier on fixed features.
-    Command: resnets train finetune --data FOLDER; with a file at hand --set weights=PATH.
+    Only the head is trained for a tenth of the run, so that its random weights do not disturb the
+    others; weights are averaged, and training stops after 5 evaluations without a lower validation
+    error. Alternatives: --set finetune.layer_decay=0.7 gives early stages lower learning rates
+    (with finetune.head_first=0 instead of training the head first, or in addition to it); --set
+    finetune.freeze_norm=true keeps the pretrained statistics, for small batches and few images;
+    --set finetune.head_first=1 trains a linear classifier on fixed features.
+    Command: resnets train finetune --data FOLDER; for weights in a file --set weights=PATH.
     Hardware and time: not measured. Expected: a lower error than from random weights. Reached here:
-    from weights trained here only, docs/results.md (no network to fetch others).
+    only with weights trained here, see docs/results.md (others could not be downloaded).
     """
     return Recipe(
         name="finetune",
@@ -126,10 +126,10 @@ def qat(net: str = "cifar-resnet20") -> Recipe:
     `resnets train qat RUN` takes network, data, augmentation, loss and batch size from the run, and
     trains for a tenth of its duration from a tenth of its learning rate, while weights and inputs
     of layers are rounded to 8 bits (Jacob et al. 2018). Then: resnets export runs/qat-1 --int8
-    --calibrate DATA. Weights without a recipe are trained as here; give them --data.
-    Command: resnets train qat RUN. Hardware and time: a tenth of the run's time, or twice that,
-    since it computes in float32. Expected: an int8 artifact with the run's error.
-    Reached here: see docs/export.md.
+    --calibrate DATA. Weights without a recipe are trained by this recipe; add --data.
+    Command: resnets train qat RUN. Hardware and time: a tenth to a fifth of the run's time, since
+    it computes in float32. Expected: an int8 artifact with the run's error. Reached here: see
+    docs/export.md.
     """
     return Recipe(
         name="qat",

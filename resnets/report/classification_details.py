@@ -39,7 +39,7 @@ class RunDetails:
 
     split: the one that was measured, "test" or "val". classes: rows of the table, in the order of
     the data. confusion: (K, K) counts, rows the true class; () for multi-label data. mistakes: the
-    most confident errors. batch: training images as the network saw them.
+    most confident errors. batch: augmented training images, as the network gets them.
     """
 
     split: str

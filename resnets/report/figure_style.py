@@ -198,7 +198,7 @@ def _bounding_boxes(plot: Plot) -> tuple[list[Bbox], list[Bbox]]:
 
 
 def _make_embeddable(svg: str, name: str) -> str:
-    """Prefix the ids of an SVG document by `name`, and remove metadata and namespaces."""
+    """Prefix the ids of an SVG document with `name`, and remove metadata and namespaces."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
@@ -207,7 +207,7 @@ def _make_embeddable(svg: str, name: str) -> str:
 
 
 def _apply_theme(svg: str) -> str:
-    """Replace the theme's light colors and the font by CSS variables.
+    """Replace the theme's light colors and the font with CSS variables.
 
     Black and white count as ink and card.
     """

@@ -43,7 +43,7 @@ class Numbers:
     rows: tuple[Row, ...]
 
     def write(self, path: Path) -> None:
-        """Write the CSV file, whole or not at all."""
+        """Write the CSV file atomically."""
         write_csv(path, self.columns, self.rows)
 
     def to_dicts(self) -> list[dict[str, Cell]]:
@@ -109,7 +109,7 @@ class StudyResult:
     """What a study has written into `folder`; a notebook shows its conclusion and figures.
 
         rows = result.tables["gradient-states"]  # pandas.DataFrame(rows) is the table
-        result.figures["gradients-start"]  # figures/gradients-start.svg; the .png is beside it
+        result.figures["gradients-start"]  # figures/gradients-start.svg; the .png is next to it
 
     lead: the conclusion. caution: why there is none, "" if there is one. tables: by name the rows
     of numbers/NAME.csv, each a dictionary by column; None is an empty cell. figures: by name the
@@ -222,7 +222,7 @@ def _svg_path(folder: Path, name: str) -> Path:
 
 
 def _embed_image(name: str, svg: Path) -> str:
-    """Return a figure as an HTML image of its own, whose ids cannot meet those of others."""
+    """Return a figure as an HTML image, so that its ids cannot collide with those of others."""
     png = svg.with_suffix(".png")  # smaller, but drawings have none
     path, kind = (png, "png") if png.is_file() else (svg, "svg+xml")
     content = base64.b64encode(path.read_bytes()).decode()

@@ -77,7 +77,7 @@ def format_cell(value: Cell) -> str:
 
 
 def minus_signs(text: str) -> str:
-    """Replace hyphens before numbers by minus signs."""
+    """Replace hyphens before numbers with minus signs."""
     return re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
 
 

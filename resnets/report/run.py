@@ -69,8 +69,8 @@ SHORT = {
 PLOTTED = ("top1_error", "mAP", "AP50", "mean_iou", "bits_per_character")
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked
-BALANCED = "balanced_error"  # is plotted beside the top-1 error if they differ
-MIN_DIFFERENCE = 1.0  # points from which the balanced error is shown beside the error in curves
+BALANCED = "balanced_error"  # is plotted next to the top-1 error if they differ
+MIN_DIFFERENCE = 1.0  # points from which the balanced error is shown next to the error in curves
 STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])
 
 # Thresholds of `advise`.
@@ -100,8 +100,9 @@ def write_run_report(
     """Write curves.svg and report.html into a run's `folder`.
 
     rows: of metrics.jsonl. stages: title of each stage of a training step, by its key in rows of
-    kind "time". stage_summary: where the time went, as one line; None without such rows. changed:
-    fields in which the recipe differs from the one it is named after: path, value, value there.
+    kind "time". stage_summary: the time of each stage, as one line; None without such rows.
+    changed: fields in which the recipe differs from the one it is named after: path, value, value
+    there.
     details: what is shown of a classifier.
     """
     with np.errstate(all="ignore"):  # rows may hold any number

@@ -36,7 +36,8 @@ class SequenceEvaluation:
     """Metrics of one model over `examples` of `unit` ("windows" or "signals").
 
     details: for signals, the confidence interval of the error and the majority class. errors:
-    always empty (as in other evaluations): a file is read whole or not at all.
+    always empty, since a file is either read completely or refused; for compatibility with other
+    evaluations.
     """
 
     metrics: dict[str, float]

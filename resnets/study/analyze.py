@@ -30,7 +30,7 @@ def responses(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> StudyResult:
-    """Fig. 7: how strongly each layer of trained models responds.
+    """Fig. 7: the strength of the response of each layer of trained models.
 
         result = resnets.study.responses(["runs/plain56", "runs/resnet56"])
         result.tables["responses"][0]  # a row of the first layer
@@ -64,7 +64,7 @@ def identity(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> StudyResult:
-    """How close each block of a residual network is to the identity, and the cost of lesions.
+    """How close each block of a residual network is to the identity, and the effect of lesions.
 
     The arguments are those of `responses`, with a single run or checkpoint.
     """
@@ -124,7 +124,7 @@ def shattered(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> StudyResult:
-    """Autocorrelation of the gradient along lines of inputs, at the start and as trained.
+    """Autocorrelation of the gradient along lines of inputs, at initialization and after training.
 
     The arguments are those of `responses`.
     """
@@ -162,7 +162,7 @@ def similarity(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> StudyResult:
-    """Similarity (CKA) of what blocks of a model, and models of several depths, compute.
+    """Similarity (CKA) of the outputs of the blocks of a model, and of models of several depths.
 
     The arguments are those of `responses`.
     """

@@ -1,8 +1,8 @@
 """Determine whether a network was trained long enough for a conclusion; used by all studies.
 
 Studies compare networks at the end of training. If both networks have hardly started, the
-comparison shows only who is faster in the first steps, and there deeper networks lose regardless of
-they would reach in the end. So a comparison is valid only if the better of its two networks has
+comparison shows only which one is faster in the first steps; there deeper networks are slower,
+regardless of their final error. So a comparison is valid only if the better of its two networks has
 converged:
 
 1. it has fitted its training data: its last training error is at most `fitted` times the error of

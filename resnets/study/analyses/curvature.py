@@ -1,7 +1,7 @@
 """Curvature: the largest eigenvalue of the Hessian of the training loss, by power iteration.
 
 Yao, Gholami, Keutzer and Mahoney, "PyHessian: Neural Networks Through the Lens of the Hessian",
-IEEE Big Data 2020. Rescaling a filter, which batch norm undoes, changes the Hessian (Dinh et al.
+IEEE Big Data 2020. Rescaling a filter, which batch norm cancels, changes the Hessian (Dinh et al.
 2017), so eigenvalues are also taken with each filter's weights in units of its norm, as the
 landscape does (Li et al. 2018; Kwon et al. 2021).
 """

@@ -2,7 +2,7 @@
 
 "The added layers are identity mapping, and the other layers are copied from the learned shallower
 model." A residual block is the identity as soon as its last layer's weights are zero, so here the
-construction is exact, and lies where weight decay points.
+construction is exact, and weight decay drives the weights towards it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Effective depth: how many units of a trained network must stay as they are.
+"""Effective depth: how many units of a trained network must remain unchanged.
 
 A unit is replaced by its linearization, its first-order Taylor expansion around its mean input, or
-by the identity (Veit et al. 2016), first those whose replacement raises the training loss least.
-Trained networks have nonlinear units that they do not need: Mehmeti-Goepel and Disselhoff,
+by the identity (Veit et al. 2016), starting with those whose replacement raises the training loss
+least. Trained networks have nonlinear units that they do not need: Mehmeti-Goepel and Disselhoff,
 "Nonlinear Advantage: Trained Networks Might Not Be As Complex as You Think", ICML 2023.
 """
 

@@ -1,8 +1,8 @@
-"""How close each residual block is to the identity, and what the model loses without it.
+"""How close each residual block is to the identity, and how much the error rises without it.
 
 ||F(x)|| / ||x|| measures whether residual functions are small (paper, section 4.2); lesions,
-whether the model needs any one of them (Veit et al., NIPS 2016); `deepen`, that zero ones cost
-nothing (paper, sections 1 and 3.1).
+whether the model needs any single block (Veit et al., NIPS 2016); `deepen`, that blocks of zero
+weights do not raise the error (paper, sections 1 and 3.1).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Lesions of trained networks: blocks removed, without their branch, or swapped (Veit et al. 2016).
 
-Each replaces modules of the model inside a context, which puts them back at its end.
+Each replaces modules of the model within a context manager, which restores them at its end.
 """
 
 from __future__ import annotations

@@ -104,8 +104,9 @@ def gram_matrices(model: ImageClassifier, images: LabeledImages) -> Tensor:
 def cka(one: Tensor, other: Tensor) -> Tensor:
     """Return the linear CKA (U, V) of each of the Gram matrices (U, N, N) with each of (V, N, N).
 
-    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the unbiased estimate of HSIC: without it, more
-    features than images make all representations look alike. Raises ValueError for N < 4.
+    HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the unbiased estimate of HSIC: without it, all
+    representations look similar if there are more features than images. Raises
+    ValueError for N < 4.
     """
     if one.shape[1] < 4:
         raise ValueError(f"CKA needs at least 4 images, got {one.shape[1]}")

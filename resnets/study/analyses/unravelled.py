@@ -1,7 +1,7 @@
 """Blocks removed and swapped in residual and plain networks, and gradients by path length.
 
 Veit, Wilber and Belongie, "Residual Networks Behave Like Ensembles of Relatively Shallow Networks",
-NIPS 2016. A removed block is replaced by the identity, in a plain network too. Part of the damage
+NIPS 2016. A removed block is replaced by the identity, in a plain network too. Part of the effect
 may come from batch norms whose statistics no longer fit, so errors are also measured with
 statistics recomputed on training images.
 """
@@ -68,7 +68,7 @@ class PathLength:
 
     @property
     def carried(self) -> float:
-        """The share of paths times the gradient of one: what paths of this length carry."""
+        """The gradient that paths of this length carry: their share times the gradient of one."""
         return self.share * self.gradient
 
 
@@ -194,7 +194,7 @@ def _path_gradient(
 
 
 def describe(results: Sequence[Unravelled]) -> dict[str, Any]:
-    """Return the values of the page: what removing and swapping blocks costs each model."""
+    """Return the values of the page: the errors of each model with blocks removed and swapped."""
     figures = [
         Figure("removed", _plot_single(results), _lesion_numbers(results)),
         Figure("several", _plot_several(results)),
@@ -246,7 +246,7 @@ def _median_rises(result: Unravelled) -> tuple[float, float]:
 
 
 def _largest_jump(result: Unravelled) -> float:
-    """Return the largest step of the mean error from count to count over the whole rise."""
+    """Return the largest step of the mean error from count to count over the total rise."""
     means = _mean_errors((*result.single, *result.removals))
     errors = [result.error, *means.values()]
     rise = max(errors) - errors[0]

@@ -1,9 +1,9 @@
 """Evaluate a grid with swept fields: each network at its best value.
 
-Degradation could come from a learning rate that does not suit the depth. So a swept grid is judged
-at the best value of each network, by the mean of its last training errors. For the verdict, the
-value of each seed is the best one of the *other* seeds, so that the choice is not biased by the
-seed's own errors; figures show the best value over all seeds.
+Degradation could come from a learning rate that is unsuitable for the depth. So a swept grid is
+evaluated at the best value of each network, by the mean of its last training errors. For the
+verdict, the value of each seed is the best one of the *other* seeds, so that the choice is not
+biased by the seed's own errors; figures show the best value over all seeds.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def quick() -> Grid:
 
 
 def learning_rates() -> Grid:
-    """Embedded digits: is degradation a learning rate that does not suit the depth?
+    """Embedded digits: is degradation due to a learning rate that is unsuitable for the depth?
 
     Command: resnets study depth --preset sweep. Time and result: docs/study/depth.md.
     """

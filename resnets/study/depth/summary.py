@@ -164,7 +164,7 @@ def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
 
 
 def class_metrics_table(models: Sequence[ModelSummary]) -> list[Table]:
-    """Tabulate the held-out error next to balanced error and macro F1, which count classes alike.
+    """Tabulate the held-out error, and balanced error and macro F1, which weight classes equally.
 
     Values are means over the finished seeds, of the last row of each. No table if none has them.
     """

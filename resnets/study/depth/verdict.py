@@ -1,8 +1,8 @@
 """Whether deeper networks train worse in a grid, with the uncertainty of the answer.
 
 The criterion is the *training* error, since degradation is not overfitting (paper, section 1). A
-rise is claimed, or ruled out, only where the spread between seeds explains it in less than one case
-of twenty, and where the better of the two networks has converged
+rise is claimed, or ruled out, only where the spread between seeds explains it in less than one of
+twenty cases, and where the better of the two networks has converged
 (`resnets.study.convergence_rule`); otherwise the verdict is open.
 """
 

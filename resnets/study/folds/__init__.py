@@ -1,1 +1,1 @@
-"""Cross-validation: k networks, a prediction of every image by one that has not seen it."""
+"""Cross-validation: k networks, and out-of-sample predictions of all images."""

@@ -40,7 +40,7 @@ from resnets.utils.machine.processes import without_main_module
 
 Blocks = Mapping[str, MakeBlock]  # from outside the package, by the names of `Grid.blocks`
 
-# Fewer steps, or fewer than one pass over the training set, say nothing about a model.
+# Fewer steps, or fewer than one pass over the training set, are no basis for a conclusion.
 MIN_STEPS = 20
 # Seconds from the start of a worker to its first step, and from its last to the written report.
 CELL_OVERHEAD = 10.0

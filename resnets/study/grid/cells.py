@@ -264,7 +264,7 @@ def _parse_setting(setting: str, study: str) -> tuple[str, str]:
 
 
 def write_grid(grid: Grid, folder: Path) -> None:
-    """Start a study: create its folder and study.toml, whole or not at all."""
+    """Start a study: create its folder and study.toml atomically."""
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / STUDY) as temporary:
         temporary.write_text(tomli_w.dumps(to_dict(grid)), encoding="utf-8")

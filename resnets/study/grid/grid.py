@@ -1,4 +1,4 @@
-"""Train a grid: cells in worker processes, resumable at any point; a failed cell stops no other."""
+"""Train a grid: cells in worker processes, resumable; a failed cell does not stop the others."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Processes on one GPU take turns on it, streams of one process overlap. Threads of one process take
 turns in Python, so this is for cells whose steps are CUDA graphs: one call of Python each
-(`worker.can_share`). What a process has only once is under `process_lock`, so a cell computes what
-it does in a process of its own.
+(`worker.can_share`). State that a process has only once is protected by `process_lock`, so a cell
+gives the same results as in its own process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SharedProcess:
         self.ends: dict[Path, CellEnd] = {}
 
     def start(self, job: CellJob) -> None:
-        """Start a cell; one that the process does not take up ends with it."""
+        """Start a cell; if the process ends before it starts the cell, the cell ends, too."""
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(job)
 

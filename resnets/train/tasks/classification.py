@@ -308,7 +308,7 @@ class ClassificationTask:
         return result
 
     def _training_images(self) -> list[CaptionedImage]:
-        """Return the first training images as the network saw them; [] for a streamed data set."""
+        """Return the first augmented training images; [] for a streamed data set."""
         if isinstance(self.splits.train, StreamSplit):
             return []
         batches = self._open_stream(REPORT_IMAGES, torch.device("cpu")).batches()
