@@ -1,7 +1,8 @@
 """Timing of contenders: each is built in its own process, and they run in turn in rounds.
 
-Thread pools and allocators belong to a process, and the speed of a machine changes over minutes; the
-ratio of two contenders in the same round compares times that were measured shortly after each other.
+Thread pools and allocators belong to a process, and the speed of a machine changes over minutes;
+the ratio of two contenders in the same round compares times that were measured shortly after each
+other.
 """
 
 from __future__ import annotations
