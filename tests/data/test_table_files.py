@@ -189,6 +189,21 @@ def test_it_is_refused(images) -> None:
     refused(elsewhere, "line 2: no file")
 
 
+@pytest.mark.parametrize("comment", ["# 2 classes", "# by me, in 2024", "#", "# a\n# b, c\n# d"])
+def test_comments_before_the_header_are_refused_as_such(images, comment: str) -> None:
+    root, rows = images
+    text = lines("path,label", *(f"{name},{label}" for name, label in rows))
+
+    def opened(text: str):
+        return open_table_bytes(text.encode(), "set.csv", lambda cell: (root / cell).is_file())
+
+    with pytest.raises(DataError, match="line 1 begins with #"):
+        opened(f"{comment}\n{text}")
+    table = opened(f"#{text}")
+    assert table is not None
+    assert [row.label for row in table.rows()] == [each for _, each in rows]
+
+
 def test_an_id_that_several_images_have_is_refused(tmp_path: Path) -> None:
     (data, _), *_ = digit_files(1)
     for path in ("a/1.png", "b/1.png", "b/2.png"):

@@ -519,17 +519,17 @@ def test_classes_that_seem_to_be_none_are_warned_about(flat) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "line", "cell"),
+    ("cells", "row", "cell"),
     [
-        ((("1", "0"), ("0", "1"), ("0", ""), ("1", "0")), 4, "''"),
-        ((("True", "False"), ("False", "maybe"), ("False", "True")), 3, "'maybe'"),
-        ((("x", ""), ("", "x"), ("x", "")), 2, "'x'"),
+        ((("1", "0"), ("0", "1"), ("0", ""), ("1", "0")), 2, "''"),
+        ((("True", "False"), ("False", "maybe"), ("False", "True")), 1, "'maybe'"),
+        ((("x", ""), ("", "x"), ("x", "")), 0, "'x'"),
     ],
 )
-def test_the_cell_that_is_no_value_of_a_column_of_classes_is_named(tmp_path, cells, line, cell):
+def test_the_cell_that_is_no_value_of_a_column_of_classes_is_named(tmp_path, cells, row, cell):
     names = [f"{number}.png" for number in range(len(cells))]
     put(tmp_path, *names)
-    rows = [",".join((name, *row)) for name, row in zip(names, cells, strict=True)]
+    rows = [",".join((name, *each)) for name, each in zip(names, cells, strict=True)]
     with pytest.raises(DataError) as caught:
-        opened(table(tmp_path / "set.csv", "path,cat,dog", *rows))
-    assert f"line {line} has {cell}" in str(caught.value)
+        opened(table(tmp_path / "set.csv", "path,cat,dog\n", *rows))
+    assert f"the row of '{row}.png' has {cell}" in str(caught.value)

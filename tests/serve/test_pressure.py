@@ -133,6 +133,16 @@ def test_multipart_is_read_as_the_library_reads_it():
         parse_multipart(body, b"b", 2)
 
 
+def test_parts_in_base64_are_decoded_and_other_encodings_refused():
+    image, head = encoded_image(), b"--b\r\nContent-Transfer-Encoding: "
+    text = base64.encodebytes(image).replace(b"\n", b"\r\n")
+    body = head + b"BASE64\r\n\r\n" + text + b"\r\n" + head + b"binary\r\n\r\n" + image
+    assert parse_multipart(body + b"\r\n--b--", b"b", 2).images == [image, image]
+    for encoding, content in ((b"quoted-printable", image), (b"base64", b"*")):
+        with pytest.raises(RequestError):
+            parse_multipart(head + encoding + b"\r\n\r\n" + content + b"\r\n--b--", b"b", 2)
+
+
 def exchange(served: Running, message: bytes, slow: float = 0.0) -> bytes:
     """Send all, then read to the end; a reset is an error."""
     answer = b""

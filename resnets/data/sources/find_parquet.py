@@ -253,9 +253,12 @@ def _read_card_rows(card: Mapping[str, Any]) -> dict[str, int]:
         stated = stated[0]
     splits = stated.get("splits") if isinstance(stated, dict) else None
     return {
-        str(each["name"]): each["num_examples"]
+        str(each["name"]): int(count)
         for each in (splits if isinstance(splits, list) else ())
-        if isinstance(each, dict) and "name" in each and isinstance(each.get("num_examples"), int)
+        if isinstance(each, dict)
+        and "name" in each
+        and isinstance(count := each.get("num_examples"), str)
+        and count.isdecimal()
     }
 
 
@@ -263,13 +266,13 @@ def _iter_patterns(listed: Any) -> Iterator[tuple[str, str]]:
     """Yield split and pattern of each entry of data_files, in any of its forms."""
     if isinstance(listed, dict):
         listed = [{"split": split, "path": path} for split, path in listed.items()]
-    for entry in [listed] if isinstance(listed, str) else listed:
+    for entry in [listed] if isinstance(listed, str) else listed or ():
         split, paths = (
-            (str(entry.get("split", "train")), entry.get("path", []))
+            (str(entry.get("split", "train")), entry.get("path"))
             if isinstance(entry, dict)
             else ("train", entry)
         )
-        for path in [paths] if isinstance(paths, str) else paths:
+        for path in [paths] if isinstance(paths, str) else paths or ():
             yield split, str(path)
 
 

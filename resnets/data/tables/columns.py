@@ -225,7 +225,7 @@ def find_columns(
         others = join_names(header, MAX_NAMES)
         raise DataError(
             f"{where}: line 1: the header has no label column; its columns are {others}, rename "
-            f"one to label{_explain_no_one_hot(body, candidates, header)}"
+            f"one to label{_why_no_one_hot(body, candidates, path, header)}"
         )
     raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
 
@@ -324,13 +324,13 @@ def _normalize_value(cell: str) -> str:
     return ZERO_DECIMALS.sub("", cell).lower()
 
 
-def _explain_no_one_hot(body: Rows, columns: Sequence[int], header: Sequence[str]) -> str:
+def _why_no_one_hot(body: Rows, columns: Sequence[int], path: int, header: Sequence[str]) -> str:
     """Return why columns that seem to be one per class are not read as such; else ""."""
     cells = [
-        (_normalize_value(row[column]), number, column)
-        for number, row in enumerate(body, 2)
+        (_normalize_value(row[column]), row, column)
+        for row in body
         for column in columns
-        if len(row) > column
+        if len(row) > max(column, path)
     ]
     counts = {values: sum(cell in values for cell, *_ in cells) for values in ONE_HOT_VALUES}
     values = max(counts, key=counts.__getitem__)
@@ -340,11 +340,11 @@ def _explain_no_one_hot(body: Rows, columns: Sequence[int], header: Sequence[str
         or (counts[values] < len(cells) / 2 and len({cell for cell, *_ in cells}) != 2)
     ):
         return ""
-    _, number, column = next(each for each in cells if each[0] not in values)
+    _, row, column = next(each for each in cells if each[0] not in values)
     known = " or ".join(map(" and ".join, ONE_HOT_VALUES))
     return (
-        f". Columns of classes contain {known}, but line {number} has"
-        f" {printable(body[number - 2][column])!r} in column {printable(header[column])!r}"
+        f". Columns of classes contain {known}, but the row of {printable(row[path])!r} has"
+        f" {printable(row[column])!r} in column {printable(header[column])!r}"
     )
 
 

@@ -184,6 +184,8 @@ def _open_table(
             break
     if not sample:
         return None
+    if not json_lines:
+        _check_comments(text, exists, name)
     columns = find_columns(
         sample, exists, name, labeled=labeled, group=group, has_header=json_lines
     )
@@ -214,10 +216,7 @@ def _find_delimiter(text: str, exists: Callable[[str], bool]) -> tuple[str, list
             continue
         widths = {len(row) for row in rows}
         found = any(exists(cell) for row in rows[:20] for cell in row)
-        named = bool(
-            {normalize_name(cell) for cell in rows[0]} & {"path", "label", "filename", "image"}
-        )
-        score = (len(rows[0]) > 1, len(widths) == 1, found, named)
+        score = (len(rows[0]) > 1, len(widths) == 1, found, _has_known_name(rows[0]))
         if best is None or score > best[0]:
             best = score, delimiter, rows
     if best is None or len(best[2][0]) == 1:
@@ -225,6 +224,26 @@ def _find_delimiter(text: str, exists: Callable[[str], bool]) -> tuple[str, list
         if words and len(words[0]) == 2:
             return SPACE, words
     return (",", []) if best is None else best[1:]
+
+
+def _check_comments(text: str, exists: Callable[[str], bool], name: str) -> None:
+    """Raise DataError if the first lines are comments, not a header or an image that begin with #.
+
+    They are if the row below them is a header, or has another number of cells.
+    """
+    lines = text.lstrip("\ufeff\r\n").split("\n")
+    count = next((n for n, line in enumerate(lines) if not line.startswith("#")), 0)
+    delimiter, rows = _find_delimiter("\n".join(lines[count:]), exists)
+    first = _read_sample(lines[0], delimiter)
+    if count and rows and (len(first[0]) != len(rows[0]) or _has_known_name(rows[0])):
+        raise DataError(
+            f"{name}: line 1 begins with # ({printable(lines[0].strip()[:60])}), and comments are"
+            " not read; remove such lines"
+        )
+
+
+def _has_known_name(cells: Sequence[str]) -> bool:
+    return bool({normalize_name(cell) for cell in cells} & {"path", "label", "filename", "image"})
 
 
 class _LastWordReader:

@@ -20,7 +20,7 @@ from resnets.detect.data.class_maps import (
     voc_color,
 )
 from resnets.detect.data.documents import decode_text, parse_yaml
-from resnets.detect.formats.class_names import strip_trailing_blanks
+from resnets.detect.formats.class_names import number_names, strip_trailing_blanks
 from resnets.detect.formats.voc.dataset import CLASSES as VOC_OBJECTS
 from resnets.detect.images.store import Store
 from resnets.utils.errors import reading
@@ -245,7 +245,6 @@ def _pack_color(*planes: Any) -> int:
 def _parse_yaml(data: bytes, where: str) -> dict[int, str]:
     document = parse_yaml(data, where)
     names = document.get("classes", document.get("names")) if isinstance(document, dict) else None
-    names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(names, dict) or not all(value in range(255) for value in names):
+    if not isinstance(names, dict | list):
         raise DataError(f"{where}: needs `classes:` with a line `value: name` for each, 0 to 254")
-    return {value: str(each) for value, each in names.items()}
+    return number_names(names, where, IGNORE)

@@ -38,6 +38,7 @@ ESCAPES = (  # those of base64 and of line ends
     (b"\\u003d", b"="),
     (b"\\u003D", b"="),
 )
+PLAIN_ENCODINGS = (b"", b"7bit", b"8bit", b"binary")  # of a part of multipart/form-data
 DATA_URL = re.compile(rb"data:[^,]*,")
 BASE64_URL = re.compile(rb"data:[^,]*;base64,")
 MAX_DATA_URL_HEADER = 1024  # bytes before its data
@@ -91,7 +92,8 @@ def parse_multipart(body: bytes, boundary: bytes, limit: int) -> Content:
     """Parse a multipart/form-data body (RFC 7578) with `limit` images at most.
 
     A part without a file name, but with the name of one of OPTIONS, is that option; the others are
-    images. RequestError (400, 413) says what is wrong.
+    images, in base64 if their Content-Transfer-Encoding says so. RequestError (400, 413) says what
+    is wrong.
     """
     if not 0 < len(boundary) <= 70:
         raise _malformed("its boundary must have 1 to 70 characters")
@@ -105,28 +107,43 @@ def parse_multipart(body: bytes, boundary: bytes, limit: int) -> Content:
     while not body.startswith(b"--", offset):
         start = _skip_headers(body, offset)
         end = _find(body, line, start - 2, "the closing boundary is missing")
-        option = _parse_option_name(body[offset:start])
+        headers = _parse_headers(body[offset:start])
+        option = _parse_option_name(headers)
+        encoding = headers.get(b"content-transfer-encoding", b"binary").lower()
+        if encoding not in (*PLAIN_ENCODINGS, b"base64"):
+            raise _malformed(
+                f"Content-Transfer-Encoding {encoding[:40].decode('latin-1')!r}; images are sent"
+                " as they are, or in base64"
+            )
         if option is not None:
             text = body[start : min(end, start + MAX_OPTION + 1)].decode("utf-8", "replace")
             _add_option(options, option, text, "form field")
         elif len(images) == limit:
             raise too_many_images(limit)
+        elif encoding == b"base64":
+            text = body[start:end].translate(None, b" \t\r\n")
+            images.append(_decode_base64(text, len(images) + 1))
         else:
             images.append(body[start:end])
         offset = end + len(line)
     return Content(images, options)
 
 
-def _parse_option_name(headers: bytes) -> str | None:
+def _parse_headers(data: bytes) -> dict[bytes, bytes]:
+    """Return the headers of a part by their names in lower case."""
+    pairs = (line.partition(b":") for line in data.split(b"\r\n"))
+    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+
+
+def _parse_option_name(headers: dict[bytes, bytes]) -> str | None:
     """Return the name of a part that is a form field; None for an image."""
-    for header in headers.split(b"\r\n"):
-        key, _, value = header.partition(b":")
-        if key.strip().lower() == b"content-disposition":
-            fields = parse_options_header(value.decode("latin-1"))[1]
-            name = fields.get(b"name", b"").decode("utf-8", "replace")
-            if b"filename" not in fields and REQUEST.get(name, name) not in ("image", "images"):
-                return name
-    return None
+    disposition = headers.get(b"content-disposition")
+    if disposition is None:
+        return None
+    fields = parse_options_header(disposition.decode("latin-1"))[1]
+    name = fields.get(b"name", b"").decode("utf-8", "replace")
+    is_image = b"filename" in fields or REQUEST.get(name, name) in ("image", "images")
+    return None if is_image else name
 
 
 def _add_option(options: dict[str, str], name: str, value: str, kind: str) -> None:

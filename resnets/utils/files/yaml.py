@@ -1,27 +1,39 @@
-"""Read YAML from untrusted sources as plain values only, in bounded time."""
+"""Read YAML from untrusted sources as plain values only, in bounded time.
+
+Scalars are text as written: YAML 1.1 turns class names such as no, 007, 1.10 and 12:30 into False,
+7, 1.1 and 750.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 MAX_SIZE = 1 << 22
 MAX_DEPTH = 20
+TAGS = (*(f"tag:yaml.org,2002:{kind}" for kind in ("null", "str", "seq", "map")), None)
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader without repeated keys, of limited depth, and without aliases, which can expand
-    without bound.
+    """A safe loader of text, null, lists and mappings without repeated keys, of limited depth, and
+    without aliases, which can expand without bound.
     """
 
     depth = 0
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [pair for pair in pairs if pair[0] == TAGS[0]]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag] for tag in TAGS
+    }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        names = [(key.tag, key.value) for key in keys]  # 1 and "1" are two
+        names = [key.value for key in keys]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)[1]
+            twice = next(name for name in names if names.count(name) > 1)
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {twice!r} occurs twice", node.start_mark
             )
@@ -43,8 +55,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """Parse YAML; raises ValueError if it is invalid, too large, nested too deeply, or has repeated
-    keys, aliases or tags.
+    """Parse YAML into text as written, None, lists and mappings.
+
+    Raises ValueError if it is invalid, too large, nested too deeply, or has repeated keys, aliases
+    or tags.
     """
     if len(text) > MAX_SIZE:
         raise ValueError(f"larger than {MAX_SIZE >> 20} MiB")

@@ -9,6 +9,7 @@ from resnets.data import DataError
 from resnets.data.sources.find_parquet import _read_card
 from resnets.detect.data.documents import parse_json as parse_annotations
 from resnets.detect.data.documents import parse_yaml
+from resnets.detect.formats.class_names import number_names
 from resnets.evaluate.data.ground_truth import _parse_json as parse_labels
 from resnets.utils.errors import ConfigError
 from resnets.utils.files.json import parse_json, read_object
@@ -50,12 +51,26 @@ def test_names_of_classes_with_a_repeated_number_are_not_used() -> None:
     assert parse_names('{"0": "cat", "1": "dog", "1": "owl"}') == ()
 
 
-@pytest.mark.parametrize("text", ["names: [a]\nnc: 1\nnames: [b]\n", "names: {0: a, 0: b}\n"])
+@pytest.mark.parametrize(
+    "text", ["names: [a]\nnc: 1\nnames: [b]\n", "names: {0: a, 0: b}\n", "{1: a, '1': b}"]
+)
 def test_yaml_refuses_repeated_keys(text: str) -> None:
     with pytest.raises(DataError):
         parse_yaml(text.encode(), "data.yaml")
-    assert parse_yaml(b"{1: a, '1': b}", "data.yaml") == {1: "a", "1": "b"}
-    assert parse_yaml(b"names: {0: a, 1: b}\nmore: {0: c}\n", "data.yaml")["more"] == {0: "c"}
+    assert parse_yaml(b"names: {0: a, 1: b}\nmore: {0: c}\n", "data.yaml")["more"] == {"0": "c"}
+
+
+def test_scalars_of_yaml_are_text_as_written() -> None:
+    text = b"names: [no, 007, 1.10, 12:30, 2024-01-01, null]\nnc: 0x10\ntest:\n"
+    written = ["no", "007", "1.10", "12:30", "2024-01-01", None]
+    assert parse_yaml(text, "data.yaml") == {"names": written, "nc": "0x10", "test": None}
+
+
+@pytest.mark.parametrize("names", [{"0": "cat", "00": "dog"}, {"cat": "0"}, {"0": None}, [["cat"]]])
+def test_class_names_of_yaml_that_are_not_numbers_with_a_name_are_refused(names) -> None:
+    assert number_names({"0": "no", "2.0": "on"}, "data.yaml", 3) == {0: "no", 2: "on"}
+    with pytest.raises(DataError):
+        number_names(names, "data.yaml", 3)
 
 
 @pytest.mark.parametrize("head", ["license: mit\nlicense: mit", "[" * 2000 + "]" * 2000])

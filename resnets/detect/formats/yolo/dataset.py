@@ -19,8 +19,8 @@ from typing import Any
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, split_role
 from resnets.detect.data.documents import parse_yaml
-from resnets.detect.data.values import read_name, read_number
-from resnets.detect.formats.class_names import read_class_names
+from resnets.detect.data.values import read_number
+from resnets.detect.formats.class_names import number_names, read_class_names
 from resnets.detect.formats.records import RawDataset, RawImageSet
 from resnets.detect.formats.yolo.files import (
     NAME_FILES,
@@ -178,13 +178,7 @@ class _LayoutReader:
             raise DataError(
                 f"{where}: names: {names_value!r} is neither a list nor numbers with names"
             )
-        pairs = names_value.items() if isinstance(names_value, dict) else enumerate(names_value)
-        names: dict[int, str] = {}
-        for key, value in pairs:
-            number = read_number(key)
-            if not (number.is_integer() and 0 <= number < MAX_CLASS) or not read_name(value):
-                raise DataError(f"{where}: names: {key}: {value!r} is not a number with a name")
-            names[int(number)] = read_name(value)
+        names = number_names(names_value, where, MAX_CLASS)
         for other in self._name_files():
             for number, name in enumerate(read_class_names(self.store, other)):
                 if not _names_agree(names, {number: name}):
