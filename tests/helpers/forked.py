@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -55,6 +56,7 @@ class Popen(subprocess.Popen):
             "environment": {**(environment or os.environ), "OMP_NUM_THREADS": "1"},
             "new_session": rest[20],
             "parent": os.getpid(),
+            "file_size": resource.getrlimit(resource.RLIMIT_FSIZE),
         }
         streams = [read_in, write_out, write_err]
         given = [number if stream == -1 else stream for number, stream in enumerate(streams)]
@@ -107,7 +109,8 @@ def _ask(request: dict[str, Any], streams: list[int]) -> socket.socket:
     content = json.dumps(request).encode()
     message = struct.pack("!I", len(content)) + content
     sent = socket.send_fds(server, [message], streams)
-    server.sendall(message[sent:])
+    if sent < len(message):  # the server may have answered and closed: sending nothing would fail
+        server.sendall(message[sent:])
     return server
 
 
@@ -212,6 +215,7 @@ def _run(request: dict[str, Any], streams: list[int], pipe: tuple[int, int]) -> 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["new_session"]:
         os.setsid()
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     for number in (*streams, *pipe):
