@@ -22,7 +22,9 @@ the cell it is. A figure that changes, in the sentence or in the file, fails in 
 Cells of tables are sentences, too. Not checked: tables and values that are rendered from
 docs/results/, tables that say that they are not measured here, other code, levels of intervals,
 versions, sections, learning rates, values behind the name of an option ("`--margin` (0.5)"), other
-integers without a unit, in other units (px, epochs, images), or in words ("half a minute").
+integers without a unit, in other units (px, epochs, images), or in words ("half a minute"). A
+phrase of such integers may still have an entry with cells ("93, 97 and 96 of them"). A reason is
+for what is no result: one that says "measured" (MEASURED) is refused, since that needs a row.
 
     python docs/prose_figures.py    (lists what is missing)
 """
@@ -79,6 +81,7 @@ SETTINGS = re.compile(  # and the default of an option, in parentheses behind it
 )
 HIDDEN = re.compile(r"`([^`]*)`|\]\([^)]*\)|<!--.*?-->")  # code, links, comments
 UNMEASURED_TABLE = re.compile(rf"^{NOT_MEASURED}.*?-->\n\n(?:\|.*\n?)+", re.MULTILINE)
+MEASURED = re.compile(r"\b(?:measured|counted|observed|profiled?|seeds?|scripts?)\b")
 OPERATOR = re.compile(r" ([-/]) ")
 Source = str | list[list[Any]]  # a reason, or cells
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -189,10 +192,14 @@ def problems_of(
             yield f"{SOURCES.name}: {phrase!r} is not in the page"
             continue
         covered = [f for f in found if within[0] <= f.start("values") and f.end() <= within[1]]
-        if not covered:
-            yield f"{SOURCES.name}: {phrase!r} has no figure"
-        elif not isinstance(source, str):
-            yield from _compare(phrase, numbers(" ".join(f["values"] for f in covered)), source)
+        if isinstance(source, str):
+            if not covered:
+                yield f"{SOURCES.name}: {phrase!r} has no figure"
+            elif MEASURED.search(source):
+                yield f"{SOURCES.name}: {phrase!r}: a result needs a row of docs/results/"
+        else:
+            found_here = [f["values"] for f in covered] or re.findall(INTEGER, phrase)
+            yield from _compare(phrase, numbers(" ".join(found_here)), source)
 
 
 def _compare(phrase: str, given: Sequence[str], cells: Sequence[Sequence[Any]]) -> Iterator[str]:

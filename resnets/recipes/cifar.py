@@ -81,7 +81,7 @@ def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
     in one run).
 
     Command: resnets train cifar10-fast --data PATH.
-    Hardware and time: resnet20 in about 15 minutes on two CPU cores with AMX.
+    Hardware and time: resnet20 in 825 s on two CPU cores with AMX.
     Expected: 12% test error on JPEG images. Reached here: 11.99% (docs/results.md).
     """
     model = catalog.spec(net, num_classes=10)
@@ -115,7 +115,7 @@ def cifar10_speedrun(net: str = "cifar-speedrun") -> Recipe:
     learning rates for shifts, alternating flips, label smoothing, progressive resizing.
 
     Command: resnets train cifar10-speedrun --data PATH.
-    Hardware and time: about 10 minutes on two CPU cores with AVX-512 bfloat16.
+    Hardware and time: 582 s on two CPU cores with AVX-512 bfloat16.
     Expected: 10.6% test error on JPEG images. Reached here: 10.61%, mean of three seeds
     (docs/results.md).
     """

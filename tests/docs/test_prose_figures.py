@@ -85,11 +85,27 @@ def test_a_figure_that_changes_in_the_file(folder):
         ("820 of 1,640 images", [["speed", "torch", 3], ["speed", "resnets", 3]], True),
         ("up to 820 images/s more", [["speed", "jax", 3]], False),
         ("up to 820 images/s more", [["speed", "torch", 9]], False),
+        ("1,640 images and 820", [["speed", "resnets", 3], ["speed", "torch", 3]], True),
+        ("1,640 images and 830", [["speed", "resnets", 3], ["speed", "torch", 3]], False),
         ("no figure at all", [["speed", "torch", 3]], False),
     ],
 )
 def test_cells_of_a_figure(sentence, cells, agrees):
     assert (not list(problems_of(f"{sentence}.", {sentence: cells}))) is agrees
+
+
+@pytest.mark.parametrize(
+    ("reason", "refused"),
+    [
+        ("a limit in the code", False),
+        ("a setting of the measurement", False),
+        ("measured by the command in its paragraph", True),
+        ("of single seeds, whose mean the table has", True),
+        ("the profile that the sentence names", True),
+    ],
+)
+def test_a_reason_is_for_what_was_not_measured(reason, refused):
+    assert bool(list(problems_of("It has 12%.", {"has 12%": reason}))) is refused
 
 
 @pytest.mark.parametrize(
