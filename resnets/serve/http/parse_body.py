@@ -121,8 +121,8 @@ def parse_multipart(body: bytes, boundary: bytes, limit: int) -> Content:
         elif len(images) == limit:
             raise too_many_images(limit)
         elif encoding == b"base64":
-            text = body[start:end].translate(None, b" \t\r\n")
-            images.append(_decode_base64(text, len(images) + 1))
+            encoded = body[start:end].translate(None, b" \t\r\n")
+            images.append(_decode_base64(encoded, len(images) + 1))
         else:
             images.append(body[start:end])
         offset = end + len(line)
