@@ -231,7 +231,10 @@ def _check_comments(text: str, exists: Callable[[str], bool], name: str) -> None
 
     They are if the row below them is a header, or has another number of cells.
     """
-    lines = text.lstrip("\ufeff\r\n").split("\n")
+    text = text.lstrip("\ufeff\r\n")
+    if not text.startswith("#"):
+        return
+    lines = text.split("\n")
     count = next((n for n, line in enumerate(lines) if not line.startswith("#")), 0)
     delimiter, rows = _find_delimiter("\n".join(lines[count:]), exists)
     first = _read_sample(lines[0], delimiter)

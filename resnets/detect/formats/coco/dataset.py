@@ -201,9 +201,8 @@ def _read_image_set(
         notes.append(f"{where}: {copies:,} images are listed twice; read once")
     label_of = {number: label for label, number in enumerate(sorted(categories))}
     ids = [read_id(entry.get("id")) for entry in images]
-    objects, orphans, num_backward = _read_objects(
-        document, Counter(ids), label_of, names, masks, where
-    )
+    counts = Counter(ids)
+    objects, orphans, num_backward = _read_objects(document, counts, label_of, names, masks, where)
     entries = [ImageReference((image_file_name(entry),), path, title) for entry in images]
     if has_corner_boxes(document):
         form = "bbox is two corners (x1, y1, x2, y2), not x, y, width, height"
@@ -219,7 +218,7 @@ def _read_image_set(
         *describe_folders_of_bare_names(entries, matches),
     )
     notes += [f"{where}: {note}" for note in match_notes]
-    problems, records = _read_images(images, ids, matches, objects, where)
+    problems, records = _read_images(images, ids, counts, matches, objects, where)
     notes += [f"{where}: {note}" for note in list_unread_fields(document)]
     if num_rotated := sum(map(is_rotated, document["annotations"])):
         notes.append(
@@ -274,12 +273,16 @@ def _read_objects(
 def _read_images(
     images: Sequence[dict[str, Any]],
     ids: Sequence[Any],
+    counts: Counter[Any],
     matches: Sequence[Match],
     objects: dict[Any, list[RawObject]],
     where: str,
 ) -> tuple[list[Problem], list[RawImage]]:
-    """Read the entries of images: those without an id of their own, and the others as records."""
-    problems, records, counts = [], [], Counter(ids)
+    """Read the entries of images: those without an id of their own, and the others as records.
+
+    counts: number of images with each id.
+    """
+    problems, records = [], []
     for entry, image_id, match in zip(images, ids, matches, strict=True):
         item = image_file_name(entry) or f"image {entry.get('id')!r}"
         if image_id is None or counts[image_id] > 1:
