@@ -225,7 +225,7 @@ def find_columns(
         others = join_names(header, MAX_NAMES)
         raise DataError(
             f"{where}: line 1: the header has no label column; its columns are {others}, rename "
-            f"one to label{_explain_no_one_hot(body, candidates, path, header)}"
+            f"one to label{_one_hot_problem(body, candidates, path, header)}"
         )
     raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
 
@@ -324,9 +324,7 @@ def _normalize_value(cell: str) -> str:
     return ZERO_DECIMALS.sub("", cell).lower()
 
 
-def _explain_no_one_hot(
-    body: Rows, columns: Sequence[int], path: int, header: Sequence[str]
-) -> str:
+def _one_hot_problem(body: Rows, columns: Sequence[int], path: int, header: Sequence[str]) -> str:
     """Return why columns that seem to be one per class are not read as such; else ""."""
     cells = [
         (_normalize_value(row[column]), row, column)
