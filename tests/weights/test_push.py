@@ -127,7 +127,7 @@ def test_the_card_has_all_metrics_of_a_run(
     (run / "result.json").write_text(json.dumps({**result, "test": {**measured, **metrics}}))
     push(str(run), str(tmp_path / "pets"))
     _, head, body = (tmp_path / "pets" / "README.md").read_text().split("---\n", 2)
-    header, separator, row = re.search(r"(?m)^\| part .*\n\|-.*\n\| test .*", body)[0].split("\n")
+    header, separator, row = re.search(r"(?m)^\| split .*\n\|-.*\n\| test .*", body)[0].split("\n")
     assert column in header
     assert separator.count("|") == header.count("|") == row.count("|")
     assert cell in row
@@ -160,7 +160,7 @@ def test_nets_of_ours_alone(tmp_path: Path, spec: ModelSpec, seen: Preprocess) -
     image = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
     assert torch.equal(again.preprocess(image), expected.preprocess(image))
     text = (tmp_path / "net" / "README.md").read_text()
-    assert "timm" not in text.replace("to timm only in part", "")
+    assert "timm" not in text.replace("for timm only in part", "")
     assert "Not stated" in text
 
 
