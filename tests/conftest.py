@@ -37,7 +37,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a net that reads scikit-learn's digits; not to be changed."""
-    from digits_net import save_digits_run
+    from digits_run import save_digits_run
 
     return save_digits_run(tmp_path_factory.mktemp("digits") / "run")
 

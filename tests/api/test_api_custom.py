@@ -121,7 +121,7 @@ def test_custom_parts_go_through_the_same_run(tiny_run):
     assert row["loss"] < 0.2  # of squared errors
 
 
-def test_a_checkpoint_names_its_foreign_network_and_loads_with_it(tiny_run, tmp_path, capsys):
+def test_a_checkpoint_names_its_custom_network_and_loads_with_it(tiny_run, tmp_path, capsys):
     run, data = tiny_run
     with pytest.raises(resnets.ConfigError, match=r"test_api_custom\.TinyNet"):
         resnets.load(run.folder)
@@ -147,7 +147,7 @@ def test_a_checkpoint_names_its_foreign_network_and_loads_with_it(tiny_run, tmp_
         resnets.load(run.folder, model=own).stages(torch.zeros(1, 1, 16, 16))
 
 
-def test_evaluation_on_foreign_data_knows_what_was_trained_on(tiny_run):
+def test_evaluation_on_other_data_excludes_training_images(tiny_run):
     run, data = tiny_run
     both = tuple(np.concatenate([data["train"][k], data["test"][k]]) for k in (0, 1))
     measured = resnets.evaluate(run, both, quiet=True)

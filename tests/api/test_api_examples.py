@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from digit_trees import write_tree
+from digit_folders import write_tree
 from paths import ROOT
 
 import resnets

@@ -110,13 +110,13 @@ def test_arguments_that_a_loaded_model_does_not_read_are_refused(tmp_path):
         (lambda net: resnets.export(net, precision="fp32"), "precision"),
     ],
 )
-def test_a_value_that_is_no_choice_is_refused(call, argument):
+def test_a_value_that_is_not_a_choice_is_refused(call, argument):
     net = resnets.create_model("cifar-resnet8", num_classes=3)
     with pytest.raises(ConfigError, match=rf"^{argument}=.*must be one of '"):
         call(net)
 
 
-def test_loaded_models_are_not_dropped_beside_others(tmp_path):
+def test_loaded_models_can_be_combined_with_others(tmp_path):
     net = loaded_model()
     with pytest.raises(ConfigError, match="artifact cannot be part of an ensemble"):
         resnets.evaluate([net, tmp_path / "net.onnx"])
@@ -140,7 +140,7 @@ def test_fields_that_are_paths_may_be_path_objects(tmp_path):
     assert (recipe.weights, recipe.distill.teacher) == (str(tmp_path / "1"), "a")
 
 
-def test_fields_beside_a_spec_are_read():
+def test_fields_in_addition_to_a_spec_are_read():
     spec = resnets.DataSpec(source="digits", val_fraction=0.1)
     more = resnets.open_data(spec, val_fraction=0.4)
     assert len(more.val) > 2 * len(resnets.open_data(spec).val)
@@ -201,6 +201,6 @@ def test_a_device_of_torch_is_taken_by_its_name():
 
 
 @pytest.mark.parametrize("call", [resnets.predict, lambda: resnets.predict("run", [], top=1)])
-def test_arguments_that_do_not_fit_are_said_with_the_function(call):
+def test_arguments_that_do_not_fit_are_reported_with_the_function(call):
     with pytest.raises(TypeError, match=r"predict\(\) (missing|got an unexpected)"):
         call()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from colored_sets import document, draw, put
-from digit_trees import write_tree
+from digit_folders import write_tree
 
 import resnets
 from resnets.cli.main import main

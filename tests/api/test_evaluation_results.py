@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from detect_nets import FPN, SEGMENT
+from detect_models import FPN, SEGMENT
 from detect_runs import tiny_run
 from detect_sets import write_coco
 

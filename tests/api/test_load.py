@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detect_nets import FPN, PCR, SEGMENT, small_model
+from detect_models import FPN, PCR, SEGMENT, small_model
 from detect_runs import tiny_run
 from detect_sets import write_coco
 from PIL import Image
@@ -79,7 +79,7 @@ def test_models_of_text_and_signals(tmp_path):
     assert run.model(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, len(run.model.classes))
 
 
-def test_an_artifact_is_no_module(tmp_path):
+def test_an_artifact_is_not_a_module(tmp_path):
     with pytest.raises(resnets.ConfigError, match="is an artifact"):
         resnets.load(tmp_path / "net.onnx")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detect_nets import FPN, PCR, SEGMENT, small_model
+from detect_models import FPN, PCR, SEGMENT, small_model
 from detect_runs import tiny_run
 from detect_sets import CATEGORIES, save, write_coco
 from PIL import Image

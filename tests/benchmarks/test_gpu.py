@@ -237,7 +237,7 @@ def test_an_error_of_cuda_is_recognized_behind_another(checks):
     assert not case.is_fatal(ValueError("no graph"))
 
 
-def test_metadata_stands_in_for_an_installation(tmp_path, checks, monkeypatch):
+def test_metadata_replaces_an_installation(tmp_path, checks, monkeypatch):
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     installed = metadata.distributions
     monkeypatch.setattr(metadata, "distributions", lambda **_: ())

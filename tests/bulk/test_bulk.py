@@ -21,7 +21,7 @@ from bulk_runs import (
     start,
     wait_for_shards,
 )
-from digits_net import save_digits_run
+from digits_run import save_digits_run
 
 from resnets.bulk.plan import MAX_ATTEMPTS, lock_output
 from resnets.bulk.pool import ShardDone, ShardFailed
@@ -95,7 +95,7 @@ def test_bad_images_are_rows_with_an_error_and_counted(digits_run, tmp_path):
         assert summary["first_errors"][0].startswith("a-cut.png: ")
 
 
-def test_a_set_that_goes_away_is_not_reported_as_bad_images(digits_run, tmp_path):
+def test_a_set_that_disappears_is_not_reported_as_unreadable_images(digits_run, tmp_path):
     folder, out = tmp_path / "set", tmp_path / "out"
     save_digits(folder)
     with lock_output(out):
@@ -272,7 +272,7 @@ def test_one_line_says_what_is_wrong(digits_run, words, message, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_kills_lose_no_row_and_double_none(digits_run, tmp_path):
+def test_kills_neither_lose_nor_duplicate_rows(digits_run, tmp_path):
     """SIGTERM, three SIGKILLs, of the first process or of all, then to the end by two processes."""
     data = save_list(tmp_path, 4000)
     predict_here(digits_run, data, tmp_path / "whole", shard_size=50, format="csv")

@@ -18,7 +18,7 @@ KILLS = 30
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_thirty_kills_at_any_moment_change_nothing(digits_run, tmp_path):
+def test_thirty_kills_at_random_times_change_nothing(digits_run, tmp_path):
     """The first process, all, or a worker is killed, from the first import to the last shard."""
     data, out = save_list(tmp_path, 60_000), tmp_path / "out"
     predict_here(digits_run, data, tmp_path / "reference", shard_size=100)
@@ -54,7 +54,7 @@ def test_thirty_kills_at_any_moment_change_nothing(digits_run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_killed_worker_is_replaced_while_the_rest_goes_on(digits_run, tmp_path):
+def test_a_killed_worker_is_replaced_while_the_others_continue(digits_run, tmp_path):
     data, out = save_list(tmp_path, 20_000), tmp_path / "out"
     predict_here(digits_run, data, tmp_path / "reference", shard_size=100)
     process = start(digits_run, data, out, *SHARDS, "--processes", "2")
@@ -101,7 +101,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
 
-def test_memory_does_not_grow_with_the_set(digits_run, tmp_path):
+def test_memory_does_not_grow_with_the_data_set(digits_run, tmp_path):
     """Eight times as many images, of 3 MB each when decoded, all in one shard."""
     from PIL import Image
 

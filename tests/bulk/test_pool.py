@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bulk_workers import IMAGES, Plan, never
+from bulk_workers import IMAGES, Plan, exit_at_start
 from paths import HELPERS
 
 from resnets.bulk.pool import Progress, ShardDone, ShardFailed, WorkerDied, WorkerError, run_shards
@@ -31,28 +31,28 @@ def test_dead_workers_are_replaced_and_their_shards_redone(tmp_path: Path):
     assert sum(event.images for event in events if isinstance(event, Progress)) == 6 * IMAGES
 
 
-def test_a_shard_that_comes_back_late_goes_to_whoever_is_idle(tmp_path: Path):
+def test_a_returned_shard_goes_to_an_idle_worker(tmp_path: Path):
     """The worker of shard 0 has nothing to do any more when that of shard 1 dies."""
     events = list(run_shards(Plan(tmp_path, deaths=((1, 1),), slow=0.3).make, range(2), 2))
     assert [event.shard for event in events if isinstance(event, ShardDone)] == [0, 1]
     assert sum(event.images for event in events if isinstance(event, Progress)) == 2 * IMAGES
 
 
-def test_a_shard_that_kills_whoever_takes_it_is_given_up_and_the_rest_done(tmp_path: Path):
+def test_a_shard_that_kills_every_worker_is_skipped_and_the_others_are_done(tmp_path: Path):
     events = list(run_shards(Plan(tmp_path, deaths=((2, 99),)).make, range(5), 1))
     assert [event.shard for event in events if isinstance(event, ShardFailed)] == [2]
     assert sorted(event.shard for event in events if isinstance(event, ShardDone)) == [0, 1, 3, 4]
     assert len([event for event in events if isinstance(event, WorkerDied)]) == 3
 
 
-def test_an_error_that_others_would_have_too_stops_all(tmp_path: Path):
+def test_an_error_common_to_all_workers_stops_them(tmp_path: Path):
     with pytest.raises(WorkerError, match="No space left"):
         list(run_shards(Plan(tmp_path, fail_at=1).make, range(50), 2))
 
 
 def test_workers_that_never_get_ready_are_not_retried_forever():
     with pytest.raises(WorkerError, match=r"exit code 3"):
-        list(run_shards(never, range(2), 1))
+        list(run_shards(exit_at_start, range(2), 1))
 
 
 def test_workers_end_with_the_first_process_however_it_ends(tmp_path: Path):

@@ -32,7 +32,7 @@ def run(*words):
     return main([*map(str, words), "--device", "cpu"])
 
 
-def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
+def test_a_classifier_is_trained_on_a_folder(folder, tmp_path, capsys):
     out = tmp_path / "run"
     words = ("train", "scratch", "--data", folder, "--model", "cifar-resnet8")
     assert run(*words, "--iterations", 12, "--out", out, *SMALL) == 0
@@ -91,7 +91,7 @@ def test_list_shows_docstrings(capsys):
         (("digits", "--resume", "nowhere"), 2, "one recipe"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(
+def test_usage_errors_are_one_line_and_write_nothing(
     words, code, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -125,7 +125,7 @@ def test_bad_folders_are_named(folder, tmp_path, capsys, spoil, message):
 
 
 @pytest.mark.parametrize("data", [b"not an image", None])
-def test_a_broken_image_is_named_and_the_run_goes_on(folder, tmp_path, caplog, data):
+def test_a_broken_image_is_named_and_the_run_continues(folder, tmp_path, caplog, data):
     root = tmp_path / "copy"
     shutil.copytree(folder, root)
     half = (root / "red" / "1.jpg").read_bytes()[:400]

@@ -52,7 +52,7 @@ def test_a_run_on_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[str])
     assert "shapes packed at 400 px, test share (seed 0)" in capsys.readouterr().out
 
 
-def test_unreadable_images_are_named_and_left_out(
+def test_unreadable_images_are_named_and_excluded(
     shapes: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     (shapes / "round" / "00.png").write_bytes(b"")

@@ -163,7 +163,7 @@ def test_classes_in_another_order_are_mapped_by_name(capsys, checkpoint, data, t
         (("--labels", "no.json"), 1, "no.json: cannot be read as labels"),
     ],
 )
-def test_bad_words_give_one_line(capsys, checkpoint, words, code, said):
+def test_invalid_arguments_give_one_line(capsys, checkpoint, words, code, said):
     got, out, err = call(capsys, "evaluate", checkpoint, *words)
     assert (got, out) == (code, "")
     assert said in err
@@ -178,7 +178,7 @@ def test_out_that_is_a_file_is_refused_before_work(capsys, checkpoint, tmp_path)
     assert "is a file" in err
 
 
-def test_net_with_infinite_outputs_fails(capsys, checkpoint, tmp_path):
+def test_network_with_infinite_outputs_fails(capsys, checkpoint, tmp_path):
     good = read_checkpoint(checkpoint / "checkpoints" / "last.safetensors")
     tensors = dict(good.tensors)
     tensors["model/head.bias"] = torch.full((3,), float("nan"))
@@ -277,7 +277,7 @@ def test_folders_with_numbers_name_outputs(capsys, checkpoint, data, tmp_path):
     assert result["confusion"] == [[8, 0, 0], [0, 8, 0], [0, 1, 7]]
 
 
-def test_unreadable_images_are_named_and_left_out(capsys, checkpoint, data, tmp_path):
+def test_unreadable_images_are_named_and_excluded(capsys, checkpoint, data, tmp_path):
     folder, labels = tmp_path / "images", []
     folder.mkdir()
     for name in COLORS:
@@ -346,7 +346,7 @@ def test_features_of_a_folder_and_the_nearest(capsys, checkpoint, data, tmp_path
         (("--nearest", "x.png", "--top-k", "0"), "--top-k 0"),
     ],
 )
-def test_bad_words_to_features(capsys, checkpoint, data, words, said):
+def test_invalid_arguments_of_features(capsys, checkpoint, data, words, said):
     code, out, err = call(capsys, "features", checkpoint, data, *words)
     assert (code, out) == (2, "")
     assert said in err
@@ -377,7 +377,7 @@ def test_predict_agrees_with_evaluate_on_every_test_image(capsys, checkpoint, da
     assert [Path(row["path"]).name for row in wrong] == ["20.png"]
 
 
-def test_predict_goes_on_past_unreadable_images_and_exits_1(capsys, checkpoint, data, tmp_path):
+def test_predict_continues_after_unreadable_images_and_exits_1(capsys, checkpoint, data, tmp_path):
     good = data / "test" / "red" / "25.png"
     folder = tmp_path / "mixed"
     folder.mkdir()
@@ -404,7 +404,7 @@ def test_predict_goes_on_past_unreadable_images_and_exits_1(capsys, checkpoint, 
     assert [row["class1"] for row in csv.DictReader(io.StringIO(out))] == ["", "red", "", ""]
 
 
-def test_predict_table_for_people(capsys, checkpoint, data):
+def test_predict_prints_a_table(capsys, checkpoint, data):
     code, out, err = call(capsys, "predict", checkpoint, data / "test" / "red" / "25.png")
     assert code == 0
     assert "red" in out
@@ -437,7 +437,7 @@ def test_paths_and_class_names_are_no_markup(capsys, checkpoint, data, tmp_path)
         (("--top-k", "0"), 2, "--top-k 0"),
     ],
 )
-def test_bad_words_to_predict(capsys, checkpoint, data, words, code, said):
+def test_invalid_arguments_of_predict(capsys, checkpoint, data, words, code, said):
     got, out, err = call(capsys, "predict", checkpoint, data, *words)
     assert (got, out) == (code, "")
     assert said in err

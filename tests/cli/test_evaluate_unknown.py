@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from small_nets import CLASSES, RESIDUAL, small_net
+from small_models import CLASSES, RESIDUAL, small_net
 
 import resnets
 from resnets.cli.main import main

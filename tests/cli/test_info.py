@@ -136,14 +136,14 @@ def test_equal_blocks_are_folded_unless_all(capsys: pytest.CaptureFixture[str]) 
         ("cifar-resnet110", "6.43"),
     ],
 )
-def test_papers_numbers_stand_beside(
+def test_the_numbers_of_the_paper_are_shown(
     name: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert shown in table(capsys, name).split("total", 1)[1]
     assert shown not in table(capsys, name, "--classes", "7")
 
 
-def test_without_a_net_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_model_the_catalog_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     text = table(capsys)
     listed = [line.split()[0] for line in text.splitlines()[2:-2]]
     assert [name for name in listed if name] == catalog.list_models()

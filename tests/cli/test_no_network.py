@@ -101,17 +101,17 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_the_watch_sees_a_look_up(tmp_path):
+def test_the_monitor_detects_a_name_lookup(tmp_path):
     code = "import socket\ntry: socket.getaddrinfo('host.invalid', 80)\nexcept OSError: pass"
     assert watched(tmp_path, code) == ["socket.getaddrinfo host.invalid"]
 
 
-def test_no_command_uses_the_network_unasked(folder):
+def test_no_command_uses_the_network_unless_asked(folder):
     assert watched(folder, COMMANDS) == []
 
 
 @pytest.mark.slow
-def test_no_export_uses_the_network_unasked(folder):
+def test_no_export_uses_the_network_unless_asked(folder):
     for name in ("onnx", "openvino", "nncf"):
         pytest.importorskip(name)
     assert watched(folder, COMMANDS, "onnx", "openvino-int8", "torch") == []

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_files import save_checkpoint
-from malformed import png_of, sound, write_malformed, write_oddities
-from small_nets import CLASSES, RESIDUAL, small_net
+from malformed_images import png_of, sound, write_malformed, write_oddities
+from small_models import CLASSES, RESIDUAL, small_net
 
 from resnets.cli.main import main
 from resnets.config import Recipe, to_dict
@@ -117,7 +117,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(
     assert "bomb.png" in err
 
 
-def test_what_is_named_outright_is_answered_for_too(capfd, checkpoint, tmp_path):
+def test_every_given_path_has_a_result(capfd, checkpoint, tmp_path):
     odd = write_oddities(tmp_path)
     (tmp_path / "good.png").write_bytes(sound("PNG", np.random.default_rng(0)))
     (tmp_path / "notes.txt").write_text("no image")
@@ -149,7 +149,7 @@ sys.exit(main(["predict", checkpoint, folder, *words]))
 """
 
 
-def test_unreadable_permissions_are_named_and_the_rest_goes_on(checkpoint):
+def test_files_without_permission_are_named_and_the_others_predicted(checkpoint):
     """As nobody, where this user may read everything; so in a folder that all may enter."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)

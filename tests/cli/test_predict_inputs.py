@@ -56,7 +56,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(digits_run, site, t
     assert urls[2] in err
 
 
-def test_a_terminal_is_no_image(digits_run, capsys, monkeypatch):
+def test_a_terminal_is_not_an_image(digits_run, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["predict", str(digits_run), "-"]) == 2
 
@@ -71,7 +71,7 @@ def test_urls_that_are_not_read_are_refused_with_those_that_are(digits_run, url,
         predict(digits_run, url)
 
 
-def test_pages_of_an_image_that_are_not_read_are_said(digits_run, site, tmp_path, capsys, caplog):
+def test_unread_pages_of_an_image_are_reported(digits_run, site, tmp_path, capsys, caplog):
     first, second = (Image.open(io.BytesIO(data)) for data, _ in DIGITS[:2])
     for name in ("pages.tif", "site.gif"):
         first.save(tmp_path / name, save_all=True, append_images=[second])

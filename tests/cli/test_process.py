@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 
 from resnets.cli import info
 from resnets.cli.main import main
@@ -61,7 +61,7 @@ def test_signals_leave_nothing_half_written(tmp_path: Path, monkeypatch, number:
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_what_is_ignored_stays_ignored(monkeypatch):
+def test_ignored_signals_stay_ignored(monkeypatch):
     monkeypatch.setattr(info, "command", lambda: signal.raise_signal(signal.SIGHUP) or 0)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -135,7 +135,7 @@ def test_exporting_is_not_interrupted_within_torch(monkeypatch):
         ["predict", "~nobody-is-called-so/run", "x.png"],
     ],
 )
-def test_empty_words_and_unknown_homes_are_bad_usage(words: list[str], capsys):
+def test_empty_arguments_and_unknown_homes_are_bad_usage(words: list[str], capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -150,7 +150,7 @@ def test_two_commands_in_one_process_log_each_line_once():
     assert done.stderr.count("twice?") == 1
 
 
-def test_errors_are_one_line_whatever_the_name(capsys):
+def test_errors_are_one_line_for_any_name(capsys):
     assert main(["predict", "none\nresnets predict: all is well", "x.png"]) in (1, 2)
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -205,7 +205,7 @@ def test_a_cache_that_others_could_write_is_not_used(homeless: Path, planted: st
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["info"], ["train", "--list"]])
-def test_a_closed_pipe_is_no_error(words: list[str]) -> None:
+def test_a_closed_pipe_is_not_an_error(words: list[str]) -> None:
     command = [sys.executable, "-m", "resnets", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

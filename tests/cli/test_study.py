@@ -63,7 +63,7 @@ def test_a_finished_study_only_gets_a_new_report(study, tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in (copy / "cells").rglob("*.*")}
 
 
-def test_another_grid_does_not_mix_in(study, capsys):
+def test_another_grid_is_refused(study, capsys):
     words = ["--nets", "cifar-plain8,cifar-resnet8", "--recipe", "digits", "--budget", "24it"]
     assert main(["study", "depth", *words, "--out", str(study)]) == 2
     assert "contains a study with models = " in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_failures_are_reported_and_everything_failed_is_a_failure(tmp_path, caps
         "gradients cifar-plain8,cifar-resnet8 --iterations 10",
     ],
 )
-def test_studies_of_trained_nets(study, tmp_path, monkeypatch, capsys, words):
+def test_studies_of_trained_networks(study, tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     run = study / "cells" / "cifar-resnet8-seed0"
     words = words.format(run=run).split()
@@ -110,7 +110,7 @@ def test_studies_of_trained_nets(study, tmp_path, monkeypatch, capsys, words):
     assert (tmp_path / "runs" / f"study-{words[0]}-1" / "report.html").is_file()
 
 
-def test_nets_may_have_their_own_numbers_of_seeds():
+def test_networks_may_have_their_own_numbers_of_seeds():
     from resnets.cli.study import _parse_seeds
     from resnets.config import ConfigError
     from resnets.study.depth.presets import depth_grid

@@ -43,7 +43,7 @@ def test_names_are_printable(name: str) -> None:
         assert shown == name
 
 
-def test_no_way_to_the_terminal_is_left(capsys) -> None:
+def test_all_output_is_escaped(capsys) -> None:
     nasty = "".join(NAMES).replace("[", "[red]")
     stream = io.StringIO()
     console, table = Console(file=stream, force_terminal=True, width=200), Table()

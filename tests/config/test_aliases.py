@@ -94,7 +94,7 @@ def test_a_recipe_with_both_names_of_a_field_keeps_the_new_one() -> None:
     assert from_dict(Recipe, both).data.normalize == "imagenet"
 
 
-def test_a_misspelt_field_of_an_old_name_is_refused() -> None:
+def test_a_misspelled_field_of_an_old_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="normalize"):
         from_dict(Recipe, {"data": {"normalises": "imagenet"}})
 

@@ -35,7 +35,7 @@ def test_recipe_says_what_to_expect(name):
     assert "here" in text
 
 
-def test_recipe_takes_the_net_and_its_warm_up():
+def test_the_recipe_has_the_model_and_its_warm_up():
     assert recipe("cifar10-paper", "cifar-resnet56").schedule.hold_until_error is None
     deep = recipe("cifar10-paper", "cifar-resnet110")
     assert deep.schedule.hold_until_error == 80.0

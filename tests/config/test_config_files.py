@@ -90,7 +90,7 @@ def test_an_empty_folder_is_removed_again(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_holder_lets_go(tmp_path):
+def test_a_killed_process_releases_its_lock(tmp_path):
     code = (
         "import sys, time\nfrom pathlib import Path\n"
         "from resnets.utils.files.locks import lock_folder\n"

@@ -78,7 +78,7 @@ def test_frozen_norms_keep_statistics_scales_and_shifts(net: ImageClassifier) ->
     assert moved(net, both, 4, 4) == set(net.state_dict()) - names
 
 
-def test_evaluation_between_steps_does_not_thaw(net: ImageClassifier) -> None:
+def test_evaluation_between_steps_does_not_unfreeze(net: ImageClassifier) -> None:
     tuning = FreezeSchedule(net, FinetuneSpec(freeze_norm=True), 4)
     for step, disturb in enumerate((net.eval, net.train, net.stage1.eval)):
         disturb()

@@ -58,7 +58,7 @@ def test_empty_strings_without_meaning_are_refused(path):
         choose_recipe("scratch", fields={path: ""})
 
 
-def test_an_empty_name_is_no_path_of_the_current_folder():
+def test_an_empty_name_is_not_a_path_of_the_current_folder():
     assert choose_recipe("detect", fields={"detect.train_set": ""}).detect.train_set == ""
     for call in (lambda: choose_recipe("scratch", data=""), lambda: resnets.load("")):
         with pytest.raises(ConfigError, match="empty"):

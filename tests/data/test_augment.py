@@ -214,9 +214,7 @@ def test_resized_crop_takes_the_center_when_no_try_fits() -> None:
         (AugmentSpec(blur=1.0, blur_sigma=(2, 90)), 3, "data.augment.blur_sigma"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    spec: AugmentSpec, channels: int, word: str
-) -> None:
+def test_invalid_settings_are_refused(spec: AugmentSpec, channels: int, word: str) -> None:
     values = (1.0,) * channels
     preprocessor = Preprocessor(Preprocess(channels=channels, mean=values, std=values))
     with pytest.raises(ConfigError, match=word):

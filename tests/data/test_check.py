@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from malformed import png_of
+from malformed_images import png_of
 from PIL import Image
 
 from resnets.cli.main import main
@@ -58,14 +58,14 @@ def check(source: Path, **options) -> CheckReport:
     return check_data(DataSpec(source=str(source), workers=2), **options)
 
 
-def test_a_sound_set_has_no_findings(tree: Path) -> None:
+def test_a_valid_set_has_no_findings(tree: Path) -> None:
     report = check(tree)
     assert not report.findings
     assert report.images == {"test": 12, "val": 12, "train": 12}
     assert report.broken == 0
 
 
-def test_each_sort_of_odd_picture(tree: Path) -> None:
+def test_each_kind_of_unusual_image(tree: Path) -> None:
     ant = tree / "train" / "ant"
     half = save(scene(100), ant / "half.jpg", quality=95)
     half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
@@ -132,7 +132,7 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
     assert len(check(tree, tiny=16).findings) == len(check(tree, tiny=15).findings) + 1
 
 
-def test_sixteen_bits_a_channel_are_noticed_though_pillow_hands_on_eight() -> None:
+def test_sixteen_bits_per_channel_are_detected_although_pillow_returns_eight() -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
         return struct.pack(">I", len(content)) + name + content + check
@@ -146,7 +146,7 @@ def test_sixteen_bits_a_channel_are_noticed_though_pillow_hands_on_eight() -> No
     assert [kind.name for kind, _ in check_image(data, "a.png", 1).problems] == ["16-bit"]
 
 
-def test_twins_within_and_across_parts(tree: Path) -> None:
+def test_duplicates_within_and_across_splits(tree: Path) -> None:
     first = tree / "train" / "ant" / "00.png"
     shutil.copy(first, tree / "train" / "ant" / "copy.png")
     shutil.copy(first, tree / "train" / "bee" / "other-class.png")
@@ -285,7 +285,7 @@ def test_other_sources_are_checked_through_their_files(tree: Path, tmp_path: Pat
         check(tmp_path / "nothing")
 
 
-def test_a_flat_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_flat_folder_of_images(tmp_path: Path) -> None:
     for number in range(3):
         save(scene(number), tmp_path / "flat" / f"{number}.png")
     (tmp_path / "flat" / "1.png").write_bytes(b"x")

@@ -89,7 +89,7 @@ def test_another_unicode_form_of_a_name_is_the_same_name(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere refuse such names")
-def test_images_of_any_name_are_left_out(tmp_path: Path) -> None:
+def test_images_of_any_name_are_excluded(tmp_path: Path) -> None:
     root = tmp_path / "set"
     names = ["tab\there.png", "line\nbreak.png", "#1.png", " blank.png", "caf\udce9.png", '"q".png']
     random = np.random.default_rng(0)

@@ -149,7 +149,7 @@ def test_one_image_under_two_labels(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert exit_code(report) == 0
 
 
-def test_a_test_split_that_lacks_a_class_is_said(tmp_path: Path) -> None:
+def test_a_test_split_that_lacks_a_class_is_reported(tmp_path: Path) -> None:
     for place, label in enumerate(("ant", "bee", "cow")):
         fill(tmp_path / "train" / label, range(100 * place, 100 * place + 4))
         if label != "cow":
@@ -215,7 +215,7 @@ def test_one_class_alone_is_refused_whatever_stores_it(tmp_path: Path) -> None:
         assert len(report.refused) == 1
 
 
-def test_faint_images_are_no_copies(tmp_path: Path) -> None:
+def test_faint_images_are_not_copies(tmp_path: Path) -> None:
     """Of 16 bits within 100 levels, which 8 bits do not tell apart, and of 8 bits with little."""
     random = np.random.default_rng(0)
     for number in range(16):
@@ -229,7 +229,7 @@ def test_faint_images_are_no_copies(tmp_path: Path) -> None:
     assert not {each.path for each in report.findings if each.twin}
 
 
-def test_images_that_training_leaves_out_are_said(tmp_path: Path) -> None:
+def test_images_that_training_excludes_are_reported(tmp_path: Path) -> None:
     for place, label in enumerate(("ant", "bee")):
         fill(tmp_path / "set" / label, range(100 * place, 100 * place + 6))
         for path in sorted((tmp_path / "set" / label).glob("*.png"))[:3]:

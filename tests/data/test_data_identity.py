@@ -186,7 +186,7 @@ def write_scans(root: Path, first: int, count: int, **gray: int) -> None:
             Image.fromarray(pixels).save(root / name / f"{number:03d}.bmp")
 
 
-def test_scans_with_equal_margins_are_no_copies(tmp_path: Path) -> None:
+def test_scans_with_equal_margins_are_not_copies(tmp_path: Path) -> None:
     write_scans(tmp_path / "flat", 0, 12, benign=50, malignant=150)
     held = shares(tmp_path / "flat", val_fraction=0.2, test_fraction=0.2)
     assert all(len({path.split("/")[0] for path in share}) == 2 for share in held)
@@ -196,7 +196,7 @@ def test_scans_with_equal_margins_are_no_copies(tmp_path: Path) -> None:
     assert not splits.overlaps
 
 
-def test_classes_of_which_nothing_is_held_out_are_said(
+def test_classes_of_which_nothing_is_held_out_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tree = write_tree(tmp_path / "set", 24, 2)

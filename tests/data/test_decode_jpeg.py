@@ -149,7 +149,7 @@ def test_a_missing_end_is_noticed_wherever_the_view_is(photo, kind: str) -> None
                 decode(data[:length], view, "cut.jpg")
 
 
-def test_what_follows_the_image_does_not_matter(photo) -> None:
+def test_bytes_after_the_image_do_not_matter(photo) -> None:
     for options in KINDS.values():
         data = encoded(photo, **options)
         for tail in (b"\0" * 50, b"trailer of a camera", data):

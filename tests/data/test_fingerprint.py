@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from digit_folders import recipe, write_tree
 from digit_sets import digit_files
-from digit_trees import recipe, write_tree
 from paths import GOLDEN
 from PIL import Image
 
@@ -106,7 +106,7 @@ def reencode(tree: Path, suffix: str) -> None:
         path.unlink()
 
 
-def test_images_that_were_encoded_anew_keep_their_split(tmp_path: Path) -> None:
+def test_images_that_were_encoded_again_keep_their_split(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "set")
     first = opened(tree)
     reencode(tree, ".webp")
@@ -136,7 +136,7 @@ def renumber(tree: Path, *, start: int) -> None:
             path.with_suffix(".old").rename(folder / f"{number:03d}.png")
 
 
-def test_removals_are_counted_where_the_others_were_numbered_anew(tmp_path: Path) -> None:
+def test_removals_are_counted_where_the_others_were_numbered_again(tmp_path: Path) -> None:
     """By content: a path that another image has taken does not stand for the one that was there."""
     tree = write_tree(tmp_path / "set")
     renumber(tree, start=0)
@@ -177,7 +177,7 @@ def test_an_image_put_before_the_others_is_added_not_changed(tmp_path: Path) -> 
     assert counted(third, "added") + counted(third, "renamed") == images + 4
 
 
-def test_a_name_beside_one_that_is_left_is_a_new_image(tmp_path: Path) -> None:
+def test_a_name_next_to_one_that_is_left_is_a_new_image(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "set")
     first = opened(tree)
     path = min(tree.rglob("*.png"))
@@ -306,7 +306,7 @@ def test_an_ensemble_is_measured_on_what_none_of_it_was_trained_on(tmp_path: Pat
     assert together.isdisjoint(trained[0] | trained[1])
 
 
-def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
+def test_what_is_not_compared_is_reported(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "set")
     split = open_split(net_of(None, tree), None, "test")
     assert "not compared with training images" in split.description
@@ -329,7 +329,7 @@ def test_loose_files_with_labels(tmp_path: Path) -> None:
     assert "3 excluded because they were trained on" in split.description
 
 
-def test_large_records_lie_beside_the_checkpoints(
+def test_large_records_lie_next_to_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(image_record, "MAX_EMBEDDED", 3)
@@ -407,7 +407,7 @@ def test_overlap_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_overlap_left_out_or_allowed(tmp_path: Path) -> None:
+def test_overlap_excluded_or_allowed(tmp_path: Path) -> None:
     root = with_copies(tmp_path / "set")
     whole = open_data(replace(FILES, source=str(root)))
     less = opened(root, overlap="leave-out")
@@ -428,7 +428,7 @@ def test_overlap_left_out_or_allowed(tmp_path: Path) -> None:
     assert "byte-identical" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_copies_within_a_set_without_parts_are_no_overlap(tmp_path: Path) -> None:
+def test_copies_within_a_set_without_splits_are_not_an_overlap(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "set")
     for path in sorted(tree.rglob("*.png")):
         shutil.copy(path, path.with_name(f"copy-{path.name}"))

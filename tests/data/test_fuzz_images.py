@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from malformed import sound, write_malformed, write_oddities
+from malformed_images import sound, write_malformed, write_oddities
 from PIL import Image
 
 from resnets.cli.main import main

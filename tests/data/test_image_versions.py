@@ -48,7 +48,7 @@ def test_scenes_across_splits_are_counted(tmp_path, monkeypatch, capsys):
     )
 
 
-def test_frames_of_a_video_across_splits_are_warned_of(tmp_path, monkeypatch):
+def test_frames_of_a_video_across_splits_are_warned_about(tmp_path, monkeypatch):
     """As UCF101's frames are stored: class/clip/frame_0001.png."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

@@ -59,7 +59,7 @@ def test_labels_that_differ_in_value_or_script_are_classes(one: str, other: str)
     ],
 )
 @pytest.mark.parametrize("form", ["auto", "multi"])
-def test_cells_that_are_no_lists_of_labels_are_refused(cell: str, form) -> None:
+def test_cells_that_are_not_lists_of_labels_are_refused(cell: str, form) -> None:
     with pytest.raises(DataError, match="row 1"):
         parse_labels(['["cat", "dog"]', cell, '["dog"]'], "row {}".format, form)
 
@@ -78,7 +78,7 @@ def test_a_second_separator_is_refused() -> None:
         ["haze water", "haze road", "water road", "road water haze", "cloudy"],
     ],
 )
-def test_words_that_recur_are_warned_of_and_read_as_labels_on_request(cells: list[str]) -> None:
+def test_words_that_recur_are_warned_about_and_read_as_labels_on_request(cells: list[str]) -> None:
     read = parse_labels(cells, str)
     assert not read.multi
     assert read.warning
@@ -107,7 +107,7 @@ def test_a_separator_between_blanks_is_none_of_the_words(separator: str) -> None
     assert parse_labels(cells, str, "multi").labels == pairs
 
 
-def test_signs_that_are_usual_in_names_are_no_second_separator() -> None:
+def test_usual_characters_of_names_are_not_a_second_separator() -> None:
     cells = ["Action|Adventure", "Action & Adventure|Drama", "Drama|Action", "Adventure"]
     assert parse_labels(cells, str).labels[1] == ("Action & Adventure", "Drama")
     lists = ['["black", "white"]', '["black/white"]', '["white"]']
@@ -124,7 +124,7 @@ def test_a_thousand_is_not_one(tmp_path) -> None:
     assert set(classes) == {"1", "5", "1.000"}
 
 
-def test_numbers_with_decimals_are_warned_of_as_quantities() -> None:
+def test_numbers_with_decimals_are_warned_about_as_quantities() -> None:
     assert len(class_warnings(("0.5", "1.5"), (90, 90))) == 1
     assert class_warnings(("1", "2"), (90, 90)) == []
     assert class_warnings(("0.5", "v1.5"), (90, 90)) == []

@@ -101,7 +101,7 @@ def test_splits_within_each_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("test", ["test", "test1", "seg_pred/seg_pred", "test/unknown", "Test"])
-def test_unlabeled_test_images_are_left_out_with_a_count(tmp_path: Path, test: str) -> None:
+def test_unlabeled_test_images_are_excluded_with_a_count(tmp_path: Path, test: str) -> None:
     put(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
     put(tmp_path, test, count=5)
     assert read(tmp_path) == (("cat", "dog"), {"train": 4, "test": 4})
@@ -134,7 +134,7 @@ def test_what_may_mean_two_things_is_refused_by_name(tmp_path: Path, folders) ->
     refused(tmp_path, str(tmp_path))
 
 
-def test_a_way_out_takes_every_folder_as_a_class(tmp_path: Path) -> None:
+def test_an_option_takes_every_folder_as_a_class(tmp_path: Path) -> None:
     put(tmp_path, "control", "test", "masks", "images")
     classes, counts = read(tmp_path, labels_from="folder")
     assert classes == ("control", "images", "masks", "test")
@@ -175,7 +175,7 @@ def test_folders_below_classes_that_recur_a_little_belong_to_the_classes(tmp_pat
         (("cat", "dog", "camera", "12345678", "bin", "2019"), None),
     ],
 )
-def test_class_folders_called_by_a_program_are_warned_of(tmp_path: Path, folders, odd) -> None:
+def test_class_folders_called_by_a_program_are_warned_about(tmp_path: Path, folders, odd) -> None:
     put(tmp_path, *folders)
     source = find_source(DataSpec(source=str(tmp_path)))
     assert [odd in each for each in source.warnings] == ([] if odd is None else [True])
@@ -185,7 +185,7 @@ def test_class_folders_called_by_a_program_are_warned_of(tmp_path: Path, folders
     assert not find_source(DataSpec(source=str(tmp_path), labels_from="folder")).warnings
 
 
-def test_identical_images_in_two_classes_are_warned_of(tmp_path: Path) -> None:
+def test_identical_images_in_two_classes_are_warned_about(tmp_path: Path) -> None:
     put(tmp_path, "train/cat", "train/dog", count=5, data=b"")
     for number in range(5):
         (tmp_path / f"train/dog/{number}.jpg").write_bytes(encoded(50 + number, "JPEG"))
@@ -201,7 +201,7 @@ def test_identical_images_in_two_classes_are_warned_of(tmp_path: Path) -> None:
     assert warning.startswith("5 images")  # in two splits, too
 
 
-def test_pages_that_are_not_read_are_warned_of(tmp_path: Path) -> None:
+def test_pages_that_are_not_read_are_warned_about(tmp_path: Path) -> None:
     put(tmp_path, "cat", "dog", count=5)
     spec = DataSpec(source=str(tmp_path))
     assert not open_data(spec).summary.warnings
@@ -213,7 +213,7 @@ def test_pages_that_are_not_read_are_warned_of(tmp_path: Path) -> None:
     assert "cat/scan.tif" in warning
 
 
-def test_labels_in_file_names_are_named_with_the_way_out(tmp_path: Path) -> None:
+def test_labels_in_file_names_are_reported_with_the_remedy(tmp_path: Path) -> None:
     put(tmp_path, "train", count=4, name="cat.{}.jpg")
     put(tmp_path, "train", count=4, name="dog.{}.jpg")
     put(tmp_path, "test1", count=3)
@@ -223,7 +223,7 @@ def test_labels_in_file_names_are_named_with_the_way_out(tmp_path: Path) -> None
     refused(tmp_path / "more", "labels_from=name needs", labels_from="name")
 
 
-def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
+def test_images_next_to_class_folders_are_counted(tmp_path: Path) -> None:
     put(tmp_path, "set/cat", "set/dog", "set")
     put(tmp_path, ".", count=1)
     assert read(tmp_path) == (("cat", "dog"), {"train": 4})
@@ -236,7 +236,7 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
     [("{}.png", "L"), ("{}.png", "RGB"), ("{}_mask.png", "RGB"), ("{}_depth.png", "L"),
      ("{}-seg.png", "P"), ("masks/{}.png", "L"), ("Masks/x{}.png", "RGB")],
 )  # fmt: skip
-def test_masks_beside_images_are_not_trained_on(tmp_path: Path, mask: str, mode: str) -> None:
+def test_masks_next_to_images_are_not_trained_on(tmp_path: Path, mask: str, mode: str) -> None:
     put(tmp_path, "cat", "dog", "cat/masks", "dog/masks", "cat/Masks", "dog/Masks", count=0)
     put(tmp_path, "cat", "dog", count=3)
     put(tmp_path, "cat", "dog", count=3, name=mask, data=mask_bytes(mode))
@@ -250,7 +250,7 @@ def test_masks_beside_images_are_not_trained_on(tmp_path: Path, mask: str, mode:
     assert len(found) == 6
 
 
-def test_masks_beside_the_splits_of_a_class(tmp_path: Path) -> None:
+def test_masks_next_to_the_splits_of_a_class(tmp_path: Path) -> None:
     put(tmp_path, "bottle/train/good", "cable/train/good", count=3)
     put(tmp_path, "bottle/test/broken", "cable/test/broken", "bottle/ground_truth/broken")
     assert read(tmp_path) == (("bottle", "cable"), {"train": 6, "test": 4})
@@ -273,7 +273,7 @@ def test_different_images_of_one_name_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_different_images_of_one_name_and_size_stay_and_are_warned_of(tmp_path, mode) -> None:
+def test_different_images_of_one_name_and_size_stay_and_are_warned_about(tmp_path, mode) -> None:
     for number in range(4):  # 0.jpg and 0.png, all of one size
         put(tmp_path, "cat", "dog", count=0)
         for seed, name in enumerate(("cat", "dog")):
@@ -289,7 +289,7 @@ def test_different_images_of_one_name_and_size_stay_and_are_warned_of(tmp_path, 
     assert "cat/0.jpg" in warning
 
 
-def test_a_copy_and_a_mask_that_comes_first_are_left_out(tmp_path: Path) -> None:
+def test_a_copy_and_a_mask_that_comes_first_are_excluded(tmp_path: Path) -> None:
     put(tmp_path, "cat", "dog", count=0)
     for number in range(3):
         image = Image.open(io.BytesIO(encoded(number, size=64))).resize((96, 96))
@@ -353,7 +353,7 @@ def test_flat_splits_take_their_labels_from_a_table(tmp_path, file, text, packed
     assert not source.skipped.total  # the tables are used
 
 
-def test_a_flat_folder_with_a_table_beside_it(tmp_path: Path) -> None:
+def test_a_flat_folder_with_a_table_next_to_it(tmp_path: Path) -> None:
     put(tmp_path, "train", count=3)
     put(tmp_path, "test", count=2, name="x{}.jpg")
     (tmp_path / "labels.csv").write_text("id,label\n0,cat\n1,dog\n2,dog\n")
@@ -374,7 +374,7 @@ def test_an_empty_class_says_what_is_in_it(tmp_path: Path) -> None:
     refused(tmp_path, r"fox.*2 \.dng")
 
 
-def test_a_folder_that_repeats_its_parent_is_no_class():
+def test_a_folder_that_repeats_its_parent_is_not_a_class():
     """Kaggle's malaria set: cell_images/cell_images/ has the same classes and files again."""
     files = [f"cells/{name}/{n}.png" for name in ("Parasitized", "Uninfected") for n in range(3)]
     again = [f"cells/{each}" for each in files]

@@ -30,7 +30,7 @@ def test_classes_that_mirroring_changes(classes, warns):
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_training_says_so_for_digits(caplog, flip):
+def test_training_warns_about_mirroring_digits(caplog, flip):
     mirrored = replace_fields(recipe("digits", "cifar-resnet8"), {"data.augment.flip": flip})
     with caplog.at_level(logging.WARNING, logger="resnets"):
         ClassificationTask.open(mirrored)

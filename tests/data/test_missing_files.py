@@ -160,7 +160,7 @@ def test_shards_in_a_folder_for_each_split(tmp_path: Path, streaming: bool) -> N
     assert "1.tar" in warning
 
 
-def test_tables_beside_tars_of_images_are_not_the_set(tmp_path: Path) -> None:
+def test_tables_next_to_tars_of_images_are_not_the_set(tmp_path: Path) -> None:
     """img2dataset writes a table of URLs and captions for each tar."""
     pa = pytest.importorskip("pyarrow")
     for number in range(2):
@@ -175,7 +175,7 @@ def test_tables_beside_tars_of_images_are_not_the_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "train/"])
-def test_rows_of_a_table_that_name_no_image_are_warned_of(tmp_path: Path, folder: str) -> None:
+def test_rows_of_a_table_that_name_no_image_are_warned_about(tmp_path: Path, folder: str) -> None:
     for number, (data, _) in enumerate(list(digit_files(8))[:8]):
         image = tmp_path / folder / f"{number}.png"
         image.parent.mkdir(exist_ok=True)

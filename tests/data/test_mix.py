@@ -173,7 +173,7 @@ ALL = AugmentSpec(
 )
 
 
-def test_a_stream_mixes_and_goes_on_where_it_stopped() -> None:
+def test_a_stream_mixes_and_resumes_where_it_stopped() -> None:
     spec = DataSpec(augment=replace(ALL, repeats=3))
     train = open_data(spec).train
     stream = TrainStream(train, spec, fit_preprocess(train, spec, 3), 12, 1, CPU)
@@ -204,6 +204,6 @@ def test_a_stream_mixes_and_goes_on_where_it_stopped() -> None:
         ({"repeats": 0}, "data.augment.repeats"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(change: dict, word: str) -> None:
+def test_invalid_settings_are_refused(change: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         BatchAugment(AugmentSpec(**change), Preprocessor(Preprocess()), 0, CPU)

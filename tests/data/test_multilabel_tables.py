@@ -45,7 +45,7 @@ def opened(file: Path, **fields) -> object:
 
 
 @pytest.mark.parametrize("separator", [";", "|", ","])
-def test_a_separator_is_detected_and_said(tmp_path, images, separator: str) -> None:
+def test_a_separator_is_detected_and_reported(tmp_path, images, separator: str) -> None:
     file = tmp_path / "set.csv"
     rows = (f'{p},"{separator.join(names)}"' for p, names in zip(images, SETS, strict=True))
     file.write_text("path,labels\n" + "\n".join(rows))
@@ -207,7 +207,7 @@ def test_splits_of_sets_open(tmp_path, images) -> None:
 
 
 @pytest.mark.parametrize("grades", [("0,5", "1,0", "1,5"), ("0,0", "1,0"), ("1", "1,5", "2")])
-def test_numbers_with_a_decimal_comma_are_no_sets(grades: tuple[str, ...]) -> None:
+def test_numbers_with_a_decimal_comma_are_not_sets(grades: tuple[str, ...]) -> None:
     labels = ["1", *grades] * 4 if "1" in grades else list(grades) * 4
     with pytest.raises(DataError, match=r"decimal comma.*labels=multi"):
         parse_labels(labels, str)
@@ -216,7 +216,7 @@ def test_numbers_with_a_decimal_comma_are_no_sets(grades: tuple[str, ...]) -> No
     assert parse_labels(pairs, str).multi
 
 
-def test_a_column_beside_exclusive_ones_is_no_label() -> None:
+def test_a_column_next_to_exclusive_ones_is_not_a_label() -> None:
     rows = [(name,) for name in ("cat", "dog", "eel")] * 10
     few = [("cat", "male"), *rows[1:]]
     with pytest.raises(DataError, match=r"row 0.*'male'.*29"):

@@ -76,7 +76,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpa
     [EPS, b"\xc5\xd0\xd3\xc6" + struct.pack("<6I", 30, len(EPS), 0, 0, 0, 0) + b"\xff\xff" + EPS],
     ids=["text", "with a preview"],
 )
-def test_an_image_that_is_a_program_starts_nothing(data: bytes, monkeypatch) -> None:
+def test_an_image_that_is_a_program_is_not_executed(data: bytes, monkeypatch) -> None:
     Image.init()  # whoever else in the process uses Pillow may have registered all formats
 
     def started(*_: object, **__: object) -> None:

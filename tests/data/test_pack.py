@@ -96,7 +96,7 @@ def test_parts_classes_labels_and_names_survive(photos: Path, packed: Path) -> N
         ]
 
 
-def test_pictures_are_scaled_down_to_the_size_and_never_up(photos: Path, packed: Path) -> None:
+def test_images_are_scaled_down_to_the_size_and_never_up(photos: Path, packed: Path) -> None:
     raw = open_data(replace(WHOLE, source=str(photos))).train.files
     ours = open_data(replace(WHOLE, source=str(packed))).train.files
     shorter = []
@@ -135,7 +135,7 @@ def test_the_file_is_as_documented(photos: Path, packed: Path) -> None:
     assert end == offset
 
 
-def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> None:
+def test_all_kinds_of_images_are_stored_as_they_are_read(tmp_path: Path) -> None:
     root = tmp_path / "odd"
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> No
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("augment", [JITTER, RANDOM, AugmentSpec()])
-def test_views_are_those_of_the_raw_pictures(
+def test_views_are_those_of_the_raw_images(
     photos: Path,
     tmp_path: Path,
     augment: AugmentSpec,
@@ -249,7 +249,7 @@ def test_torch_resizes_boxes_on_the_grid_with_what_lies_around_them() -> None:
         assert np.abs(ours.astype(int) - wanted).max() <= 2
 
 
-def test_the_same_pictures_are_held_out_though_some_were_left_out(tmp_path: Path) -> None:
+def test_the_same_images_are_held_out_although_some_were_excluded(tmp_path: Path) -> None:
     root = tmp_path / "flat"
     for number in range(60):
         folder = root / "xyz"[number % 3]
@@ -414,7 +414,7 @@ def test_changed_pixels_are_found_by_verify(packed: Path, tmp_path: Path) -> Non
     assert bad == [source.train.files.name(7)]
 
 
-def test_a_picture_whose_header_is_damaged_is_named_when_read(packed: Path, tmp_path: Path) -> None:
+def test_an_image_whose_header_is_damaged_is_named_when_read(packed: Path, tmp_path: Path) -> None:
     path = copy(packed, tmp_path)
     offset = int(packing.open_pack(path).train.files.spans[3, 0])
     with path.open("r+b") as file:
@@ -437,7 +437,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if "pack" in path.name)
 
 
-def test_too_many_unreadable_pictures_leave_no_file(photos: Path, tmp_path: Path) -> None:
+def test_too_many_unreadable_images_leave_no_file(photos: Path, tmp_path: Path) -> None:
     root = broken_copy(photos, tmp_path, "train/cat/01.png", "train/dog/02.png")
     with pytest.raises(DataError, match=r"2.*train/cat/01\.png"):
         write(root, tmp_path / "b.pack", max_unreadable=0.05)
@@ -445,7 +445,7 @@ def test_too_many_unreadable_pictures_leave_no_file(photos: Path, tmp_path: Path
     assert write(root, tmp_path / "b.pack", max_unreadable=0.1).images["train"] == 24
 
 
-def test_a_class_without_readable_pictures_is_an_error(photos: Path, tmp_path: Path) -> None:
+def test_a_class_without_readable_images_is_an_error(photos: Path, tmp_path: Path) -> None:
     names = [f"val/cat/{number}.png" for number in (27, 29, 31, 33)]
     root = broken_copy(photos, tmp_path, *names)
     with pytest.raises(DataError, match="broken val: no image of class cat is left"):
@@ -453,7 +453,7 @@ def test_a_class_without_readable_pictures_is_an_error(photos: Path, tmp_path: P
     assert leftovers(tmp_path) == []
 
 
-def test_a_full_disk_is_said_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))

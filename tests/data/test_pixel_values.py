@@ -208,7 +208,7 @@ def test_values_that_mean_no_data_are_warned_about(tmp_path, gap) -> None:
     assert len(warnings) == (gap is not None)
 
 
-def test_pixels_that_are_no_numbers_are_warned_about(tmp_path) -> None:
+def test_pixels_that_are_not_numbers_are_warned_about(tmp_path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         for number in range(4):

@@ -191,7 +191,7 @@ def test_padding_stays_zero_and_the_stored_set_as_it_was() -> None:
     assert (out == 0).any()
 
 
-def test_a_stream_with_a_policy_goes_on_where_it_stopped() -> None:
+def test_a_stream_with_a_policy_resumes_where_it_stopped() -> None:
     spec = DataSpec(augment=AugmentSpec(policy="rand", crop="pad", flip=True))
     train = open_data(spec).train
     stream = TrainStream(train, spec, fit_preprocess(train, spec, 1), 16, 1, CPU)  # grey digits
@@ -211,7 +211,7 @@ def test_a_stream_with_a_policy_goes_on_where_it_stopped() -> None:
         ({"policy_std": -0.5}, "data.augment.policy_std"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(change: dict, word: str) -> None:
+def test_invalid_settings_are_refused(change: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         BatchAugment(AugmentSpec(**change), Preprocessor(Preprocess()), 0, CPU)
 

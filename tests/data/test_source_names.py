@@ -52,7 +52,7 @@ def test_copies_of_one_source_in_two_parts_are_counted(copies, tmp_path, capsys)
     assert list_warnings(again) == []
 
 
-def test_names_without_hashes_are_no_copies(tmp_path):
+def test_names_without_hashes_are_not_copies(tmp_path):
     for place, part in enumerate(("train", "test")):
         for number in range(4):
             photo(tmp_path / part / "cat" / f"p{number}.jpg", 10 * place + number)

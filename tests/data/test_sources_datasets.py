@@ -175,7 +175,7 @@ def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: boo
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_empty_and_damaged_cells_are_unreadable_pictures(
+def test_empty_and_damaged_cells_are_unreadable_images(
     tmp_path: Path, pictures: Pictures, streaming: bool
 ) -> None:
     data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
@@ -205,7 +205,7 @@ def test_other_parts_and_secret_labels_are_left_alone(
 
 
 @pytest.mark.parametrize("images_in", [False, True])
-def test_tables_beside_class_folders_are_left_out(
+def test_tables_next_to_class_folders_are_excluded(
     tmp_path: Path, pictures: Pictures, images_in: bool
 ) -> None:
     for number, (data, digit) in enumerate(pictures):

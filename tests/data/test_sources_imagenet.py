@@ -290,7 +290,7 @@ def test_wordnet_ids_are_in_the_order_of_the_libraries() -> None:
     assert (names["n02012849"], names["n03126707"]) == ("crane bird", "crane")
 
 
-def test_wordnet_ids_are_matched_to_any_net_of_imagenet() -> None:
+def test_wordnet_ids_are_matched_to_any_network_of_imagenet() -> None:
     few = ("n02979186", "n01440764", "n03888257")
     names = imagenet_classes()
     outputs = match_classes(few, names, "here")
@@ -307,7 +307,7 @@ def test_wordnet_ids_are_matched_to_any_net_of_imagenet() -> None:
         match_classes(("crane", "goldfish"), ("crane", "goldfish", "crane"), "here")
 
 
-def test_a_net_of_imagenet_is_evaluated_on_folders_of_wordnet_ids(
+def test_a_network_of_imagenet_is_evaluated_on_folders_of_wordnet_ids(
     imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle(imagenet)

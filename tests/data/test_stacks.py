@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digit_trees import recipe
+from digit_folders import recipe
 from sklearn.datasets import load_digits
 
 import resnets

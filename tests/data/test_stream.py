@@ -110,7 +110,7 @@ def test_batch_k_is_the_same_whenever_asked_for(
 
 
 @pytest.mark.parametrize("paths", [True, False])
-def test_streamed_pictures_and_shares_are_those_of_the_whole_set(
+def test_streamed_images_and_shares_are_those_of_the_whole_set(
     parquet: Path,
     pictures: Pictures,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,7 +170,7 @@ def where_of(blocks: int) -> np.ndarray:
     return np.stack([np.repeat(np.arange(blocks), 5), np.tile(np.arange(5), blocks)], 1)
 
 
-def test_blocks_are_read_once_while_they_are_in_use_and_then_let_go() -> None:
+def test_blocks_are_read_once_while_in_use_and_then_released() -> None:
     blocks = _Counted()
     files = BlockFiles(blocks, np.delete(where_of(10), range(10, 15), 0), limit=15)
     for row in range(45):
@@ -183,7 +183,7 @@ def test_blocks_are_read_once_while_they_are_in_use_and_then_let_go() -> None:
     assert files.take(np.array([7, 20])).name(1) == "set:25"
 
 
-def test_a_damaged_block_is_tried_once_and_named_by_each_of_its_pictures() -> None:
+def test_a_damaged_block_is_tried_once_and_named_by_each_of_its_images() -> None:
     blocks = _Counted()
     files = BlockFiles(blocks, where_of(4), limit=15)
     for row in range(10, 15):

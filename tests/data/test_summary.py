@@ -73,7 +73,7 @@ def test_quarantined_images_are_counted(folder: Path, tmp_path: Path) -> None:
     assert sum(each.images for each in found.splits if each.role != "test") == 13
 
 
-def test_the_block_is_short_whatever_the_names(tmp_path: Path) -> None:
+def test_the_block_is_short_for_any_names(tmp_path: Path) -> None:
     names = tuple(f"class {number} {'of a long name ' * 30}" for number in range(2000))
     splits = [SplitSummary(role, 10**7, "x" * 300) for role in ("train", "val", "test")]
     found = DataSummary(
@@ -146,7 +146,7 @@ def test_class_names_that_are_not_utf8_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stated", [False, True])
-def test_quarantine_lists_are_no_label_files_and_count_in_all_splits(
+def test_quarantine_lists_are_not_label_files_and_count_in_all_splits(
     tmp_path: Path, *, stated: bool
 ) -> None:
     root = tmp_path / "set"
@@ -173,7 +173,7 @@ def test_quarantine_lists_are_no_label_files_and_count_in_all_splits(
         assert any("6 entries (in quarantine)" in text for text in found.skipped)
 
 
-def test_what_data_check_and_prediction_write_are_no_label_files(
+def test_what_data_check_and_prediction_write_are_not_label_files(
     folder: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "set"

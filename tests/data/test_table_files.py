@@ -138,7 +138,7 @@ def test_a_column_of_true_and_false_splits(images) -> None:
     assert (len(found.train), len(found.test())) == (16, 4)
 
 
-def test_what_was_taken_for_what_is_said(images) -> None:
+def test_the_interpretation_of_columns_is_reported(images) -> None:
     root, rows = images
     file = root / "said.csv"
     file.write_text(KINDS["ids without suffix"](rows))
@@ -354,7 +354,7 @@ def test_damaged_tables_are_read_or_named(images) -> None:
     assert all("damaged.csv" in each and "\n" not in each for each in said)
 
 
-def test_a_spreadsheet_is_refused_with_the_way_out(tmp_path) -> None:
+def test_a_spreadsheet_is_refused_with_the_remedy(tmp_path) -> None:
     (tmp_path / "set.xlsx").write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(DataError, match="CSV"):
         open_data(replace(WHOLE, source=str(tmp_path / "set.xlsx")))

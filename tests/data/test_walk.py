@@ -55,7 +55,7 @@ def walked(root: Path) -> tuple[list[str], SkippedFiles]:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF"])
 @pytest.mark.parametrize("name", ["IMG_7", "2024.01.07", "x.jpg_large", "x.jpg!d"])
-def test_files_without_a_known_suffix_are_told_by_their_bytes(tmp_path, form, name) -> None:
+def test_files_without_a_known_suffix_are_recognized_by_their_bytes(tmp_path, form, name) -> None:
     write(tmp_path, name, data=encoded(form))
     write(tmp_path, "README", "BM", data=b"BMW and other cars, a list of them all for a text file")
     found, skipped = walked(tmp_path)
@@ -63,7 +63,7 @@ def test_files_without_a_known_suffix_are_told_by_their_bytes(tmp_path, form, na
     assert skipped.counts == {(NOT_IMAGE, ""): 2}
 
 
-def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> None:
+def test_what_is_excluded_is_counted_by_reason_and_suffix(tmp_path: Path) -> None:
     write(tmp_path, "a/1.JFIF", "a/2.mpo", "a/3.jpg")
     write(tmp_path, "a/n.txt", "a/m.txt", "a/labels.csv", "a/raw.dng", data=b"II*\0 text")
     write(tmp_path, "@eaDir/1.jpg", "__MACOSX/a/._1.jpg", ".thumbnails/1.jpg", "a/Thumbs.db")
@@ -78,7 +78,7 @@ def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> Non
     assert skipped.total == 10
 
 
-def test_bins_and_snapshots_of_network_storage_are_no_classes(tmp_path: Path) -> None:
+def test_bins_and_snapshots_of_network_storage_are_not_classes(tmp_path: Path) -> None:
     system = (
         "#snapshot",
         "@Recycle",
@@ -98,7 +98,7 @@ def test_bins_and_snapshots_of_network_storage_are_no_classes(tmp_path: Path) ->
     assert skipped.counts == {(HIDDEN, ""): len(system)}
 
 
-def test_heic_without_its_reader_is_left_out_with_the_remedy(tmp_path, monkeypatch) -> None:
+def test_heic_without_its_reader_is_excluded_with_the_remedy(tmp_path, monkeypatch) -> None:
     head = b"\0\0\0\x18ftypheic" + bytes(40)
     write(tmp_path, "a/1.HEIC", "a/2", data=head)
     monkeypatch.setattr(walking, "heif_available", lambda: False)
@@ -237,7 +237,7 @@ def test_zip_names_are_read_as_they_were_meant(tmp_path: Path, monkeypatch) -> N
         (b"\x89PNG\r\n\x1a\n", "one image"), (b"<!DOCTYPE html>", "HTML"), (b"", "empty"),
     ],
 )  # fmt: skip
-def test_what_is_no_archive_is_named_by_its_bytes(tmp_path: Path, head, kind) -> None:
+def test_what_is_not_an_archive_is_named_by_its_bytes(tmp_path: Path, head, kind) -> None:
     path = tmp_path / "set.bin"
     path.write_bytes(head + bytes(200) * bool(head))
     with pytest.raises(DataError, match=kind):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, VGG, random_images, small_model, targets
+from detect_models import C4, FPN, NET, VGG, random_images, small_model, targets
 from detect_sets import write_coco
 
 from resnets.cli.train import _next_commands

@@ -87,7 +87,7 @@ def test_a_set_of_crowds_only_is_refused(tmp_path):
         next(stream(root, skip_invalid=True).batches())
 
 
-def test_fields_that_are_not_read_are_said(tmp_path):
+def test_fields_that_are_not_read_are_reported(tmp_path):
     root = coco_set(tmp_path, ignore=1, attributes={})
     found = json.loads((root / "annotations.json").read_text())
     for number, image in enumerate(found["images"]):
@@ -101,7 +101,7 @@ def test_fields_that_are_not_read_are_said(tmp_path):
     assert not check_annotations(str(plain), "detect").notes
 
 
-def test_lists_that_are_not_read_are_said(tmp_path):
+def test_lists_that_are_not_read_are_reported(tmp_path):
     root = coco_set(tmp_path)
     put(root / "train.txt", "p0.png\np1.png\n")
     put(root / "readme.txt", "cats and dogs\n")
@@ -137,7 +137,7 @@ def test_boxes_that_are_none_are_shown_as_the_file_has_them(tmp_path, box):
     assert "nan" not in report.problems[0].message
 
 
-def test_corners_that_are_no_numbers_are_shown_as_the_file_has_them(tmp_path):
+def test_corners_that_are_not_numbers_are_shown_as_the_file_has_them(tmp_path):
     root = voc_set(tmp_path)
     path = root / "Annotations/p0.xml"
     path.write_text(path.read_text().replace("<xmin>0.000</xmin>", "<xmin>left</xmin>"))
@@ -189,7 +189,7 @@ def test_classes_are_named_and_those_that_number_objects_warned_about():
     assert not find_name_warnings(("A320", "A330", "bus"))
 
 
-def test_voc_objects_with_two_boxes_and_elements_that_are_not_read_are_said(tmp_path):
+def test_voc_objects_with_two_boxes_and_elements_that_are_not_read_are_reported(tmp_path):
     voc_set(tmp_path)
     first, second, *_ = sorted(tmp_path.rglob("*.xml"))
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
@@ -206,7 +206,7 @@ def test_voc_objects_with_two_boxes_and_elements_that_are_not_read_are_said(tmp_
         opened(tmp_path)
 
 
-def test_voc_boxes_that_begin_at_zero_are_said(tmp_path):
+def test_voc_boxes_that_begin_at_zero_are_reported(tmp_path):
     voc_set(tmp_path)
     notes = check_annotations(str(tmp_path), "detect").notes
     assert any("12 of " in each and "begin at 0" in each for each in notes)

@@ -113,7 +113,7 @@ def test_color_masks_with_alpha_and_sorted_palettes(tmp_path):
         assert np.array_equal(split.targets[0].semantic.read(), TRUTH)
 
 
-def test_255_may_be_ignored_where_it_is_said(tmp_path):
+def test_255_may_be_ignored_if_stated(tmp_path):
     write_set(tmp_path, lambda values: Image.fromarray(values * 255))
     read = opened(tmp_path, class_map="ids").targets[0].semantic.read()
     assert set(np.unique(read)) == {0, 255}
@@ -147,7 +147,7 @@ def test_maps_of_another_size_are_refused(tmp_path):
     assert dict(check_annotations(str(tmp_path), "segment").by_kind) == {"mask size": 4}
 
 
-def test_shares_by_value_and_classes_in_no_map_are_said(tmp_path, caplog):
+def test_shares_by_value_and_classes_in_no_map_are_reported(tmp_path, caplog):
     write_set(tmp_path, Image.fromarray, classes="background\nobject\nsky\n")
     summary = opened(tmp_path).summary
     report = check_annotations(str(tmp_path), "segment")
@@ -186,7 +186,7 @@ def test_cityscapes_folders(tmp_path):
     assert np.array_equal(split.targets[0].semantic.read(), np.where(TRUTH, 13, 0))
 
 
-def test_sets_around_and_beside_folders_of_maps(tmp_path):
+def test_sets_around_and_next_to_folders_of_maps(tmp_path):
     for part, base in (("train", 0), ("test", 10)):
         for number in range(base, base + 3):
             image(tmp_path / f"camvid/{part}/p{number}.png")
@@ -246,7 +246,7 @@ def test_images_and_maps_of_one_folder_that_both_have_an_ending(tmp_path, end):
     assert np.array_equal(split.targets[0].semantic.read(), TRUTH)
 
 
-def test_a_class_called_mask_is_no_class_map(tmp_path):
+def test_a_class_called_mask_is_not_a_class_map(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("mask", "no_mask"):
         (tmp_path / name).mkdir()

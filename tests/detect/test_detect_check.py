@@ -106,7 +106,7 @@ def test_a_repaired_set_opens_as_its_own(broken, tmp_path):
         repair_annotations(str(broken), "instances", out)
 
 
-def test_images_are_held_against_their_annotations(tmp_path):
+def test_images_are_compared_with_their_annotations(tmp_path):
     write_coco(tmp_path, "train", [(80, 60)] * 4)
     Image.new("RGB", (60, 80)).save(tmp_path / "train/train0001.png")
     (tmp_path / "train/train0002.png").write_bytes(b"no image")
@@ -133,7 +133,7 @@ def test_voc_problems(tmp_path):
     assert [entry["bbox"] for entry in document["annotations"]] == [[0, 0, 10, 20], [0, 0, 60, 20]]
 
 
-def test_images_in_quarantine_are_left_out(tmp_path):
+def test_images_in_quarantine_are_excluded(tmp_path):
     write_coco(tmp_path, "train", [(80, 60)] * 4)
     (tmp_path / "train/train0002.png").write_bytes(b"no image")
     (tmp_path / "quarantine.txt").write_text("# list\ntrain/train0002.png\tno image\n")
@@ -169,7 +169,7 @@ def test_class_map_problems(tmp_path):
         ({"size": [10, 20], "counts": 5}, "has no run lengths"),
     ],
 )
-def test_bad_outlines_are_told_apart(outline, says):
+def test_bad_outlines_are_distinguished(outline, says):
     with pytest.raises(MaskError, match=says):
         check_segmentation(outline, 10, 20, 1.0)
 

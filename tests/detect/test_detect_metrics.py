@@ -200,7 +200,7 @@ def test_mean_iou_agrees_with_brute_force():
     assert figures.pixel_accuracy == pytest.approx((truth == predicted)[counted].mean())
 
 
-def test_the_truth_scores_one_on_real_class_maps(shared_data):
+def test_the_ground_truth_scores_one_on_real_class_maps(shared_data):
     source = str(shared_data / "coco-tiny.tar")
     split = open_detection(DataSpec(source=source), task="segment").test()
     split = split.take(np.arange(8))

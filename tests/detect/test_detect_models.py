@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, PCR, SEGMENT, VGG, random_images, small_model, targets
+from detect_models import C4, FPN, NET, PCR, SEGMENT, VGG, random_images, small_model, targets
 from torch import nn
 
 from resnets.config import ConfigError, DetectSpec, Recipe
@@ -20,7 +20,7 @@ BOX_LOSSES = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_bo
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnet50-v1", "cifar-resnet8", "preact-resnet18", "vgg11"]
 )
-def test_strides_and_channels_are_those_of_the_net(name):
+def test_strides_and_channels_are_those_of_the_network(name):
     spec = catalog.spec(name)
     with torch.device("meta"):
         net = build(spec)
@@ -30,7 +30,7 @@ def test_strides_and_channels_are_those_of_the_net(name):
     assert channels == stage_channels(spec)
 
 
-def test_strides_of_a_dilated_net():
+def test_strides_of_a_dilated_network():
     spec = dataclasses.replace(catalog.spec("resnet18"), dilate=2)
     with torch.device("meta"):
         maps = build(spec).stages(torch.empty(1, 3, 224, 224))
@@ -108,7 +108,7 @@ def test_c4_runs_the_last_stage_on_regions_and_registers_it_once():
     assert not any("_net" in name for name in tensors)
 
 
-def test_a_copy_of_a_c4_detector_uses_its_own_net():
+def test_a_copy_of_a_c4_detector_uses_its_own_network():
     model = small_model(C4)
     twin = copy.deepcopy(model)
     nn.init.zeros_(model.net.stage4[0].norm2.weight)
@@ -118,7 +118,7 @@ def test_a_copy_of_a_c4_detector_uses_its_own_net():
     assert not torch.equal(before, after)
 
 
-def test_vgg_detectors_use_the_nets_fc6_and_fc7():
+def test_vgg_detectors_use_the_networks_fc6_and_fc7():
     model = small_model(dataclasses.replace(C4, roi_size=None), net=VGG)
     region = torch.rand(2, 8, 7, 7)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_boxes_are_float32_under_bfloat16():
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
 
 
-def test_segmenters_label_every_pixel_and_leave_out_what_counts_for_nothing():
+def test_segmenters_label_every_pixel_and_exclude_what_counts_for_nothing():
     net = dataclasses.replace(NET, dilate=2)
     for head in ("fcn", "deeplabv3"):
         model = small_model(dataclasses.replace(SEGMENT, head=head), "segment", net)
@@ -203,7 +203,7 @@ def test_a_localizers_box_is_that_of_the_likeliest_anchor():
         torch.testing.assert_close(boxes[0, label], moved[0].clamp(low, high))
 
 
-def test_rcnn_looks_again_at_the_proposals_and_leaves_the_proposer_alone():
+def test_rcnn_refines_the_proposals_and_does_not_change_the_proposer():
     spec = dataclasses.replace(PCR, head="rcnn", proposals=(20, 10))
     net = dataclasses.replace(NET, input_size=32)
     model = small_model(spec, "localize", net)
@@ -243,7 +243,7 @@ def test_recomputed_norms_are_plain_averages_over_one_epoch():
     assert net.stem.norm.momentum == 0.1
 
 
-def test_names_say_net_and_head():
+def test_names_say_network_and_head():
     assert split_name("resnet50-c4", "fpn")[1] == "c4"
     assert split_name("resnet101-v1-c4", "fpn")[0].stride_in == "1x1"
     assert split_name("vgg16", "fpn")[1] == "c4"

@@ -47,7 +47,7 @@ def test_own_validation_and_test_sets_are_respected(tmp_path):
     assert (len(splits.train), len(splits.val), len(splits.test())) == (5, 3, 2)
 
 
-def test_custom_json_beside_its_images(tmp_path):
+def test_custom_json_next_to_its_images(tmp_path):
     write_coco(tmp_path, "train", [(40, 30)] * 20)
     text = (tmp_path / "annotations" / "instances_train.json").read_text()
     (tmp_path / "train" / "_annotations.coco.json").write_text(text)
@@ -121,7 +121,7 @@ def test_trainval_gives_up_a_share_and_never_trains_on_test(tmp_path):
         splits.test()
 
 
-def test_xml_beside_images_in_part_folders(tmp_path):
+def test_xml_next_to_images_in_part_folders(tmp_path):
     for part, names in (("train", "ab"), ("valid", "c"), ("test", "d")):
         for name in names:
             write_voc(tmp_path / "new", name, (60, 40), [("x", (1, 1, 10, 20), 0)])

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from detect_batches import same, stream
+from detect_batches import assert_equal, stream
 from detect_sets import bare_target, write_coco
 from PIL import Image
 
@@ -31,7 +31,7 @@ def coco(tmp_path):
 def test_batch_k_is_the_same_whenever_asked_for(coco):
     first = list(islice(stream(coco).batches(), 9))
     for batch, again in zip(first[5:], stream(coco, workers=5).batches(5), strict=False):
-        same(batch, again)
+        assert_equal(batch, again)
     other = next(stream(coco, seed=1).batches())
     assert other.ids.tolist() != first[0].ids.tolist()
 
@@ -135,7 +135,7 @@ def test_another_image_takes_the_place_of_an_unreadable_one(coco, caplog):
     assert "train0002.png" in caplog.text
     again = islice(stream(coco, workers=1).batches(4), 3)
     for batch, other in zip(batches[4:7], again, strict=True):
-        same(batch, other)
+        assert_equal(batch, other)
     for number in range(3, 9):
         (coco / "train" / f"train{number:04d}.png").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be read"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, PCR, SEGMENT, random_images, small_model, targets
+from detect_models import C4, FPN, NET, PCR, SEGMENT, random_images, small_model, targets
 from detect_sets import write_coco
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -168,7 +168,7 @@ def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monk
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_masks_are_learnt_and_measured(coco, tmp_path):
+def test_masks_are_learned_and_measured(coco, tmp_path):
     result = run_training(plan(coco, task="instances"), tmp_path / "run", device="cpu", quiet=True)
     assert {"AP", "mask_AP", "mask_AP50"} <= set(result["test"])
     assert result["test"]["error"] == pytest.approx(100 - result["test"]["mask_AP"])
@@ -244,7 +244,7 @@ def test_losses_are_summed_over_images():
     assert losses.sums["loss"] == 2 * losses.total
 
 
-def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tmp_path, caplog):
+def test_messages_on_16_bit_images_name_only_fields_that_detection_reads(tmp_path, caplog):
     pixels = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
     WARNED.discard("levels")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from detect_nets import C4, FPN, NET, random_images, small_model
+from detect_models import C4, FPN, NET, random_images, small_model
 from torch import nn
 
 from resnets.config import ConfigError, Preprocess
@@ -46,7 +46,7 @@ def proposals_of(model, images):
 
 
 @pytest.mark.parametrize("spec", [FPN, C4])
-def test_without_additions_a_finder_is_the_detector(spec):
+def test_without_extensions_inference_equals_the_detector(spec):
     model = small_model(dataclasses.replace(spec, score_threshold=0.1))
     with torch.no_grad():
         expected = model(random_images())
@@ -90,7 +90,7 @@ def test_votes_move_a_box_to_the_weighted_mean_of_those_that_overlap_it():
     assert voted["scores"].tolist() == kept["scores"].tolist()
 
 
-def test_context_reads_the_whole_image_beside_each_region():
+def test_context_reads_the_whole_image_in_addition_to_each_region():
     model = small_model(dataclasses.replace(C4, context=True))
     plain = small_model(C4)
     halved = ("cls_score.weight", "bbox_pred.weight")
@@ -186,7 +186,7 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
     assert len(flatten_candidates(read, 0.0)[0]["boxes"]) > 0
 
 
-def test_an_ensemble_of_twins_finds_what_one_finds():
+def test_an_ensemble_of_equal_models_detects_what_one_detects():
     model = small_model(dataclasses.replace(FPN, score_threshold=0.1))
     for one, twins in zip(
         DetectionInference([model])(random_images()),
@@ -197,7 +197,7 @@ def test_an_ensemble_of_twins_finds_what_one_finds():
         torch.testing.assert_close(twins["scores"], one["scores"])
 
 
-def test_masks_follow_the_boxes_of_the_additions():
+def test_masks_follow_the_boxes_of_the_extensions():
     model = small_model(dataclasses.replace(LOW, max_detections=5), "instances")
     for refine in (False, True):
         for found in DetectionInference([model], refine=refine, test_sizes=(48, 64))(
@@ -206,7 +206,7 @@ def test_masks_follow_the_boxes_of_the_additions():
             assert found["masks"].shape == (len(found["boxes"]), 1, 28, 28)
 
 
-def test_what_cannot_be_tested_is_refused():
+def test_unsupported_test_options_are_refused():
     spec = dataclasses.replace(FPN, head="fcn")
     segmenter = small_model(spec, "segment", dataclasses.replace(NET, dilate=2))
     detector = small_model(LOW)

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from detect_nets import FPN, SEGMENT
+from detect_models import FPN, SEGMENT
 from detect_runs import tiny_run
 from detect_sets import bare_split, bare_target, detections, write_coco
 from PIL import Image
@@ -228,7 +228,7 @@ def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_pa
     assert "the model does not know violet" in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_left_out_and_named(masks_run, place, tmp_path, capsys):
+def test_an_unreadable_image_is_excluded_and_named(masks_run, place, tmp_path, capsys):
     import shutil
 
     shutil.copytree(place / "set", tmp_path / "set")

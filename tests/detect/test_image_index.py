@@ -229,7 +229,7 @@ def test_one_list_of_images_in_split_folders_is_split_by_them(tmp_path, form):
     assert any("Test/, Train/" in note for note in report.notes)
 
 
-def test_a_folder_of_another_name_is_said(tmp_path):
+def test_a_folder_of_another_name_is_reported(tmp_path):
     for number in range(4):
         draw(tmp_path / f"photos/p{number}.jpg", number)
     put(tmp_path / JSON, document({n: f"original/p{n}.jpg" for n in range(4)}))
@@ -400,7 +400,7 @@ def test_bare_names_from_several_folders_are_noted(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["drawn", "predictions_1", "visualized/old"])
-def test_json_in_a_folder_of_drawings_is_no_annotation(tmp_path, folder):
+def test_json_in_a_folder_of_drawings_is_not_an_annotation(tmp_path, folder):
     voc(tmp_path)
     made = document({n: f"p{n}.jpg" for n in range(6)})
     for entry in made["annotations"]:

@@ -1,4 +1,4 @@
-"""Localization error (ImageNet's), held against a brute-force check on real images."""
+"""Localization error (ImageNet), compared with a brute-force computation on real images."""
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_right_class_with_a_wrong_box_fails_only_where_the_box_counts():
     assert (figures.top1_error, figures.top5_error, figures.given_error) == (100, None, 0)
 
 
-def test_images_of_several_classes_are_left_out():
+def test_images_of_several_classes_are_excluded():
     one, two = bare_target([[0, 0, 1, 1]] * 2, [1, 1]), bare_target([[0, 0, 1, 1]] * 2, [0, 1])
     assert len(single_class(bare_split([one, two, one]))) == 2
     with pytest.raises(DataError, match="no image with objects of one class only"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detect_nets import NET, PCR, small_model
+from detect_models import NET, PCR, small_model
 from detect_sets import CATEGORIES, write_coco
 
 import resnets

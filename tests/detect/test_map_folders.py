@@ -1,4 +1,4 @@
-"""Which folder the class maps come from: said, found where its name does not tell, or refused."""
+"""The folder of class maps: found by name or by matching files, reported, or refused."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_folders_of_the_usual_names_are_rivals_too(tmp_path):
         opened(tmp_path, class_map_folder="absent")
 
 
-def test_photos_and_depths_beside_images_are_no_class_maps(tmp_path):
+def test_photos_and_depths_next_to_images_are_not_class_maps(tmp_path):
     for number in range(4):
         save(tmp_path / f"images/p{number}.png", photo(number))
         save(tmp_path / f"infrared/p{number}.png", photo(number + 9))
@@ -104,7 +104,7 @@ def test_the_folder_that_is_proposed_tells_the_rivals_apart(tmp_path):
     assert len(opened(tmp_path, class_map_folder="gtFine").train) == 4
 
 
-def test_colors_and_instances_beside_class_maps_are_no_rivals_and_named(tmp_path):
+def test_colors_and_instances_next_to_class_maps_are_named_and_not_candidates(tmp_path):
     """KITTI: training/semantic/ beside semantic_rgb/ and instance/."""
     for number in range(4):
         save(tmp_path / f"training/image_2/{number:06}_10.png", photo(number))

@@ -177,7 +177,7 @@ def test_values_that_smooth_resizing_left_are_warned_about(tmp_path):
     assert not warned(write_set(tmp_path / "nearest", nearest, names))
 
 
-def test_pages_of_images_and_class_maps_that_are_not_read_are_said(tmp_path):
+def test_pages_of_images_and_class_maps_that_are_not_read_are_reported(tmp_path):
     maps = [Image.fromarray(truth(number)) for number in range(3)]
     root = write_set(tmp_path, maps)
     pages = [Image.fromarray(truth(number)).convert("RGB") for number in range(2)]

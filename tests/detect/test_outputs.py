@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from detect_nets import FPN, NET, PCR, SEGMENT, small_model
+from detect_models import FPN, NET, PCR, SEGMENT, small_model
 from PIL import Image
 
 from resnets.config import Preprocess
@@ -125,7 +125,7 @@ def test_predict_serve_and_evaluate_find_the_same(split, task, models):
 
 
 @pytest.mark.parametrize("task", ["detect", "segment", "localize"])
-def test_a_threshold_leaves_out_detections_only(split, task):
+def test_a_threshold_excludes_detections_only(split, task):
     chosen = predictor(task)
     (output,) = chosen.infer([next(chosen.inputs(split.files, BadSamples()))])
     kept = output.above(1.0)

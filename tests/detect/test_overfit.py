@@ -42,7 +42,7 @@ def sixteen(source: Path, root: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_sixteen_images_are_learnt_by_heart(shared_data, tmp_path):
+def test_sixteen_images_are_overfitted(shared_data, tmp_path):
     """Three minutes of one core: ResNet-18 from random weights, 300 steps of four images."""
     root = sixteen(shared_data / "coco-tiny.tar", tmp_path)
     recipe = Recipe(

@@ -66,7 +66,7 @@ def test_boxes_of_rescaled_images_are_scaled(tmp_path, form, factor):
     assert right(opened(tmp_path / "out").train) == 6
 
 
-def test_images_of_another_shape_are_left_out(tmp_path):
+def test_images_of_another_shape_are_excluded(tmp_path):
     put(tmp_path / "set" / JSON, coco(tmp_path / "set"))
     draw(tmp_path / "set/images/p2.jpg", 2, size=(WIDTH, WIDTH))
     report = repaired(tmp_path / "set", tmp_path / "out")
@@ -91,7 +91,7 @@ def test_boxes_for_the_stored_pixels_are_turned(tmp_path, form, orientation):
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_a_turn_that_keeps_the_size_is_told_by_the_other_images(tmp_path, orientation):
+def test_a_turn_that_keeps_the_size_is_inferred_from_the_other_images(tmp_path, orientation):
     put(tmp_path / "set" / JSON, coco(tmp_path / "set", orientation=orientation))
     report = repaired(tmp_path / "set", tmp_path / "out")
     assert (report.kept, report.excluded) == (0, 6)
@@ -137,7 +137,7 @@ def test_outlines_move_with_their_boxes(tmp_path):
             assert each.area == pytest.approx(mask.sum(), rel=0.1)
 
 
-def test_ids_are_renumbered_and_exact_copies_left_out(tmp_path):
+def test_ids_are_renumbered_and_exact_copies_excluded(tmp_path):
     made = coco(tmp_path / "set", 8)
     for entry in made["annotations"]:
         entry["id"] = 0
@@ -173,7 +173,7 @@ def test_outlines_without_area_go_and_their_boxes_stay(tmp_path):
     assert right(opened(tmp_path / "out").train) == 6
 
 
-def test_an_image_that_loses_all_its_objects_is_left_out_with_them(tmp_path):
+def test_an_image_that_loses_all_its_objects_is_excluded_with_them(tmp_path):
     made = coco(tmp_path / "set")
     made["annotations"][2]["bbox"] = [200, 200, 5, 5]
     del made["annotations"][2]["segmentation"]
@@ -183,7 +183,7 @@ def test_an_image_that_loses_all_its_objects_is_left_out_with_them(tmp_path):
     assert right(opened(tmp_path / "out").train) == 5
 
 
-def test_two_images_of_one_id_are_left_out_with_their_objects(tmp_path):
+def test_two_images_of_one_id_are_excluded_with_their_objects(tmp_path):
     made = coco(tmp_path / "set")
     made["images"][3]["id"] = 1
     put(tmp_path / "set" / JSON, made)
@@ -248,7 +248,7 @@ def corners_for_sides(entry):
 
 
 @pytest.mark.parametrize("odd", [[10, 10, 10, 30], [30, 30, 20, 40], None])
-def test_corners_for_sides_are_left_out_though_one_box_is_odd(tmp_path, odd):
+def test_corners_for_sides_are_excluded_though_one_box_is_odd(tmp_path, odd):
     made = coco(tmp_path / "set", 12)
     for entry in made["annotations"]:
         corners_for_sides(entry)
@@ -261,7 +261,7 @@ def test_corners_for_sides_are_left_out_though_one_box_is_odd(tmp_path, odd):
     assert (report.kept, report.excluded) == (0, 12)
 
 
-def test_voc_boxes_of_x_y_width_height_are_left_out(tmp_path):
+def test_voc_boxes_of_x_y_width_height_are_excluded(tmp_path):
     voc(tmp_path / "set")
     for number in range(6):
         left, top, wide, high = 40 + number, 8 + number, 20, 18 + number
@@ -278,7 +278,7 @@ def test_voc_boxes_of_x_y_width_height_are_left_out(tmp_path):
     assert (report.kept, report.excluded) == (0, 6)
 
 
-def test_yolo_boxes_of_two_corners_are_left_out(tmp_path):
+def test_yolo_boxes_of_two_corners_are_excluded(tmp_path):
     for number in range(6):
         draw(tmp_path / f"set/images/p{number}.png", number)
         _, (left, top, right_, bottom) = object_of(number)

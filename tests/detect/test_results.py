@@ -111,7 +111,7 @@ def test_a_plain_folder_of_images_is_a_set_by_its_name(tmp_path):
     assert [target.image_id for target in found.split.targets] == ["p0", "p1"]
 
 
-def test_some_of_the_classes_are_measured_and_said(tmp_path):
+def test_some_of_the_classes_are_measured_and_reported(tmp_path):
     write_coco(tmp_path, "test", [(60, 40)] * 4)
     net = ("violet", "blue", "red", "black", "green")
     split = choose_split(recipe_of("elsewhere"), net, str(tmp_path), "test")
@@ -133,7 +133,7 @@ def test_some_of_the_classes_are_measured_and_said(tmp_path):
     assert len(results) == sum(len(target) for target in split.targets)
 
 
-def test_classes_that_the_net_does_not_know_are_refused_where_there_are_objects():
+def test_classes_that_the_network_does_not_know_are_refused_where_there_are_objects():
     targets = [bare_target([[1, 1, 9, 9]], [1])]
     split = bare_split(targets, classes=3)
     assert reorder(split, ("class 1",)).targets[0].labels.tolist() == [0]
@@ -213,7 +213,7 @@ def test_batches_of_many_masks_are_not_read_ahead(tmp_path, monkeypatch):
     """Whatever is read ahead, the batches are the same."""
     from itertools import islice
 
-    from detect_batches import same, stream
+    from detect_batches import assert_equal, stream
 
     from resnets.detect.loading import train_batches as module
 
@@ -221,4 +221,4 @@ def test_batches_of_many_masks_are_not_read_ahead(tmp_path, monkeypatch):
     plain = list(islice(stream(tmp_path).batches(), 4))
     monkeypatch.setattr(module, "BYTES_AHEAD", 1)
     for one, other in zip(plain, stream(tmp_path).batches(), strict=False):
-        same(one, other)
+        assert_equal(one, other)

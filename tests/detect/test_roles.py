@@ -42,7 +42,7 @@ def test_copies_under_other_names_are_refused_before_training(parted: Path) -> N
     open_detection(replace(SPEC, source=str(parted)))  # to look at, as other commands do
 
 
-def test_copies_are_left_out_or_allowed(parted: Path) -> None:
+def test_copies_are_excluded_or_allowed(parted: Path) -> None:
     less = opened(parted, overlap="leave-out")
     assert "train0001.png" not in names(less.train) | names(less.val)
     assert len(less.train) + len(less.val) == 9

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from detect_nets import C4, FPN, random_images, small_model, targets
+from detect_models import C4, FPN, random_images, small_model, targets
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from detect_nets import C4, FPN, NET, random_images, small_model, to_detectron2
+from detect_models import C4, FPN, NET, random_images, small_model, to_detectron2
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_named():
 
 
 @pytest.mark.slow
-def test_torchvisions_published_detectors_are_had_by_name(tmp_path, monkeypatch):
+def test_torchvisions_published_detectors_load_by_name(tmp_path, monkeypatch):
     """A file as torchvision would have fetched it: named after its hash, in torch's cache."""
     torch.manual_seed(0)
     expected = torchvision.models.detection.fasterrcnn_resnet50_fpn(

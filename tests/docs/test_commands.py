@@ -41,7 +41,7 @@ def test_blocks_have_a_language_and_a_reason_not_to_run():
 
 @pytest.mark.filterwarnings("ignore:get_parser")
 @pytest.mark.parametrize(("place", "command"), OURS)
-def test_command_does_what_it_seems_to_when_pasted(place, command):
+def test_commands_can_be_pasted_into_a_shell(place, command):
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)  # comments are dropped
     lexer.whitespace_split = True
     words = list(lexer)

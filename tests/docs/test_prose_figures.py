@@ -193,11 +193,11 @@ def test_a_figure_without_a_source(figure):
         "<!-- value: speed, torch, 3, .0f -->820<!-- /value --> images",
     ],
 )
-def test_what_is_no_figure_of_a_sentence(text):
+def test_what_is_not_a_figure_of_a_sentence(text):
     assert list(problems_of(text, {})) == []
 
 
-def test_settings_of_recipes_are_no_figures():
+def test_settings_of_recipes_are_not_figures():
     settings = "Label smoothing 0.1, stochastic depth 0.05, 2 of 3 repeats."
     assert list(problems_of(settings, {}, without_units=False)) == []
     assert len(list(problems_of(settings, {}))) == 3

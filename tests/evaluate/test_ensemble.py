@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from paths import HELPERS
-from small_nets import CLASSES, PREACT, RESIDUAL, SIZES, small_net, write_images
+from small_models import CLASSES, PREACT, RESIDUAL, SIZES, small_net, write_images
 from torch import Tensor, nn
 
 from resnets.data import DataError, FileSplit, TensorSplit
@@ -37,7 +37,7 @@ def scores(nets, split, views=Views(), average="probabilities") -> Tensor:  # no
     return torch.cat([part.logits for part in parts])
 
 
-def test_ensemble_of_unlike_nets_is_the_manual_average(tmp_path: Path):
+def test_ensemble_of_unlike_networks_is_the_manual_average(tmp_path: Path):
     split = write_images(tmp_path)
     one = small_net(RESIDUAL)
     two = small_net(PREACT, size=20, resize=24, classes=("dog", "cat", "ant", "bee"), seed=1)
@@ -54,7 +54,7 @@ def test_ensemble_of_unlike_nets_is_the_manual_average(tmp_path: Path):
     torch.testing.assert_close(ours, (logits[0] + logits[1]) / 2)
 
 
-def test_views_of_each_net_are_averaged_before_nets(tmp_path: Path):
+def test_views_of_each_network_are_averaged_before_networks(tmp_path: Path):
     split = write_images(tmp_path)
     nets = [small_net(RESIDUAL), small_net(PREACT, size=20, resize=24, seed=1)]
     for views in (Views("ten-crop"), Views("dense", flip=True)):
@@ -63,13 +63,13 @@ def test_views_of_each_net_are_averaged_before_nets(tmp_path: Path):
         torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)
 
 
-def test_nets_of_other_classes_cannot_vote():
+def test_models_of_other_classes_cannot_be_averaged():
     other = small_net(RESIDUAL, classes=("ant", "bee", "cat", "eel"))
     with pytest.raises(DataError, match="cannot form an ensemble.*: dog, eel"):
         ensemble([small_net(RESIDUAL), other])
 
 
-def test_protocol_names_every_net_in_full():
+def test_protocol_names_every_network_in_full():
     nets = [small_net(RESIDUAL), small_net(PREACT, size=20, resize=24)]
     assert ensemble(nets, Views("ten-crop"), "logits").protocol(["a", "b"]) == (
         "2 models, logits averaged [10 views (corners and center at shorter side 32 px, each"

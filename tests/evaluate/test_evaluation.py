@@ -50,7 +50,7 @@ def evaluate(model: nn.Module, data: list[Batch], planes: int, **options) -> Eva
     return evaluate_model(model, data, classes, **(fixed | options))
 
 
-def test_each_example_counts_once_whatever_the_batches():
+def test_each_example_counts_once_for_any_batches():
     result = evaluate(Brightest(6), batches(6, (5, 5, 2), wrong=3), 6)
     assert result.examples == 12
     assert result.top1_error == 25.0
@@ -101,7 +101,7 @@ def test_nothing_to_evaluate_is_an_error():
         evaluate(Brightest(3), [], 3)
 
 
-def test_json_holds_every_figure_and_stays_json_when_a_net_gives_nan():
+def test_json_holds_every_figure_and_stays_json_when_a_network_gives_nan():
     result = evaluate(Brightest(3), batches(3, (6,), wrong=1), 3).to_json()
     assert set(result) == {
         "top1_error", "loss", "calibration_error", "examples", "protocol", "per_class", "confusion",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_nets import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
+from small_models import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
 from torch.nn import functional as F
 
 from resnets.config import ModelSpec
@@ -82,7 +82,7 @@ def test_nothing_for_the_class_is_an_empty_map():
     assert torch.equal(maps, torch.zeros(1, 28, 28))
 
 
-def test_heat_lies_where_the_net_looks(tmp_path: Path):
+def test_the_heat_map_is_high_where_the_network_looks(tmp_path: Path):
     """A net that knows only how bright a place is looks at the one bright place."""
     net = small_net(RESIDUAL, resize=28)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_nets import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
+from small_models import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
 
 from resnets.config import ModelSpec
 from resnets.evaluate.features import (
@@ -68,7 +68,7 @@ def test_parquet_holds_path_label_and_embedding(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["features.parquet"]
 
 
-def test_nothing_is_left_of_a_file_that_fails(tmp_path: Path):
+def test_a_failed_file_is_removed(tmp_path: Path):
     def rows():
         for number in range(300):
             yield Embedding(f"{number}.png", None, np.ones(4, np.float32))

@@ -30,7 +30,7 @@ def test_a_prediction_in_the_set_is_right_and_the_rest_follows_the_likeliest():
     assert truth.targets(rows, logits * float("inf")).tolist()[1] == 1
 
 
-def test_own_labels_are_mapped_to_the_nets_outputs():
+def test_own_labels_are_mapped_to_the_networks_outputs():
     truth = split_truth(torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]))
     assert list(truth.labels) == [(1,), (0,), (2,)]
     assert truth.rows == [0, 1, 2]

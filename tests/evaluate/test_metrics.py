@@ -97,7 +97,7 @@ def test_figures_of_a_class_nobody_predicts_or_shows():
     assert json.dumps([row.examples for row in rows]) == "[4, 4, 2, 0]"
 
 
-def test_most_confused_pairs_come_largest_first_and_leave_out_zeros():
+def test_most_confused_pairs_come_largest_first_and_exclude_zeros():
     confusion = np.array([[9, 2, 0], [5, 9, 0], [0, 0, 9]])
     assert most_confused(confusion, ("a", "b", "c"), 5) == [("b", "a", 5), ("a", "b", 2)]
 

@@ -80,7 +80,7 @@ def test_order_is_the_files_and_errors_stay_in_their_place(at_once):
     assert len(model.preprocess.threads) > 1
 
 
-def test_a_batch_of_broken_files_alone_does_not_reach_the_net():
+def test_a_batch_of_broken_files_alone_does_not_reach_the_network():
     model = Parity()
     paths = [Path("7.png"), Path("17.png")]
     found = list(predict(model, paths, workers=1))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_nets import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
+from small_models import CLASSES, PREACT, RESIDUAL, VGG, small_net, write_images
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
@@ -147,7 +147,7 @@ def test_dense_multi_scale_equals_brute_force(spec, size, sides, flip, tmp_path:
 
 
 @pytest.mark.parametrize("spec", [RESIDUAL, PREACT, VGG])
-def test_dense_at_the_training_size_of_square_images_is_the_net_itself(spec, tmp_path: Path):
+def test_dense_at_the_training_size_of_square_images_is_the_network_itself(spec, tmp_path: Path):
     net = small_net(spec, resize=28)
     split = write_images(tmp_path, ((28, 28), (56, 56)))
     dense = compute_logits(net, split, Views("dense", (28,)))
@@ -165,7 +165,7 @@ def test_center_is_what_prediction_sees(tmp_path: Path):
     torch.testing.assert_close(flipped, both)
 
 
-def test_gray_nets_and_mean_images(tmp_path: Path):
+def test_gray_networks_and_mean_images(tmp_path: Path):
     split = write_images(tmp_path, ((28, 28), (60, 28)))
     net = small_net(RESIDUAL, resize=28, mean_image=True, channels=1)
     pixels = []
@@ -254,12 +254,12 @@ def test_plain_center_is_one_view():
         ("dense", VGG, (30, 27), "small-vgg's fully connected layers span 28 px"),
     ],
 )
-def test_scales_too_small_for_the_net_are_refused(kind, spec, scales, said):
+def test_scales_too_small_for_the_network_are_refused(kind, spec, scales, said):
     with pytest.raises(ConfigError, match=said):
         Ensemble([small_net(spec)], Views(kind, scales), "logits", CPU, "float32")
 
 
-def test_words_that_contradict_are_refused():
+def test_contradicting_options_are_refused():
     with pytest.raises(ConfigError, match="each once"):
         Views("dense", (32, 32))
     with pytest.raises(ConfigError, match="--flip"):

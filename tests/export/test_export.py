@@ -12,7 +12,7 @@ import pytest
 import torch
 from machine_paths import paths_of_this_machine
 from PIL import Image
-from small_nets import PREACT, RESIDUAL, VGG, small_net
+from small_models import PREACT, RESIDUAL, VGG, small_net
 from torch import nn
 
 import resnets
@@ -223,7 +223,9 @@ def test_a_file_that_is_no_longer_what_was_verified_is_not_opened(capsys, torch_
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
-def test_a_full_disk_is_said_in_one_line_that_names_the_file(digits_run, tmp_path, capsys, suffix):
+def test_a_full_disk_is_reported_in_one_line_that_names_the_file(
+    digits_run, tmp_path, capsys, suffix
+):
     kind = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}[suffix]
     for package in ONNX if kind == "onnx" else (kind,):
         pytest.importorskip(package)

@@ -28,7 +28,7 @@ def run_openvino(artifact, settings, images):
 @pytest.mark.parametrize(
     ("kind", "suffix", "run"), [("onnx", "onnx", run_onnx), ("openvino", "xml", run_openvino)]
 )
-def test_proof_is_repeated_from_the_manifest(digits_run, tmp_path, kind, suffix, run):
+def test_verification_is_repeated_from_the_manifest(digits_run, tmp_path, kind, suffix, run):
     pytest.importorskip("onnxscript" if kind == "onnx" else "openvino")
     out = tmp_path / f"net.{suffix}"
     assert main(["export", str(digits_run), "--to", kind, "--out", str(out)]) == 0
@@ -74,7 +74,7 @@ def test_the_form_for_tensorrt_has_no_control_flow(digits_run, tmp_path, precisi
             assert [made[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
 
 
-def test_opencv_that_does_not_load_is_left_out(tmp_path, monkeypatch):
+def test_opencv_that_does_not_load_is_excluded(tmp_path, monkeypatch):
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cv2", raising=False)

@@ -68,7 +68,7 @@ def digits(count: int = 5) -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
-def test_few_images_stay_in_torch_without_an_aside(run, no_making, precision):
+def test_few_images_stay_in_torch_without_a_message(run, no_making, precision):
     backend = open_backend(run, precision=precision, images=1000)
     assert backend.name.startswith("torch ")
     assert backend.note == ""
@@ -99,7 +99,7 @@ def test_a_cached_artifact_is_used_at_once_even_for_one_image(run, made, no_maki
         np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
 
 
-def test_a_slower_runtime_is_not_taken_unless_named(run, made, no_making, monkeypatch):
+def test_a_slower_runtime_is_used_only_if_named(run, made, no_making, monkeypatch):
     save_speed(made.path, 0.6)
     assert open_backend(run, precision="float32").name.startswith("torch float32")
     # Where it pays to know, what was slower is timed again: other jobs may have been in its way.
@@ -142,7 +142,7 @@ def test_other_weights_data_or_precision_are_another_entry(run, made, tmp_path):
     assert len(folders) == 7
 
 
-def test_a_model_that_fails_verification_stays_in_torch_and_is_not_tried_again(
+def test_a_model_that_fails_verification_stays_in_torch_and_is_not_retried(
     run, tmp_path, monkeypatch
 ):
     last = read_checkpoint(Path(run, "checkpoints", "last.safetensors"))
@@ -160,7 +160,7 @@ def test_a_model_that_fails_verification_stays_in_torch_and_is_not_tried_again(
         open_backend(path, precision="float32", backend="openvino")
 
 
-def test_what_fails_for_any_other_reason_is_tried_again(run, tmp_path, monkeypatch):
+def test_other_failures_are_retried(run, tmp_path, monkeypatch):
     """Such as a network that is away while a published model is fetched."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     entry = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
@@ -170,7 +170,7 @@ def test_what_fails_for_any_other_reason_is_tried_again(run, tmp_path, monkeypat
     assert list(cache_module.cache_root().iterdir()) == []
 
 
-def test_a_speed_that_has_gone_meanwhile_leaves_the_choice_to_torch(run, made, monkeypatch):
+def test_without_a_stored_speed_torch_is_used(run, made, monkeypatch):
     speeds = iter([2.0, None])
     monkeypatch.setattr(select_backend, "load_speed", lambda path: next(speeds))
     backend = open_backend(run, precision="float32")
@@ -220,7 +220,7 @@ def test_the_least_recently_used_are_removed(monkeypatch, tmp_path):
     assert left == {".making-now", *(f"entry{age}" for age in range(cache_module.MAX_ENTRIES))}
 
 
-def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
+def test_int8_next_to_the_checkpoint_is_selected_if_its_loss_was_measured(
     run, made, capsys, monkeypatch, tmp_path
 ):
     pytest.importorskip("nncf")

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from detect_nets import C4, FPN, PCR, SEGMENT, small_model
+from detect_models import C4, FPN, PCR, SEGMENT, small_model
 from detect_sets import annotation
 from detect_sets import save as save_annotations
 from PIL import Image

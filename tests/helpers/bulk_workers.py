@@ -1,4 +1,4 @@
-"""Workers for the tests of the pool: they die, fail or note what they do."""
+"""Workers for the tests of the pool: they die, fail, or record which shards they start."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ IMAGES = 7
 
 @dataclass(frozen=True)
 class Plan:
-    """What the workers that `make` returns do: die at these shards (and times), or fail.
+    """When the workers that `make` returns die (shard, number of attempts), or fail.
 
     slow: seconds that shard 0 takes; shard 1 takes twice that, and so on.
     """
@@ -24,11 +24,11 @@ class Plan:
     fail_at: int | None = None
     slow: float = 0.0
 
-    def make(self) -> "Noting":
-        return Noting(self)
+    def make(self) -> "RecordingWorker":
+        return RecordingWorker(self)
 
 
-class Noting:
+class RecordingWorker:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
@@ -49,5 +49,5 @@ class Noting:
         return ShardDone(shard, IMAGES, 0)
 
 
-def never() -> Noting:
+def exit_at_start() -> RecordingWorker:
     os._exit(3)

@@ -1,4 +1,4 @@
-"""Kill a training run at random times until it has finished; let two runs race for one folder.
+"""Kill a training run at random times until it has finished; start two runs in one folder.
 
     python tests/helpers/chaos.py [--processes 2] [--kills 100] [--steps 40] [--seed 1]
 
@@ -7,7 +7,7 @@ attempt is forked from a process that has imported everything (see forked.py).
 
     python tests/helpers/chaos.py --race 50 [--seed 1]
 
-lets two processes race for one folder 50 times (see race.py).
+lets two processes race for one folder 50 times (see concurrent_runs.py).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def train_with_kills(
 
 def run_races(folder: Path, count: int, seed: int) -> list[str]:
     """Let two processes race `count` times, with random delays; returns what was wrong."""
-    from race import MODES, race, train_references
+    from concurrent_runs import MODES, race, train_references
 
     rng, problems, modes = random.Random(seed), list[str](), Counter[str]()
     references = train_references(folder)
@@ -114,7 +114,7 @@ def run_races(folder: Path, count: int, seed: int) -> list[str]:
 
 
 def main() -> None:
-    from same import difference
+    from compare_runs import difference
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, default=2)

@@ -20,7 +20,7 @@ def stream(root, task="instances", batch_size=2, seed=0, workers=2, **fields):
     return DetectStream(split, data, detect, PLAIN, batch_size, seed, device, task)
 
 
-def same(one, other):
+def assert_equal(one, other):
     assert one.ids.tolist() == other.ids.tolist()
     for a, b in zip(one.images, other.images, strict=True):
         assert torch.equal(a, b)

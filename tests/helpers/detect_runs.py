@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from detect_nets import NET
+from detect_models import NET
 
 from resnets.config import DataSpec, OptimSpec, Recipe
 from resnets.train.run import run_training

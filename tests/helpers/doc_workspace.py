@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from checkpoint_files import save_checkpoint
-from detect_nets import FPN, NET
+from detect_models import FPN, NET
 from detect_sets import COLORS, write_coco, write_voc
+from digit_folders import recipe as tiny_recipe
 from digit_sets import digit_files
-from digit_trees import recipe as tiny_recipe
 from PIL import Image
-from small_nets import small_net
+from small_models import small_net
 
 from resnets.cli.main import main
 from resnets.config import DataSpec, Preprocess, Recipe, replace_fields, to_dict

@@ -20,7 +20,7 @@ from typing import Any
 import fake_device
 import numpy as np
 import torch
-from detect_nets import C4, FPN, NET, PCR, SEGMENT, random_images, small_model, targets
+from detect_models import C4, FPN, NET, PCR, SEGMENT, random_images, small_model, targets
 from detect_sets import write_coco
 from PIL import Image
 

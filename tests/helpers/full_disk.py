@@ -1,4 +1,4 @@
-"""A disk that is full, or hangs, when one file is about to be complete."""
+"""Simulate a disk that is full, or hangs, when one file is flushed."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Short runs of several processes on real digits, for tests of what befalls them."""
+"""Short runs of several processes on real digits, for tests of their failures."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def start(*words: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
-    """`resnets words ...`, whose workers meet `fault` (see tests/sitecustomize)."""
+    """`resnets words ...`, whose workers meet `fault` (see helpers/faults/sitecustomize.py)."""
     return forked.Popen(
         [sys.executable, "-m", "resnets", *words],
         stdout=subprocess.PIPE,

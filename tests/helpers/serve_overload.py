@@ -1,8 +1,8 @@
-"""What becomes of refusals under overload: clients that send far more than a server can answer.
+"""Responses under overload: clients send far more requests than a server can answer.
 
 python tests/helpers/serve_overload.py [CLIENTS] [SECONDS] [OPTION ...]: a line of JSON; options are
 those of `resnets serve`. Each client opens a connection for each request, as proxies and scripts
-do, sends all of a body and reads then. Everything on loopback.
+do, sends the whole body, and reads then. Everything on loopback.
 """
 
 import json
@@ -34,7 +34,7 @@ def requests() -> list[bytes]:
 
 
 def exchange(address: tuple[str, int], message: bytes) -> str:
-    """The status, with + where Retry-After is said; or what befell the connection."""
+    """Return the status, with + if it has Retry-After, or the error of the connection."""
     answer = b""
     try:
         with socket.create_connection(address, timeout=60) as connection:

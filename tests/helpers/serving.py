@@ -17,9 +17,9 @@ import httpx
 import numpy as np
 import uvicorn
 from checkpoint_files import save_checkpoint
-from detect_nets import FPN, small_model
+from detect_models import FPN, small_model
 from PIL import Image
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 
 from resnets.config import Preprocess, Recipe, to_dict
 from resnets.runtime.base import Runtime

@@ -122,7 +122,7 @@ def test_stages_have_their_strides(name: str) -> None:
         ("seresnet50", {"se_reduction": 0}, "se_reduction"),
     ],
 )
-def test_fields_that_contradict_each_other(name: str, changes: dict[str, Any], field: str) -> None:
+def test_contradicting_fields_are_refused(name: str, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         build(catalog.spec(name, **changes))
 

@@ -61,7 +61,7 @@ def test_parameters_are_torchvisions(name: str) -> None:
     ("plain", "residual"),
     [("plain18", "resnet18-a"), ("plain34", "resnet34-a"), ("cifar-plain56", "cifar-resnet56")],
 )
-def test_plain_twin_differs_in_the_shortcut_only(plain: str, residual: str) -> None:
+def test_plain_counterpart_differs_in_the_shortcut_only(plain: str, residual: str) -> None:
     ours, twin = on_meta(plain), on_meta(residual)
     shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
     assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == shapes

@@ -159,7 +159,7 @@ def test_off_changes_nothing() -> None:
         ({"block": "vgg", "drop_path": 0.1}, "model.drop_path"),
     ],
 )
-def test_contradictions_are_named(options: dict, words: str) -> None:
+def test_contradicting_fields_are_named(options: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny(**options)
 

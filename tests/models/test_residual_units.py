@@ -393,7 +393,7 @@ def test_forms_keep_their_weights_through_a_state_dict_and_strides(fields: dict)
         ({"block": "vgg", "shortcut_gate": "highway"}, "branch_scale"),
     ],
 )
-def test_contradictions_are_named(fields: dict, field: str) -> None:
+def test_contradicting_fields_are_named(fields: dict, field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         build(dataclasses.replace(WIDE, **fields))
 

@@ -120,7 +120,7 @@ def test_zero_initialized_branches_start_at_the_shortcut() -> None:
         {"norm_scale": False, "zero_init_residual": True},
     ],
 )
-def test_what_contradicts_is_refused(fields: dict[str, Any]) -> None:
+def test_contradicting_fields_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"model\.(downsample|dims|norm_scale)"):
         build(dataclasses.replace(ModelSpec(depths=(1, 1), widths=(8, 8)), **fields))
 

@@ -122,7 +122,7 @@ def test_a_compiler_may_have_arguments_and_other_ones_make_other_files(cache):
     assert len(libraries(cache)) == 2
 
 
-def test_what_keeps_a_kernel_away_is_said(cache, tmp_path):
+def test_the_reason_why_a_kernel_is_unused_is_reported(cache, tmp_path):
     for environment in ({"RESNETS_NATIVE": "0"}, {"CC": "no-such-compiler"}, {"CC": ""}):
         loaded, reason, _ = run_kernel(cache, **environment)
         assert loaded == "False"

@@ -13,7 +13,7 @@ OPEN_AND_LET_GO = """
 import gc, signal, sys
 from pathlib import Path
 import numpy as np
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.open import open_artifact
 from resnets.export.write.classifier import write_artifact
@@ -34,7 +34,7 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
-def test_sigterm_is_handled_after_models_were_let_go(tmp_path):
+def test_sigterm_is_handled_after_models_were_released(tmp_path):
     words = [sys.executable, "-c", OPEN_AND_LET_GO, str(tmp_path)]
     done = subprocess.run(
         words, cwd=HELPERS, capture_output=True, text=True, check=False, timeout=250

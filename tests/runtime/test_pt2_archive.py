@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 
 from resnets.export.write.classifier import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata

@@ -13,7 +13,7 @@ import torch
 from checkpoint_files import save_checkpoint
 from PIL import Image
 from serving import Running, encoded_image, running, save_classifier, save_detector, watched_files
-from small_nets import CLASSES
+from small_models import CLASSES
 
 from resnets.cli.main import main
 from resnets.config import ConfigError
@@ -187,7 +187,7 @@ def test_invalid_http_gets_json_too(served: Running):
     assert json.loads(body)["error"] == "Invalid HTTP request received"
 
 
-def test_token_is_wanted_for_all_but_page_and_health(paths):
+def test_a_token_is_required_for_all_but_page_and_health(paths):
     with running(f"net={paths['net']}", token="s3cret") as served:
         bare = {"authorization": ""}
         for path in ("/", "/page.js", "/page.css", "/icon.svg", "/healthz", "/readyz"):
@@ -206,7 +206,7 @@ OURS = ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "10.1.2.3", 
 OTHERS = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "[::1].x", "")
 
 
-def test_a_name_that_was_made_to_point_here_is_rejected(paths):
+def test_dns_rebinding_is_rejected(paths):
     with running(f"net={paths['net']}", hosts=("Nets.Example",)) as served:
         for host in OURS:
             assert served.client.get("/models", headers={"host": host}).status_code == 200, host

@@ -33,7 +33,7 @@ def ask(served: Running, route: str = "/predict") -> httpx.Response:
     return served.client.post(route, content=encoded_image(), headers={"content-type": "image/png"})
 
 
-def test_an_explanation_is_never_that_of_another_net(tmp_path: Path):
+def test_an_explanation_is_never_that_of_another_model(tmp_path: Path):
     path = Path(save_classifier(tmp_path / "net.safetensors"))
     with running(f"net={path}", token="t") as served:
         first, content = ask(served).json()["predictions"], path.read_bytes()

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from serving import Running, encoded_image, running, save_classifier
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 
 from resnets.runtime.inference_module import InferenceModule
 from resnets.serve.http import connection
@@ -51,7 +51,7 @@ def post(served: Running, **more) -> httpx.Response:
     return served.client.post("/predict", content=encoded_image(), headers=RAW, **more)
 
 
-def test_a_full_queue_sheds_and_answers_what_it_accepted(net: str):
+def test_a_full_queue_rejects_requests_and_answers_accepted_ones(net: str):
     with running(f"net={net}", queue=4) as served:
         gate = hold(served)
         with ThreadPoolExecutor(4) as pool:
@@ -66,7 +66,7 @@ def test_a_full_queue_sheds_and_answers_what_it_accepted(net: str):
         assert post(served).status_code == 200
 
 
-def test_a_client_that_leaves_frees_its_place(net: str):
+def test_a_disconnected_client_frees_its_place(net: str):
     with running(f"net={net}", queue=1) as served:
         gate = hold(served)
         body = encoded_image()
@@ -81,7 +81,7 @@ def test_a_client_that_leaves_frees_its_place(net: str):
         assert post(served).status_code == 200
 
 
-def test_a_client_that_stalls_frees_its_place(net: str):
+def test_a_stalled_client_frees_its_place(net: str):
     half = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\nabc"
     with running(f"net={net}", readers=1) as served:
         with served.connect() as reading:
@@ -148,7 +148,7 @@ def test_a_response_that_takes_too_long_is_cancelled(net: str):
         gate.set()
 
 
-def test_loading_a_model_leaves_those_alone_that_compute_meanwhile():
+def test_loading_a_model_does_not_affect_running_requests():
     """In the midst of the load of one net another thread computes another one."""
     busy, loading = InferenceModule(small_net(RESIDUAL)), small_net(RESIDUAL, seed=1)
     images = torch.zeros(1, 28, 28, 3, dtype=torch.uint8)

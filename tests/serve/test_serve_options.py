@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory):
         yield found
 
 
-def test_options_beside_the_images_are_those_of_the_url(served: Running):
+def test_options_next_to_the_images_are_those_of_the_url(served: Running):
     data = encoded_image()
     text = base64.b64encode(data).decode()
     answers = [
@@ -124,7 +124,7 @@ def test_examples_of_the_schema_are_answers(served: Running):
         assert typed["schema"] == {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
-def test_options_of_checkpoints_leave_artifacts_alone(tmp_path: Path, capsys):
+def test_options_of_checkpoints_do_not_affect_artifacts(tmp_path: Path, capsys):
     net = save_classifier(tmp_path / "net.safetensors")
     artifact = tmp_path / "net.pt2"
     assert main(["export", net, "--to", "torch", "--out", str(artifact)]) == 0

@@ -101,7 +101,7 @@ def test_short_study_concludes_nothing(tmp_path):
         assert '<li class="bad">' not in page
 
 
-def test_deep_net_that_is_still_falling_is_said():
+def test_deep_network_that_is_still_falling_is_reported():
     grid = [
         *cells("cifar-plain20", LEVEL[:3] + (5,) * 7, LEVEL[:3] + (4,) * 7),
         *cells("cifar-plain56", FALLING, FALLING),
@@ -114,7 +114,7 @@ def test_deep_net_that_is_still_falling_is_said():
     )
 
 
-def test_one_run_is_one_run():
+def test_one_run_is_counted_once():
     verdict = judge_degradation([*cells("cifar-plain20", (9,)), *cells("cifar-plain56", (50,))])
     assert "1 run of each" in verdict.statement
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from digit_trees import write_tree
+from digit_folders import write_tree
 
 import resnets
 from resnets.cli.main import main
@@ -19,7 +19,7 @@ from resnets.study.folds import study as folds
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, write_grid
 
 
-def test_the_law_is_found_again() -> None:
+def test_the_power_law_is_recovered() -> None:
     images = [500, 1000, 2000, 4000, 8000]
     errors = [3 + 400 * count**-0.5 for count in images]
     law = fit_power_law(images, errors)
@@ -114,7 +114,7 @@ def test_the_seed_of_all_subsets_can_be_set() -> None:
     assert [each.data.train_fraction for each in recipes] == [0.125, 0.25, 0.5, 1.0]
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     assert main(["study", "data"]) == 2
     assert main(["study", "data", "--data", "digits", "--subsets", "2"]) == 2
     assert main(["study", "data", "--data", "digits", "--set", "data.train_fraction=0.5"]) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digit_trees import write_tree
+from digit_folders import write_tree
 
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
@@ -88,7 +88,7 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(found, 
     assert {"label", "fold", "predicted", "digit0", "digit1", "digit2"} < rows[0].keys()
 
 
-def test_classes_count_alike_in_the_balanced_error(found) -> None:
+def test_classes_have_equal_weight_in_the_balanced_error(found) -> None:
     wrong = found.predictions.predicted != found.predictions.labels
     errors = [100 * wrong[found.predictions.labels == each].mean() for each in range(CLASSES)]
     assert np.trace(found.predictions.confusion) == (~wrong).sum()
@@ -117,7 +117,7 @@ def test_probabilities_are_at_the_temperature(found, monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(hot.probabilities, expected, atol=1e-4)
 
 
-def test_planted_labels_are_found(found, tree) -> None:
+def test_planted_label_errors_are_found(found, tree) -> None:
     planted = tree[1]
     hits = [each for each in found.issues if each.path in planted]
     assert len(hits) >= 4
@@ -129,7 +129,7 @@ def test_planted_labels_are_found(found, tree) -> None:
     assert {each.path for each in found.issues} <= listed
 
 
-def test_training_honours_corrections(found, tree) -> None:
+def test_training_applies_corrections(found, tree) -> None:
     file = found.folder / "corrections.csv"
     before = open_data(DataSpec(source=str(tree[0]), in_memory="never", val_fraction=0))
     after = open_data(
@@ -189,7 +189,7 @@ def test_corrections_that_do_not_fit_are_refused(tree, tmp_path: Path) -> None:
         open_data(spec)
 
 
-def test_folds_divide_each_class_alike_and_keep_groups() -> None:
+def test_folds_are_stratified_and_keep_groups() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), (50, 33, 7, 10))
     ids = rng.integers(1, 2**63, len(labels)).astype(np.uint64)
@@ -216,7 +216,7 @@ def test_folds_with_groups(tree) -> None:
     assert len(seen) == len(set(seen)) == CLASSES * EACH
 
 
-def test_what_makes_no_sense_is_refused(capsys) -> None:
+def test_invalid_arguments_are_refused(capsys) -> None:
     for changes in ({"folds": 1}, {"folds": 3, "fold": 3}, {"folds": 2, "split_rule": "rank"}):
         with pytest.raises(ConfigError, match=r"data\.fold"):
             DataSpec(**changes)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from html_elements import Elements
-from made_up_study import write_runs
+from synthetic_study import write_runs
 
 from resnets.models import build, cost
 from resnets.study import paper
@@ -58,7 +58,7 @@ def test_other_data_have_the_papers_recipe() -> None:
     assert (found.recipe, found.budget, found.settings) == ("cifar10-paper", "64000it", ())
 
 
-def test_rows_stand_beside_the_papers(study: Path) -> None:
+def test_rows_show_the_numbers_of_the_paper(study: Path) -> None:
     forms = read_forms(grid(), summarize(read_cells(study)))
     same, count = forms.agreement["Table 2"]
     assert same == count == 10

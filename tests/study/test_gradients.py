@@ -54,7 +54,7 @@ def test_norms_equal_autograd_by_hand(changes):
         assert each.weight == pytest.approx(weight.norm().item(), rel=1e-6)
 
 
-def test_measuring_leaves_the_net_as_it_was():
+def test_measuring_leaves_the_network_as_it_was():
     net = net_of("cifar-resnet8").eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     layer_gradients(net, classification_loss(), batch_of(8))
@@ -113,7 +113,7 @@ def test_naive_init_without_norm_vanishes_and_ends_early(digits):
     assert len(trace.measurements) < 10
 
 
-def test_a_loss_that_is_no_number_ends_the_training(digits):
+def test_a_loss_that_is_not_finite_ends_the_training(digits):
     recipe = digits_recipe("cifar-resnet20", 10, norm="none")
     recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, lr=1e6))
     trace = trace_gradients(recipe, *digits, CPU)

@@ -74,7 +74,7 @@ def changed(**fields):
         ({"models": ("cifar-plain8", "cifar-plain8:A")}, "no shortcuts to choose"),
     ],
 )
-def test_grids_that_make_no_sense(fields, message):
+def test_invalid_grids_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         changed(**fields)
 
@@ -92,7 +92,7 @@ def test_grid_survives_its_file(tmp_path):
         ("depths = 3", "unknown field depths"),
     ],
 )
-def test_files_that_are_no_study(tmp_path, text, message):
+def test_files_that_are_not_a_study(tmp_path, text, message):
     if text is not None:
         (tmp_path / "study.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -102,7 +102,7 @@ def test_files_that_are_no_study(tmp_path, text, message):
 @pytest.mark.parametrize(
     "net", ["cifar-plain20", "cifar-resnet20:B", "cifar-resnet164", "resnet50:C", "vgg16-bn"]
 )
-def test_depth_counts_the_layers_of_the_real_net(net):
+def test_depth_counts_the_layers_of_the_real_network(net):
     model = build(model_spec(net))
     weighted = [
         name
@@ -188,7 +188,7 @@ def test_parse_budget():
             parse_budget(text)
 
 
-def test_steps_are_timed_for_every_net(monkeypatch):
+def test_steps_are_timed_for_every_network(monkeypatch):
     # By this process's own seconds of the CPU, which nobody else's work makes longer.
     monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=time.process_time))
     found = survey_grid(changed(models=("cifar-plain8", "cifar-resnet56")), "cpu", timed=True)
@@ -196,7 +196,7 @@ def test_steps_are_timed_for_every_net(monkeypatch):
     assert found.seconds["cifar-resnet56"] > found.seconds["cifar-plain8"] > 0
 
 
-def test_training_order_starts_with_the_deepest_net_of_the_first_seed(tmp_path):
+def test_training_order_starts_with_the_deepest_network_of_the_first_seed(tmp_path):
     nets = ("cifar-plain8", "cifar-resnet20", "cifar-resnet14")
     write_grid(changed(models=nets, seeds=(2, 1, 2)), tmp_path)
     order = [(cell.depth, cell.seed) for cell in sort_cells(read_cells(tmp_path), jobs=2)]
@@ -273,14 +273,14 @@ def test_a_checkpoint_that_does_not_fit_on_the_device_is_out_of_memory(tmp_path,
         run_training(None, tmp_path, device="cpu", quiet=True)
 
 
-def test_a_disk_that_is_away_is_no_property_of_a_cell(tmp_path):
+def test_a_missing_disk_is_not_a_failure_of_a_cell(tmp_path):
     recipe = cell_recipe(changed(data=str(tmp_path / "unmounted")), "cifar-plain8", 0)
     with pytest.raises(DataError, match="unmounted"):
         train_cell(recipe, tmp_path / "cell", "cpu")
     assert not (tmp_path / "cell").exists()
 
 
-def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
+def test_a_failed_cell_does_not_stop_the_grid(tmp_path, capfd):
     """One cell's checkpoints are cut in half; the other is trained, and the reason is said."""
     write_grid(TINY, tmp_path)
     broken = read_cell(tmp_path, "cifar-resnet8", 0).folder
@@ -385,7 +385,7 @@ STUDY = [
 
 def start_held(step, *words):
     """The command, whose deep net goes no farther than `step` until it is asked to stop."""
-    held = [str(HELPERS / "held.py"), "cifar-resnet14-seed0", str(step)]
+    held = [str(HELPERS / "pause_at_step.py"), "cifar-resnet14-seed0", str(step)]
     return forked.Popen(
         [sys.executable, *held, *words],
         stdout=subprocess.PIPE,

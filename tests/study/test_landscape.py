@@ -37,7 +37,7 @@ def shown(runs):
     return net, prepare_images(sample_split(net, None, "train", 64, 0), net, "cpu")
 
 
-def test_each_filter_of_a_direction_is_as_long_as_the_nets(shown):
+def test_each_filter_of_a_direction_has_the_norm_of_the_networks(shown):
     net, _ = shown
     direction = random_direction(net, 3)
     assert set(direction) == {name for name, p in net.named_parameters() if p.ndim > 1}
@@ -49,7 +49,7 @@ def test_each_filter_of_a_direction_is_as_long_as_the_nets(shown):
     assert not torch.equal(direction["stem.conv.weight"], other["stem.conv.weight"])
 
 
-def test_moving_touches_no_norm_nor_bias_and_is_undone_exactly(shown):
+def test_shifting_does_not_change_norms_or_biases_and_is_undone_exactly(shown):
     net, _ = shown
     before = {name: value.clone() for name, value in net.state_dict().items()}
     ways = random_direction(net, 0), random_direction(net, 1)
@@ -63,7 +63,7 @@ def test_moving_touches_no_norm_nor_bias_and_is_undone_exactly(shown):
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_center_is_the_net_and_other_points_are_the_moved_net(shown):
+def test_the_center_is_the_network_and_other_points_are_the_shifted_network(shown):
     net, images = shown
     found = measure(make_subject(net, images, seed=1), steps=3)
     assert [point.alpha for point in found.line] == [-1, -0.5, 0, 0.5, 1]
@@ -98,7 +98,7 @@ def test_low_share_counts_points_under_half_the_loss_of_guessing():
     assert low_loss_share(landscape) == 0.25
 
 
-def test_losses_that_are_no_number_are_gaps(tmp_path):
+def test_losses_that_are_not_finite_are_gaps(tmp_path):
     """A net that overflows far from its weights still gets its figure."""
     side = (-1.0, 0.0, 1.0)
     plane = tuple(
@@ -112,7 +112,7 @@ def test_losses_that_are_no_number_are_gaps(tmp_path):
     assert "33% low" in report.report.read_text(encoding="utf-8")
 
 
-def test_study_compares_nets_on_the_same_images(runs, tmp_path):
+def test_study_compares_networks_on_the_same_images(runs, tmp_path):
     report = ANALYSIS.run(
         list(runs.values()), data=None, examples=40, steps=3, seed=0, device="cpu", out=tmp_path
     )
@@ -133,7 +133,7 @@ def test_steps_without_a_middle_are_refused(runs, tmp_path, steps):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_diverged_net_is_refused(runs, tmp_path):
+def test_a_diverged_network_is_refused(runs, tmp_path):
     from checkpoint_files import save_checkpoint
 
     from resnets.weights.checkpoint.find import find_checkpoint

@@ -156,7 +156,7 @@ def runs(tmp_path_factory):
     return {net: train_on_digits(folder / net, net) for net in nets}
 
 
-def test_study_writes_every_layer_of_every_net(runs, tmp_path):
+def test_study_writes_every_layer_of_every_network(runs, tmp_path):
     report = ANALYSIS.run(list(runs.values()), data=None, examples=60, device="cpu", out=tmp_path)
     rows = list(csv.DictReader((tmp_path / "numbers" / "responses.csv").open()))
     assert [row["model"] for row in rows] == ["cifar-resnet8"] * 7 + ["cifar-plain8"] * 7
@@ -165,7 +165,7 @@ def test_study_writes_every_layer_of_every_net(runs, tmp_path):
     assert "resnets study responses" in text
 
 
-def test_two_runs_of_one_net_are_told_apart(runs, tmp_path):
+def test_two_runs_of_one_network_are_distinguished(runs, tmp_path):
     again = train_on_digits(tmp_path / "again", "cifar-resnet8", 3)
     report = ANALYSIS.run(
         [runs["cifar-resnet8"], again], data=None, examples=20, device="cpu", out=tmp_path / "out"

@@ -100,7 +100,7 @@ def test_a_cell_that_diverges_fails_by_itself(tmp_path):
     assert "the loss is" in bad.error
 
 
-def test_a_cell_that_breaks_its_process_does_not_take_others_with_it(tmp_path, alone, capfd):
+def test_a_cell_that_crashes_its_process_does_not_affect_others(tmp_path, alone, capfd):
     """The other cell continues from where it was, in a process of its own, to the same result."""
     model = "cifar-resnet8:block=failing"
     grid = dataclasses.replace(GRID, models=("cifar-resnet8", model), blocks=("failing",))

@@ -135,7 +135,7 @@ def test_which_blocks_may_be_dropped_whole_or_swapped():
 )
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_deepened_residual_net_is_equal_bit_for_bit(name, changes, training, layout):
+def test_deepened_residual_network_is_equal_bit_for_bit(name, changes, training, layout):
     net = small(name, **changes).to(memory_format=layout).train(training)
     deep = deepen(net, 2)
     assert deep.training == training
@@ -162,7 +162,7 @@ def test_new_blocks_can_learn():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_deepened_plain_net_answers_the_same_to_all(training):
+def test_a_deepened_plain_network_is_constant(training):
     torch.manual_seed(0)
     plain = build(catalog.spec("cifar-plain14", **GRAY)).train(training)
     images = images_of(16)
@@ -172,7 +172,7 @@ def test_deepened_plain_net_answers_the_same_to_all(training):
     assert torch.equal(deep, deep[:1].expand_as(deep))
 
 
-def test_the_proof_sees_equality_and_constancy():
+def test_the_comparison_detects_equality_and_constancy():
     net = small("cifar-resnet14")
     before = logits(net)
     proof = compare_deepened(net, images_of(16), 2)
@@ -225,7 +225,7 @@ def test_study_of_a_run(run, tmp_path):
     assert "50 drawn (seed 0) from digits, validation share" in text
 
 
-def test_plain_net_is_refused_before_anything_is_written(tmp_path):
+def test_plain_network_is_refused_before_anything_is_written(tmp_path):
     plain = train_on_digits(tmp_path / "plain", "cifar-plain8", 2)
     with pytest.raises(ConfigError, match="cifar-plain8"):
         ANALYSIS.run([plain], data=None, examples=9, seed=0, device="cpu", out=tmp_path / "out")

@@ -106,7 +106,7 @@ def test_every_error_of_the_table_is_the_mean_of_rows_it_names(study: Path) -> N
                 assert f"{mean:.2f} ± {spread:.2f}" in shown
 
 
-def test_balanced_error_and_macro_f1_stand_beside_the_error(study: Path) -> None:
+def test_balanced_error_and_macro_f1_are_shown_with_the_error(study: Path) -> None:
     for row in read_csv(study, "class-metrics"):
         last = [each.last("test") for each in read_cells(study) if each.model == row["Model"]]
         for title, key in (("balanced error", "balanced_error"), ("macro F1", "macro_f1")):
@@ -131,7 +131,7 @@ def test_curves_are_drawn_from_the_rows_of_all_runs(study: Path) -> None:
     assert len({row["run folder"] for row in drawn}) == 8
 
 
-def test_gaps_are_marked_with_their_reason_and_left_out_of_means(gappy: Path) -> None:
+def test_gaps_are_marked_with_their_reason_and_excluded_from_means(gappy: Path) -> None:
     page = read_page(gappy)
     assert "3 of 9 runs did not finish (1 failed, 1 unfinished, 1 not started)" in page.text
     gaps = {(row["Model"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
@@ -176,7 +176,7 @@ def write_run(folder: Path, net: str, seed: int, source: str, error: float) -> N
 
 
 @pytest.mark.parametrize(("source", "papers"), [("cifar10", True), ("cifar100", False)])
-def test_the_papers_numbers_stand_beside_its_own_data_only(
+def test_the_numbers_of_the_paper_are_shown_for_its_own_data_only(
     tmp_path: Path, source: str, papers: bool
 ) -> None:
     nets = ("cifar-plain110", "cifar-resnet20", "cifar-resnet110")
@@ -214,7 +214,7 @@ def test_the_papers_data_is_known_by_name(source: str, data: str | None) -> None
     assert paper.find_dataset(source) == data
 
 
-def test_the_papers_nets_are_known_by_their_build() -> None:
+def test_the_networks_of_the_paper_are_recognized_by_their_spec() -> None:
     renamed = dataclasses.replace(catalog.spec("cifar-resnet20"), name="mine", input_size=28)
     found = paper.find_error(renamed, "cifar10")
     assert found is not None
@@ -224,7 +224,7 @@ def test_the_papers_nets_are_known_by_their_build() -> None:
     assert paper.find_error(catalog.spec("resnet34-c"), "imagenet") == paper.IMAGENET["resnet34-c"]
 
 
-def test_every_net_with_a_number_of_the_paper_is_in_the_catalog() -> None:
+def test_every_network_with_a_number_of_the_paper_is_in_the_catalog() -> None:
     for errors in paper.ERRORS.values():
         for name in errors:
             assert catalog.spec(name).name == name
@@ -267,7 +267,7 @@ def test_every_seed_lies_within_the_axes_of_the_depth_figure() -> None:
         assert high > 72
 
 
-def test_labels_tell_nets_of_one_depth_apart() -> None:
+def test_labels_tell_networks_of_one_depth_apart() -> None:
     twins = [curves("p", "plain", 34, "none"), curves("r", "residual", 34, "A")]
     assert set(curve_labels(twins).values()) == {"34 layers"}
     options = [*twins, curves("s", "residual", 34, "B")]
@@ -276,7 +276,7 @@ def test_labels_tell_nets_of_one_depth_apart() -> None:
     assert curve_labels(versions) == {"v1": "v1", "v1.5": "v1.5"}
 
 
-def test_differences_name_field_value_and_nets() -> None:
+def test_differences_name_field_value_and_networks() -> None:
     first, second = (
         recipe("cifar10-paper", "cifar-resnet20"),
         recipe("cifar10-paper", "cifar-plain20"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from html_elements import Elements
-from made_up_study import write_runs
+from synthetic_study import write_runs
 
 from resnets.config import ConfigError, replace_fields
 from resnets.recipes import recipe
@@ -94,7 +94,7 @@ def test_lists_in_names_and_sweeps() -> None:
         depth_grid(models=["cifar-resnet8"], sweep=["optim.lr"])
 
 
-def test_families_are_told_apart_by_form_not_by_depth_or_option() -> None:
+def test_families_are_distinguished_by_form_not_by_depth_or_option() -> None:
     names = {
         "cifar-plain8": "plain",
         "cifar-resnet8": "residual",

@@ -53,7 +53,7 @@ def read(page, name):
         return list(csv.DictReader(file))
 
 
-def test_page_speaks_of_text_and_bits(page):
+def test_the_page_reports_bits_of_text(page):
     text = page.report.read_text(encoding="utf-8")
     assert "bits per character" in text
     for word in ("top1", "one view per image", "training images", "%</td>", "weighted layers"):
@@ -101,7 +101,7 @@ def test_verdict_is_in_bits_and_within_the_iterations():
     assert "%" not in verdict.statement.replace("90%", "")
 
 
-def test_a_network_that_knows_frequencies_only_is_no_evidence():
+def test_a_network_at_the_frequency_baseline_is_not_evidence():
     cells = [*runs("plain-transformer4", 0.9, 0.91), *runs("plain-transformer16", 0.95, 0.96)]
     assert judge_degradation(cells).plain.rises is None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from digit_trees import recipe, write_tree
+from digit_folders import recipe, write_tree
 
 import resnets
 import resnets.study.tune as search
@@ -37,7 +37,7 @@ def test_the_rate_rises_until_the_loss_does(chosen) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
+def test_a_resumed_search_equals_an_uninterrupted_one(chosen, tmp_path: Path) -> None:
     whole = resnets.tune(chosen, trials=2, budget="8it", out=tmp_path / "whole", device="cpu")
     resnets.tune(chosen, trials=1, budget="8it", out=tmp_path / "parts", device="cpu")
     again = resnets.tune(chosen, trials=2, budget="8it", out=tmp_path / "parts", device="cpu")
@@ -108,7 +108,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     return tried
 
 
-def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_repeated(chosen, untrained, tmp_path: Path) -> None:
     out = tmp_path / "50% of a?b#c"  # characters that mean something in the store's URL
     with pytest.raises(KeyboardInterrupt):
         resnets.tune(chosen, trials=3, out=out, device="cpu")

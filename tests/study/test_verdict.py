@@ -31,7 +31,7 @@ RESIDUAL_DOES_NOT = [
 ]
 
 
-def test_degradation_of_plain_nets_alone():
+def test_degradation_of_plain_networks_alone():
     verdict = judge_degradation(PLAIN_DEGRADES + RESIDUAL_DOES_NOT)
     assert verdict.plain.rises is True
     assert verdict.residual.rises is False
@@ -60,7 +60,7 @@ def test_no_degradation_seen_here():
     assert verdict.statement.startswith("No degradation seen here")
 
 
-def test_a_sure_but_tiny_rise_is_no_degradation():
+def test_a_significant_but_tiny_rise_is_not_degradation():
     """As measured on the digits: 0.08, 0.16 and 0.08% against three times zero."""
     tiny = runs("cifar-resnet20", 0.0, 0.0, 0.0) + runs("cifar-resnet56", 0.08, 0.16, 0.08)
     verdict = judge_degradation(PLAIN_DEGRADES + tiny)
@@ -90,7 +90,7 @@ def test_equal_runs_need_no_spread():
     assert verdict.plain.rises is False
 
 
-def test_residual_nets_may_degrade_too():
+def test_residual_networks_may_degrade_too():
     worse = runs("cifar-resnet20", 2.0, 2.1, 2.0) + runs("cifar-resnet1202", 9.0, 9.4, 9.1)
     verdict = judge_degradation(PLAIN_DEGRADES + worse)
     assert verdict.residual.rises is True

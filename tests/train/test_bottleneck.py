@@ -233,7 +233,7 @@ def test_cuda_is_timed_by_its_own_clock_without_making_the_host_wait() -> None:
     assert spent <= time.perf_counter() - start
 
 
-def test_random_crops_of_pictures_in_memory_are_timed_too() -> None:
+def test_random_crops_of_images_in_memory_are_timed_too() -> None:
     spec = replace(DataSpec(), augment=AugmentSpec(crop="random-resized", scale=(0.5, 1.0)))
     train = open_data(spec).train
     stream = TrainStream(train, spec, fit_preprocess(train, spec, 1), 64, 0, CPU)

@@ -61,7 +61,7 @@ def test_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["last.safetensors"]
 
 
-def test_missing_and_foreign_files(tmp_path):
+def test_missing_and_unrelated_files(tmp_path):
     with pytest.raises(CheckpointError, match="no such run or checkpoint"):
         find_checkpoint(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="no checkpoint in this folder"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from digit_trees import recipe, write_tree
+from digit_folders import recipe, write_tree
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_the_teacher_sees_the_same_pixels(trained: Path, order: str) -> None:
+def test_the_teacher_gets_the_same_pixels(trained: Path, order: str) -> None:
     model = load_classifier(trained)
     pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     student = Preprocessor(

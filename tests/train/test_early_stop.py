@@ -46,7 +46,7 @@ def steps(folder, kind):
     return [row["step"] for row in read_rows(folder) if row["kind"] == kind]
 
 
-def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, capsys):
+def test_training_stops_when_patience_is_exhausted_and_reports_it(tmp_path, frozen_error, capsys):
     out = tmp_path / "run"
     result = run_training(plan(), out, device="cpu")
     assert steps(out, "val") == [3, 6, 9, 12, 15]

@@ -39,7 +39,7 @@ def assert_tools_work(found: Any) -> None:
     assert found["bulk_processes"] == 1
 
 
-def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path, cpu) -> None:
+def test_cuda_equals_the_cpu_and_a_step_does_not_synchronize(tmp_path: Path, cpu) -> None:
     found = on_device(
         "cuda", tmp_path, "settings", "graph", "resume", "cell", "tools", "evaluation"
     )
@@ -93,13 +93,13 @@ def test_cells_in_threads_equal_cells_alone(tmp_path: Path) -> None:
     assert streams <= 2  # later cells use those of ended ones
 
 
-def test_a_step_of_other_losses_and_tasks_does_not_wait(tmp_path: Path) -> None:
+def test_steps_of_other_losses_and_tasks_do_not_synchronize(tmp_path: Path) -> None:
     found = on_device("cuda", tmp_path, "tasks")
     for task in ("focal", "distill", "signals", "text"):
         assert found[task]["waits"] == {}, task
 
 
-def test_steps_that_wait_do_so_once(tmp_path: Path) -> None:
+def test_synchronizing_steps_synchronize_once(tmp_path: Path) -> None:
     """For a gradient that is not finite, by an optimizer that is not fused, and for the error."""
     found = on_device("cuda", tmp_path, "optimizers")
     once = {"value read, train/optim/grad_scaler.py": 1}
@@ -108,7 +108,7 @@ def test_steps_that_wait_do_so_once(tmp_path: Path) -> None:
     assert {name: found[name]["waits"] for name in expected} == expected
 
 
-def test_mps_computes_what_the_cpu_does_without_float64(tmp_path: Path, cpu) -> None:
+def test_mps_equals_the_cpu_without_float64(tmp_path: Path, cpu) -> None:
     found = on_device("mps", tmp_path, "resume", "tools")
     assert found["mixed"] == "RuntimeError"
     assert found["plain"]["loss"] == pytest.approx(cpu["plain"]["loss"], rel=1e-6)

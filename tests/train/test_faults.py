@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_runs import assert_is, files, payload, saved
 from full_disk import fill_disk
-from saving import assert_is, files, payload, saved
 
 from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
@@ -128,7 +128,7 @@ def test_without_its_last_checkpoint_a_run_ends_the_same(whole, tmp_path, caplog
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)
 
 
-def test_a_checkpoint_that_vanishes_while_training_is_written_anew(tmp_path):
+def test_a_checkpoint_that_vanishes_while_training_is_written_again(tmp_path):
     manager = saved(tmp_path, 10, 20)
     (tmp_path / "checkpoints" / LAST).unlink()
     manager.save(LAST, payload(30), 30)

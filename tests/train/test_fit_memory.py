@@ -147,7 +147,7 @@ def test_after_probing_in_several_processes_the_hint_is_to_resume(monkeypatch):
         take_step(net, recipe, ProcessGroup(0, 2))
 
 
-def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
+def test_an_optimizer_state_that_does_not_fit_is_one_line(monkeypatch):
     recipe = replace_fields(plan(), {"optim.kind": "adamw"})
     step = train_step(build(recipe.model), recipe)
     monkeypatch.setattr(step.state.optimizer, "step", too_big)
@@ -155,7 +155,7 @@ def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
         step(images())
 
 
-def test_what_cannot_be_halved_and_other_errors_are_not_tried_again():
+def test_other_errors_are_not_retried():
     recipe = plan(norm_batch=32)
     net = Hungry(build(recipe.model), 8)
     with pytest.raises(fit_memory.OutOfMemory, match=r"\b32\b.*recompute=true"):

@@ -32,7 +32,7 @@ def spoil(folder):
         path.write_bytes(b"\xff\xd8 cut short")
 
 
-def test_every_row_is_tried_in_the_end_and_the_trying_ends():
+def test_every_row_is_tried_once_and_then_the_search_ends():
     tried = list(order.rows_to_try(7, seed=3, epoch=1, row=2))
     assert tried[0] == 2
     assert set(tried) == set(range(7))

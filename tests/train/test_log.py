@@ -52,7 +52,7 @@ def test_a_damaged_line_costs_no_other(tmp_path, caplog, bad):
     assert "line 2" in record.getMessage()
 
 
-def test_a_line_that_a_kill_cut_short_is_no_damage(tmp_path, caplog):
+def test_a_line_truncated_by_a_kill_is_not_damage(tmp_path, caplog):
     lines = [json.dumps(row).encode() for row in ROWS]
     write(tmp_path, [*lines[:3], lines[3][:9]], end=b"")
     assert read_rows(tmp_path) == ROWS[:3]
@@ -79,7 +79,7 @@ def write_until_it_fails(log, caplog):
     return step
 
 
-def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
+def test_a_run_continues_without_tensorboard(tmp_path, caplog, capfd):
     pytest.importorskip("tensorboard")
     hook = threading.excepthook
     log = RunLog(tmp_path, total=1000, quiet=True)

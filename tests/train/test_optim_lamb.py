@@ -77,7 +77,7 @@ def test_trust_makes_the_first_step_a_share_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb", "muon"])
-def test_state_goes_there_and_back_exactly(kind: str) -> None:
+def test_the_round_trip_of_the_state_is_exact(kind: str) -> None:
     spec = OptimSpec(kind=kind, lr=0.01, betas=(0.8, 0.95))
     net = tiny()
     first = optimizer(net, spec)

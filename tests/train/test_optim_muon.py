@@ -41,7 +41,7 @@ def test_matrices_as_torch_updates_them(shape: tuple[int, int], nesterov: bool) 
     assert (ours - theirs).norm() < 0.02 * moved  # torch computes in bfloat16
 
 
-def test_updates_are_nearly_orthogonal_whatever_the_gradient() -> None:
+def test_updates_are_nearly_orthogonal_for_any_gradient() -> None:
     draw = torch.Generator().manual_seed(1)
     updates = [torch.randn(8, 4, 3, 3, generator=draw) * scale for scale in (1e-6, 1.0, 1e4)]
     updates.append(torch.randn(12, 3, generator=draw))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import save_checkpoint
-from small_nets import PREACT, RESIDUAL, small_net
+from small_models import PREACT, RESIDUAL, small_net
 from torch.nn import functional as F
 
 from resnets.api.recipe import choose_recipe

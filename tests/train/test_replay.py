@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import save_checkpoint
-from digit_trees import recipe, write_tree
+from digit_folders import recipe, write_tree
 
 import resnets
 from resnets.cli.main import main
@@ -75,7 +75,7 @@ def test_a_stored_step_that_is_damaged_or_of_another_run_is_one_line(
     assert str(file) in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_sound_run_has_no_such_step(tmp_path: Path) -> None:
+def test_a_finite_run_stores_no_step(tmp_path: Path) -> None:
     chosen = recipe(write_tree(tmp_path / "set"), "4it")
     run_training(chosen, tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(ConfigError, match="finite"):
@@ -83,7 +83,7 @@ def test_a_sound_run_has_no_such_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "folder", "folder/recipe.toml/file"])
-def test_what_is_no_run_is_one_line(
+def test_what_is_not_a_run_is_one_line(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "folder").mkdir()

@@ -17,7 +17,7 @@ from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 pytestmark = pytest.mark.timeout(900)  # seconds; ten are enough where nothing else runs
 STEPS = 32
-HELD = (HELPERS / "held.py", "MainProcess", STEPS - 2)
+HELD = (HELPERS / "pause_at_step.py", "MainProcess", STEPS - 2)
 # From data.augment.policy on: all random draws, by sample and by step, and images that grow.
 TRAIN = f"""
     train digits --model cifar-resnet8 --iterations {STEPS} --set checkpoint_every=7it

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 import torch
+from checkpoint_runs import files
 from full_disk import fill_disk
-from saving import files
 
 from resnets import create_model
 from resnets.recipes import recipe
@@ -45,7 +45,7 @@ def step(state, number):
             each["momentum_buffer"].fill_(number)
 
 
-def test_what_is_saved_is_the_state_of_the_call(saver, state, tmp_path):
+def test_the_saved_state_is_that_of_the_call(saver, state, tmp_path):
     for number in range(1, 9):
         step(state, number)
         saver.save_last(state)
@@ -96,7 +96,9 @@ def stuck(monkeypatch):
     released.set()
 
 
-def test_the_loop_does_not_wait_and_hears_of_it_at_the_next_save(saver, state, tmp_path, stuck):
+def test_the_loop_does_not_wait_and_raises_write_errors_at_the_next_save(
+    saver, state, tmp_path, stuck
+):
     step(state, 1)
     saver.save_last(state)  # returns, though the disk does not
     assert saver.last_good() == "no checkpoint written yet"
@@ -109,7 +111,7 @@ def test_the_loop_does_not_wait_and_hears_of_it_at_the_next_save(saver, state, t
     assert saver.last_good().endswith(f"{LAST} (step 2)")
 
 
-def test_one_write_goes_on_at_a_time(saver, state, stuck):
+def test_one_write_runs_at_a_time(saver, state, stuck):
     saver.save_last(state)
     ended = threading.Event()
 
@@ -126,14 +128,14 @@ def test_one_write_goes_on_at_a_time(saver, state, stuck):
     thread.join()
 
 
-def test_the_end_of_a_run_hears_of_it_too(saver, state, stuck):
+def test_the_end_of_a_run_raises_write_errors(saver, state, stuck):
     saver.save_last(state)
     stuck.set()
     with pytest.raises(CheckpointError, match="of step 0"):
         saver.wait()
 
 
-def test_buffers_serve_again_unless_shapes_change():
+def test_buffers_are_reused_unless_shapes_change():
     snapshot, tensor = Snapshot(), torch.ones(2, 3)
     snapshot.copy({"a": tensor})
     first = snapshot.tensors()["a"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from same import difference
+from compare_runs import difference
 from scale_runs import TRAIN, finish
 
 from resnets.weights.checkpoint.format import LAST, read_checkpoint

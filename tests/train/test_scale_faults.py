@@ -11,7 +11,7 @@ import chaos
 import forked
 import pytest
 import torch
-from same import difference
+from compare_runs import difference
 from scale_runs import ENVIRONMENT, TRAIN, finish, start
 
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
@@ -43,7 +43,7 @@ def test_a_process_that_is_killed_starts_again_with_the_others(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_restarts_the_run_ends_with_one_line_and_goes_on_by_hand(whole, tmp_path):
+def test_without_restarts_the_run_ends_with_one_line_and_can_be_resumed(whole, tmp_path):
     out = tmp_path / "run"
     fault = "kill rank 1 at step 8 once"
     code, _, err = finish(
@@ -57,7 +57,7 @@ def test_without_restarts_the_run_ends_with_one_line_and_goes_on_by_hand(whole, 
     assert_same(whole, out)
 
 
-def test_sigterm_saves_and_fewer_processes_go_on(whole, tmp_path):
+def test_sigterm_saves_and_fewer_processes_resume(whole, tmp_path):
     out = tmp_path / "run"
     words = ("--devices", "2", "--set", "optim.shard=true", "--out", str(out))
     process = start(*TRAIN, *words, fault="wait at step 10")
@@ -103,7 +103,7 @@ def test_a_process_that_hangs_is_ended_and_says_where(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_on_one_process_stops_all(tmp_path):
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(tmp_path):
     out = tmp_path / "run"
     code, _, err = finish(*TRAIN, "--devices", "2", "--out", str(out), fault="nan rank 1 at step 8")
     assert code == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compare_runs import difference
 from PIL import Image
-from same import difference
 from scale_runs import TRAIN, finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -9,8 +9,8 @@ from typing import ClassVar
 import fsspec
 import pytest
 import torch
+from checkpoint_runs import assert_is, files, payload, resume_from, saved
 from fsspec.implementations.memory import MemoryFileSystem
-from saving import assert_is, files, payload, resume_from, saved
 
 import resnets
 from resnets.cli.main import main
@@ -75,7 +75,7 @@ def there(url):
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["object-store", "moved"])
-def test_they_are_kept_there_in_place_of_the_folder(url, tmp_path, monkeypatch, whole):
+def test_checkpoints_are_stored_at_the_url_instead_of_the_folder(url, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(store, "ATOMIC_PROTOCOLS", {"shaky"} if whole else set())
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     saved(out, 10, 20, 30, recipe=plan)
@@ -89,7 +89,7 @@ def test_they_are_kept_there_in_place_of_the_folder(url, tmp_path, monkeypatch, 
     assert manager.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 40)"
 
 
-def test_damaged_there_means_an_older_one_and_both_are_named(url, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_replaced_by_an_older_one_and_both_are_named(url, tmp_path, caplog):
     plan = Recipe(checkpoint_url=url)
     saved(tmp_path / "run", 10, 20, recipe=plan)
     place = fsspec.filesystem("shaky")
@@ -100,7 +100,7 @@ def test_damaged_there_means_an_older_one_and_both_are_named(url, tmp_path, capl
     assert f"resuming from {url}/run/{step_name(10)} instead" in caplog.text
 
 
-def test_a_failing_moment_is_tried_again(url, tmp_path):
+def test_a_transient_error_is_retried(url, tmp_path):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     Shaky.failures = 3
     saved(out, 10, 20, recipe=plan)
@@ -113,7 +113,7 @@ def test_a_failing_moment_is_tried_again(url, tmp_path):
     assert_is(CheckpointManager(out, plan).latest(), 20)
 
 
-def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
+def test_checkpoints_stay_in_the_folder_while_the_store_is_unreachable(url, tmp_path, caplog):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     manager = saved(out, 10, recipe=plan)
     Shaky.failures = 8
@@ -134,7 +134,7 @@ def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
     assert_is(open_checkpoint(f"{url}/run/{BEST}"), 20)
 
 
-def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
+def test_pending_checkpoints_are_skipped_if_another_machine_continued(url, tmp_path):
     """It came to step 60 while steps 20 waited here: 60 it is, and 20 never takes its place."""
     plan, out = Recipe(checkpoint_url=url), tmp_path / "here" / "run"
     manager = saved(out, 10, recipe=plan)
@@ -155,7 +155,7 @@ def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
     assert_is(open_checkpoint(f"{url}/run/{BEST}"), 50)
 
 
-def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
+def test_the_last_checkpoint_of_a_run_must_be_uploaded(url, tmp_path):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     manager = saved(out, 10, recipe=plan)
     Shaky.failures = 4
@@ -169,7 +169,7 @@ def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
     assert_is(CheckpointManager(out, plan).latest(), 20)
 
 
-def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, monkeypatch):
+def test_another_machine_resumes_to_the_same_result(url, tmp_path, caplog, capsys, monkeypatch):
     """It has nothing but the URL, where the last checkpoint got lost."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "here" / "far"
@@ -195,7 +195,7 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["test"]["top1_error"]
 
 
-def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, capsys, monkeypatch):
+def test_an_unrelated_run_of_the_same_name_is_not_resumed(url, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_training(short(url, duration="4it"), tmp_path / "there" / "run", device="cpu", quiet=True)
     resume = ["train", "--resume", f"{url}/run", "--device", "cpu"]
@@ -217,7 +217,7 @@ def test_a_run_may_have_a_dot_in_its_name(url, tmp_path):
     assert READERS.keys() <= SUFFIXES
 
 
-def test_whatever_takes_a_checkpoint_takes_its_url(url, tmp_path):
+def test_urls_are_accepted_wherever_checkpoints_are(url, tmp_path):
     run_training(short(url), tmp_path / "run", device="cpu", quiet=True)
     best = f"{url}/run/{BEST}"
     stored = open_checkpoint(best).group("model")
@@ -232,7 +232,7 @@ def test_whatever_takes_a_checkpoint_takes_its_url(url, tmp_path):
     assert fingerprint(f"{url}/run/{LAST}") not in digests
 
 
-def test_go_on_finds_a_run_that_another_machine_left(url, tmp_path, capsys):
+def test_resume_if_exists_finds_a_run_of_another_machine(url, tmp_path, capsys):
     words = ["train", "digits", "--model", "cifar-resnet8", "--iterations", "4", "--device", "cpu"]
     words += ["--set", f"checkpoint_url={url}", "--go-on", "--out"]
     assert main([*words, str(tmp_path / "a" / "run")]) == 0

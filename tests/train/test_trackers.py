@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from digit_trees import recipe, write_tree
+from digit_folders import recipe, write_tree
 
 from resnets.config import ConfigError, Recipe
 from resnets.train.log import trackers
@@ -41,7 +41,9 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     return Recorder
 
 
-def test_rows_arrive_and_a_resumed_run_goes_on(recorder: type[Recorder], tmp_path: Path) -> None:
+def test_rows_are_logged_and_a_resumed_run_continues(
+    recorder: type[Recorder], tmp_path: Path
+) -> None:
     chosen = replace(recipe(write_tree(tmp_path / "set"), "4it"), trackers=("wandb",))
     run_training(chosen, tmp_path / "run", device="cpu", quiet=True)
     assert (recorder.known, recorder.written[-1]) == (None, ({}, -1))
@@ -58,7 +60,7 @@ def test_rows_arrive_and_a_resumed_run_goes_on(recorder: type[Recorder], tmp_pat
     assert read_object(tmp_path / "run" / IDS) == {"wandb": "first"}
 
 
-def test_a_run_goes_on_without_one_that_fails(
+def test_a_run_continues_without_a_failed_tracker(
     recorder: type[Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder.fails = True

@@ -61,7 +61,7 @@ def test_what_a_full_gpu_and_other_causes_have_in_common_is_decided_by_its_memor
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(MESSAGES[0]), RuntimeError(MESSAGES[1])])
-def test_a_full_device_is_no_fault_of_the_file_that_is_read_to_it(error):
+def test_a_full_device_is_not_a_fault_of_the_file_that_is_read_to_it(error):
     context = within_memory("momentum does not fit", "use a smaller model")
     with pytest.raises(OutOfMemory), context, reading_weights("last.safetensors"):
         raise error

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from caffe_net import Blobs, blob, caffemodel, chunk, random_blobs, run, varint
+from caffe_model import Blobs, blob, caffemodel, chunk, random_blobs, run, varint
 from encode_weights import encoded
 from weights_state import SMALL, assert_same, logits, random_images, random_state
 
@@ -51,7 +51,7 @@ def test_ours_as_their_blobs(depths: tuple[int, ...], bias: bool) -> None:
     assert_same(run(blobs, spec, images), logits(ours, images))
 
 
-def test_there_and_back_is_the_same(tmp_path: Path) -> None:
+def test_the_round_trip_is_exact(tmp_path: Path) -> None:
     """Through the names of ResNet-50, 101 and 152, at their real depths, tensor by tensor."""
     for depth in (50, 101, 152):
         spec = dataclasses.replace(
@@ -74,7 +74,7 @@ def test_a_factor_of_zero_means_statistics_of_zero() -> None:
     assert not names.to_own(there)["stem.norm.running_var"].any()
 
 
-def test_mean_picture_beside_the_model(tmp_path: Path) -> None:
+def test_mean_image_next_to_the_model(tmp_path: Path) -> None:
     path = tmp_path / "model.caffemodel"
     path.write_bytes(caffemodel(random_blobs(SMALL, seed=1, bias=False, factor=1.0)))
     mean = np.random.default_rng(0).uniform(0, 255, (3, 256, 256)).astype(np.float32)
@@ -89,9 +89,7 @@ def test_mean_picture_beside_the_model(tmp_path: Path) -> None:
     torch.testing.assert_close(net.preprocess(picture), expected, atol=1e-3, rtol=0)
 
 
-def test_mean_pixel_without_a_mean_picture(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_mean_pixel_without_a_mean_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "resnets")
     path = tmp_path / "model.caffemodel"
     path.write_bytes(caffemodel(random_blobs(SMALL, seed=1, bias=False, factor=1.0)))

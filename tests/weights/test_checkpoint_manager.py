@@ -10,7 +10,16 @@ import time
 import pytest
 import safetensors.torch
 import torch
-from saving import FORKS, assert_is, die_at, files, payload, resume_from, save_without_end, saved
+from checkpoint_runs import (
+    FORKS,
+    assert_is,
+    die_at,
+    files,
+    payload,
+    resume_from,
+    save_until_killed,
+    saved,
+)
 
 from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.weights.checkpoint.find import find_checkpoint
@@ -27,7 +36,7 @@ from resnets.weights.errors import CheckpointError
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_last_is_the_newest_and_so_many_are_kept(tmp_path, count):
+def test_last_is_the_newest_and_a_limited_number_is_kept(tmp_path, count):
     kept = saved(tmp_path, 10, 20, 30, 40, 50, 60, recipe=Recipe(keep_checkpoints=count))
     older = [step_name(step) for step in (20, 30, 40, 50)][5 - count :]
     assert files(tmp_path) == [LAST, *older]
@@ -37,7 +46,7 @@ def test_last_is_the_newest_and_so_many_are_kept(tmp_path, count):
     assert_is(kept.latest(), 60)
 
 
-def test_a_resumed_run_goes_on_pruning(tmp_path):
+def test_a_resumed_run_continues_pruning(tmp_path):
     saved(tmp_path, 10, 20, recipe=Recipe(keep_checkpoints=3))
     kept = resume_from(tmp_path, Recipe(keep_checkpoints=3))
     kept.save(LAST, payload(30), 30)
@@ -92,7 +101,7 @@ def test_the_newest_intact_one_is_taken_and_both_are_named(tmp_path, caplog, how
     assert_is(CheckpointManager(tmp_path, Recipe()).latest(), 25)
 
 
-def test_damaged_older_ones_are_passed_over_and_removed(tmp_path, caplog):
+def test_damaged_older_ones_are_skipped_and_removed(tmp_path, caplog):
     recipe = Recipe(keep_checkpoints=3)
     saved(tmp_path, 10, 20, 30, recipe=recipe)
     damage(tmp_path / "checkpoints" / LAST, "cut")
@@ -187,12 +196,12 @@ def test_a_kill_at_any_file_operation_leaves_the_newest(tmp_path, links):
     assert found.meta["step"] == 30
 
 
-def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path):
+def test_kills_at_random_times_lose_no_saved_checkpoint(tmp_path):
     """A process that saves 8 MB over and over is killed again and again, mostly while writing."""
     randoms, told, kills, halves = random.Random(0), 0, 0, 0
     while kills < 10 or (halves == 0 and kills < 200):  # a busy machine needs more to hit one
         ours, theirs = FORKS.Pipe(duplex=False)
-        child = FORKS.Process(target=save_without_end, args=(tmp_path, theirs, 2_000_000))
+        child = FORKS.Process(target=save_until_killed, args=(tmp_path, theirs, 2_000_000))
         child.start()
         theirs.close()
         assert ours.poll(30)

@@ -93,7 +93,7 @@ def test_a_saved_checkpoint_gives_the_same_logits(
     assert_same(logits(ours, images), logits(theirs, images))
 
 
-def test_ours_in_their_net() -> None:
+def test_our_weights_in_their_network() -> None:
     ours = build(catalog.spec("cifar-resnet20"))
     ours.load_state_dict(random_state(ours, seed=2))
     theirs = Reference(3)
@@ -102,7 +102,7 @@ def test_ours_in_their_net() -> None:
     assert_same(logits(theirs, images), logits(ours, images))
 
 
-def test_preprocessing_of_option_a_nets_is_known(tmp_path: Path) -> None:
+def test_preprocessing_of_option_a_networks_is_known(tmp_path: Path) -> None:
     path = tmp_path / "resnet20.th"
     torch.save(as_saved(reference()), path)
     seen = resnets.create_model("cifar-resnet20", weights=str(path)).preprocess.spec

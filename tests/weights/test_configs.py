@@ -196,7 +196,7 @@ def test_processor_fields_are_refused_by_name(field: str, value: Any) -> None:
         read_processor({**PROCESSOR, field: value}, "preprocessor_config.json")
 
 
-def test_transformers_folder_there_and_back(tmp_path: Path) -> None:
+def test_transformers_folder_round_trip(tmp_path: Path) -> None:
     """Written in their form, and read by what they alone would read."""
     net = resnets.create_model("resnet18", num_classes=3)
     net.load_state_dict(random_state(net, seed=1))
@@ -233,7 +233,7 @@ def test_transformers_own_network_gives_the_same_logits(tmp_path: Path) -> None:
             assert_same(ours(random_images()), theirs(random_images()).logits)
 
 
-def test_the_helper_refuses_the_rest() -> None:
+def test_unhandled_fields_are_refused() -> None:
     handlers = {"a": only(1), "b": float}
     assert apply_handlers({"a": 1, "b": 2, "c": 3, "d": None}, "w", handlers, frozenset("c")) == {
         "a": 1,

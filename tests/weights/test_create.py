@@ -85,7 +85,7 @@ def test_input_of_more_channels_keeps_the_size_of_the_response() -> None:
     torch.testing.assert_close(wide[:, 3], weight[:, 0] / 2)
 
 
-def test_a_small_stem_sees_what_the_large_one_sees_of_the_enlarged_picture() -> None:
+def test_a_small_stem_equals_the_large_one_on_the_enlarged_image() -> None:
     weight, small = torch.randn(5, 3, 7, 7), torch.randn(2, 3, 12, 12)
     large = F.interpolate(small, size=4 * 11 + 1, mode="bilinear", align_corners=True)
     expected = F.conv2d(large, weight, stride=4, padding=3)
@@ -148,7 +148,7 @@ def test_a_run_is_a_source_of_weights(tmp_path: Path) -> None:
         ("depths", (1, 1), (1, 2)),
     ],
 )
-def test_a_run_of_a_network_that_computes_otherwise(
+def test_a_run_of_a_different_network(
     tmp_path: Path, field: str, theirs: object, ours: object
 ) -> None:
     base = dataclasses.replace(TINY, shortcut="A")
@@ -264,7 +264,7 @@ def test_damaged_bytes_never_escape_as_other_errors(tmp_path: Path) -> None:
             resnets.create_model(TINY, weights=str(cut))
 
 
-def test_unknown_nets_and_no_weights() -> None:
+def test_unknown_models_and_missing_weights() -> None:
     with pytest.raises(ConfigError, match="did you mean resnet50"):
         resnets.create_model("resnet5O")
     assert resnets.create_model(catalog.spec("cifar-resnet20")).origin == "random initialization"
@@ -288,7 +288,7 @@ def test_names_of_imagenet_and_numbers_give_their_number_of_classes() -> None:
     assert resnets.create_model(TINY, classes="numbers").classes == ("0", "1", "2")
 
 
-def test_weights_that_are_no_text_are_one_clear_line() -> None:
+def test_weights_that_are_not_text_are_one_clear_line() -> None:
     from torchvision.models import ResNet18_Weights
 
     for weights, hint in ((True, "DEFAULT"), (ResNet18_Weights.DEFAULT, "IMAGENET1K_V1")):

@@ -112,7 +112,7 @@ def test_state_dict_without_pickle(tmp_path: Path, stride_in_1x1: bool) -> None:
     assert_same(logits(ours, images), logits(theirs, images))
 
 
-def test_ours_in_their_net() -> None:
+def test_our_weights_in_their_network() -> None:
     ours = build(SMALL)
     ours.load_state_dict(random_state(ours, seed=2))
     theirs = Reference(SMALL, stride_in_1x1=True)
@@ -199,7 +199,7 @@ def test_msra_backbones(tmp_path: Path, wrapped: bool) -> None:
     assert_same(logits(ours, images), run_msra(blobs, images))
 
 
-def test_detectron_names_there_and_back() -> None:
+def test_detectron_names_round_trip() -> None:
     ours = build(SMALL)
     state = random_state(ours, seed=2)
     names = build_name_map("detectron", ours)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from caffe_net import caffemodel, random_blobs
+from caffe_model import caffemodel, random_blobs
 from PIL import Image
 from weights_state import SMALL
 

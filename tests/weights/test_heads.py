@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detect_nets import FPN, NET, small_model
+from detect_models import FPN, NET, small_model
 from PIL import Image
 from test_create import run_folder
 
@@ -109,7 +109,7 @@ def test_a_head_can_be_replaced_in_any_case_but_not_kept(data: Path, tmp_path: P
         train(data, tmp_path / "three.pth", tmp_path / "run", weights_head="keep")
 
 
-def test_a_run_of_other_classes_is_no_head(data: Path, tmp_path: Path) -> None:
+def test_a_run_of_other_classes_is_not_a_head(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(7)
     run = run_folder(tmp_path, TINY, Preprocess(size=20, resize=20))  # a, b, c
     (data / "c").mkdir()
@@ -177,7 +177,7 @@ def test_a_detector_of_as_many_other_classes_gets_new_last_layers(
     assert torch.equal(model.net.stem.conv.weight, theirs.net.stem.conv.weight)
 
 
-def test_torchvisions_unused_numbers_are_no_classes() -> None:
+def test_torchvisions_unused_numbers_are_not_classes() -> None:
     """COCO's lists have a background and gaps; a net of the others keeps their rows."""
     theirs, model = small_model(FPN, "detect", classes=4), small_model(FPN, "detect", classes=3)
     names = ("__background__", "a", "N/A", "b", "c")
@@ -186,7 +186,7 @@ def test_torchvisions_unused_numbers_are_no_classes() -> None:
     assert torch.equal(model.roi_heads.box_predictor.cls_score.weight, expected)
 
 
-def test_a_classifier_under_a_prefix_is_no_detector(tmp_path: Path) -> None:
+def test_a_classifier_under_a_prefix_is_not_a_detector(tmp_path: Path) -> None:
     net = build(dataclasses.replace(NET, num_classes=4))
     torch.save({f"net.{k}": v for k, v in net.state_dict().items()}, tmp_path / "w.pth")
     recipe = Recipe(task="detect", model=NET, detect=FPN, weights=str(tmp_path / "w.pth"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from caffe_net import caffemodel, random_blobs
+from caffe_model import caffemodel, random_blobs
 from weights_state import SMALL
 
 import resnets
@@ -67,7 +67,7 @@ def test_values_of_other_files_are_not_read(tmp_path: Path, kernel) -> None:
     refused(path, "missing")
 
 
-def test_sizes_are_held_against_the_network_before_reading(kernel) -> None:
+def test_sizes_are_compared_with_the_network_before_reading(kernel) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     shape = (1 << 34,)
     refused(
@@ -79,7 +79,7 @@ def test_sizes_are_held_against_the_network_before_reading(kernel) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
-def test_a_deflated_storage_is_no_bomb(tmp_path: Path) -> None:
+def test_a_deflated_storage_is_not_a_bomb(tmp_path: Path) -> None:
     """A megabyte of archive for a gigabyte of zeros, under a name of the network."""
     torch.save({"stem.conv.weight": torch.zeros(1)}, tmp_path / "one.pth")
     bomb = tmp_path / "bomb.pth"
@@ -99,7 +99,7 @@ def test_a_deflated_storage_is_no_bomb(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
-def test_an_archive_of_zeros_is_no_keras_file(tmp_path: Path) -> None:
+def test_an_archive_of_zeros_is_not_a_keras_file(tmp_path: Path) -> None:
     path = tmp_path / "bomb.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", '{"config": {"layers": []}}')
@@ -129,7 +129,7 @@ def test_a_caffemodel_of_countless_layers(tmp_path: Path) -> None:
         ("BatchNormalization", {"scale": False}),
     ],
 )
-def test_a_keras_net_that_computes_otherwise_is_refused_by_layer(kind: str, fields) -> None:
+def test_a_different_keras_network_is_refused_by_layer(kind: str, fields) -> None:
     layer = {"class_name": kind, "config": {"name": "odd", **fields}}
     with pytest.raises(WeightsError, match="odd"):
         read_fields({"config": {"layers": [layer]}}, Path("net.keras"))

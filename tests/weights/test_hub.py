@@ -124,7 +124,7 @@ def test_torchvision_weights_are_fetched_once(published, caches: Path, state) ->
     assert net.origin == "torchvision:IMAGENET1K_V1"
 
 
-def test_a_whole_net_by_name(published) -> None:
+def test_a_complete_model_by_name(published) -> None:
     net = resnets.load("torchvision:resnet18.IMAGENET1K_V1")
     assert not net.training
     assert len(net.classes) == 1000
@@ -236,7 +236,7 @@ def test_files_put_into_the_cache_by_hand(caches: Path, state) -> None:
     assert net.classes == ()
 
 
-def test_a_pushed_net_comes_back_from_the_hub(server: Server, tmp_path: Path) -> None:
+def test_a_pushed_network_comes_back_from_the_hub(server: Server, tmp_path: Path) -> None:
     seen = Preprocess(size=32, resize=36, mean_image=True)
     run = make_run(tmp_path / "run", catalog.spec("cifar-resnet8", num_classes=3), seen)
     push(str(run), str(tmp_path / "pets"))
@@ -283,19 +283,19 @@ def test_unknown_names_suggest_the_nearest(caches, net: str, weights: str, words
     assert "\n" not in str(caught.value)
 
 
-def test_a_misspelt_file_suggests_its_neighbor(tmp_path: Path) -> None:
+def test_a_misspelled_file_suggests_its_neighbor(tmp_path: Path) -> None:
     (tmp_path / "resnet18.pth").touch()
     with pytest.raises(ConfigError, match=r"did you mean .*resnet18\.pth\?"):
         resnets.create_model("resnet18", weights=str(tmp_path / "resnet-18.pth"))
 
 
-def test_named_weights_are_refused_by_a_net_that_computes_otherwise() -> None:
+def test_named_weights_are_refused_for_a_different_network() -> None:
     spec = catalog.spec("resnet50", stride_in="1x1")
     with pytest.raises(ConfigError, match="stride_in '3x3'.*resnet50.*'1x1'"):
         resnets.create_model(spec, weights="torchvision:DEFAULT")
 
 
-def test_imagenet_weights_for_small_gray_pictures(
+def test_imagenet_weights_for_small_gray_images(
     published, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "resnets")

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from detect_nets import FPN, NET, small_model, to_detectron2
+from detect_models import FPN, NET, small_model, to_detectron2
 from torch import nn
 from weights_state import SMALL, random_state
 
@@ -147,6 +147,6 @@ def test_networks_from_caffe_in_torchvisions_names(name, scale, warned, tmp_path
         ("best.pth", "resnet18", False),
     ],
 )
-def test_a_file_called_like_another_network_is_warned_of(file, model, warned, caplog):
+def test_a_file_called_like_another_network_is_warned_about(file, model, warned, caplog):
     warn_about_file_name(file, catalog.spec(model))
     assert bool(caplog.records) == warned

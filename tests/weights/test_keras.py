@@ -94,7 +94,7 @@ def test_preprocessing_is_theirs(tmp_path: Path, theirs) -> None:
     torch.testing.assert_close(found, torch.from_numpy(expected.copy()), atol=1e-4, rtol=0)
 
 
-def test_ours_in_their_net(theirs) -> None:
+def test_our_weights_in_their_network(theirs) -> None:
     ours = build(dataclasses.replace(SPEC, conv_bias="all", norm_eps=1.001e-5))
     ours.load_state_dict(random_state(ours, seed=2))
     named = encoded(build_name_map("keras", ours), ours.state_dict())
@@ -109,7 +109,7 @@ def test_ours_in_their_net(theirs) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101])
-def test_published_nets_have_the_same_tensors(depth: int) -> None:
+def test_published_networks_have_the_same_tensors(depth: int) -> None:
     net = getattr(applications, f"ResNet{depth}")(weights=None, include_top=False)
     theirs = {weight.path: tuple(weight.shape) for weight in net.weights}
     with torch.device("meta"):
@@ -166,7 +166,7 @@ def test_damaged_files_are_one_clear_line(tmp_path: Path) -> None:
             assert "\n" not in str(caught.value)
 
 
-def test_other_nets_name_the_tensors(tmp_path: Path) -> None:
+def test_other_networks_are_refused_by_tensor(tmp_path: Path) -> None:
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["conv1_conv/conv1_conv/kernel:0"] = np.zeros((7, 7, 3, 64), np.float32)

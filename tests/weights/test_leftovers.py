@@ -129,7 +129,7 @@ def test_layers_before_or_inside_the_network_are_refused(
 
 
 @pytest.mark.parametrize("name", ["temperature", "pool.p", "something.weight"])
-def test_what_may_be_part_of_the_network_is_warned_of(
+def test_what_may_be_part_of_the_network_is_warned_about(
     tmp_path: Path, state: State, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "w.pth"
@@ -171,7 +171,7 @@ TRAINING: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_what_is_of_training_alone_is_left_out(
+def test_training_state_is_ignored(
     tmp_path: Path, state: State, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "resnets")

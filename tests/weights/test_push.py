@@ -149,7 +149,9 @@ def test_the_card_has_all_metrics_of_a_run(
         ),
     ],
 )
-def test_nets_of_ours_alone(tmp_path: Path, spec: ModelSpec, seen: Preprocess) -> None:
+def test_models_without_a_counterpart_in_timm(
+    tmp_path: Path, spec: ModelSpec, seen: Preprocess
+) -> None:
     """No other library has them: our names, and no claim that another reads them."""
     run = make_run(tmp_path / "run", spec, seen)
     push(str(run), str(tmp_path / "net"))
@@ -164,7 +166,7 @@ def test_nets_of_ours_alone(tmp_path: Path, spec: ModelSpec, seen: Preprocess) -
     assert "Not stated" in text
 
 
-def test_a_gray_net_that_timm_has(tmp_path: Path) -> None:
+def test_a_gray_model_of_timm(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     spec = dataclasses.replace(SHARED, in_channels=1)
     seen = Preprocess(size=32, resize=32, channels=1, mean=(0.5,), std=(0.2,))
@@ -176,7 +178,7 @@ def test_a_gray_net_that_timm_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "resnetv2_50"])
-def test_a_net_that_timm_alone_has(tmp_path: Path, name: str) -> None:
+def test_a_model_that_only_timm_supports(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "run", catalog.spec(name, num_classes=3), SEEN)
     out = tmp_path / "net"
     push(str(run), str(out))

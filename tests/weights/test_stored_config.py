@@ -238,7 +238,7 @@ def test_another_network_is_refused_wherever_the_file_names_it(
         resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
 
 
-def test_the_network_that_a_file_names_is_said_where_none_is_given(
+def test_the_network_that_a_file_names_is_reported_where_none_is_given(
     tmp_path: Path, small: State
 ) -> None:
     torch.save({"state_dict": small, "arch": "cifar_resnet8"}, tmp_path / "w.pth")

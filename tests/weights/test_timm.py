@@ -80,7 +80,7 @@ def test_dilated_stages_are_timms(name: str) -> None:
         assert_same(found, theirs.eval().forward_features(images))
 
 
-def test_preactivation_nets_are_not_timms() -> None:
+def test_preactivation_networks_are_not_timms() -> None:
     net = build(catalog.spec("preact-resnet18"))
     with pytest.raises(WeightsError, match="preact-resnet18"):
         build_name_map("timm", net)

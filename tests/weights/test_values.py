@@ -120,7 +120,7 @@ def overflowing(state: State, file) -> Path:
     return file(having(state, "conv1.weight", lambda each: each * 3e38))
 
 
-def test_predict_gives_no_answer_that_is_no_number(
+def test_predict_refuses_outputs_that_are_not_finite(
     overflowing: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = [str(overflowing), str(images / "ant"), "--model", NET, "--classes", CLASSES]

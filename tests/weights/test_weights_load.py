@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from caffe_net import caffemodel, random_blobs
-from small_nets import write_images
+from caffe_model import caffemodel, random_blobs
+from small_models import write_images
 from torchvision import models
 from weights_state import SMALL, assert_same, logits, make_run, random_images, random_state
 

@@ -158,7 +158,7 @@ def test_two_equal_copies_are_not_chosen_from(tmp_path: Path, state: State) -> N
     resnets.create_model(TINY, weights=f"{path}#right")
 
 
-def test_what_is_left_out_is_said(
+def test_ignored_tensors_are_reported(
     tmp_path: Path, state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "resnets")
@@ -211,7 +211,7 @@ class Module(nn.Module):
         (3, "int"),
     ],
 )
-def test_what_is_no_state_dict_is_refused_by_class(tmp_path: Path, content, named: str) -> None:
+def test_what_is_not_a_state_dict_is_refused_by_class(tmp_path: Path, content, named: str) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     with warnings.catch_warnings():

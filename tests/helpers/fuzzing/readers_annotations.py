@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from annotation_forms import write_cvat, write_labelme, write_yolo
+from annotation_formats import write_cvat, write_labelme, write_yolo
 from colored_sets import document, draw, put, voc
 from PIL import Image
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 
 from fuzzing.readers import Reader
 from fuzzing.readers_sets import encoded_images

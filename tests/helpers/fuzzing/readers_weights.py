@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from caffe_net import caffemodel, random_blobs
+from caffe_model import caffemodel, random_blobs
 from checkpoint_files import save_checkpoint
 from encode_weights import encoded
-from small_nets import RESIDUAL, small_net
+from small_models import RESIDUAL, small_net
 
 import resnets
 from fuzzing.readers import Reader, Way

@@ -53,7 +53,7 @@ def test_quota_of_both_versions(tmp_path, line, files, expected):
     assert cpu_count.quota(*tree(tmp_path, line, files)) == expected
 
 
-def test_without_cgroups_there_is_no_quota(tmp_path):
+def test_without_cgroups_the_quota_is_unlimited(tmp_path):
     assert cpu_count.quota(tmp_path, tmp_path / "none") is None
 
 

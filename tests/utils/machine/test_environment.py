@@ -57,13 +57,13 @@ def test_allocator_is_set_unless_the_user_has():
     ("own", "xdg", "folder"),
     [("/o", "/x", "/o"), ("", "/x", "/x/resnets"), (None, "", "~/.cache/resnets")],
 )
-def test_one_cache_for_what_is_made_and_what_is_fetched(own, xdg, folder, monkeypatch):
+def test_exports_and_downloads_share_one_cache_folder(own, xdg, folder, monkeypatch):
     for name, value in (("RESNETS_CACHE", own), ("XDG_CACHE_HOME", xdg)):
         monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, False)
     assert environment.cache_folder() == Path(folder).expanduser()
 
 
-def test_description_names_what_a_run_depends_on():
+def test_the_environment_describes_what_results_depend_on():
     described = environment.describe(torch.device("cpu"))
     assert described["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "thread" in described["device"]
@@ -95,7 +95,7 @@ assert threads() == before + 1, "no team where one was expected: this test shows
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
-def test_threads_beside_a_computation_start_no_openmp_threads():
+def test_single_threaded_pools_start_no_openmp_threads():
     env = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", TEAMS], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

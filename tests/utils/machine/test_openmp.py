@@ -204,7 +204,7 @@ print(len(messages), controller.changes >= 1, *sorted(controller.to_json()))
 
 
 @TWO
-def test_real_load_has_threads_sleep_and_is_reported():
+def test_under_real_load_threads_sleep_and_it_is_reported():
     assert run(BUSY) == ["1 True wait_passive wait_policy"]
 
 
@@ -243,7 +243,7 @@ def test_when_the_wait_policy_is_not_changed(
 
 
 @TWO
-def test_a_run_writes_down_how_its_threads_wait(tmp_path, two_threads):
+def test_a_run_records_its_wait_policy(tmp_path, two_threads):
     recipe = replace_fields(digits("cifar-resnet8"), {"duration": "2it", "eval.every": "2it"})
     run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())

@@ -53,7 +53,7 @@ def test_same_logits_both_directions(name: str) -> None:
         if FORMATS[format].rules(catalog.spec(name)) is not None
     ],
 )
-def test_there_and_back_is_the_same(format: str, name: str) -> None:
+def test_the_round_trip_is_exact(format: str, name: str) -> None:
     """Every format is a bijection, in the layout of tensors too, for each net it has."""
     with torch.device("cpu" if format == "caffe" else "meta"):  # Caffe divides by its factor
         net = build(catalog.spec(name))
@@ -94,7 +94,7 @@ def test_detection_of_names() -> None:
     assert find_map({"encoder.layer.0": torch.zeros(1)}, net) is None
 
 
-def test_torchvision_has_no_preactivation_nets() -> None:
+def test_torchvision_has_no_preactivation_networks() -> None:
     net = build(catalog.spec("cifar-preact-resnet20"))
     with pytest.raises(WeightsError, match="cifar-preact-resnet20"):
         build_name_map("torchvision", net)

@@ -45,7 +45,7 @@ VALID = ("base64", "line ends", "escapes", "spaces in base64")  # only large
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_hostile_bodies_take_no_time(name: str):
+def test_hostile_bodies_do_not_block_the_event_loop(name: str):
     kind, make = BODIES[name]
     body = make(4 << 20)
     start = time.process_time()
@@ -209,7 +209,7 @@ def test_one_connection_too_many_gets_an_error_though_it_sends(net: str):
         assert all(b"retry-after: 1" in each for each in answers)
 
 
-def test_what_is_dropped_behind_a_refusal_is_bounded(net: str):
+def test_bytes_discarded_after_a_refusal_are_bounded(net: str):
     with running(f"net={net}", readers=0) as served:
         served.connection.allowance = 1 << 20
         start = head("image/png", "content-length: 999999999", "connection: close\r\n")
@@ -220,7 +220,7 @@ def test_what_is_dropped_behind_a_refusal_is_bounded(net: str):
         served.until(lambda: not served.server.server_state.connections)
 
 
-def test_one_that_does_not_close_is_closed(net: str, monkeypatch):
+def test_a_lingering_connection_is_closed(net: str, monkeypatch):
     monkeypatch.setattr("resnets.serve.http.connection.LINGER_SECONDS", 0.1)
     with running(f"net={net}", readers=0) as served, served.connect() as connection:
         connection.sendall(head("image/png", "content-length: 99", "connection: close\r\n"))

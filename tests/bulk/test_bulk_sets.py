@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import predict_here, rows
-from detect_nets import FPN, SEGMENT, small_model
+from detect_models import FPN, SEGMENT, small_model
 from PIL import Image
 from serving import encoded_image, save_vision
 
@@ -149,7 +149,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
     assert problems() == {f"{file}: cannot be read (the file has changed since it was indexed)"}
 
 
-def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_image(
+def test_the_hub_is_read_in_place_and_its_timeouts_are_not_unreadable_images(
     digits_run, nested_digits, tmp_path, monkeypatch
 ):
     """The Hub's listing is made up, its files are read as any that fsspec opens by a url."""
@@ -218,7 +218,7 @@ def test_objects_of_a_detector_are_rows_of_a_table(task, kind, tmp_path, capsys)
     assert "threshold" in capsys.readouterr().err
 
 
-def test_pixels_of_a_segmenter_are_areas(tmp_path):
+def test_a_segmenter_gives_areas(tmp_path):
     weights = save_vision(tmp_path / "net.safetensors", small_model(SEGMENT, "segment"), "segment")
     folder = tmp_path / "images"
     folder.mkdir()

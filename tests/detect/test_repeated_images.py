@@ -1,4 +1,4 @@
-"""Images that lists, or image sets that are joined, name several times: read once, and said."""
+"""Images that occur several times in lists or joined image sets are read once and reported."""
 
 import json
 import shutil

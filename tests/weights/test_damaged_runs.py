@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import save_checkpoint
+from checkpoint_runs import payload, saved
 from PIL import Image
-from saving import payload, saved
 
 from resnets import load
 from resnets.cli.main import main
@@ -117,7 +117,7 @@ def test_the_task_is_read_past_a_damaged_header(tmp_path):
     assert read_task(tmp_path) == "detect"
 
 
-def test_best_copied_over_last_is_passed_over(run, caplog):
+def test_best_copied_over_last_is_skipped(run, caplog):
     shutil.copyfile(run / "checkpoints" / BEST, run / "checkpoints" / LAST)
     result = run_training(None, run, device="cpu", quiet=True)
     assert result["test"]["examples"] == 359
@@ -125,7 +125,7 @@ def test_best_copied_over_last_is_passed_over(run, caplog):
     assert read_checkpoint(run / "checkpoints" / LAST).step == 12
 
 
-def test_best_alone_is_no_run_to_resume(tmp_path):
+def test_best_alone_is_not_a_run_to_resume(tmp_path):
     saved(tmp_path, 10)
     last = tmp_path / "checkpoints" / LAST
     save_checkpoint(last, {}, {"step": 10, "recipe": {}, "classes": ["a"]})

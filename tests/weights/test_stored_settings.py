@@ -1,4 +1,4 @@
-"""What a file states beside its tensors: read, refused where it contradicts, or named."""
+"""Settings stored with tensors: read, refused if contradictory, or reported."""
 
 import argparse
 import json
@@ -69,7 +69,7 @@ def test_names_of_classes_in_every_form(file, form: str, caplog) -> None:
 @pytest.mark.parametrize(
     "there", [["Cat", "Bee", "Ant"], ["dog", "fox", "owl"], [*BACK[:2], "owl"]]
 )
-def test_other_names_than_the_files_are_warned_of(file, there: list[str], caplog) -> None:
+def test_other_names_than_the_files_are_warned_about(file, there: list[str], caplog) -> None:
     assert resnets.load(file({"classes": there}), model=NET, classes=NAMES).classes == tuple(NAMES)
     assert there[0] in warnings(caplog)
 
@@ -168,7 +168,7 @@ def test_a_single_output_is_refused(file) -> None:
         lambda s: {"state": {"exp_avg_sq": s}},
     ],
 )
-def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, state: State, content) -> None:
+def test_tensors_that_are_not_weights_are_refused(tmp_path: Path, state: State, content) -> None:
     path = tmp_path / "w.pth"
     torch.save(content(state), path)
     with pytest.raises(WeightsError, match=r"w\.pth"):
@@ -181,7 +181,7 @@ def test_averages_without_names_are_named(file, state: State, caplog) -> None:
     assert "ema.shadow_params" in caplog.text
 
 
-def test_a_body_that_does_not_fit_is_said_before_a_missing_head(file, state: State) -> None:
+def test_a_body_that_does_not_fit_is_reported_before_a_missing_head(file, state: State) -> None:
     """A new head would not help."""
     changed = {
         name.replace("conv1.weight", "conv1.net.weight"): each

@@ -78,7 +78,7 @@ def test_the_training_lists_of_single_classes_are_one_set(tmp_path: Path) -> Non
     }
 
 
-def test_other_numbers_are_no_halves(coco: Path) -> None:
+def test_other_numbers_are_not_halves(coco: Path) -> None:
     for name in ("val3", "train1"):
         detect = dataclasses.replace(DET, val_set=name)
         with pytest.raises(ConfigError, match=name):

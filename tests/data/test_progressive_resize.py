@@ -57,7 +57,7 @@ def test_sizes_of_the_published_schedule() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("step", [1, 5, 32])
-def test_the_end_is_full_size_whatever_the_step(step: int, share: float) -> None:
+def test_the_end_is_full_size_for_any_step(step: int, share: float) -> None:
     spec = DataSpec(size=30, grow_from=13, grow_step=step, grow_between=(share, share))
     sizes = {size_at(spec, 30, k, 10) for k in range(10)}
     assert sizes == ({13, 30} if share else {30})
@@ -150,6 +150,6 @@ def test_evaluation_stays_at_full_size(photos: str) -> None:
         ({"grow_step": 0}, "data.grow_step"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(change: dict, word: str) -> None:
+def test_invalid_settings_are_refused(change: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         stream(replace(GROWN, **change))

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from race import MODES, race, train_references
+from concurrent_runs import MODES, race, train_references
 
 from resnets.cli.main import main
 from resnets.config import ConfigError
@@ -35,7 +35,7 @@ def line(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_held_folder_is_refused_before_anything_is_written(whole, tmp_path, capsys):
+def test_a_locked_folder_is_refused_before_anything_is_written(whole, tmp_path, capsys):
     out = tmp_path / "run"
     with lock_folder(out):
         assert main(["train", "digits", *SMALL, "--out", str(out)]) == 2
@@ -72,7 +72,7 @@ def test_a_run_whose_recipe_was_deleted_resumes_by_its_checkpoint(whole, tmp_pat
     assert (out / "recipe.toml").read_bytes() == (whole[0] / "recipe.toml").read_bytes()
 
 
-def test_every_command_that_writes_into_a_folder_refuses_a_held_one(
+def test_every_command_that_writes_into_a_folder_refuses_a_locked_one(
     whole, nested_digits, tmp_path, capsys
 ):
     run, images, out = str(whole[0]), str(nested_digits[0]), tmp_path / "out"
@@ -92,7 +92,7 @@ def test_every_command_that_writes_into_a_folder_refuses_a_held_one(
         assert [each.name for each in out.iterdir()] == [LOCK]
 
 
-def test_every_command_that_writes_a_file_anew_refuses_a_held_one(
+def test_every_command_that_replaces_a_file_refuses_a_locked_one(
     whole, nested_digits, tmp_path, capsys
 ):
     run, images = str(whole[0]), str(nested_digits[0])

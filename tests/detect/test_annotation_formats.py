@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from annotation_forms import records, same_records, write_cvat, write_labelme, write_yolo
+from annotation_formats import records, same_records, write_cvat, write_labelme, write_yolo
 from detect_batches import stream
 from detect_sets import write_coco, write_voc
 from PIL import Image
@@ -248,7 +248,7 @@ def test_yolo_without_yaml(tmp_path):
     assert [target.labels.tolist() for target in split.targets] == [[1]] * 3
 
 
-def test_key_points_are_said_not_read(tmp_path):
+def test_key_points_are_reported_not_read(tmp_path):
     yaml = "train: images/train\nnames: [cat, dog]\nkpt_shape: [2, 3]\n"
     yolo(tmp_path, label="0 0.5 0.5 0.25 0.5 0.1 0.1 2 0.2 0.2 2\n", yaml=yaml)
     source, part = part_of(tmp_path)
@@ -495,7 +495,7 @@ def test_cvat_that_is_wrong(tmp_path):
         find_source(str(tmp_path), "detect")
 
 
-def test_several_forms_in_one_set_are_said_and_chosen(coco, tmp_path):
+def test_several_forms_in_one_set_are_reported_and_chosen(coco, tmp_path):
     original = find_source(str(coco), "instances")
     write_yolo(original, PARTS, tmp_path)
     write_cvat(original, PARTS, tmp_path)
@@ -601,7 +601,7 @@ def turned_line(rng):
 
 
 @pytest.mark.parametrize("values", [2, 3])  # of each point
-def test_key_points_without_their_shape_are_no_outlines(tmp_path, values):
+def test_key_points_without_their_shape_are_not_outlines(tmp_path, values):
     rng = np.random.default_rng(values)
     yolo(tmp_path, label="\n".join(pose_line(rng, values) for _ in range(6)), count=3)
     assert check_annotations(str(tmp_path), "instances").by_kind == {"box form": 1}

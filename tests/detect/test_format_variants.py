@@ -149,7 +149,7 @@ def test_a_flag_that_is_neither_yes_nor_no_stops(tmp_path):
 
 
 @pytest.mark.parametrize("root", ["cells", "Cells-abc"])
-def test_a_root_category_is_no_class(tmp_path, root):
+def test_a_root_category_is_not_a_class(tmp_path, root):
     made = coco(tmp_path, folder="train")
     made["categories"] = [
         {"id": 0, "name": root, "supercategory": "none"},

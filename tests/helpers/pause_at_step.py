@@ -1,7 +1,8 @@
-"""`resnets` whose training waits at a step until it is asked to stop, or killed.
+"""Run `resnets`, and pause training at a step until the process gets a signal.
 
-For tests that stop it: however slow the machine, the run does not end before.
-`python held.py PROCESS STEP words ...`; PROCESS is "MainProcess", or a study's worker by its cell.
+Tests that stop a run do not depend on the speed of the machine.
+`python pause_at_step.py PROCESS STEP argument ...`; PROCESS is "MainProcess", or the cell of a
+worker of a study.
 """
 
 import multiprocessing

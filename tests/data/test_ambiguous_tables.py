@@ -1,4 +1,4 @@
-"""Tables of labels that may mean two things: refused or said, never guessed."""
+"""Ambiguous tables of labels are refused or reported, never guessed."""
 
 import logging
 import unicodedata
@@ -180,7 +180,7 @@ def test_flags_that_contradict_each_other_are_refused(flat, head, last) -> None:
 @pytest.mark.parametrize(
     "name", ["fold", "cv_fold", "kfold", "group", "patient_id", "SubjectID", "video", "train"]
 )
-def test_columns_that_look_like_folds_or_groups_are_warned_of(flat, caplog, name) -> None:
+def test_columns_that_look_like_folds_or_groups_are_warned_about(flat, caplog, name) -> None:
     cells = (f"{n % 3},red" for n in range(8))
     source = opened(described(flat, f"{name},colour", *cells))
     assert sizes(source) == (8, 0, 0)
@@ -191,7 +191,7 @@ def test_columns_that_look_like_folds_or_groups_are_warned_of(flat, caplog, name
 
 
 @pytest.mark.parametrize("name", ["fold", "Patient ID", "cv"])
-def test_a_fold_or_group_is_no_label(flat, name) -> None:
+def test_a_fold_or_group_is_not_a_label(flat, name) -> None:
     rows = (f"{n}.png,{n % 2}" for n in range(8))
     with pytest.raises(DataError, match="label"):
         opened(table(flat / "set.csv", f"path,{name}", *rows))
@@ -242,7 +242,7 @@ def test_a_table_that_contradicts_the_folders_of_splits_is_refused(tmp_path) -> 
         opened(tmp_path)
 
 
-def test_images_in_one_folder_point_at_the_tables_beside_it(tmp_path) -> None:
+def test_images_in_one_folder_point_at_the_tables_next_to_it(tmp_path) -> None:
     root = tmp_path / "set"
     put(root, *(f"images/{n}.png" for n in range(6)))
     table(root / "train.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
@@ -268,7 +268,9 @@ FOLDERS = ("left/a0.png", "left/a1.png", "right/b0.png", "right/b1.png")
         ("coco.json", '{"images": [{"file_name": "a0.png"}, {"file_name": "b0.png"}]}'),
     ],
 )
-def test_a_file_that_names_the_images_of_class_folders_is_warned_of(tmp_path, file, text) -> None:
+def test_a_file_that_names_the_images_of_class_folders_is_warned_about(
+    tmp_path, file, text
+) -> None:
     put(tmp_path, *FOLDERS)
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text)
@@ -287,7 +289,7 @@ def test_a_file_that_names_the_images_of_class_folders_is_warned_of(tmp_path, fi
         ("train/XR/patient{0}/study1/{1}.png", "", ["train/XR/patient{0}/study1/,{2}"]),  # MURA
     ],
 )
-def test_a_table_of_folders_is_warned_of(tmp_path, paths, head, rows) -> None:
+def test_a_table_of_folders_is_warned_about(tmp_path, paths, head, rows) -> None:
     put(tmp_path, *(paths.format(n, image) for n in range(6) for image in range(2)))
     put(tmp_path, "train/XW/patient9/study1/0.png" if "XR" in paths else paths.format(7, 0))
     filled = [row.format(n, n, n % 2) for row in rows for n in range(6)]
@@ -311,7 +313,7 @@ def test_a_table_that_names_classes_is_not_taken_for_one_of_folders(tmp_path) ->
         ("train_test_split.txt", "1 0\n2 1\n"),  # CUB-200
     ],
 )
-def test_lists_of_splits_beside_class_folders_are_warned_of(tmp_path, file, text) -> None:
+def test_lists_of_splits_next_to_class_folders_are_warned_about(tmp_path, file, text) -> None:
     put(tmp_path / "set", *(f"images/{path}" for path in FOLDERS))
     put(tmp_path / "split", *(f"i/{role}/{path}" for role in ("train", "test") for path in FOLDERS))
     for root, warned in ((tmp_path / "set", True), (tmp_path / "split", False)):
@@ -342,7 +344,7 @@ def test_a_table_called_like_the_role_of_a_folder_labels_it(tmp_path) -> None:
     assert found.test is None
 
 
-def test_columns_of_groups_beside_class_folders_are_warned_of(tmp_path) -> None:
+def test_columns_of_groups_next_to_class_folders_are_warned_about(tmp_path) -> None:
     put(tmp_path, *FOLDERS)
     rows = ["p1,left,a0.png", "p1,left,a1.png", "p2,right,b0.png"]
     table(tmp_path / "drivers.csv", "subject,classname,img", *rows)
@@ -361,7 +363,7 @@ def test_columns_of_groups_beside_class_folders_are_warned_of(tmp_path) -> None:
         ("sizes.csv", "a,b\n0,1\n1,2\n"),
     ],
 )
-def test_other_files_beside_class_folders_are_only_counted(tmp_path, file, text) -> None:
+def test_other_files_next_to_class_folders_are_only_counted(tmp_path, file, text) -> None:
     put(tmp_path, *FOLDERS)
     (tmp_path / file).write_text(text)
     found = opened(tmp_path)
@@ -395,7 +397,7 @@ def test_lists_of_numbered_images_are_named(tmp_path) -> None:
         opened(tmp_path / "images_variant_train.txt")
 
 
-def test_many_files_of_one_image_each_are_no_lists(tmp_path) -> None:
+def test_many_files_of_one_image_each_are_not_lists(tmp_path) -> None:
     put(tmp_path, *(f"images/{n:04}.png" for n in range(12)))
     (tmp_path / "labels").mkdir()
     for number in range(12):
@@ -526,7 +528,7 @@ def test_classes_that_seem_to_be_none_are_warned_about(flat) -> None:
         ((("x", ""), ("", "x"), ("x", "")), 0, "'x'"),
     ],
 )
-def test_the_cell_that_is_no_value_of_a_column_of_classes_is_named(tmp_path, cells, row, cell):
+def test_the_cell_that_is_not_a_value_of_a_column_of_classes_is_named(tmp_path, cells, row, cell):
     names = [f"{number}.png" for number in range(len(cells))]
     put(tmp_path, *names)
     rows = [",".join((name, *each)) for name, each in zip(names, cells, strict=True)]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from same import difference
+from compare_runs import difference
 
 # Children fork from a clean process that has imported everything once.
 FORKS = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: a small run's checkpoints, and processes to kill."""
+"""Checkpoints of a small run, and processes that are killed while they save, for tests."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ def assert_is(checkpoint, step):
 
 
 def saved(out, *steps, recipe=None):
-    """A run's checkpoints, after those of `steps` were written."""
+    """Return the checkpoints of a run after those of `steps` were written."""
     kept = CheckpointManager(out, recipe or Recipe())
     for step in steps:
         kept.save(LAST, payload(step), step)
@@ -36,7 +36,7 @@ def saved(out, *steps, recipe=None):
 
 
 def resume_from(out, recipe=None):
-    """The same as a process finds them that goes on."""
+    """Return the checkpoints of a run as a process opens them to resume."""
     kept = CheckpointManager(out, recipe or Recipe())
     kept.resume_from(kept.latest())
     return kept
@@ -46,8 +46,8 @@ def files(out):
     return sorted(os.listdir(out / "checkpoints"))
 
 
-def save_without_end(out, pipe, size):
-    """Save steps 1, 2, ... and tell each that is done, until killed."""
+def save_until_killed(out, pipe, size):
+    """Save steps 1, 2, ... until killed; send each completed step to `pipe`."""
     kept, step = CheckpointManager(out, Recipe()), 0
     if (newest := kept.latest()) is not None:
         kept.resume_from(newest)
@@ -59,7 +59,7 @@ def save_without_end(out, pipe, size):
 
 
 def die_at(number, out, links):
-    """Going on from step 20, save step 30; SIGKILL ourselves at the `number`-th file operation."""
+    """Resume at step 20 and save step 30; SIGKILL at the `number`-th file operation."""
     kept, count = resume_from(out), 0
 
     def watch(event, words):

@@ -90,7 +90,7 @@ def test_tensorboard_reads_the_run(done):
     assert logged[5] == pytest.approx(rows[5], rel=1e-5)
 
 
-def test_load_gives_the_net_with_preprocessing(done):
+def test_load_gives_the_network_with_preprocessing(done):
     from sklearn.datasets import load_digits
 
     out, result = done
@@ -134,7 +134,7 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path):
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
-def test_divergence_names_step_checkpoint_and_cures(tmp_path):
+def test_divergence_names_step_checkpoint_and_remedies(tmp_path):
     plan = short(40, **{"optim.lr": 1e9, "schedule.kind": "constant", "checkpoint_every": "1it"})
     with pytest.raises(Diverged, match=r"optim\.lr"):
         run_training(plan, tmp_path / "run", device="cpu", quiet=True)
@@ -144,7 +144,7 @@ def test_divergence_names_step_checkpoint_and_cures(tmp_path):
         assert all(value.isfinite().all() for value in tensors.values())
 
 
-def test_a_diverged_net_is_not_measured(tmp_path):
+def test_a_diverged_network_is_not_measured(tmp_path):
     fields = {"optim.lr": 1e9, "schedule.kind": "constant", "eval.every": "3it"}
     with pytest.raises(Diverged, match=r"the loss on val is nan at step 3"):
         run_training(

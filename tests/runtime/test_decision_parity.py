@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import predict_here
-from small_nets import CLASSES, RESIDUAL, small_net, write_images
+from small_models import CLASSES, RESIDUAL, small_net, write_images
 
 import resnets
 from resnets.config import Postprocess

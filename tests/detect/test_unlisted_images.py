@@ -1,4 +1,4 @@
-"""Images that annotations do not name, and objects that have one box, are said in training."""
+"""Images without annotations, and objects with one box only, are reported in training."""
 
 import pytest
 from colored_sets import document, draw, put, voc

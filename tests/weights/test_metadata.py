@@ -1,4 +1,4 @@
-"""What stands beside weights, in metadata, folder or archive: read, named or refused."""
+"""What is stored with weights, in metadata, folder or archive: read, reported or refused."""
 
 import json
 import logging
@@ -114,7 +114,7 @@ def test_a_table_in_no_known_direction_is_named(caplog) -> None:
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 @pytest.mark.parametrize("whole", [True, False])
-def test_an_adapter_beside_the_model_is_refused(tmp_path: Path, name: str, whole: bool) -> None:
+def test_an_adapter_next_to_the_model_is_refused(tmp_path: Path, name: str, whole: bool) -> None:
     folder = tmp_path / "net"
     if whole:
         resnets.create_model(NET, num_classes=3).save(folder, classes=NAMES)
@@ -135,7 +135,7 @@ def test_an_adapter_beside_the_model_is_refused(tmp_path: Path, name: str, whole
         {"criterion": {"pos_weight": torch.ones(3)}},
     ],
 )
-def test_a_sigmoid_for_each_class_is_said(tmp_path: Path, state, beside, caplog) -> None:
+def test_a_sigmoid_for_each_class_is_reported(tmp_path: Path, state, beside, caplog) -> None:
     torch.save({"state_dict": state, **beside}, tmp_path / "w.pth")
     resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
     assert "with a sigmoid" in caplog.text
@@ -156,7 +156,9 @@ def test_a_problem_type_of_several_labels_is_refused(tmp_path: Path, state) -> N
         resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
 
 
-def test_an_unpacked_archive_and_how_it_is_zipped_again(tmp_path: Path, state) -> None:
+def test_an_unpacked_archive_is_refused_with_the_command_that_zips_it(
+    tmp_path: Path, state
+) -> None:
     torch.save(state, tmp_path / "w.pth")
     zipfile.ZipFile(tmp_path / "w.pth").extractall(tmp_path / "out")
     top = tmp_path / "out" / "w"
@@ -182,7 +184,7 @@ def test_an_unpacked_archive_and_how_it_is_zipped_again(tmp_path: Path, state) -
         {"classes": {"0": "1", "1": "2", "2": "0"}},
     ],
 )
-def test_names_that_may_be_of_something_else_are_said_and_not_used(beside, caplog) -> None:
+def test_ambiguous_names_are_reported_and_not_used(beside, caplog) -> None:
     assert find_classes(beside, "w.pth") == ()
     assert next(iter(beside)) in caplog.text
     caplog.clear()

@@ -107,7 +107,7 @@ def test_older_members_of_one_name(tmp_path: Path, form: str) -> None:
     assert files.read(0) == files.read(len(paths) - 1)  # the newest
 
 
-def test_names_of_zips_in_an_unknown_encoding_are_said(tmp_path: Path, caplog) -> None:
+def test_names_of_zips_in_an_unknown_encoding_are_reported(tmp_path: Path, caplog) -> None:
     paths = write_classes(tmp_path / "set")
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for path in paths:

@@ -1,4 +1,4 @@
-"""What evaluation refuses is refused before training; what is ignored is counted or stated."""
+"""Settings that evaluation refuses are refused before training; ignored objects are counted."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_what_only_other_tasks_have(task, fields):
         check_recipe(_with(recipe, fields))
 
 
-def test_one_size_is_no_pyramid_of_images():
+def test_one_size_is_not_a_pyramid_of_images():
     with pytest.raises(ConfigError, match="test_sizes"):
         check_recipe(_with(RECIPES["detect"](), {"test_sizes": (160,)}))
     check_recipe(_with(RECIPES["detect"](), {"test_sizes": (160, 200)}))
@@ -75,7 +75,7 @@ OUTLINED = {"bbox": [2, 2, 6, 6], "segmentation": [[2, 2, 8, 2, 8, 8, 2, 8]]}
 BOX_ONLY = {"bbox": [5, 5, 10, 10]}
 
 
-def test_pixels_of_objects_with_a_box_only_are_no_background(tmp_path):
+def test_pixels_of_objects_with_a_box_only_are_not_background(tmp_path):
     write(tmp_path, [OUTLINED, BOX_ONLY])
     splits = opened(tmp_path, "segment", skip_invalid=True)
     expected = np.zeros(SIZE, np.uint8)
@@ -85,7 +85,7 @@ def test_pixels_of_objects_with_a_box_only_are_no_background(tmp_path):
     assert any("ignored" in note for note in splits.summary.notes)
 
 
-def test_an_image_with_an_object_of_no_place_is_left_out_of_class_maps(tmp_path):
+def test_an_image_with_an_object_of_no_place_is_excluded_from_class_maps(tmp_path):
     write(tmp_path, [OUTLINED])
     document = json.loads((tmp_path / "annotations.json").read_text())
     document["annotations"].append({"id": 99, "image_id": 0, "category_id": 1, "bbox": "?"})

@@ -185,7 +185,7 @@ def test_sets_in_memory_hold_the_readable_ones(tree: Path, size: int | None, cap
 
 
 @pytest.mark.parametrize("in_memory", ["never", "auto"])
-def test_evaluation_leaves_out_what_it_cannot_read(tree: Path, in_memory: str, caplog) -> None:
+def test_evaluation_excludes_what_it_cannot_read(tree: Path, in_memory: str, caplog) -> None:
     for number in (0, 1, 2, 3, 9):
         spoil(tree / "ant" / f"{number:02}.png")
     spec = DataSpec(source=str(tree), size=16, in_memory=in_memory, test_fraction=0.9)
@@ -239,7 +239,7 @@ def small_recipe(tree: Path, **data) -> Recipe:
     )
 
 
-def test_a_run_goes_on_and_says_what_it_could_not_read(tree: Path, tmp_path: Path) -> None:
+def test_a_run_continues_and_reports_unreadable_images(tree: Path, tmp_path: Path) -> None:
     splits = open_data(DataSpec(source=str(tree), in_memory="never"))
     bad = [Path(split.files.name(0)) for split in (splits.train, splits.val, splits.test())]
     for path in bad:
@@ -275,7 +275,7 @@ def test_the_limit_ends_a_run_of_the_command_line(tree: Path, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_quarantined_images_are_left_out_and_move_no_others(tree: Path, kind: str) -> None:
+def test_quarantined_images_are_excluded_and_move_no_others(tree: Path, kind: str) -> None:
     source, named = tree, tree / QUARANTINE
     if kind == "tar":
         source, named = tree.with_suffix(".tar"), tree.parent / "list.txt"

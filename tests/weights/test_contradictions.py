@@ -1,4 +1,4 @@
-"""What a file says of its classes and images, held against itself; and files of other kinds."""
+"""Contradictions in what a weights file states about classes and images; other kinds of files."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ def test_names_that_cannot_be_those_of_the_head(tmp_path: Path, state, caplog) -
         recognize_weights(read_path(str(tmp_path / "w.pth")), TINY)
 
 
-def test_given_names_in_another_order_are_warned_of(tmp_path: Path, caplog) -> None:
+def test_given_names_in_another_order_are_warned_about(tmp_path: Path, caplog) -> None:
     net = resnets.create_model("cifar-resnet8", num_classes=3)
     torch.save({"model": net.state_dict(), "classes": NAMES}, tmp_path / "w.pth")
     found = resnets.load(tmp_path / "w.pth", model="cifar-resnet8", classes="cat,bee,ant")
@@ -55,7 +55,9 @@ def test_given_names_in_another_order_are_warned_of(tmp_path: Path, caplog) -> N
     assert "another order" in caplog.text
 
 
-def test_preprocessing_that_a_format_implies_is_said_to_be_assumed(tmp_path: Path, caplog) -> None:
+def test_preprocessing_that_a_format_implies_is_reported_to_be_assumed(
+    tmp_path: Path, caplog
+) -> None:
     from resnets.weights.name_maps.maps import build_name_map
 
     net = resnets.create_model("cifar-resnet8", num_classes=3)

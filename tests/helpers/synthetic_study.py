@@ -1,4 +1,4 @@
-"""Studies whose runs are written, not trained: a page and its conclusion need no more than that."""
+"""Studies whose runs are written, not trained, for tests of the page and its conclusion."""
 
 import json
 from collections.abc import Callable
