@@ -11,7 +11,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
-from resnets.api.inputs import refuse_options
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
 from resnets.config.ranges import check_range
@@ -37,6 +36,7 @@ from resnets.detect.check.run import (
 from resnets.detect.formats.records import Problem
 from resnets.evaluate.prepare import with_progress
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.utils.files.locks import results_folder
 from resnets.utils.printable import echo, format_count
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from resnets.api.inputs import LOADED, AnyWeights, path_or_any_model, refuse_options, task_of
+from resnets.api.inputs import AnyWeights, path_or_any_model, task_of
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -34,16 +33,18 @@ from resnets.evaluate.measure import (
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, ViewKind, Views
 from resnets.models import ImageClassifier
-from resnets.models.block_config import eval_mode
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
 from resnets.runtime.open import open_artifact
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
+from resnets.sequence.load import SequenceModel
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.utils.files.locks import results_folder
 from resnets.utils.machine import environment
 from resnets.utils.machine.distributed import ProcessGroup, init_distributed
 from resnets.utils.printable import echo
+from resnets.weights.given import LOADED, copy_for_inference
 from resnets.weights.heads import match_class_names, parse_classes
 from resnets.weights.load import LoadOptions, load_classifier, warn_about_names
 
@@ -97,8 +98,7 @@ def evaluate(
     Args:
         weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
             sequence of these, which form an ensemble; or one artifact of `resnets.export`. A loaded
-            classifier is moved to `device`; a loaded detector is copied, and the copy is in eval
-            mode.
+            model is copied: its own device and mode do not change.
         data: Data set as for `resnets.train`. A Python object with one part is the "test" split.
             Default: the data set that the run was trained on.
         split: "test", "val" or "train". For the run's own data set, its validation or training
@@ -164,7 +164,13 @@ def evaluate(
                 data=source,
             )
             return evaluate_sequences(
-                paths, path, split, out=folder, device=device, precision=precision, quiet=quiet
+                [each for each in models if isinstance(each, str | SequenceModel)],
+                path,
+                split,
+                out=folder,
+                device=device,
+                precision=precision,
+                quiet=quiet,
             )
         if tasks - {"classify"}:
             from resnets.api.detect import evaluate_detectors  # takes a second to import
@@ -190,7 +196,7 @@ def evaluate(
                     average=average != "probabilities",
                 )
             return evaluate_detectors(
-                [each for each in models if not isinstance(each, ImageClassifier)],
+                [each for each in models if not isinstance(each, ImageClassifier | SequenceModel)],
                 path,
                 split,
                 image_set=image_set,
@@ -241,7 +247,9 @@ def evaluate(
         rename = LoadOptions(model, classes, rename=False)
         classifiers = [each for each in models if isinstance(each, str | ImageClassifier)]
         nets = [
-            each if isinstance(each, ImageClassifier) else load_classifier(each, rename)
+            copy_for_inference(each)
+            if isinstance(each, ImageClassifier)
+            else load_classifier(each, rename)
             for each in classifiers
         ]
         if classes is not None:
@@ -254,11 +262,10 @@ def _evaluate_models(
     nets: Sequence[ImageClassifier], names: Sequence[str], options: _Options, out: Path | None
 ) -> Measurement:
     split, truth = open_labeled(nets[0], options.data, options.split, options.labels, nets[1:])
-    with init_distributed(options.device) as group, ExitStack() as modes:
+    with init_distributed(options.device) as group:
         quiet = options.quiet or not group.is_main
         keep_bits = any(net.preprocess.spec.keep_bits for net in nets)
         for net in nets:
-            modes.enter_context(eval_mode(net))
             device, precision = to_device(
                 net, options.device, options.precision, keep_bits=keep_bits
             )

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.api.inputs import LOADED, AnyWeights, path_or_any_model, refuse_options
+from resnets.api.inputs import AnyWeights, path_or_any_model, task_of
+from resnets.api.load import load_any
 from resnets.config import ConfigError
 from resnets.detect.models.base import DetectionModel
-from resnets.detect.models.build import load_detection_model
 from resnets.export.export import export_classifier
 from resnets.export.signals import export_signals
 from resnets.export.vision import export_vision
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactKind, Precision, is_artifact
+from resnets.sequence.load import SignalNetwork
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.utils.printable import echo
-from resnets.weights.checkpoint.find import read_task
-from resnets.weights.load import LoadOptions, load_classifier
+from resnets.weights.given import LOADED, copy_for_inference
+from resnets.weights.load import LoadOptions
 
 Target = ArtifactKind | Literal["web", "tensorrt"]
 SUFFIX: dict[str, str] = {
@@ -70,8 +71,8 @@ def export(
         resnets.predict(artifact, "cat.jpg")
 
     Args:
-        weights: A run, checkpoint, file in a known format, published weights, or a loaded model.
-            Detectors, localizers and segmenters must be runs or checkpoints.
+        weights: A run, checkpoint, file in a known format, published weights, or a loaded model,
+            which is copied.
         to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export), "executorch"
             (.pte, for phones and edge devices, with XNNPACK), "tensorrt" (an .onnx file for
             TensorRT) or "web" (a folder with a page that classifies images in the browser with
@@ -91,58 +92,43 @@ def export(
     Raises VerificationError if the artifact's outputs differ from the model's; then no file is
     written. Also raises ConfigError, DataError, CheckpointError and WeightsError.
     """
-    source: Path | None = None
-    net: ImageClassifier | DetectionModel
-    path_or_net = path_or_any_model(weights)
-    if isinstance(path_or_net, DetectionModel):
+    given = path_or_any_model(weights)
+    source = Path(given) if isinstance(given, str) else None
+    if source is not None and is_artifact(source):
+        raise ConfigError(f"{source}: is already an artifact; give the run or checkpoint")
+    task = task_of(given)
+    if task == "text":
         raise ConfigError(
-            f"weights: a {path_or_net.kind} object cannot be exported; give the path that it was "
-            f"loaded from, {path_or_net.path!r}"
+            f"{source or 'weights'}: models of text cannot be exported; give them to"
+            " `resnets predict`"
+        )
+    if task == "signals" and (to != "onnx" or precision != "float32" or calibrate):
+        raise ConfigError(
+            f"{source or 'weights'}: models of signals can only be exported to onnx, in float32"
         )
     if calibrate is None:
         refuse_options(
             "limits the rise of the error on --calibrate; give both", max_drop=max_drop != 0.5
         )
-    if isinstance(path_or_net, ImageClassifier):
-        refuse_options(LOADED, model=model, classes=classes)
-        net = path_or_net
-        if next(net.parameters()).device.type != "cpu":  # artifacts are traced and verified there
-            net = copy.deepcopy(net).cpu()
+    if isinstance(given, str):
+        net = load_any(given, LoadOptions(model, classes))
     else:
-        source = Path(path_or_net)
-        if is_artifact(source):
-            raise ConfigError(f"{source}: is already an artifact; give the run or checkpoint")
-        if (task := read_task(path_or_net)) == "signals":
-            if to != "onnx" or precision != "float32" or calibrate or model or classes:
-                raise ConfigError(
-                    f"{source}: signal models can only be exported to onnx, in float32"
-                )
-            if out is None:
-                out = (source if source.is_dir() else source.parent) / "signals.onnx"
-            return Artifact(Path(out), export_signals(source, Path(out)))
-        if task == "text":
-            raise ConfigError(
-                f"{source}: models of task {task!r} cannot be exported; use `resnets predict` "
-                "with the checkpoint"
-            )
-        if task != "classify":
-            refuse_options(
-                "only for classifiers; omit it for a detector", model=model, classes=classes
-            )
-            net = load_detection_model(path_or_net)
-        else:
-            net = load_classifier(path_or_net, LoadOptions(model, classes))
+        refuse_options(LOADED, model=model, classes=classes)
+        net = copy_for_inference(given).cpu()  # artifacts are traced and verified there
     if out is None:
         folder = Path()
         if source is not None:
             folder = source if source.is_dir() else source.parent if source.is_file() else folder
-        name = net.spec.name if isinstance(net, ImageClassifier) else net.net.spec.name
+        spec = net.net.spec if isinstance(net, DetectionModel) else net.spec
+        name = task if task == "signals" else spec.name
         out = folder / f"{name}{PRECISION_SUFFIX[precision]}{SUFFIX[to]}"
 
     def log(text: str) -> None:
         if not quiet:
             echo(text, error=True)
 
+    if isinstance(net, SignalNetwork):
+        return Artifact(Path(out), export_signals(net, Path(out), source=source))
     data = None if calibrate is None else fspath(calibrate)
     options: dict[str, Any] = {"data": data, "max_drop": max_drop, "source": source, "log": log}
     if to == "web":

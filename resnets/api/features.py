@@ -11,14 +11,7 @@ from typing import Literal
 
 import torch
 
-from resnets.api.inputs import (
-    LOADED,
-    Weights,
-    check_preprocess,
-    expand_folders,
-    path_or_model,
-    refuse_options,
-)
+from resnets.api.inputs import expand_folders
 from resnets.config import ConfigError
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
@@ -30,9 +23,16 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.utils.api_function import api_function
-from resnets.utils.machine import environment
+from resnets.utils.errors import refuse_options
 from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import echo, format_count
+from resnets.weights.given import (
+    LOADED,
+    Weights,
+    check_preprocess,
+    copy_for_inference,
+    path_or_model,
+)
 from resnets.weights.load import LoadOptions, load_classifier
 
 ImageSplit = Literal["all", SplitName]
@@ -157,7 +157,7 @@ def _open_network(weights: Weights, model: str | None) -> ImageClassifier:
     if isinstance(source, ImageClassifier):
         refuse_options(LOADED, model=model)
         check_preprocess(source)
-        return source
+        return copy_for_inference(source)
     if is_artifact(source):
         raise ConfigError(
             f"{source}: is an artifact, which outputs only logits; give the run that it was "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
-from resnets.config import ConfigError, DataSpec, from_dict, to_dict
+from resnets.config import ConfigError, DataSpec, ModelSpec, from_dict, to_dict
 from resnets.config.data import data_source
 from resnets.data import Splits
 from resnets.data import open_data as open_spec
@@ -22,17 +22,17 @@ from resnets.data.sources.objects import open_objects
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
+from resnets.sequence.load import SequenceModel
 from resnets.utils.api_function import api_function
 from resnets.utils.files.write import check_path
 from resnets.weights.checkpoint.find import read_task
+from resnets.weights.given import check_names, path_or_model
 
 if TYPE_CHECKING:
     from resnets.detect.models.base import DetectionModel
-    from resnets.sequence.predict import SequenceModel
 
-LOADED = "only for weights in a file; omit it for a loaded model"
-Weights = str | PathLike[str] | ImageClassifier  # a `Run` is a PathLike
-AnyWeights = str | PathLike[str] | nn.Module  # includes detectors, segmenters and localizers
+AnyWeights = str | PathLike[str] | nn.Module  # a loaded model of any task
+AnyModel = Union[ImageClassifier, SequenceModel, "DetectionModel"]
 
 
 @api_function
@@ -62,35 +62,8 @@ def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Spli
     return open_spec(from_dict(DataSpec, to_dict(spec) | fields, "open_data"), source=source)
 
 
-def path_or_model(
-    weights: Weights, *, complete: bool = True, named: bool = True
-) -> str | ImageClassifier:
-    """Return the path of the weights, or the model if a path is not enough to load it.
-
-    The model is returned if it was loaded before, or if it belongs to a `Run` of a custom network.
-    Raises ConfigError for a model without head or preprocessing if `complete`, and also for a model
-    without class names if `named`.
-    """
-    if isinstance(weights, ImageClassifier):
-        if complete:
-            if isinstance(weights.head, nn.Identity):
-                raise ConfigError(
-                    f"{weights.spec.name} ({weights.origin}) has no head; give a model with a head"
-                )
-            check_preprocess(weights)
-            if named:
-                _check_names(weights)
-        return weights
-    if getattr(weights, "custom_model", None) is not None:
-        model: ImageClassifier = weights.model  # type: ignore[union-attr]
-        return model
-    return fspath(weights)
-
-
-def path_or_any_model(
-    weights: AnyWeights, *, named: bool = True
-) -> str | ImageClassifier | DetectionModel:
-    """Return the path of the weights or a loaded model of any image task; see `path_or_model`.
+def path_or_any_model(weights: AnyWeights, *, named: bool = True) -> str | AnyModel:
+    """Return the path of the weights or a loaded model of any task; see `path_or_model`.
 
     Raises ConfigError for a module that `resnets.load` does not return.
     """
@@ -99,29 +72,31 @@ def path_or_any_model(
     from resnets.detect.models.base import DetectionModel  # takes a second to import
 
     kind = type(weights).__name__
-    if not isinstance(weights, DetectionModel):
-        raise ConfigError(f"weights: {kind} is not an image model returned by resnets.load")
-    if weights.preprocess is None or weights.recipe is None:
+    if not isinstance(weights, DetectionModel | SequenceModel):
+        raise ConfigError(f"weights: {kind} is not a model returned by resnets.load")
+    if weights.recipe is None:
         raise ConfigError(
-            f"{kind} ({weights.origin}) has no preprocessing; give a model returned by "
-            "resnets.load, or its path"
+            f"{kind} ({weights.origin}) has no recipe; give a model returned by resnets.load, or "
+            "its path"
         )
-    if len(weights.classes) != weights.num_classes:
-        raise ConfigError(
-            f"{kind} ({weights.origin}) has {len(weights.classes)} class names for "
-            f"{weights.num_classes} classes; set its .classes"
-        )
+    if isinstance(weights, DetectionModel):
+        count = weights.num_classes
+    else:
+        spec = weights.spec
+        count = spec.num_classes if isinstance(spec, ModelSpec) else spec.vocabulary
+    check_names(weights, kind, count)
     return weights
 
 
-def task_of(model: str | ImageClassifier | DetectionModel | SequenceModel) -> str:
+def task_of(model: str | AnyModel) -> str:
     """Return the task of weights at a path, or of a loaded model."""
     if isinstance(model, str):
         return read_task(model)
     if isinstance(model, ImageClassifier):
         return "classify"
     assert model.recipe is not None  # see `path_or_any_model`
-    return model.recipe.task
+    task: str = model.recipe.task
+    return task
 
 
 def check_loaded_runtime(backend: str, precision: str) -> None:
@@ -131,30 +106,6 @@ def check_loaded_runtime(backend: str, precision: str) -> None:
             "a loaded model always runs in torch and never in int8; give its path to use "
             "another backend"
         )
-
-
-def check_preprocess(model: ImageClassifier) -> None:
-    """Raise ConfigError if `model` has no preprocessing."""
-    if model.preprocess is None:
-        raise ConfigError(
-            f"{model.spec.name} ({model.origin}) has no preprocessing; save it with "
-            ".save(FOLDER, classes=..., preprocess=resnets.Preprocess(...)) and give the folder"
-        )
-
-
-def _check_names(model: ImageClassifier) -> None:
-    if len(model.classes) != model.spec.num_classes:
-        raise ConfigError(
-            f"{model.spec.name} ({model.origin}) has {len(model.classes)} class names for "
-            f"{model.spec.num_classes} classes; set its .classes"
-        )
-
-
-def refuse_options(why: str, **options: object) -> None:
-    """Raise ConfigError for the first option that is set."""
-    for name, value in options.items():
-        if value:
-            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
 
 
 def list_inputs(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:

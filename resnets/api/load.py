@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from resnets.api.inputs import refuse_options
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier
 from resnets.models.custom_model import MakeModel
 from resnets.runtime.artifact import is_artifact
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.load import LoadOptions, load_classifier
+from resnets.weights.load import LoadOptions, Need, load_classifier
 
 
 @api_function
@@ -66,12 +66,27 @@ def load(
             f"{source}: is an artifact, not a module; load the run that it was exported from, or "
             "give the artifact to resnets.predict"
         )
+    if model is None or isinstance(model, str):
+        return load_any(source, LoadOptions(model, classes), "head")
+    return load_any(source, LoadOptions(classes=classes), custom=model)
+
+
+def load_any(
+    source: str,
+    options: LoadOptions,
+    need: Need = "names",
+    *,
+    custom: nn.Module | MakeModel | None = None,
+) -> ImageClassifier | Any:
+    """Load the model of any task at a path; see `load`, and `load_classifier` for the arguments."""
     task = read_task(source)
     if task == "classify":
-        if model is None or isinstance(model, str):
-            return load_classifier(source, LoadOptions(model, classes), "head")
-        return load_classifier(source, LoadOptions(classes=classes), custom=model)
-    refuse_options(f"only for classifiers, not for task {task}", model=model, classes=classes)
+        return load_classifier(source, options, need, custom=custom)
+    refuse_options(
+        f"only for classifiers, not for task {task}",
+        model=options.model or custom,
+        classes=options.classes,
+    )
     if task in ("text", "signals"):
         from resnets.sequence.load import load_sequence_model
 

@@ -7,13 +7,11 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
 from resnets.api.inputs import (
-    LOADED,
     AnyWeights,
     check_loaded_runtime,
     expand_folders,
     list_inputs,
     path_or_any_model,
-    refuse_options,
     task_of,
 )
 from resnets.config.ranges import check_range
@@ -25,10 +23,13 @@ from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.runtime.torch import TorchBackend
-from resnets.sequence.predict import SequenceModel, predict_sequences
+from resnets.sequence.load import SequenceModel
+from resnets.sequence.predict import predict_sequences
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import echo
+from resnets.weights.given import LOADED
 from resnets.weights.load import LoadOptions
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def predict(
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
-    source = weights if isinstance(weights, SequenceModel) else path_or_any_model(weights)
+    source = path_or_any_model(weights)
     task = task_of(source)
     if task in ("text", "signals"):
         assert isinstance(source, str | SequenceModel)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike, fspath
 
-from resnets.api.inputs import LOADED, Weights, path_or_model, refuse_options
 from resnets.models import ImageClassifier
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
+from resnets.weights.given import LOADED, Weights, path_or_model
 from resnets.weights.load import LoadOptions
 from resnets.weights.push import Layout, publish
 from resnets.weights.push import push as push_path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Iterator
@@ -12,13 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnets.api.inputs import (
-    LOADED,
-    Weights,
-    check_preprocess,
-    path_or_model,
-    refuse_options,
-)
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
 from resnets.data.dataset.labeled_images import Split
@@ -31,8 +23,16 @@ from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS
 from resnets.models.norm_statistics import recompute_statistics
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import check_new_folder, save_model
+from resnets.weights.given import (
+    LOADED,
+    Weights,
+    check_preprocess,
+    copy_for_inference,
+    path_or_model,
+)
 from resnets.weights.load import LoadOptions, load_classifier
 
 log = logging.getLogger("resnets")
@@ -92,7 +92,7 @@ def recompute_norm(
         net = load_classifier(path_or_net, LoadOptions(model=model), "body")
     else:
         refuse_options(LOADED, model=model)
-        net = copy.deepcopy(path_or_net).eval()
+        net = copy_for_inference(path_or_net)
     if not any(isinstance(module, BATCH_NORMS) for module in net.modules()):
         raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norm layers")
     check_preprocess(net)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from resnets.config import ConfigError
 from resnets.export.verify import (
     BATCHES,
     LIMITS,
@@ -17,22 +16,21 @@ from resnets.export.verify import (
 )
 from resnets.export.write.classifier import check_format
 from resnets.export.write.trace import to_onnx, trace
-from resnets.sequence.load import SignalNetwork, load_sequence_model
+from resnets.sequence.load import SignalNetwork
 
 SIGNALS, LOGITS = "signals", "logits"
 
 
-def export_signals(where: str | Path, out: Path) -> dict[str, Any]:
-    """Write the network of a run to `out`, and its manifest; returns the manifest.
+def export_signals(
+    model: SignalNetwork, out: Path, *, source: Path | None = None
+) -> dict[str, Any]:
+    """Write a network of signals to `out`, and its manifest; returns the manifest.
 
     The graph takes float32 signals (N, C, L) as stored in files, and returns logits (N, K). They
     are compared with the network's on random signals with the mean and deviation of the training
     set, at batch sizes 1, 2 and 7. Raises VerificationError if they differ; then nothing is
     written.
     """
-    model = load_sequence_model(where)
-    if not isinstance(model, SignalNetwork):
-        raise ConfigError(f"{where}: only image and signal models can be exported")
     check_format("onnx", "float32")
     channels, length = model.spec.in_channels, model.spec.input_size
 
@@ -52,7 +50,7 @@ def export_signals(where: str | Path, out: Path) -> dict[str, Any]:
             "steps": length,
         }
 
-    return write_verified(out, "onnx", make, {"weights": model.origin}, Path(where))
+    return write_verified(out, "onnx", make, {"weights": model.origin}, source)
 
 
 def _write(model: SignalNetwork, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from resnets.runtime.artifact import (
 )
 from resnets.runtime.inference_module import INPUT
 from resnets.utils.errors import reading
+from resnets.weights.given import copy_for_inference
 
 Run = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]
 MODELS: dict[str, type[DetectionModel]] = {
@@ -137,7 +137,7 @@ def open_predictor(
     for each in weights:
         if not isinstance(each, str) or not is_artifact(each):
             models.append(
-                load_detection_model(each) if isinstance(each, str) else _copy_for_inference(each)
+                load_detection_model(each) if isinstance(each, str) else copy_for_inference(each)
             )
             chosen, resolved = to_device(models[-1], device, precision)
             continue
@@ -147,11 +147,6 @@ def open_predictor(
     if len(models) > 1 and any(each.normalizes for each in models):
         raise ConfigError("ensemble: needs checkpoints; an artifact can only be evaluated alone")
     return Predictor.of(models, models[0].preprocess, chosen, resolved, refine, scales)
-
-
-def _copy_for_inference(model: DetectionModel) -> DetectionModel:
-    """Return a copy in eval mode, which shares the record of the run's images."""
-    return copy.deepcopy(model, {id(model.fingerprint): model.fingerprint}).eval()
 
 
 def engine_name(predictor: Predictor) -> str:

@@ -19,13 +19,14 @@ from resnets.data.errors import DataError
 from resnets.evaluate.evaluation import describe_metrics, evaluate_scores
 from resnets.models.block_config import eval_mode
 from resnets.sequence.dataset import Windows, window_batches
-from resnets.sequence.load import load_sequence_model, open_sequences
+from resnets.sequence.load import SequenceModel, load_sequence_model, open_sequences
 from resnets.sequence.signals import Signals
 from resnets.sequence.text import TextWindows, encode, read_text
 from resnets.utils.machine import environment
 from resnets.utils.machine.distributed import ProcessGroup
 from resnets.utils.machine.environment import accumulator_dtype
 from resnets.utils.machine.precision import autocast, pick_precision
+from resnets.weights.given import copy_for_inference
 
 BITS = "bits_per_character"
 Number = TypeVar("Number", float, Tensor)
@@ -57,7 +58,7 @@ class SequenceEvaluation:
 
 
 def evaluate_sequences(
-    weights: Sequence[str],
+    weights: Sequence[str | SequenceModel],
     data: str | None,
     split: Literal["test", "val", "train"],
     *,
@@ -68,11 +69,13 @@ def evaluate_sequences(
 ) -> SequenceEvaluation:
     """Evaluate a model of text or signals on a split of its own data, or on all of `data`.
 
-    Raises ConfigError for several models, and DataError for data that do not fit the model.
+    A loaded model is copied. Raises ConfigError for several models, and DataError for data that do
+    not fit the model.
     """
     if len(weights) > 1:
         raise ConfigError("ensembles of models of text or signals are not supported; name one")
-    model = load_sequence_model(weights[0])
+    (one,) = weights
+    model = load_sequence_model(one) if isinstance(one, str) else copy_for_inference(one)
     recipe = model.recipe
     part: Windows
     if data is not None and recipe.task == "text":

@@ -46,6 +46,9 @@ class SignalNetwork(nn.Module):
         return logits
 
 
+SequenceModel = Transformer | SignalNetwork
+
+
 def open_sequences(recipe: Recipe) -> SequenceData:
     """Open the data of a recipe of task "text" or "signals"; DataError if they cannot be used."""
     if recipe.task == "text":
@@ -67,7 +70,7 @@ def complete_recipe(recipe: Recipe, data: SequenceData) -> Recipe:
     return dataclasses.replace(recipe, model=model)
 
 
-def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | SignalNetwork:
+def build(recipe: Recipe, data: SequenceData | None = None) -> SequenceModel:
     """Build a new model; one for signals takes mean and standard deviation from `data`."""
     if recipe.task == "text":
         return Transformer(recipe.transformer)
@@ -81,7 +84,7 @@ def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | Sig
     return model
 
 
-def load_sequence_model(weights: str | PathLike[str]) -> Transformer | SignalNetwork:
+def load_sequence_model(weights: str | PathLike[str]) -> SequenceModel:
     """Load the model of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
     See `resnets.load`; `classes` of text are its characters. Raises CheckpointError, and

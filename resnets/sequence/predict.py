@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -19,13 +18,13 @@ from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.prepare import to_device
 from resnets.models.block_config import eval_mode
 from resnets.models.transformer.network import Transformer
-from resnets.sequence.load import SignalNetwork, load_sequence_model
+from resnets.sequence.load import SequenceModel, SignalNetwork, load_sequence_model
 from resnets.sequence.signals import Floats, as_signals, cut_windows, read_csv, read_npz
 from resnets.sequence.text import encode
 from resnets.utils.errors import reading
+from resnets.weights.given import copy_for_inference
 
 BATCH = 256
-SequenceModel = Transformer | SignalNetwork
 
 
 def predict_sequences(
@@ -41,7 +40,8 @@ def predict_sequences(
 
     Raises ConfigError and DataError.
     """
-    model = load_sequence_model(weights) if isinstance(weights, str) else copy.deepcopy(weights)
+    is_path = isinstance(weights, str)
+    model = load_sequence_model(weights) if is_path else copy_for_inference(weights)
     to_device(model, device, "float32")
     if isinstance(model, Transformer):
         return (generate(model, _to_text(each), length) for each in inputs)

@@ -71,7 +71,6 @@ class Subject:
     """
 
     label: str
-    path: Path
     model: ImageClassifier
     images: LabeledImages
     intact: Evaluation
@@ -100,7 +99,7 @@ class Analysis(Generic[R]):
 
     def run(
         self,
-        checkpoints: Sequence[Path],
+        checkpoints: Sequence[str | Path | ImageClassifier],
         *,
         data: str | None,
         examples: int,
@@ -110,11 +109,12 @@ class Analysis(Generic[R]):
         loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
         **options: Any,
     ) -> StudyResult:
-        """Measure each of `checkpoints` on `examples` images; returns the report in `out`.
+        """Measure each model on `examples` images; returns the report in `out`.
 
-        data: location of the data set, if not the one in the recipes. A model is not measured again
-        if `out` has a result of the same weights, images and options. Raises ConfigError,
-        DataError, CheckpointError, and ValueError for a model whose outputs are not finite.
+        checkpoints: paths, or loaded models, which are copied. data: location of the data set, if
+        not the one in the recipes. A model is not measured again if `out` has a result of the same
+        weights, images and options. Raises ConfigError, DataError, CheckpointError, and ValueError
+        for a model whose outputs are not finite.
         """
         models = load_models(checkpoints, data, loading)
         for each in models:
@@ -128,6 +128,7 @@ class Analysis(Generic[R]):
         )
         results, protocols, cautions = [], {}, {}
         measured_on = "training" if self.part == "train" else self.part
+        paths = [each.path for each in models]
         flags = {"examples": examples, "seed": seed, **options, "data": data}
         for number, each in enumerate(models):
             weights = model_sha256(each.model)  # before it moves to the device
@@ -136,8 +137,8 @@ class Analysis(Generic[R]):
                 prepare_images(training_split, each.model, device) if training_split else None
             )
             intact = images.evaluate(each.model)
-            check_finite(intact.loss, each.path)
-            subject = Subject(each.label, each.path, each.model, images, intact, training, seed)
+            check_finite(intact.loss, each.path or each.label)
+            subject = Subject(each.label, each.model, images, intact, training, seed)
             path = out / "rows" / f"{number}.json"
             results.append(self._load_or_measure(subject, path, weights, options))
             protocols[each.label] = images.protocol
@@ -151,7 +152,7 @@ class Analysis(Generic[R]):
             caution=join_cautions(cautions),
             cautions=cautions,
             chance_error=chance_level(len(first.classes)),
-            commands=[format_command(self.name, *checkpoints, **flags)],
+            commands=[format_command(self.name, *paths, **flags)] if all(paths) else [],
             environment=environment.describe(images.device),
             examples=len(split),
             training=training_split.description if training_split else "",

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError
+from resnets.models import ImageClassifier
 from resnets.report.page import StudyResult
 from resnets.study.analysis import Analysis
 from resnets.utils.api_function import api_function
+from resnets.utils.errors import refuse_options
 from resnets.utils.files.locks import page_folder
+from resnets.weights.given import LOADED, Weights, path_or_model
 from resnets.weights.load import LoadOptions
 
-Checkpoints = str | PathLike[str] | Sequence[str | PathLike[str]]  # a `Run` is a PathLike
+Checkpoints = Weights | Sequence[Weights]
 
 
 @api_function
@@ -36,7 +39,8 @@ def responses(
         result.tables["responses"][0]  # a row of the first layer
 
     Args:
-        checkpoints: Runs, checkpoints or published weights of one data set; one or several.
+        checkpoints: Runs, checkpoints, published weights or loaded models, which are copied, of one
+            data set; one or several.
         model: Network of weights that do not specify it, as for `resnets.load`.
         classes: Names of the outputs, where the weights have none.
         data: Location of the data, if not where the runs had them.
@@ -68,7 +72,7 @@ def identity(
 
     The arguments are those of `responses`, with a single run or checkpoint.
     """
-    if len(_to_paths(checkpoints)) > 1:
+    if len(_to_list(checkpoints)) > 1:
         raise ConfigError("checkpoints: this study is of one model; give one run or checkpoint")
     return _analyze("identity", **locals())
 
@@ -218,10 +222,13 @@ def _analyze(
     **options: Any,
 ) -> StudyResult:
     """Run `ANALYSIS` of the module of `study/analyses` with this name."""
+    models = [path_or_model(each) for each in _to_list(checkpoints)]
+    if not any(isinstance(each, str) for each in models):
+        refuse_options(LOADED, model=model, classes=classes)
     with page_folder(None if out is None else Path(out), f"study-{name}") as folder:
         analysis: Analysis[Any] = importlib.import_module(f"resnets.study.analyses.{name}").ANALYSIS
         return analysis.run(
-            _to_paths(checkpoints),
+            models,
             data=None if data is None else fspath(data),
             out=folder,
             loading=LoadOptions(model, classes),
@@ -229,6 +236,6 @@ def _analyze(
         )
 
 
-def _to_paths(checkpoints: Checkpoints) -> list[Path]:
-    several = [checkpoints] if isinstance(checkpoints, str | PathLike) else checkpoints
-    return [Path(each) for each in several]
+def _to_list(checkpoints: Checkpoints) -> list[Weights]:
+    is_one = isinstance(checkpoints, str | PathLike | ImageClassifier)
+    return [checkpoints] if is_one else list(checkpoints)

@@ -122,11 +122,12 @@ def measure_convergence(cells: Sequence[Cell]) -> Convergence | None:
     return compute_convergence(first.model, [cell.rows for cell in done], classes, first.metric)
 
 
-def find_caution(path: Path, error: float, classes: int, *, measured_on: str) -> str:
+def find_caution(path: Path | None, error: float, classes: int, *, measured_on: str) -> str:
     """Return why a page about a trained network draws no conclusion; "" if it converged.
 
-    path: a run or a checkpoint in one, whose metrics.jsonl is read if it exists. error: measured on
-    the images of the study, in percent; `measured_on` names them ("held-out", "training").
+    path: a run or a checkpoint in one, whose metrics.jsonl is read if it exists; None for a loaded
+    model. error: measured on the images of the study, in percent; `measured_on` names them
+    ("held-out", "training").
     """
     chance = chance_level(classes)
     if error <= FITTED * chance:
@@ -136,7 +137,7 @@ def find_caution(path: Path, error: float, classes: int, *, measured_on: str) ->
     )
     if error >= UNTRAINED * chance:
         return f"The network is untrained: {measured}."
-    rows = _run_rows(path)
+    rows = [] if path is None else _run_rows(path)
     convergence = compute_convergence("the run", [rows], classes) if rows else None
     # After many epochs a high training error can be due to heavy augmentation: not judged here.
     if convergence is not None and not convergence.converged and convergence.epochs < LEVEL_EPOCHS:

@@ -30,6 +30,7 @@ from resnets.evaluate.data.match_classes import (
 )
 from resnets.evaluate.prepare import to_device
 from resnets.models import ImageClassifier
+from resnets.weights.given import copy_for_inference
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, load_classifier
 
 BATCH_SIZE = 250
@@ -42,10 +43,13 @@ CROP_FIELDS = ("size", "resize", "channels", "interpolation")
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A trained model under study; `label` is its unique name on the page."""
+    """A trained model under study; `label` is its unique name on the page.
+
+    path: None if it was loaded before.
+    """
 
     label: str
-    path: Path
+    path: Path | None
     model: ImageClassifier
 
 
@@ -81,32 +85,46 @@ def multilabel_error(where: str) -> ConfigError:
 
 
 def load_models(
-    checkpoints: Sequence[Path],
+    checkpoints: Sequence[str | Path | ImageClassifier],
     data: str | None,
     loading: LoadOptions = DEFAULT_LOAD_OPTIONS,
 ) -> list[TrainedModel]:
     """Load the models of runs or checkpoints that can be measured on the same images.
 
-    `data` replaces the source named in the recipes. Raises ConfigError without checkpoints, for
-    models trained on different data, and CheckpointError.
+    Loaded models are copied. `data` replaces the source named in the recipes. Raises ConfigError
+    without checkpoints, for models trained on different data, and CheckpointError.
     """
     if not checkpoints:
         raise ConfigError("name at least one run or checkpoint")
-    models = [load_classifier(str(path), loading) for path in checkpoints]
-    for path, model in zip(checkpoints, models, strict=True):
-        if model.postprocess.multilabel:
-            raise multilabel_error(str(path))
-    for path, model in zip(checkpoints[1:], models[1:], strict=True):
-        difference = _find_data_mismatch(models[0], model, data)
+    models: list[TrainedModel] = []
+    for each in checkpoints:
+        if isinstance(each, ImageClassifier):
+            models.append(TrainedModel(each.origin, None, copy_for_inference(each)))
+        else:
+            models.append(TrainedModel(str(each), Path(each), load_classifier(str(each), loading)))
+    first = models[0]
+    for each in models:
+        if each.model.postprocess.multilabel:
+            raise multilabel_error(each.label)
+        difference = _find_data_mismatch(first.model, each.model, data)
         if difference is not None:
             raise ConfigError(
-                f"{path} and {checkpoints[0]} were trained on different data ({difference}); "
+                f"{each.label} and {first.label} were trained on different data ({difference}); "
                 "study checkpoints of one data set together"
             )
-    names = [model.spec.name for model in models]
+    return _name_models(models)
+
+
+def _name_models(models: Sequence[TrainedModel]) -> list[TrainedModel]:
+    """Label each model by its network, and those of one network also by their run or number."""
+    names = [each.model.spec.name for each in models]
+    runs = [
+        f"{name} ({_run_name(each.path)})" if each.path else f"{name} (model {number})"
+        for number, (name, each) in enumerate(zip(names, models, strict=True), 1)
+    ]
     return [
-        TrainedModel(name if names.count(name) == 1 else f"{name} ({_run_name(path)})", path, model)
-        for name, path, model in zip(names, checkpoints, models, strict=True)
+        dataclasses.replace(each, label=name if names.count(name) == 1 else run)
+        for each, name, run in zip(models, names, runs, strict=True)
     ]
 
 

@@ -57,6 +57,13 @@ class ConfigError(ResnetsError):
     """An invalid recipe, spec or option; the message gives the field and the reason."""
 
 
+def refuse_options(why: str, **options: object) -> None:
+    """Raise ConfigError for the first option that is set."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
+
+
 class RemoteError(ResnetsError):
     """Another process of the run failed, and reports the error itself."""
 

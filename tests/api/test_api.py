@@ -163,6 +163,8 @@ def test_a_model_in_training_mode_computes_in_eval_mode_and_stays_as_it_was(comp
     found = compute(model)
     assert [each.training for each in model.modules()] == modes
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    strides = {name: each.stride() for name, each in model.state_dict().items()}
+    assert strides == {name: each.stride() for name, each in before.items()}
     assert found == compute(resnets.load("resnets:digits/cifar-resnet20"))
 
 

@@ -9,6 +9,7 @@ from detect_sets import CATEGORIES, save, write_coco
 from PIL import Image
 
 import resnets
+from resnets.models.transformer.network import Transformer
 
 EXACT = {"device": "cpu", "precision": "float32"}
 TASKS = {"detect": FPN, "instances": FPN, "segment": SEGMENT, "localize": PCR}
@@ -99,18 +100,25 @@ def test_options_that_a_loaded_detector_does_not_have_are_refused(place, paths, 
         resnets.predict(model, paths, **options)
 
 
-def test_export_names_the_path_of_a_loaded_detector(place):
-    run = trained(place, "detect")
-    with pytest.raises(resnets.ConfigError) as caught:
-        resnets.export(resnets.load(run))
-    assert str(run) in str(caught.value)
+def test_export_of_a_loaded_model_is_that_of_its_run(place, tmp_path):
+    pytest.importorskip("onnx")
+    run = trained(place, "segment")
+    model = resnets.load(run).train()
+    of_run = resnets.export(run, out=tmp_path / "run.onnx", quiet=True)
+    of_model = resnets.export(model, out=tmp_path / "model.onnx", quiet=True)
+    assert of_model.path.read_bytes() == of_run.path.read_bytes()
+    assert of_model.manifest["source"]["weights"] == of_run.manifest["source"]["weights"]
+    assert all(module.training for module in model.modules())
+    with pytest.raises(resnets.ConfigError, match="loaded model"):
+        resnets.export(model, classes="a,b")
 
 
 def test_models_that_cannot_predict_are_refused(place, paths):
     run = trained(place, "detect")
     unnamed = resnets.load(run)
     unnamed.classes = ("a",)
-    for model in (unnamed, small_model(FPN, "detect"), torch.nn.Linear(1, 1)):
+    transformer = Transformer(resnets.recipes.recipe("text").transformer)
+    for model in (unnamed, small_model(FPN, "detect"), torch.nn.Linear(1, 1), transformer):
         with pytest.raises(resnets.ConfigError):
             resnets.predict(model, paths)
     classifier = resnets.load("resnets:cifar10/cifar-resnet20")

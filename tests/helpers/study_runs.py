@@ -30,7 +30,7 @@ def train_on_digits(folder: Path, net: str, iterations: int = 12, **data) -> Pat
 
 def make_subject(net: ImageClassifier, images: LabeledImages, seed: int = 0) -> Subject:
     """The subject of an analysis that needs no training images."""
-    return Subject("net", Path("net"), net, images, images.evaluate(net), None, seed)
+    return Subject("net", net, images, images.evaluate(net), None, seed)
 
 
 def pretend_two_gpus(monkeypatch: pytest.MonkeyPatch, memory: int, cores: int) -> None:

@@ -96,6 +96,9 @@ def test_run_learns_and_evaluate_repeats_it(done):
     found = resnets.evaluate(out, quiet=True, device="cpu")
     assert found.metrics["top1_error"] == test["top1_error"]
     assert found.unit == result["data_summary"]["unit"] == "signals"
+    model = resnets.load(out).train()
+    assert resnets.evaluate(model, quiet=True, device="cpu") == found
+    assert model.training
     assert "signals/s" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -161,6 +164,8 @@ def test_export_writes_a_verified_onnx_file(done, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     out, _ = done
     artifact = resnets.export(out, out=tmp_path / "signals.onnx", quiet=True)
+    of_model = resnets.export(resnets.load(out).train(), out=tmp_path / "b.onnx", quiet=True)
+    assert of_model.path.read_bytes() == artifact.path.read_bytes()
     assert max(each["relative"] for each in artifact.manifest["parity"]["batches"]) < 1e-4
     assert paths_of_this_machine(artifact.path) == []
     session = onnxruntime.InferenceSession(str(artifact.path))
@@ -174,6 +179,8 @@ def test_export_writes_a_verified_onnx_file(done, tmp_path):
 def test_export_of_signals_is_to_onnx_in_float32(done):
     with pytest.raises(ConfigError, match="onnx"):
         resnets.export(done[0], "openvino", quiet=True)
+    with pytest.raises(ConfigError, match="onnx"):
+        resnets.export(resnets.load(done[0]), precision="bfloat16", quiet=True)
 
 
 def recording(path, *, header=True, steps=40):

@@ -77,6 +77,11 @@ def test_evaluate_repeats_the_run_and_measures_other_texts(done, tmp_path):
         result["test"]["bits_per_character"]
     )
     assert found.protocol == result["test"]["protocol"]
+    model = resnets.load(out).train()
+    assert resnets.evaluate(model, quiet=True, device="cpu") == found
+    assert model.training
+    with pytest.raises(ConfigError, match="models of text cannot be exported"):
+        resnets.export(model)
     other = tmp_path / "other.txt"
     other.write_text("\N{BYTE ORDER MARK}" + "Shall I compare thee to a summer's day?\r\n" * 3)
     assert resnets.evaluate(out, other, quiet=True, device="cpu").examples == 7

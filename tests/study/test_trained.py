@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 from study_runs import train_on_digits
 
+import resnets
 from resnets.config import ConfigError
 from resnets.report.page import INDEX, update_index, write_index
 from resnets.study.analyses.responses import ANALYSIS
@@ -50,3 +52,28 @@ def test_results_of_the_same_measurement_are_not_measured_again(tmp_path, caplog
     (out.parent / INDEX).touch()
     update_index(out)
     assert (out.parent / INDEX).read_text(encoding="utf-8") == index
+
+
+def test_a_loaded_model_is_measured_as_its_run_and_stays_as_it_was(tmp_path):
+    run = train_on_digits(tmp_path / "run", "cifar-resnet8", 2)
+    model = resnets.load(run).train()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    options = {"examples": 20, "device": "cpu"}
+    of_run = resnets.study.landscape(run, steps=3, out=tmp_path / "of-run", **options)
+    of_model = resnets.study.landscape(model, steps=3, out=tmp_path / "of-model", **options)
+    assert of_model.tables == of_run.tables
+    assert "resnets study landscape" in of_run.report.read_text(encoding="utf-8")
+    assert "resnets study landscape" not in of_model.report.read_text(encoding="utf-8")
+    assert model.training
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    pair = resnets.study.responses([model, run, model], out=tmp_path / "pair", **options)
+    labels = {row["model"] for row in pair.tables["responses"]}
+    assert labels == {f"cifar-resnet8 ({each})" for each in ("model 1", "run", "model 3")}
+    assert resnets.study.identity(resnets.Run(run), out=tmp_path / "identity", **options).tables
+    with pytest.raises(ConfigError, match="loaded model"):
+        resnets.study.responses(model, model="cifar-resnet8")
+    with pytest.raises(ConfigError, match="trained on"):
+        resnets.study.responses([model, "resnets:cifar10/cifar-resnet20"], **options)
+    model.recipe = None
+    with pytest.raises(ConfigError, match="training data"):
+        resnets.study.responses(model, **options, out=tmp_path / "unknown")

@@ -46,7 +46,7 @@ class DetectionModel(nn.Module):
     """A network with a head for one task, with its metadata.
 
     preprocess, classes, recipe, fingerprint (`data.splits.image_record.Fingerprint` of the images
-    of its run), origin and path (of the run or checkpoint, as it was given) are set by `load`.
+    of its run) and origin are set by `load`.
     """
 
     kind: ClassVar[ModelKind] = "segmenter"
@@ -60,7 +60,7 @@ class DetectionModel(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None
-        self.origin, self.path = "random initialization", ""
+        self.origin = "random initialization"
 
     def infer(
         self,

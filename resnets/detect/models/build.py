@@ -204,7 +204,7 @@ def load_detection_model(weights: str | PathLike[str]) -> Model:
     model.preprocess = FittedPreprocessor(
         stored.spec, stored.mean_image, spec.train_sizes[-1], spec.max_size
     )
-    model.classes, model.recipe, model.path = classes, recipe, fspath(weights)
+    model.classes, model.recipe = classes, recipe
     model.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     model.origin = f"{path.name} (step {checkpoint.step:,}{kind})"
