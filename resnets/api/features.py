@@ -24,6 +24,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
+from resnets.utils.machine import environment
 from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import echo, format_count
 from resnets.weights.given import (
@@ -61,7 +62,7 @@ def features(
     Args:
         weights: A run, checkpoint, file in a known format, published weights, or a loaded model; no
             head is required.
-        images: A path, PIL image or uint8 array (H, W[, C]), or a sequence of these, as for
+        images: A path, PIL image, array or tensor, or a sequence of these, as for
             `resnets.predict`. Or a data set as for `resnets.evaluate` (name, folder, tar, ...);
             then each embedding has the `label` of its image.
         split: "all", "test", "val" or "train" of a data set; if the model was trained on it, the

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from resnets.config import ConfigError, DataSpec, ModelSpec, from_dict, to_dict
 from resnets.config.data import data_source
@@ -17,6 +19,8 @@ from resnets.data import open_data as open_spec
 from resnets.data.dataset.probe_split import warn_unread_frames
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce_folders
+from resnets.data.decode.arrays import describe_array
+from resnets.data.errors import DataError
 from resnets.data.files.walk import SkippedFiles
 from resnets.data.sources.objects import open_objects
 from resnets.data.transforms.preprocess import ImageInput
@@ -25,6 +29,7 @@ from resnets.models import ImageClassifier
 from resnets.sequence.load import SequenceModel
 from resnets.utils.api_function import api_function
 from resnets.utils.files.write import check_path
+from resnets.utils.printable import echo, format_count
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.given import check_names, path_or_model
 
@@ -124,15 +129,29 @@ def expand_folders(images: ImageInput | Sequence[ImageInput], quiet: bool) -> li
         if isinstance(each, str | PathLike):
             check_path(fspath(each))
             expanded.extend(find_images([fspath(each)], skipped))
-        elif isinstance(each, Image.Image | np.ndarray):
+        elif isinstance(each, np.ndarray | Tensor):
+            expanded.extend(each if each.ndim == 4 else [each])
+        elif isinstance(each, Image.Image):
             expanded.append(each)
         else:
             raise ConfigError(
-                f"images: {type(each).__name__} is not an image; give a path, a PIL image or a"
-                " uint8 array (H, W[, C])"
+                f"images: {type(each).__name__} is not an image; give a path, a PIL image, an array"
+                " or a tensor"
             )
     if not quiet:
         folders = [fspath(each) for each in inputs if isinstance(each, str | PathLike)]
         announce_folders(folders, len(expanded), skipped)
+        _announce_arrays(expanded)
     warn_unread_frames(expanded)
     return expanded
+
+
+def _announce_arrays(images: Sequence[ImageInput]) -> None:
+    """Print how arrays and tensors are understood; errors are those of their predictions."""
+    forms: Counter[str] = Counter()
+    for each in images:
+        if isinstance(each, np.ndarray | Tensor):
+            with suppress(DataError):
+                forms[describe_array(each, "image")] += 1
+    for form, count in forms.items():
+        echo(f"{format_count(count, 'image')} in memory: {form}", error=True)

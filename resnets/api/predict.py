@@ -64,10 +64,12 @@ def predict(
     Args:
         weights: A run, checkpoint, artifact, published weights, or a loaded model. A loaded model
             is copied: its own device and mode do not change.
-        images: A path (of a folder: all images in it), PIL image or uint8 array (H, W[, C]), or a
-            sequence of these. In-memory images are named "image 0", "image 1", .... For a model of
-            signals: .csv, .npy or .npz files, or arrays (N, L) or (N, C, L). For a model of text:
-            strings.
+        images: A path (of a folder: all images in it), PIL image, array or tensor, or a sequence of
+            these. Arrays and tensors are uint8, or floating point from 0 to 1, of shape (H, W),
+            (H, W, C) or (C, H, W) with 1 or 3 channels, or a batch (N, ...) of these. A shape that
+            can be either, such as (3, 32, 3), is refused. Gray ones may be uint16. Images in memory
+            are named "image 0", "image 1", .... For a model of signals: .csv, .npy or .npz files,
+            or arrays (N, L) or (N, C, L). For a model of text: strings.
         top_k: Number of classes per image, most probable first.
         threshold: Detectors: minimum score of a detection.
         model: Network of weights that do not specify it (a state dict): a name that `resnets info`

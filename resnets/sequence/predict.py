@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError
+from resnets.data.decode.arrays import to_array
 from resnets.data.errors import DataError
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.prepare import to_device
@@ -60,8 +61,8 @@ def _classify_signals(
     model: SignalNetwork, inputs: Sequence[ImageInput]
 ) -> Iterator[SignalPrediction]:
     for number, each in enumerate(inputs):
-        if isinstance(each, np.ndarray):
-            yield from predict_signals(model, Path(f"signals {number}"), each)
+        if isinstance(each, np.ndarray | torch.Tensor):
+            yield from predict_signals(model, Path(f"signals {number}"), to_array(each))
         elif isinstance(each, str | PathLike):
             yield from predict_signals(model, Path(fspath(each)))
         else:

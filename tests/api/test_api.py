@@ -14,6 +14,7 @@ from PIL import Image
 
 import resnets
 from resnets.cli.main import main
+from resnets.data.sources.objects import open_objects
 
 NAMES = {
     "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
@@ -135,6 +136,40 @@ def test_predictions_of_files_images_and_arrays(run, tmp_path):
         for one, other in zip(again, found, strict=True):
             np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
     assert [each.path for each in again] == [Path("image 0"), Path("image 1"), tmp_path / "2.png"]
+
+
+def test_arrays_and_tensors_are_understood_as_in_a_data_set(run, capsys):
+    pixels = resnets.open_data("digits").test().images[:3, :, :, 0]
+    expected = resnets.predict(run, list(pixels.numpy()), top_k=3)
+    forms = {
+        "uint8, (H, W)": pixels,
+        "uint8, (C, H, W)": pixels[:, None],
+        "uint8, (H, W, C)": pixels[..., None].expand(-1, -1, -1, 3).numpy(),
+        "float32 from 0 to 1, (C, H, W)": pixels[:, None] / 255,
+        "float64 from 0 to 1, (H, W)": pixels.numpy() / 255,
+    }
+    labels = torch.arange(3)
+    for form, images in forms.items():
+        capsys.readouterr()
+        assert resnets.predict(run, list(images), top_k=3, quiet=False) == expected
+        assert f"3 images in memory: {form}" in capsys.readouterr().err
+        if images.ndim == 4:
+            assert resnets.predict(run, images, top_k=3) == expected  # a batch
+        source = open_objects((images, labels))
+        np.testing.assert_array_equal(source.train.images[..., 0], pixels)
+        assert source.notes == (f"train images: {form}",)
+    for wrong in (
+        torch.zeros(3, 16, 3),  # (C, H, W) or (H, W, C)
+        torch.full((16, 16), 7.0),
+        torch.full((16, 16), float("nan")),
+        torch.zeros(16, 16, dtype=torch.int64),
+        torch.zeros(16, 16, 4),
+        torch.zeros(16),
+    ):
+        (found,) = resnets.predict(run, [wrong])
+        assert found.error is not None
+        with pytest.raises(resnets.DataError):
+            open_objects((torch.stack([wrong] * 3), labels))
 
 
 def test_evaluation_is_that_of_the_run(run):

@@ -53,6 +53,10 @@ def test_a_path_a_loaded_model_and_images_in_memory_predict_the_same(run, paths)
         "paths": paths,
         "opened": opened,
         "arrays": [np.asarray(Image.open(path)) for path in paths],
+        "floats": [np.asarray(Image.open(path)) / np.float32(255) for path in paths],
+        "tensors": [
+            torch.from_numpy(np.asarray(Image.open(path)).copy()).movedim(2, 0) for path in paths
+        ],
     }
     for weights in (run, resnets.load(run)):
         for kind, images in inputs.items():
@@ -130,7 +134,7 @@ def test_images_in_memory_that_cannot_be_read_have_an_error(place, paths, tmp_pa
     run = trained(place, "detect")
     whole = paths[0].read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    images = [Image.open(tmp_path / "cut.png"), np.zeros((4, 4)), Image.open(paths[0])]
+    images = [Image.open(tmp_path / "cut.png"), np.zeros((4, 4), int), Image.open(paths[0])]
     images += [Image.open(paths[0]).convert("L"), tmp_path / "missing.png"]
     found = resnets.predict(run, images, **EXACT)
     assert [each.error is None for each in found] == [False, False, True, True, False]

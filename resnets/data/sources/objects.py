@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -17,6 +16,7 @@ from resnets.data.dataset.in_memory import MEMORY_LIMIT
 from resnets.data.dataset.labeled_images import Split
 from resnets.data.dataset.labels import Labels, is_multilabel, multi_hot
 from resnets.data.dataset.source import ArrayPart, FilePart, Part, Rows, Source
+from resnets.data.decode.arrays import describe_array, to_array, to_pixels
 from resnets.data.decode.decode import encode_pnm
 from resnets.data.errors import DataError
 from resnets.data.order import evenly_spaced
@@ -38,10 +38,11 @@ def open_objects(data: Any) -> Source:
     For multi-label data, each label is a list, tuple or set of these, or a 0/1 row of an array (N,
     K).
 
-    Images are uint8, or floating point in [0, 1], of shape (H, W), (H, W, 1 or 3) or (1 or 3, H,
-    W); data sets may also return PIL images. The recipe normalizes and augments them. Images that
-    differ each time they are read (random transforms) are read again in each epoch and have no
-    fingerprint. Raises DataError for any other object.
+    Images are as `data.decode.arrays.to_pixels` understands them: uint8, or floating point from 0
+    to 1, of shape (H, W), (H, W, 1 or 3) or (1 or 3, H, W). Data sets may also return PIL images.
+    The recipe normalizes and augments them. Images that differ each time they are read (random
+    transforms) are read again in each epoch and have no fingerprint. Raises DataError for any other
+    object.
     """
     parts_given = dict(data) if isinstance(data, Mapping) else {"train": data}
     names = parts_given.pop("classes", None)
@@ -59,7 +60,8 @@ def open_objects(data: Any) -> Source:
     object_parts = {title: _open_part(part, title) for title, part in parts_given.items()}
     classes = _find_classes(names, object_parts["train"])
     parts = {title: each.make_part(classes) for title, each in object_parts.items()}
-    notes = [
+    notes = [f"{title} images: {each.form}" for title, each in object_parts.items() if each.form]
+    notes += [
         f"the {title} images are read again each time and differ (random transforms?): they have no"
         " fingerprint, and a resumed run is not bit-identical"
         for title, each in object_parts.items()
@@ -86,12 +88,14 @@ def open_objects(data: Any) -> Source:
 class _ObjectPart:
     """A part: its labels as given (sets as tuples), and its images in memory or a function.
 
-    changing: whether images differ each time they are read. columns: K of multi-hot labels (N, K).
+    form: how the first image was understood; "" for PIL images. changing: whether images differ
+    each time they are read. columns: K of multi-hot labels (N, K).
     """
 
     title: str
     labels: list[Any]
     images: Sequence[Pixels] | None
+    form: str
     read: Callable[[int], Pixels] | None = None
     changing: bool = False
     columns: int = 0
@@ -149,7 +153,7 @@ class ChangingPart(FilePart):
 def _open_part(part: Any, title: str) -> _ObjectPart:
     if isinstance(part, tuple | list) and len(part) == 2 and not _is_pair(part[0]):
         try:
-            images, labels = (_to_array(each) for each in part)
+            images, labels = (to_array(each) for each in part)
         except ValueError:  # rows of different lengths
             raise DataError(
                 f"data: {title} images or labels differ in shape; give a list of (image, label)"
@@ -162,23 +166,26 @@ def _open_part(part: Any, title: str) -> _ObjectPart:
             )
         if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
             raise DataError(f"data: {title} labels of shape (N, K) must be 0 or 1")
-        pixels = list(_to_pixels(images, f"{title} images", batch=True))
+        pixels = list(to_pixels(images, f"data: {title} images", batch=True))
+        form = _describe(images, f"{title} images", batch=True)
         if labels.ndim == 2:
             sets = [tuple(np.flatnonzero(row).tolist()) for row in labels]
-            return _ObjectPart(title, sets, pixels, columns=labels.shape[1])
-        return _ObjectPart(title, labels.tolist(), pixels)
+            return _ObjectPart(title, sets, pixels, form, columns=labels.shape[1])
+        return _ObjectPart(title, labels.tolist(), pixels, form)
     if hasattr(part, "__getitem__") and hasattr(part, "__len__"):
         return _open_dataset(part, title)
     if not isinstance(part, Iterable):
         raise DataError(f"data: {title} must be a data set of images, got {type(part).__name__}")
-    found = [
-        (_to_pixels(image, f"{title} image {row}"), label)
-        for row, (image, label) in enumerate(_iter_pairs(part, title))
-    ]
-    if not found:
+    given: list[Any] = []
+    pixels, form = [], ""
+    for row, (image, label) in enumerate(_iter_pairs(part, title)):
+        name = f"{title} image {row}"
+        pixels.append(_to_pixels(image, name))
+        given.append(_normalize_label(label))
+        form = form or _describe(image, name)
+    if not given:
         raise DataError(f"data: {title} has no images")
-    given = [_normalize_label(label) for _, label in found]
-    return _ObjectPart(title, given, [image for image, _ in found])
+    return _ObjectPart(title, given, pixels, form)
 
 
 def _open_dataset(part: Any, title: str) -> _ObjectPart:
@@ -187,12 +194,18 @@ def _open_dataset(part: Any, title: str) -> _ObjectPart:
     if not count:
         raise DataError(f"data: {title} has no images")
 
-    def read(row: int) -> tuple[Pixels, Any]:
+    def get(row: int) -> tuple[Any, Any]:
         with lock:  # torch data sets may not be thread-safe
             pair = part[row]
         if not _is_pair(pair):
             raise DataError(f"data: {title}[{row}] is not a pair (image, label)")
-        return _to_pixels(pair[0], f"{title} image {row}"), pair[1]
+        return pair[0], pair[1]
+
+    def read(row: int) -> tuple[Pixels, Any]:
+        image, label = get(row)
+        return _to_pixels(image, f"{title} image {row}"), label
+
+    form = _describe(get(0)[0], f"{title} image 0")
 
     rows = evenly_spaced(count, NUM_COMPARED).tolist()
     changing = any(not np.array_equal(read(row)[0], read(row)[0]) for row in rows)
@@ -204,8 +217,8 @@ def _open_dataset(part: Any, title: str) -> _ObjectPart:
         if not changing and size <= MEMORY_LIMIT:
             images.append(pixels)
     if len(images) == count:
-        return _ObjectPart(title, labels, images)
-    return _ObjectPart(title, labels, None, lambda row: read(row)[0], changing)
+        return _ObjectPart(title, labels, images, form)
+    return _ObjectPart(title, labels, None, form, lambda row: read(row)[0], changing)
 
 
 def _is_pair(item: Any) -> bool:
@@ -227,37 +240,20 @@ def _iter_pairs(pairs: Iterable[Any], title: str) -> Iterator[Any]:
             )
 
 
-def _to_array(value: Any) -> NDArray[Any]:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-def _to_pixels(image: Any, name: str, *, batch: bool = False) -> Pixels:
-    """Return pixels (H, W, 1 or 3) of one image, or (N, H, W, 1 or 3) of a batch."""
+def _to_pixels(image: Any, name: str) -> Pixels:
+    """Return pixels (H, W, 1 or 3) of a PIL image, array or tensor."""
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
-        return _to_pixels(np.asarray(upright.convert("L" if upright.mode in "1L" else "RGB")), name)
-    values = _to_array(image)
-    start = 1 if batch else 0
-    if values.ndim == start + 2:
-        values = values[..., None]
-    shape = values.shape[start:]
-    if len(shape) == 3 and shape[2] not in (1, 3) and shape[0] in (1, 3):
-        values = np.moveaxis(values, start, -1)
-    if len(shape) != 3 or values.shape[-1] not in (1, 3):
-        raise DataError(
-            f"data: {name}: shape {shape}; an image is (H, W), (H, W, 1 or 3) or (1 or 3, H, W)"
-        )
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise DataError(f"data: {name}: {values.dtype}; give uint8, or floats from 0 to 1")
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 1:
-        raise DataError(
-            f"data: {name}: values from {low:.4g} to {high:.4g}; give uint8, or floats from 0 to 1,"
-            " before any normalization (the recipe's data.normalize does that)"
-        )
-    return np.ascontiguousarray(np.round(values * 255).astype(np.uint8))
+        image = np.asarray(upright.convert("L" if upright.mode in "1L" else "RGB"))
+        return image[..., None] if image.ndim == 2 else image
+    return to_pixels(image, f"data: {name}")
+
+
+def _describe(image: Any, name: str, *, batch: bool = False) -> str:
+    """Return how the images of a part are understood; "" for PIL images."""
+    if isinstance(image, Image.Image):
+        return ""
+    return describe_array(image, f"data: {name}", batch=batch)
 
 
 def _normalize_label(label: Any) -> Any:
@@ -265,7 +261,7 @@ def _normalize_label(label: Any) -> Any:
     if isinstance(label, list | tuple | set | frozenset):
         return tuple(label)
     if getattr(label, "ndim", 0) == 1:
-        row = _to_array(label)
+        row = to_array(label)
         if not np.isin(row, (0, 1)).all():
             raise DataError(
                 f"data: label {row.tolist()}: a row of labels must contain only 0 and 1"

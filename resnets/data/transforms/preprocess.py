@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from resnets.config.ranges import check_ranges
 from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.dataset.read_ahead import BatchPlan, read_ahead
 from resnets.data.dataset.stream import StreamSplit
+from resnets.data.decode.arrays import to_array, to_pixels
 from resnets.data.decode.decode import Crop, center_box, decode, reading_image, render
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.order import evenly_spaced
 from resnets.utils.machine.environment import copy_to_device
 
-ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # averages of the above
@@ -71,8 +73,9 @@ class Preprocessor:
         )
 
     def to_tensor(self, image: ImageInput) -> Tensor:
-        """Convert an image, a path, PIL image or uint8 array (H, W[, C]), to uint8 (C, size, size).
+        """Convert an image to uint8 (C, size, size): a path, PIL image, array or tensor.
 
+        Arrays are as `data.decode.arrays.to_pixels` understands them; gray ones may be uint16.
         For stacks (channels other than 1 and 3, more bits than 8) only paths are supported.
         """
         if isinstance(image, str | os.PathLike):
@@ -238,7 +241,7 @@ def _common_size(split: Split) -> int:
 
 @contextmanager
 def open_given(
-    image: Image.Image | NDArray[np.uint8], name: str = "the image given"
+    image: Image.Image | NDArray[Any] | Tensor, name: str = "the image given"
 ) -> Iterator[Image.Image]:
     """Open an image that is in memory; errors of reading it are DataError, also in the context.
 
@@ -251,15 +254,13 @@ def open_given(
         yield opened.copy() if opened is image else opened
 
 
-def _from_array(pixels: NDArray[np.uint8], name: str) -> Image.Image:
-    planes = pixels.shape[2] if pixels.ndim == 3 else 1
-    deep = pixels.dtype == np.uint16 and planes == 1  # scaled by `Preprocess.value_range`
-    if not (pixels.dtype == np.uint8 or deep) or pixels.ndim not in (2, 3) or planes not in (1, 3):
-        raise DataError(
-            f"{name}: is an array {pixels.dtype} {pixels.shape}; an image is uint8 of (H, W),"
-            " (H, W, 1) or (H, W, 3), or uint16 of (H, W) or (H, W, 1)"
-        )
-    return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and planes == 1 else pixels)
+def _from_array(image: NDArray[Any] | Tensor, name: str) -> Image.Image:
+    values = to_array(image)
+    gray = values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.dtype == np.uint16 and gray.ndim == 2:  # scaled by `Preprocess.value_range`
+        return Image.fromarray(gray)
+    pixels = to_pixels(values, name)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def check_growth(spec: DataSpec, size: int) -> None:

@@ -69,7 +69,7 @@ class FittedPreprocessor(Preprocessor):
     longer: float = 0
 
     def to_tensor(self, image: ImageInput) -> Tensor:
-        """Convert an image (a path, PIL image or uint8 array (H, W[, C])) to uint8 (3, h, w)."""
+        """Convert an image (a path, PIL image, array or tensor) to uint8 (3, h, w)."""
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image given"
         pixels, _ = read_fitted(image, name, self._fit)
         return torch.from_numpy(pixels).permute(2, 0, 1)
