@@ -89,7 +89,7 @@ def path_or_any_model(weights: AnyWeights, *, named: bool = True) -> str | AnyMo
     else:
         spec = weights.spec
         count = spec.num_classes if isinstance(spec, ModelSpec) else spec.vocabulary
-    check_names(weights, kind, count)
+    check_names(weights.classes, count, f"{kind} ({weights.origin})")
     return weights
 
 

@@ -41,8 +41,11 @@ def predict_sequences(
 
     Raises ConfigError and DataError.
     """
-    is_path = isinstance(weights, str)
-    model = load_sequence_model(weights) if is_path else copy_for_inference(weights)
+    model: SequenceModel
+    if isinstance(weights, str):
+        model = load_sequence_model(weights)
+    else:
+        model = copy_for_inference(weights)
     to_device(model, device, "float32")
     if isinstance(model, Transformer):
         return (generate(model, _to_text(each), length) for each in inputs)

@@ -237,5 +237,6 @@ def _analyze(
 
 
 def _to_list(checkpoints: Checkpoints) -> list[Weights]:
-    is_one = isinstance(checkpoints, str | PathLike | ImageClassifier)
-    return [checkpoints] if is_one else list(checkpoints)
+    if isinstance(checkpoints, str | PathLike | ImageClassifier):
+        return [checkpoints]
+    return list(checkpoints)

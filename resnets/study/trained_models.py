@@ -97,11 +97,12 @@ def load_models(
     if not checkpoints:
         raise ConfigError("name at least one run or checkpoint")
     models: list[TrainedModel] = []
-    for each in checkpoints:
-        if isinstance(each, ImageClassifier):
-            models.append(TrainedModel(each.origin, None, copy_for_inference(each)))
+    for given in checkpoints:
+        if isinstance(given, ImageClassifier):
+            models.append(TrainedModel(given.origin, None, copy_for_inference(given)))
         else:
-            models.append(TrainedModel(str(each), Path(each), load_classifier(str(each), loading)))
+            path = str(given)
+            models.append(TrainedModel(path, Path(path), load_classifier(path, loading)))
     first = models[0]
     for each in models:
         if each.model.postprocess.multilabel:

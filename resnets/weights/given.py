@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ def path_or_model(
                 )
             check_preprocess(weights)
             if named:
-                check_names(weights, weights.spec.name, weights.spec.num_classes)
+                check_names(weights.classes, weights.spec.num_classes, _describe(weights))
         return weights
     if getattr(weights, "custom_model", None) is not None:
         model: ImageClassifier = weights.model  # type: ignore[union-attr]
@@ -50,13 +51,16 @@ def check_preprocess(model: ImageClassifier) -> None:
         )
 
 
-def check_names(model: nn.Module, name: str, count: int) -> None:
-    """Raise ConfigError unless a model of any task has `count` class names; `name` describes it."""
-    if len(model.classes) != count:
+def check_names(classes: Sequence[str], count: int, model: str) -> None:
+    """Raise ConfigError unless there are `count` class names; `model` describes the model."""
+    if len(classes) != count:
         raise ConfigError(
-            f"{name} ({model.origin}) has {len(model.classes)} class names for {count} classes; "
-            "set its .classes"
+            f"{model} has {len(classes)} class names for {count} classes; set its .classes"
         )
+
+
+def _describe(model: ImageClassifier) -> str:
+    return f"{model.spec.name} ({model.origin})"
 
 
 def copy_for_inference(model: M) -> M:

@@ -88,7 +88,7 @@ def test_what_does_not_apply_is_refused(folder, tmp_path):
             "model: only for weights",
         ),
         (lambda: resnets.features(tmp_path / "net.onnx", image), "is an artifact"),
-        (lambda: resnets.features(WEIGHTS, object()), "object is not an image"),
+        (lambda: resnets.features(WEIGHTS, object()), "images=<object>: must be"),
         (lambda: resnets.predict(WEIGHTS, None), "images=None: must be"),
         (
             lambda: resnets.features(torch.nn.Identity(), image),

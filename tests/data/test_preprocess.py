@@ -170,8 +170,8 @@ def test_missing_files_and_odd_arrays_are_refused(tmp_path: Path) -> None:
     preprocessor = Preprocessor(STORED)
     with pytest.raises(DataError, match=r"no\.png"):
         preprocessor.to_tensor(tmp_path / "no.png")
-    for odd in (np.zeros((5, 5)), np.zeros((5, 5, 2), np.uint8), np.zeros(5, np.uint8)):
-        with pytest.raises(DataError, match="an image is uint8"):
+    for odd in (np.full((5, 5), 7.0), np.zeros((5, 5, 2), np.uint8), np.zeros(5, np.uint8)):
+        with pytest.raises(DataError, match="floats from 0 to 1|an image is"):
             preprocessor.to_tensor(odd)
     Image.fromarray(np.zeros((9, 9), np.float32)).save(path := tmp_path / "f.tif")
     with pytest.raises(DataError, match="floating-point"):
