@@ -27,7 +27,7 @@ import resnets
 from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe as named_recipe
 from resnets.report.figure_style import SERIES, figure_style
-from resnets.study.tune import Tuned
+from resnets.study.tune import TuneResult
 from resnets.utils.files.json import read_object
 
 TRAINED, TESTED = 100, 50  # images of each class
@@ -40,7 +40,7 @@ COMMAND = (
 )
 
 
-def draw(found: Tuned, default: Recipe) -> None:
+def draw(found: TuneResult, default: Recipe) -> None:
     """Draw the range test, and the trials by rate and weight decay."""
     with figure_style():
         plot = Figure(figsize=(8.4, 3.3))

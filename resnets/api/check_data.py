@@ -227,17 +227,17 @@ def check_data(
     )
     if not quiet:
         announce(replace(contents.summary, warnings=()))  # the report repeats them
-    watch = partial(with_progress, hidden=quiet)
+    progress = partial(with_progress, hidden=quiet)
     warnings = list(contents.warnings)
     # Not earlier: a new folder inside the data set would be listed as one of its folders.
     with results_folder(folder), results_folder(fixed), _printed_if_it_fails(warnings, quiet):
-        found = check_all_annotations(source, tasks, detect, workers=workers, watch=watch)
+        found = check_all_annotations(source, tasks, detect, workers=workers, progress=progress)
         warnings += found.warnings
         check = check_images(
             spec,
             tiny=tiny,
             contents=contents,
-            watch=lambda counts, total, title: watch(counts, total, description=title),
+            progress=lambda counts, total, title: progress(counts, total, description=title),
         )
         if tasks:
             check = check.with_annotations(len(found.problems), found.refusals, found.warnings)

@@ -111,7 +111,7 @@ def evaluate_detectors(
         where = environment.device_name(predictor.device)
         echo(f"evaluating in {predictor.precision} on {where}", error=True)
 
-    def watch(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
+    def progress(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(inputs, total, hidden=quiet)
 
     names = ", ".join(model.origin for model in predictor.models)
@@ -135,10 +135,10 @@ def evaluate_detectors(
             raise ConfigError(
                 "--out: give a folder for the results; the images have no ground truth"
             )
-        detections, errors = detect_all(predictor, images.split, watch)
+        detections, errors = detect_all(predictor, images.split, progress)
         written = save_results(images, detections, out)
         return DetectionEvaluation(None, images.split, detections, errors, list(written))
-    measured = measure(predictor, images, names, watch)
+    measured = measure(predictor, images, names, progress)
     written = []
     if out is not None:
         written = list(save_evaluation(measured.metrics, measured.split, measured.found, out))

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnets.api.recipe import choose_recipe
 from resnets.config import ModelSpec, Recipe
-from resnets.study.tune import Tuned
+from resnets.study.tune import TuneResult
 from resnets.study.tune import tune as search
 from resnets.utils.api_function import api_function
 
@@ -25,7 +25,7 @@ def tune(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
     **fields: Any,
-) -> Tuned:
+) -> TuneResult:
     """Search learning rate, weight decay and augmentation strength on validation images.
 
         search = resnets.tune("scratch", data="photos")

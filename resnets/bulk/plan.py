@@ -26,7 +26,7 @@ from resnets.utils.files.locks import LOCK, lock_folder
 from resnets.utils.files.write import atomic_write, file_sha256
 
 MANIFEST, SUMMARY, WORK = "_manifest.json", "_summary.json", ".work"
-EARLIER = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2
+OLD_NAMES = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2
 FORMAT = 1
 HINT = "use the same options, or another --out"
 MAX_ATTEMPTS = 3  # of a shard, when its workers die
@@ -207,7 +207,7 @@ def lock_output(out: Path) -> Iterator[None]:
     """
     with lock_folder(out):
         if (out / "manifest.json").is_file():
-            for earlier, name in EARLIER.items():
+            for earlier, name in OLD_NAMES.items():
                 if (out / earlier).is_file() and not (out / name).exists():
                     os.replace(out / earlier, out / name)
         entries = {each.name for each in out.iterdir()} - {LOCK}

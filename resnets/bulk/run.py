@@ -81,7 +81,7 @@ class BulkOptions:
 
 
 @dataclass(frozen=True)
-class Run:
+class BulkRun:
     """A prepared bulk prediction: `out` is locked and its manifest written.
 
     backend: its description, for the log. counted: the column that the summary counts.
@@ -139,7 +139,7 @@ class Run:
         return summary
 
 
-def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
+def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> BulkRun:
     """Index the data set, open the model, and find the shards that `out` lacks.
 
     `out` must be locked (`plan.lock_output`). log: called before slow steps. Raises ConfigError if
@@ -192,7 +192,7 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     any_device = request.device == "auto" or request.engine == "ray"
     device = options.device if any_device else request.device
     job = Job(out, model, device, request.calibrate, max(1, cores() // processes), request.loading)
-    return Run(
+    return BulkRun(
         manifest, opened.description, job, missing, processes, request.engine, layout.counted
     )
 

@@ -89,7 +89,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
     from resnets.config import ConfigError
     from resnets.config.aliases import current_words
-    from resnets.utils.argument_names import names_options
+    from resnets.utils.argument_names import options_in_messages
     from resnets.utils.errors import RemoteError
     from resnets.utils.printable import echo
 
@@ -102,7 +102,7 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         arguments = current_words(arguments)
         check_arguments(arguments)
-        with names_options():
+        with options_in_messages():
             return tyro.cli(module.command, prog=program, args=arguments)
     except BrokenPipeError:
         raise

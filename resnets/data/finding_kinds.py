@@ -169,13 +169,13 @@ KINDS = (
     PALETTE, ANIMATED, NOT_AN_IMAGE, NO_CLASS_FOLDER, MASK, UNLABELED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
-EARLIER_NAMES = {"no-picture": "not-an-image"}
+OLD_NAMES = {"no-picture": "not-an-image"}
 
 
 def kinds_by_name(names: Iterable[str]) -> frozenset[FindingKind]:
     """Return kinds by their current or earlier names; raise ConfigError for an unknown name."""
     known = {kind.name: kind for kind in KINDS}
-    chosen = [EARLIER_NAMES.get(name, name) for name in names]
+    chosen = [OLD_NAMES.get(name, name) for name in names]
     for name in chosen:
         if name not in known:
             raise ConfigError(f"--exclude {name}: no such finding; known: {', '.join(known)}")

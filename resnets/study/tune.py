@@ -62,7 +62,7 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Tuned(StudyResult):
+class TuneResult(StudyResult):
     """A search; `recipe` is the tuned one, with the fields of the best trial."""
 
     recipe: Recipe
@@ -78,7 +78,7 @@ def tune(
     seed: int,
     out: str | PathLike[str] | None,
     device: str,
-) -> Tuned:
+) -> TuneResult:
     """Search learning rate, weight decay and augmentation strength on validation images.
 
     What is minimized is the error that chooses the best checkpoint: the balanced error where
@@ -106,7 +106,7 @@ def tune(
         with atomic_write(folder / BEST) as temporary:
             temporary.write_text(to_toml(tuned), encoding="utf-8")
         page = _write_report(folder, recipe, lr_test, finished, best, budget)
-        return Tuned(**vars(page), recipe=tuned, best=best, trials=tuple(finished))
+        return TuneResult(**vars(page), recipe=tuned, best=best, trials=tuple(finished))
 
 
 @dataclass(frozen=True)

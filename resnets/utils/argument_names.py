@@ -1,7 +1,7 @@
-"""Messages of the Python API name its arguments, those of the command line name options.
+"""Messages name arguments in the Python API and options on the command line.
 
-Messages are written for the command line: "give --model NAME". Where a function of the API was not
-called by a command, `api_function` lets "give model=NAME" be written in errors, log and output.
+Messages are written for the command line: "give --model NAME". In a call from Python,
+`api_function` replaces this by "give model=NAME" in errors, log and output.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VALUES = {
 
 
 @contextmanager
-def names_options() -> Iterator[None]:
+def options_in_messages() -> Iterator[None]:
     """Context of a command: messages name its options."""
     token = _parameters.set({})
     try:
@@ -42,14 +42,14 @@ def names_options() -> Iterator[None]:
 
 
 @contextmanager
-def names_arguments(parameters: Parameters) -> Iterator[None]:
+def arguments_in_messages(parameters: Parameters) -> Iterator[None]:
     """Context of a function of the API: messages name its `parameters`."""
     token = _parameters.set(parameters)
     try:
         yield
     except ValueError as error:
         error.args = tuple(
-            in_caller_terms(each) if isinstance(each, str) else each for each in error.args
+            options_to_arguments(each) if isinstance(each, str) else each for each in error.args
         )
         raise
     finally:
@@ -61,7 +61,7 @@ def is_nested() -> bool:
     return _parameters.get(None) is not None
 
 
-def in_caller_terms(text: str) -> str:
+def options_to_arguments(text: str) -> str:
     """Return a message with the options in it as arguments of the running function of the API.
 
     Options that the function does not have, and commands in backticks, stay.

@@ -20,7 +20,7 @@ import rich.console
 from rich.markup import escape as escape_markup
 from rich.text import Text
 
-from resnets.utils.argument_names import in_caller_terms
+from resnets.utils.argument_names import options_to_arguments
 
 Item = TypeVar("Item")
 
@@ -87,7 +87,7 @@ def echo(text: object = "", *, error: bool = False) -> None:
     Line breaks in errors are escaped: they come from names, and what follows would look like
     another message.
     """
-    text = in_caller_terms(str(text))
+    text = options_to_arguments(str(text))
     if error:
         _print_error(text)
     else:
@@ -178,7 +178,7 @@ def _escape_log_records() -> None:
     def make_escaped(name: str, *args: Any, **options: Any) -> logging.LogRecord:
         record = make_record(name, *args, **options)
         if name == "resnets" or name.startswith("resnets."):
-            text = in_caller_terms(record.getMessage())
+            text = options_to_arguments(record.getMessage())
             record.msg, record.args = printable(text, keep="\n\t"), ()
         return record
 

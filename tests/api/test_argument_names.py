@@ -15,7 +15,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.utils.api_function import api_function
-from resnets.utils.argument_names import in_caller_terms
+from resnets.utils.argument_names import options_to_arguments
 from resnets.utils.printable import echo
 
 
@@ -50,7 +50,7 @@ def test_options_become_arguments(text, expected, capsys):
         translate(text)
     assert str(caught.value) == expected
     assert capsys.readouterr().err == f"{expected}\n"
-    assert in_caller_terms(text) == text  # outside a call
+    assert options_to_arguments(text) == text  # outside a call
 
 
 def test_python_and_the_command_line_name_their_own(tmp_path, capsys):

@@ -50,7 +50,7 @@ def test_fig3_has_the_papers_boxes_and_curves() -> None:
         "34-layer plain",
         "34-layer residual",
     ]
-    # The plain model is its residual twin without the shortcuts: the same boxes in the same order.
+    # The plain model is its residual counterpart without shortcuts: equal boxes in equal order.
     assert words(plain)[4:] == [word for word in words(residual)[4:] if word != "zero pad"]
 
 

@@ -67,7 +67,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(chosen, tmp_path: Path) ->
         chosen, trials=2, budget="8it", out=tmp_path / "whole", device=torch.device("cpu")
     )
     assert from_api.recipe == whole.recipe
-    assert repr(from_api).startswith(f"Tuned('{tmp_path / 'whole'}', tables=['range-test', ")
+    assert repr(from_api).startswith(f"TuneResult('{tmp_path / 'whole'}', tables=['range-test', ")
     with pytest.raises(ConfigError, match="another"):
         resnets.tune(chosen, trials=1, budget="9it", out=tmp_path / "whole", device="cpu")
 

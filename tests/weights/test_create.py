@@ -140,7 +140,7 @@ def test_a_run_is_a_source_of_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "theirs", "ours"),
     [
-        ("shortcut", "none", "A"),  # the plain network and its residual twin
+        ("shortcut", "none", "A"),  # the plain network and its residual counterpart
         ("shortcut", "A", "none"),
         ("block", "basic", "relu-before-add-basic"),
         ("shortcut_scale", 0.5, 1.0),

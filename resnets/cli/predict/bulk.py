@@ -16,7 +16,7 @@ from resnets.utils.printable import echo, format_count
 
 if TYPE_CHECKING:
     from resnets.bulk.pool import Event
-    from resnets.bulk.run import Run
+    from resnets.bulk.run import BulkRun
     from resnets.weights.load import LoadOptions
 
 WORKER_MODULES = ("resnets.bulk.worker", "resnets.bulk.model")  # imported by workers
@@ -106,7 +106,7 @@ def _exit_code(stop: BaseException) -> int:
     return stop.code if isinstance(stop, Terminated) else 130
 
 
-def _run_workers(run: Run) -> int:
+def _run_workers(run: BulkRun) -> int:
     from resnets.bulk.pool import WorkerError
     from resnets.train.log.epoch_lines import format_seconds
 
@@ -138,7 +138,7 @@ def _run_workers(run: Run) -> int:
     return 0
 
 
-def _print_plan(run: Run) -> None:
+def _print_plan(run: BulkRun) -> None:
     from resnets.utils.machine.cpu_count import cores
 
     images, left = run.manifest.images, run.images_left
@@ -151,7 +151,7 @@ def _print_plan(run: Run) -> None:
         _print(f"using one process; --processes 0 uses one per core ({cores()})")
 
 
-def _collect_failures(run: Run, failed: list[int]) -> None:
+def _collect_failures(run: BulkRun, failed: list[int]) -> None:
     """Run to the end, and add the shards that failed to `failed`."""
     from resnets.bulk.pool import ShardFailed, WorkerDied
 
@@ -164,7 +164,7 @@ def _collect_failures(run: Run, failed: list[int]) -> None:
                 _print(f"worker {event.pid} died ({event.reason}){again}")
 
 
-def _print_failed_shards(run: Run, failed: list[int]) -> None:
+def _print_failed_shards(run: BulkRun, failed: list[int]) -> None:
     for shard in failed[:MAX_NAMED_FAILURES]:
         start, stop = run.manifest.span(shard)
         name = run.manifest.path(run.job.out, shard).name
@@ -175,7 +175,7 @@ def _print_failed_shards(run: Run, failed: list[int]) -> None:
     _print(f"{len(failed):,} shards failed; run the same command again to retry them")
 
 
-def _with_progress(run: Run) -> Generator[Event, None, None]:
+def _with_progress(run: BulkRun) -> Generator[Event, None, None]:
     """Yield the events of a run, with a progress bar on a terminal, else occasional lines."""
     from resnets.bulk.pool import Progress
     from resnets.evaluate.prepare import with_progress
@@ -204,7 +204,7 @@ def _with_progress(run: Run) -> Generator[Event, None, None]:
                 )
 
 
-def _format_output(run: Run) -> str:
+def _format_output(run: BulkRun) -> str:
     manifest = run.manifest
     shards = format_count(manifest.shards, "shard")
     return f"{format_count(manifest.images, 'image')} in {shards} in {run.job.out}"

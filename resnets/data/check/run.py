@@ -51,7 +51,7 @@ from resnets.utils.machine.cpu_count import cores
 CHUNK = 16  # images checked by one task of the pool
 MIN_SIDE = 16  # px
 
-Watch = Callable[[Iterable[int], int, str], Iterable[int]]
+Progress = Callable[[Iterable[int], int, str], Iterable[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +146,12 @@ def check_data(
     *,
     tiny: int = MIN_SIDE,
     contents: Contents | None = None,
-    watch: Watch = lambda counts, *_: counts,
+    progress: Progress = lambda counts, *_: counts,
 ) -> CheckReport:
     """Read every image of `spec.source` completely, with `spec.workers` threads; return a report.
 
     Quarantined images are checked like all others. tiny: px below which a shorter side is too
-    small. contents: the contents, if they are known. `watch(counts, total, title)` iterates over
+    small. contents: the contents, if they are known. `progress(counts, total, title)` iterates over
     the number of images of each step, for progress. Raises DataError if the source cannot be opened
     or contains pixels instead of files.
     """
@@ -171,7 +171,7 @@ def check_data(
                 findings.append(Finding(kind, contents.path(number), detail, part, label))
             yield 1
 
-    for _ in watch(run_checks(), len(contents), "checking"):
+    for _ in progress(run_checks(), len(contents), "checking"):
         pass
     readable_rows = np.flatnonzero(readable)
     copies = [
@@ -181,7 +181,7 @@ def check_data(
     distinct = np.setdiff1d(readable_rows, np.array([later for _, later in copies], np.int64))
     parts = np.searchsorted(contents.starts, distinct, "right")
     proposals = propose_pairs(ImageHashes(phashes[distinct], colors[distinct], parts, distinct))
-    similar = _find_similar(contents, proposals.pairs, workers, watch)
+    similar = _find_similar(contents, proposals.pairs, workers, progress)
     findings += [*find_copies(contents, copies, similar), *find_class_problems(contents)]
     leaking = {each.path for each in findings if each.kind in LEAKS}
     findings += [each for each in find_same_source(contents) if each.path not in leaking]
@@ -218,7 +218,7 @@ def _check_images(contents: Contents, tiny: int, workers: int) -> Iterator[Image
 
 
 def _find_similar(
-    contents: Contents, pairs: Sequence[Pair], workers: int, watch: Watch
+    contents: Contents, pairs: Sequence[Pair], workers: int, progress: Progress
 ) -> list[tuple[Pair, float]]:
     """Return the proposed pairs that look alike, with their mean difference."""
 
@@ -237,6 +237,6 @@ def _find_similar(
                 similar.append((pair, difference))
             yield 1
 
-    for _ in watch(run_comparisons(), len(pairs), "comparing"):
+    for _ in progress(run_comparisons(), len(pairs), "comparing"):
         pass
     return similar

@@ -15,7 +15,7 @@ from typing import Any
 from resnets.data.dataset.labels import Labels, class_counts
 from resnets.data.dataset.source import Rows, Source
 from resnets.data.files.walk import SkippedFiles
-from resnets.utils.argument_names import in_caller_terms
+from resnets.utils.argument_names import options_to_arguments
 from resnets.utils.printable import echo, printable
 
 ROLES = {"train": "training", "val": "validation", "test": "test"}
@@ -231,7 +231,7 @@ def wrap_entry(name: str, text: str, width: int = WIDTH) -> list[str]:
     """Wrap `text` into lines of `width`, the first of which begins with the name."""
     indent = f"{name + ':':10}"
     return textwrap.wrap(
-        printable(in_caller_terms(text)),
+        printable(options_to_arguments(text)),
         width,
         initial_indent=indent,
         subsequent_indent=" " * len(indent),

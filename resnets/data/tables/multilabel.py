@@ -261,13 +261,13 @@ def _cells_of_words(cells: Iterable[str]) -> set[str]:
     if len(several) < 2 or not all(any(map(str.isalnum, word)) for word in words):
         return set()
     recur = len(words) < len(several) and len(several) >= COMMA_SHARE * len(distinct)
-    if words <= distinct or (recur and _change_places(several)):
+    if words <= distinct or (recur and _occur_in_any_position(several)):
         return several
     return set()
 
 
-def _change_places(several: Collection[str]) -> bool:
-    """Return whether some word has two places in cells, and so it is if they count from the end."""
+def _occur_in_any_position(several: Collection[str]) -> bool:
+    """Return whether some word has several positions, counted from the start and from the end."""
     split = [text.split() for text in several]
     return all(
         len({place for cell in cells for place in enumerate(cell)})

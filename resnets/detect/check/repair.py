@@ -21,11 +21,11 @@ from resnets.detect.check.run import open_full_set
 from resnets.detect.check.upright_boxes import (
     IDENTITY,
     NOT_VERIFIED,
-    Move,
     Rescaled,
-    are_proved_scaled,
+    UprightTransform,
+    are_verified_scaled,
     explain_not_scalable,
-    move_outline,
+    transform_outline,
 )
 from resnets.detect.data.masks import encode_outline, outline_box
 from resnets.detect.formats.box_format_check import flag_wrong_box_form
@@ -149,15 +149,17 @@ def _repair_images(
     for problem in image_set.problems:
         report.rows.append((problem.where, problem.item, EXCLUDED, problem.message))
         report.unread += problem.kind == "annotations"
-    moves = [_find_move(image, frame) for image in image_set.images]
-    scales = _ScaleEvidence.of(image_set.images, moves)
-    for image, move in zip(image_set.images, moves, strict=True):
-        if not isinstance(move, str) and move.is_scaled and scales.refused:
-            move = scales.refused
-        if isinstance(move, str):
-            report.rows.append((image.where, image.name, EXCLUDED, move))
+    transforms = [_find_transform(image, frame) for image in image_set.images]
+    scales = _ScaleEvidence.of(image_set.images, transforms)
+    for image, transform in zip(image_set.images, transforms, strict=True):
+        if not isinstance(transform, str) and transform.is_scaled and scales.refused:
+            transform = scales.refused
+        if isinstance(transform, str):
+            report.rows.append((image.where, image.name, EXCLUDED, transform))
             for each in image.objects:
-                report.rows.append((image.where, _describe_object(image, each), EXCLUDED, move))
+                report.rows.append(
+                    (image.where, _describe_object(image, each), EXCLUDED, transform)
+                )
             outcomes[EXCLUDED] += len(image.objects)
             continue
         assert image.stored is not None
@@ -165,8 +167,8 @@ def _repair_images(
         upright = replace(image, width=width, height=height, stored=None)
         objects = []
         for each in image.objects:
-            outcome = _correct_object(each, image, upright, move, classes)
-            if outcome.kept is not None and move.is_scaled and not scales.proved:
+            outcome = _correct_object(each, image, upright, transform, classes)
+            if outcome.kept is not None and transform.is_scaled and not scales.verified:
                 outcome = replace(outcome, message=f"{outcome.message}; {NOT_VERIFIED}")
                 report.unverified += 1
             outcomes[EXCLUDED if outcome.kept is None else "kept"] += 1
@@ -199,30 +201,35 @@ class _ScaleEvidence:
     """Why no image of a set may be scaled ("" if they may), and whether its sizes prove scaling."""
 
     refused: str
-    proved: bool
+    verified: bool
 
     @classmethod
-    def of(cls, images: Sequence[RawImage], moves: Sequence[Move | str]) -> _ScaleEvidence:
+    def of(
+        cls, images: Sequence[RawImage], transforms: Sequence[UprightTransform | str]
+    ) -> _ScaleEvidence:
         scaled, num_other_shapes = [], 0
-        for image, move in zip(images, moves, strict=True):
+        for image, transform in zip(images, transforms, strict=True):
             if image.stored is None or not image.has_size:
                 continue
             annotated, stored = (image.width, image.height), image.stored
-            if isinstance(move, str):
+            if isinstance(transform, str):
                 is_known = min(annotated) > 0
                 sizes = (stored.upright, (stored.width, stored.height))
                 num_other_shapes += is_known and all(
                     uniform_scale(annotated, each) is None for each in sizes
                 )
-            elif move.is_scaled:
-                actual = (round(annotated[0] * move.scale[0]), round(annotated[1] * move.scale[1]))
+            elif transform.is_scaled:
+                actual = (
+                    round(annotated[0] * transform.scale[0]),
+                    round(annotated[1] * transform.scale[1]),
+                )
                 boxes = [each.box for each in image.objects if _is_box(each.box)]
                 scaled.append(Rescaled(annotated, actual, boxes))
-        return cls(explain_not_scalable(scaled, num_other_shapes), are_proved_scaled(scaled))
+        return cls(explain_not_scalable(scaled, num_other_shapes), are_verified_scaled(scaled))
 
 
-def _find_move(image: RawImage, frame: Frame | None) -> Move | str:
-    """Return the move of an image's annotations to its upright pixels, or why there is none."""
+def _find_transform(image: RawImage, frame: Frame | None) -> UprightTransform | str:
+    """Return the transform of an image's annotations to upright pixels, or why there is none."""
     if image.path is None or image.stored is None:
         problem = next(iter(find_image_problems(image)), None)
         return problem.message if problem else image.unreadable
@@ -250,7 +257,7 @@ def _find_move(image: RawImage, frame: Frame | None) -> Move | str:
     scale = uniform_scale(annotated or actual, actual)
     if scale is None:
         return mismatch
-    return Move(annotated or actual, scale, stored if frame_used == "stored" else None)
+    return UprightTransform(annotated or actual, scale, stored if frame_used == "stored" else None)
 
 
 def _frame_by_size(
@@ -274,16 +281,20 @@ class _Outcome:
 
 
 def _correct_object(
-    each: RawObject, image: RawImage, upright: RawImage, move: Move, classes: Sequence[str]
+    each: RawObject,
+    image: RawImage,
+    upright: RawImage,
+    transform: UprightTransform,
+    classes: Sequence[str],
 ) -> _Outcome:
-    changes = [] if move.is_identity else [move.message]
+    changes = [] if transform.is_identity else [transform.message]
     if any(flaw.kind == ID_TWICE for flaw in each.flaws):
         changes.append("given an id of its own")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != ID_TWICE))
-    outline, message = move_outline(each.segmentation, image, move, upright)
+    outline, message = transform_outline(each.segmentation, image, transform, upright)
     if message:
         changes.append(message)
-    box = move.box(each.box)
+    box = transform.box(each.box)
     if isinstance(outline, list) and not _is_box(box):
         box = outline_box(outline, (upright.height, upright.width))
         changes.append("box taken from its outline")
@@ -292,7 +303,7 @@ def _correct_object(
     overhang = max(abs(a - b) for a, b in zip(box, clipped, strict=True)) if _is_box(box) else 0
     if overhang > TOLERANCE:
         changes.append("box cut at the edge")
-    area = None if each.area is None or outline is None else each.area * move.factor
+    area = None if each.area is None or outline is None else each.area * transform.factor
     if area is not None:
         area = min(area, (clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
     if each.area is not None and outline is None and not changes:

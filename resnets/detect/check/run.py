@@ -43,7 +43,7 @@ from resnets.detect.loading.sources import find_source
 from resnets.utils.files.csv import write_csv
 from resnets.utils.printable import format_count, join_names
 
-Watch = Callable[[Iterable[object], int], Iterable[object]]
+Progress = Callable[[Iterable[object], int], Iterable[object]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +133,17 @@ def check_annotations(
     task: Task,
     *,
     workers: int = 0,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     detect: DetectSpec | None = None,
 ) -> AnnotationReport:
     """Check every annotation and the header of every image of the set at `where`.
 
     Every pixel of class maps is checked, encoded and placed as specified by `detect`.
-    `watch(findings, total)` may show progress over images. DataError if there is no such set.
+    `progress(findings, total)` may show progress over images. DataError if there is no such set.
     """
     source = open_full_set(where, task, detect)
     image_sets = {title: source.load(title) for title in source.titles}
-    sizes = _read_sizes(source, image_sets.values(), workers, watch)
+    sizes = _read_sizes(source, image_sets.values(), workers, progress)
     image_sets = {
         title: set_stored_sizes(image_set, source.store, sizes)
         for title, image_set in image_sets.items()
@@ -190,14 +190,14 @@ def check_all_annotations(
     detect: DetectSpec,
     *,
     workers: int = 0,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> AnnotationCheck:
     """Check the annotations of the set at `where` for each of `tasks`, as `check_annotations`."""
     reports, refusals, notes = [], [], []
     for task in tasks:
         try:
             reports.append(
-                check_annotations(where, task, workers=workers, watch=watch, detect=detect)
+                check_annotations(where, task, workers=workers, progress=progress, detect=detect)
             )
         except DataError as error:
             if task == "segment" and len(tasks) > 1:
@@ -227,13 +227,13 @@ def has_outlines(image_set: RawImageSet) -> bool:
 
 
 def _read_sizes(
-    source: RawDataset, image_sets: Iterable[RawImageSet], workers: int, watch: Watch | None
+    source: RawDataset, image_sets: Iterable[RawImageSet], workers: int, progress: Progress | None
 ) -> dict[str, StoredSize | str]:
     """Read the size in the header of each image."""
     paths = [
         each.path for image_set in image_sets for each in image_set.images if each.path is not None
     ]
-    return read_sizes(source.store, paths, workers, watch)
+    return read_sizes(source.store, paths, workers, progress)
 
 
 def _find_unreadable(images: Iterable[RawImage]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Move boxes and outlines from the pixels they were drawn on to those of the upright image."""
+"""Transform boxes and outlines from the pixels they were drawn on to those of the upright image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resnets.detect.images.sizes import StoredSize
 
 
 @dataclass(frozen=True)
-class Move:
+class UprightTransform:
     """Scaling from `stated` (width, height) by `scale`, then the rotation of `turned`, if any."""
 
     stated: tuple[int, int] = (0, 0)
@@ -32,7 +32,7 @@ class Move:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing is moved."""
+        """Whether nothing is changed."""
         return self.scale == (1.0, 1.0) and self.turned is None
 
     @property
@@ -53,7 +53,7 @@ class Move:
         return " and ".join(filter(None, (scaled, turned)))
 
     def points(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Move corners (N, 2), x and y in px, to the upright image."""
+        """Transform corners (N, 2), x and y in px, to the upright image."""
         moved = corners * self.scale
         if self.turned is None:
             return moved
@@ -66,7 +66,7 @@ class Move:
         return moved
 
     def box(self, box: Box) -> Box:
-        """Move a box to the upright image."""
+        """Transform a box to the upright image."""
         if self.is_identity:
             return box
         corners = self.points(np.array(box, np.float64).reshape(2, 2))
@@ -74,7 +74,7 @@ class Move:
         return left, top, right, bottom
 
     def mask(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Move a mask (H, W) of 0 and 1 to the upright image."""
+        """Transform a mask (H, W) of 0 and 1 to the upright image."""
         width, height = (round(a * b) for a, b in zip(self.stated, self.scale, strict=True))
         if (height, width) != mask.shape:
             resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
@@ -82,10 +82,12 @@ class Move:
         return mask if self.turned is None else self.turned.turn.apply(mask[:, :, None])[:, :, 0]
 
 
-IDENTITY = Move()
+IDENTITY = UprightTransform()
 
 
-def move_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -> tuple[Any, str]:
+def transform_outline(
+    outline: Any, image: RawImage, transform: UprightTransform, upright: RawImage
+) -> tuple[Any, str]:
     """Return the outline on the upright image, None if nothing is left, and what was done to it."""
     if outline is None:
         return None, ""
@@ -95,9 +97,9 @@ def move_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
             check_segmentation(outline, *size, 0)
         except MaskError as error:
             return None, f"outline dropped: it {error}"
-        if move.is_identity:
+        if transform.is_identity:
             return outline, ""
-        return encode_masks([move.mask(decode_mask(encode_outline(outline, size)))])[0], ""  # type: ignore[arg-type]
+        return encode_masks([transform.mask(decode_mask(encode_outline(outline, size)))])[0], ""  # type: ignore[arg-type]
     polygons, message = [], ""
     for points in outline if isinstance(outline, Sequence) else ():
         try:
@@ -105,7 +107,7 @@ def move_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -
         except MaskError as error:
             message = f"outline dropped, or a part of it: it {error}"
             continue
-        corners = move.points(np.asarray(points, np.float64).reshape(-1, 2))
+        corners = transform.points(np.asarray(points, np.float64).reshape(-1, 2))
         clipped = np.clip(corners, 0, (upright.width, upright.height))
         if np.abs(clipped - corners).max() > 1:
             message = message or "outline cut at the edge"
@@ -151,8 +153,8 @@ def explain_not_scalable(images: Sequence[Rescaled], other_shapes: int) -> str:
     return ""
 
 
-def are_proved_scaled(images: Sequence[Rescaled]) -> bool:
-    """Return whether sizes prove that images were resized to one longer or shorter side, or height.
+def are_verified_scaled(images: Sequence[Rescaled]) -> bool:
+    """Return whether the sizes show that images were resized to one long or short side, or height.
 
     Then the factors and the aspects differ, and one side is the same for all.
     """

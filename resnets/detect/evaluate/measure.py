@@ -14,7 +14,7 @@ from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.utils.machine.distributed import ProcessGroup
 
-Watch = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
+Progress = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class EvaluationResult:
 
 
 def detect_all(
-    predictor: Predictor, split: DetectionSplit, watch: Watch = lambda inputs, _: inputs
+    predictor: Predictor, split: DetectionSplit, progress: Progress = lambda inputs, _: inputs
 ) -> tuple[list[Detections], list[str]]:
     """Return the objects in every image of `split` (none if unreadable), and the error messages."""
     for model in predictor.models:
@@ -41,7 +41,7 @@ def detect_all(
     empty = np.zeros(0, np.float32)
     nothing = Detections(boxes=empty.reshape(0, 4), scores=empty, labels=np.zeros(0, np.int64))
     detections = [nothing] * len(split)
-    inputs = watch(predictor.inputs(split.files, unreadable), len(split))
+    inputs = progress(predictor.inputs(split.files, unreadable), len(split))
     for each, output in predictor.outputs(inputs):
         assert output.objects is not None
         detections[each.row] = output.objects
@@ -52,10 +52,10 @@ def measure(
     predictor: Predictor,
     split: DetectionSplit,
     weights: str,
-    watch: Watch = lambda inputs, _: inputs,
+    progress: Progress = lambda inputs, _: inputs,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> EvaluationResult:
-    """Return the metrics of `predictor` on `split`; `watch(inputs, total)` can show progress.
+    """Return the metrics of `predictor` on `split`; `progress(inputs, total)` can show progress.
 
     Each process runs on its share of the images, and computes the metrics of all. Unreadable images
     are skipped, and the protocol states their number. Raises DataError if none is readable.
@@ -64,21 +64,25 @@ def measure(
     for model in predictor.models:
         model.eval()
     try:
-        return _measure(predictor, split, weights, watch, group)
+        return _measure(predictor, split, weights, progress, group)
     finally:
         for module, training in modes.items():
             module.training = training
 
 
 def _measure(
-    predictor: Predictor, split: DetectionSplit, weights: str, watch: Watch, group: ProcessGroup
+    predictor: Predictor,
+    split: DetectionSplit,
+    weights: str,
+    progress: Progress,
+    group: ProcessGroup,
 ) -> EvaluationResult:
     rows = group.shard(list(range(len(split))))
     share = split if group.world_size == 1 else split.take(np.array(rows, np.int64))
     unreadable = BadSamples(split.description, len(split))
     meter = predictor.meter(split)
     rows_read: list[int] = []
-    inputs = watch(predictor.inputs(share.files, unreadable), len(share))
+    inputs = progress(predictor.inputs(share.files, unreadable), len(share))
     for each, output in predictor.outputs(inputs):
         rows_read.append(rows[each.row])
         meter.add(rows_read[-1], output)

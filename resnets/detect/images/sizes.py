@@ -46,16 +46,16 @@ def read_sizes(
     store: Store,
     paths: Sequence[str],
     workers: int = 0,
-    watch: Callable[[Iterable[object], int], Iterable[object]] | None = None,
+    progress: Callable[[Iterable[object], int], Iterable[object]] | None = None,
 ) -> dict[str, StoredSize | str]:
     """Return the size in the header of each image, or why it cannot be read, by path.
 
-    workers: threads, 0 = one per core. watch(results, total): may show progress.
+    workers: threads, 0 = one per core. progress(results, total): may show progress.
     """
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(workers or cores()) as pool:
         read: Iterable[object] = pool.map(lambda path: _read_size(store, path), unique)
-        read = watch(read, len(unique)) if watch else read
+        read = progress(read, len(unique)) if progress else read
         return dict(zip(unique, read, strict=True))  # type: ignore[arg-type]
 
 

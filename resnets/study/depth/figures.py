@@ -38,7 +38,8 @@ NORM_WINDOWS = 16  # of the training text, for norms of streams
 def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
     """Return a short label for each model: its depth, with shortcut option or name if needed.
 
-    Models of one label have one color in all panels, so plain and residual twins share theirs.
+    Models of one label, such as a plain network and its residual counterpart, have one color in
+    all panels.
     """
     candidates = (
         {model.name: model.size for model in models},

@@ -47,7 +47,10 @@ LONG_NAME = 32  # characters, from which on the legend has one column
 
 @dataclass(frozen=True)
 class Comparison:
-    """A plain network that should train as well as `peer`: its residual twin or a shallower one."""
+    """A plain network and a `peer` that it should match in training error.
+
+    The peer is its residual counterpart or a shallower plain network.
+    """
 
     trace: Trace
     peer: Trace
@@ -202,7 +205,7 @@ def group_by_scheme(traces: Sequence[Trace]) -> list[SchemeResult]:
 def list_comparisons(traces: Sequence[Trace]) -> list[Comparison]:
     """Compare each plain network with batch norm and He initialization with its peers.
 
-    Its peers are its residual twin and the shallowest plain model.
+    Its peers are its residual counterpart and the shallowest plain model.
     """
     best = [t for t in traces if t.scheme == SCHEMES[0] and t.training_error is not None]
     plain = sorted((t for t in best if not t.spec.residual), key=lambda trace: trace.depth)
