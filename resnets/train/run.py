@@ -22,8 +22,8 @@ from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.trackers import Trackers
-from resnets.train.loop import Step, Stream, fit
-from resnets.train.resume import check_is_run, describe_extension, find_start
+from resnets.train.loop import Evaluate, Step, Stream, fit
+from resnets.train.resume import StartPoint, check_is_run, describe_extension, find_start
 from resnets.train.saver import Saver, restore_state
 from resnets.train.state import TrainState, new_state
 from resnets.train.step import TrainStep
@@ -94,16 +94,8 @@ def run_training(
     ):
         with process_lock:
             start = group.broadcast_from_main(lambda: find_start(recipe, out, data, fit_memory))
-            checkpoint, notes = start.checkpoint, list(start.notes)
-            parts.check(start.recipe)
-            task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
-            if recipe is not None and checkpoint is None:
-                check_validation(task)
-            if checkpoint is not None:
-                notes += parts.describe_changes(checkpoint.recipe)
-                notes += teacher_changes(task.recipe, task.metadata, checkpoint)
-            if duration is not None and duration != start.recipe.duration:
-                notes.append(_extend(task, duration, checkpoint))
+            task, notes = _open_at(start, duration, parts, group, is_new=recipe is not None)
+            checkpoint = start.checkpoint
             plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint, load)
             if plan.threads < threads:
                 notes.append(_fewer_threads(plan.threads, threads, is_new=checkpoint is None))
@@ -121,34 +113,20 @@ def run_training(
             if plan.cuda_graph_obstacle is not None:
                 notes.append(f"cuda_graph: not used: {plan.cuda_graph_obstacle}")
             history = _extend_history(checkpoint, notes)
-            saver = Saver(
-                out,
-                task.recipe,
-                {**task.metadata, "execution_plan": asdict(plan), "history": history},
-                task.mean_image,
-                task.split_report.fingerprint,
-                checkpoint,
-            )
-        log: RunLog | NullLog = NullLog()
-        if group.is_main:
-            trackers = Trackers(task.recipe, out)
-            log = RunLog(out, total, state.step, quiet, trackers, task.summary.unit)
+            metadata = {**task.metadata, "execution_plan": asdict(plan), "history": history}
+            fingerprint = task.split_report.fingerprint
+            saver = Saver(out, task.recipe, metadata, task.mean_image, fingerprint, checkpoint)
+        log = _open_log(task, out, total, state.step, quiet=quiet) if group.is_main else NullLog()
         with adapt_wait_policy(log.info, plan.device) as wait_policy:
             try:
                 write_environment(out, plan, group, wait_policy)
                 _log_start(log, task, _format_headline(task, plan, group, checkpoint, out), notes)
-                with within_memory(
-                    f"the evaluation data do not fit on {plan.device}",
-                    "use a smaller model or fewer validation and test examples",
-                    plan.device,
-                ):
-                    evaluate = task.evaluator(plan, group)
                 fit(
                     state,
                     task.recipe,
                     batches,
                     step,
-                    evaluate=evaluate,
+                    evaluate=_open_evaluator(task, plan, group),
                     monitor=task.monitor,
                     group=group,
                     log=log,
@@ -167,6 +145,44 @@ def run_training(
                     write_environment(out, plan, group, wait_policy)
             with process_lock:
                 return write_results(task, out, state, plan, group, history)
+
+
+def _open_at(
+    start: StartPoint,
+    duration: str | None,
+    parts: CustomParts,
+    group: ProcessGroup,
+    *,
+    is_new: bool,
+) -> tuple[Task, list[str]]:
+    """Open the task of a run at its start or checkpoint; also return notes on what has changed.
+
+    duration: a new total length. is_new: the run is not resumed.
+    """
+    checkpoint, notes = start.checkpoint, list(start.notes)
+    parts.check(start.recipe)
+    task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
+    if is_new and checkpoint is None:
+        check_validation(task)
+    if checkpoint is not None:
+        notes += parts.describe_changes(checkpoint.recipe)
+        notes += teacher_changes(task.recipe, task.metadata, checkpoint)
+    if duration is not None and duration != start.recipe.duration:
+        notes.append(_extend(task, duration, checkpoint))
+    return task, notes
+
+
+def _open_evaluator(task: Task, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
+    with within_memory(
+        f"the evaluation data do not fit on {plan.device}",
+        "use a smaller model or fewer validation and test examples",
+        plan.device,
+    ):
+        return task.evaluator(plan, group)
+
+
+def _open_log(task: Task, out: Path, total: int, step: int, *, quiet: bool) -> RunLog | NullLog:
+    return RunLog(out, total, step, quiet, Trackers(task.recipe, out), task.summary.unit)
 
 
 def _restore(state: TrainState, checkpoint: Checkpoint, device: str, group: ProcessGroup) -> None:

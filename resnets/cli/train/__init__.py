@@ -94,23 +94,15 @@ def command(
 
         options = ["--resume-if-exists"] if resume_if_exists else []
         if chosen is None:
-            options += ["--data", data] if data is not None else []
-            options += ["--epochs", f"{epochs:g}"] if epochs is not None else []
-            options += ["--iterations", f"{iterations}"] if iterations is not None else []
+            options += _options_of_resumed(data, epochs, iterations)
         options += ["--fit-memory"] if fit_memory else []
         options += ["--hang-after", f"{hang_after:g}"]
         return launch(chosen, resume or out, options, device, devices, max_restarts)
     # Whether torchrun restarted this process; whether it is the one that prints.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     is_main = os.environ.get("RANK", "0") == "0"
-    if chosen is not None and is_main:  # before seconds of imports
-        logging.getLogger("resnets").info(
-            "training %s on %s: recipe %s, %s",
-            chosen.net_name,
-            Path(chosen.data.source).name,
-            chosen.name,
-            format_duration(chosen.duration),
-        )
+    if chosen is not None and is_main:
+        _log_recipe(chosen)  # before seconds of imports
     from resnets.api.train import train
     from resnets.weights.errors import DownloadError
 
@@ -138,6 +130,25 @@ def command(
         for number, words in enumerate(_next_commands(finished.recipe, finished.folder)):
             echo(f"{'        ' if number else 'next:   '}resnets {words}")
     return 0
+
+
+def _options_of_resumed(
+    data: str | None, epochs: float | None, iterations: int | None
+) -> list[str]:
+    """Return the options that a resumed run may change, as arguments."""
+    options = ["--data", data] if data is not None else []
+    options += ["--epochs", f"{epochs:g}"] if epochs is not None else []
+    return options + (["--iterations", f"{iterations}"] if iterations is not None else [])
+
+
+def _log_recipe(recipe: Recipe) -> None:
+    logging.getLogger("resnets").info(
+        "training %s on %s: recipe %s, %s",
+        recipe.net_name,
+        Path(recipe.data.source).name,
+        recipe.name,
+        format_duration(recipe.duration),
+    )
 
 
 def _parse_fields(fields: Settings, recipe: str, run: str | None) -> dict[str, str]:
