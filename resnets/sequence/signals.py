@@ -51,8 +51,8 @@ class Signals:
 def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
     """Open the signals `data.source` and split them; raises DataError if they cannot be used.
 
-    Whole signals are held out at random, by `data.split_seed` and their position in the file. Of a
-    recording, the end of each segment of one label is held out; windows do not span two splits.
+    Validation and test signals are drawn at random by `data.split_seed` and the position in the
+    file. Of a recording they are the end of each segment of one label; no window is in two splits.
     """
     if data.source == CBF:
         values, names = cylinder_bell_funnel(CBF_SIGNALS)
@@ -76,7 +76,7 @@ def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
     notes: tuple[str, ...] = ()
     if spec.window:
         arrays, unused = _cut_segments(values[0].T, codes, spec, data)
-        notes = (f"{unused:,} steps at the ends of segments fill no window",) if unused else ()
+        notes = (f"{unused:,} steps at the ends of segments are in no window",) if unused else ()
     else:
         rows = _draw_splits(len(values), data)
         arrays = {role: (values[each], codes[each]) for role, each in rows.items()}
@@ -145,7 +145,7 @@ def read_csv(
     header = rows[0] if _parse_number(rows[0][0]) is None else None
     body = rows if header is None else rows[1:]
     if not body:
-        raise DataError(f"{source}: has a header and no rows")
+        raise DataError(f"{source}: has a header but no rows")
     width = len(body[0])
     label: int | None = width - 1
     if width == columns:
@@ -153,7 +153,7 @@ def read_csv(
     elif spec.label != "last":
         if header is None or spec.label not in header:
             named = "no header" if header is None else f"columns {', '.join(header[:8])}"
-            raise DataError(f"{source}: signal.label {spec.label!r} is not there ({named})")
+            raise DataError(f"{source}: no column signal.label={spec.label!r} ({named})")
         label = header.index(spec.label)
     values, names = [], []
     for number, row in enumerate(body, 1 if header is None else 2):
@@ -179,7 +179,7 @@ def read_npz(source: str, names: Sequence[str]) -> list[NDArray[np.generic]]:
         members = {member.filename: member for member in archive.infolist()}
         if not {f"{name}.npy" for name in names} <= members.keys():
             stored = ", ".join(name.removesuffix(".npy") for name in members)
-            raise DataError(f"{source}: has arrays {stored}; {' and '.join(names)} are needed")
+            raise DataError(f"{source}: expected arrays {' and '.join(names)}, got {stored}")
         for name in names:
             read_member_header(archive, members[f"{name}.npy"])
         with np.load(source, allow_pickle=False) as arrays:
@@ -192,7 +192,10 @@ def as_signals(values: NDArray[np.generic], source: str) -> Floats:
     DataError if it is empty or not finite in float32.
     """
     if values.ndim not in (2, 3) or values.dtype.kind not in "fiu" or not values.size:
-        raise DataError(f"{source}: {values.dtype} {values.shape}; numbers (N, L) or (N, C, L)")
+        raise DataError(
+            f"{source}: expected numbers of shape (N, L) or (N, C, L), got"
+            f" {values.dtype} {values.shape}"
+        )
     with np.errstate(over="ignore"):
         array = np.asarray(values, np.float32)
     if not np.isfinite(array).all():

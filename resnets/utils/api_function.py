@@ -10,7 +10,7 @@ from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from resnets.utils.argument_names import is_nested, names_arguments
+from resnets.utils.argument_names import arguments_in_messages, is_nested
 from resnets.utils.errors import ConfigError
 
 P = ParamSpec("P")
@@ -20,7 +20,8 @@ R = TypeVar("R")
 def api_function(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function of the API: its messages name its arguments, whose types are checked.
 
-    Neither is done in a command, which names and parses its options, and within another function.
+    Has no effect in a command, which names and parses its options, or in a call by another function
+    of the API.
     """
     signature = inspect.signature(function)
 
@@ -28,7 +29,7 @@ def api_function(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if is_nested():
             return function(*args, **kwargs)
-        with names_arguments(signature.parameters):
+        with arguments_in_messages(signature.parameters):
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
@@ -46,7 +47,7 @@ def api_function(function: Callable[P, R]) -> Callable[P, R]:
 
 def _device_name(device: object) -> object:
     """Return the name of a `torch.device`; other values as they are."""
-    import torch  # deferred: list_models needs none
+    import torch  # deferred: list_models does not need it
 
     return str(device) if isinstance(device, torch.device) else device
 
@@ -107,7 +108,7 @@ def _fits(value: object, annotation: Any) -> bool:
     if kind is int:
         return isinstance(value, numbers.Integral)
     if kind is bool:
-        import numpy as np  # deferred: list_models needs none
+        import numpy as np  # deferred: list_models does not need it
 
         return isinstance(value, numbers.Integral | np.bool_)
     if kind is Sequence:
@@ -128,7 +129,7 @@ def _type_name(annotation: Any) -> str:
         return TYPE_NAMES[kind]
     if kind is Sequence:
         (item,) = get_args(annotation)
-        of = {int: "numbers", float: "numbers", str: "text"}.get(item, "such")
-        return f"a sequence of {of}"
+        items = {int: " of numbers", float: " of numbers", str: " of text"}.get(item, "")
+        return f"a sequence{items}"
     name = "function" if kind is Callable else getattr(kind, "__name__", str(kind))
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

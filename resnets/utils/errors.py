@@ -100,10 +100,10 @@ def reading(
             raise
         raise type(caught)(f"{name}: {caught}") from caught
     except MemoryError:
-        raise error(f"{name}: needs more memory than there is{end}") from None
+        raise error(f"{name}: does not fit into memory{end}") from None
     except Exception as caught:
         if isinstance(caught, RuntimeError) and CPU_MESSAGE in str(caught):  # torch's MemoryError
-            raise error(f"{name}: needs more memory than there is{end}") from None
+            raise error(f"{name}: does not fit into memory{end}") from None
         if isinstance(caught, RuntimeError) and "torch" in sys.modules and is_out_of_memory(caught):
             raise  # of a device to which the file is read: the file is not at fault
         why = caught.strerror if isinstance(caught, OSError) and caught.strerror else reason(caught)

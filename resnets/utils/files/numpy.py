@@ -18,7 +18,7 @@ def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     else:
         shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
     if dtype.hasobject:
-        raise ValueError("an array of Python objects, which are not read")
+        raise ValueError("arrays of Python objects are not supported")
     return shape, dtype
 
 

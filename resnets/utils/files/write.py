@@ -59,6 +59,6 @@ def file_sha256(path: Path) -> str:
 
 
 def check_path(path: str, read: str = "files and folders") -> None:
-    """Raise ConfigError if `path` is a URL, unless there is a file of that name. read: what is."""
+    """Raise ConfigError if `path` is a URL and no existing file; read: what is supported."""
     if (scheme := URL.match(path)) is not None and not os.path.lexists(path):
-        raise ConfigError(f"{path}: {scheme[0]} is not read here; give {read}")
+        raise ConfigError(f"{path}: URLs ({scheme[0]}) are not supported here; give {read}")

@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not read", event.start_mark
+                None, None, "aliases (*name) are not supported", event.start_mark
             )
         self.depth += 1
         if self.depth > MAX_DEPTH:
