@@ -104,15 +104,6 @@ def task_of(model: str | AnyModel) -> str:
     return task
 
 
-def check_loaded_runtime(backend: str, precision: str) -> None:
-    """Raise ConfigError for a backend or precision that loaded models do not support."""
-    if backend not in ("auto", "torch") or precision == "int8":
-        raise ConfigError(
-            "a loaded model always runs in torch and never in int8; give its path to use "
-            "another backend"
-        )
-
-
 def list_inputs(images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
     """Return one image or a sequence of images as a list."""
     if isinstance(images, str) or not isinstance(images, Sequence):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from resnets.api.inputs import (
     AnyWeights,
-    check_loaded_runtime,
     expand_folders,
     list_inputs,
     path_or_any_model,
@@ -21,6 +20,7 @@ from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
 from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
+from resnets.runtime.artifact import require_torch
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.runtime.torch import TorchBackend
 from resnets.sequence.load import SequenceModel
@@ -35,6 +35,8 @@ from resnets.weights.load import LoadOptions
 if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction as DetectionPrediction
     from resnets.sequence.predict import SignalPrediction
+
+USE_PATH = "give its path to use another backend"  # for a loaded model
 
 
 @api_function
@@ -122,7 +124,7 @@ def predict(
         if isinstance(source, str):
             check_runtime(source, backend, precision)
         else:
-            check_loaded_runtime(backend, precision)
+            require_torch("a loaded model", backend, precision, USE_PATH)
         _, objects = predict_objects(
             source,
             inputs,
@@ -181,7 +183,7 @@ def open_classifier(
 
     if isinstance(weights, ImageClassifier):
         refuse_options(LOADED, model=options.model, classes=options.classes, calibrate=calibrate)
-        check_loaded_runtime(backend, precision)
+        require_torch("a loaded model", backend, precision, USE_PATH)
         classifier: Backend = TorchBackend(weights, device, precision)
     else:
         classifier = open_backend(

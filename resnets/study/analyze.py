@@ -11,7 +11,7 @@ from typing import Any
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier
 from resnets.report.page import StudyResult
-from resnets.study.analysis import Analysis
+from resnets.study.analyses.base import Analysis
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
 from resnets.utils.files.locks import page_folder

@@ -1,6 +1,6 @@
 """Trained models under study, the images that they are measured on, and their units.
 
-All analyses compute in float32, so that equal models give equal bits. `study.analysis` runs them.
+All analyses (`study.analyses.base`) compute in float32, so that equal models give equal bits.
 """
 
 from __future__ import annotations

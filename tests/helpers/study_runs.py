@@ -9,7 +9,7 @@ import torch
 
 from resnets.models import ImageClassifier
 from resnets.recipes import recipe
-from resnets.study.analysis import Subject
+from resnets.study.analyses.base import Subject
 from resnets.study.grid import worker
 from resnets.study.trained_models import LabeledImages
 from resnets.train.run import run_training

@@ -22,7 +22,7 @@ from resnets.detect.check.upright_boxes import (
     IDENTITY,
     NOT_VERIFIED,
     Rescaled,
-    UprightTransform,
+    ToUpright,
     are_verified_scaled,
     explain_not_scalable,
     transform_outline,
@@ -149,17 +149,15 @@ def _repair_images(
     for problem in image_set.problems:
         report.rows.append((problem.where, problem.item, EXCLUDED, problem.message))
         report.unread += problem.kind == "annotations"
-    transforms = [_find_transform(image, frame) for image in image_set.images]
-    scales = _ScaleEvidence.of(image_set.images, transforms)
-    for image, transform in zip(image_set.images, transforms, strict=True):
-        if not isinstance(transform, str) and transform.is_scaled and scales.refused:
-            transform = scales.refused
-        if isinstance(transform, str):
-            report.rows.append((image.where, image.name, EXCLUDED, transform))
+    affines = [_find_transform(image, frame) for image in image_set.images]
+    scales = _ScaleEvidence.of(image_set.images, affines)
+    for image, affine in zip(image_set.images, affines, strict=True):
+        if not isinstance(affine, str) and affine.is_scaled and scales.refused:
+            affine = scales.refused
+        if isinstance(affine, str):
+            report.rows.append((image.where, image.name, EXCLUDED, affine))
             for each in image.objects:
-                report.rows.append(
-                    (image.where, _describe_object(image, each), EXCLUDED, transform)
-                )
+                report.rows.append((image.where, _describe_object(image, each), EXCLUDED, affine))
             outcomes[EXCLUDED] += len(image.objects)
             continue
         assert image.stored is not None
@@ -167,8 +165,8 @@ def _repair_images(
         upright = replace(image, width=width, height=height, stored=None)
         objects = []
         for each in image.objects:
-            outcome = _correct_object(each, image, upright, transform, classes)
-            if outcome.kept is not None and transform.is_scaled and not scales.verified:
+            outcome = _correct_object(each, image, upright, affine, classes)
+            if outcome.kept is not None and affine.is_scaled and not scales.verified:
                 outcome = replace(outcome, message=f"{outcome.message}; {NOT_VERIFIED}")
                 report.unverified += 1
             outcomes[EXCLUDED if outcome.kept is None else "kept"] += 1
@@ -204,31 +202,27 @@ class _ScaleEvidence:
     verified: bool
 
     @classmethod
-    def of(
-        cls, images: Sequence[RawImage], transforms: Sequence[UprightTransform | str]
-    ) -> _ScaleEvidence:
+    def of(cls, images: Sequence[RawImage], affines: Sequence[ToUpright | str]) -> _ScaleEvidence:
         scaled, num_other_shapes = [], 0
-        for image, transform in zip(images, transforms, strict=True):
+        for image, affine in zip(images, affines, strict=True):
             if image.stored is None or not image.has_size:
                 continue
             annotated, stored = (image.width, image.height), image.stored
-            if isinstance(transform, str):
+            if isinstance(affine, str):
                 is_known = min(annotated) > 0
                 sizes = (stored.upright, (stored.width, stored.height))
                 num_other_shapes += is_known and all(
                     uniform_scale(annotated, each) is None for each in sizes
                 )
-            elif transform.is_scaled:
-                actual = (
-                    round(annotated[0] * transform.scale[0]),
-                    round(annotated[1] * transform.scale[1]),
-                )
+            elif affine.is_scaled:
+                width, height = (a * b for a, b in zip(annotated, affine.scale, strict=True))
+                actual = (round(width), round(height))
                 boxes = [each.box for each in image.objects if _is_box(each.box)]
                 scaled.append(Rescaled(annotated, actual, boxes))
         return cls(explain_not_scalable(scaled, num_other_shapes), are_verified_scaled(scaled))
 
 
-def _find_transform(image: RawImage, frame: Frame | None) -> UprightTransform | str:
+def _find_transform(image: RawImage, frame: Frame | None) -> ToUpright | str:
     """Return the transform of an image's annotations to upright pixels, or why there is none."""
     if image.path is None or image.stored is None:
         problem = next(iter(find_image_problems(image)), None)
@@ -257,7 +251,7 @@ def _find_transform(image: RawImage, frame: Frame | None) -> UprightTransform | 
     scale = uniform_scale(annotated or actual, actual)
     if scale is None:
         return mismatch
-    return UprightTransform(annotated or actual, scale, stored if frame_used == "stored" else None)
+    return ToUpright(annotated or actual, scale, stored if frame_used == "stored" else None)
 
 
 def _frame_by_size(
@@ -281,20 +275,16 @@ class _Outcome:
 
 
 def _correct_object(
-    each: RawObject,
-    image: RawImage,
-    upright: RawImage,
-    transform: UprightTransform,
-    classes: Sequence[str],
+    each: RawObject, image: RawImage, upright: RawImage, affine: ToUpright, classes: Sequence[str]
 ) -> _Outcome:
-    changes = [] if transform.is_identity else [transform.message]
+    changes = [] if affine.is_identity else [affine.message]
     if any(flaw.kind == ID_TWICE for flaw in each.flaws):
         changes.append("given an id of its own")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != ID_TWICE))
-    outline, message = transform_outline(each.segmentation, image, transform, upright)
+    outline, message = transform_outline(each.segmentation, image, affine, upright)
     if message:
         changes.append(message)
-    box = transform.box(each.box)
+    box = affine.box(each.box)
     if isinstance(outline, list) and not _is_box(box):
         box = outline_box(outline, (upright.height, upright.width))
         changes.append("box taken from its outline")
@@ -303,7 +293,7 @@ def _correct_object(
     overhang = max(abs(a - b) for a, b in zip(box, clipped, strict=True)) if _is_box(box) else 0
     if overhang > TOLERANCE:
         changes.append("box cut at the edge")
-    area = None if each.area is None or outline is None else each.area * transform.factor
+    area = None if each.area is None or outline is None else each.area * affine.factor
     if area is not None:
         area = min(area, (clipped[2] - clipped[0]) * (clipped[3] - clipped[1]))
     if each.area is not None and outline is None and not changes:

@@ -23,7 +23,7 @@ from resnets.detect.images.sizes import StoredSize
 
 
 @dataclass(frozen=True)
-class UprightTransform:
+class ToUpright:
     """Scaling from `stated` (width, height) by `scale`, then the rotation of `turned`, if any."""
 
     stated: tuple[int, int] = (0, 0)
@@ -82,11 +82,11 @@ class UprightTransform:
         return mask if self.turned is None else self.turned.turn.apply(mask[:, :, None])[:, :, 0]
 
 
-IDENTITY = UprightTransform()
+IDENTITY = ToUpright()
 
 
 def transform_outline(
-    outline: Any, image: RawImage, transform: UprightTransform, upright: RawImage
+    outline: Any, image: RawImage, transform: ToUpright, upright: RawImage
 ) -> tuple[Any, str]:
     """Return the outline on the upright image, None if nothing is left, and what was done to it."""
     if outline is None:

@@ -1,1 +1,1 @@
-"""Analyses of trained models that are one module each."""
+"""Analyses of trained models, one module each, and their base (`base.Analysis`)."""

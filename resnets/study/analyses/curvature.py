@@ -23,8 +23,8 @@ from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
 from resnets.report.figure_style import add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analyses.base import Analysis, Subject, find_counterparts
 from resnets.study.analyses.landscape import random_direction, shift_weights
-from resnets.study.analysis import Analysis, Subject, find_twins
 from resnets.study.trained_models import LabeledImages, get_images, line_style
 from resnets.utils.printable import show_progress
 
@@ -191,7 +191,7 @@ def describe(results: Sequence[Curvature]) -> dict[str, Any]:
     return {
         "figures": [Figure("curvature", _plot(results), Numbers(names, lines))],
         "tables": [Table("eigenvalues", columns, rows)],
-        "twins": find_twins(results),
+        "twins": find_counterparts(results),
         "worst": worst,
         "tolerance": TOLERANCE,
         "limit": MAX_ITERATIONS,

@@ -30,13 +30,13 @@ from resnets.report.figure_style import (
     subplots,
 )
 from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analyses.base import Analysis, Subject, find_counterparts
 from resnets.study.analyses.lesions import (
     recalibrate_norms,
     removable_blocks,
     replace_modules,
     spread_counts,
 )
-from resnets.study.analysis import Analysis, Subject, find_twins
 from resnets.study.trained_models import (
     LabeledImages,
     get_images,
@@ -183,7 +183,7 @@ def describe(results: Sequence[EffectiveDepth]) -> dict[str, Any]:
             Table("depth", names, depths),
             Table("alone", ("model", "kind", "unit", "training loss"), alone),
         ],
-        "twins": find_twins(results),
+        "twins": find_counterparts(results),
         "linear": LINEAR,
         "identity": IDENTITY,
         "tolerance": TOLERANCE,

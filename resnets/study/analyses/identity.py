@@ -25,6 +25,7 @@ from resnets.models.block_config import get_block_attr, residual_paths
 from resnets.models.shortcut import GatedShortcut, ScaledShortcut, ZeroPad
 from resnets.report.figure_style import SERIES, SOFT, figure_style, integer_ticks, subplots
 from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analyses.base import Analysis, Subject
 from resnets.study.analyses.deepen import DeepenedComparison, compare_deepened
 from resnets.study.analyses.lesions import (
     Lesion,
@@ -37,7 +38,6 @@ from resnets.study.analyses.lesions import (
     swap_blocks,
     swappable_blocks,
 )
-from resnets.study.analysis import Analysis, Subject
 from resnets.study.trained_models import apply_stem, get_images
 from resnets.utils.printable import show_progress
 

@@ -38,7 +38,7 @@ from resnets.report.figure_style import (
     subplots,
 )
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.analyses.base import Analysis, Subject, find_counterparts
 from resnets.study.trained_models import (
     LabeledImages,
     apply_stem,
@@ -216,7 +216,7 @@ def describe(results: Sequence[Inference]) -> dict[str, Any]:
         "figures": [Figure("inference", _plot(results), Numbers(columns, rows))],
         "tables": [Table("heads", names, heads)],
         "late": {each.label: statistics.fmean(each.late) for each in results if each.late},
-        "twins": find_twins(results),
+        "twins": find_counterparts(results),
         "cosine_error": max(errors, default=0.0),
     }
 

@@ -24,7 +24,7 @@ from resnets.config import ConfigError, ModelSpec
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figure_style import SERIES, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.analyses.base import Analysis, Subject, find_counterparts
 from resnets.study.trained_models import line_style
 from resnets.utils.printable import show_progress
 
@@ -147,7 +147,7 @@ def describe(landscapes: Sequence[Landscape]) -> dict[str, Any]:
         "low_shares": [low_loss_share(each) for each in landscapes],
         "chance_losses": [_chance_loss(each) for each in landscapes],
         "share": low_loss_share,
-        "twins": find_twins(landscapes),
+        "twins": find_counterparts(landscapes),
         "last_level": LEVELS[-1],
     }
 

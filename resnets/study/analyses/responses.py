@@ -19,7 +19,7 @@ from resnets.models import ImageClassifier
 from resnets.models.norm import NormAct
 from resnets.report.figure_style import figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.analyses.base import Analysis, Subject, find_counterparts
 from resnets.study.trained_models import get_images, line_style
 
 NO_DIFFERENCE = 0.02  # mean responses whose ratio is closer to 1 than this are called equal
@@ -144,7 +144,7 @@ def describe(models: Sequence[ModelResponses]) -> dict[str, Any]:
         "figures": [_plot_responses(models)],
         "tables": [_means_table(models)],
         "models": models,
-        "twins": [Comparison(pair) for pair in find_twins(models)],
+        "twins": [Comparison(pair) for pair in find_counterparts(models)],
         "depths": group_depths(models),
     }
 

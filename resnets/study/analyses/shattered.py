@@ -24,7 +24,7 @@ from resnets.models import ImageClassifier, build
 from resnets.models.norm_statistics import recompute_statistics
 from resnets.report.figure_style import SOFT, add_legend, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import Analysis, Subject, find_twins
+from resnets.study.analyses.base import Analysis, Subject, find_counterparts
 from resnets.study.trained_models import get_images, line_style
 from resnets.utils.printable import show_progress
 
@@ -150,7 +150,7 @@ def describe(results: Sequence[Shattering]) -> dict[str, Any]:
     return {
         "figures": [Figure("autocorrelation", _plot(results, forms), Numbers(columns, rows))],
         "tables": [Table("half", ("model", *forms), halves)],
-        "twins": find_twins(results),
+        "twins": find_counterparts(results),
         "start": START,
         "scaled": SCALED,
         "trained": TRAINED,

@@ -24,7 +24,7 @@ from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode
 from resnets.report.figure_style import figure_style, integer_ticks, subplots
 from resnets.report.page import Figure, Numbers, Table
-from resnets.study.analysis import Analysis, Subject
+from resnets.study.analyses.base import Analysis, Subject
 from resnets.study.trained_models import LabeledImages, get_images, iter_units, named_units
 
 SIMILAR = 0.9  # CKA from which on two blocks are called similar

@@ -34,6 +34,7 @@ from resnets.report.figure_style import (
 )
 from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
+from resnets.study.analyses.base import Analysis, Subject
 from resnets.study.analyses.lesions import (
     Lesion,
     Pair,
@@ -44,7 +45,6 @@ from resnets.study.analyses.lesions import (
     spread_counts,
     swap_blocks,
 )
-from resnets.study.analysis import Analysis, Subject
 from resnets.study.trained_models import get_images, line_style, named_units
 from resnets.utils.printable import show_progress
 

@@ -1,4 +1,4 @@
-"""Analyses of trained models: open them and their images, measure each, write the page.
+"""`Analysis`: opens trained models and their images, measures each model, and writes the page.
 
 An analysis is a module `study/analyses/NAME.py` with `ANALYSIS`, the template
 `study/NAME.html.j2`, a function in `study/analyze.py`, and an entry in `cli/study/analyses.py`.
@@ -191,7 +191,7 @@ class Analysis(Generic[R]):
         return result
 
 
-def find_twins(results: Sequence[S]) -> list[tuple[S, S]]:
+def find_counterparts(results: Sequence[S]) -> list[tuple[S, S]]:
     """Pair each plain network's result with that of each residual network of the same blocks."""
     return [
         (plain, residual)
