@@ -13,7 +13,7 @@ from digit_sets import digit_files
 
 from resnets.bulk.plan import lock_output
 from resnets.bulk.pool import ShardDone
-from resnets.bulk.run import BulkOptions, Run, prepare_run
+from resnets.bulk.run import BulkOptions, BulkRun, prepare_run
 from resnets.bulk.worker import ShardWorker
 
 DIGITS = digit_files(12)  # 48 images of the digits 0 to 3
@@ -40,7 +40,7 @@ def save_list(folder: Path, count: int) -> Path:
     return file
 
 
-def predict_here(model: Path, data: Path | str, out: Path, **options) -> Run:
+def predict_here(model: Path, data: Path | str, out: Path, **options) -> BulkRun:
     """Predict all shards by one worker in this process; returns the run."""
     bulk_options = BulkOptions(str(model), str(data), out, **{"backend": "torch", **options})
     with lock_output(out):
