@@ -15,7 +15,7 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
 from resnets.config.ranges import check_range
 from resnets.data.check.images_by_split import open_contents, split_into_shares
-from resnets.data.check.report import WrittenReport, write_check
+from resnets.data.check.report import ANNOTATIONS, WrittenReport, write_check
 from resnets.data.check.run import CheckReport
 from resnets.data.check.run import check_data as check_images
 from resnets.data.check.verdict import DONE, VerdictItem, exit_code, list_warnings, make_verdict
@@ -40,7 +40,6 @@ from resnets.utils.errors import refuse_options
 from resnets.utils.files.locks import results_folder
 from resnets.utils.printable import echo, format_count
 
-ANNOTATIONS = "annotations.csv"
 RECIPES = {"segment": "segment"}  # others are for `detect`
 
 
@@ -240,7 +239,9 @@ def check_data(
             progress=lambda counts, total, title: progress(counts, total, description=title),
         )
         if tasks:
-            check = check.with_annotations(len(found.problems), found.refusals, found.warnings)
+            check = check.with_annotations(
+                [*map(str, found.problems)], found.refusals, found.warnings
+            )
         recipe = RECIPES.get(tasks[0], "detect") if tasks else "scratch"
         written = write_check(check, folder, spec, kinds, recipe)
         _save_findings(check, spec, written, annotated=bool(tasks), quiet=quiet)

@@ -184,7 +184,7 @@ def _print_multiclass(evaluation: Evaluation) -> None:
 
     sums = evaluation.sums
     low, high = sums.top1_interval
-    interval = f"(95% interval {low:.2f} to {high:.2f}%, Wilson)"
+    interval = f"(95% interval {low:.1f} to {high:.1f}%, Wilson)"
     metrics = [
         ("top-1 error", f"{evaluation.top1_error:.2f}% {interval}"),
         ("balanced error", f"{sums.balanced_error:.2f}%"),
@@ -277,8 +277,8 @@ def _print_classes(
 
 def _format_protocol(evaluation: AnyEvaluation) -> list[tuple[str, str]]:
     calibration = (
-        f"{evaluation.calibration_error:.4f} (L1, 15 equal bins),"
-        f" {evaluation.calibration_error_equal_mass:.4f} (15 bins of equally many)"
+        f"{evaluation.calibration_error:.4f} (ECE, 15 bins of equal width),"
+        f" {evaluation.calibration_error_equal_mass:.4f} (15 of equal size)"
     )
     return [
         ("calibration error", calibration),

@@ -48,12 +48,12 @@ UNREADABLE = FindingKind(
     "broken",
 )  # fmt: skip
 TRUNCATED = FindingKind(
-    "truncated", "Cut short",
+    "truncated", "Truncated",
     "The file ends before the image does, as after a broken download. Treated as unreadable.",
     "broken",
 )  # fmt: skip
 BOMB = FindingKind(
-    "bomb", "Absurdly large",
+    "bomb", "Too large",
     "More pixels than are decoded, to protect the memory. Treated as unreadable.",
     "broken",
 )  # fmt: skip
@@ -68,31 +68,31 @@ EMPTY_CLASS = FindingKind(
     "suspect",
 )  # fmt: skip
 LEAK = FindingKind(
-    "leak", "The same image in two parts",
-    "Same bytes or pixels as an image of a held-out part (test before validation before"
-    " training), so that an error measured there counts what was trained on.",
+    "leak", "The same image in two splits",
+    "Same bytes or pixels as an image of a held-out split (test before validation before"
+    " training), so an error measured there includes images seen in training.",
     "leak",
 )  # fmt: skip
 NEAR_LEAK = FindingKind(
-    "near-leak", "Near-copies in two parts",
-    "Looks like an image of a held-out part: the same photograph saved or resized again,"
+    "near-leak", "Near-copies in two splits",
+    "Looks like an image of a held-out split: the same photograph saved or resized again,"
     " or another frame of one scene. data.group keeps images that belong together on one side.",
     "leak",
 )  # fmt: skip
 SAME_SOURCE = FindingKind(
-    "same-source", "Copies of one source in two parts",
+    "same-source", "Copies of one source in two splits",
     "By its name (NAME.rf.HASH of Roboflow, NAME-300x225 of WordPress) a version of the photograph"
-    " of which another part has a version, perhaps flipped or cropped.",
+    " of which another split has a version, perhaps flipped or cropped.",
     "suspect",
 )  # fmt: skip
 DUPLICATE = FindingKind(
     "duplicate", "Duplicates",
-    "Same bytes or pixels as another image of the same part.",
+    "Same bytes or pixels as another image of the same split.",
     "suspect",
 )  # fmt: skip
 NEAR_DUPLICATE = FindingKind(
     "near-duplicate", "Near-copies",
-    "Looks like another image of the same part: the same photograph saved or scaled again.",
+    "Looks like another image of the same split: the same photograph saved or scaled again.",
     "suspect",
 )  # fmt: skip
 TINY = FindingKind(
@@ -101,13 +101,13 @@ TINY = FindingKind(
     "suspect",
 )  # fmt: skip
 WRONG_SUFFIX = FindingKind(
-    "wrong-suffix", "Named like another format",
+    "wrong-suffix", "Extension of another format",
     "Read by their content, not by their name.",
     "note",
 )  # fmt: skip
 ROTATED = FindingKind(
-    "rotated", "Turned by EXIF",
-    "Turned upright when read.",
+    "rotated", "Rotated by EXIF",
+    "Rotated upright when read.",
     "note",
 )  # fmt: skip
 CMYK = FindingKind("cmyk", "CMYK", "Made for print; read as RGB, colors may shift.", "note")

@@ -46,6 +46,7 @@ DARK_ON_IMAGE, LIGHT_ON_IMAGE = "#1b222f", "#fefefe"
 PANEL = (4.3, 3.9)  # inches of a panel: two fit side by side on a desktop, one on a phone
 PX_PER_POINT = 4 / 3
 MARGIN = 3  # points around a panel
+LAYOUT_PASSES = 3  # that make a layout stable
 THUMBNAIL_SIDE = 160  # px of the longer side
 
 
@@ -112,10 +113,25 @@ def to_svg(plot: Plot, name: str) -> str:
     """Return the figure as SVG with text elements; equal figures give equal bytes."""
     from matplotlib import rc_context
 
+    _freeze_layout(plot)
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         plot.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _freeze_layout(plot: Plot) -> None:
+    """Repeat the constrained layout until it is stable, and end it.
+
+    With axes of a fixed aspect each drawing moves them a little, so boxes that are measured later
+    would not be those of an SVG that was written before.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if isinstance(plot.get_layout_engine(), ConstrainedLayoutEngine):
+        for _ in range(LAYOUT_PASSES):
+            plot.draw_without_rendering()
+        plot.set_layout_engine("none")
 
 
 def inline_plot(plot: Plot, svg: str, name: str) -> Markup:

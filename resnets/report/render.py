@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from resnets.config.recipe import format_duration
 from resnets.report.figure_style import THEME
 from resnets.utils.printable import format_count, valid_text
 
@@ -55,6 +56,7 @@ def _environment() -> jinja2.Environment:
     filters: Mapping[str, Callable[..., Any]] = {
         "anchor": _anchor,
         "cell": format_cell,
+        "duration": format_duration,
         "minus": minus_signs,
         "numeric": is_numeric,
         "sections": _list_sections,

@@ -151,7 +151,7 @@ def evaluate_windows(
             for logits, targets in scores():
                 total += cross_entropy(logits, targets).to(wide) * len(targets)
             loss = group.sum({"loss": total.item()})["loss"] / count
-            how = f"windows of {windows.context} characters side by side, {precision}, {weights}"
+            how = f"non-overlapping windows of {windows.context} characters, {precision}, {weights}"
             protocol = f"{how}, {description}, {count * windows.context:,} characters"
             return SequenceEvaluation(
                 {BITS: nats_to_bits(loss), "loss": loss}, count, "windows", protocol

@@ -23,6 +23,7 @@ from resnets.sequence.dataset import Ints, SequenceData
 from resnets.utils.errors import reading
 from resnets.utils.files.numpy import read_member_header
 from resnets.utils.machine.environment import copy_to_device
+from resnets.utils.printable import format_count
 
 CBF = "cylinder-bell-funnel"
 CBF_SIGNALS, CBF_LENGTH = 930, 128  # as in the UCR archive (Dau et al. 2019)
@@ -95,7 +96,7 @@ def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
         classes,
         [SplitSummary(role, len(signals), "") for role, signals in splits.items()],
         rarest=(rarest, count),
-        notes=(f"{shape[1]} channel(s) of {shape[2]} steps", *notes),
+        notes=(f"{format_count(shape[1], 'channel')} of {format_count(shape[2], 'step')}", *notes),
         counted="signal",
         unit="signals",
     )

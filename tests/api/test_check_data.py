@@ -64,6 +64,9 @@ def test_bad_boxes_are_named_and_repaired(tmp_path):
     (problem,) = report.problems
     assert problem.kind == "category"
     assert "1 bad annotation" in repr(report)
+    page = report.report.read_text()
+    assert problem.item in page
+    assert 'href="annotations.csv"' in page
     assert report.repaired.excluded == 1
     assert resnets.check_data(fixed, out=tmp_path / "again").problems == []
     with pytest.raises(resnets.ConfigError, match="already contains annotations"):

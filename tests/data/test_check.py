@@ -169,7 +169,7 @@ def test_duplicates_within_and_across_splits(tree: Path) -> None:
     }
     said = {path: found[2] for path, found in twins.items()}
     assert said["train/ant/copy.png"] == "same bytes as train/ant/00.png"
-    assert said["train/bee/other-class.png"].endswith("which is filed under ant")
+    assert said["train/bee/other-class.png"].endswith("which is labeled ant")
     assert said["train/bee/of-val.bmp"] == "same pixels as val/bee/01.png"
     assert re.fullmatch(
         r"differs by \d\.\d of 255 from test/bee/05.png", said["train/bee/saved-again.jpg"]
@@ -330,8 +330,8 @@ def test_what_the_command_writes(tree: Path, tmp_path: Path, capsys, monkeypatch
     assert main(["data", "check", "root", "--out", "again"]) == 0
     printed = capsys.readouterr().out
     assert "35 images: 12 test, 12 val, 11 train" in printed
-    assert "no part shares an image" in printed
-    assert "no part shares an image" in (tmp_path / "again" / "report.html").read_text()
+    assert "no image is in two splits" in printed
+    assert "no image is in two splits" in (tmp_path / "again" / "report.html").read_text()
     assert main(["data", "check", "root", "--exclude", "leeks"]) == 2
     assert "--exclude leeks: no such finding; known: leak," in capsys.readouterr().err
     assert main(["data", "check", "root", "--quarantine", "leeks"]) == 2

@@ -293,7 +293,7 @@ def test_annotated_sets_lead_with_leaks_too(tmp_path: Path, capsys, monkeypatch)
     assert main(["data", "check", "set"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "8 images: 4 test, 4 train"
-    assert re.match(r"LEAK +1 of 4 training images are copies of test images", lines[1])
+    assert re.match(r"LEAK +1 of 4 training images is a copy of test images", lines[1])
     assert words_of(lines[-2].strip())[:3] == ["train", "detect", "--data"]
 
 

@@ -44,6 +44,7 @@ def test_blocks_have_a_language_and_a_reason_not_to_run():
 def test_commands_can_be_pasted_into_a_shell(place, command):
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)  # comments are dropped
     lexer.whitespace_split = True
+    assert not re.search(r"#.*\bresnets [a-z]+ ", command), "a second command on the line"
     words = list(lexer)
     assert not [word for word in words if set(word) <= set("|&;<>()")], "a shell would take these"
     assert not [word for word in words if "..." in word or word[0] in "[{"], "not a command yet"

@@ -1,6 +1,7 @@
 """Pages: one self-contained file, figures that fit phone and desktop, tables with raw numbers."""
 
 import csv
+import io
 import re
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import pytest
 from html_elements import Elements
 from matplotlib.figure import Figure as Plot
 
-from resnets.report.figure_style import THEME, figure_style, integer_ticks, subplots
+from resnets.report.figure_style import (
+    THEME,
+    figure_style,
+    inline_plot,
+    integer_ticks,
+    subplots,
+    to_svg,
+)
 from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import _environment, format_cell, minus_signs
 
@@ -171,3 +179,14 @@ def test_ticks_of_layers_are_integers() -> None:
             axes.set_xlim(0, last + 1)
             integer_ticks(axes)
             assert all(tick == round(tick) for tick in axes.get_xticks()), last
+
+
+def test_panels_of_a_fixed_aspect_stay_where_the_svg_has_them() -> None:
+    with figure_style():
+        plot, (axes,) = subplots(1)
+        axes.set(title="title", xlabel="x", ylabel="y", aspect="equal")
+    svg = to_svg(plot, "square")
+    markup = inline_plot(plot, svg, "square")
+    plot.savefig(io.BytesIO(), format="png")  # as when the PNG is written
+    assert to_svg(plot, "square") == svg
+    assert inline_plot(plot, svg, "square") == markup

@@ -149,13 +149,13 @@ def test_decoding_counts_the_threads_that_did_it() -> None:
 def test_the_line_of_an_epoch_names_the_bottleneck(change: dict, expected: str) -> None:
     row = {**ROW, **change}
     line = format_stages(row)
-    assert line.partition(" -> ")[2].startswith(expected)
+    assert line.rpartition("% computing: ")[2].startswith(expected)
     assert "\n" not in line
     assert "(1 decode thread 98% busy)" in format_stages({**ROW, "decode_threads": 1})
     if not change:
         assert line.startswith(
             "41% waiting for data (2 decode threads 98% busy), 2% to device, 1% augmenting, "
-            "56% computing -> "
+            "56% computing: "
         )
 
 

@@ -25,7 +25,13 @@ STYLES = {
     "suspect": "yellow",
     "good": "green",
 }
-MARKS = {"leak": "LEAK", "refused": "REFUSED", "broken": "BROKEN", "suspect": "look", "good": "ok"}
+MARKS = {
+    "leak": "LEAK",
+    "refused": "REFUSED",
+    "broken": "BROKEN",
+    "suspect": "review",
+    "good": "ok",
+}
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,8 @@ def _print_report(report: DataReport) -> None:
     for table in _tables(check):
         console.print(table)
     counts = count_suffixes(check.contents)
-    suffixes = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts)
-    echo(f"images by suffix: {suffixes}")
+    suffixes = ", ".join(f"{count:,} {suffix or 'without extension'}" for suffix, count in counts)
+    echo(f"files by extension: {suffixes}")
 
 
 def _format_remedy(report: DataReport) -> str:
@@ -160,7 +166,7 @@ def _format_counts(report: CheckReport) -> str:
     if counts == report.images:
         return total
     text = ", ".join(f"{count:,} {part}".rstrip() for part, count in counts.items())
-    return f"{total}; {text} are neither unreadable nor in quarantine"
+    return f"{total}; usable (neither unreadable nor in quarantine): {text}"
 
 
 def _tables(report: CheckReport) -> Iterator[Table]:

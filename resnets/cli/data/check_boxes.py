@@ -17,7 +17,7 @@ MAX_PROBLEMS = 200  # that are printed; all of them are in annotations.csv
 
 def print_annotations(check: AnnotationCheck, folder: Path) -> None:
     """Print a line for each bad annotation and a summary."""
-    from resnets.api.check_data import ANNOTATIONS
+    from resnets.data.check.report import ANNOTATIONS
 
     for note in check.notes:
         echo(f"note: {note}")

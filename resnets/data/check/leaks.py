@@ -19,7 +19,7 @@ from resnets.data.finding_kinds import (
 )
 from resnets.data.splits.image_versions import find_sources
 
-OTHER_LABEL = "filed under"  # in the details of copies with another label
+OTHER_LABEL = ", which is labeled"  # in the details of copies with another label
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _match_partners(
 
 def _make_finding(contents: Contents, row: int, twin: _Twin) -> Finding:
     (twin_part, twin_label), (part, label) = map(contents.part_and_label, (twin.row, row))
-    label_note = f", which is {OTHER_LABEL} {twin_label}" if label != twin_label else ""
+    label_note = f"{OTHER_LABEL} {twin_label}" if label != twin_label else ""
     path, twin_path = contents.path(row), contents.path(twin.row)
     return Finding(twin.kind, path, f"{twin.how}{label_note}", part, label, twin_path, twin_part)
 

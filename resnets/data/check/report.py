@@ -21,8 +21,9 @@ from resnets.report.render import render
 from resnets.utils.files.csv import CsvWriter
 from resnets.utils.files.write import atomic_write
 
-TABLE, PAGE = "files.csv", "report.html"
+TABLE, PAGE, ANNOTATIONS = "files.csv", "report.html", "annotations.csv"
 MAX_SHOWN = 24  # findings per kind on the page
+MAX_PROBLEMS = 100  # invalid annotations on the page
 COLUMNS = (
     "path",
     "finding",
@@ -135,6 +136,8 @@ def _render_page(report: CheckReport, written: WrittenReport, kinds: frozenset[F
         written=written,
         kinds=sorted(kind.name for kind in kinds),
         table=TABLE,
+        annotations=ANNOTATIONS,
+        problems=report.problems[:MAX_PROBLEMS],
         quarantine=QUARANTINE,
     )
 

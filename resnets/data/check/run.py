@@ -60,18 +60,23 @@ class CheckReport:
 
     quarantined: paths of the images that the quarantine of the data set lists. crowded: images with
     more images of similar hash than each was compared with, so that near-duplicates of them may be
-    missed. annotations: number of invalid annotations, for data sets with boxes, outlines or class
-    maps. refusals: why training refuses the data set, apart from its layout. warnings: what may be
-    wrong with all of its annotations.
+    missed. problems: a line for each invalid annotation of boxes, outlines or class maps. refusals:
+    why training refuses the data set, apart from its layout. warnings: what may be wrong with all
+    of its annotations.
     """
 
     contents: Contents
     findings: Sequence[Finding]
     quarantined: frozenset[str] = frozenset()
     crowded: int = 0
-    annotations: int = 0
+    problems: Sequence[str] = ()
     refusals: Sequence[str] = ()
     warnings: Sequence[str] = ()
+
+    @property
+    def annotations(self) -> int:
+        """Number of invalid annotations."""
+        return len(self.problems)
 
     @property
     def images(self) -> dict[str, int]:
@@ -122,13 +127,13 @@ class CheckReport:
         return [*self.refusals, *(each.detail for each in self.findings if each.kind == LAYOUT)]
 
     def with_annotations(
-        self, bad: int, refusals: Sequence[str], warnings: Sequence[str] = ()
+        self, problems: Sequence[str], refusals: Sequence[str], warnings: Sequence[str] = ()
     ) -> CheckReport:
         """Return the report of a data set with annotations instead of class folders."""
         folder_kinds = (LAYOUT, EMPTY_CLASS, NOT_AN_IMAGE, NO_CLASS_FOLDER, IMBALANCE, UNMEASURED)
         findings = [each for each in self.findings if each.kind not in folder_kinds]
         return replace(
-            self, findings=findings, annotations=bad, refusals=refusals, warnings=warnings
+            self, findings=findings, problems=problems, refusals=refusals, warnings=warnings
         )
 
     def quarantine(self, kinds: frozenset[FindingKind] = frozenset()) -> list[Finding]:

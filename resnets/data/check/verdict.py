@@ -189,21 +189,22 @@ def _make_leak_item(
     role, other = _get_role(report, part), _get_role(report, held_out)
     same = sum(each.kind == LEAK for each in found)
     near = len(found) - same
-    relation = (
-        "copies or near-copies of" if same and near else "near-copies of" if near else "copies of"
-    )
+    one, many = "is a copy", "are copies"
+    if near:
+        one, many = "is a near-copy", f"are {'copies or ' * bool(same)}near-copies"
     both = sum(each.path == each.twin for each in found)  # counted in the other part
     total = report.images.get(part, 0) + both
-    text = f"{len(found):,} of {total:,} {role} images are {relation} {other} images"
+    are = _plural(len(found), one, many)
+    text = f"{len(found):,} of {total:,} {role} images {are} of {other} images"
     if same and near:
         text += f" ({same:,} the same image, {near:,} near-copies)"
     if elsewhere := sum(OTHER_LABEL in each.detail for each in found):
-        text += f"; {elsewhere:,} of them are labeled as another class there"
+        text += f"; {elsewhere:,} of them {_plural(elsewhere, 'has', 'have')} another label there"
     if both:
-        text += f"; {both:,} of them are listed in both"
-    advice = f"An error measured on the {other} images counts images that were seen in {role}."
+        text += f"; {both:,} of them {_plural(both, 'is', 'are')} listed in both"
+    advice = f"An error measured on the {other} images includes images that were seen in {role}."
     if other == VAL:
-        advice = f"Validation errors, which choose the best checkpoint, count {role} images."
+        advice = f"Validation errors, which choose the best checkpoint, include {role} images."
     if part.endswith(" share"):
         advice += " The shares are those that training draws by default (data.split_seed=0)."
     if held_out != other and not held_out.endswith(" share"):
@@ -230,7 +231,7 @@ def _broken_items(report: CheckReport) -> Iterator[VerdictItem]:
     if report.annotations:
         bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
         advice = (
-            "Training refuses them; each has a line in annotations.csv. --repair NEW_FOLDER"
+            "Training refuses them; annotations.csv lists them. --repair NEW_FOLDER"
             " corrects boxes and outlines, --set detect.skip_invalid=true trains without bad ones."
         )
         yield VerdictItem("broken", bad, advice)
@@ -293,7 +294,7 @@ def _duplicate_items(report: CheckReport) -> Iterator[VerdictItem]:
     num_copies = len(report.copies(DUPLICATE, NEAR_DUPLICATE, other_label=False))
     if num_copies:
         images = _plural(num_copies, "image is a copy", "images are copies")
-        text = f"{num_copies:,} {images} of another in the same part"
+        text = f"{num_copies:,} {images} of another in the same split"
         advice = "They count twice; --exclude duplicate,near-duplicate lists them too."
         yield VerdictItem("suspect", text, advice)
 
@@ -310,7 +311,7 @@ def _crowded_items(report: CheckReport) -> Iterator[VerdictItem]:
 
 def _good_item(report: CheckReport) -> VerdictItem:
     parts = [part for part in report.images if part]
-    leak_note = "; no part shares an image with another" if len(parts) > 1 else ""
+    leak_note = "; no image is in two splits" if len(parts) > 1 else ""
     subject = "All other images" if report.quarantined else "All images"
     return VerdictItem("good", f"{subject} can be read{leak_note}")
 

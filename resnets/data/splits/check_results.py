@@ -24,6 +24,7 @@ from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 from resnets.utils.files.json import read_object
 from resnets.utils.machine import environment
+from resnets.utils.printable import format_count
 
 VERSION = 1
 FOLDER = "checks"
@@ -154,11 +155,18 @@ class KnownLeaks:
             prefix += " (before the data set changed: check it again)"
         if not self.total:
             quarantined = (
-                f"; {self.excluded:,} images that leaked are excluded" if self.excluded else ""
+                f"; {format_count(self.excluded, 'leaking image')} excluded"
+                if self.excluded
+                else ""
             )
             return f"{prefix}: no leaks between training and test images known{quarantined}"
         counts = ", ".join(
-            f"{count:,} {role} images are copies or near-copies of {other} images"
+            format_count(
+                count,
+                f"{role} image is a copy or near-copy",
+                f"{role} images are copies or near-copies",
+            )
+            + f" of {other} images"
             for (role, other), count in self.counts.items()
         )
         return (

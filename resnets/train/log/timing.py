@@ -130,7 +130,7 @@ def format_stages(row: Mapping[str, Any]) -> str:
         count = row["decode_threads"]
         threads = "1 decode thread" if count == 1 else f"{count} decode threads"
         parts[0] += f" ({threads} {row['decode_busy']:.0%} busy)"
-    return f"{', '.join(parts)} -> {bottleneck(row)}"
+    return f"{', '.join(parts)}: {bottleneck(row)}"
 
 
 def data_bottleneck(row: Mapping[str, Any]) -> str | None:

@@ -168,11 +168,13 @@ def _read_image_set(
         num_fractional = sum(
             any(math.isfinite(value) and value % 1 for value in each) for each in corners
         )
-        notes.append(
-            f"{start}: boxes are taken to count pixels from 1, as VOC does, and are read 1 px less"
-            f" ({zeros:,} of {len(corners):,} begin at 0, {num_fractional:,} have fractions of"
-            " pixels; tools that count from 0 write such boxes)"
-        )
+        note = f"{start}: box coordinates are assumed to start at 1, as in VOC, and reduced by 1 px"
+        if zeros or num_fractional:
+            note += (
+                f" ({zeros:,} of {len(corners):,} boxes begin at 0 and {num_fractional:,} have"
+                " fractional coordinates, as if they started at 0)"
+            )
+        notes.append(note)
     if unread:
         notes.append(f"{start}: {format_unread('objects', unread)}")
     count = sum(len(image.objects) for image in matched)
