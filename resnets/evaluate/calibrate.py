@@ -64,8 +64,8 @@ def calibrate(logits: Tensor, targets: Tensor, spec: Postprocess) -> Calibration
     note = ""
     if len(wide) < MIN_IMAGES:
         note = (
-            f"temperature and thresholds are not fitted: {len(wide)} validation images are fewer"
-            f" than {MIN_IMAGES}"
+            "temperature and thresholds are not fitted: fewer than"
+            f" {MIN_IMAGES} validation images ({len(wide)})"
         )
     elif _all_correct(wide, targets):
         note = "temperature stays 1: no validation image is predicted wrong"

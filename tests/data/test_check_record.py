@@ -57,7 +57,7 @@ def test_a_record_is_found_again(root: Path) -> None:
     known = find_known_leaks(record, listing(root), shares(root))
     assert known.counts == {("training", "test"): 1}
     assert not known.changed
-    assert "1 training images are" in known.describe()
+    assert "1 training image is" in known.describe()
     assert known.quarantine in known.describe()
     json.dumps(known.to_json())
 
@@ -97,7 +97,7 @@ def test_training_repeats_a_known_leak(
     words = ["train", "scratch", "--data", str(root), "--model", "cifar-resnet8", *small]
     words += ["--iterations", "1", "--set", "data.val_fraction=0"]
     assert main([*words, "--out", "one"]) == 0
-    said = "1 training images are copies or near-copies of test images"
+    said = "1 training image is a copy or near-copy of test images"
     assert said in " ".join(capsys.readouterr().err.split())
     result = json.loads(Path("one/result.json").read_text("utf-8"))
     assert said in json.dumps(result["history"])
