@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install setup demo test test-slow lint reference docs wheel lock audit bench gpu clean
+.PHONY: install setup demo test test-ci test-slow lint reference docs wheel lock audit bench gpu clean
 
 # What the command needs, and on top of it what tests, linters, benchmarks and docs need.
 install: .venv/installed-plain
@@ -26,6 +26,10 @@ demo: install
 # Two files of tests at a time, one thread each.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# Tests that would make `make test` too long. CI runs both.
+test-ci: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'ci and not slow' -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m slow --timeout 1200

@@ -16,6 +16,7 @@ def test_every_notebook_is_tested():
     assert {path.stem for path in (ROOT / "examples").glob("*.ipynb")} == SHORT.keys()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", SHORT)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

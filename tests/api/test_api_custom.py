@@ -297,6 +297,7 @@ def test_networks_and_losses_that_do_not_fit_are_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.ci
 def test_a_mean_loss_is_that_of_the_package(tmp_path):
     options = {"iterations": 3, "model": "cifar-resnet8", **OPTIONS}
     own = resnets.train("digits", out=tmp_path / "own", **options)

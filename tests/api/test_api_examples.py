@@ -54,6 +54,7 @@ def test_own_dataset(tmp_path, monkeypatch, capsys):
     assert "even" in text
 
 
+@pytest.mark.ci
 def test_finetuning(tmp_path, monkeypatch, capsys, digits_run):
     write_tree(tmp_path / "digits", count=40)
     words = (tmp_path / "digits", "--weights", digits_run, "--model", "cifar-resnet8")

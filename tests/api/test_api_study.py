@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import resnets
 from resnets.study.grid.cells import read_grid
 
@@ -17,6 +19,7 @@ assert study.lead.split()[0] in study._repr_html_()
 """
 
 
+@pytest.mark.ci
 def test_a_depth_study_in_a_script_without_a_guard(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "study"
     script.write_text(SCRIPT)

@@ -70,6 +70,7 @@ def test_an_analysis_gives_what_the_command_writes(run, name, tmp_path, monkeypa
     assert result.caution in out
 
 
+@pytest.mark.ci
 def test_gradients_give_what_the_command_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     nets = ["cifar-plain8", "cifar-resnet8"]

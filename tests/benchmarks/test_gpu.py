@@ -32,6 +32,7 @@ def checks(monkeypatch):
     return lambda name: importlib.import_module(name)
 
 
+@pytest.mark.ci
 def test_sections_are_recorded_once_and_are_right(tmp_path, checks, monkeypatch, capsys):
     gpu = checks("gpu")
     for sections in ("facts,correct,first", "first,facts"):
@@ -43,6 +44,7 @@ def test_sections_are_recorded_once_and_are_right(tmp_path, checks, monkeypatch,
     assert verdicts == {"right"}
 
 
+@pytest.mark.ci
 def test_the_other_sections_run(tmp_path):
     sections = ("--only", "ladder,waits,resnet50,commands,at-once,full")
     command = [sys.executable, SCRIPT, *arguments(tmp_path, *sections)]

@@ -101,6 +101,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
 
+@pytest.mark.ci
 def test_memory_does_not_grow_with_the_data_set(digits_run, tmp_path):
     """Eight times as many images, of 3 MB each when decoded, all in one shard."""
     from PIL import Image

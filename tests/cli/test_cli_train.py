@@ -54,6 +54,7 @@ def test_a_classifier_is_trained_on_a_folder(folder, tmp_path, capsys):
     assert answer["predictions"][0]["class"] == "red"
 
 
+@pytest.mark.ci
 def test_the_papers_imagenet_recipe_runs_on_photographs(shared_data, tmp_path):
     """Scale jitter, PCA color, mean image and plateau rule on Imagenette, a few steps."""
     out = tmp_path / "run"

@@ -77,6 +77,7 @@ def test_the_figures_are_those_of_the_scores(capsys, folder: Path) -> None:
     assert f"{found['auroc']:.4f}" in out
 
 
+@pytest.mark.ci
 def test_an_artifact_gives_the_same(capsys, folder: Path) -> None:
     artifact = resnets.export(folder / "net", "onnx", out=folder / "net.onnx").path
     words = ("--data", folder / "known", "--unknown", folder / "others", "--json")

@@ -60,6 +60,7 @@ def test_train_prints_its_first_line_before_it_imports_torch(tmp_path: Path) -> 
     assert second == "torch is imported"
 
 
+@pytest.mark.ci
 def test_predict_imports_what_it_uses(
     tmp_path: Path, digits_run: Path, nested_digits: tuple[Path, list[str]]
 ) -> None:
@@ -71,6 +72,7 @@ def test_predict_imports_what_it_uses(
     assert not found & (unused | ours)
 
 
+@pytest.mark.ci
 def test_train_imports_what_it_uses(tmp_path: Path) -> None:
     run = tmp_path / "run"
     found = imported(tmp_path, "train", "digits", "--iterations", "1", "--out", run)

@@ -106,6 +106,7 @@ def test_the_monitor_detects_a_name_lookup(tmp_path):
     assert watched(tmp_path, code) == ["socket.getaddrinfo host.invalid"]
 
 
+@pytest.mark.ci
 def test_no_command_uses_the_network_unless_asked(folder):
     assert watched(folder, COMMANDS) == []
 

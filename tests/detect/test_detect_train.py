@@ -278,6 +278,7 @@ def test_data_that_is_missing_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 def test_weights_with_a_mean_image_are_fitted_with_its_mean_color(tmp_path):
     write_coco(tmp_path / "set", "train", [(80, 60), (60, 80)] * 2)
     write_coco(tmp_path / "set", "val", [(80, 60)], seed=9)

@@ -34,6 +34,7 @@ def stretched(run: Path, path: Path, times: float) -> Path:
     return path
 
 
+@pytest.mark.ci
 def test_the_quantization_sensitive_layer_stays_in_float(capsys, digits_run, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "CALIBRATION", 64)  # which takes less time than 300
     weights = stretched(digits_run, tmp_path / "wide.safetensors", 1000.0)

@@ -142,6 +142,7 @@ def test_other_weights_data_or_precision_are_another_entry(run, made, tmp_path):
     assert len(folders) == 7
 
 
+@pytest.mark.ci
 def test_a_model_that_fails_verification_stays_in_torch_and_is_not_retried(
     run, tmp_path, monkeypatch
 ):

@@ -1,7 +1,7 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
 python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [optimizers] [tasks] [evaluation]
-    [graph] [resume] [cell] [detectors] [inference] [threads] [tools] [commands]
+    [graph] [resume] [detectors] [inference] [threads] [tools] [commands]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import json
 import shutil
 import sys
@@ -39,7 +40,7 @@ from resnets.study.grid.shared_process import own_stream
 from resnets.study.grid.worker import train_cell
 from resnets.train.cuda_graph import capture
 from resnets.train.execution_plan import choose_plan
-from resnets.train.run import open_task, run_training
+from resnets.train.run import build_step, open_task, run_training
 from resnets.train.saver import Snapshot
 from resnets.train.step import TrainStep
 from resnets.train.tasks.custom_parts import CustomParts
@@ -50,10 +51,26 @@ SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precis
 THIN = {"model.widths": "[4,4,4]", "model.stem_width": "4", "batch_size": "8"}
 
 
-def waits_of_a_step(
-    recipe_fields: dict[str, str], folder: Path, kind: str, name: str = "digits"
-) -> dict[str, Any]:
-    """Run 8 steps; waits of steps 4 to 7, with the making of their batches, and the test loss."""
+def waits_of_steps(kind: str, fields: dict[str, str], name: str = "digits") -> dict[str, float]:
+    """Waits per step of steps 4 to 7 of 8, with the making of their batches."""
+    recipe = replace_fields(recipes.recipe(name), SHORT | fields)
+    task, group = open_task(recipe, None, CustomParts()), ProcessGroup()
+    plan = choose_plan(task.recipe, task.model, task.examples, kind)
+    step, stream = build_step(task, plan, group, is_new=True)
+    for batch in itertools.islice(stream.batches(0, 8), 7):
+        step(batch)
+        if step.state.step == 3:
+            fake_device.waits.clear()
+    return by_file(fake_device.waits)
+
+
+def by_file(waits: Counter[tuple[str, str]]) -> dict[str, float]:
+    """Waits of four steps as waits per step by kind and file."""
+    return {f"{kind}, {place.partition(':')[0]}": n / 4 for (kind, place), n in waits.items()}
+
+
+def run_of_steps(folder: Path, kind: str) -> dict[str, Any]:
+    """Waits per step of the loop of a run of 8 steps, in steps 4 to 7, and the test loss."""
     step, seen = TrainStep.__call__, Counter[tuple[str, str]]()
 
     def counted(self: TrainStep, batch: Batch) -> None:
@@ -65,16 +82,15 @@ def waits_of_a_step(
 
     TrainStep.__call__ = counted
     try:
-        recipe = replace_fields(recipes.recipe(name), SHORT | recipe_fields)
+        recipe = replace_fields(recipes.recipe("digits"), SHORT)
         result = run_training(recipe, folder, device=kind, quiet=True)
     finally:
         TrainStep.__call__ = step
-    waits = {f"{kind}, {place.partition(':')[0]}": n / 4 for (kind, place), n in seen.items()}
-    return {"waits": waits, "loss": result["test"]["loss"]}
+    return {"waits": by_file(seen), "loss": result["test"]["loss"]}
 
 
 def waits_of_a_graph(folder: Path, kind: str) -> dict[str, Any]:
-    """Waits of the bodies of steps 3 to 8 of a run with `cuda_graph`, and the test loss."""
+    """Waits of the bodies of steps 3 to 8 of a run with `cuda_graph`."""
     seen: list[Counter[tuple[str, str]]] = []
 
     def counted(body: capture.Body, device: torch.device) -> capture.Body:
@@ -89,9 +105,9 @@ def waits_of_a_graph(folder: Path, kind: str) -> dict[str, Any]:
     recipe = replace_fields(
         recipes.recipe("digits"), SHORT | {"cuda_graph": "true", "ema_decay": "0.9"}
     )
-    result = run_training(recipe, folder, device=kind, quiet=True)
+    run_training(recipe, folder, device=kind, quiet=True)
     waits = {": ".join(place): n for each in seen[2:] for place, n in each.items()}
-    return {"steps": len(seen), "waits": waits, "loss": result["test"]["loss"]}
+    return {"steps": len(seen), "waits": waits}
 
 
 def cells_in_threads(folder: Path, kind: str) -> tuple[list[list[float]], int]:
@@ -141,7 +157,7 @@ def detectors() -> dict[str, DetectionModel]:
 
 
 def waits_of_inference(kind: str) -> dict[str, list[int]]:
-    """Waits of the outputs of one and of four images, by task and head; outputs are the CPU's."""
+    """Waits of the outputs of one and of two images, by task and head; outputs are the CPU's."""
     models = detectors() | {"segment": small_model(SEGMENT, "segment")}
     cases = {name: (model, InferenceOptions()) for name, model in models.items()}
     cases["refined"] = models["detect fpn"], InferenceOptions(refine=True)
@@ -150,7 +166,7 @@ def waits_of_inference(kind: str) -> dict[str, list[int]]:
     for name, (model, options) in cases.items():
         reference = copy.deepcopy(model).to("cpu")
         model.to(kind)
-        for count in (1, 4):
+        for count in (1, 2):
             images, sizes = torch.stack(random_images()[:1] * count), [(180, 200)] * count
             model.infer(images.to(kind), sizes, (), options)  # the first one also moves anchors
             fake_device.waits.clear()
@@ -216,7 +232,7 @@ def waits_of_an_evaluation(
     return dict(seen)
 
 
-def waits_of_sets_of_labels(kind: str) -> int:
+def waits_of_sets_of_labels(kind: str) -> dict[str, float]:
     """Waits of the metrics of three batches of sets of labels, until they are computed."""
     meter = MultilabelMeter()
     batches = [
@@ -226,7 +242,7 @@ def waits_of_sets_of_labels(kind: str) -> int:
     fake_device.waits.clear()
     for batch in batches:
         meter.update(*batch)
-    return sum(fake_device.waits.values())
+    return by_file(fake_device.waits)
 
 
 def tools(folder: Path, kind: str) -> list[int]:
@@ -326,13 +342,12 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
     focal = THIN | {"loss.kind": "focal", "loss.class_weights": "auto", "data.balance": "sqrt"}
     distill = THIN | {"distill.teacher": str(folder / "plain")}
     short_text = {"transformer.depth": "1", "transformer.context": "16"}
-    found: dict[str, Any] = {"plain": waits_of_a_step({}, folder / "plain", kind)}
+    found: dict[str, Any] = {"plain": run_of_steps(folder / "plain", kind)}
     found["environment"] = json.loads((folder / "plain" / "environment.json").read_text())
     if "settings" in parts:
-        found["mixing"] = waits_of_a_step(mixing, folder / "mixing", kind)
-        found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
         half = THIN | {"precision": "float16"}
-        found["float16"] = waits_of_a_step(half, folder / "float16", kind)
+        settings = {"mixing": mixing, "policy": policy, "float16": half}
+        found["settings"] = {name: waits_of_steps(kind, each) for name, each in settings.items()}
     if "optimizers" in parts:
         fields = {
             "lamb": {"optim.kind": "lamb"},
@@ -341,17 +356,22 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
             "float16 muon": {"optim.kind": "muon", "precision": "float16"},
             "hold": {"schedule.hold_until_error": "1"},
         }
-        for name, each in fields.items():
-            found[name] = waits_of_a_step(THIN | each, folder / name.replace(" ", "-"), kind)
+        found["optimizers"] = {
+            name: waits_of_steps(kind, THIN | each) for name, each in fields.items()
+        }
     if "tasks" in parts:
-        found["focal"] = waits_of_a_step(focal, folder / "focal", kind)
-        found["distill"] = waits_of_a_step(distill, folder / "distill", kind)
-        found["signals"] = waits_of_a_step({}, folder / "signals", kind, "signals")
-        found["text"] = waits_of_a_step(short_text, folder / "text", kind, "text")
+        found["tasks"] = {
+            "focal": waits_of_steps(kind, focal),
+            "distill": waits_of_steps(kind, distill),
+            "signals": waits_of_steps(kind, {}, "signals"),
+            "text": waits_of_steps(kind, short_text, "text"),
+        }
     if "evaluation" in parts:
-        for name, fields in {"digits": {}, "signals": {}, "text": short_text}.items():
-            found[f"evaluation of {name}"] = waits_of_an_evaluation(kind, name, fields)
-        found["evaluation of sets of labels"] = waits_of_sets_of_labels(kind)
+        sets = {"digits": {}, "signals": {}, "text": short_text}
+        found["evaluation"] = {
+            name: waits_of_an_evaluation(kind, name, each) for name, each in sets.items()
+        }
+        found["evaluation"]["sets of labels"] = waits_of_sets_of_labels(kind)
     if "graph" in parts:
         found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:
@@ -362,9 +382,6 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
         found["inference"] = waits_of_inference(kind)
     if "threads" in parts:
         found["threads"] = cells_in_threads(folder, kind)
-    if "cell" in parts:
-        train_cell(replace_fields(recipes.recipe("digits"), SHORT), folder / "cell", kind)
-        found["cell"] = (folder / "cell" / "result.json").is_file()
     if "tools" in parts:
         with contextlib.redirect_stdout(sys.stderr):
             found["tools"] = tools(folder, kind)
@@ -382,7 +399,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, folder, parts = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     if kind == "cpu":
-        found = {"plain": waits_of_a_step({}, folder / "plain", "cpu")}
+        found = {"plain": run_of_steps(folder / "plain", "cpu")}
         print(json.dumps(found | {"resumed": resumed(folder / "resumed", "cpu")}))
     elif kind == "cuda:1":
         fake_device.install("cuda", 1)

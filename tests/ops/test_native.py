@@ -105,6 +105,7 @@ def test_a_folder_of_others_is_not_used(cache):
     assert library.read_bytes() == b"planted"
 
 
+@pytest.mark.ci
 def test_processes_that_build_at_once_do_not_disturb_each_other(tmp_path):
     environment = {**os.environ, "RESNETS_CACHE": str(tmp_path)}
     racing = [

@@ -34,6 +34,7 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
+@pytest.mark.ci
 def test_sigterm_is_handled_after_models_were_released(tmp_path):
     words = [sys.executable, "-c", OPEN_AND_LET_GO, str(tmp_path)]
     done = subprocess.run(

@@ -205,6 +205,7 @@ def test_a_vanished_gradient_is_not_called_healthy(report_of):
     assert "fails in 1 of 2" in page
 
 
+@pytest.mark.ci
 def test_study_writes_every_scheme(tmp_path):
     report = gradients(
         ["cifar-plain8", "cifar-resnet8"],
@@ -240,6 +241,7 @@ def test_bad_use(tmp_path, nets, iterations, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.ci
 def test_forms_are_named_by_their_fields(tmp_path):
     """A network without norms and with branches that start at zero trains in its own scheme."""
     names = ["cifar-resnet8", "cifar-resnet8:norm=none:branch_scale=skipinit"]

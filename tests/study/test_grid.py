@@ -416,6 +416,7 @@ def errors(cell):
     ]
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     """SIGTERM, --resume, SIGKILL, the first command again: nothing repeated, no row twice."""

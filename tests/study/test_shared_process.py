@@ -66,6 +66,7 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.ci
 def test_cells_in_threads_equal_cells_in_processes_and_resume_after_a_stop(tmp_path, alone):
     """Two networks, of which one draws in each step, at once, stopped and resumed."""
     write_grid(GRID, tmp_path)

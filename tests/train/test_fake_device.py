@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 HELPERS = Path(__file__).parents[1] / "helpers"
+PARTS = ("settings", "optimizers", "tasks", "evaluation", "graph", "resume", "threads", "tools")
 
 
 def on_device(kind: str, folder: Path, *parts: str) -> Any:
@@ -39,73 +40,81 @@ def assert_tools_work(found: Any) -> None:
     assert found["bulk_processes"] == 1
 
 
-def test_cuda_equals_the_cpu_and_a_step_does_not_synchronize(tmp_path: Path, cpu) -> None:
-    found = on_device(
-        "cuda", tmp_path, "settings", "graph", "resume", "cell", "tools", "evaluation"
-    )
-    assert found["mixed"] == "RuntimeError"
-    assert found["plain"]["loss"] == cpu["plain"]["loss"]
-    assert found["resumed"] == cpu["resumed"]
-    assert found["cell"]
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Parts that train, in one process, whose start takes seconds."""
+    return on_device("cuda", tmp_path_factory.mktemp("cuda"), *PARTS)
+
+
+@pytest.fixture(scope="module")
+def detection(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("detection")
+    return on_device("cuda", folder, "detectors", "inference")
+
+
+def test_cuda_equals_the_cpu(cuda, cpu) -> None:
+    assert cuda["mixed"] == "RuntimeError"
+    assert cuda["plain"]["loss"] == cpu["plain"]["loss"]
+    assert cuda["resumed"] == cpu["resumed"]
     gpu = {"device_name": "simulated", "gpu_memory": 80 << 30, "compute_capability": "9.0"}
     gpu |= {"precision": "float32", "cudnn_benchmark": True}
-    assert found["environment"].items() >= gpu.items()
-    assert {"cuda", "cudnn", "driver"} <= found["environment"].keys()
-    for settings in ("plain", "mixing", "policy", "float16"):
-        assert found[settings]["waits"] == {}, settings
-    assert found["graph"]["steps"] == 8
-    assert found["graph"]["waits"] == {}
-    # The sums are read at the end; the data lie on the device since the first evaluation.
+    assert cuda["environment"].items() >= gpu.items()
+    assert {"cuda", "cudnn", "driver"} <= cuda["environment"].keys()
+    assert_tools_work(cuda)
+
+
+def test_a_step_does_not_synchronize(cuda) -> None:
+    """In the loop of a run, with other settings, and for other losses and tasks."""
+    assert cuda["plain"]["waits"] == {}
+    assert cuda["settings"] == {"mixing": {}, "policy": {}, "float16": {}}
+    assert cuda["tasks"] == {"focal": {}, "distill": {}, "signals": {}, "text": {}}
+    assert cuda["graph"] == {"steps": 8, "waits": {}}
+
+
+def test_an_evaluation_waits_for_its_sums(cuda) -> None:
+    """The sums are read at the end; the data lie on the device since the first evaluation."""
     sums = {"copy to the host, evaluate/metrics/multiclass.py": 8}
-    assert found["evaluation of digits"] == sums
-    assert found["evaluation of signals"] == sums
-    assert found["evaluation of text"] == {"value read, sequence/evaluate.py": 1}
-    assert found["evaluation of sets of labels"] == 0
-    assert_tools_work(found)
+    assert cuda["evaluation"] == {
+        "digits": sums,
+        "signals": sums,
+        "text": {"value read, sequence/evaluate.py": 1},
+        "sets of labels": {},
+    }
 
 
-def test_a_step_of_a_detector_waits_for_lengths_and_suppressions_only(tmp_path: Path) -> None:
+def test_a_step_of_a_detector_waits_for_lengths_and_suppressions_only(detection) -> None:
     """Two images: one suppression each; boxes to keep, samples of both halves, objects, levels."""
-    found = on_device("cuda", tmp_path, "detectors")["detectors"]
     rest = {"detect c4": 2 + 4, "instances": 2 + 6, "localize": 1, "localize rcnn": 3}
-    assert found == {"detect fpn": 2 + 5, **rest}
+    assert detection["detectors"] == {"detect fpn": 2 + 5, **rest}
 
 
 def test_inference_of_a_batch_waits_for_suppressions_and_a_constant_number_of_copies(
-    tmp_path: Path,
+    detection,
 ) -> None:
-    """One and four images: two suppressions each; proposals, levels, candidates and the outputs."""
-    found = on_device("cuda", tmp_path, "inference")["inference"]
+    """One and two images: two suppressions each; proposals, levels, candidates and the outputs."""
     suppressions = {
-        "detect fpn": [2 + 4, 8 + 4],
-        "detect c4": [2 + 3, 8 + 3],
-        "instances": [2 + 5, 8 + 5],
-        "refined": [2 + 6, 8 + 6],
-        "two scales": [2 + 6, 8 + 6],
+        "detect fpn": [2 + 4, 4 + 4],
+        "detect c4": [2 + 3, 4 + 3],
+        "instances": [2 + 5, 4 + 5],
+        "refined": [2 + 6, 4 + 6],
+        "two scales": [2 + 6, 4 + 6],
     }
-    assert found == suppressions | {"localize": [1, 1], "localize rcnn": [2, 2], "segment": [1, 1]}
+    rest = {"localize": [1, 1], "localize rcnn": [2, 2], "segment": [1, 1]}
+    assert detection["inference"] == suppressions | rest
 
 
-def test_cells_in_threads_equal_cells_alone(tmp_path: Path) -> None:
-    (in_threads, alone), streams = on_device("cuda", tmp_path, "threads")["threads"]
+def test_cells_in_threads_equal_cells_alone(cuda) -> None:
+    (in_threads, alone), streams = cuda["threads"]
     assert in_threads == alone
     assert in_threads[0] != in_threads[1]
     assert streams <= 2  # later cells use those of ended ones
 
 
-def test_steps_of_other_losses_and_tasks_do_not_synchronize(tmp_path: Path) -> None:
-    found = on_device("cuda", tmp_path, "tasks")
-    for task in ("focal", "distill", "signals", "text"):
-        assert found[task]["waits"] == {}, task
-
-
-def test_synchronizing_steps_synchronize_once(tmp_path: Path) -> None:
+def test_synchronizing_steps_synchronize_once(cuda) -> None:
     """For a gradient that is not finite, by an optimizer that is not fused, and for the error."""
-    found = on_device("cuda", tmp_path, "optimizers")
     once = {"value read, train/optim/grad_scaler.py": 1}
     expected = {"lamb": {}, "muon": {}, "float16 lamb": once, "float16 muon": once}
-    expected["hold"] = {"value read, train/step.py": 1}
-    assert {name: found[name]["waits"] for name in expected} == expected
+    assert cuda["optimizers"] == expected | {"hold": {"value read, train/step.py": 1}}
 
 
 def test_mps_equals_the_cpu_without_float64(tmp_path: Path, cpu) -> None:

@@ -114,6 +114,7 @@ def ran(request: pytest.FixtureRequest, folder: Path) -> tuple[Path, int]:
     return folder, request.param
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", [*PLANS, "tuned"])
 def test_the_loss_curve_does_not_depend_on_the_number_of_processes(ran, name):
     folder, count = ran

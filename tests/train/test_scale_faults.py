@@ -32,6 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.ci
 def test_a_process_that_is_killed_starts_again_with_the_others(whole, tmp_path):
     out = tmp_path / "run"
     words = ("--devices", "2", "--max-restarts", "1", "--out", str(out))
@@ -144,7 +145,11 @@ def test_torchrun_needs_a_folder_and_errors_are_printed_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("processes", "kills"),
-    [(1, 3), pytest.param(1, 20, marks=SLOW), pytest.param(2, 20, marks=SLOW)],
+    [
+        pytest.param(1, 3, marks=pytest.mark.ci),
+        pytest.param(1, 20, marks=SLOW),
+        pytest.param(2, 20, marks=SLOW),
+    ],
 )
 def test_chaos(tmp_path, processes, kills):
     """Kills at random times; `python tests/helpers/chaos.py` does it 100 times."""

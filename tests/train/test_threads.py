@@ -48,6 +48,7 @@ def environment(out):
     return json.loads((out / "environment.json").read_text())
 
 
+@pytest.mark.ci
 @TWO
 def test_a_run_leaves_busy_cores_to_others_and_keeps_its_number_of_threads(tmp_path, free_threads):
     recipe = replace_fields(

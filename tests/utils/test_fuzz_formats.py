@@ -42,6 +42,7 @@ def count_files(rows: list[dict]) -> int:
     return sum(row.get("read", 0) + row.get("refused", 0) for row in rows)
 
 
+@pytest.mark.ci
 def test_150_damaged_files_and_the_kept_cases(tmp_path: Path) -> None:
     rows = run_fuzzer(tmp_path, "--count", "150")
     assert count_files(rows) >= 150

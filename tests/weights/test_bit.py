@@ -71,6 +71,7 @@ def test_the_file_is_of_the_layout_that_timm_reads(tmp_path: Path, theirs, array
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("pack", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("numbered", [False, True])
 def test_an_npz_gives_timms_logits(
