@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (code := _handle_no_command(arguments)) is not None:
                 return code
             with terminate_on_signals():
-                return _run(arguments[0], arguments[1:])
+                return _run_until_signal(arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
@@ -139,6 +139,16 @@ def _format_error(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     return " ".join(str(error).split())
+
+
+def _run_until_signal(arguments: Sequence[str]) -> int:
+    """Run a command; signals while it reports an error end it without a traceback."""
+    try:
+        return _run(arguments[0], arguments[1:])
+    except Terminated as signal:
+        return signal.code
+    except KeyboardInterrupt:
+        return 130
 
 
 def _fail(message: str, code: int) -> int:

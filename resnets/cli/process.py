@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 EMPTY = "is empty; is a shell variable unset?"
+RETRY_AFTER = 0.05  # seconds until a signal whose exception was discarded is sent again
 
 
 class Terminated(BaseException):
@@ -50,7 +51,8 @@ def terminate_on_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed.
 
     A second SIGTERM ends the process at once. Existing handlers stay: that of nohup, which ignores
-    SIGHUP, and those of a program that calls `main`.
+    SIGHUP, and those of a program that calls `main`. If the signal arrives in a destructor or a
+    weakref callback, whose exceptions Python discards, it is sent again.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -63,15 +65,26 @@ def terminate_on_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
         raise Terminated(number)
 
-    handled = []
+    def send_again(discarded: sys.UnraisableHookArgs) -> None:
+        if not isinstance(discarded.exc_value, Terminated):
+            hook(discarded)
+            return
+        number = discarded.exc_value.code - 128
+        signal.signal(number, end)
+        threading.Timer(RETRY_AFTER, os.kill, (os.getpid(), number)).start()
+
+    hook, handled = sys.unraisablehook, list[signal.Signals]()
     if threading.current_thread() is threading.main_thread():
         signals = (signal.SIGTERM, signal.SIGHUP)
         handled = [each for each in signals if signal.getsignal(each) is signal.SIG_DFL]
     for each in handled:
         signal.signal(each, end)
+    if handled:
+        sys.unraisablehook = send_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for each in handled:
             signal.signal(each, signal.SIG_DFL)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,43 @@ def test_signals_leave_nothing_half_written(tmp_path: Path, monkeypatch, number:
     assert main(["info"]) == code
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) is signal.SIG_DFL
+
+
+class Signals:
+    """A signal arrives in its destructor."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_in_a_destructor_ends_the_command(number: int, code: int, monkeypatch, capfd):
+    def command() -> None:
+        Signals(number)
+        time.sleep(30)
+
+    monkeypatch.setattr(info, "command", command)
+    assert main(["info"]) == code
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_while_an_error_is_reported_ends_the_command(number: int, code: int, monkeypatch):
+    class UnluckyError(ConfigError):
+        def __str__(self) -> str:
+            signal.raise_signal(number)
+            return ""
+
+    def command() -> None:
+        raise UnluckyError
+
+    monkeypatch.setattr(info, "command", command)
+    assert main(["info"]) == code
 
 
 def test_ignored_signals_stay_ignored(monkeypatch):
