@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = list(sys.argv[1:] if argv is None else argv)
             if (code := _handle_no_command(arguments)) is not None:
                 return code
-            with terminate_on_signals():
-                return _run_until_signal(arguments)
+            return _run_until_signal(arguments[0], arguments[1:])
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
@@ -141,10 +140,11 @@ def _format_error(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _run_until_signal(arguments: Sequence[str]) -> int:
-    """Run a command; signals while it reports an error end it without a traceback."""
+def _run_until_signal(name: str, arguments: list[str]) -> int:
+    """Run a command; signals while it reports an error or ends cause no traceback."""
     try:
-        return _run(arguments[0], arguments[1:])
+        with terminate_on_signals():
+            return _run(name, arguments)
     except Terminated as signal:
         return signal.code
     except KeyboardInterrupt:
