@@ -158,6 +158,8 @@ def test_arrays_and_tensors_are_understood_as_in_a_data_set(run, capsys):
         source = open_objects((images, labels))
         np.testing.assert_array_equal(source.train.images[..., 0], pixels)
         assert source.notes == (f"train images: {form}",)
+    rounded = (pixels[:, None] / 255).bfloat16()
+    assert resnets.predict(run, rounded) == resnets.predict(run, rounded.float())
     for wrong in (
         torch.zeros(3, 16, 3),  # (C, H, W) or (H, W, C)
         torch.full((16, 16), 7.0),

@@ -18,8 +18,11 @@ EXPECTED = "an image is (H, W), (H, W, 1 or 3) or (1 or 3, H, W)"
 
 
 def to_array(value: Any) -> NDArray[Any]:
-    """Return a tensor or any other value as an array."""
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    """Return a tensor or any other value as an array; bfloat16, which NumPy lacks, as float32."""
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def to_pixels(image: Any, name: str, *, batch: bool = False) -> NDArray[np.uint8]:
