@@ -44,7 +44,7 @@ def test_idx_files(tmp_path: Path) -> None:
     write_idx(tmp_path, "test")  # a second test set
     (tmp_path / "photos").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "photos" / "a.png")
-    assert skipped(tmp_path) == "2 without suffix, 1 .png (not a file of the set)"
+    assert skipped(tmp_path) == "2 without extension, 1 .png (not a file of the set)"
 
 
 def test_cifar_batches(tmp_path: Path) -> None:

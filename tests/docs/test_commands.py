@@ -27,6 +27,8 @@ REASONS = {
     "uses names of yours",
 }
 LANGUAGES = {"bash", "console", "json", "markdown", "python", "text", "toml", "yaml"}
+# Characters of a code block that a laptop's window shows beside the site's two columns.
+CODE_WIDTH = 92
 
 
 def test_there_are_commands():
@@ -37,6 +39,13 @@ def test_blocks_have_a_language_and_a_reason_not_to_run():
     for block in blocks():
         assert block.language in LANGUAGES, block.place
         assert block.reason is None or block.reason in REASONS, block.place
+
+
+def test_comments_of_code_are_seen_without_scrolling():
+    pages = [block for block in blocks("bash", "python") if block.page.parent != ROOT]
+    lines = [(block.place, line) for block in pages for line in block.text.splitlines()]
+    wide = [each for each in lines if "# " in each[1] and len(each[1]) > CODE_WIDTH]
+    assert not wide
 
 
 @pytest.mark.filterwarnings("ignore:get_parser")

@@ -14,6 +14,7 @@ from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import build, catalog
 from resnets.models.resnet import BasicBlock
+from resnets.report.figure_style import series_colors
 from resnets.study.analyses.lesions import (
     Lesion,
     recalibrate_norms,
@@ -142,7 +143,10 @@ def test_page_of_a_plain_and_a_residual_network(tmp_path):
     )
     assert "plain (plain): removing one block changes its error of 5.00% by +60.00" in report.lead
     assert "paths through 1 branch carry" in report.lead
-    assert (tmp_path / "out/figures/paths.svg").is_file()
+    paths = (tmp_path / "out/figures/paths.svg").read_text(encoding="utf-8")
+    plain, residual = series_colors(2)
+    assert residual in paths, "the color that the network has in the other figures"
+    assert plain not in paths, "a network without residual paths"
     for path in (tmp_path / "out/numbers").glob("*.csv"):
         header = path.read_text(encoding="utf-8").splitlines()[0]
         (columns,) = csv.reader([header])

@@ -308,7 +308,7 @@ def _other_file_findings(skipped: SkippedFiles) -> Iterator[Finding]:
         if reason == HIDDEN or path == QUARANTINE:
             continue
         more = f"and {count - 1:,} more " if count > 1 else ""
-        suffix_text = f"called {suffix}" if suffix else "no suffix"
+        suffix_text = f"called {suffix}" if suffix else "no extension"
         kind = NOT_AN_IMAGE if reason in (NOT_IMAGE, BROKEN_LINK, SPECIAL, LOOP) else UNREAD
         yield Finding(kind, path, f"{more}{suffix_text}, {reason}", count=count)
 

@@ -263,7 +263,7 @@ def _class_items(report: CheckReport) -> Iterator[VerdictItem]:
 def _unread_items(report: CheckReport) -> Iterator[VerdictItem]:
     """Yield images in unsupported formats, by suffix and remedy."""
     for each in _iter_kind(report, UNREAD):
-        suffix = PurePosixPath(each.path).suffix.lower() or "images without suffix"
+        suffix = PurePosixPath(each.path).suffix.lower() or "images without extension"
         remedy = each.detail.partition(", ")[2]
         text = f"{each.count:,} {suffix} {_plural(each.count, 'file is', 'files are')} not read"
         yield VerdictItem("suspect", f"{text}: {remedy}", f"Such as {each.path}.")

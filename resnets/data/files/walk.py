@@ -163,7 +163,7 @@ class SkippedFiles:
             text = f"{reason}, such as {example}" if example else reason
             return f"{suffixes.total():,} {entries} ({text})"
         common = suffixes.most_common(MAX_SUFFIXES)
-        texts = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in common]
+        texts = [f"{count:,} {suffix or 'without extension'}" for suffix, count in common]
         if len(suffixes) > MAX_SUFFIXES:
             texts.append(f"{suffixes.total() - sum(count for _, count in common):,} others")
         return f"{', '.join(texts)} ({reason})"

@@ -148,5 +148,5 @@ def _explain_no_labels(
         remedy += (
             f"; if {annotation_folders[0]}/ has annotations of objects, train a detection recipe"
         )
-    kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
+    kinds = ", ".join(sorted({suffix_of(path) or "no extension" for path in paths})[:4])
     return f"{location}: its {len(paths):,} images ({kinds}) are in no class folders; {remedy}"

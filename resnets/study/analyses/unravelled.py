@@ -299,10 +299,11 @@ def _plot_counts(axes: Axes, result: Unravelled, lesions: Sequence[Lesion], colo
 
 
 def _plot_paths(results: Sequence[Unravelled]) -> Plot:
-    residual = [each for each in results if each.paths]
+    colors = series_colors(len(results))
+    residual = [(each, color) for each, color in zip(results, colors, strict=True) if each.paths]
     with figure_style():
         figure, (alone, carried) = subplots(2)
-        for each, color in zip(residual, series_colors(len(residual)), strict=True):
+        for each, color in residual:
             lengths = [path.length for path in each.paths]
             label = escape_label(each.label)
             alone.plot(lengths, [path.gradient or math.nan for path in each.paths], "o-", ms=3,
