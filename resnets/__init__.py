@@ -26,13 +26,13 @@ from resnets.utils.machine import cpu_count
 
 if TYPE_CHECKING:
     from resnets import recipes, study
-    from resnets.api.check_data import check_data
+    from resnets.api.data.check import check_data
+    from resnets.api.data.open import open_data
+    from resnets.api.data.pack import pack_data
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
     from resnets.api.features import features
-    from resnets.api.inputs import open_data
     from resnets.api.load import load
-    from resnets.api.pack_data import pack_data
     from resnets.api.predict import predict
     from resnets.api.push import push
     from resnets.api.recompute_norm import recompute_norm
@@ -117,15 +117,15 @@ lazy_exports(
         "ResnetsError": "resnets.utils.errors",
         "Run": "resnets.api.run",
         "__version__": "resnets.api",
-        "check_data": "resnets.api.check_data",
+        "check_data": "resnets.api.data.check",
         "create_model": "resnets.weights.create",
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
         "features": "resnets.api.features",
         "list_models": "resnets.models.catalog",
         "load": "resnets.api.load",
-        "open_data": "resnets.api.inputs",
-        "pack_data": "resnets.api.pack_data",
+        "open_data": "resnets.api.data.open",
+        "pack_data": "resnets.api.data.pack",
         "predict": "resnets.api.predict",
         "push": "resnets.api.push",
         "recipes": "resnets.recipes",

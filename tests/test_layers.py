@@ -32,14 +32,10 @@ def test_names_of_test_files_are_unique():
     assert not {name for name in names if names.count(name) > 1}
 
 
-# One module for each function of the public API.
-CROWDED = {"resnets/api": 15}
-
-
 def test_folders_stay_small():
     counts = Counter(
         str(path.parent.relative_to(ROOT))
         for path in (ROOT / "resnets").rglob("*.py")
         if path.name != "__init__.py"
     )
-    assert not {path: count for path, count in counts.items() if count > CROWDED.get(path, 13)}
+    assert not {path: count for path, count in counts.items() if count > 13}

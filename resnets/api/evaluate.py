@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,59 +10,22 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from resnets.api.inputs import AnyWeights, path_or_any_model, task_of
-from resnets.config import ConfigError, dump_json
-from resnets.data import Split
-from resnets.data.dataset.source import Source
-from resnets.data.dataset.summary import announce
+from resnets.api.tasks.classify import evaluate_classifiers
+from resnets.config import ConfigError
 from resnets.data.sources.objects import open_objects
-from resnets.evaluate.data.ground_truth import GroundTruth
-from resnets.evaluate.data.match_classes import SplitName, open_labeled
-from resnets.evaluate.ensemble import Ensemble, ScoredBatch
-from resnets.evaluate.evaluation import Evaluation
-from resnets.evaluate.figures.confusion import save_confusion_figure
-from resnets.evaluate.figures.image_grid import save_error_grid
-from resnets.evaluate.measure import (
-    KnownScores,
-    Measurement,
-    measure,
-    measure_unknown,
-    open_unknown,
-)
-from resnets.evaluate.prepare import to_device, with_progress
+from resnets.evaluate.data.match_classes import SplitName
+from resnets.evaluate.measure import Measurement
 from resnets.evaluate.views import Average, ViewKind, Views
 from resnets.models import ImageClassifier
-from resnets.runtime.artifact import is_artifact
-from resnets.runtime.evaluate_backend import BackendScorer, evaluate_backend
-from resnets.runtime.open import open_artifact
 from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.sequence.load import SequenceModel
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
 from resnets.utils.files.locks import results_folder
-from resnets.utils.machine import environment
-from resnets.utils.machine.distributed import ProcessGroup, init_distributed
-from resnets.utils.printable import echo
-from resnets.weights.given import LOADED, copy_for_inference
-from resnets.weights.heads import match_class_names, parse_classes
-from resnets.weights.load import LoadOptions, load_classifier, warn_about_names
+from resnets.weights.load import LoadOptions
 
 if TYPE_CHECKING:
-    from resnets.api.detect import DetectionEvaluation
-
-
-@dataclass(frozen=True)
-class _Options:
-    """Arguments of `evaluate` that describe data and computation."""
-
-    data: str | Source | None
-    split: SplitName
-    labels: Path | None
-    views: Views
-    average: Average
-    device: str
-    precision: str
-    quiet: bool
-    unknown: str | None = None
+    from resnets.api.tasks.detect import DetectionEvaluation
 
 
 @api_function
@@ -139,13 +100,12 @@ def evaluate(
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
-    paths = [each for each in models if isinstance(each, str)]
-    sizes = tuple(scales)
     path = fspath(data) if isinstance(data, str | PathLike) else None
     source = open_objects(data) if path is None and data is not None else None
+    loading = LoadOptions(model, classes, rename=False)
     with results_folder(folder):
         tasks = {task_of(each) for each in models}
-        if len(tasks) > 1 and len(paths) < len(models):
+        if len(tasks) > 1 and not all(isinstance(each, str) for each in models):
             raise ConfigError("ensemble: all models must be for the same task")
         if tasks & {"text", "signals"}:
             refuse_options(
@@ -155,7 +115,7 @@ def evaluate(
                 labels=labels,
                 unknown=unknown,
                 flip=flip,
-                scales=sizes,
+                scales=scales,
                 image_set=image_set,
                 refine=refine,
                 views=views != "center",
@@ -172,8 +132,8 @@ def evaluate(
                 precision=precision,
                 quiet=quiet,
             )
-        if tasks - {"classify"}:
-            from resnets.api.detect import evaluate_detectors  # takes a second to import
+        if tasks != {"classify"}:
+            from resnets.api.tasks.detect import evaluate_detectors  # takes a second to import
 
             refuse_options(
                 "only for classifiers; omit it for a detector",
@@ -200,10 +160,10 @@ def evaluate(
                 path,
                 split,
                 image_set=image_set,
-                scales=sizes or None,
+                scales=tuple(scales) or None,
                 refine=refine,
                 classes_from=[fspath(each) for each in classes_from],
-                loading=LoadOptions(model, classes, rename=False),
+                loading=loading,
                 views=Views(views, (), flip),
                 average=average,
                 out=folder,
@@ -217,174 +177,17 @@ def evaluate(
             image_set=image_set,
             classes_from=classes_from,
         )
-        options = _Options(
+        return evaluate_classifiers(
+            [each for each in models if isinstance(each, str | ImageClassifier)],
             path if source is None else source,
             split,
-            None if labels is None else Path(labels),
-            Views(views, sizes, flip),
-            average,
-            device,
-            precision,
-            quiet,
-            None if unknown is None else fspath(unknown),
+            labels=None if labels is None else Path(labels),
+            unknown=None if unknown is None else fspath(unknown),
+            loading=loading,
+            views=Views(views, tuple(scales), flip),
+            average=average,
+            out=folder,
+            device=device,
+            precision=precision,
+            quiet=quiet,
         )
-        if any(map(is_artifact, paths)):
-            refuse_options(
-                "cannot be combined with an artifact, which has a fixed model and evaluates the "
-                "center crop",
-                model=model,
-                classes=classes,
-                views=views != "center",
-                scales=scales,
-                flip=flip,
-                average=average != "probabilities",
-            )
-            if len(models) > 1:
-                raise ConfigError("an artifact cannot be part of an ensemble; evaluate it alone")
-            return _evaluate_artifact(Path(paths[0]), options, folder)
-        if not paths:
-            refuse_options(LOADED, model=model)
-        rename = LoadOptions(model, classes, rename=False)
-        classifiers = [each for each in models if isinstance(each, str | ImageClassifier)]
-        nets = [
-            copy_for_inference(each)
-            if isinstance(each, ImageClassifier)
-            else load_classifier(each, rename)
-            for each in classifiers
-        ]
-        if classes is not None:
-            _rename_outputs(nets, classes)
-        names = [each.origin if isinstance(each, ImageClassifier) else each for each in classifiers]
-        return _evaluate_models(nets, names, options, folder)
-
-
-def _evaluate_models(
-    nets: Sequence[ImageClassifier], names: Sequence[str], options: _Options, out: Path | None
-) -> Measurement:
-    split, truth = open_labeled(nets[0], options.data, options.split, options.labels, nets[1:])
-    with init_distributed(options.device) as group:
-        quiet = options.quiet or not group.is_main
-        keep_bits = any(net.preprocess.spec.keep_bits for net in nets)
-        for net in nets:
-            device, precision = to_device(
-                net, options.device, options.precision, keep_bits=keep_bits
-            )
-        ensemble = Ensemble(nets, options.views, options.average, device, precision)
-        if not quiet:
-            announce(split)
-            echo(f"evaluating in {precision} on {environment.device_name(device)}", error=True)
-        if options.unknown is not None and (
-            len(nets) > 1 or options.views != Views() or group.world_size > 1
-        ):
-            raise ConfigError(
-                "--unknown: only for a single classifier with one view, in one process"
-            )
-        others = None if options.unknown is None else open_unknown(options.unknown)
-        known = KnownScores()
-
-        def watch(scored: Iterable[ScoredBatch]) -> Iterable[ScoredBatch]:
-            scored = _progress(scored, truth, group, quiet)
-            return scored if others is None else known.watch(scored)
-
-        measurement = measure(
-            ensemble,
-            split,
-            truth,
-            weights=_protocol_names(nets, names),
-            watch=watch,
-            group=group,
-        )
-        if others is not None:
-            measurement = replace(measurement, unknown=measure_unknown(ensemble, known, others))
-        if not math.isfinite(measurement.evaluation.loss):
-            raise ValueError(
-                f"{', '.join(names)}: the outputs are not finite on this data (loss"
-                f" {measurement.evaluation.loss}); the run diverged, or try precision float32"
-            )
-        if group.is_main and out is not None:
-            _write_results(measurement, split, out, quiet)
-    return measurement
-
-
-def _evaluate_artifact(path: Path, options: _Options, out: Path | None) -> Measurement:
-    """Evaluate an artifact of `resnets export` in its own runtime."""
-    backend = open_artifact(path, device=options.device, precision=options.precision)
-    split, truth = open_labeled(backend, options.data, options.split, options.labels)
-    if not options.quiet:
-        announce(split)
-        echo(f"evaluating with {backend.name}", error=True)
-    others = None if options.unknown is None else open_unknown(options.unknown)
-    group, known = ProcessGroup(), KnownScores()
-    measurement = evaluate_backend(
-        backend,
-        split,
-        truth,
-        lambda scored: known.watch(_progress(scored, truth, group, options.quiet)),
-    )
-    if others is not None:
-        measurement = replace(
-            measurement, unknown=measure_unknown(BackendScorer(backend), known, others)
-        )
-    if out is not None:
-        _write_results(measurement, split, out, options.quiet)
-    return measurement
-
-
-def _progress(
-    scored: Iterable[ScoredBatch], truth: GroundTruth, group: ProcessGroup, quiet: bool
-) -> Iterator[ScoredBatch]:
-    """Yield from `scored` with a progress bar; print errors of unreadable images as they occur."""
-    total = len(group.shard(truth.rows))
-    for each in with_progress(scored, total, len, hidden=quiet):
-        for _, error in each.errors:
-            if not quiet:
-                echo(f"resnets evaluate: {error}", error=True)
-        yield each
-
-
-def _rename_outputs(nets: Sequence[ImageClassifier], classes: str | Sequence[str]) -> None:
-    for net in nets:
-        if net.classes != nets[0].classes:
-            option = f"--classes {classes}" if isinstance(classes, str) else "--classes"
-            raise ConfigError(
-                f"{option}: {net.origin} lists the same classes in another order; evaluate "
-                "the models without --classes"
-            )
-    names = parse_classes(classes, nets[0].spec.num_classes, nets[0].origin)
-    own_names = nets[0].classes
-    is_reordered = names != own_names and match_class_names(own_names, names) is not None
-    if is_reordered and classes == "numbers":
-        raise ConfigError(
-            f"--classes numbers: {nets[0].origin} has the same names in another order "
-            f"({', '.join(own_names[:3])}, ...); omit --classes"
-        )
-    if is_reordered:  # other names are matched to the data's later
-        warn_about_names(nets[0].origin, own_names, names)
-    for net in nets:
-        net.classes = names
-
-
-def _protocol_names(nets: Sequence[ImageClassifier], names: Sequence[str]) -> list[str]:
-    """Return the name of each model in the protocol; members of an ensemble have their path."""
-    if len(nets) == 1:
-        return [nets[0].origin]
-    return [
-        f"{net.spec.name} {where}: {net.origin}" for net, where in zip(nets, names, strict=True)
-    ]
-
-
-def _write_results(measurement: Measurement, split: Split, out: Path, quiet: bool) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    figures, confusion, errors = (
-        out / name for name in ("evaluation.json", "confusion.png", "errors.png")
-    )
-    dump_json(measurement.to_json(), figures)
-    written = [figures, confusion, errors]
-    if isinstance(measurement.evaluation, Evaluation):
-        save_confusion_figure(measurement.evaluation, confusion)
-    else:  # multi-label evaluations have no confusion matrix
-        written.remove(confusion)
-    save_error_grid(split, measurement.mistakes, measurement.evaluation.protocol, errors)
-    if not quiet:
-        *others, last = map(str, written)
-        echo(f"wrote {', '.join(others)} and {last}", error=True)

@@ -1,4 +1,4 @@
-"""Data sets, images and weights as arguments of the API, and `resnets.open_data`."""
+"""Images and weights as arguments of the API."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from resnets.config import ConfigError, DataSpec, ModelSpec, from_dict, to_dict
-from resnets.config.data import data_source
-from resnets.data import Splits
-from resnets.data import open_data as open_spec
+from resnets.config import ConfigError, ModelSpec
 from resnets.data.dataset.probe_split import warn_unread_frames
-from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.decode.arrays import describe_array
 from resnets.data.errors import DataError
 from resnets.data.files.walk import SkippedFiles
-from resnets.data.sources.objects import open_objects
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
 from resnets.sequence.load import SequenceModel
-from resnets.utils.api_function import api_function
 from resnets.utils.files.write import check_path
 from resnets.utils.printable import echo, format_count
 from resnets.weights.checkpoint.find import read_task
@@ -38,33 +32,6 @@ if TYPE_CHECKING:
 
 AnyWeights = str | PathLike[str] | nn.Module  # a loaded model of any task
 AnyModel = Union[ImageClassifier, SequenceModel, "DetectionModel"]
-
-
-@api_function
-def open_data(data: str | PathLike[str] | DataSpec | Any, **fields: Any) -> Splits:
-    """Open the images of a data set as a run does.
-
-        splits = resnets.open_data("digits", val_fraction=0.2)
-        len(splits.train), splits.train.labels  # (N,) int64
-
-    Args:
-        data: A name, a path, a `DataSpec`, or a Python object, as for `resnets.train`.
-        **fields: Fields of `DataSpec`, such as val_fraction or split_seed.
-
-    Returns `Splits` with `.train`, `.val`, `.test()` and `.classes`. Raises DataError, and
-    ConfigError for an unknown field.
-    """
-    source: Source | None = None
-    if isinstance(data, DataSpec):
-        spec = data
-    elif isinstance(data, str | PathLike):
-        spec = DataSpec(source=data_source(data))
-    else:
-        source = open_objects(data)
-        spec = DataSpec(source=source.name)
-    if "source" in fields:
-        raise ConfigError("source: already set by the first argument; omit one of them")
-    return open_spec(from_dict(DataSpec, to_dict(spec) | fields, "open_data"), source=source)
 
 
 def path_or_any_model(weights: AnyWeights, *, named: bool = True) -> str | AnyModel:

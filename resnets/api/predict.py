@@ -109,7 +109,7 @@ def predict(
     refuse_options("only for models of text; omit it", length=length != 300)
     inputs = expand_folders(images, quiet)
     if task != "classify" and not isinstance(source, ImageClassifier):
-        from resnets.api.detect import predict_objects  # takes a second to import
+        from resnets.api.tasks.detect import predict_objects  # takes a second to import
         from resnets.runtime.vision import check_runtime
 
         refuse_options(

@@ -18,7 +18,7 @@ from resnets.utils.machine.processes import environment_int
 from resnets.utils.printable import echo, escape, join_names, terminal_console
 
 if TYPE_CHECKING:
-    from resnets.api.detect import DetectionEvaluation
+    from resnets.api.tasks.detect import DetectionEvaluation
     from resnets.detect.metrics.meters import DetectionMetrics
     from resnets.evaluate.evaluation import AnyEvaluation, Evaluation
     from resnets.evaluate.measure import Measurement, UnknownMetrics

@@ -74,7 +74,7 @@ def command(
     search = None
     if nearest is not None:
         search = NearestImages(extractor.embed_one(nearest).vector, top_k)
-        computed = search.watch(computed)
+        computed = search.collect(computed)
     if out is None:
         for _ in computed:
             pass

@@ -159,7 +159,7 @@ class NearestImages:
         self.vector, self.count = vector, count
         self.candidates: list[tuple[float, Embedding]] = []
 
-    def watch(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
+    def collect(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
         """Iterate over `embeddings`, and remember the nearest."""
         for embedding in embeddings:
             similarity = cosine_similarity(self.vector, embedding.vector)

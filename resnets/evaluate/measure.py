@@ -150,13 +150,13 @@ def measure(
     truth: GroundTruth,
     *,
     weights: list[str],
-    watch: Callable[[Iterable[ScoredBatch]], Iterable[ScoredBatch]] = iter,
+    progress: Callable[[Iterable[ScoredBatch]], Iterable[ScoredBatch]] = iter,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     workers: int | None = None,
 ) -> Measurement:
     """Compute the metrics of `scorer` on the images of `split` that have a label.
 
-    weights: names of the members for the protocol. watch: wraps the iteration, to show progress.
+    weights: names of the members for the protocol. progress: wraps the iteration over batches.
     Images that cannot be read are skipped and listed in `errors`. Raises ValueError if no image is
     left.
     """
@@ -164,7 +164,7 @@ def measure(
     mistakes: list[Mistake] = []
 
     def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for scored in watch(scorer.scores(split, group.shard(truth.rows), workers)):
+        for scored in progress(scorer.scores(split, group.shard(truth.rows), workers)):
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
@@ -275,7 +275,7 @@ class KnownScores:
 
     scores: list[np.ndarray] = field(default_factory=list)
 
-    def watch(self, batches: Iterable[ScoredBatch]) -> Iterator[ScoredBatch]:
+    def collect(self, batches: Iterable[ScoredBatch]) -> Iterator[ScoredBatch]:
         """Iterate over `batches`, and collect their scores."""
         for each in batches:
             self.scores.append(known_scores(each.logits.numpy()))

@@ -169,9 +169,10 @@ def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvalu
     positions = evenly_spaced(len(truth.rows), MAX_MEASURED).tolist()
     chosen = {truth.rows[position] for position in positions}
     subset = truth.select(chosen)
-    from resnets.runtime.evaluate_backend import evaluate_backend  # deferred: slow to import
+    from resnets.evaluate.measure import measure  # deferred: slow to import
+    from resnets.runtime.scorer import BackendScorer
 
-    return evaluate_backend(backend, split, subset).evaluation
+    return measure(BackendScorer(backend), split, subset, weights=[backend.origin]).evaluation
 
 
 def compare_errors(

@@ -114,7 +114,7 @@ def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
         path.write_bytes(b"no image")
     named = []
 
-    def watch(parts):
+    def progress(parts):
         for part in parts:
             named.extend(part.errors)
             yield part
@@ -122,7 +122,7 @@ def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
     with pytest.raises(ValueError, match="no examples"):
         measure(
             ensemble([small_net(RESIDUAL)]), split, split_truth(split.labels, SAME),
-            weights=["w"], watch=watch,
+            weights=["w"], progress=progress,
         )  # fmt: skip
     assert len(named) == len(SIZES)
 

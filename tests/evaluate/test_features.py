@@ -89,7 +89,7 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
     nearest = NearestImages(wanted, 5)
     passed = [
         each.path
-        for each in nearest.watch(
+        for each in nearest.collect(
             Embedding(str(number), None, vector) for number, vector in enumerate(vectors)
         )
     ]
@@ -107,7 +107,7 @@ def test_an_image_is_nearest_to_itself(tmp_path: Path):
     net, split = small_net(RESIDUAL), write_images(tmp_path)
     (image,) = found(net, [tmp_path / "05.png"])
     nearest = NearestImages(image.vector, 1)
-    list(nearest.watch(found(net, split)))
+    list(nearest.collect(found(net, split)))
     ((likeness, best),) = nearest.best
     assert Path(best.path).name == "05.png"
     assert likeness == pytest.approx(1)

@@ -15,7 +15,7 @@ from resnets.config.detect import AnnotationFormat, ClassMapScheme
 from resnets.utils.printable import echo, escape, terminal_console
 
 if TYPE_CHECKING:
-    from resnets.api.check_data import DataReport
+    from resnets.api.data.check import DataReport
     from resnets.data.check.run import CheckReport
 
 STYLES = {
@@ -84,7 +84,7 @@ class Check:
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
-        from resnets.api.check_data import check_data
+        from resnets.api.data.check import check_data
         from resnets.cli.data.check_boxes import print_annotations, print_repair
         from resnets.data.check.verdict import exit_code
 

@@ -54,7 +54,7 @@ class Pack:
 
 
 def _pack(source: str, options: dict[str, Any]) -> int:
-    from resnets.api.pack_data import pack_data
+    from resnets.api.data.pack import pack_data
     from resnets.data.decode.pixel_values import describe_levels
 
     packed = pack_data(source, **options)

@@ -32,7 +32,7 @@ def predict(
     precision: str,
 ) -> int:
     """Detect objects or segment images; returns 1 if any image is unreadable."""
-    from resnets.api.detect import predict_objects
+    from resnets.api.tasks.detect import predict_objects
 
     if draw is not None:
         make_folder(draw, "--draw")

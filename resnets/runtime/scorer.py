@@ -1,8 +1,8 @@
-"""Evaluate an inference backend on a split, as `resnets evaluate` does for artifacts."""
+"""Score the images of a split with an inference backend, for `resnets.evaluate.measure`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,7 @@ from torch import Tensor
 
 from resnets.data import Split
 from resnets.evaluate.batched_inference import batched_inference
-from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import MAX_BATCH, MIN_BATCH, ScoredBatch
-from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.views import Pixels, Views, read_views
 from resnets.runtime.base import Backend
 from resnets.utils.machine.cpu_count import cores
@@ -52,13 +50,3 @@ class BackendScorer:
         """The evaluation protocol: views, size, backend and weights."""
         views = Views().describe(self.backend.preprocess.spec, "probabilities")
         return f"{views}, {self.backend.name}, {', '.join(names)}"
-
-
-def evaluate_backend(
-    backend: Backend,
-    split: Split,
-    truth: GroundTruth,
-    progress: Callable[[Iterable[ScoredBatch]], Iterable[ScoredBatch]] = iter,
-) -> Measurement:
-    """Metrics of `backend` on the labeled images of `split`."""
-    return measure(BackendScorer(backend), split, truth, weights=[backend.origin], watch=progress)

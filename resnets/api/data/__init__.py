@@ -1,0 +1,1 @@
+"""`resnets.open_data`, `check_data` and `pack_data`."""

@@ -1,0 +1,1 @@
+"""What `resnets.evaluate` and `resnets.predict` do for the models of one task."""
