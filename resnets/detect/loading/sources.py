@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -98,46 +97,18 @@ def open_detection(
     opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
     train_part = opener.load(sets.train)
     val = _load_val(opener, sets, train_part, detect, data.source)
-    sets_by_title: dict[str, RawImageSet] = {}
-    test_images = functools.cache(lambda: opener.load(sets.test))
-
-    def part(titles: str, image_set: RawImageSet) -> FilePart:
-        """Return images with the keys of other data sets: paths in the store, and contents."""
-        sets_by_title[titles] = image_set
-        paths = [str(image.path) for image in image_set.images]
-        files, ids = source.store.take(paths), hash_names(paths)
-        # A path is in the store once: where contents are not compared, paths tell equal images.
-        content = file_keys(files) if needs_keys and can_hash(files) else ids
-        labels = np.zeros(len(paths), np.int64)
-        return FilePart(titles, files, labels, ids, content, hash_stems(paths))
-
-    def test_part() -> FilePart:
-        image_set = test_images()
-        if data.overlap == "refuse" and _overlap(train_part, image_set):
-            raise DataError(
-                f"{data.source}: {sets.test} shares images with {sets.train}; a test set must"
-                " be of images that training never sees"
-            )
-        return part(sets.test, image_set)
-
     holds_out = (data.val_fraction and not val) or (data.test_fraction and not sets.test)
     needs_keys = bool(holds_out) or training or known is not None
-    source_parts = Source(
-        source.name,
-        source.classes,
-        part(sets.train, train_part),
-        part(sets.val, val) if val is not None else None,
-        test_part if sets.test else None,
-    )
+    parts = _Parts(source, sets, opener, train_part, data, needs_keys=needs_keys)
     roles = choose_roles(
-        source_parts, data, known, other=other, whole=whole, by_rank=_hold_out_by_rank
+        parts.as_source(val), data, known, other=other, whole=whole, by_rank=_hold_out_by_rank
     )
 
     def open_split(role: int) -> DetectionSplit | None:
         share = roles.share(role)
         if share is None:
             return None
-        images = sets_by_title[share.part.title].images
+        images = parts.by_title[share.part.title].images
         split = opener.split([images[row] for row in share.rows], roles.description(role))
         return replace(split, summary=summary)
 
@@ -149,7 +120,7 @@ def open_detection(
     summary = _summary(source, sets, train_part, val, rows, data, opener.notes)
     if training:
         if sets.test:
-            test_images()
+            parts.test_images()
         found = (*summary.warnings, *version_warnings(roles))
         summary = replace(summary, skipped=opener.skipped().parts(), warnings=found)
     groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
@@ -172,6 +143,63 @@ def open_detection(
         if training
         else None,
     )
+
+
+class _Parts:
+    """The image sets that are the parts of a data set.
+
+    by_title: image sets that have been read. needs_keys: compare images by their contents.
+    """
+
+    def __init__(
+        self,
+        source: RawDataset,
+        sets: ChosenSets,
+        opener: SplitOpener,
+        train: RawImageSet,
+        data: DataSpec,
+        *,
+        needs_keys: bool,
+    ) -> None:
+        self.source, self.sets, self.opener, self.train = source, sets, opener, train
+        self.data, self.needs_keys = data, needs_keys
+        self.by_title: dict[str, RawImageSet] = {}
+        self._test: RawImageSet | None = None
+
+    def test_images(self) -> RawImageSet:
+        """Read the test set, once."""
+        if self._test is None:
+            self._test = self.opener.load(self.sets.test)
+        return self._test
+
+    def as_source(self, val: RawImageSet | None) -> Source:
+        """Return the parts as those of a data set of images; the test set is read when opened."""
+        return Source(
+            self.source.name,
+            self.source.classes,
+            self._part(self.sets.train, self.train),
+            self._part(self.sets.val, val) if val is not None else None,
+            self._test_part if self.sets.test else None,
+        )
+
+    def _test_part(self) -> FilePart:
+        image_set = self.test_images()
+        if self.data.overlap == "refuse" and _overlap(self.train, image_set):
+            raise DataError(
+                f"{self.data.source}: {self.sets.test} shares images with {self.sets.train}; a test"
+                " set must be of images that training never sees"
+            )
+        return self._part(self.sets.test, image_set)
+
+    def _part(self, titles: str, image_set: RawImageSet) -> FilePart:
+        """Return images with the keys of other data sets: paths in the store, and contents."""
+        self.by_title[titles] = image_set
+        paths = [str(image.path) for image in image_set.images]
+        files, ids = self.source.store.take(paths), hash_names(paths)
+        # A path is in the store once: where contents are not compared, paths tell equal images.
+        content = file_keys(files) if self.needs_keys and can_hash(files) else ids
+        labels = np.zeros(len(paths), np.int64)
+        return FilePart(titles, files, labels, ids, content, hash_stems(paths))
 
 
 def _load_val(
