@@ -73,9 +73,9 @@ def read_numbers(folder: Path, name: str) -> list[dict[str, str]]:
 
 def verdict_rows(folder: Path) -> list[Row]:
     """Return each comparison with its interval, as in VERDICT."""
-    columns = ("First", "Second", "Difference", "Low", "High")
+    columns = ("first", "second", "difference", "low", "high")
     return [
-        [row["Comparison"], *(round(float(row[column]), 2) for column in columns)]
+        [row["comparison"], *(round(float(row[column]), 2) for column in columns)]
         for row in read_numbers(folder, "verdict")
     ]
 
@@ -89,7 +89,7 @@ def text_tables(folder: Path) -> dict[str, tuple[list[str], list[Row]]]:
     """Return columns and rows of each result of text."""
     errors = {row["model"]: row for row in read_numbers(folder, "errors")}
     parameters = {
-        row["Model"]: int(row["Parameters"]) for row in read_numbers(folder, "models-compared")
+        row["model"]: int(row["parameters"]) for row in read_numbers(folder, "models-compared")
     }
     depths: list[Row] = []
     for name, row in errors.items():

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from resnets.config.recipe import format_duration
 from resnets.report.figure_style import THEME
 from resnets.utils.printable import format_count, valid_text
 
 MINUS = "\N{MINUS SIGN}"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 # Elements with commands, and an option in one: lines must not break after its hyphens.
 CODE = re.compile(r"<(pre|code)\b[^>]*>[^<]*</\1>")
@@ -55,11 +57,13 @@ def _environment() -> jinja2.Environment:
     )
     filters: Mapping[str, Callable[..., Any]] = {
         "anchor": _anchor,
+        "breakable": _breakable,
         "cell": format_cell,
         "duration": format_duration,
         "minus": minus_signs,
         "numeric": is_numeric,
         "sections": _list_sections,
+        "significant": format_significant,
     }
     environment.filters |= filters
     environment.globals |= {"theme": THEME, "plural": format_count}
@@ -74,7 +78,21 @@ def format_cell(value: Cell) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    text = f"{value:,.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+    if value != 0 and abs(value) < 0.01:
+        return format_significant(value, 2)
+    return f"{value:,.2f}".replace("-", MINUS)
+
+
+def format_significant(value: float, digits: int = 3) -> str:
+    """Format a value with `digits` significant digits: "0.0123", "42,000", "1.2 × 10⁻⁵"."""
+    if not math.isfinite(value):
+        return str(value)
+    rounded = float(f"{value:.{digits}g}")
+    power = math.floor(math.log10(abs(rounded))) if rounded else 0
+    if -4 <= power < 6:
+        text = f"{rounded:,.{max(0, digits - 1 - power)}f}" if rounded else "0"
+    else:
+        text = f"{rounded / 10.0**power:.{digits - 1}f} × 10{str(power).translate(SUPERSCRIPTS)}"
     return text.replace("-", MINUS)
 
 
@@ -90,6 +108,11 @@ def is_numeric(rows: Sequence[Row], column: int) -> bool:
         cell for cell in cells if not isinstance(cell, str) or re.match(r"[-−+±<>]?\s?\d", cell)
     ]
     return bool(cells) and 2 * len(numbers) >= len(cells)
+
+
+def _breakable(name: str) -> Markup:
+    """Allow line breaks after the dots and underscores of a field's name."""
+    return Markup(re.sub(r"(?<=\w[._])(?=\w)", "<wbr>", escape(name)))
 
 
 def _anchor(title: str) -> str:

@@ -28,6 +28,7 @@ from resnets.report.page import REPORT
 from resnets.report.render import render
 from resnets.utils.files.write import atomic_write
 from resnets.utils.imports import PREFIX
+from resnets.utils.printable import name_in_source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -126,7 +127,9 @@ def write_run_report(
         main_metric=next(iter(metrics)),
         splits=splits,
         unreadable={
-            name: split["unreadable"] for name, split in splits.items() if split.get("unreadable")
+            name: [name_in_source(text, recipe.data.source) for text in split["unreadable"]]
+            for name, split in splits.items()
+            if split.get("unreadable")
         },
         curves=curves,
         stages=stage_summary,

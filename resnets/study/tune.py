@@ -336,7 +336,7 @@ def _write_report(
         )
         for each in sorted(trials, key=lambda each: (each.error, each.number))
     ]
-    columns = ("trial", *(f"{title} %" for title in metrics.values()), *names)
+    columns = ("trial", *(f"{title} (%)" for title in metrics.values()), *names)
     monitored = _monitored(recipe, best.metrics)
     return write_page(
         folder,

@@ -74,7 +74,8 @@ def write_results(
     result["train"] = {
         **state.epoch.means(),
         "examples": state.epoch.count,
-        "protocol": "mean over the last epoch during training: "
+        "protocol": f"mean over the last epoch of training, {state.epoch.count:,} draws from "
+        f"{task.examples:,} {task.summary.unit}: "
         + ("augmented images, " if task.summary.unit == "images" else "")
         + "changing weights",
         **result.get("train", {}),

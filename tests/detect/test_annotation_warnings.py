@@ -11,6 +11,7 @@ from resnets.config import ConfigError
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
 from resnets.detect.formats.problems import find_name_warnings
+from resnets.detect.formats.voc.dataset import COORDINATES
 
 WIDTH, HEIGHT = 640, 480
 
@@ -210,7 +211,7 @@ def test_voc_boxes_that_begin_at_zero_are_reported(tmp_path):
     voc_set(tmp_path)
     notes = check_annotations(str(tmp_path), "detect").notes
     assert any("12 of " in each and "begin at 0" in each for each in notes)
+    assert notes.count(COORDINATES) == 1  # of all image sets
     for path in (tmp_path / "Annotations").iterdir():
         path.write_text(path.read_text().replace(">0.000<", ">1.000<"))
-    (note,) = check_annotations(str(tmp_path), "detect").notes
-    assert "begin at 0" not in note
+    assert check_annotations(str(tmp_path), "detect").notes == (COORDINATES,)

@@ -18,7 +18,7 @@ from resnets.report.figure_style import (
     to_svg,
 )
 from resnets.report.page import Figure, Numbers, Table, write_page
-from resnets.report.render import _environment, format_cell, minus_signs
+from resnets.report.render import _environment, format_cell, format_significant, minus_signs
 
 TEMPLATE = """
 {% extends "base.html.j2" %}
@@ -133,6 +133,27 @@ def test_table_shows_gaps_and_its_csv_has_the_raw_numbers(tmp_path: Path) -> Non
     ]
     assert read_csv(tmp_path, "raw")[0] == {"model": "a", "mean": "1.23456"}
     assert '<td class="n gap">–</td>' in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (42137.0, 2, "42,000"), (0.0614, 3, "0.0614"), (3.0, 2, "3.0"), (0.0, 3, "0"),
+        (-1234.5, 3, "−1,230"), (1.234e-5, 2, "1.2 × 10⁻⁵"), (9.96, 2, "10"),
+        (4.2e7, 2, "4.2 × 10⁷"), (float("nan"), 3, "nan"),
+    ],
+)  # fmt: skip
+def test_values_have_significant_digits_and_no_exponent(
+    value: float, digits: int, text: str
+) -> None:
+    assert format_significant(value, digits) == text
+
+
+def test_headings_with_names_of_fields_can_break(tmp_path: Path) -> None:
+    table = Table("trials", ("data.augment.policy_magnitude", "a<b"), ((1, 2),))
+    page = write(tmp_path, [], [], [table]).read_text(encoding="utf-8")
+    assert "data.<wbr>augment.<wbr>policy_<wbr>magnitude</th>" in page
+    assert "a&lt;b</th>" in page
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from resnets.config import DataSpec, Recipe
 from resnets.report.classification_details import ClassRow, RunDetails, class_rows
 from resnets.report.run import advise, advise_on_data, plot_curves
+from resnets.utils.printable import name_in_source
 
 
 def rows(val: list[float], train: list[float], losses: list[float] | None = None) -> list[Any]:
@@ -84,3 +85,17 @@ def test_classes_of_a_run() -> None:
     assert details.matrix[1] == ("rust", [(1, 0.5), (0, 0.0), (1, 0.5)])
     assert details.confused == [("rust", "ok", 1), ("rust", "new", 1)]
     assert details.most_trained == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "shown"),
+    [
+        ("/data/pets/val/cat/1.jpg", "/data/pets", "val/cat/1.jpg"),
+        ("/data/pets.tar:cat/1.jpg", "/data/pets.tar", "cat/1.jpg"),
+        ("/data/pets2/1.jpg", "/data/pets", "/data/pets2/1.jpg"),
+        ("test image 3", "digits", "test image 3"),
+        ("/data/pets/1.jpg: truncated", "/data/pets", "1.jpg: truncated"),
+    ],
+)
+def test_paths_are_relative_to_the_data(name: str, source: str, shown: str) -> None:
+    assert name_in_source(name, source) == shown

@@ -94,6 +94,7 @@ def test_short_study_concludes_nothing(tmp_path):
             (run / "result.json").write_text('{"data": "cifar10"}')
         report = write_grid_page(folder)
         assert report.lead.startswith("Not converged: 1,000 iterations (2.6 epochs), training")
+        assert report.lead.count("onverged") == 1
         assert "train worse" not in report.lead
         page = report.report.read_text(encoding="utf-8")
         assert page.count('<li class="open">') == 3

@@ -78,7 +78,7 @@ def test_page_has_the_tables(study: Path) -> None:
     assert "failed: dropout 0.5" in report.lead
     with open(study / "numbers" / "forms-orders.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["Paper, 164 layers"] for row in rows] == ["5.93", "6.5", "6.14", "5.91", "5.46"]
+    assert [row["paper, 164 layers"] for row in rows] == ["5.93", "6.5", "6.14", "5.91", "5.46"]
     text = Elements(report.report.read_text(encoding="utf-8")).text
     assert "resnets study forms" in text
     assert "--models cifar-resnet8,cifar-resnet14" in text

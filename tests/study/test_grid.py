@@ -462,3 +462,9 @@ def test_steps_are_timed_in_the_precision_of_the_runs(monkeypatch) -> None:
     data = DataSpec(source="stacks", size=8, channels=5, keep_bits=True)
     with pytest.raises(Picked, match=r"'auto', True"):
         budget.time_step(nn.Identity(), None, Recipe(data=data), None, torch.device("cpu"))
+
+
+def test_embedded_digits_are_not_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()  # of `resnets train digits --out digits`
+    monkeypatch.chdir(tmp_path)
+    assert depth_grid(models=["cifar-resnet8"], budget="10it").data == "digits"

@@ -108,11 +108,18 @@ def test_every_error_of_the_table_is_the_mean_of_rows_it_names(study: Path) -> N
 
 def test_balanced_error_and_macro_f1_are_shown_with_the_error(study: Path) -> None:
     for row in read_csv(study, "class-metrics"):
-        last = [each.last("test") for each in read_cells(study) if each.model == row["Model"]]
+        last = [each.last("test") for each in read_cells(study) if each.model == row["model"]]
         for title, key in (("balanced error", "balanced_error"), ("macro F1", "macro_f1")):
             values = [each[key] for each in last if each is not None]
             mean, spread = statistics.fmean(values), statistics.stdev(values)
-            assert row[f"Test {title}"] == f"{mean:.2f} ± {spread:.2f}"
+            assert row[f"test {title}"] == f"{mean:.2f} ± {spread:.2f}"
+
+
+def test_column_names_are_lower_case(study: Path, gappy: Path) -> None:
+    """They are also the headings of the page."""
+    for path in [*(study / "numbers").iterdir(), *(gappy / "numbers").iterdir()]:
+        columns = path.read_text(encoding="utf-8").splitlines()[0].split(",")
+        assert not [name for name in columns if name[:1].isupper()], path.name
 
 
 def test_last_is_the_last_row_and_best_the_lowest(study: Path) -> None:
@@ -134,11 +141,11 @@ def test_curves_are_drawn_from_the_rows_of_all_runs(study: Path) -> None:
 def test_gaps_are_marked_with_their_reason_and_excluded_from_means(gappy: Path) -> None:
     page = read_page(gappy)
     assert "3 of 9 runs did not finish (1 failed, 1 unfinished, 1 not started)" in page.text
-    gaps = {(row["Model"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
-    assert gaps["cifar-plain14", "1"]["Reason"] == REASON
+    gaps = {(row["model"], row["seed"]): row for row in read_csv(gappy, "gaps")}
+    assert gaps["cifar-plain14", "1"]["reason"] == REASON
     assert REASON in page.text
-    assert gaps["cifar-resnet20", "0"]["Last step"] == ""
-    assert 0 < int(gaps["cifar-resnet14", "1"]["Last step"]) < ITERATIONS
+    assert gaps["cifar-resnet20", "0"]["last step"] == ""
+    assert 0 < int(gaps["cifar-resnet14", "1"]["last step"]) < ITERATIONS
     errors = {row["model"]: row for row in read_csv(gappy, "errors")}
     assert errors["cifar-plain14"]["seeds finished"] == "1"
     assert errors["cifar-plain14"]["training last standard deviation"] == ""

@@ -65,7 +65,7 @@ def test_the_page_reports_bits_of_text(page):
 
 
 def test_page_counts_transformers_and_measures_their_streams(page):
-    parameters = {row["Model"]: int(row["Parameters"]) for row in read(page, "models-compared")}
+    parameters = {row["model"]: int(row["parameters"]) for row in read(page, "models-compared")}
     assert parameters["plain-transformer1"] == parameters["transformer1"]
     assert parameters["transformer2:hyper"] > parameters["plain-transformer2"]
     norms = read(page, "stream-norms")

@@ -52,7 +52,8 @@ def test_run_learns_and_says_how_it_was_measured(done):
     assert result["test"]["examples"] == 359
     for word in ("1 view", "16x16", "float32", "best.safetensors", "digits", "359 images"):
         assert word in result["test"]["protocol"]
-    assert result["train"]["examples"] == 20 * 64
+    assert result["train"]["examples"] == 20 * 64  # draws, some images twice
+    assert "1,280 draws from 1,269" in result["train"]["protocol"]
     assert result["images_per_second"] > 0
 
 

@@ -123,7 +123,7 @@ class DataSummary:
         if self.rarest is not None:
             name, count = self.rarest
             counted = f"training {self.counted}{'s' * (count != 1)}"
-            text += f"; fewest: {_shorten(name)}, {count:,} {counted}"
+            text += f"; fewest in class {_shorten(name)}: {count:,} {counted}"
         return text
 
     def _format_groups(self) -> str:

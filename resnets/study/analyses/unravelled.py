@@ -348,14 +348,14 @@ def _path_numbers(results: Sequence[Unravelled]) -> Numbers:
 
 def _single_table(results: Sequence[Unravelled]) -> Table:
     columns = (
-        "Model",
-        "Blocks",
-        "Intact",
-        "Intact, recomputed",
-        "Without one block, median",
-        "Median, recomputed",
-        "Without one block, worst",
-        "Worst, recomputed",
+        "model",
+        "blocks",
+        "intact",
+        "intact, recomputed",
+        "without one block, median",
+        "median, recomputed",
+        "without one block, worst",
+        "worst, recomputed",
     )
     rows: list[Row] = []
     for each in results:

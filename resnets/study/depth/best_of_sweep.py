@@ -227,14 +227,14 @@ def sweep_table(sweep: Sweep) -> Table:
             )
         )
     columns = (
-        "Model",
-        "Layers",
-        f"Best {sweep.fields}",
-        "Training error there",
-        "Standard deviation",
-        "Chosen by other seeds",
-        f"Training error at {sweep.fixed}",
-        "Best at the edge",
+        "model",
+        "layers",
+        f"best {sweep.fields}",
+        "training error there",
+        "standard deviation",
+        "chosen by other seeds",
+        f"training error at {sweep.fixed}",
+        "best at the edge",
     )
     return Table("sweep-best", columns, tuple(rows))
 

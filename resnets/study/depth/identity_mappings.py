@@ -151,10 +151,10 @@ def forms_tables(forms: Forms, held_out: str) -> list[Table]:
     for name, rows in (("shortcuts", forms.shortcuts), ("orders", forms.orders)):
         layers = sorted({depth for row in rows for depth in row.form.errors})
         columns = (
-            "Case",
-            "Training error",
-            f"{held_out.capitalize()} error",
-            *(f"Paper, {depth} layers" for depth in layers),
+            "case",
+            "training error",
+            f"{held_out} error",
+            *(f"paper, {depth} layers" for depth in layers),
         )
         table_rows: list[Row] = []
         for row in rows:
@@ -176,11 +176,11 @@ def forms_tables(forms: Forms, held_out: str) -> list[Table]:
         for depth, pair in forms.depths.items()
     ]
     columns = (
-        "Layers",
-        "Training, original",
-        "Training, pre-activation",
-        "Test, original",
-        "Test, pre-activation",
+        "layers",
+        "training, original",
+        "training, pre-activation",
+        f"{held_out}, original",
+        f"{held_out}, pre-activation",
     )
     return [*tables, Table("forms-depths", columns, (*ours, *paper_rows))]
 

@@ -221,13 +221,13 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
 def _models_table(models: Sequence[ModelSummary], blocks: Blocks) -> Table:
     """Tabulate the models, with their cost counted from the built modules."""
     columns = (
-        "Model",
-        "Family",
-        "Layers",
-        "Blocks per stage",
-        "Shortcut",
-        "Parameters",
-        "Multiply-adds",
+        "model",
+        "family",
+        "layers",
+        "blocks per stage",
+        "shortcut",
+        "parameters",
+        "multiply-adds",
     )
     rows: list[Row] = []
     if models[0].cells[0].metric is BITS:
@@ -254,7 +254,7 @@ def _transformers_table(models: Sequence[ModelSummary]) -> Table:
             count = sum(each.numel() for each in Transformer(spec).parameters())
         shape = (spec.depth, spec.width, spec.heads, spec.context)
         rows.append((summary.name, summary.family, *shape, count))
-    columns = ("Model", "Family", "Blocks", "Width", "Heads", "Context", "Parameters")
+    columns = ("model", "family", "blocks", "width", "heads", "context", "parameters")
     return Table("models-compared", columns, tuple(rows))
 
 

@@ -138,6 +138,7 @@ def depth_grid(
     the paper's for the family of models (for digits the recipe "digits", since the paper's mirrors
     images), the budget is the recipe's own, and there are three seeds. Raises ConfigError.
     """
+    data = data and resolve_data(data)  # unlike a default, which is never a folder of that name
     if preset is not None:
         grid = _load_preset(preset)
         counts = dict(zip(grid.models, grid.seeds, strict=True))
@@ -163,7 +164,7 @@ def depth_grid(
     return Grid(
         models=names,
         seeds=counts_by_name,
-        data=resolve_data(data or DIGITS),
+        data=data,
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),

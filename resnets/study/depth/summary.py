@@ -174,8 +174,8 @@ def class_metrics_table(models: Sequence[ModelSummary]) -> list[Table]:
         if last and all(row.keys() >= set(CLASS_METRICS) for row in last):
             values = [[float(row[key]) for row in last] for key in CLASS_METRICS]
             rows.append((model.name, len(last), *(_mean_and_spread(each) for each in values)))
-    title = SPLIT_NAMES[models[0].held_out].capitalize()
-    columns = ("Model", "Seeds", *(f"{title} {name}" for name in CLASS_METRICS.values()))
+    title = SPLIT_NAMES[models[0].held_out]
+    columns = ("model", "seeds", *(f"{title} {name}" for name in CLASS_METRICS.values()))
     return [Table("class-metrics", columns, tuple(rows))] if rows else []
 
 

@@ -27,10 +27,10 @@ def errors_table(
     held_out = models[0].held_out
     last_and_best: tuple[Which, ...] = ("last", "best")
     series = [(kind, which) for kind in ("train", held_out) for which in last_and_best]
-    depth = models[0].cells[0].metric.depth.split()[-1].capitalize()
-    columns = ["Model", depth, "Seeds"]
+    depth = models[0].cells[0].metric.depth.split()[-1]
+    columns = ["model", depth, "seeds"]
     name = models[0].cells[0].metric.name
-    columns += [f"{SPLIT_NAMES[kind].capitalize()} {name}, {which}" for kind, which in series]
+    columns += [f"{SPLIT_NAMES[kind]} {name}, {which}" for kind, which in series]
     raw = ["model", "layers", "seeds finished", "seeds"]
     raw += [
         f"{SPLIT_NAMES[kind]} {which} {part}"
@@ -51,7 +51,7 @@ def errors_table(
         rows.append(row)
         numbers.append(number)
     if any(reported):
-        columns.append("Paper")
+        columns.append("paper")
         raw += ["paper", "paper source"]
     return Table("errors", tuple(columns), tuple(rows), Numbers(tuple(raw), tuple(numbers)))
 
@@ -66,15 +66,14 @@ def verdict_table(verdict: Verdict) -> list[Table]:
         runs = f"{len(each.first_errors)}, {len(each.second_errors)}"
         title = f"{each.first.model} → {each.second.model}"
         rows.append((title, first, second, each.points, low, high, runs))
-    columns = ("Comparison", "First", "Second", "Difference", "Low", "High", "Runs")
+    columns = ("comparison", "first", "second", "difference", "low", "high", "runs")
     return [Table("verdict", columns, tuple(rows))] if rows else []
 
 
 def runs_table(models: Sequence[ModelSummary]) -> Table:
     """Tabulate each run, with the steps its numbers come from."""
     numbers = errors_by_run(models)
-    columns = tuple(name.capitalize() for name in numbers.columns)
-    return Table("runs", columns, numbers.rows, numbers)
+    return Table("runs", numbers.columns, numbers.rows)
 
 
 def errors_by_run(models: Sequence[ModelSummary]) -> Numbers:
@@ -113,4 +112,4 @@ def gaps_table(gaps: Sequence[Cell]) -> Table:
         )
         for cell in gaps
     )
-    return Table("gaps", ("Model", "Seed", "Status", "Last step", "Reason", "Run folder"), rows)
+    return Table("gaps", ("model", "seed", "status", "last step", "reason", "run folder"), rows)

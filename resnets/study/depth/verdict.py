@@ -247,12 +247,13 @@ def _describe_difference(kind: str, difference: Difference | None) -> str:
 def _describe_short_runs(plain: Difference | None, *others: Difference | None) -> list[str]:
     """Describe the invalid comparisons that the headline does not name."""
     named = {plain.better.model} if plain is not None else set()
-    short = {each.better.model: each.better for each in others if each is not None}
-    return [
-        f"Not converged: {each.text}; no conclusion from its comparisons."
-        for model, each in short.items()
-        if not each.converged and model not in named
-    ]
+    better = {each.better.model: each.better for each in others if each is not None}
+    short = [each for model, each in better.items() if not each.converged and model not in named]
+    if not short:
+        return []
+    texts = "; ".join(each.text for each in short)
+    also = "also " if plain is not None and not plain.better.converged else ""
+    return [f"Comparisons with these are {also}not conclusive, since they were too short: {texts}."]
 
 
 def _describe_falling(*differences: Difference | None) -> list[str]:

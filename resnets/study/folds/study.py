@@ -208,7 +208,7 @@ def _folds_table(cells: Sequence[Cell]) -> Table:
         test = (cell.result or {}).get("test", {})
         values = (test.get(key) for key in ("top1_error", "balanced_error", "macro_f1"))
         rows.append((cell.seed, cell.status, test.get("examples"), *values))
-    columns = ("fold", "state", "images", "error %", "balanced error %", "macro F1 %")
+    columns = ("fold", "state", "images", "error (%)", "balanced error (%)", "macro F1 (%)")
     return Table("folds", columns, tuple(rows))
 
 
@@ -220,7 +220,7 @@ def _class_table(predictions: Predictions) -> Table:
         error = 100 * float(wrong[selected].mean()) if selected.any() else None
         rows.append((name, int(selected.sum()), error))
     rows.sort(key=lambda row: -(row[2] or 0))
-    return Table("classes", ("class", "images", "error %"), tuple(rows))
+    return Table("classes", ("class", "images", "error (%)"), tuple(rows))
 
 
 def _thumbnail(predictions: Predictions, row: int) -> Thumbnail:

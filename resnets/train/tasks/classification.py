@@ -293,7 +293,9 @@ class ClassificationTask:
             if group.is_main and self.details is None:
                 batch = self._training_images()
                 counts = dict(zip(self.splits.classes, self.class_counts, strict=True))
-                self.details = run_details(name, split, evaluation, mistakes, counts, batch)
+                self.details = run_details(
+                    name, split, evaluation, mistakes, counts, batch, self.recipe.data.source
+                )
             metrics = evaluation.to_json()
             result[name] = {key: metrics[key] for key in RESULT if key in metrics}
             if self.multilabel:

@@ -16,6 +16,7 @@ from resnets.evaluate.measure import Mistake
 from resnets.evaluate.views import load_image
 from resnets.report.classification_details import CaptionedImage, RunDetails, class_rows
 from resnets.report.figure_style import Thumbnail
+from resnets.utils.printable import name_in_source
 
 log = logging.getLogger("resnets")
 
@@ -27,13 +28,17 @@ def run_details(
     mistakes: Sequence[Mistake],
     train_counts: Mapping[str, int],
     batch: Sequence[CaptionedImage],
+    source: str,
 ) -> RunDetails:
-    """Return the report's details of `evaluation`; train_counts: training images per class."""
+    """Return the report's details of `evaluation`.
+
+    train_counts: training images per class. source: of the data; paths are relative to it.
+    """
     return RunDetails(
         split_name,
         class_rows(evaluation.to_json()["per_class"], train_counts),
         evaluation.confusion.tolist() if isinstance(evaluation, Evaluation) else (),
-        [_caption_mistake(split, each) for each in mistakes],
+        [_caption_mistake(split, each, source) for each in mistakes],
         batch,
     )
 
@@ -62,7 +67,7 @@ def training_images(
     return captioned
 
 
-def _caption_mistake(split: Split, mistake: Mistake) -> CaptionedImage:
+def _caption_mistake(split: Split, mistake: Mistake, source: str) -> CaptionedImage:
     try:
         image = Thumbnail.of(np.asarray(load_image(split, mistake.row)))
     except DataError as error:  # a packed data set does not store whole images
@@ -70,5 +75,9 @@ def _caption_mistake(split: Split, mistake: Mistake) -> CaptionedImage:
         image = Thumbnail()
     return CaptionedImage(
         image,
-        (mistake.true, f"{mistake.predicted} ({mistake.probability:.1%})", mistake.path),
+        (
+            mistake.true,
+            f"{mistake.predicted} ({mistake.probability:.1%})",
+            name_in_source(mistake.path, source),
+        ),
     )

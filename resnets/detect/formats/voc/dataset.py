@@ -45,6 +45,7 @@ CLASSES = (
 _Parse = Callable[[str], "ElementTree.Element | str"]
 # `pose`, `truncated` and `occluded` describe an object that is read like all others.
 READ_ELEMENTS = frozenset({"name", "bndbox", "difficult", "pose", "truncated", "occluded"})
+COORDINATES = "box coordinates are assumed to start at 1, as in VOC, and reduced by 1 px"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -168,13 +169,12 @@ def _read_image_set(
         num_fractional = sum(
             any(math.isfinite(value) and value % 1 for value in each) for each in corners
         )
-        note = f"{start}: box coordinates are assumed to start at 1, as in VOC, and reduced by 1 px"
+        notes.append(COORDINATES)
         if zeros or num_fractional:
-            note += (
-                f" ({zeros:,} of {len(corners):,} boxes begin at 0 and {num_fractional:,} have"
-                " fractional coordinates, as if they started at 0)"
+            notes.append(
+                f"{start}: {zeros:,} of {len(corners):,} boxes begin at 0 and {num_fractional:,} "
+                "have fractional coordinates, as if coordinates started at 0"
             )
-        notes.append(note)
     if unread:
         notes.append(f"{start}: {format_unread('objects', unread)}")
     count = sum(len(image.objects) for image in matched)
