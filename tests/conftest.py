@@ -1,8 +1,12 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+gc.disable()  # until all is imported and collected
 
 # Runs in tests compute with as many threads on a busy machine, whatever runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
@@ -10,6 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 import pytest
 import torch
 from paths import SHARED
+from shared_folders import make_once
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: garbage collection does not visit it in each test."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,7 +51,8 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a net that reads scikit-learn's digits; not to be changed."""
     from digits_run import save_digits_run
 
-    return save_digits_run(tmp_path_factory.mktemp("digits") / "run")
+    saved = make_once(tmp_path_factory, "digits-run", save_digits_run)
+    return Path(shutil.copytree(saved, tmp_path_factory.mktemp("digits") / "run"))
 
 
 @pytest.fixture(scope="session")

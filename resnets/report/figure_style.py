@@ -46,7 +46,7 @@ DARK_ON_IMAGE, LIGHT_ON_IMAGE = "#1b222f", "#fefefe"
 PANEL = (4.3, 3.9)  # inches of a panel: two fit side by side on a desktop, one on a phone
 PX_PER_POINT = 4 / 3
 MARGIN = 3  # points around a panel
-LAYOUT_PASSES = 3  # that make a layout stable
+LAYOUT_PASSES = 2  # that make a layout stable
 THUMBNAIL_SIDE = 160  # px of the longer side
 
 
@@ -123,15 +123,17 @@ def to_svg(plot: Plot, name: str) -> str:
 def _freeze_layout(plot: Plot) -> None:
     """Repeat the constrained layout until it is stable, and end it.
 
-    With axes of a fixed aspect each drawing moves them a little, so boxes that are measured later
-    would not be those of an SVG that was written before.
+    With axes of a fixed aspect each repetition moves them a little, so boxes that are measured
+    later would not be those of an SVG that was written before. Drawing in between would take
+    twice as long, and so would saving a figure that has a layout engine.
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    if isinstance(plot.get_layout_engine(), ConstrainedLayoutEngine):
+    engine = plot.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
         for _ in range(LAYOUT_PASSES):
-            plot.draw_without_rendering()
-        plot.set_layout_engine("none")
+            engine.execute(plot)
+        plot.set_layout_engine(None)
 
 
 def inline_plot(plot: Plot, svg: str, name: str) -> Markup:

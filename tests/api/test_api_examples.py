@@ -31,6 +31,7 @@ def test_every_example_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == TESTED
 
 
+@pytest.mark.ci
 def test_squeeze_and_excitation(tmp_path, monkeypatch, capsys):
     words = ("--epochs", "1", "--depths", "8", "--out", tmp_path)
     text = run_example("squeeze_excitation", monkeypatch, capsys, *words)
@@ -39,6 +40,7 @@ def test_squeeze_and_excitation(tmp_path, monkeypatch, capsys):
     assert resnets.Run(tmp_path / "basic-8").recipe.custom is None
 
 
+@pytest.mark.ci
 def test_custom_loss(tmp_path, monkeypatch, capsys):
     run_example("custom_loss", monkeypatch, capsys, "--epochs", "1", "--out", tmp_path / "run")
     assert resnets.Run(tmp_path / "run").recipe.custom == {"loss": "__main__.focal_loss"}

@@ -92,6 +92,7 @@ def run_facts(checks, monkeypatch, folder, *works, options=()):
     return gpu.run_cases(gpu.parse(arguments(folder, "--only", "facts", *options)))
 
 
+@pytest.mark.ci
 def test_a_run_with_a_failed_or_wrong_case_returns_1_after_the_others(
     tmp_path, checks, monkeypatch, capsys
 ):

@@ -21,7 +21,6 @@ from bulk_runs import (
     start,
     wait_for_shards,
 )
-from digits_run import save_digits_run
 
 from resnets.bulk.plan import MAX_ATTEMPTS, lock_output
 from resnets.bulk.pool import ShardDone, ShardFailed
@@ -208,7 +207,7 @@ def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_
     other = "float32" if begun == "bfloat16" else "bfloat16"
     with pytest.raises(ConfigError, match=f"with precision {begun}, not {other}; "):
         predict_here(digits_run, folder, out, top=3, precision=other)
-    other = save_digits_run(tmp_path / "other")
+    other = Path(shutil.copytree(digits_run, tmp_path / "other"))
     _change_a_weight(other)
     with pytest.raises(ConfigError, match=f"started with {digits_run}, not {other}; "):
         predict_here(other, folder, out, top=3)

@@ -185,7 +185,10 @@ def test_pixel_values_are_told_before_work_begins(digits_run, tmp_path, capsys):
     assert [line for line in said if line.startswith("warning: ") and "16" in line]
 
 
-@pytest.mark.parametrize(("task", "kind"), [("detect", "parquet"), ("instances", "csv")])
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("detect", "parquet"), pytest.param("instances", "csv", marks=pytest.mark.ci)],
+)
 def test_objects_of_a_detector_are_rows_of_a_table(task, kind, tmp_path, capsys):
     weights = save_vision(tmp_path / "net.safetensors", small_model(FPN, task), task)
     folder = tmp_path / "images"

@@ -149,6 +149,7 @@ sys.exit(main(["predict", checkpoint, folder, *words]))
 """
 
 
+@pytest.mark.ci
 def test_files_without_permission_are_named_and_the_others_predicted(checkpoint):
     """As nobody, where this user may read everything; so in a folder that all may enter."""
     with tempfile.TemporaryDirectory() as place:

@@ -163,6 +163,7 @@ def go_through(capfd, caplog, place: Path, count: int) -> None:
     ]
 
 
+@pytest.mark.ci
 def test_some_hundred_malformed_files(capfd, caplog, tmp_path):
     go_through(capfd, caplog, tmp_path, 264)
 

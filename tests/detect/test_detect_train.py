@@ -168,6 +168,7 @@ def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monk
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.ci
 def test_masks_are_learned_and_measured(coco, tmp_path):
     result = run_training(plan(coco, task="instances"), tmp_path / "run", device="cpu", quiet=True)
     assert {"AP", "mask_AP", "mask_AP50"} <= set(result["test"])
@@ -201,6 +202,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
     assert not torch.equal(start["stage4.0.conv1.weight"], end["stage4.0.conv1.weight"])
 
 
+@pytest.mark.ci
 def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     first = tmp_path / "pcr"
     result = run_training(plan(one_class, PCR, "localize"), first, device="cpu", quiet=True)

@@ -69,6 +69,7 @@ def split(tmp_path_factory):
 def predictor(task, models=1):
     spec, net = KINDS[task]
     spec = dataclasses.replace(spec, score_threshold=0.0, train_sizes=(64,), max_size=128)
+    spec = dataclasses.replace(spec, proposals=(20, 10))  # of which each class has a detection
     members = [small_model(spec, task, net, seed=seed) for seed in range(models)]
     means = Preprocessor(Preprocess())
     return Predictor.of(members, means, torch.device("cpu"), "float32")

@@ -84,7 +84,10 @@ def assert_equal_outputs(model, expected):
                 torch.testing.assert_close(pasted, each["masks"], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "task"), [(FasterRCNN, "detect"), (MaskRCNN, "instances")])
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [(FasterRCNN, "detect"), pytest.param(MaskRCNN, "instances", marks=pytest.mark.ci)],
+)
 def test_torchvisions_detectors_give_its_outputs(kind, task):
     expected = reference(kind)
     model = ours("resnet18-fpn", task, **FEW)
@@ -114,6 +117,7 @@ def test_torchvisions_segmenters_give_its_outputs(name):
         torch.testing.assert_close(model(image), expected(image)["out"])
 
 
+@pytest.mark.ci
 def test_names_from_before_torchvision_wrapped_convolutions_are_read():
     expected = reference(MaskRCNN)
     old = {

@@ -55,6 +55,8 @@ SLOW = (
     "resnets train segment", "resnets train localize", "runs/detect-1", "--data",
 )  # fmt: skip
 
+LONG_PAGES = ("docs/api.md", "docs/study.md")  # many snippets
+
 
 def is_slow(line: str) -> bool:
     if line.partition("#")[0].strip() == "resnets info":  # builds all networks of the catalog
@@ -257,7 +259,10 @@ for each in blocks("python"):
         SNIPPETS.setdefault(each.page.relative_to(ROOT).as_posix(), []).append(each)
 
 
-@pytest.mark.parametrize("page", SNIPPETS)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.ci] * (page in LONG_PAGES)) for page in SNIPPETS],
+)
 def test_python_snippets_run(page, workspace, monkeypatch):
     def train(*words, epochs=None, **options):
         return train_in_full(*words, iterations=2, device="cpu", quiet=True, **options)

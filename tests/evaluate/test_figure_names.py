@@ -104,6 +104,7 @@ def test_long_names_are_whole_below_their_tiles(tmp_path: Path) -> None:
     assert height("w" * 200) > lines[0]
 
 
+@pytest.mark.ci
 def test_a_set_of_odd_names_is_trained_resumed_and_evaluated(tmp_path, capfd) -> None:
     """Without a report the run failed, and each resume again."""
     root, rng = os.fsencode(tmp_path / "set"), np.random.default_rng(0)

@@ -104,8 +104,8 @@ def test_channels_of_bgr_models_are_turned_in_the_graph():
     [
         ("torch", "--bf16", ".pt2", ()),
         ("onnx", None, ".onnx", ONNX),
-        ("onnx", "--int8", ".onnx", ONNX),
-        ("openvino", "--int8", ".xml", ("openvino", "nncf")),
+        pytest.param("onnx", "--int8", ".onnx", ONNX, marks=pytest.mark.ci),
+        pytest.param("openvino", "--int8", ".xml", ("openvino", "nncf"), marks=pytest.mark.ci),
         pytest.param("openvino", None, ".xml", ("openvino",), marks=pytest.mark.slow),
         pytest.param("openvino", "--bf16", ".xml", ("openvino",), marks=pytest.mark.slow),
     ],

@@ -66,6 +66,7 @@ def check(which: str, kind: str, suffix: str, folder: Path) -> Path:
     return out
 
 
+@pytest.mark.ci
 def test_a_segmenter_in_each_runtime_predicted_and_served(tmp_path, capsys):
     out = check("segment", "onnx", ".onnx", tmp_path)
     image = tmp_path / "image.png"

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -45,17 +46,19 @@ def tiff_of_jpeg(data: bytes, width: int, height: int) -> bytes:
     return head.ljust(126, b"\0") + data
 
 
-BOMBS = {
-    "many scans, large": scan_bomb(7000, 200),
-    "many scans, small": scan_bomb(500, 20_000),
-    "scans in a TIFF": tiff_of_jpeg(scan_bomb(500, 20_000), 500, 500),
-    "segments": b"\xff\xd8" + segment(0xE0, b"") * 2_000_000 + scan_bomb(16, 1)[2:],
-    "EXIF segments": b"\xff\xd8"
-    + segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 1000
-    + scan_bomb(16, 1)[2:],
-    "fill bytes": b"\xff\xd8" + b"\xff" * 20_000_000 + scan_bomb(16, 1)[2:],
-    "chunks": b"\x89PNG\r\n\x1a\n"
-    + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
-    + chunk(b"tEXt", b"a\0b") * 1_000_000,
-    "comments": b"P6 " + b"#" * 20_000_000 + b"\n1 1 255\n\0\0\0",
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "many scans, large": lambda: scan_bomb(7000, 200),
+    "many scans, small": lambda: scan_bomb(500, 20_000),
+    "scans in a TIFF": lambda: tiff_of_jpeg(scan_bomb(500, 20_000), 500, 500),
+    "segments": lambda: b"\xff\xd8" + segment(0xE0, b"") * 2_000_000 + scan_bomb(16, 1)[2:],
+    "EXIF segments": lambda: (
+        b"\xff\xd8" + segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 1000 + scan_bomb(16, 1)[2:]
+    ),
+    "fill bytes": lambda: b"\xff\xd8" + b"\xff" * 20_000_000 + scan_bomb(16, 1)[2:],
+    "chunks": lambda: (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+        + chunk(b"tEXt", b"a\0b") * 1_000_000
+    ),
+    "comments": lambda: b"P6 " + b"#" * 20_000_000 + b"\n1 1 255\n\0\0\0",
 }

@@ -64,7 +64,7 @@ def hostile_images() -> list[bytes]:
     images += [each[: len(each) * 2 // 3] for each in images]
     Image.new("RGB", (7000, 7000)).save(out := io.BytesIO(), "PNG", compress_level=9)
     images += [out.getvalue(), scan_bomb(1500, 450), scan_bomb(500, 5000)]
-    images += [BOMBS["chunks"][: 2 << 20], BOMBS["comments"][: 2 << 20], *odd_images()]
+    images += [BOMBS[name]()[: 2 << 20] for name in ("chunks", "comments")] + odd_images()
     return images
 
 

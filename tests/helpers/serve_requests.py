@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -64,7 +65,11 @@ def odd_images() -> list[bytes]:
     return [*images, encoded_image(form="JPEG")[:200], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"]
 
 
-IMAGES = [*(encoded_image(form=form, seed=n) for n, form in enumerate(FORMS)), *odd_images()]
+@cache
+def all_images() -> list[bytes]:
+    """An image of each format, and odd ones."""
+    return [*(encoded_image(form=form, seed=n) for n, form in enumerate(FORMS)), *odd_images()]
+
 
 TEXTS = (
     "file:///etc/passwd", "/etc/passwd", "../../etc/passwd", "http://127.0.0.1:1/x.png", "\0", "",
@@ -120,7 +125,7 @@ def damage(data: bytes, rng: random.Random) -> bytes:
 
 def random_body(rng: random.Random) -> tuple[str, bytes]:
     """The content type of a random body, and the body."""
-    data = damage(rng.choice(IMAGES), rng)
+    data = damage(rng.choice(all_images()), rng)
     kind = rng.randrange(5)
     if kind == 0:
         return TYPES[0], rng.randbytes(rng.randrange(300))

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shared_folders import make_once
 
 from resnets.config import dump_json
-from resnets.study.grid.cells import STUDY, Grid, cell_recipe, read_grid, write_grid
+from resnets.study.grid.cells import Grid, cell_recipe, read_grid, write_grid
 from resnets.train.run import run_training
 
 ITERATIONS = 20
@@ -18,9 +19,10 @@ SETTINGS = ("batch_size=16", "eval.every=10it", "precision=float32")
 
 def trained_grid(factory: pytest.TempPathFactory) -> Path:
     """A finished study, trained once a session, by whoever asks first; for reading only."""
-    folder = factory.getbasetemp() / "study-depth-1"
-    if (folder / STUDY).exists():
-        return folder
+    return make_once(factory, "study-depth-1", _train_grid)
+
+
+def _train_grid(folder: Path) -> None:
     grid = Grid(
         models=NETS,
         seeds=(2,) * len(NETS),
@@ -40,7 +42,6 @@ def trained_grid(factory: pytest.TempPathFactory) -> Path:
                 quiet=True,
             )
     write_grid(grid, folder)
-    return folder
 
 
 def with_gaps(whole: Path, folder: Path) -> Path:

@@ -86,7 +86,7 @@ def test_cost_and_drawings(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "package"),
     [
-        ("resnetrs50", "onnx", "onnxruntime"),
+        pytest.param("resnetrs50", "onnx", "onnxruntime", marks=pytest.mark.ci),
         *(
             pytest.param(name, kind, package, marks=pytest.mark.slow)
             for name in FAMILIES

@@ -67,5 +67,6 @@ def peak_bytes(recompute: bool) -> int:
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
+@pytest.mark.ci
 def test_recomputing_saves_most_of_the_memory() -> None:
     assert peak_bytes(recompute=True) < 0.35 * peak_bytes(recompute=False)

@@ -176,6 +176,7 @@ def test_a_model_of_the_zoo_has_the_network_of_the_catalog() -> None:
         assert torch.equal(again(x), net(x))
 
 
+@pytest.mark.ci
 def test_a_run_whitens_once_and_resumes(tmp_path: Path) -> None:
     """The filters are those of the training images, whatever the seed, and stay when resumed."""
     model = dataclasses.replace(SPEC, widths=(8, 8, 8))

@@ -151,7 +151,15 @@ def test_not_a_number_passes_on():
     assert not y[:, 4].isnan().any()
 
 
-@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-plain20", "preact-resnet50", "vgg16-bn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar-resnet20",
+        "cifar-plain20",
+        "preact-resnet50",
+        pytest.param("vgg16-bn", marks=pytest.mark.ci),
+    ],
+)
 def test_a_step_of_a_model_equals_torchs(name):
     torch.manual_seed(0)
     size = 64 if name == "preact-resnet50" else 32

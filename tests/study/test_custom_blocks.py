@@ -55,6 +55,7 @@ def test_blocks_that_a_process_cannot_import(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.ci
 def test_a_cell_trains_its_own_block_and_the_page_counts_it(tmp_path: Path) -> None:
     write_grid(grid(), tmp_path)
     folder = tmp_path / "cells" / "cifar-resnet8-block-doubled-seed0"

@@ -82,6 +82,7 @@ def finished_cells(folder: Path, grid: Grid) -> list[Cell]:
     ]  # fmt: skip
 
 
+@pytest.mark.ci
 def test_cells_and_page(tmp_path: Path) -> None:
     grid = data_grid("digits", 4, model="cifar-resnet8", budget="60it")
     grid = replace(grid, iterations=60, epoch=20)

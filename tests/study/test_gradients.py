@@ -169,6 +169,7 @@ def report_of(tmp_path):
     )
 
 
+@pytest.mark.ci
 def test_degradation_that_remains_is_reported_and_no_other(report_of):
     shallow = trace_of("cifar-plain20", 10.0, "healthy", "healthy")
     deep = trace_of("cifar-plain56", 60.0, "healthy", "healthy")

@@ -156,6 +156,7 @@ def runs(tmp_path_factory):
     return {net: train_on_digits(folder / net, net) for net in nets}
 
 
+@pytest.mark.ci
 def test_study_writes_every_layer_of_every_network(runs, tmp_path):
     report = ANALYSIS.run(list(runs.values()), data=None, examples=60, device="cpu", out=tmp_path)
     rows = list(csv.DictReader((tmp_path / "numbers" / "responses.csv").open()))

@@ -194,6 +194,7 @@ def test_what_cannot_be_deepened():
         deepen(vgg, 1)
 
 
+@pytest.mark.ci
 def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     net = load_classifier(run)
     images = prepare_images(sample_split(net, None, "held-out", 60, 0), net, "cpu")
@@ -232,6 +233,7 @@ def test_plain_network_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.ci
 def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
     """Option C: nothing to drop whole, no proof; the page says so."""
     net = small("cifar-resnet8", shortcut="C")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from resnets.study.grid.cells import Grid, read_cells, write_grid
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study with its report written."""
-    folder = trained_grid(tmp_path_factory)
+    folder = tmp_path_factory.mktemp("study") / "study-depth-1"
+    shutil.copytree(trained_grid(tmp_path_factory), folder)
     write_grid_page(folder)
     return folder
 

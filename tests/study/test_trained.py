@@ -12,6 +12,7 @@ from resnets.report.page import INDEX, update_index, write_index
 from resnets.study.analyses.responses import ANALYSIS
 
 
+@pytest.mark.ci
 def test_results_of_the_same_measurement_are_not_measured_again(tmp_path, caplog):
     runs = [train_on_digits(tmp_path / net, net, 2) for net in ("cifar-resnet8", "cifar-plain8")]
     out = tmp_path / "studies" / "responses"

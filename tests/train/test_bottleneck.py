@@ -173,6 +173,7 @@ def test_epochs_are_weighted_by_their_seconds() -> None:
     assert summarize([{"kind": "val", "loss": 1.0}]) is None
 
 
+@pytest.mark.ci
 def test_a_run_tells_it_each_epoch_and_in_its_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_teacher_gets_the_same_pixels(trained: Path, order: str) -> None:
     assert_close(teacher(student.normalize(pixels)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_a_run_learns_from_a_run(trained: Path, tmp_path: Path) -> None:
     tree = trained.parent / "set"
     plain = recipe(tree, "8it", augment=AugmentSpec(flip=True, mixup=0.2))

@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -16,12 +16,11 @@ PARTS = ("settings", "optimizers", "tasks", "evaluation", "graph", "resume", "th
 def on_device(kind: str, folder: Path, *parts: str) -> Any:
     """What fake_device_runs.py prints."""
     path = os.pathsep.join([str(HELPERS), *sys.path])
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, str(HELPERS / "fake_device_runs.py"), kind, str(folder), *parts],
         env={**os.environ, "PYTHONPATH": path, "RESNETS_NATIVE": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -117,6 +116,7 @@ def test_synchronizing_steps_synchronize_once(cuda) -> None:
     assert cuda["optimizers"] == expected | {"hold": {"value read, train/step.py": 1}}
 
 
+@pytest.mark.ci
 def test_mps_equals_the_cpu_without_float64(tmp_path: Path, cpu) -> None:
     found = on_device("mps", tmp_path, "resume", "tools")
     assert found["mixed"] == "RuntimeError"

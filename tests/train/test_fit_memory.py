@@ -108,6 +108,7 @@ def take_step(net: nn.Module, recipe: Recipe, group: ProcessGroup = ONE) -> Trai
     return step.state
 
 
+@pytest.mark.ci
 def test_halving_keeps_ghost_batches_whole_and_restores_the_state():
     recipe = plan(norm_batch=8)
     torch.manual_seed(0)
@@ -128,6 +129,7 @@ def too_big() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+@pytest.mark.ci
 def test_after_probing_in_several_processes_the_hint_is_to_resume(monkeypatch):
     recipe = plan()
     net = Hungry(build(recipe.model), 16)

@@ -72,6 +72,7 @@ def test_what_does_not_go_with_sets_is_refused(tmp_path) -> None:
             run(tmp_path / "refused", **fields)
 
 
+@pytest.mark.ci
 def test_a_run_of_one_class_is_calibrated(tmp_path) -> None:
     found = resnets.train(
         "digits", model="cifar-resnet8", iterations=60, out=tmp_path / "run", quiet=True

@@ -123,6 +123,7 @@ def test_scales_apply_to_every_optimizer() -> None:
     assert rates[net.stem.conv.weight] == pytest.approx(0.1)
 
 
+@pytest.mark.ci
 def test_digits_train_by_muon_and_log_the_rate_of_the_schedule(tmp_path: Path) -> None:
     fields = {"kind": "muon", "lr": 0.05, "head_lr_scale": 2.0}
     run = resnets.train(

@@ -169,6 +169,7 @@ def test_the_last_checkpoint_of_a_run_must_be_uploaded(url, tmp_path):
     assert_is(CheckpointManager(out, plan).latest(), 20)
 
 
+@pytest.mark.ci
 def test_another_machine_resumes_to_the_same_result(url, tmp_path, caplog, capsys, monkeypatch):
     """It has nothing but the URL, where the last checkpoint got lost."""
     monkeypatch.chdir(tmp_path)
@@ -293,6 +294,7 @@ def bucket():
         server.stop()
 
 
+@pytest.mark.ci
 def test_a_run_on_s3(bucket, tmp_path, capsys):
     out = tmp_path / "run"
     run_training(short(bucket), out, device="cpu", quiet=True)

@@ -70,6 +70,7 @@ def test_a_run_leaves_busy_cores_to_others_and_keeps_its_number_of_threads(tmp_p
     assert environment(out)["threads"] == cpu_count.affinity()
 
 
+@pytest.mark.ci
 @TWO
 def test_omp_num_threads_is_kept_on_a_busy_machine(tmp_path, free_threads):
     free_threads.setenv("OMP_NUM_THREADS", str(cpu_count.affinity()))

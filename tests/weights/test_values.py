@@ -168,7 +168,9 @@ def test_fine_tuning_that_cannot_be_measured_stops(
         run_training(recipe, tmp_path / "run", device="cpu", quiet=True)
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg11-bn", "cifar-resnet20"])
+@pytest.mark.parametrize(
+    "name", ["vgg11", "vgg11-bn", pytest.param("cifar-resnet20", marks=pytest.mark.ci)]
+)
 def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog) -> None:
     """By its names alone, which is what a file shows before its tensors are read."""
     from encode_weights import ENCODERS, encoded

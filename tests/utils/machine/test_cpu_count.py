@@ -81,6 +81,7 @@ def threads_under(root, process, *prefix, **environment):
     return [int(word) for word in done.stdout.split()]
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(cpu_count.affinity() < 2, reason="one core has nothing to leave out")
 def test_threads_workers_and_study_jobs_follow_the_quota(tmp_path):
     root, process = tree(tmp_path, "0::/", {"cpu.max": "150000 100000"})
@@ -88,6 +89,7 @@ def test_threads_workers_and_study_jobs_follow_the_quota(tmp_path):
     assert threads_under(root, process, OMP_NUM_THREADS="2")[1] == 2  # set by the user
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="taskset")
 def test_threads_follow_the_affinity(tmp_path):
     first = min(os.sched_getaffinity(0))

@@ -47,6 +47,7 @@ def keeps_pages(**environment):
     return done.stdout.strip() == "True"
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_allocator_is_set_unless_the_user_has():
     assert keeps_pages()
@@ -94,6 +95,7 @@ assert threads() == before + 1, "no team where one was expected: this test shows
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_single_threaded_pools_start_no_openmp_threads():
     env = os.environ | {"OMP_NUM_THREADS": "2"}

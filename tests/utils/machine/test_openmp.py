@@ -149,6 +149,7 @@ def run(code, *words, **environment):
     return done.stdout.splitlines()
 
 
+@pytest.mark.ci
 @TWO
 def test_libgomps_threads_sleep_and_spin_again():
     (line,) = run(SLEEPS, GOMP_SPINCOUNT="1000000000000")
@@ -177,6 +178,7 @@ print(len(sums))
 )
 
 
+@pytest.mark.ci
 @TWO
 def test_results_do_not_depend_on_how_threads_wait():
     assert run(SAME) == ["1"]
@@ -203,6 +205,7 @@ print(len(messages), controller.changes >= 1, *sorted(controller.to_json()))
 )
 
 
+@pytest.mark.ci
 @TWO
 def test_under_real_load_threads_sleep_and_it_is_reported():
     assert run(BUSY) == ["1 True wait_passive wait_policy"]
