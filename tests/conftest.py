@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-gc.disable()  # until all is imported and collected
-
 # Runs in tests compute with as many threads on a busy machine, whatever runs beside them.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
@@ -15,6 +13,8 @@ import pytest
 import torch
 from paths import SHARED
 from shared_folders import make_once
+
+gc.disable()  # until all is imported and collected
 
 
 def pytest_collection_finish() -> None:

@@ -94,9 +94,7 @@ def test_failures_are_reported_and_everything_failed_is_a_failure(tmp_path, caps
         "responses {run} --examples 50",
         "identity {run} --examples 50",
         "landscape {run} --examples 50 --steps 3",
-        pytest.param(
-            "gradients cifar-plain8,cifar-resnet8 --iterations 10", marks=pytest.mark.ci
-        ),
+        pytest.param("gradients cifar-plain8,cifar-resnet8 --iterations 10", marks=pytest.mark.ci),
     ],
 )
 def test_studies_of_trained_networks(study, tmp_path, monkeypatch, capsys, words):

@@ -177,9 +177,7 @@ def test_a_gray_model_of_timm(tmp_path: Path) -> None:
     assert_same(logits(theirs, images), logits(resnets.load(run), images))
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet10t", pytest.param("resnetv2_50", marks=pytest.mark.ci)]
-)
+@pytest.mark.parametrize("name", ["resnet10t", pytest.param("resnetv2_50", marks=pytest.mark.ci)])
 def test_a_model_that_only_timm_supports(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "run", catalog.spec(name, num_classes=3), SEEN)
     out = tmp_path / "net"
