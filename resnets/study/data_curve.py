@@ -29,10 +29,10 @@ RESAMPLES = 200
 EXPONENTS = np.linspace(0.05, 2.0, 80)  # candidates; floor and scale follow from each
 COLUMNS = (
     "training images",
-    "test error %",
+    "test error (%)",
     "90% interval",
-    "balanced error %",
-    "macro F1 %",
+    "balanced error (%)",
+    "macro F1 (%)",
     "how",
 )
 

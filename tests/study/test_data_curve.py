@@ -94,7 +94,7 @@ def test_cells_and_page(tmp_path: Path) -> None:
     assert f"{found.expected[0].error:.2f}" in found.report.read_text()
     with open(tmp_path / "numbers" / "points.csv", newline="") as file:
         points = list(csv.DictReader(file))
-    balanced = [each["balanced error %"] for each in points if each["how"] == "measured"]
+    balanced = [each["balanced error (%)"] for each in points if each["how"] == "measured"]
     assert [float(each) for each in balanced] == [40, 41, 42, 43]
     assert OF_STUDY in found.report.read_text()  # the index of studies lists it
     assert write_curve(grid, tmp_path, cells[:2]).law is None

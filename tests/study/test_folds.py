@@ -97,7 +97,7 @@ def test_classes_have_equal_weight_in_the_balanced_error(found) -> None:
         rows = list(csv.DictReader(file))
     for row, cell in zip(rows, found.cells, strict=True):
         assert float(row["balanced error (%)"]) == cell.result["test"]["balanced_error"]
-        assert float(row["macro F1 %"]) == cell.result["test"]["macro_f1"]
+        assert float(row["macro F1 (%)"]) == cell.result["test"]["macro_f1"]
 
 
 def test_probabilities_are_at_the_temperature(found, monkeypatch: pytest.MonkeyPatch) -> None:
