@@ -6,6 +6,9 @@ import dataclasses
 import difflib
 import fnmatch
 import re
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from resnets.config import Block, ConfigError, ModelSpec, TransformerSpec
@@ -147,7 +150,8 @@ def list_models(pattern: str = "") -> list[str]:
     return [name for name in _all_specs() if fnmatch.fnmatchcase(name, pattern.lower())]
 
 
-def _all_specs() -> dict[str, ModelSpec]:
+@cache
+def _all_specs() -> Mapping[str, ModelSpec]:
     """Return the whole catalog by name."""
     cifar = [
         _cifar_spec(family, depth)
@@ -160,7 +164,7 @@ def _all_specs() -> dict[str, ModelSpec]:
     ]
     later = map(_parse_timm_name, LATER_NAMES)
     specs = (*_imagenet_specs(), *later, *_vgg_specs(), *cifar, CIFAR_SPEEDRUN)
-    return {each.name: each for each in specs}
+    return MappingProxyType({each.name: each for each in specs})
 
 
 def _imagenet_specs() -> list[ModelSpec]:

@@ -100,7 +100,8 @@ def test_a_run_that_learned_nothing_is_reported_as_such(folder: Path, tmp_path: 
         len(run.result[name]["warnings"]) for name in ("test", "val")
     )
     assert page.count('src="data:image/jpeg') > 16  # a training batch, and errors by full name
-    assert str(folder / "test" / "rust" / "00.png") in page
+    assert "test/rust/00.png" in page
+    assert str(folder / "test") not in page
     assert f"resnets train {run.folder / 'recipe.toml'}</pre>" in page
     for part in ("loss.kind", "data.balance"):  # what differs from the recipe, and nothing else
         assert f"<code>{part}</code>" in page

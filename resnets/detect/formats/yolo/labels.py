@@ -27,6 +27,12 @@ NEARLY_ALL = 0.98
 SLACK = 0.15  # of a box's sides, by which points may lie outside
 EDGE = 0.01  # share of an image's sides by which boxes may pass its edge
 MAX_NORMALIZED = 2.0  # larger values cannot be normalized coordinates
+# Of what a set's label files have, in notes: by the key of its count.
+NOTE_TEXTS = {
+    "empty": "empty label files: images without objects",
+    "repeated": "lines that occur twice in their file, read once",
+    "confidence": "lines with a sixth value (a confidence), which is not read",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,40 +76,34 @@ def read_image_set(
     records = []
     seen_shared: set[str] = set()
     for image, label in labels.items():
-        stem = PurePosixPath(image).stem
-        size = sizes[image]
-        width, height = size.upright if isinstance(size, StoredSize) else (0, 0)
-        where = store.display_path(label) if label is not None else store.display_path(image)
-        objects: tuple[RawObject, ...] = ()
+        where = store.display_path(image if label is None else label)
         if image in files.conflicting:
             names = " and ".join(files.conflicting[image][:3])
             message = f"{names} have other objects for {image}; keep one"
             problems.append(Problem(where, "", "annotations", message))
             continue
+        missing = None
         if label is not None and label in files.shared:
             if label in seen_shared:
                 continue
             seen_shared.add(label)
-        if label is not None:
-            try:
-                text = decode_text(store.read(label), where)
-            except DataError as error:
-                message = str(error).removeprefix(f"{where}: ")
-                problems.append(Problem(where, "", "annotations", message))
-                continue
-            parser = _LineParser(
-                label_of, width, height, layout.points, masks, counts, where, ambiguous
-            )
-            objects = tuple(parser.read(text))
-        counts["empty"] += label is not None and not objects
-        long_id = str(PurePosixPath(image).with_suffix(""))
-        missing = None
-        if label is not None and label in files.shared:
             message = f"its image may be {' or '.join(files.shared[label][:3])}; remove the others"
             missing = Flaw("several images", message)
+        size = sizes[image]
+        width, height = size.upright if isinstance(size, StoredSize) else (0, 0)
+        parser = _LineParser(
+            label_of, width, height, layout.points, masks, counts, where, ambiguous
+        )
+        try:
+            objects = () if label is None else parser.read_file(store, label)
+        except DataError as error:
+            message = str(error).removeprefix(f"{where}: ")
+            problems.append(Problem(where, "", "annotations", message))
+            continue
+        path = PurePosixPath(image)
         records.append(
             RawImage(
-                stem if stems[stem] == 1 else long_id,
+                path.stem if stems[path.stem] == 1 else str(path.with_suffix("")),
                 None if missing else image,
                 image,
                 where,
@@ -114,13 +114,8 @@ def read_image_set(
                 has_size=False,
             )
         )
-    note_texts = {
-        "empty": "empty label files: images without objects",
-        "repeated": "lines that occur twice in their file, read once",
-        "confidence": "lines with a sixth value (a confidence), which is not read",
-    }
     notes += [
-        f"{name}: {counts[kind]:,} {text}" for kind, text in note_texts.items() if counts[kind]
+        f"{name}: {counts[kind]:,} {text}" for kind, text in NOTE_TEXTS.items() if counts[kind]
     ]
     pose = "" if layout.points is not None else explain_key_points(ambiguous.outlines.values())
     records = _flag_ambiguous(records, ambiguous, pose)
@@ -219,7 +214,13 @@ class _LineParser:
     where: str
     ambiguous: _AmbiguousLines
 
-    def read(self, text: str) -> Iterator[RawObject]:
+    def read_file(self, store: Store, label: str) -> tuple[RawObject, ...]:
+        """Return the objects of a label file; DataError if it cannot be read."""
+        objects = tuple(self._read(decode_text(store.read(label), self.where)))
+        self.counts["empty"] += not objects
+        return objects
+
+    def _read(self, text: str) -> Iterator[RawObject]:
         """Yield an object for each line; errors become its flaws."""
         seen: set[str] = set()
         for number, line in enumerate(text.splitlines(), start=1):
