@@ -92,8 +92,13 @@ def format_significant(value: float, digits: int = 3) -> str:
     if -4 <= power < 6:
         text = f"{rounded:,.{max(0, digits - 1 - power)}f}" if rounded else "0"
     else:
-        text = f"{rounded / 10.0**power:.{digits - 1}f} × 10{str(power).translate(SUPERSCRIPTS)}"
+        text = f"{rounded / 10.0**power:.{digits - 1}f} × {power_of_ten(power)}"
     return text.replace("-", MINUS)
+
+
+def power_of_ten(exponent: int) -> str:
+    """Format a power of ten, such as 10⁻⁶."""
+    return f"10{str(exponent).translate(SUPERSCRIPTS)}"
 
 
 def minus_signs(text: str) -> str:

@@ -26,9 +26,9 @@ from resnets.report.figure_style import (
 )
 from resnets.report.page import REPORT
 from resnets.report.render import render
+from resnets.utils.files.source_paths import path_within, prefixes
 from resnets.utils.files.write import atomic_write
 from resnets.utils.imports import PREFIX
-from resnets.utils.printable import name_in_source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -114,6 +114,7 @@ def write_run_report(
     with atomic_write(folder / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
     splits = {name: result[name] for name in SPLITS if result.get(name)}
+    starts = prefixes(recipe.data.source)
     metrics = list_metrics(result)
     measured = next((name for name in SPLITS if name in splits and name != "train"), None)
     page = render(
@@ -127,7 +128,7 @@ def write_run_report(
         main_metric=next(iter(metrics)),
         splits=splits,
         unreadable={
-            name: [name_in_source(text, recipe.data.source) for text in split["unreadable"]]
+            name: [path_within(text, starts) for text in split["unreadable"]]
             for name, split in splits.items()
             if split.get("unreadable")
         },

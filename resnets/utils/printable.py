@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import rich.console
@@ -68,18 +67,6 @@ def join_names(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(printable(_shorten(name)) for name in names[:limit]) + more
-
-
-def name_in_source(name: str, source: str) -> str:
-    """Return the path of a file without the folder or archive `source`, if it begins with it.
-
-    `name` can also be a message that begins with the path.
-    """
-    path = Path(source).expanduser()
-    for root in dict.fromkeys((source, str(path), str(path.absolute()), str(path.resolve()))):
-        if name.startswith((f"{root}{os.sep}", f"{root}:")):
-            return name[len(root) + 1 :].lstrip()
-    return name
 
 
 def _shorten(name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from resnets.config import DataSpec, Recipe
 from resnets.report.classification_details import ClassRow, RunDetails, class_rows
 from resnets.report.run import advise, advise_on_data, plot_curves
-from resnets.utils.printable import name_in_source
+from resnets.utils.files.source_paths import path_within, prefixes
 
 
 def rows(val: list[float], train: list[float], losses: list[float] | None = None) -> list[Any]:
@@ -98,4 +98,4 @@ def test_classes_of_a_run() -> None:
     ],
 )
 def test_paths_are_relative_to_the_data(name: str, source: str, shown: str) -> None:
-    assert name_in_source(name, source) == shown
+    assert path_within(name, prefixes(source)) == shown

@@ -17,7 +17,7 @@ from resnets.config import DataSpec
 from resnets.data.dataset.labels import Labels, class_counts, format_label
 from resnets.data.dataset.pack import is_pack
 from resnets.data.dataset.probe_split import probe_images
-from resnets.data.dataset.quarantine_list import QUARANTINE, path_within, prefixes
+from resnets.data.dataset.quarantine_list import QUARANTINE
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import (
     DataSummary,
@@ -59,6 +59,7 @@ from resnets.data.splits.open import check_classes
 from resnets.data.splits.share import held_out_rows
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.unread_labels import may_hold_labels
+from resnets.utils.files.source_paths import path_within, prefixes
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.files.folder import Files
 from resnets.utils.errors import reading
+from resnets.utils.files.source_paths import path_within, prefixes
 from resnets.utils.files.write import atomic_write
 
 log = logging.getLogger("resnets")
@@ -106,25 +106,6 @@ class Quarantine:
                 len(self.paths),
                 absent[0],
             )
-
-
-def prefixes(source: str) -> tuple[str, str]:
-    """Return the prefixes of the names of a source's files: in an archive, and in a folder."""
-    path = Path(source).expanduser()
-    folder = path.parent if path.is_file() else path
-    return f"{path}:", f"{folder}{os.sep}"
-
-
-def path_within(name: str, starts: Iterable[str]) -> str:
-    """Return the path of an image as in lists: its name without the first matching prefix.
-
-    >>> path_within("/data/pets/cat/1.jpg", ["/data/pets:", "/data/pets/"])
-    'cat/1.jpg'
-    >>> path_within("pets.tar:pets/cat/1.jpg", ["pets.tar:", "./"])
-    'pets/cat/1.jpg'
-    """
-    start = next(filter(name.startswith, starts), "")
-    return name.removeprefix(start).replace(os.sep, "/")
 
 
 def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:

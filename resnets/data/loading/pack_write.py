@@ -25,7 +25,7 @@ from resnets.data.dataset.image_hash import content_keys
 from resnets.data.dataset.image_identity import identify_part
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, encode_numbers
 from resnets.data.dataset.probe_split import probe_images
-from resnets.data.dataset.quarantine_list import Quarantine, path_within, prefixes
+from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.dataset.source import Part, Source
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole, encode_pnm, image_header, scaled_size
@@ -34,6 +34,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.order import evenly_spaced
 from resnets.data.prefetch import prefetch
+from resnets.utils.files.source_paths import path_within, prefixes
 from resnets.utils.files.write import atomic_write
 from resnets.utils.machine.cpu_count import cores
 from resnets.utils.printable import show_progress

@@ -16,7 +16,6 @@ from resnets.config import DataSpec, DetectSpec
 from resnets.data.check.images_by_split import SHARES, Contents, Section
 from resnets.data.dataset.image_hash import can_hash, file_keys
 from resnets.data.dataset.image_identity import hash_names
-from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.dataset.summary import DataSummary, find_rarest_object
 from resnets.data.errors import DataError
@@ -26,6 +25,7 @@ from resnets.detect.check.run import open_full_set
 from resnets.detect.formats.records import RawDataset, RawObject, Task, set_role
 from resnets.detect.images.index import ImageIndex, fingerprint_images
 from resnets.detect.images.store import Store, open_store
+from resnets.utils.files.source_paths import path_within, prefixes
 
 SET_ORDER = ("test", "val", "train", "trainval")  # held-out sets first
 

@@ -20,7 +20,6 @@ from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.dataset.image_hash import file_keys
 from resnets.data.dataset.labeled_images import with_summary
 from resnets.data.dataset.labels import is_multilabel
-from resnets.data.dataset.quarantine_list import path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.decode.pixel_values import RANGE_16_BIT
 from resnets.data.splits.all_images import open_all, open_unlabeled
@@ -28,6 +27,7 @@ from resnets.data.splits.image_record import Fingerprint
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.evaluate.data.ground_truth import GroundTruth, read_labels, split_truth
 from resnets.evaluate.views import image_name
+from resnets.utils.files.source_paths import path_within, prefixes
 from resnets.utils.printable import join_names
 from resnets.weights.heads import imagenet_classes
 

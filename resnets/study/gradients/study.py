@@ -19,6 +19,7 @@ from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
 from resnets.report.figure_style import LINE, figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, StudyResult, Table, write_page
+from resnets.report.render import power_of_ten
 from resnets.study.convergence_rule import FITTED, chance_level
 from resnets.study.gradients.measure import (
     EXPLODED,
@@ -186,9 +187,9 @@ def write_gradients(out: Path, traces: Sequence[Trace], **values: Any) -> StudyR
         comparisons=list_comparisons(traces),
         lowest_error=min(errors, default=None),
         steps=max(trace.measurements[-1].step for trace in traces) + 1,
-        vanished=_format_power(VANISHED),
+        vanished=power_of_ten(round(math.log10(VANISHED))),
         exploded=EXPLODED,
-        floor=_format_power(FLOOR),
+        floor=power_of_ten(round(math.log10(FLOOR))),
         first_to_last=FIRST_TO_LAST,
         **values,
     )
@@ -296,12 +297,6 @@ def _fitted(trace: Trace) -> bool:
     """Return whether the model has fitted its data; with a constant rate no error levels off."""
     assert trace.training_error is not None
     return trace.training_error <= FITTED * chance_level(trace.spec.num_classes)
-
-
-def _format_power(value: float) -> str:
-    """Format a power of ten, such as 10⁻⁶."""
-    exponent = f"{round(math.log10(value))}"
-    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _none_if_infinite(value: float) -> float | None:

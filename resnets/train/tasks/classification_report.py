@@ -16,7 +16,7 @@ from resnets.evaluate.measure import Mistake
 from resnets.evaluate.views import load_image
 from resnets.report.classification_details import CaptionedImage, RunDetails, class_rows
 from resnets.report.figure_style import Thumbnail
-from resnets.utils.printable import name_in_source
+from resnets.utils.files.source_paths import path_within, prefixes
 
 log = logging.getLogger("resnets")
 
@@ -34,11 +34,12 @@ def run_details(
 
     train_counts: training images per class. source: of the data; paths are relative to it.
     """
+    starts = prefixes(source)
     return RunDetails(
         split_name,
         class_rows(evaluation.to_json()["per_class"], train_counts),
         evaluation.confusion.tolist() if isinstance(evaluation, Evaluation) else (),
-        [_caption_mistake(split, each, source) for each in mistakes],
+        [_caption_mistake(split, each, starts) for each in mistakes],
         batch,
     )
 
@@ -67,7 +68,7 @@ def training_images(
     return captioned
 
 
-def _caption_mistake(split: Split, mistake: Mistake, source: str) -> CaptionedImage:
+def _caption_mistake(split: Split, mistake: Mistake, starts: Sequence[str]) -> CaptionedImage:
     try:
         image = Thumbnail.of(np.asarray(load_image(split, mistake.row)))
     except DataError as error:  # a packed data set does not store whole images
@@ -78,6 +79,6 @@ def _caption_mistake(split: Split, mistake: Mistake, source: str) -> CaptionedIm
         (
             mistake.true,
             f"{mistake.predicted} ({mistake.probability:.1%})",
-            name_in_source(mistake.path, source),
+            path_within(mistake.path, starts),
         ),
     )
