@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,15 @@ def test_a_signal_in_a_destructor_ends_the_command(number: int, code: int, monke
     assert "Exception ignored" not in capfd.readouterr().err
 
 
+@pytest.fixture
+def not_in_background() -> Iterator[None]:
+    """SIGINT is not ignored, as it is in a job in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("not_in_background")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
@@ -142,6 +152,7 @@ def test_signals_wait_while_native_code_calls_python(number: int):
         signal.signal(number, before)
 
 
+@pytest.mark.usefixtures("not_in_background")
 def test_exporting_is_not_interrupted_within_torch(monkeypatch):
     inside: list[object] = []
     export = torch.export.export
@@ -152,14 +163,9 @@ def test_exporting_is_not_interrupted_within_torch(monkeypatch):
 
     monkeypatch.setattr(torch.export, "export", watched)
     net = small_net(RESIDUAL)
-    # A job in the background of a shell ignores SIGINT to begin with.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        metadata = ArtifactMetadata.from_model(net, "torch", "float32")
-        trace_for_any_batch(InferenceModule(net), metadata.preprocess)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    metadata = ArtifactMetadata.from_model(net, "torch", "float32")
+    trace_for_any_batch(InferenceModule(net), metadata.preprocess)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert inside != [signal.default_int_handler]
 
 
