@@ -8,22 +8,19 @@ The tests fail while a committed page differs from what this writes.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib
 import inspect
 import re
 import sys
 import typing
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import tyro
 from docstring_parser import parse
 
 import resnets
-from resnets.cli.main import COMMANDS, module_name
+from resnets.cli.main import COMMANDS
+from resnets.cli.usage.arguments import Argument, Command, read_command
 from resnets.config import aliases
 from resnets.config.recipe import Recipe
 
@@ -148,51 +145,25 @@ def _toml_value(value: object) -> str:
 
 def commands_page() -> str:
     """All commands with their arguments and options."""
-    sections = (section for name in COMMANDS for section in _command_sections(name))
+    sections = (part for name in COMMANDS for part in _command_sections(read_command(name), 2))
     text = "".join([TABLES[0], *sections, TABLES[1]])
     return COMMANDS_INTRO + text + _renamed("options", aliases.FLAGS)
 
 
-def _command_sections(name: str) -> Iterator[str]:
-    module = importlib.import_module(module_name(name))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tyro's own parser is another by default
-        parser = tyro.extras.get_parser(module.command, prog=f"resnets {name}")
-    yield from _parser_sections(parser, f"resnets {name}", 2)
-
-
-def _parser_sections(parser: argparse.ArgumentParser, name: str, level: int) -> Iterator[str]:
-    yield f"\n{'#' * level} {name}\n\n{_escape(parser.description or '')}\n"
-    actions = [action for action in parser._actions if action.dest != "help"]
-    rows = [_action_row(action) for action in actions if not isinstance(action.choices, dict)]
-    if rows:
+def _command_sections(command: Command, level: int) -> Iterator[str]:
+    yield f"\n{'#' * level} {command.name}\n\n{_escape(command.description)}\n"
+    if command.arguments:
         yield "\n| argument | meaning | value | default |\n|---|---|---|---|\n"
-        yield from rows
-    for action in actions:
-        if isinstance(action.choices, dict):  # subcommands and their parsers
-            for word, below in action.choices.items():
-                yield from _parser_sections(below, f"{name} {word}", level + 1)
+        yield from map(_argument_row, command.arguments)
+    for below in command.subcommands.values():
+        yield from _command_sections(below, level + 1)
 
 
-def _action_row(action: argparse.Action) -> str:
-    """One argument: its names, its values, and its default, with which tyro ends the help."""
-    text, _, end = " ".join((action.help or "").split()).removesuffix(")").rpartition(" (")
-    default = end.removeprefix("default:").strip()
-    if default == "required":
-        shown = default
-    else:
-        is_stated = action.nargs != 0 and default not in ("None", "''", "", "repeatable")
-        shown = _code(default) if is_stated else ""
-    named = ", ".join(map(_code, sorted(action.option_strings, key=len)))
-    if action.choices:
-        value = " or ".join(map(_code, action.choices))
-    else:
-        metavar = str(action.metavar or "").replace("{None}|", "")
-        word = metavar.strip("[]").partition(" ")[0]
-        value = _code(f"{word} ..." if "..." in metavar else word)
-    if end == "repeatable":
-        value += ", repeatable"
-    return _row((named or _code(action.dest.upper()), text, value, shown))
+def _argument_row(argument: Argument) -> str:
+    choices = " or ".join(map(_code, argument.choices))
+    value = choices or _code(argument.value) + ", repeatable" * argument.is_repeatable
+    default = "required" if argument.is_required else _code(argument.default)
+    return _row((", ".join(map(_code, argument.names)), argument.meaning, value, default))
 
 
 def _code(text: str) -> str:

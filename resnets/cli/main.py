@@ -15,13 +15,11 @@ from collections.abc import Sequence
 
 from resnets.cli.process import (
     Terminated,
-    check_arguments,
     open_standard_streams,
     terminate_on_signals,
 )
 
 NO_HOME = "Could not determine home directory."  # message of pathlib
-GROUPS = ("data", "study")  # commands that consist of subcommands
 COMMANDS = {
     "train": "train a model from a recipe, or resume a run",
     "evaluate": "evaluate a run or checkpoint on a data set",
@@ -59,11 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def module_name(command: str) -> str:
-    """Return the module of a command."""
-    return f"resnets.cli.{command.replace('-', '_')}"
-
-
 def _handle_no_command(arguments: list[str]) -> int | None:
     """Print help, version or an error and return the exit code; None if a command is named."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -86,6 +79,9 @@ def _run(name: str, arguments: list[str]) -> int:
     """Run a command; returns the exit code, after printing the error if there is one."""
     import tyro
 
+    from resnets.cli.usage.arguments import module_name, read_command
+    from resnets.cli.usage.check import check_arguments
+    from resnets.cli.usage.help import format_help
     from resnets.config import ConfigError
     from resnets.config.aliases import current_words
     from resnets.utils.argument_names import options_in_messages
@@ -93,14 +89,17 @@ def _run(name: str, arguments: list[str]) -> int:
     from resnets.utils.printable import echo
 
     module = importlib.import_module(module_name(name))
-    program = f"resnets {name}"
-    if name in GROUPS and arguments and not arguments[0].startswith("-"):
+    described, program = read_command(name), f"resnets {name}"
+    if arguments and arguments[0] in described.subcommands:
         name = f"{name} {arguments[0]}"  # for error messages
     if os.environ.get("WORLD_SIZE", "1") != "1":  # a message names its process
         name = f"{name}: rank {os.environ.get('RANK', '?')}"
     try:
         arguments = current_words(arguments)
-        check_arguments(arguments)
+        if "--help" in arguments or "-h" in arguments:
+            echo(format_help(described.subcommands.get(arguments[0], described)))
+            return 0
+        check_arguments(described, arguments)
         with options_in_messages():
             return tyro.cli(module.command, prog=program, args=arguments)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The process of a command: its standard streams, signals, arguments and log.
+"""The process of a command: its standard streams, signals and log.
 
 Imports of the package are deferred, so that `resnets --help` starts quickly.
 """
@@ -10,11 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EMPTY = "is empty; is a shell variable unset?"
 RETRY_AFTER = 0.05  # seconds until a signal whose exception was discarded is sent again
 
 
@@ -87,20 +86,6 @@ def terminate_on_signals() -> Iterator[None]:
         sys.unraisablehook = hook
         for each in handled:
             signal.signal(each, signal.SIG_DFL)
-
-
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for an empty argument, which as a path would be the current folder."""
-    from resnets.utils.errors import ConfigError
-
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--") and equals and not value.strip():
-            raise ConfigError(f"{name}: {EMPTY}")
-        if not argument.strip():
-            before = arguments[index - 1] if index else ""
-            option = before if before.startswith("-") else f"argument {index + 1}"
-            raise ConfigError(f"{option}: {EMPTY}")
 
 
 def log_to_stderr() -> None:

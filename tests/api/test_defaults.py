@@ -8,7 +8,7 @@ import pytest
 import resnets
 from resnets.cli import data as data_commands
 from resnets.cli import study as study_commands
-from resnets.cli.main import module_name
+from resnets.cli.usage.arguments import module_name
 
 ANALYSES = (
     "curvature", "effective", "gradients", "identity", "inference", "landscape", "responses",

@@ -1,17 +1,16 @@
 """Commands in README.md and docs/ can be pasted: no accidental pipes, no "...", known options."""
 
-import importlib
 import re
 import shlex
 import tomllib
 
 import pytest
-import tyro
 import yaml
 from doc_blocks import blocks, commands
 from paths import ROOT
 
-from resnets.cli.main import module_name
+from resnets.cli.usage.arguments import read_command
+from resnets.cli.usage.check import check_arguments
 
 COMMANDS = [(place, line) for place, line, _ in commands()]
 OURS = [(place, line) for place, line in COMMANDS if line.startswith("resnets ")]
@@ -48,7 +47,6 @@ def test_comments_of_code_are_seen_without_scrolling():
     assert not wide
 
 
-@pytest.mark.filterwarnings("ignore:get_parser")
 @pytest.mark.parametrize(("place", "command"), OURS)
 def test_commands_can_be_pasted_into_a_shell(place, command):
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)  # comments are dropped
@@ -58,8 +56,7 @@ def test_commands_can_be_pasted_into_a_shell(place, command):
     assert not [word for word in words if set(word) <= set("|&;<>()")], "a shell would take these"
     assert not [word for word in words if "..." in word or word[0] in "[{"], "not a command yet"
     assert not [word for word in words if any(sign in word for sign in "*?{")], "globs differ"
-    module = importlib.import_module(module_name(words[1]))
-    tyro.extras.get_parser(module.command).parse_args(words[2:])
+    check_arguments(read_command(words[1]), words[2:])
 
 
 def test_make_targets_exist():

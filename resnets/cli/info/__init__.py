@@ -22,7 +22,7 @@ BLOCK = "block:"  # prefix of a building block's name, for --diagram
 
 def command(
     models: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL ...]")
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...")
     ] = (),
     /,
     as_json: Annotated[Flag, tyro.conf.arg(name="json")] = False,
