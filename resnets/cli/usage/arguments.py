@@ -7,6 +7,7 @@ import importlib
 import re
 import warnings
 from dataclasses import dataclass
+from typing import cast
 
 import tyro
 
@@ -76,7 +77,7 @@ def read_command(name: str) -> Command:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tyro parses with another class; names are the same
         parser = tyro.extras.get_parser(module.command, prog=f"resnets {name}")
-    return _command(parser, f"resnets {name}")
+    return _command(cast("argparse.ArgumentParser", parser), f"resnets {name}")  # tyro's copy of it
 
 
 def _command(parser: argparse.ArgumentParser, name: str) -> Command:
