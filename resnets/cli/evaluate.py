@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.table import Table
 
 from resnets.cli.options import Flag
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.machine.processes import environment_int
-from resnets.utils.printable import echo, escape, join_names, terminal_console
+from resnets.utils.printable import Table, echo, escape, join_names, terminal_console
 
 if TYPE_CHECKING:
     from resnets.api.tasks.detect import DetectionEvaluation
@@ -213,7 +212,9 @@ def _print_multiclass(evaluation: Evaluation) -> None:
         console.print("Most confused:")
     for true, predicted, count in pairs:
         console.print(
-            f"  {count:,} x {true} predicted as {predicted}", markup=False, highlight=False
+            f"  {true} predicted as {predicted}: {count:,} image{'s' * (count != 1)}",
+            markup=False,
+            highlight=False,
         )
 
 
@@ -266,7 +267,7 @@ def _print_classes(
         noun = {"class": "classes", "label": "labels"}[heading]
         title = f"The {len(worst)} of {len(rows)} {noun} with the lowest {metric}"
         rows = worst
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title)
     table.add_column(heading, overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.table import Table
 
 from resnets.cli.options import Flag, refuse_unread
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
-from resnets.utils.printable import echo, escape, terminal_console
+from resnets.utils.printable import Table, echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding

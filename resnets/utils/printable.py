@@ -17,6 +17,8 @@ from functools import cache
 from typing import IO, Any, TypeVar
 
 import rich.console
+import rich.table
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape as escape_markup
 from rich.text import Text
 
@@ -123,6 +125,19 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError, not SystemExit(1): `main` then ends without a message."""
         raise BrokenPipeError
+
+
+class Table(rich.table.Table):
+    """rich's table in the style of all commands: a line below the headings, no frame."""
+
+    def __init__(self, *headings: str, **options: Any) -> None:
+        style: dict[str, Any] = {
+            "box": SIMPLE_HEAD,
+            "padding": (0, 1, 0, 0),
+            "title_justify": "left",
+        }
+        style |= {"pad_edge": False, "show_edge": False}
+        super().__init__(*headings, **style | options)
 
 
 def terminal_console(file: IO[str] | None = None) -> Console:

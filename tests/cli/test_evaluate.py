@@ -102,7 +102,7 @@ def test_table_names_errors_classes_and_confusions(capsys, checkpoint):
     code, out, err = call(capsys, "evaluate", checkpoint)
     assert code == 0
     assert "4.17%" in out
-    assert "1 x red predicted as green" in out
+    assert "red predicted as green: 1 image" in out
     assert "evaluating in float32 on " in err  # after the block of what was understood
 
 

@@ -140,7 +140,7 @@ def test_table_of_many_classes_shows_the_ten_worst(capsys):
     assert "class 0 " in out  # lost an example
     assert "class 1 " in out  # got it
     assert "class 29 " not in out
-    assert "1 x class 1 predicted as class 0" in out
+    assert "class 1 predicted as class 0: 1 image" in out
     assert "top-5 error" in out
 
 

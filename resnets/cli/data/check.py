@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from rich.table import Table
 
 from resnets.config.detect import AnnotationFormat, ClassMapScheme
-from resnets.utils.printable import echo, escape, terminal_console
+from resnets.utils.printable import Table, echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.api.data.check import DataReport

@@ -1,29 +1,21 @@
-"""Tables of `resnets info`: the layers of a model, and the catalog."""
+"""Tables of `resnets info`: the layers of a model, and the catalog.
+
+They keep to 80 columns, the width of a narrow terminal and of output that is piped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
-
-from rich import box
-from rich.table import Table
 
 from resnets.config import ModelSpec
 from resnets.diagrams.trace import abbreviate_number
 from resnets.models import ImageClassifier, cost
 from resnets.study.paper import CIFAR10, COSTS, IMAGENET, PaperCost, PaperError
-from resnets.utils.printable import Console
+from resnets.utils.printable import Console, Table
 
 NO_PAPER_COST = PaperCost("")  # of a model that the paper does not have
-# Tables keep to 80 columns, the width of a narrow terminal and of output that is piped.
-STYLE: dict[str, Any] = {
-    "box": box.SIMPLE_HEAD,
-    "pad_edge": False,
-    "show_edge": False,
-    "padding": (0, 1, 0, 0),
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ def print_models(models: Sequence[ImageClassifier], *, folded: bool, published: 
 def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
     """Print one line per model from its parameters and multiply-adds."""
     console = Console(highlight=False)
-    table = Table("model", "block, shortcut", **STYLE)
+    table = Table("model", "block, shortcut")
     for heading in ("input", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
     for spec, parameters, multiply_adds in costs:
@@ -81,7 +73,7 @@ def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
 
 def _layer_table(model: ImageClassifier, counted: cost.Cost, folded: bool) -> Table:
     """Layers in execution order, one section per stage."""
-    table = Table("layer", "kind", **STYLE)
+    table = Table("layer", "kind")
     for heading in ("output", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
     for _, section in groupby(_groups(counted), key=lambda group: _section(model, group.name)):
@@ -161,11 +153,11 @@ def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
     source = f"{name}-v1" if f"{name}-v1" in COSTS else name
     paper, error = COSTS.get(source, NO_PAPER_COST), (CIFAR10 | IMAGENET).get(source)
     if not published or (paper is NO_PAPER_COST and error is None):
-        table = Table("total", "", **STYLE)
+        table = Table("total", "")
         table.add_row("parameters", f"{counted.parameters:,}")
         table.add_row("multiply-adds", multiply_adds)
         return table
-    table = Table("total", "this model", "paper" if source == name else f"paper, {source}", **STYLE)
+    table = Table("total", "this model", "paper" if source == name else f"paper, {source}")
     table.add_row("parameters", f"{counted.parameters:,}", paper.parameters)
     table.add_row("multiply-adds", multiply_adds, paper.multiply_adds)
     if error is not None:

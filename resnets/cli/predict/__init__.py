@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.table import Table
 
 from resnets.cli.options import Flag, load_options, refuse_unread
 from resnets.cli.predict.bulk import Bulk
@@ -20,7 +19,7 @@ from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
 from resnets.utils.files.csv import CsvWriter
-from resnets.utils.printable import echo, escape, terminal_console
+from resnets.utils.printable import Table, echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.config import Postprocess

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from resnets.cli.predict.inputs import Inputs, make_folder, unique_path
 from resnets.utils.files.csv import CsvWriter
-from resnets.utils.printable import echo, escape, terminal_console
+from resnets.utils.printable import Table, echo, escape, terminal_console
 
 if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from resnets.cli.options import Fields, Flag, Settings, parse_settings, refuse_unread
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError, Recipe, format_duration
-from resnets.utils.printable import Console, echo
+from resnets.utils.printable import Console, Table, echo
 
 
 def command(
@@ -179,7 +177,7 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
     intervals = any("top1_interval" in each for each in splits.values())
     if intervals:
         metrics.pop("loss", None)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table()
     table.add_column("split")
     for name, title in metrics.items():
         table.add_column(title, justify="right")
