@@ -107,12 +107,12 @@ def minus_signs(text: str) -> str:
 
 
 def is_numeric(rows: Sequence[Row], column: int) -> bool:
-    """Return whether most of a column's cells are numbers, or text that starts with one."""
+    """Return whether most of a column's cells are numbers, text that starts with one, or empty."""
     cells = [row[column] for row in rows if row[column] is not None]
     numbers = [
         cell for cell in cells if not isinstance(cell, str) or re.match(r"[-−+±<>]?\s?\d", cell)
     ]
-    return bool(cells) and 2 * len(numbers) >= len(cells)
+    return 2 * len(numbers) >= len(cells)
 
 
 def _breakable(name: str) -> Markup:
