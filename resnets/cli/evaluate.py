@@ -14,7 +14,14 @@ from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.machine.processes import environment_int
-from resnets.utils.printable import Table, echo, escape, join_names, terminal_console
+from resnets.utils.printable import (
+    Table,
+    echo,
+    escape,
+    format_count,
+    join_names,
+    terminal_console,
+)
 
 if TYPE_CHECKING:
     from resnets.api.tasks.detect import DetectionEvaluation
@@ -212,7 +219,7 @@ def _print_multiclass(evaluation: Evaluation) -> None:
         console.print("Most confused:")
     for true, predicted, count in pairs:
         console.print(
-            f"  {true} predicted as {predicted}: {count:,} image{'s' * (count != 1)}",
+            f"  {true} predicted as {predicted}: {format_count(count, 'image')}",
             markup=False,
             highlight=False,
         )

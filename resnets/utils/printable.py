@@ -133,10 +133,11 @@ class Table(rich.table.Table):
     def __init__(self, *headings: str, **options: Any) -> None:
         style: dict[str, Any] = {
             "box": SIMPLE_HEAD,
+            "pad_edge": False,
+            "show_edge": False,
             "padding": (0, 1, 0, 0),
             "title_justify": "left",
         }
-        style |= {"pad_edge": False, "show_edge": False}
         super().__init__(*headings, **style | options)
 
 

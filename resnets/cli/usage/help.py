@@ -41,17 +41,16 @@ def _lines(command: Command, width: int) -> Iterator[str]:
 
 
 def _in_usage(argument: Argument) -> str:
-    name = f"{argument.names[0]} ..." if argument.is_list else argument.names[0]
+    name = _heading(argument)
     return name if argument.is_required else f"[{name}]"
 
 
 def _heading(argument: Argument) -> str:
     """Names and value, as "--top, --top-k INT"; the value of positional arguments is omitted."""
-    names = ", ".join(argument.names)
-    value = "{" + ",".join(filter(None, argument.choices)) + "}" if argument.choices else ""
     if not argument.is_option:
-        return _in_usage(argument).strip("[]")
-    return f"{names} {value or argument.value}".rstrip()
+        return argument.names[0] + " ..." * argument.is_list
+    choices = "{" + ",".join(filter(None, argument.choices)) + "}" if argument.choices else ""
+    return f"{', '.join(argument.names)} {choices or argument.value}".rstrip()
 
 
 def _explanation(argument: Argument) -> str:
