@@ -6,7 +6,6 @@ Ctrl-C (after saving, if there was something to save), 129 and 143 ended by SIGH
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import io
 import os
@@ -69,9 +68,9 @@ def _handle_no_command(arguments: list[str]) -> int | None:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        matches = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {matches[0]}?" if matches else f"known: {', '.join(COMMANDS)}"
-        return _fail(f"resnets: unknown command {name!r}; {hint}", 2)
+        from resnets.utils.suggest import suggest
+
+        return _fail(f"resnets: unknown command {name!r}; {suggest(name, COMMANDS)}", 2)
     return None
 
 

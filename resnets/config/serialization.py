@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import tomllib
@@ -22,6 +21,7 @@ from resnets.config.recipe import DURATIONS, Recipe, parse_duration
 from resnets.config.unread_fields import DEFAULTS, iter_fields, omittable_fields
 from resnets.utils.errors import ConfigError, reading
 from resnets.utils.files.write import atomic_write
+from resnets.utils.suggest import suggest
 
 T = TypeVar("T")
 TABLES = ("loss.class_weights", "custom")  # fields of a recipe whose values are tables
@@ -117,8 +117,7 @@ def _suggest(kind: Any, prefix: str, key: str) -> str:
         if inner:
             return f"; did you mean {' or '.join(inner)}?"
     fields = [entry.name for entry in dataclasses.fields(kind)]
-    near = difflib.get_close_matches(key, fields, 1)
-    return f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
+    return f"; {suggest(prefix + key, [prefix + name for name in fields])}"
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -5,7 +5,6 @@ They are plain SVG on a white background, legible on any page, light or dark.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from resnets.models import ImageClassifier, build
 from resnets.models.cost import shapes_only
 from resnets.models.resnet import BLOCKS
 from resnets.utils.files.write import atomic_write
+from resnets.utils.suggest import suggest
 
 
 def model_diagram(models: Sequence[ImageClassifier], size: int | None = None) -> str:
@@ -38,9 +38,7 @@ def block_diagram(kinds: Sequence[str]) -> str:
     assert kinds
     for kind in kinds:
         if kind not in BLOCKS:
-            near = difflib.get_close_matches(kind, BLOCKS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BLOCKS)}"
-            raise ConfigError(f"unknown block {kind!r}; {hint}")
+            raise ConfigError(f"unknown block {kind!r}; {suggest(kind, BLOCKS)}")
     return draw_blocks([_read_block(kind) for kind in kinds])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from resnets.config import Block, ConfigError, ModelSpec, TransformerSpec
 from resnets.utils.api_function import api_function
+from resnets.utils.suggest import suggest
 
 # He et al., CVPR 2016, Table 1: block and blocks per stage.
 IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
@@ -107,8 +107,7 @@ def spec(name: str, **overrides: Any) -> ModelSpec:
     specs = _all_specs()
     found = specs.get(name) or _parse_cifar_name(name)
     if found is None:
-        near = difflib.get_close_matches(name.lower().replace("_", "-"), specs, 1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "`resnets info` lists all"
+        hint = suggest(name, specs, "`resnets info` lists all")
         raise ConfigError(f"unknown model {name!r}; {hint}")
     return dataclasses.replace(found, **overrides)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from resnets.config import ConfigError, Recipe, aliases
 from resnets.recipes import cifar, detection, imagenet, sequence, small
+from resnets.utils.suggest import suggest
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
     {
@@ -45,7 +45,6 @@ def recipe(name: str, net: str | None = None) -> Recipe:
     """Return the recipe `name` for model `net` (or its default); ConfigError suggests a name."""
     name = aliases.RECIPES.get(name, name)
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"did you mean {near[0]}?" if near else "see `resnets train --list`"
+        hint = suggest(name, RECIPES, "`resnets train --list` lists all")
         raise ConfigError(f"unknown recipe {name!r}; {hint}")
     return RECIPES[name](net) if net else RECIPES[name]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from resnets.config import ConfigError, LossSpec
 from resnets.data.batch import Batch
+from resnets.utils.suggest import suggest
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def class_weights(spec: LossSpec, labels: torch.Tensor, classes: Sequence[str]) 
         return torch.where(present, weights, 1.0).float()
     weights_by_name = {} if isinstance(spec.class_weights, str) else spec.class_weights
     for name in weights_by_name.keys() - set(classes):
-        matches = difflib.get_close_matches(name, classes, 1)
-        hint = f"did you mean {matches[0]}?" if matches else f"classes: {', '.join(classes[:8])}"
+        hint = suggest(name, classes)
         raise ConfigError(f"loss.class_weights.{name}: not a class of the data; {hint}")
     return torch.tensor([weights_by_name.get(name, 1.0) for name in classes])
 

@@ -9,10 +9,9 @@ its cache.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from resnets.data.sources.builtin import find_connection_error
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.utils.machine import environment
+from resnets.utils.suggest import find_similar, suggest
 from resnets.weights import zoo
 from resnets.weights.check_values import check_same_model
 from resnets.weights.errors import DownloadError, WeightsError
@@ -63,10 +63,10 @@ def _read_zoo(name: str, spec: ModelSpec | None) -> Weights:
     source, entries = f"resnets:{name}", zoo.read_index()
     if name not in entries:
         known = [f"resnets:{entry}" for entry in entries]
-        hint = _suggest(source, known) or f"; known: {', '.join(known)}"
+        hint = suggest(source, known)
         if "," in name:
             hint += "; a comma is not part of a name: give one name, or separate names by spaces"
-        raise ConfigError(f"weights: {source}: no such model{hint}")
+        raise ConfigError(f"weights: {source}: no such model; {hint}")
     entry = entries[name]
     folder = entry.folder if entry.url is None else environment.cache_folder() / "zoo" / name
     for file, digest in entry.sha256.items():
@@ -95,13 +95,13 @@ def _read_torchvision(name: str, spec: ModelSpec | None) -> Weights:
     available = {name.replace("-", "_") for name in catalog.list_models()} & torchvision_names()
     if net not in available:
         model = net if dot or spec is None else spec.name
-        raise ConfigError(f"weights: torchvision has none for {model}{_suggest(net, available)}")
+        hint = suggest(net, available, "its models: docs/weights.md")
+        raise ConfigError(f"weights: torchvision has none for {model}; {hint}")
     published = _published_spec(source, net, spec)
     choices = models.get_model_weights(net)
     if tag not in choices.__members__:
-        known = ", ".join(choices.__members__)
-        hint = _suggest(tag, choices.__members__)
-        raise ConfigError(f"weights: torchvision has no {tag!r} for {net}; known: {known}{hint}")
+        hint = suggest(tag, choices.__members__)
+        raise ConfigError(f"weights: torchvision has no {tag!r} for {net}; {hint}")
     entry = choices[tag]
     if entry.meta["categories"] is None:
         raise ConfigError(
@@ -176,11 +176,12 @@ def _read_timm(name: str, spec: ModelSpec | None) -> Weights:
     source = f"timm:{name}"
     net, _, tag = name.partition(".")
     if net not in TIMM_TAGS:
-        raise ConfigError(f"weights: timm has none for {net!r} here{_suggest(net, TIMM_TAGS)}")
+        hint = suggest(net, TIMM_TAGS, "its models: docs/weights.md")
+        raise ConfigError(f"weights: timm has none for {net!r} here; {hint}")
     if tag not in TIMM_TAGS[net]:
-        hint = _suggest(tag, TIMM_TAGS[net]) or f"; known: {', '.join(TIMM_TAGS[net])}"
+        hint = suggest(tag, TIMM_TAGS[net])
         raise ConfigError(
-            f"weights: timm has no {tag!r} for {net}{hint} (newer ones: hub:timm/{name})"
+            f"weights: timm has no {tag!r} for {net}; {hint} (newer ones: hub:timm/{name})"
         )
     published = _published_spec(source, net, spec)
     weights = replace(_read_hub(f"timm/{name}", None), source=source)
@@ -273,9 +274,9 @@ def _first_line(error: BaseException) -> str:
 def suggest_weights(source: str, spec: ModelSpec) -> str:
     """Return a hint if `source`, which is not a file, looks like a name of published weights."""
     library, colon, name = source.partition(":")
-    near = difflib.get_close_matches(library.lower(), LIBRARIES, 1)
-    if colon and near and not name.startswith("//"):
-        return f"; neither a file nor a library; did you mean {near[0]}:{name}?"
+    similar = find_similar(library, LIBRARIES)
+    if colon and similar and not name.startswith("//"):
+        return f"; neither a file nor a library; did you mean {similar}:{name}?"
     tag = source.rpartition("_Weights.")[2]  # torchvision's enumerations
     if tag.upper() == "DEFAULT" or re.fullmatch(r"IMAGENET1K_\w+", tag.upper()):
         return f"; did you mean torchvision:{tag.upper()}?"
@@ -301,11 +302,6 @@ def suggest_published(spec: ModelSpec) -> str:
     if not names:
         return f"no weights are published for {spec.name}; `weights` takes a file or a run"
     return f"write {' or '.join(f'weights={name!r}' for name in names)}; others: docs/weights.md"
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 LIBRARIES: Mapping[str, Callable[[str, ModelSpec | None], Weights]] = {

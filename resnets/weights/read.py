@@ -6,7 +6,6 @@ Nothing in a file is executed: see `resnets.data.files.unpickle`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from resnets.config import (
 )
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.utils.printable import join_names
+from resnets.utils.suggest import find_similar
 from resnets.weights import folder
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import Checkpoint, read_run_checkpoint
@@ -109,8 +109,8 @@ def read_path(source: str) -> Weights:
     place, part = split_part(source)
     path = find_checkpoint(place) if remote_url(place) else Path(place).expanduser()
     if not path.exists():
-        near = difflib.get_close_matches(path.name, _list_names(path.parent), 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        similar = find_similar(path.name, _list_names(path.parent))
+        hint = f"; did you mean {path.parent / similar}?" if similar else ""
         raise ConfigError(f"weights: {place}: no such file{hint}")
     if (path / folder.CONFIG).is_file():
         return dataclasses.replace(read_folder(path, source), part=part)

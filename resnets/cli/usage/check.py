@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from resnets.cli.usage.arguments import Argument, Command
 from resnets.utils.errors import ConfigError
+from resnets.utils.suggest import suggest
 
 EMPTY = "is empty; is a shell variable unset?"
 NUMBERS = {"INT": (int, "a whole number"), "FLOAT": (float, "a number")}
@@ -31,7 +31,8 @@ def check_arguments(command: Command, arguments: Sequence[str]) -> None:
         name, equals, value = word.partition("=")
         option = options.get(_with_hyphens(name))
         if option is None:
-            raise ConfigError(f"{name}: unknown option{_suggestion(name, options, command)}")
+            hint = suggest(name, options, f"see {command.name} --help")
+            raise ConfigError(f"{name}: unknown option; {hint}")
         values = [value] if equals else _take_values(option, words)
         _check_values(name, option, values)
     _check_positional(command, positional)
@@ -55,9 +56,7 @@ def _subcommand(command: Command, arguments: Sequence[str]) -> tuple[Command, Se
     if name in known:
         return known[name], arguments[1:]
     problem = f"unknown subcommand {name!r}" if name else "a subcommand is missing"
-    matches = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {matches[0]}?" if matches else f"known: {', '.join(known)}"
-    raise ConfigError(f"{problem}; {hint}")
+    raise ConfigError(f"{problem}; {suggest(name, known)}")
 
 
 def _is_option(word: str) -> bool:
@@ -68,11 +67,6 @@ def _is_option(word: str) -> bool:
 def _with_hyphens(name: str) -> str:
     """Return an option as it is listed; --batch_size is accepted as well."""
     return "--" + name.removeprefix("--").replace("_", "-") if name.startswith("--") else name
-
-
-def _suggestion(name: str, options: dict[str, Argument], command: Command) -> str:
-    matches = difflib.get_close_matches(name, options, 1)
-    return f"; did you mean {matches[0]}?" if matches else f"; see {command.name} --help"
 
 
 def _take_values(option: Argument, words: list[str]) -> list[str]:

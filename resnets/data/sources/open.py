@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from resnets.data.sources.parquet import open_parquet
 from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES
+from resnets.utils.suggest import suggest
 
 COCO_SUFFIX = ".json"
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -138,8 +138,7 @@ def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, f
             return open_pack(path), NO_FIELDS
         return open_table(path, group=spec.group_column, labels=spec.labels), NO_FIELDS
     if not path.is_dir():
-        matches = difflib.get_close_matches(source, NAMES, 1)
-        hint = f"did you mean {matches[0]}?" if matches else f"known sets: {', '.join(NAMES)}"
+        hint = suggest(source, NAMES, f"known data sets: {', '.join(NAMES)}")
         raise DataError(f"{source}: no such folder or file; {hint}")
     name = path.resolve().name
     if has_idx(path):

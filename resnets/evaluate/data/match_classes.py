@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import unicodedata
 from collections import Counter
@@ -29,6 +28,7 @@ from resnets.evaluate.data.ground_truth import GroundTruth, read_labels, split_t
 from resnets.evaluate.views import image_name
 from resnets.utils.files.source_paths import path_within, prefixes
 from resnets.utils.printable import join_names
+from resnets.utils.suggest import suggest
 from resnets.weights.heads import imagenet_classes
 
 log = logging.getLogger("resnets")
@@ -276,10 +276,8 @@ def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Ten
         if len(extra) == len(ours):
             parts = [f"the network knows none of its classes ({len(ours):,})"]
         parts.append(join_names(extra, MAX_NAMES))
-        near = difflib.get_close_matches(extra[0], theirs, 1)
-        cased = [name for name in theirs if name.casefold() == extra[0].casefold()]
-        if guess := (cased or near):
-            parts.append(f"did you mean {guess[0]}?")
+        if guess := suggest(extra[0], theirs, otherwise=""):
+            parts.append(guess)
         parts.append(f"the network's {len(theirs):,} are {join_names(theirs, MAX_NAMES)}")
         raise DataError(f"{source}: {'; '.join(parts)}; exclude them or rename them")
     if ours == theirs:

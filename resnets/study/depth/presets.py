@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from resnets.config import ConfigError
 from resnets.models.catalog import is_transformer
 from resnets.study.grid.cells import Grid
 from resnets.study.grid.model_names import model_spec, split_names
+from resnets.utils.suggest import suggest
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110)
 SEEDS = 3
@@ -221,9 +221,7 @@ def shortcut_grid(
 
 def _load_preset(name: str) -> Grid:
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"presets: {', '.join(PRESETS)}"
-        raise ConfigError(f"unknown preset {name!r}; {hint}")
+        raise ConfigError(f"unknown preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]()
 
 

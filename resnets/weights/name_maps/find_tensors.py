@@ -8,7 +8,6 @@ would never be complete. So the network is searched by its own names.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from resnets.utils.printable import join_names, printable
+from resnets.utils.suggest import suggest
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, reading_weights
 from resnets.weights.name_maps.leftovers import (
@@ -112,9 +112,7 @@ def _names_under(tensors: Iterable[str], part: str, source: str) -> list[str]:
     names = [name for name in tensors if name.startswith(f"{part}.")]
     if not names:
         known = sorted({printable(name.partition(".")[0]) for name in tensors if "." in name})
-        near = difflib.get_close_matches(part, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known[:8])}"
-        raise WeightsError(f"{source}: no tensors under {part!r}{hint}")
+        raise WeightsError(f"{source}: no tensors under {part!r}; {suggest(part, known)}")
     return names
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from resnets.utils.errors import ConfigError
+from resnets.utils.suggest import suggest
 
 Handler = Callable[[Any], Any]
 
@@ -30,11 +30,10 @@ def apply_handlers(
         if name in no_effect or value is None:  # null is as good as a missing field
             continue
         if name not in handlers:
-            near = difflib.get_close_matches(str(name), [*handlers, *no_effect], 1)
-            hint = f" (known: {near[0]})" if near else ""
+            hint = suggest(str(name), [*handlers, *no_effect], otherwise="")
             raise ConfigError(
-                f"{where}: field {_format(name)} = {_format(value)} is not known here{hint}, and"
-                " may change what the network computes"
+                f"{where}: field {_format(name)} = {_format(value)} is not known here, and may"
+                f" change what the network computes{hint and f'; {hint}'}"
             )
         try:
             found[name] = handlers[name](value)

@@ -1,0 +1,29 @@
+"""Hints to a similar known name."""
+
+import pytest
+
+from resnets.utils.suggest import find_similar, suggest
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "similar"),
+    [
+        ("resnet5O", ["resnet18", "resnet50"], "resnet50"),
+        ("ResNet_50", ["resnet-50", "resnet-101"], "resnet-50"),  # case, hyphen or underscore
+        ("batch-size", ["batch_size", "batches"], "batch_size"),
+        ("CAT", ["dog", "Cat"], "Cat"),
+        ("zebra", ["dog", "Cat"], None),
+        ("", ["dog"], None),
+        ("dog", [], None),
+    ],
+)
+def test_finds_the_most_similar_name(name: str, known: list[str], similar: str | None) -> None:
+    assert find_similar(name, known) == similar
+    if similar is not None:
+        assert suggest(name, known) == f"did you mean {similar}?"
+
+
+def test_lists_the_known_names_if_none_is_similar() -> None:
+    assert suggest("zebra", iter(["dog", "cat"])) == "known: dog, cat"
+    assert suggest("zebra", ["dog"], "see --help") == "see --help"
+    assert suggest("zebra", [f"class{index}" for index in range(25)]).endswith("and 5 more")
