@@ -31,6 +31,7 @@ from resnets.data.sources.find_parquet import find_tabular
 from resnets.data.sources.huggingface import HUB
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import SAMPLE_ROWS, TABLE_SUFFIXES, open_table_file
+from resnets.utils.suggest import suggest_path
 
 Member = tuple[str, int, int, int]  # name, archive, offset, size
 
@@ -58,6 +59,7 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
     elif not path.is_file():
         raise DataError(
             f"{source}: no such folder or file (built-in data sets are not supported here)"
+            f"{suggest_path(path)}"
         )
     elif path.suffix.lower() in TABLE_SUFFIXES:
         index = _index_files(path.parent, _listed_paths(path), work)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnets.config import ConfigError
+from resnets.utils.suggest import suggest
 
 
 @dataclass(frozen=True)
@@ -178,5 +179,5 @@ def kinds_by_name(names: Iterable[str]) -> frozenset[FindingKind]:
     chosen = [OLD_NAMES.get(name, name) for name in names]
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"--exclude {name}: no such finding; known: {', '.join(known)}")
+            raise ConfigError(f"--exclude {name}: no such finding; {suggest(name, known)}")
     return frozenset(known[name] for name in chosen)

@@ -41,6 +41,7 @@ from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
 from resnets.utils.files.json import parse_json
 from resnets.utils.files.write import file_sha256
+from resnets.utils.suggest import suggest_path
 
 ArtifactKind = Literal["onnx", "openvino", "torch", "executorch"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -250,7 +251,7 @@ def check_artifact_files(path: Path) -> dict[str, Any] | None:
     """
     for file in artifact_files(path):
         if not file.is_file():
-            raise ArtifactError(f"{file}: no such file")
+            raise ArtifactError(f"{file}: no such file{suggest_path(file)}")
     source = manifest_path(path)
     if not source.is_file():
         return None

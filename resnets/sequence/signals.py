@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resnets.config import DataSpec, SignalSpec
 from resnets.data import order
-from resnets.data.dataset.summary import DataSummary, SplitSummary
+from resnets.data.dataset.summary import DataSummary, SplitSummary, find_rarest
 from resnets.data.errors import DataError
 from resnets.sequence.dataset import Ints, SequenceData
 from resnets.utils.errors import reading
@@ -87,15 +87,17 @@ def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
         if len(each)
     }
     counts = np.bincount(arrays["train"][1], minlength=len(classes))
-    rarest, count = classes[int(counts.argmin())], int(counts.min())
-    if not count:
-        raise DataError(f"{data.source}: class {rarest} has no training signals; use a longer file")
+    rarest = find_rarest(classes, counts.tolist())
+    if not rarest.count:
+        raise DataError(
+            f"{data.source}: class {rarest.name} has no training signals; use a longer file"
+        )
     shape = splits["train"].values.shape
     summary = DataSummary(
         data.source if data.source == CBF else Path(data.source).name,
         classes,
         [SplitSummary(role, len(signals), "") for role, signals in splits.items()],
-        rarest=(rarest, count),
+        rarest=rarest,
         notes=(f"{format_count(shape[1], 'channel')} of {format_count(shape[2], 'step')}", *notes),
         counted="signal",
         unit="signals",

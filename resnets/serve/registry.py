@@ -21,10 +21,7 @@ from resnets.serve.metrics import Metrics
 from resnets.serve.models import Model, fingerprint, open_model
 from resnets.serve.schemas import PredictOptions
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.checkpoint.store import remote_url
-from resnets.weights.hub import is_library
 from resnets.weights.load import DEFAULT_LOAD_OPTIONS, LoadOptions, has_known_model
-from resnets.weights.read import split_part
 
 log = logging.getLogger("resnets.serve")
 
@@ -216,7 +213,7 @@ def _check_options(sources: Sequence[Source], options: Mapping[str, Any]) -> Non
     ]
     unstated = []
     if loading.model is not None:
-        unstated = [each for each in classifiers if _is_missing(each) or not has_known_model(each)]
+        unstated = [each for each in classifiers if not has_known_model(each)]
     for name, value, readers in (
         ("model", loading.model, unstated),
         ("classes", loading.classes, classifiers),
@@ -232,10 +229,3 @@ def _check_options(sources: Sequence[Source], options: Mapping[str, Any]) -> Non
                 f"--{name} {options[name]}: only for checkpoints; all models are artifacts, which "
                 "have their own runtime and precision"
             )
-
-
-def _is_missing(where: str) -> bool:
-    """Whether there is no such file or folder, which loading it reports."""
-    place = split_part(where)[0]
-    named = is_library(place) or remote_url(place) is not None
-    return not named and not Path(place).expanduser().exists()

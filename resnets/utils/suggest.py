@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from resnets.utils.printable import join_names
 
@@ -30,6 +31,18 @@ def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> st
     if similar is not None:
         return f"did you mean {similar}?"
     return f"known: {join_names(known, MAX_NAMES)}" if otherwise is None else otherwise
+
+
+def suggest_path(path: Path) -> str:
+    """Return "; did you mean X?" for a missing path with a similar name in its folder, else ""."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    if path.name in names:  # it is of another kind than is wanted
+        return ""
+    similar = find_similar(path.name, names)
+    return "" if similar is None else f"; did you mean {path.parent / similar}?"
 
 
 def _normalize(name: str) -> str:

@@ -25,7 +25,7 @@ from resnets.config import (
 )
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.utils.printable import join_names
-from resnets.utils.suggest import find_similar
+from resnets.utils.suggest import suggest_path
 from resnets.weights import folder
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import Checkpoint, read_run_checkpoint
@@ -109,9 +109,7 @@ def read_path(source: str) -> Weights:
     place, part = split_part(source)
     path = find_checkpoint(place) if remote_url(place) else Path(place).expanduser()
     if not path.exists():
-        similar = find_similar(path.name, _list_names(path.parent))
-        hint = f"; did you mean {path.parent / similar}?" if similar else ""
-        raise ConfigError(f"weights: {place}: no such file{hint}")
+        raise ConfigError(f"weights: {place}: no such file{suggest_path(path)}")
     if (path / folder.CONFIG).is_file():
         return dataclasses.replace(read_folder(path, source), part=part)
     if path.is_dir():
@@ -140,10 +138,6 @@ def _select_reader(path: Path) -> Callable[[Path, str, str | None], Weights]:
         return _read_pickled
     suffix = path.suffix.lower()
     return READERS.get(suffix, _read_pickled)
-
-
-def _list_names(path: Path) -> list[str]:
-    return [entry.name for entry in path.iterdir()] if path.is_dir() else []
 
 
 def read_folder(path: Path, source: str) -> Weights:

@@ -55,6 +55,8 @@ def test_help_is_printed_anywhere_in_the_arguments(capsys: pytest.CaptureFixture
         ("study depht", "depht"),
         ("study depth --seeds", "--seeds"),
         ("data pack", "SOURCE"),
+        ("recompute-norm run --data d", "--out"),
+        ("push run", "--to"),
     ],
 )
 def test_a_usage_error_is_one_line(

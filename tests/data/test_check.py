@@ -333,7 +333,7 @@ def test_what_the_command_writes(tree: Path, tmp_path: Path, capsys, monkeypatch
     assert "no image is in two splits" in printed
     assert "no image is in two splits" in (tmp_path / "again" / "report.html").read_text()
     assert main(["data", "check", "root", "--exclude", "leeks"]) == 2
-    assert "--exclude leeks: no such finding; known: leak," in capsys.readouterr().err
+    assert "--exclude leeks: no such finding; did you mean leak?" in capsys.readouterr().err
     assert main(["data", "check", "root", "--quarantine", "leeks"]) == 2
     assert "data.quarantine: leeks" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from resnets.data import open_data
 from resnets.data.check.report import COLUMNS
 from resnets.data.dataset import summary
 from resnets.data.dataset.quarantine_list import write_quarantine
-from resnets.data.dataset.summary import MAX_LINES, WIDTH, DataSummary, SplitSummary
+from resnets.data.dataset.summary import MAX_LINES, WIDTH, DataSummary, Rarest, SplitSummary
 from resnets.detect.loading.sources import open_detection
 
 TINY = ("--set", "data.size=8", "--set", "batch_size=4", "--set", "model.input_size=8")
@@ -51,7 +51,7 @@ def test_the_summary_says_what_was_understood(folder: Path) -> None:
     found = open_data(DataSpec(source=str(folder), in_memory="never")).summary
     assert found.classes == ("cat", "dog")
     assert found.rarest is not None
-    assert found.rarest[0] == "dog"
+    assert found.rarest.name == "dog"
     by_role = {each.role: each for each in found.splits}
     assert sum(by_role[role].images for role in ("train", "val")) == 15
     assert by_role["train"].origin == "Training"
@@ -77,7 +77,13 @@ def test_the_block_is_short_for_any_names(tmp_path: Path) -> None:
     names = tuple(f"class {number} {'of a long name ' * 30}" for number in range(2000))
     splits = [SplitSummary(role, 10**7, "x" * 300) for role in ("train", "val", "test")]
     found = DataSummary(
-        "s" * 300, names, splits, (names[0], 1), ["y" * 200] * 9, 3, ["z\x1b[2J"] * 9
+        "s" * 300,
+        names,
+        splits,
+        Rarest(names[0], 1, tied=False),
+        ["y" * 200] * 9,
+        3,
+        ["z\x1b[2J"] * 9,
     )
     lines = found.lines()
     assert len(lines) <= 4 * MAX_LINES

@@ -1,8 +1,10 @@
 """Hints to a similar known name."""
 
+from pathlib import Path
+
 import pytest
 
-from resnets.utils.suggest import find_similar, suggest
+from resnets.utils.suggest import find_similar, suggest, suggest_path
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,11 @@ def test_lists_the_known_names_if_none_is_similar() -> None:
     assert suggest("zebra", iter(["dog", "cat"])) == "known: dog, cat"
     assert suggest("zebra", ["dog"], "see --help") == "see --help"
     assert suggest("zebra", [f"class{index}" for index in range(25)]).endswith("and 5 more")
+
+
+def test_suggests_a_path_in_the_same_folder(tmp_path: Path) -> None:
+    (tmp_path / "run1").mkdir()
+    assert suggest_path(tmp_path / "run2") == f"; did you mean {tmp_path / 'run1'}?"
+    assert suggest_path(tmp_path / "run1") == ""
+    assert suggest_path(tmp_path / "zebra") == ""
+    assert suggest_path(tmp_path / "none" / "run2") == ""

@@ -15,14 +15,15 @@ NUMBERS = {"INT": (int, "a whole number"), "FLOAT": (float, "a number")}
 def check_arguments(command: Command, arguments: Sequence[str]) -> None:
     """Raise ConfigError for arguments that the command cannot take.
 
-    Unknown options and subcommands, missing or superfluous values, values that are no number or no
-    choice, and empty values, which as a path would be the current folder.
+    Unknown options and subcommands, missing arguments and required options, missing or superfluous
+    values, values that are no number or no choice, and empty values, which as a path would be the
+    current folder.
     """
     _check_not_empty(arguments)
     if command.subcommands:
         command, arguments = _subcommand(command, arguments)
     options = {name: each for each in command.arguments for name in each.names if each.is_option}
-    words, positional = list(arguments), list[str]()
+    words, positional, given = list(arguments), list[str](), set[Argument]()
     while words:
         word = words.pop(0)
         if not _is_option(word):
@@ -33,9 +34,17 @@ def check_arguments(command: Command, arguments: Sequence[str]) -> None:
         if option is None:
             hint = suggest(name, options, f"see {command.name} --help")
             raise ConfigError(f"{name}: unknown option; {hint}")
+        given.add(option)
         values = [value] if equals else _take_values(option, words)
         _check_values(name, option, values)
     _check_positional(command, positional)
+    for option in options.values():
+        if option.is_required and option not in given:
+            raise _missing(option)
+
+
+def _missing(argument: Argument) -> ConfigError:
+    return ConfigError(f"{argument.names[-1]} is missing: {argument.meaning.rstrip('.')}")
 
 
 def _check_not_empty(arguments: Sequence[str]) -> None:
@@ -110,7 +119,7 @@ def _check_positional(command: Command, values: Sequence[str]) -> None:
     arguments = [each for each in command.arguments if not each.is_option]
     for argument in arguments[len(values) :]:
         if argument.is_required:
-            raise ConfigError(f"{argument.names[0]} is missing: {argument.meaning.rstrip('.')}")
+            raise _missing(argument)
     if len(values) > len(arguments) and not any(each.is_list for each in arguments):
         raise ConfigError(f"{values[len(arguments)]}: unexpected; see {command.name} --help")
     for argument, value in zip(arguments, values, strict=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from resnets.data.dataset.summary import (
 )
 from resnets.data.decode.pixel_values import RANGE_16_BIT, Levels, describe_levels
 from resnets.data.errors import DataError
-from resnets.data.files.archives import is_zip, list_archive
+from resnets.data.files.archives import is_archive, is_zip, list_archive
 from resnets.data.files.folder import Files, Listing, list_folder
 from resnets.data.files.walk import (
     BROKEN_LINK,
@@ -202,7 +201,7 @@ def _list_source(path: Path, unlisted: list[OSError]) -> Listing | None:
         if is_tabular(path) or find_shards(path):
             return None
         listing = list_folder(path, is_table, unlisted.append)
-    elif path.is_file() and not is_pack(path) and (is_zip(path) or tarfile.is_tarfile(path)):
+    elif not is_pack(path) and is_archive(path):
         listing = list_archive(path, lambda path: is_label_member(path) or may_hold_labels(path))
     else:
         return None

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
 from resnets.utils.errors import reading
+from resnets.utils.suggest import suggest_path
 
 MAGIC, VERSION = b"RESNPACK", 1
 HEADER = struct.Struct("<8sIIQQ32s")
@@ -166,7 +167,8 @@ def _open_index(path: Path) -> tuple[dict[str, Any], memoryview]:
     """Return the verified index, and the whole file as memory."""
     again = "copy it again, or pack the set again"
     if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with `resnets data pack`")
+        hint = suggest_path(path) or "; make it with `resnets data pack`"
+        raise DataError(f"{path}: no such file{hint}")
     try:
         with path.open("rb") as file:
             head = file.read(HEADER.size)

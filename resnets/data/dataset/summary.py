@@ -7,6 +7,7 @@ image is decoded, and no test image is read.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from resnets.data.dataset.labels import Labels, class_counts
 from resnets.data.dataset.source import Rows, Source
 from resnets.data.files.walk import SkippedFiles
 from resnets.utils.argument_names import options_to_arguments
-from resnets.utils.printable import echo, printable
+from resnets.utils.printable import echo, format_count, printable
 
 ROLES = {"train": "training", "val": "validation", "test": "test"}
 WIDTH = 80
@@ -42,11 +43,23 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
+class Rarest:
+    """The class with the fewest training images (or signals, objects), and their number.
+
+    tied: whether all classes have as many.
+    """
+
+    name: str
+    count: int
+    tied: bool
+
+
+@dataclass(frozen=True)
 class DataSummary:
     """How the data set `name` was interpreted.
 
     Attributes:
-        rarest: Class with the fewest training images, and their number (or that of `counted`).
+        rarest: Class with the fewest training images, or what `counted` says.
         skipped: Texts with counts of skipped files, by reason and suffix.
         links: Number of links to folders that were followed.
         warnings: Lines about possible misinterpretations; they are printed in full.
@@ -59,7 +72,7 @@ class DataSummary:
     name: str
     classes: Sequence[str]
     splits: Sequence[SplitSummary]
-    rarest: tuple[str, int] | None = None
+    rarest: Rarest | None = None
     skipped: Sequence[str] = ()
     links: int = 0
     notes: Sequence[str] = ()
@@ -91,7 +104,7 @@ class DataSummary:
         """Return the entry of result.json: the fields, and the lines as `text`."""
         rarest = None
         if self.rarest is not None:
-            rarest = {"class": self.rarest[0], f"{self.counted}s": self.rarest[1]}
+            rarest = {"class": self.rarest.name, f"{self.counted}s": self.rarest.count}
         return {
             "name": self.name,
             "unit": self.unit,
@@ -121,9 +134,9 @@ class DataSummary:
         text = f"{printable(self.name)}: {len(self.classes):,} class{plural}"
         text += f" ({', '.join(names)}{more})"
         if self.rarest is not None:
-            name, count = self.rarest
-            counted = f"training {self.counted}{'s' * (count != 1)}"
-            text += f"; fewest in class {_shorten(name)}: {count:,} {counted}"
+            name = f"fewest in class {_shorten(self.rarest.name)}"
+            count = format_count(self.rarest.count, f"training {self.counted}")
+            text += f"; {'each class' if self.rarest.tied else name}: {count}"
         return text
 
     def _format_groups(self) -> str:
@@ -166,19 +179,23 @@ def summarize(
     )
 
 
-def find_rarest_class(classes: Sequence[str], labels: Labels) -> tuple[str, int]:
-    """Return the class with the fewest training images, and their number."""
+def find_rarest_class(classes: Sequence[str], labels: Labels) -> Rarest:
+    """Return the class with the fewest images of `labels`."""
     counts = class_counts(labels, len(classes))[: len(classes)]
-    least = int(counts.argmin())
-    return classes[least], int(counts[least])
+    return find_rarest(classes, [int(count) for count in counts])
 
 
-def find_rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tuple[str, int] | None:
-    """Return the class with the fewest objects in `counts`, and their number; None if empty."""
+def find_rarest_object(classes: Sequence[str], counts: Counter[int]) -> Rarest | None:
+    """Return the class with the fewest objects by `counts` of class indices; None if empty."""
     if not counts:
         return None
-    rarest = min(range(len(classes)), key=lambda label: counts.get(label, 0))
-    return classes[rarest], counts.get(rarest, 0)
+    return find_rarest(classes, [counts[label] for label in range(len(classes))])
+
+
+def find_rarest(classes: Sequence[str], counts: Sequence[int]) -> Rarest:
+    """Return the class with the fewest of `counts` (K,), which are in the order of `classes`."""
+    least = min(range(len(classes)), key=counts.__getitem__)
+    return Rarest(classes[least], counts[least], len(classes) > 1 and min(counts) == max(counts))
 
 
 def summarize_source(source: Source) -> DataSummary:

@@ -78,6 +78,11 @@ def is_zip(path: Path) -> bool:
         return False
 
 
+def is_archive(path: Path) -> bool:
+    """True if a file exists and is a tar or zip by its content."""
+    return path.is_file() and (is_zip(path) or tarfile.is_tarfile(path))
+
+
 def list_archive(archive: Path, include: Callable[[str], bool] | None = None) -> Listing:
     """List images in a tar or zip, and files for which `include(path)` is true.
 

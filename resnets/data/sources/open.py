@@ -33,7 +33,7 @@ from resnets.data.sources.parquet import open_parquet
 from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES
-from resnets.utils.suggest import suggest
+from resnets.utils.suggest import suggest, suggest_path
 
 COCO_SUFFIX = ".json"
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -138,8 +138,8 @@ def _open_unstreamed(source: str, path: Path, spec: DataSpec) -> tuple[Source, f
             return open_pack(path), NO_FIELDS
         return open_table(path, group=spec.group_column, labels=spec.labels), NO_FIELDS
     if not path.is_dir():
-        hint = suggest(source, NAMES, f"known data sets: {', '.join(NAMES)}")
-        raise DataError(f"{source}: no such folder or file; {hint}")
+        known = suggest(source, NAMES, f"known data sets: {', '.join(NAMES)}")
+        raise DataError(f"{source}: no such folder or file{suggest_path(path) or f'; {known}'}")
     name = path.resolve().name
     if has_idx(path):
         return open_idx(path, name), NO_FIELDS

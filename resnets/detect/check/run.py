@@ -6,7 +6,6 @@ images and class maps.
 
 from __future__ import annotations
 
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from resnets.config import DetectSpec
 from resnets.data.dataset.probe_split import unread_frames_warning
 from resnets.data.errors import DataError
-from resnets.data.files.archives import is_zip
+from resnets.data.files.archives import is_archive
 from resnets.detect.class_maps.folders import find_class_maps
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.source import scan_maps
@@ -108,7 +107,7 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
     """
     detect = detect or DetectSpec()
     path = Path(where).expanduser()
-    if not path.is_dir() and not is_zip(path) and not tarfile.is_tarfile(path):
+    if not path.is_dir() and not is_archive(path):
         return ()
     try:
         store = open_store(where)

@@ -18,6 +18,7 @@ from resnets.data.files.folder import Files, FolderFiles, list_folder
 from resnets.data.files.tar import TarFiles
 from resnets.data.files.walk import SkippedFiles, read_suffixes
 from resnets.detect.data.documents import decode_text
+from resnets.utils.suggest import suggest_path
 
 TEXT_SUFFIXES = frozenset(
     {".xml", ".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv", ".names", ".data", ".labels"}
@@ -91,7 +92,8 @@ def open_store(source: str) -> Store:
         listing = list_folder(path, is_text_path)
     else:
         raise DataError(
-            f"{source}: no such folder, tar or zip; give one with images and annotations"
+            f"{source}: no such folder, tar or zip"
+            f"{suggest_path(path) or '; give one with images and annotations'}"
         )
     paths = listing.paths
     if not paths:

@@ -15,6 +15,7 @@ from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.printable import join_names
+from resnets.utils.suggest import suggest
 from resnets.weights.check_values import check_same_model, check_values, warn_about_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, select_head_rows
@@ -85,8 +86,8 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
         )
     choices = models.get_model_weights(name)
     if tag not in choices.__members__:
-        known = ", ".join(choices.__members__)
-        raise ConfigError(f"weights: torchvision has no {tag!r} for {name}; known: {known}")
+        hint = suggest(tag, choices.__members__)
+        raise ConfigError(f"weights: torchvision has no {tag!r} for {name}; {hint}")
     entry = choices[tag]
     found = find_model_tensors(read_path(str(torchvision_file(entry.url))))
     # torchvision builds its published detectors with norms that add nothing to the variance.

@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 
 from resnets.config import Recipe
 from resnets.utils.files.json import parse_json
+from resnets.utils.suggest import suggest_path
 from resnets.weights.checkpoint.format import (
     BEST,
     FOLDER,
@@ -98,7 +99,8 @@ def read_task(where: str | Path) -> str:
     """Return the task of a run or checkpoint, from the first readable header, not verified.
 
     Of an artifact, the task in its manifest. "classify" for everything else, such as published
-    weights, whose errors are raised when they are loaded.
+    weights, whose errors are raised when they are loaded. CheckpointError for a path that does not
+    exist.
     """
     tasks = get_args(get_type_hints(Recipe)["task"])
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -113,7 +115,9 @@ def read_task(where: str | Path) -> str:
             if task in tasks:
                 return str(task)
     except CheckpointError:
-        pass
+        place = str(where).rpartition("#")[0] or str(where)  # FILE#PART
+        if ":" not in place and not Path(place).expanduser().exists():
+            raise
     return "classify"
 
 
@@ -168,7 +172,7 @@ def _iter_candidates(where: str | Path) -> Iterator[Path]:
         raise CheckpointError(f"{url}: no checkpoint; give the URL of a run or of a .safetensors")
     if path.is_dir():
         raise CheckpointError(f"{path}: no checkpoint in this folder; give a run or a .safetensors")
-    raise CheckpointError(f"{path}: no such run or checkpoint")
+    raise CheckpointError(f"{path}: no such run or checkpoint{suggest_path(path)}")
 
 
 def _recorded_url(out: Path) -> str | None:
