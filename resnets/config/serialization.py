@@ -24,6 +24,14 @@ from resnets.utils.files.write import atomic_write
 from resnets.utils.suggest import suggest
 
 T = TypeVar("T")
+NEEDED = {  # by the first word of pydantic's types of errors
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "dict": "a table of fields",
+    "dataclass": "a table of fields",
+}
 TABLES = ("loss.class_weights", "custom")  # fields of a recipe whose values are tables
 
 
@@ -52,13 +60,13 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     except pydantic.ValidationError as error:
         first = _first_error(error)
         # pydantic also lists the alternative of a union. Empty: the message names the field.
-        path = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
+        parts = [str(part) for part in first["loc"] if "[" not in str(part)]
+        path = ".".join(parts[:-1] if _is_short_list(first) else parts)
         if path in DURATIONS and isinstance(first["input"], int | float):
             parse_duration(str(first["input"]), f"{where}: {path}")  # says which unit is missing
-        message = first["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
-        got = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
+        message = _explain(first, path)
         named = f"{where}: {path}" if path and not message.startswith(f"{path}.") else where
-        raise ConfigError(f"{named}: {message}{got}") from None
+        raise ConfigError(f"{named}: {message}") from None
 
 
 def _refuse_infinite(value: Any, where: str, path: str = "") -> None:
@@ -80,6 +88,31 @@ def _first_error(error: pydantic.ValidationError) -> ErrorDetails:
         (each for each in errors if each["loc"][: len(field) - 1] == field[:-1]),
         key=lambda each: len(each["loc"]),
     )
+
+
+def _is_short_list(error: ErrorDetails) -> bool:
+    return error["type"] == "missing" and isinstance(error["loc"][-1], int)
+
+
+def _explain(error: ErrorDetails, path: str) -> str:
+    """Return what a value must be, and what it is, from pydantic's error."""
+    kind, value = error["type"], error["input"]
+    if kind == "value_error":
+        return error["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
+    default = DEFAULTS.get(path)
+    if kind == "tuple_type":
+        is_item = isinstance(value, int | float) or (isinstance(value, str) and not default)
+        example = [value] if is_item else list(default or ())
+        needed = f"a list{f', such as {example}' if example else ''}"
+    elif kind == "too_long" or _is_short_list(error):
+        needed = f"a list of {len(default or ())} values"
+    elif kind == "literal_error":
+        needed = error["ctx"]["expected"]
+    else:
+        needed = NEEDED.get(kind.partition("_")[0], "")
+    if not needed:
+        return f"{error['msg']}, got {value!r:.80}"
+    return f"must be {needed}, got {value!r:.80}"
 
 
 @cache

@@ -14,11 +14,15 @@ MAX_NAMES = 20  # known names listed in a hint
 def find_similar(name: str, known: Iterable[str]) -> str | None:
     """Return the name in `known` that is most similar to `name`; None if none is similar.
 
-    Case and the choice of hyphen or underscore do not count. The similarity is difflib's.
+    Case and the choice of hyphen or underscore do not count. The similarity is difflib's; without
+    one, it is the only name that begins with `name`.
     """
     names = {_normalize(each): each for each in known}
-    matches = difflib.get_close_matches(_normalize(name), names, 1)
-    return names[matches[0]] if matches else None
+    start = _normalize(name)
+    matches = difflib.get_close_matches(start, names, 1)
+    if not matches and start:
+        matches = [each for each in names if each.startswith(start)]
+    return names[matches[0]] if len(matches) == 1 else None
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:

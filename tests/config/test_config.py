@@ -75,6 +75,12 @@ def test_set_none_clears_an_optional_field():
         ({"optim.lr": "nan"}, r"optim\.lr: nan must be finite"),
         ({"data.augment.mixup": float("inf")}, r"data\.augment\.mixup: inf"),
         ({"distill.teacher": " "}, r"distill\.teacher: is empty"),
+        ({"detect.train_sizes": "96"}, r"detect\.train_sizes: .*list.* \[96\]"),
+        ({"trackers": "wandb"}, r"trackers: .*list.* \['wandb'\]"),
+        ({"optim.betas": "[0.9]"}, r"optim\.betas: .*2 values, got \[0\.9\]"),
+        ({"optim.betas": "[1, 2, 3]"}, r"optim\.betas: .*2 values, got \[1, 2, 3\]"),
+        ({"batch_size": "1.5"}, r"batch_size: .*whole number, got 1\.5"),
+        ({"optim": 5}, "optim: .*table.*got 5"),
     ],
 )
 def test_bad_fields_are_named(change, message):

@@ -14,6 +14,8 @@ from resnets.utils.suggest import find_similar, suggest, suggest_path
         ("ResNet_50", ["resnet-50", "resnet-101"], "resnet-50"),  # case, hyphen or underscore
         ("batch-size", ["batch_size", "batches"], "batch_size"),
         ("CAT", ["dog", "Cat"], "Cat"),
+        ("ema", ["ema_decay", "epochs"], "ema_decay"),  # the only name that begins so
+        ("c", ["cow", "cat"], None),
         ("zebra", ["dog", "Cat"], None),
         ("", ["dog"], None),
         ("dog", [], None),

@@ -71,9 +71,17 @@ def verdict_table(verdict: Verdict) -> list[Table]:
 
 
 def runs_table(models: Sequence[ModelSummary]) -> Table:
-    """Tabulate each run, with the steps its numbers come from."""
+    """Tabulate each run, with the steps its numbers come from.
+
+    The page omits the run folder, which model and seed name, and the status if all runs are done.
+    """
     numbers = errors_by_run(models)
-    return Table("runs", numbers.columns, numbers.rows)
+    omitted = {"run folder"}
+    if all(cell.status == "done" for model in models for cell in model.cells):
+        omitted.add("status")
+    shown = [index for index, column in enumerate(numbers.columns) if column not in omitted]
+    rows = tuple(tuple(row[index] for index in shown) for row in numbers.rows)
+    return Table("runs", tuple(numbers.columns[index] for index in shown), rows, numbers)
 
 
 def errors_by_run(models: Sequence[ModelSummary]) -> Numbers:
