@@ -83,9 +83,9 @@ def _check(
     resnets(["data", "check", str(folder / "set"), "--out", str(folder / "report")])
     with (folder / "report" / "files.csv").open(encoding="utf-8", newline="") as file:
         pairs = {
-            (Path(row["path"]).stem, Path(row["twin"]).stem)
+            (Path(row["path"]).stem, Path(row["other_image"]).stem)
             for row in csv.DictReader(file)
-            if row["finding"].startswith("near-") and row["twin"]
+            if row["finding"].startswith("near-") and row["other_image"]
         }
     found = {one for one, other in pairs if one == other}
     return len(found), sum(one != other for one, other in pairs)

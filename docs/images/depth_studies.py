@@ -94,9 +94,11 @@ def text_tables(folder: Path) -> dict[str, tuple[list[str], list[Row]]]:
     depths: list[Row] = []
     for name, row in errors.items():
         if name.startswith("plain-"):
-            twin = errors[name.removeprefix("plain-")]
-            losses = [_spread(each, part) for each in (row, twin) for part in ("training", "test")]
-            depths.append([int(row["layers"]), f"{parameters[twin['model']]:,}", *losses])
+            residual = errors[name.removeprefix("plain-")]
+            losses = [
+                _spread(each, part) for each in (row, residual) for part in ("training", "test")
+            ]
+            depths.append([int(row["layers"]), f"{parameters[residual['model']]:,}", *losses])
     kinds = ("plain, training", "plain, test", "residual, training", "residual, test")
     networks = ["network", *(f"training, seed {seed}" for seed in range(3))]
     networks += ["fall over the last fifth", "stream: embedding", "after the first block"]

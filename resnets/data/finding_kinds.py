@@ -28,8 +28,8 @@ class FindingKind:
 class Finding:
     """A finding: `path` within the source, its part and class if any.
 
-    twin: path of the other image of a duplicate, in part `twin_part`. count: number of files that
-    it stands for, `path` being the first.
+    other_image: path of the image that it repeats, in part `other_part`. count: number of files
+    that it stands for, `path` being the first.
     """
 
     kind: FindingKind
@@ -37,8 +37,8 @@ class Finding:
     detail: str
     part: str = ""
     label: str = ""
-    twin: str = ""
-    twin_part: str = ""
+    other_image: str = ""
+    other_part: str = ""
     count: int = 1
 
 

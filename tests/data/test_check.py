@@ -157,8 +157,8 @@ def test_duplicates_within_and_across_splits(tree: Path) -> None:
     save(kept.resize((96, 72)), tree / "train" / "bee" / "saved-again.jpg", quality=60)
     save(Image.open(first), tree / "train" / "ant" / "zz.jpg", quality=60)
     report = check(tree)
-    twins = {each.path: (each.kind.name, each.twin, each.detail) for each in report.findings}
-    assert {path: found[:2] for path, found in twins.items()} == {
+    found = {each.path: (each.kind.name, each.other_image, each.detail) for each in report.findings}
+    assert {path: entry[:2] for path, entry in found.items()} == {
         "train/ant/copy.png": ("duplicate", "train/ant/00.png"),
         "train/bee/other-class.png": ("duplicate", "train/ant/00.png"),
         "train/ant/of-test.png": ("leak", "test/ant/02.png"),
@@ -167,7 +167,7 @@ def test_duplicates_within_and_across_splits(tree: Path) -> None:
         "train/bee/saved-again.jpg": ("near-leak", "test/bee/05.png"),
         "train/ant/zz.jpg": ("near-duplicate", "train/ant/00.png"),
     }
-    said = {path: found[2] for path, found in twins.items()}
+    said = {path: entry[2] for path, entry in found.items()}
     assert said["train/ant/copy.png"] == "same bytes as train/ant/00.png"
     assert said["train/bee/other-class.png"].endswith("which is labeled ant")
     assert said["train/bee/of-val.bmp"] == "same pixels as val/bee/01.png"
@@ -308,7 +308,7 @@ def test_what_the_command_writes(tree: Path, tmp_path: Path, capsys, monkeypatch
     ]  # fmt: skip
     with (out / "files.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["path"], row["finding"], row["weight"], row["twin"]) for row in rows] == [
+    assert [(row["path"], row["finding"], row["weight"], row["other_image"]) for row in rows] == [
         ("train/ant/leak <b>.png", "leak", "leak", "test/ant/02.png"),
         ("train/bee/03.png", "unreadable", "broken", ""),
     ]
@@ -373,8 +373,8 @@ def test_imagenette_and_what_is_done_to_it(shared_data: Path, tmp_path: Path) ->
     report = check(root)
     again = {path.relative_to(root).as_posix() for path in root.glob("*/*/*.again.jpg")}
     assert len(again) >= 50
-    twins = {each.path: each for each in report.findings if "near" in each.kind.name}
-    pairs = {frozenset((each.path, each.twin)) for each in twins.values()}
+    found = {each.path: each for each in report.findings if "near" in each.kind.name}
+    pairs = {frozenset((each.path, each.other_image)) for each in found.values()}
     right = {frozenset((name, name.replace(".again.jpg", ".JPEG"))) for name in again}
     assert pairs <= right
     assert len(pairs) >= 0.95 * len(right)

@@ -97,7 +97,7 @@ def test_no_leak_hides_behind_a_duplicate(leaky: Path) -> None:
             ("bee", "again.jpg"), ("ant", "zz a copy of it.jpg"), ("ant", "zz the same pixels.png"),
         )
     }  # fmt: skip
-    assert all(each.twin_part == "test" for each in report.leaks)
+    assert all(each.other_part == "test" for each in report.leaks)
 
 
 def test_exit_codes(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_faint_images_are_not_copies(tmp_path: Path) -> None:
         Image.fromarray(faint.astype(np.uint16) + 2000).save(label / f"{number}.png")
         Image.fromarray(faint // 20 + 120).save(label / f"{number} faint.png")
     report = check(tmp_path)
-    assert not {each.path for each in report.findings if each.twin}
+    assert not {each.path for each in report.findings if each.other_image}
 
 
 def test_images_that_training_excludes_are_reported(tmp_path: Path) -> None:

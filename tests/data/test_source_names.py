@@ -36,7 +36,7 @@ def test_copies_of_one_source_in_two_parts_are_counted(copies, tmp_path, capsys)
     found = [each for each in report.findings if each.kind == SAME_SOURCE]
     assert len(found) == 8
     assert {each.part for each in found} == {"train", "val"}
-    assert all(each.twin_part != each.part for each in found)
+    assert all(each.other_part != each.part for each in found)
     assert len(list_warnings(report)) == 1
     assert any(
         point.weight == "suspect" and "8 images" in point.text for point in make_verdict(report)
@@ -115,7 +115,7 @@ def test_sizes_of_an_upload_in_two_parts_are_of_one_source(tmp_path):
         photo(tmp_path / "train" / label / "b.jpg", 2 + (label == "cat"))
         photo(tmp_path / "test" / label / "a.jpg", 4 + (label == "cat"))
     found = [
-        (each.path, each.twin)
+        (each.path, each.other_image)
         for each in check_data(DataSpec(source=str(tmp_path))).findings
         if each.kind == SAME_SOURCE
     ]

@@ -78,7 +78,7 @@ def test_short_study_concludes_nothing(tmp_path):
     verdict = judge_degradation(grid)
     assert verdict.plain.rises is None
     assert verdict.residual.rises is None
-    assert verdict.twins.falls is None
+    assert verdict.counterparts.falls is None
     models = tuple(dict.fromkeys(cell.model for cell in grid))
     for study in ("depth", "shortcuts"):
         folder = tmp_path / study

@@ -124,16 +124,16 @@ def test_comparisons_follow_the_numbers():
     shallow = responses_of("cifar-resnet20", 0.5, 0.7)
     deep = responses_of("cifar-resnet56", 0.2, 0.4)
     found = describe([plain, shallow, deep])
-    (twin,), (family,) = found["twins"], found["depths"]
-    assert (twin.result, family.result) == ("smaller", "smaller")
-    assert twin.ratio == pytest.approx(0.6 / 1.1)
+    (counterpart,), (family,) = found["counterparts"], found["depths"]
+    assert (counterpart.result, family.result) == ("smaller", "smaller")
+    assert counterpart.ratio == pytest.approx(0.6 / 1.1)
     for mean, expected in ((0.3, "larger"), (0.601, "equal")):
-        (twin,) = describe([responses_of("cifar-plain20", mean), shallow])["twins"]
-        assert twin.result == expected
+        (counterpart,) = describe([responses_of("cifar-plain20", mean), shallow])["counterparts"]
+        assert counterpart.result == expected
     (family,) = describe([shallow, responses_of("cifar-resnet56", 0.9)])["depths"]
     assert family.result == "larger"
     found = describe([shallow])
-    assert found["twins"] == found["depths"] == []
+    assert found["counterparts"] == found["depths"] == []
 
 
 @pytest.mark.parametrize(("caution", "tones"), [("", ["good", "good"]), ("Short.", ["open"] * 2)])

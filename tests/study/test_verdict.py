@@ -39,7 +39,7 @@ def test_degradation_of_plain_networks_alone():
         "Degradation: deeper plain networks train worse, deeper residual networks do not."
     )
     assert verdict.plain.points == pytest.approx(66.2333, abs=1e-3)
-    assert verdict.twins.falls is True
+    assert verdict.counterparts.falls is True
     assert "from 2.10% (cifar-plain20) to 68.33% (cifar-plain56)" in verdict.statement
 
 

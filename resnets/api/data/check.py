@@ -91,7 +91,7 @@ class DataReport:
 
     @property
     def findings(self) -> Sequence[Finding]:
-        """All findings, with `kind`, `path`, `detail` and `twin` (the other copy)."""
+        """All findings, with `kind`, `path`, `detail` and `other_image` (the other copy)."""
         return self.check.findings
 
     @property

@@ -23,7 +23,7 @@ OTHER_LABEL = ", which is labeled"  # in the details of copies with another labe
 
 
 @dataclass(frozen=True)
-class _Twin:
+class _Match:
     """The image that another one is a copy of."""
 
     kind: FindingKind
@@ -44,31 +44,31 @@ def find_copies(
     partners: dict[int, list[tuple[int, float]]] = {}
     for (one, other), difference in similar:
         partners.setdefault(other, []).append((one, difference))
-    found: dict[int, _Twin] = {}
+    found: dict[int, _Match] = {}
     for row in sorted({*first_of, *partners}):
         if row in first_of:
-            twin = _match_identical(contents, row, first_of[row], "same bytes as", found)
+            match = _match_identical(contents, row, first_of[row], "same bytes as", found)
         else:
-            twin = _match_partners(contents, row, partners[row], found)
-        found[row] = twin
-        yield _make_finding(contents, row, twin)
+            match = _match_partners(contents, row, partners[row], found)
+        found[row] = match
+        yield _make_finding(contents, row, match)
 
 
 def _match_identical(
-    contents: Contents, row: int, first: int, how: str, found: dict[int, _Twin]
-) -> _Twin:
-    """Return the twin of an image with the bytes or pixels of an earlier one, with its leaks."""
+    contents: Contents, row: int, first: int, how: str, found: dict[int, _Match]
+) -> _Match:
+    """Return the match of an image with the bytes or pixels of an earlier one, with its leaks."""
     if _part(contents, row) != _part(contents, first):
-        return _Twin(LEAK, first, f"{how} {contents.path(first)}")
+        return _Match(LEAK, first, f"{how} {contents.path(first)}")
     known = found.get(first)
     if known is not None and known.kind in LEAKS:
-        return _Twin(known.kind, known.row, f"{how} {contents.path(first)}, which {known.how}")
-    return _Twin(DUPLICATE, first, f"{how} {contents.path(first)}")
+        return _Match(known.kind, known.row, f"{how} {contents.path(first)}, which {known.how}")
+    return _Match(DUPLICATE, first, f"{how} {contents.path(first)}")
 
 
 def _match_partners(
-    contents: Contents, row: int, partners: list[tuple[int, float]], found: dict[int, _Twin]
-) -> _Twin:
+    contents: Contents, row: int, partners: list[tuple[int, float]], found: dict[int, _Match]
+) -> _Match:
     part = _part(contents, row)
 
     def preference(partner: tuple[int, float]) -> tuple[bool, float, int]:
@@ -79,18 +79,20 @@ def _match_partners(
         return _match_identical(contents, row, best, "same pixels as", found)
     is_same_part = _part(contents, best) == part
     if difference < 0:
-        return _Twin(
+        return _Match(
             DUPLICATE if is_same_part else LEAK, best, f"same pixels as {contents.path(best)}"
         )
     how = f"differs by {difference:.1f} of 255 from {contents.path(best)}"
-    return _Twin(NEAR_DUPLICATE if is_same_part else NEAR_LEAK, best, how)
+    return _Match(NEAR_DUPLICATE if is_same_part else NEAR_LEAK, best, how)
 
 
-def _make_finding(contents: Contents, row: int, twin: _Twin) -> Finding:
-    (twin_part, twin_label), (part, label) = map(contents.part_and_label, (twin.row, row))
-    label_note = f"{OTHER_LABEL} {twin_label}" if label != twin_label else ""
-    path, twin_path = contents.path(row), contents.path(twin.row)
-    return Finding(twin.kind, path, f"{twin.how}{label_note}", part, label, twin_path, twin_part)
+def _make_finding(contents: Contents, row: int, match: _Match) -> Finding:
+    (other_part, other_label), (part, label) = map(contents.part_and_label, (match.row, row))
+    label_note = f"{OTHER_LABEL} {other_label}" if label != other_label else ""
+    path, other_path = contents.path(row), contents.path(match.row)
+    return Finding(
+        match.kind, path, f"{match.how}{label_note}", part, label, other_path, other_part
+    )
 
 
 def _part(contents: Contents, row: int) -> str:
@@ -104,7 +106,7 @@ def find_same_source(contents: Contents) -> Iterator[Finding]:
     labels = [contents.part_and_label(number)[1] for number in range(len(contents))]
     for number, source in sorted(find_sources(paths, labels).items()):
         path, (part, label) = paths[number], contents.part_and_label(number)
-        twin, twin_part = first.setdefault(source, (path, part))
-        if twin_part != part:
-            detail = f"of the same source as {twin} in {twin_part}"
-            yield Finding(SAME_SOURCE, path, detail, part, label, twin, twin_part)
+        other, other_part = first.setdefault(source, (path, part))
+        if other_part != part:
+            detail = f"of the same source as {other} in {other_part}"
+            yield Finding(SAME_SOURCE, path, detail, part, label, other, other_part)

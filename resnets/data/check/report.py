@@ -31,8 +31,8 @@ COLUMNS = (
     "detail",
     "part",
     "class",
-    "twin",
-    "twin_part",
+    "other_image",
+    "other_part",
     "quarantined",
 )
 
@@ -43,7 +43,7 @@ class ReportItem:
 
     finding: Finding
     image: Thumbnail
-    twin: Thumbnail
+    other: Thumbnail
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _format_table(report: CheckReport) -> str:
     writer.writerow(COLUMNS)
     for each in report.findings:
         kind, quarantined = each.kind, "yes" if each.path in report.quarantined else ""
-        details = each.detail, each.part, each.label, each.twin, each.twin_part
+        details = each.detail, each.part, each.label, each.other_image, each.other_part
         writer.writerow((each.path, kind.name, kind.weight, *details, quarantined))
     return text.getvalue()
 
@@ -113,11 +113,14 @@ def _render_page(report: CheckReport, written: WrittenReport, kinds: frozenset[F
         if kind in report.counts
     }
     paths = {
-        path for findings in chosen.values() for each in findings for path in (each.path, each.twin)
+        path
+        for findings in chosen.values()
+        for each in findings
+        for path in (each.path, each.other_image)
     }
     load = _load_thumbnails(report.contents, paths)
     sections = [
-        (kind, [ReportItem(each, load(each.path), load(each.twin)) for each in findings])
+        (kind, [ReportItem(each, load(each.path), load(each.other_image)) for each in findings])
         for kind, findings in chosen.items()
     ]
     table = make_class_table(report.contents)

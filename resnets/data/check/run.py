@@ -97,7 +97,7 @@ class CheckReport:
         return [
             each
             for each in self.findings
-            if each.kind in LEAKS and not {each.path, each.twin} & self.quarantined
+            if each.kind in LEAKS and not {each.path, each.other_image} & self.quarantined
         ]
 
     @cached_property
@@ -118,7 +118,7 @@ class CheckReport:
             for each in self.findings
             if each.kind in kinds
             and (OTHER_LABEL in each.detail) == other_label
-            and not {each.path, each.twin} & self.quarantined
+            and not {each.path, each.other_image} & self.quarantined
         ]
 
     @property

@@ -111,7 +111,7 @@ def list_warnings(report: CheckReport) -> list[str]:
     copies = [
         each
         for each in _iter_kind(report, SAME_SOURCE)
-        if not {each.path, each.twin} & report.quarantined
+        if not {each.path, each.other_image} & report.quarantined
     ]
     if copies:
         first = copies[0]
@@ -171,7 +171,7 @@ def _quote_word(word: str) -> str:
 def _leak_items(report: CheckReport) -> Iterator[VerdictItem]:
     pairs: dict[tuple[str, str], list[Finding]] = {}
     for each in report.leaks:
-        pairs.setdefault((each.part, each.twin_part), []).append(each)
+        pairs.setdefault((each.part, each.other_part), []).append(each)
     for (part, held_out), found in sorted(
         pairs.items(), key=lambda pair: _leak_order(report, *pair[0])
     ):
@@ -192,7 +192,7 @@ def _make_leak_item(
     one, many = "is a copy", "are copies"
     if near:
         one, many = "is a near-copy", f"are {'copies or ' * bool(same)}near-copies"
-    both = sum(each.path == each.twin for each in found)  # counted in the other part
+    both = sum(each.path == each.other_image for each in found)  # counted in the other part
     total = report.images.get(part, 0) + both
     are = _plural(len(found), one, many)
     text = f"{len(found):,} of {total:,} {role} images {are} of {other} images"

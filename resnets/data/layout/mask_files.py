@@ -33,7 +33,7 @@ MASK_NAME = re.compile(
 )
 JPEGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif", ".webp"})
 NUM_PROBES = 64  # pairs that are compared first
-MIN_TWINS = 0.5  # share of a format's files with a twin from which all are compared
+MIN_PAIRED = 0.5  # share of a format's files that are paired from which all are compared
 GRID_SIZE = 64  # px; grid of pixels whose colors are counted
 SMALL_SIZE = 32  # px; sides of the images that are correlated
 MIN_CORRELATION = 0.97  # of the brightness of copies; similar scenes reach 0.9
@@ -91,8 +91,8 @@ def find_masks(paths: Sequence[str], rows: Sequence[int], files: Files) -> MaskF
             for pair in _iter_pairs(paths, same_stem)
         ]
     pairs = [pair for pair in pairs if not masks & set(pair)]
-    twins = _compare_pairs(paths, rows, pairs, files)
-    return MaskFiles(masks | twins.masks, twins.different)
+    compared = _compare_pairs(paths, rows, pairs, files)
+    return MaskFiles(masks | compared.masks, compared.different)
 
 
 def _stem(path: str) -> str:
@@ -117,14 +117,16 @@ def _compare_pairs(
     """Find which image of each pair is a map or copy of the other; these have the same size.
 
     A gray image next to one in color is a map. Others are compared by their pixels, if most files
-    of a format have a twin, or if the second image has a palette.
+    of a format are paired, or if the second image has a palette.
     """
     if not pairs:
         return MaskFiles(set())
     suffixes = Counter(posixpath.splitext(paths[row])[1].lower() for row in rows)
-    twin_suffixes = Counter(posixpath.splitext(paths[other])[1].lower() for _, other in pairs)
+    paired_suffixes = Counter(posixpath.splitext(paths[other])[1].lower() for _, other in pairs)
     systematic = {
-        each for each in twin_suffixes if twin_suffixes[each] >= max(2, MIN_TWINS * suffixes[each])
+        each
+        for each in paired_suffixes
+        if paired_suffixes[each] >= max(2, MIN_PAIRED * suffixes[each])
     }
 
     def relation(pair: tuple[int, int]) -> Relation:
@@ -137,7 +139,7 @@ def _compare_pairs(
 
     probes = evenly_spaced(len(pairs), NUM_PROBES).tolist()
     relations = {pairs[probe]: relation(pairs[probe]) for probe in probes}
-    if len(set(relations.values())) > 1 or len(systematic) < len(twin_suffixes):
+    if len(set(relations.values())) > 1 or len(systematic) < len(paired_suffixes):
         relations = {
             pair: relations[pair] if pair in relations else relation(pair) for pair in pairs
         }

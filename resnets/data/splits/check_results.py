@@ -35,7 +35,7 @@ class SimilarPair:
     """Paths of two similar images within the data set; `leak`: reported as a leak."""
 
     path: str
-    twin: str
+    other: str
     leak: bool
 
 
@@ -95,7 +95,9 @@ def save_record(
     source: str, findings: Iterable[Finding], listing: str, quarantine: Path
 ) -> Path | None:
     """Store the result of a check of `source`; return None if the cache cannot be written."""
-    pairs = [[each.path, each.twin, each.kind in LEAKS] for each in findings if each.twin]
+    pairs = [
+        [each.path, each.other_image, each.kind in LEAKS] for each in findings if each.other_image
+    ]
     record = {
         "version": VERSION,
         "source": _source_key(source),
@@ -221,7 +223,7 @@ def find_known_leaks(
     counts: dict[tuple[str, str], int] = {}
     excluded = 0
     for pair in record.pairs:
-        one, other = role.get(pair.path), role.get(pair.twin)
+        one, other = role.get(pair.path), role.get(pair.other)
         if one is None or other is None:
             excluded += pair.leak
         elif one != other and (pair.leak or "test" in (one, other)):

@@ -191,7 +191,7 @@ def describe(results: Sequence[Curvature]) -> dict[str, Any]:
     return {
         "figures": [Figure("curvature", _plot(results), Numbers(names, lines))],
         "tables": [Table("eigenvalues", columns, rows)],
-        "twins": find_counterparts(results),
+        "counterparts": find_counterparts(results),
         "worst": worst,
         "tolerance": TOLERANCE,
         "limit": MAX_ITERATIONS,

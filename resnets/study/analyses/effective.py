@@ -183,7 +183,7 @@ def describe(results: Sequence[EffectiveDepth]) -> dict[str, Any]:
             Table("depth", names, depths),
             Table("alone", ("model", "kind", "unit", "training loss"), alone),
         ],
-        "twins": find_counterparts(results),
+        "counterparts": find_counterparts(results),
         "linear": LINEAR,
         "identity": IDENTITY,
         "tolerance": TOLERANCE,

@@ -216,7 +216,7 @@ def describe(results: Sequence[Inference]) -> dict[str, Any]:
         "figures": [Figure("inference", _plot(results), Numbers(columns, rows))],
         "tables": [Table("heads", names, heads)],
         "late": {each.label: statistics.fmean(each.late) for each in results if each.late},
-        "twins": find_counterparts(results),
+        "counterparts": find_counterparts(results),
         "cosine_error": max(errors, default=0.0),
     }
 

@@ -147,7 +147,7 @@ def describe(landscapes: Sequence[Landscape]) -> dict[str, Any]:
         "low_shares": [low_loss_share(each) for each in landscapes],
         "chance_losses": [_chance_loss(each) for each in landscapes],
         "share": low_loss_share,
-        "twins": find_counterparts(landscapes),
+        "counterparts": find_counterparts(landscapes),
         "last_level": LEVELS[-1],
     }
 

@@ -144,7 +144,7 @@ def describe(models: Sequence[ModelResponses]) -> dict[str, Any]:
         "figures": [_plot_responses(models)],
         "tables": [_means_table(models)],
         "models": models,
-        "twins": [Comparison(pair) for pair in find_counterparts(models)],
+        "counterparts": [Comparison(pair) for pair in find_counterparts(models)],
         "depths": group_depths(models),
     }
 

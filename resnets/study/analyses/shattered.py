@@ -150,7 +150,7 @@ def describe(results: Sequence[Shattering]) -> dict[str, Any]:
     return {
         "figures": [Figure("autocorrelation", _plot(results, forms), Numbers(columns, rows))],
         "tables": [Table("half", ("model", *forms), halves)],
-        "twins": find_counterparts(results),
+        "counterparts": find_counterparts(results),
         "start": START,
         "scaled": SCALED,
         "trained": TRAINED,

@@ -59,7 +59,7 @@ def errors_table(
 def verdict_table(verdict: Verdict) -> list[Table]:
     """Tabulate the differences on which the verdict rests; no table if there are none."""
     rows: list[Row] = []
-    differences = (verdict.plain, verdict.residual, *verdict.others.values(), verdict.twins)
+    differences = (verdict.plain, verdict.residual, *verdict.others.values(), verdict.counterparts)
     for each in filter(None, differences):
         first, second = map(statistics.fmean, (each.first_errors, each.second_errors))
         low, high = each.interval or (None, None)

@@ -112,15 +112,15 @@ class Verdict:
     """What a grid shows about the paper's claim.
 
     plain, residual: shallowest to deepest network of that kind; None where the grid does not have
-    two depths of it. twins: the plain and the residual network of the greatest depth both have.
-    others: the same for each further family, such as pre-activation networks, by its name.
+    two depths of it. counterparts: plain to residual at the greatest depth that both have. others:
+    by name, shallowest to deepest of each further family, such as pre-activation networks.
     statement: all of it in a few sentences.
     """
 
     statement: str
     plain: Difference | None
     residual: Difference | None
-    twins: Difference | None
+    counterparts: Difference | None
     others: Mapping[str, Difference]
 
 
@@ -128,24 +128,24 @@ def judge_degradation(cells: Sequence[Cell]) -> Verdict:
     """Compare the finished cells of a grid by the last "train" row of each."""
     runs = {kind: _select_runs(cells, kind) for kind in ("plain", "residual")}
     plain, residual = (_compare_depths(runs[kind]) for kind in ("plain", "residual"))
-    twins = _compare_twins(runs["plain"], runs["residual"])
+    counterparts = _compare_counterparts(runs["plain"], runs["residual"])
     others = _compare_others(cells, {each.first.family for each in (plain, residual) if each})
     sentences = [
         _write_headline(plain, residual),
         _describe_difference("plain", plain),
         _describe_difference("residual", residual),
     ]
-    if twins is not None:
-        size = f"{twins.first.depth} {twins.metric.depth.split()[-1]}"
-        sentences.append(f"At {size}, plain to residual: {twins.text}.")
+    if counterparts is not None:
+        size = f"{counterparts.first.depth} {counterparts.metric.depth.split()[-1]}"
+        sentences.append(f"At {size}, plain to residual: {counterparts.text}.")
     sentences += [_describe_difference(name, each) for name, each in others.items()]
-    more = (*others.values(), twins)
+    more = (*others.values(), counterparts)
     sentences += [
         *_describe_short_runs(plain, residual, *more),
         *_describe_falling(plain, residual, *more),
     ]
     sentences.append(_describe_unfinished(cells))
-    return Verdict(" ".join(filter(None, sentences)), plain, residual, twins, others)
+    return Verdict(" ".join(filter(None, sentences)), plain, residual, counterparts, others)
 
 
 Runs = dict[int, list[tuple[Cell, float]]]
@@ -183,7 +183,7 @@ def _compare_depths(runs: Runs) -> Difference | None:
     return _make_difference(runs[min(runs)], runs[max(runs)]) if len(runs) > 1 else None
 
 
-def _compare_twins(plain: Runs, residual: Runs) -> Difference | None:
+def _compare_counterparts(plain: Runs, residual: Runs) -> Difference | None:
     shared = plain.keys() & residual.keys()
     return _make_difference(plain[max(shared)], residual[max(shared)]) if shared else None
 

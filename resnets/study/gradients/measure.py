@@ -144,13 +144,13 @@ def layer_gradients(
     Projections on shortcuts are excluded, since they are parallel to the layers. Computed in
     training mode on a copy, so that `model` and its batch norm statistics do not change.
     """
-    twin = copy.deepcopy(model).train()
+    copied = copy.deepcopy(model).train()
     weights = {
         name: layer.weight
-        for name, layer in twin.named_modules()
+        for name, layer in copied.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear) and ".shortcut." not in name
     }
-    loss = loss_fn(twin, batch).total
+    loss = loss_fn(copied, batch).total
     gradients = torch.autograd.grad(loss, list(weights.values()))
     return loss.item(), tuple(
         LayerGradient(name, gradient.norm().item(), weight.detach().norm().item())
