@@ -21,6 +21,7 @@ from resnets.sequence.evaluate import SequenceEvaluation, evaluate_sequences
 from resnets.sequence.load import SequenceModel
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.files.locks import results_folder
 from resnets.weights.load import LoadOptions
 
@@ -97,7 +98,7 @@ def evaluate(
         raise ConfigError("give at least one run or checkpoint")
     if isinstance(classes_from, str | PathLike):
         classes_from = [classes_from]
-    folder = None if out is None else Path(out)
+    folder = None if out is None else output_path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
     path = fspath(data) if isinstance(data, str | PathLike) else None

@@ -20,6 +20,7 @@ from resnets.runtime.artifact import ArtifactKind, Precision, is_artifact
 from resnets.sequence.load import SignalNetwork
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.printable import echo
 from resnets.weights.given import LOADED, copy_for_inference
 from resnets.weights.load import LoadOptions
@@ -122,13 +123,14 @@ def export(
         spec = net.net.spec if isinstance(net, DetectionModel) else net.spec
         name = task if task == "signals" else spec.name
         out = folder / f"{name}{PRECISION_SUFFIX[precision]}{SUFFIX[to]}"
+    target = output_path(out)
 
     def log(text: str) -> None:
         if not quiet:
             echo(text, error=True)
 
     if isinstance(net, SignalNetwork):
-        return Artifact(Path(out), export_signals(net, Path(out), source=source))
+        return Artifact(target, export_signals(net, target, source=source))
     data = None if calibrate is None else fspath(calibrate)
     options: dict[str, Any] = {"data": data, "max_drop": max_drop, "source": source, "log": log}
     if to == "web":
@@ -136,14 +138,14 @@ def export(
             raise ConfigError("--to web: only for classifiers; use --to onnx for detectors")
         from resnets.export.web import MODEL, export_web
 
-        manifest = export_web(net, precision, Path(out), **options)
-        return Artifact(Path(out, MODEL), manifest)
+        manifest = export_web(net, precision, target, **options)
+        return Artifact(target / MODEL, manifest)
     if isinstance(net, ImageClassifier):
         kind: ArtifactKind = "onnx" if to == "tensorrt" else to
         options["tensorrt"] = to == "tensorrt"
-        manifest = export_classifier(net, kind, precision, Path(out), **options)
+        manifest = export_classifier(net, kind, precision, target, **options)
     elif to == "tensorrt":
         raise ConfigError("--to tensorrt: only for classifiers; use --to onnx for detectors")
     else:
-        manifest = export_vision(net, to, precision, Path(out), **options)
-    return Artifact(Path(out), manifest)
+        manifest = export_vision(net, to, precision, target, **options)
+    return Artifact(target, manifest)

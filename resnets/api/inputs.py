@@ -22,7 +22,7 @@ from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import find_images
 from resnets.models import ImageClassifier
 from resnets.sequence.load import SequenceModel
-from resnets.utils.files.write import check_path
+from resnets.utils.files.local_paths import check_path
 from resnets.utils.printable import echo, format_count
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.given import check_names, path_or_model

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from os import PathLike, fspath
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from resnets.models.norm import BATCH_NORMS
 from resnets.models.norm_statistics import recompute_statistics
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
+from resnets.utils.files.local_paths import output_path
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import check_new_folder, save_model
 from resnets.weights.given import (
@@ -82,7 +82,7 @@ def recompute_norm(
             f"--batch-size {batch_size}: must be at least 2 to compute batch norm statistics"
         )
     if out is not None:  # checked before the training set is read
-        check_new_folder(Path(out).expanduser(), fspath(out))
+        check_new_folder(output_path(out), fspath(out))
     if isinstance(path_or_net, str):
         if (task := read_task(path_or_net)) != "classify":
             raise ConfigError(
@@ -118,7 +118,7 @@ def recompute_norm(
         )
         net.postprocess = fitted
     if out is not None:
-        save_model(net, Path(out))
+        save_model(net, output_path(out))
     return net
 
 

@@ -131,7 +131,7 @@ def train(
         if chosen is None:
             out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))
         name = "" if chosen is None else chosen.name
-        with run_folder(None if out is None else Path(out), name) as folder:
+        with run_folder(out, name) as folder:
             exists = resume and group.broadcast_from_main(lambda: _has_run(folder, chosen))
             resumes = exists or chosen is None
             try:

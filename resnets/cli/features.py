@@ -14,6 +14,7 @@ from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.ranges import check_range
 from resnets.config.recipe import Precision
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.printable import Table, echo, escape, terminal_console
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def command(
     if nearest is None:
         read = "weights data model out split device precision"
         refuse_unread(command, given, read, "only for the images of --nearest")
-    if out is not None and out.suffix.lower() != ".parquet":
-        raise ConfigError(f"--out {out}: must end in .parquet")
+    if out is not None:
+        out = output_path(out)
+        if out.suffix.lower() != ".parquet":
+            raise ConfigError(f"--out {out}: must end in .parquet")
     check_range("--top-k", top_k, "[1, inf)")
     from resnets.api.features import open_features
     from resnets.evaluate.features import NearestImages, write_parquet

@@ -15,6 +15,7 @@ from resnets.diagrams.trace import read_column
 from resnets.models import ImageClassifier, build
 from resnets.models.cost import shapes_only
 from resnets.models.resnet import BLOCKS
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.files.write import atomic_write
 from resnets.utils.suggest import suggest
 
@@ -56,7 +57,7 @@ def save_diagram(svg: str, path: str | Path) -> None:
     Raises ConfigError unless `path` ends in .svg in an existing folder, OSError if it cannot be
     written.
     """
-    path = Path(path)
+    path = output_path(path, "--diagram")
     if path.suffix.lower() != ".svg":
         raise ConfigError(f"{path}: diagrams are SVG only; name a file that ends in .svg")
     if not path.parent.is_dir():

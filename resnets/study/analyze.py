@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError
@@ -225,7 +224,7 @@ def _analyze(
     models = [path_or_model(each) for each in _to_list(checkpoints)]
     if not any(isinstance(each, str) for each in models):
         refuse_options(LOADED, model=model, classes=classes)
-    with page_folder(None if out is None else Path(out), f"study-{name}") as folder:
+    with page_folder(out, f"study-{name}") as folder:
         analysis: Analysis[Any] = importlib.import_module(f"resnets.study.analyses.{name}").ANALYSIS
         return analysis.run(
             models,

@@ -22,6 +22,7 @@ from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
 from resnets.utils.api_function import api_function
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.files.locks import RUNS, is_locked, page_folder
 
 
@@ -204,7 +205,7 @@ def trained_grid(
     The folder is `out`, else that of a stopped study of the same grid, else a new one in runs/. If
     a signal stops the training, Interrupted contains the command that resumes it.
     """
-    chosen = _find_unfinished(grid) if out is None else Path(out)
+    chosen = _find_unfinished(grid) if out is None else output_path(out)
     with page_folder(chosen, f"study-{grid.study}") as folder:
         try:
             cells = train_grid(grid, folder, jobs=jobs, device=device, blocks=blocks)

@@ -95,7 +95,7 @@ def tune(
     trial_recipe = replace(
         recipe, duration=budget, eval=replace(recipe.eval, test=False), checkpoint_every=budget
     )
-    with page_folder(None if out is None else Path(out), "tune") as folder:
+    with page_folder(out, "tune") as folder:
         _check_same(folder, to_toml(trial_recipe))
         lr_test = _load_or_run_range_test(folder, trial_recipe, device)
         finished = _search(folder, trial_recipe, lr_test, trials, seed, device)

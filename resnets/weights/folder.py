@@ -34,6 +34,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.errors import reading
 from resnets.utils.files.json import parse_json
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.files.locks import lock_path
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import parse_classes
@@ -288,7 +289,9 @@ def save_model(
         if isinstance(preprocess, Preprocess):
             preprocess = Preprocessor(preprocess)
         saved.preprocess = preprocess
-    write_new_folder(out.expanduser(), lambda path: write_folder(saved, path, None), str(out))
+    write_new_folder(
+        output_path(out, "path"), lambda path: write_folder(saved, path, None), str(out)
+    )
 
 
 def check_new_folder(out: Path, name: str) -> None:

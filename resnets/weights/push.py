@@ -15,6 +15,7 @@ from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
 from resnets.report.render import render
 from resnets.report.run import METRICS
+from resnets.utils.files.local_paths import output_path
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import (
     published_name,
@@ -113,7 +114,7 @@ def publish(
         with tempfile.TemporaryDirectory(prefix="push-") as temporary:
             write(Path(temporary))
             return _upload(Path(temporary), to.removeprefix(HUB), private)
-    out = Path(to).expanduser()
+    out = output_path(to, "--to")
     write_new_folder(out, write, f"--to {to}")
     return str(out)
 

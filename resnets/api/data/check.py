@@ -37,6 +37,7 @@ from resnets.detect.formats.records import Problem
 from resnets.evaluate.prepare import with_progress
 from resnets.utils.api_function import api_function
 from resnets.utils.errors import refuse_options
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.files.locks import results_folder
 from resnets.utils.printable import echo, format_count
 
@@ -195,7 +196,7 @@ def check_data(
     check_range("--tiny", tiny, "[0, inf)")
     names = exclude.split(",") if isinstance(exclude, str) else exclude
     kinds = kinds_by_name(sorted({name for name in names if name and name != "none"}))
-    folder = Path(out or f"{Path(source).resolve().name.split('.')[0]}-check")
+    folder = output_path(out or f"{Path(source).resolve().name.split('.')[0]}-check")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder}: is a file; give a folder")
     spec = DataSpec(
@@ -216,7 +217,7 @@ def check_data(
     for name, value in (("repair", repair), ("format", format)):
         if value and not tasks:
             raise ConfigError(f"--{name}: {source}: {explain_no_annotations(source)}")
-    fixed = None if repair is None else Path(repair)
+    fixed = None if repair is None else output_path(repair, "--repair")
     if fixed is not None:
         check_repairable(tasks[0], fixed)
     contents = (

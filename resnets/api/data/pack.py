@@ -13,6 +13,7 @@ from resnets.data.dataset.summary import announce, summarize_source
 from resnets.data.loading.pack_write import PackReport, pack
 from resnets.data.sources.open import find_source
 from resnets.utils.api_function import api_function
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.files.locks import lock_path
 
 ARCHIVES = (".gz", ".xz", ".bz2", ".tar", ".tgz")  # suffixes that the packed file's name drops
@@ -59,7 +60,7 @@ def pack_data(
         max_unreadable=max_unreadable,
         workers=workers,
     )
-    path = _default_path(spec.source, size) if out is None else Path(out)
+    path = _default_path(spec.source, size) if out is None else output_path(out)
     if path.suffix != SUFFIX:
         raise ConfigError(
             f"--out {path}: packed data sets end in {SUFFIX}; use {path.name}{SUFFIX}"

@@ -187,7 +187,7 @@ def _classify(
     if explain is not None:
         if is_artifact(weights):
             raise ConfigError("--explain: artifacts have no gradients; use the checkpoint")
-        make_folder(explain, "--explain")
+        explain = make_folder(explain, "--explain")
     paths = inputs.list_images()
     classifier = open_classifier(
         weights, len(paths), options=options, quiet=output.as_json, **runtime

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnets.cli.process import Terminated
 from resnets.config import ConfigError
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.printable import echo, format_count
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def predict(
             "--data and --out must be given together: the data set and the folder for the "
             "predictions"
         )
+    out = output_path(options.out)
     from resnets.bulk import pool
 
     if options.engine == "local":
@@ -74,13 +76,13 @@ def predict(
     from resnets.bulk.plan import lock_output
 
     try:
-        with lock_output(options.out.absolute()):
+        with lock_output(out.absolute()):
             from resnets.bulk.run import BulkOptions, prepare_run
 
             bulk_options = BulkOptions(
                 model,
                 options.data,
-                options.out,
+                out,
                 format=options.format,
                 top=top_k,
                 threshold=threshold,

@@ -33,7 +33,7 @@ def predict(
     from resnets.api.tasks.detect import predict_objects
 
     if draw is not None:
-        make_folder(draw, "--draw")
+        draw = make_folder(draw, "--draw")
     names, predictions = predict_objects(
         weights,
         inputs.list_images(),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnets.config import ConfigError
-from resnets.utils.files.write import check_path
+from resnets.utils.files.local_paths import check_path, output_path
 from resnets.utils.printable import echo
 
 STDIN = "-"
@@ -94,11 +94,13 @@ def local_files(images: Sequence[str]) -> Iterator[Inputs]:
         yield inputs
 
 
-def make_folder(folder: Path, option: str) -> None:
-    """Create the folder that `option` names; ConfigError if it is a file."""
+def make_folder(folder: Path, option: str) -> Path:
+    """Create the folder that `option` names and return it; ConfigError if it is a file."""
+    folder = output_path(folder, option)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{option} {folder}: is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def unique_path(folder: Path, name: str, suffix: str, written: Counter[str]) -> Path:

@@ -123,7 +123,7 @@ def gradients(
 
     Raises ConfigError (unknown or repeated models, VGGs) and DataError.
     """
-    with page_folder(None if out is None else Path(out), "study-gradients") as folder:
+    with page_folder(out, "study-gradients") as folder:
         names = [models] if isinstance(models, str) else [*models]
         source = "digits" if data is None else fspath(data)
         return _train_and_measure(names, source, iterations, seed, device, folder)

@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 
 from resnets.utils.errors import BusyError, ConfigError, name_in_errors
 from resnets.utils.files.json import read_object
+from resnets.utils.files.local_paths import output_path
 from resnets.utils.machine.processes import environment_int
 
 LOCK = ".lock"
@@ -221,10 +223,10 @@ def _describe_owner(lock: Path) -> str:
 
 
 @contextmanager
-def run_folder(out: Path | None, name: str) -> Iterator[Path]:
+def run_folder(out: str | PathLike[str] | None, name: str) -> Iterator[Path]:
     """Context with `out`, or a new folder runs/NAME-N, removed at the end if it is empty."""
     if out is not None:
-        yield out
+        yield output_path(out)
         return
     created = [] if RUNS.exists() else [RUNS]
     folder = new_folder(RUNS, name)
@@ -237,7 +239,7 @@ def run_folder(out: Path | None, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def page_folder(out: Path | None, name: str) -> Iterator[Path]:
+def page_folder(out: str | PathLike[str] | None, name: str) -> Iterator[Path]:
     """`run_folder`, locked: BusyError if another process is writing into it."""
     with run_folder(out, name) as folder, lock_folder(folder):
         yield folder

@@ -1,19 +1,17 @@
-"""Atomic writes and checksums of files, and the check that a path is not a URL."""
+"""Atomic writes and checksums of files."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from resnets.utils.errors import ConfigError, name_in_errors
+from resnets.utils.errors import name_in_errors
 from resnets.utils.files.locks import lock_file
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+:/{2,}", re.IGNORECASE)
 WRITE_TIMEOUT = 10.0  # seconds, while another process writes the same file
 
 
@@ -56,9 +54,3 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_path(path: str, read: str = "files and folders") -> None:
-    """Raise ConfigError if `path` is a URL and no existing file; read: what is supported."""
-    if (scheme := URL.match(path)) is not None and not os.path.lexists(path):
-        raise ConfigError(f"{path}: URLs ({scheme[0]}) are not supported here; give {read}")
