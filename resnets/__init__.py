@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from resnets import recipes, study
     from resnets.api.data.check import check_data
     from resnets.api.data.open import open_data
-    from resnets.api.data.pack import pack_data
+    from resnets.api.data.pack import pack_data, verify_pack
+    from resnets.api.data.predict import predict_data
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
     from resnets.api.features import features
@@ -92,6 +93,7 @@ __all__ = [
     "open_data",
     "pack_data",
     "predict",
+    "predict_data",
     "push",
     "recipes",
     "recompute_norm",
@@ -99,6 +101,7 @@ __all__ = [
     "study",
     "train",
     "tune",
+    "verify_pack",
 ]
 
 disable_telemetry()
@@ -127,6 +130,7 @@ lazy_exports(
         "open_data": "resnets.api.data.open",
         "pack_data": "resnets.api.data.pack",
         "predict": "resnets.api.predict",
+        "predict_data": "resnets.api.data.predict",
         "push": "resnets.api.push",
         "recipes": "resnets.recipes",
         "recompute_norm": "resnets.api.recompute_norm",
@@ -134,5 +138,6 @@ lazy_exports(
         "study": "resnets.study",
         "train": "resnets.api.train",
         "tune": "resnets.api.tune",
+        "verify_pack": "resnets.api.data.pack",
     },
 )

@@ -127,11 +127,11 @@ class Manifest:
 
     def check_options(self, out: Path, current: RowOptions) -> None:
         """ConfigError if the options differ from those of `out`."""
-        names = {"top": "top-k", "batch": "batch-size", "shard_size": "shard-size"}
+        names = {"top": "top-k", "batch": "batch-size"}
         for field in fields(RowOptions):
             before, value = getattr(self.options, field.name), getattr(current, field.name)
             if value != before:
-                option = names.get(field.name, field.name)
+                option = "--" + names.get(field.name, field.name).replace("_", "-")
                 raise ConfigError(f"{out}: was started with {option} {before}, not {value}; {HINT}")
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from resnets.utils.errors import ResnetsError
 
+WORKER_MODULES = ("resnets.bulk.worker", "resnets.bulk.model")
 MAX_FAILED_STARTS = 3  # consecutive workers that may die before they are ready
 
 
@@ -76,10 +77,10 @@ class WorkerError(ResnetsError):
     """Workers that cannot continue; the message is one line."""
 
 
-def warm_up(*modules: str) -> None:
-    """Start the fork server and have it import `modules` in advance."""
+def warm_up() -> None:
+    """Start the fork server and have it import the modules of the workers in advance."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(modules))
+    context.set_forkserver_preload(list(WORKER_MODULES))
     from multiprocessing.forkserver import ensure_running
 
     ensure_running()

@@ -104,9 +104,13 @@ class BulkRun:
     @property
     def written(self) -> int:
         """Number of images in shards written so far."""
-        manifest, out = self.manifest, self.job.out
-        written = (n for n in range(manifest.shards) if manifest.path(out, n).exists())
+        manifest = self.manifest
+        written = (n for n in range(manifest.shards) if self.shard_path(n).exists())
         return sum(stop - start for start, stop in map(manifest.span, written))
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return self.manifest.path(self.job.out, shard)
 
     @property
     def finished(self) -> bool:
@@ -128,7 +132,7 @@ class BulkRun:
         """
         summary, manifest = Summary(self.counted), self.manifest
         for shard in range(manifest.shards):
-            summary.add(manifest.path(self.job.out, shard), manifest.options.format)
+            summary.add(self.shard_path(shard), manifest.options.format)
         if summary.rows != manifest.images:
             raise DataError(
                 f"{self.job.out}: has {summary.rows:,} rows for {manifest.images:,} images, so a "
@@ -139,10 +143,13 @@ class BulkRun:
         return summary
 
 
-def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> BulkRun:
+def prepare_run(
+    request: BulkOptions, log: Callable[[str], None], *, quiet: bool = False
+) -> BulkRun:
     """Index the data set, open the model, and find the shards that `out` lacks.
 
-    `out` must be locked (`plan.lock_output`). log: called before slow steps. Raises ConfigError if
+    `out` must be locked (`plan.lock_output`). log: called before slow steps. quiet: do not print
+    the summary of the data set. Raises ConfigError if
     `out` was started with other inputs or options, DataError for a data set without images.
     """
     torch.set_num_threads(1)  # as in the workers, since it decides the batch size
@@ -152,7 +159,10 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> BulkRun:
     index = index_dataset(request.data, out / WORK)
     images = (SplitSummary("images", index.count, ""),)
     skipped, links = index.skipped, index.links
-    announce(DataSummary(request.data, (), images, None, skipped, links, warnings=index.warnings))
+    if not quiet:
+        announce(
+            DataSummary(request.data, (), images, None, skipped, links, warnings=index.warnings)
+        )
     model = str(Path(request.model).absolute()) if Path(request.model).exists() else request.model
     inputs = (
         request.data,

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from markupsafe import Markup, escape
 from resnets.config import ConfigError
 from resnets.report.figure_style import inline_drawing, inline_plot, to_svg
 from resnets.report.render import Cell, Row, extract_lead, render
+from resnets.utils.api_function import api_function
 from resnets.utils.files.csv import write_csv
 from resnets.utils.files.locks import RUNS
 from resnets.utils.files.write import atomic_write
@@ -191,11 +193,13 @@ class Entry:
     date: str
 
 
-def write_index(folder: Path) -> Path:
+@api_function
+def write_index(folder: str | PathLike[str] = RUNS) -> Path:
     """Write studies.html, which links the pages of all studies in `folder`; returns its path.
 
     Raises ConfigError if `folder` has no study.
     """
+    folder = Path(folder).expanduser()
     pages = sorted(folder.glob(f"*/{REPORT}"), key=lambda path: -path.stat().st_mtime)
     texts = {path: path.read_text(encoding="utf-8") for path in pages}
     studies = [_read_entry(path, text) for path, text in texts.items() if OF_STUDY in text]

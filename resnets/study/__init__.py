@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resnets.utils.imports import lazy_exports
 
 if TYPE_CHECKING:
-    from resnets.report.page import StudyResult
+    from resnets.report.page import StudyResult, write_index
     from resnets.study.analyze import (
         curvature,
         effective,
@@ -45,6 +45,7 @@ __all__ = [
     "shortcuts",
     "similarity",
     "unravelled",
+    "write_index",
 ]
 
 _ANALYSES = (
@@ -57,5 +58,6 @@ lazy_exports(
     | dict.fromkeys(("LearningCurve", "data"), "resnets.study.data_curve")
     | dict.fromkeys(("Folds", "folds"), "resnets.study.folds.study")
     | dict.fromkeys(_ANALYSES.split(), "resnets.study.analyze")
-    | {"StudyResult": "resnets.report.page", "gradients": "resnets.study.gradients.study"},
+    | dict.fromkeys(("StudyResult", "write_index"), "resnets.report.page")
+    | {"gradients": "resnets.study.gradients.study"},
 )

@@ -20,9 +20,8 @@ NAMES = {
     "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
     "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec", "ConfigError", "DataError",
     "Interrupted", "ResnetsError", "Run", "check_data", "create_model", "evaluate", "export",
-    "features", "list_models", "load", "open_data", "pack_data", "predict", "push", "recipes",
-    "recompute_norm", "study",
-    "replay", "train", "tune", "__version__",
+    "features", "list_models", "load", "open_data", "pack_data", "predict", "predict_data", "push",
+    "recipes", "recompute_norm", "study", "replay", "train", "tune", "verify_pack", "__version__",
 }  # fmt: skip
 SHORT = {
     "model": "cifar-resnet8",

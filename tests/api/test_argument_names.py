@@ -118,6 +118,7 @@ def test_a_value_that_is_not_a_choice_is_refused(call, argument):
 
 def test_loaded_models_can_be_combined_with_others(tmp_path):
     net = loaded_model()
+    (tmp_path / "net.onnx").touch()
     with pytest.raises(ConfigError, match="artifact cannot be part of an ensemble"):
         resnets.evaluate([net, tmp_path / "net.onnx"])
     file = tmp_path / "model.safetensors"

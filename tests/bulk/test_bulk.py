@@ -205,7 +205,7 @@ def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_
             predict_here(digits_run, folder, out, **{"top": 3, option: wanted})
     begun = json.loads((out / "_manifest.json").read_text())["options"]["precision"]
     other = "float32" if begun == "bfloat16" else "bfloat16"
-    with pytest.raises(ConfigError, match=f"with precision {begun}, not {other}; "):
+    with pytest.raises(ConfigError, match=f"with --precision {begun}, not {other}; "):
         predict_here(digits_run, folder, out, top=3, precision=other)
     other = Path(shutil.copytree(digits_run, tmp_path / "other"))
     _change_a_weight(other)

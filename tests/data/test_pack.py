@@ -399,7 +399,7 @@ def test_an_index_of_another_writer_is_refused(packed: Path, tmp_path: Path) -> 
 
 
 def test_changed_pixels_are_found_by_verify(packed: Path, tmp_path: Path) -> None:
-    count, found = packing.verify_pack(packed)
+    count, found = packing.verify_images(packed)
     assert count == 40
     assert all(whole for _, whole in found)
     path = copy(packed, tmp_path)
@@ -410,7 +410,7 @@ def test_changed_pixels_are_found_by_verify(packed: Path, tmp_path: Path) -> Non
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 8]))
-    bad = [name for name, whole in packing.verify_pack(path)[1] if not whole]
+    bad = [name for name, whole in packing.verify_images(path)[1] if not whole]
     assert bad == [source.train.files.name(7)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from resnets.config import ConfigError, DataSpec
-from resnets.data.dataset.pack import SUFFIX
+from resnets.data.dataset.pack import SUFFIX, verify_images
 from resnets.data.dataset.quarantine_list import Quarantine
 from resnets.data.dataset.summary import announce, summarize_source
 from resnets.data.loading.pack_write import PackReport, pack
@@ -81,6 +81,16 @@ def pack_data(
             workers=workers,
             max_unreadable=max_unreadable,
         )
+
+
+@api_function
+def verify_pack(path: str | PathLike[str]) -> list[str]:
+    """Return the names of the images of a packed data set whose checksum (CRC-32) differs.
+
+    Raises DataError if the file is not a packed data set, cut short, or its index is damaged.
+    """
+    _, checked = verify_images(Path(path).expanduser())
+    return [name for name, is_intact in checked if not is_intact]
 
 
 def _default_path(source: str, size: int) -> Path:

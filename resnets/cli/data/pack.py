@@ -69,10 +69,10 @@ def _pack(source: str, options: dict[str, Any]) -> int:
 
 
 def _verify(path: Path) -> int:
-    from resnets.data.dataset.pack import verify_pack
+    from resnets.data.dataset.pack import verify_images
     from resnets.evaluate.prepare import with_progress
 
-    damaged, (images, checked) = 0, verify_pack(path)
+    damaged, (images, checked) = 0, verify_images(path)
     for name, is_intact in with_progress(checked, images):
         if not is_intact:
             damaged += 1

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from resnets.bulk.run import BulkRun
     from resnets.weights.load import LoadOptions
 
-WORKER_MODULES = ("resnets.bulk.worker", "resnets.bulk.model")  # imported by workers
 PROGRESS_INTERVAL = 10.0  # seconds between lines of progress without a bar
 MAX_NAMED_FAILURES = 3  # failures named on the terminal
 
@@ -72,7 +71,7 @@ def predict(
     from resnets.bulk import pool
 
     if options.engine == "local":
-        pool.warm_up(*WORKER_MODULES)
+        pool.warm_up()
     from resnets.bulk.plan import lock_output
 
     try:
@@ -169,7 +168,7 @@ def _collect_failures(run: BulkRun, failed: list[int]) -> None:
 def _print_failed_shards(run: BulkRun, failed: list[int]) -> None:
     for shard in failed[:MAX_NAMED_FAILURES]:
         start, stop = run.manifest.span(shard)
-        name = run.manifest.path(run.job.out, shard).name
+        name = run.shard_path(shard).name
         _print(
             f"{name} failed: rows {start:,} to {stop - 1:,} of the data set ended every worker "
             "that tried them"

@@ -93,7 +93,7 @@ def is_pack(path: Path) -> bool:
 def open_pack(path: Path) -> Source:
     """Open a packed data set; raises DataError if it is truncated or its index is damaged.
 
-    Images are not read; `verify_pack` checks them.
+    Images are not read; `verify_images` checks them.
     """
     with reading(path, DataError, "as a packed data set", "pack the set again"):
         return _read_source(path, *_open_index(path))
@@ -116,7 +116,7 @@ def _read_source(path: Path, index: dict[str, Any], memory: memoryview) -> Sourc
     return Source(name, classes, train, val, open_test, value_range=levels)
 
 
-def verify_pack(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
+def verify_images(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
     """Return the number of images, and an iterator over (name, whether its checksum is correct).
 
     Raises the same DataError as `open_pack`.
