@@ -84,7 +84,8 @@ class BulkOptions:
 class BulkRun:
     """A prepared bulk prediction: `out` is locked and its manifest written.
 
-    backend: its description, for the log. counted: the column that the summary counts.
+    backend: its description, for the log. counted: the column that the summary counts. warnings:
+    lines about images that may be misinterpreted, or are missing.
     """
 
     manifest: Manifest
@@ -94,6 +95,7 @@ class BulkRun:
     processes: int
     engine: Literal["local", "ray"]
     counted: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def images_left(self) -> int:
@@ -174,11 +176,13 @@ def prepare_run(
     if previous is not None:
         previous.check_inputs(out, Manifest(*inputs, previous.options))
     opened = _open_model(request, model, previous, index.count, log)
+    warnings = list(index.warnings)
     if index.kind in RANDOM_ACCESS:
         sample = _RandomAccess(open_dataset(out / WORK))
         levels = opened.preprocess.spec.value_range or RANGE_16_BIT
         for warning in probe_images(sample, np.arange(index.count), levels).warnings:
             log(f"warning: {warning}")
+            warnings.append(warning)
     options, layout = _resolve_options(
         request, opened, index.count, previous.options if previous else None
     )
@@ -203,7 +207,14 @@ def prepare_run(
     device = options.device if any_device else request.device
     job = Job(out, model, device, request.calibrate, max(1, cores() // processes), request.loading)
     return BulkRun(
-        manifest, opened.description, job, missing, processes, request.engine, layout.counted
+        manifest,
+        opened.description,
+        job,
+        missing,
+        processes,
+        request.engine,
+        layout.counted,
+        tuple(warnings),
     )
 
 

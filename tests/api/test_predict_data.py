@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,20 @@ def test_a_script_needs_no_main_guard(
         [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout == "48\n"
+
+
+def test_missing_shards_are_a_warning(
+    digits_run: Path,
+    nested_digits: tuple[Path, list[str]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in (0, 2):
+        with tarfile.open(folder / f"train-{number:05}-of-00003.tar", "w") as tar:
+            tar.add(nested_digits[0] / nested_digits[1][number], f"{number}.png")
+    found = resnets.predict_data(digits_run, folder, tmp_path / "out")
+    assert found.images == 2
+    assert any("00001" in warning for warning in found.warnings)
+    assert any("00001" in message for message in caplog.messages)

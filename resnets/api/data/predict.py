@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions
 
+_log = logging.getLogger("resnets")
+
 
 @dataclass(frozen=True)
 class BulkPredictions:
@@ -31,7 +34,8 @@ class BulkPredictions:
 
     shards: their files, in the order of the images. images: number of rows. unreadable: number of
     rows that have an `error` instead of a prediction, errors: the first of these. counts: number of
-    images by most likely class; of a detector, number of objects by class.
+    images by most likely class; of a detector, number of objects by class. warnings: lines about
+    images that may be misinterpreted, or are missing; they are also logged.
     """
 
     folder: Path
@@ -40,6 +44,7 @@ class BulkPredictions:
     unreadable: int
     errors: Sequence[str]
     counts: Mapping[str, int]
+    warnings: Sequence[str] = ()
 
 
 @api_function
@@ -136,6 +141,8 @@ def _predict(options: BulkOptions, *, quiet: bool) -> BulkPredictions:
             echo(text, error=True)
 
     run = prepare_run(options, log, quiet=quiet)
+    for warning in run.warnings if quiet else ():
+        _log.warning("%s: %s", options.data, warning)
     with without_main_module(), closing(run.work()) as events:
         failed = [event.shard for event in events if isinstance(event, ShardFailed)]
     if failed:
@@ -152,4 +159,5 @@ def _predict(options: BulkOptions, *, quiet: bool) -> BulkPredictions:
         summary.unreadable,
         tuple(summary.errors),
         dict(sorted(summary.classes.items())),
+        run.warnings,
     )
