@@ -11,6 +11,7 @@ from resnets.config import ConfigError, Recipe, differing_fields, from_toml, to_
 from resnets.train.log.trackers import check_trackers
 from resnets.train.optim.schedule import Schedule
 from resnets.utils.printable import valid_text
+from resnets.utils.suggest import suggest_path
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
@@ -108,10 +109,8 @@ def _read_run(out: Path) -> StartPoint:
 def check_is_run(out: Path) -> None:
     """Raise ConfigError if the folder does not contain a run."""
     if not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
-        raise ConfigError(
-            f"{out}: is not the folder of a run (no {RECIPE}); name the folder that `resnets train`"
-            " printed"
-        )
+        hint = suggest_path(out) or "; name the folder that `resnets train` printed"
+        raise ConfigError(f"{out}: is not the folder of a run (no {RECIPE}){hint}")
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[str, str]]:

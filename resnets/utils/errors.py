@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnets.utils.printable import printable
+from resnets.utils.suggest import suggest_path
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,8 @@ def reading(
         if isinstance(caught, RuntimeError) and "torch" in sys.modules and is_out_of_memory(caught):
             raise  # of a device to which the file is read: the file is not at fault
         why = caught.strerror if isinstance(caught, OSError) and caught.strerror else reason(caught)
+        if isinstance(caught, FileNotFoundError):
+            end = suggest_path(Path(name)) or end
         raise error(f"{name}: cannot be {read} ({why}){end}") from caught
 
 

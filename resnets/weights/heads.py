@@ -15,12 +15,14 @@ from resnets.config import ConfigError
 from resnets.data.layout.class_spelling import HEADERS, indexed_names
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.utils.printable import join_names
+from resnets.utils.suggest import suggest_path
 from resnets.weights.errors import UnnamedClassesError
 
 log = logging.getLogger("resnets")
 
 HeadPolicy = Literal["names", "keep", "new"]
 NUM_IMAGENET_CLASSES = 1000
+CLASS_FILES = (".txt", ".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt")
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -103,7 +105,7 @@ def parse_classes(
     else:
         names, option = tuple(classes), "classes"
     if count is not None and len(names) != count:
-        structured = option.lower().endswith((".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt"))
+        structured = Path(option).suffix.lower() in CLASS_FILES[1:]
         hint = "; a file must have one name a line, in the order of the outputs"
         raise ConfigError(
             f"{option}: names {len(names)} classes, {source} has {count} outputs"
@@ -133,6 +135,8 @@ def _read_names(text: str, count: int | None) -> tuple[str, ...]:
         if indexed is not None:
             log.info("%s: its lines number the classes; that order is used", text)
         return tuple(indexed or names)
+    if "," not in text and path.suffix.lower() in CLASS_FILES:
+        raise ConfigError(f"--classes {text}: no such file{suggest_path(path)}")
     if text == "imagenet":
         return imagenet_classes()
     if text == "numbers":

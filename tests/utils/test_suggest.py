@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from resnets.config import ConfigError, from_toml
+from resnets.train.resume import check_is_run
 from resnets.utils.suggest import find_similar, suggest, suggest_path
 
 
@@ -39,3 +41,12 @@ def test_suggests_a_path_in_the_same_folder(tmp_path: Path) -> None:
     assert suggest_path(tmp_path / "run1") == ""
     assert suggest_path(tmp_path / "zebra") == ""
     assert suggest_path(tmp_path / "none" / "run2") == ""
+
+
+def test_errors_of_missing_files_suggest_a_similar_one(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    (tmp_path / "run-1").mkdir()
+    with pytest.raises(ConfigError, match=r"did you mean \S+recipe\.toml\?"):
+        from_toml(tmp_path / "recpe.toml")
+    with pytest.raises(ConfigError, match=r"did you mean \S+run-1\?"):
+        check_is_run(tmp_path / "run1")

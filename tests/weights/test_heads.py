@@ -205,6 +205,13 @@ def test_names_that_a_user_says(tmp_path: Path) -> None:
             parse_classes(said, 3, "net")
 
 
+def test_a_missing_file_is_not_a_class(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").touch()
+    with pytest.raises(ConfigError, match=r"no such file; did you mean \S+names\.txt\?"):
+        parse_classes(str(tmp_path / "nmes.txt"), 1, "net")
+    assert parse_classes("a.txt,b.txt", 2, "net") == ("a.txt", "b.txt")
+
+
 @pytest.mark.parametrize("line", ["{n} {name}", "{name},{n}", "{n}: {name}"])
 def test_lines_that_number_their_class_are_read_in_that_order(tmp_path: Path, line: str) -> None:
     file = tmp_path / "names.txt"

@@ -45,6 +45,7 @@ from resnets.train.write_results import RESULT
 from resnets.utils.errors import reading
 from resnets.utils.files.json import read_object
 from resnets.utils.files.write import atomic_write
+from resnets.utils.suggest import suggest_path
 from resnets.weights.checkpoint.format import RECIPE
 
 STUDY, CELLS = "study.toml", "cells"
@@ -274,7 +275,7 @@ def read_grid(folder: Path) -> Grid:
     """Read the grid of a study's folder; ConfigError if there is none or it cannot be read."""
     path = folder / STUDY
     if not path.is_file():
-        raise ConfigError(f"{folder}: no study here (no {STUDY})")
+        raise ConfigError(f"{folder}: no study here (no {STUDY}){suggest_path(folder)}")
     with reading(path, what="as a study"):
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     grid = {"version": 1, **with_current_names(data, "study")}
