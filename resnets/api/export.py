@@ -93,6 +93,10 @@ def export(
     Raises VerificationError if the artifact's outputs differ from the model's; then no file is
     written. Also raises ConfigError, DataError, CheckpointError and WeightsError.
     """
+    if calibrate is None:
+        refuse_options(
+            "limits the rise of the error on --calibrate; give both", max_drop=max_drop != 0.5
+        )
     given = path_or_any_model(weights)
     source = Path(given) if isinstance(given, str) else None
     if source is not None and is_artifact(source):
@@ -106,10 +110,6 @@ def export(
     if task == "signals" and (to != "onnx" or precision != "float32" or calibrate):
         raise ConfigError(
             f"{source or 'weights'}: models of signals can only be exported to onnx, in float32"
-        )
-    if calibrate is None:
-        refuse_options(
-            "limits the rise of the error on --calibrate; give both", max_drop=max_drop != 0.5
         )
     if isinstance(given, str):
         net = load_any(given, LoadOptions(model, classes))
