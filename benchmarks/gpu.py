@@ -9,8 +9,8 @@ hardware (`first` and `full`: any commit) is not run again, so repeat the comman
 until all cases are done. A case starts only if the limit leaves enough time for it, and is stopped
 at several times its estimate. A case that fails is recorded with its error and traceback, and the
 next one runs, in a new process if a CUDA error, a crash or a hang made the last one unusable. The
-exit code is 1 if a case of this run failed or has a wrong verdict. No network is needed.
-docs/gpu.md lists what to install.
+exit code is 1 if a case of this run failed, has a wrong verdict or was skipped for lack of data. No
+network is needed. docs/gpu.md lists what to install.
 
 Cases that compile for minutes run last. To run a section before those that precede it: --only.
 
@@ -18,11 +18,12 @@ facts      versions, device, driver
 correct    operators, models and steps against float64; CUDA graphs against ordinary steps
 ladder     ms per step of CIFAR models: eager, compiled, one graph, one graph of compiled blocks
 first      cifar-resnet20 with the paper's recipe, 64,000 steps, five seeds at a time
+waits      operations that make the host wait for the device, from torch's warnings
+basics     the most used of the package's commands
 full       32, 44, 56 and 110 layers; plain networks; second seeds; 94% on CIFAR-10
 resnet50   training and inference, compared with torchvision's script and timm
-commands   about 25 commands of the package
+commands   the other commands
 at-once    several runs in one process
-waits      operations that make the host wait for the device, from torch's warnings
 """
 
 from __future__ import annotations
@@ -58,11 +59,12 @@ SECTIONS = {
     "correct": "correct.cases",
     "ladder": "ladder.cases",
     "first": "full.first",
+    "waits": "ladder.waits",
+    "basics": "commands.basics",
     "full": "full.others",
     "resnet50": "resnet50.cases",
-    "commands": "commands.cases",
+    "commands": "commands.others",
     "at-once": "ladder.seeds_at_once",
-    "waits": "ladder.waits",
 }
 MAX_TRACEBACK = 8000  # characters
 LEAST = 30  # seconds that a case gets, besides three times its estimate
@@ -100,9 +102,12 @@ def run_cases(options: argparse.Namespace) -> int:
 
     supervisor.enable_traces()
     device = torch.empty(0, device=options.device).device
-    setting = Setting(device, options.data, options.out, START + options.limit, options.tiny)
     failed = supervisor.failed_before()
     results = record.Record(options.results, facts.hardware(device), options.tiny, failed)
+    deadline = START + options.limit
+    setting = Setting(
+        device, options.data, options.out, deadline, options.tiny, failed=results.failed
+    )
     names = [name for name in options.only.split(",") if name] or list(SECTIONS)
     if unknown := [name for name in names if name not in SECTIONS]:
         print(f"unknown section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
@@ -115,9 +120,11 @@ def run_cases(options: argparse.Namespace) -> int:
         elif key not in results.failed and not run_case(setting, results, name, case):
             return supervisor.UNUSABLE
     print(f"{options.results}: {setting.seconds_left:.0f} s are left")
+    if without_data := setting.missing_files and not options.tiny:
+        print("\n".join(["missing, their cases were skipped:", *sorted(setting.missing_files)]))
     if results.failed:
         print("\n".join(["failed or wrong:", *sorted(results.failed)]))
-    return 1 if results.failed else 0
+    return 1 if results.failed or without_data else 0
 
 
 def make_cases(name: str, setting, results) -> list:
@@ -166,13 +173,14 @@ def run_case(setting, results, section: str, case) -> bool:
         return not (setting.cuda and unusable)
     else:
         results.add(section, case.name, time.monotonic() - start, rows, None)
+        usable = not (setting.cuda and capture.failed)  # also if the case went on without a graph
     finally:
         supervisor.note_case(None)
         free_memory(setting)
     for row in rows:
         text = ", ".join(f"{name} {value}" if name else str(value) for name, value in row.items())
         print(f"{key}: {text}", flush=True)
-    return True
+    return usable
 
 
 def free_memory(setting) -> None:

@@ -28,6 +28,7 @@ from resnets.train.execution_plan import choose_plan
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import TrainStep
+from resnets.train.tasks.quantize import quantized_loss
 from resnets.utils.machine.distributed import ProcessGroup
 from resnets.utils.machine.environment import tune_malloc
 
@@ -83,6 +84,8 @@ class Training:
         module = torch.compile(self.model, dynamic=False) if mode == COMPILED else self.model
         self.forward = model = DataParallelModel(module, group)
         loss_fn = classification_loss(recipe.loss)
+        if recipe.finetune.quantize:
+            loss_fn = quantized_loss(loss_fn)
         train_step = TrainStep(self.state, model, loss_fn, self.plan.autocast(), recipe)
         step: Callable[[Batch], None] = train_step
         batches = self.stream.batches(0, total)

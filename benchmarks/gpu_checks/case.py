@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -73,7 +73,8 @@ class Setting:
     """Where and how the cases run.
 
     data: folder with cifar10.tar.xz and others. out: folder for the output of commands. deadline:
-    time.monotonic() when the limit is reached. tiny: smallest sizes, to test the script.
+    time.monotonic() when the limit is reached. tiny: smallest sizes, to test the script. failed:
+    "section/case" of those that have failed in this run so far.
     """
 
     device: torch.device
@@ -81,6 +82,8 @@ class Setting:
     out: Path
     deadline: float
     tiny: bool
+    failed: Set[str] = frozenset()
+    missing_files: set[str] = field(default_factory=set)  # that `file` was asked for
 
     @property
     def cuda(self) -> bool:
@@ -101,6 +104,7 @@ class Setting:
         """Return a file of the data folder; raises Skipped if it is missing."""
         path = self.data / name
         if not path.exists():
+            self.missing_files.add(str(path))
             raise Skipped(f"{path} is missing")
         return path
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from resnets.cli.main import main
 SMALL = ("--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=32")
 SCRATCH = ("--set", "weights=none", "--set", "batch_size=4")
 LAST_LINES = 40  # of a failed command's output that are recorded
+GRAPH = "cuda_graph=true"
 DIGITS, PHOTOS, CELLS = "digits", "scratch", "detect-small"  # runs that other commands use
 
 
@@ -53,12 +55,23 @@ def train(
 
 
 COCO = ("faster_coco_eval", "pycocotools")
-COMMANDS = (
+BASICS = (
     train(DIGITS, "digits"),
     train("digits again", "digits"),
     Command("evaluate", ("evaluate", "{out}/digits"), needs=(DIGITS,)),
-    train("graph", "digits", "--set", "cuda_graph=true", "--set", "ema_decay=0.9"),
+    train("graph", "digits", "--set", GRAPH, "--set", "ema_decay=0.9"),
     Command("resume", ("train", "--resume", "{out}/digits", "--iterations", "80"), needs=(DIGITS,)),
+    train(PHOTOS, "scratch", "--data", "{data}/imagenette160.tar", *SMALL, iterations=12),
+    train(
+        CELLS,
+        "detect-small", "--data", "{data}/bccd.tar", "--set", "detect.skip_invalid=true",
+        "--set", "eval.every=6it",
+        iterations=6,
+        modules=COCO[:1],
+        seconds=20,
+    ),
+)  # fmt: skip
+OTHERS = (
     train("float32", "digits", "--set", "precision=float32"),
     train(
         "lamb, clipped, ghost batches, --fit-memory",
@@ -106,7 +119,6 @@ COMMANDS = (
         ),
         seconds=25,
     ),
-    train(PHOTOS, "scratch", "--data", "{data}/imagenette160.tar", *SMALL, iterations=12),
     Command(
         "predict a data set",
         (
@@ -126,14 +138,6 @@ COMMANDS = (
         "imagenet-rsb-a3", "--data", "{data}/imagenette160.tar", "--model", "resnet18", *SMALL,
         "--set", "data.test_size=64",
         iterations=6,
-    ),
-    train(
-        CELLS,
-        "detect-small", "--data", "{data}/bccd.tar", "--set", "detect.skip_invalid=true",
-        "--set", "eval.every=6it",
-        iterations=6,
-        modules=COCO[:1],
-        seconds=20,
     ),
     Command(
         "evaluate a detector",
@@ -163,7 +167,7 @@ COMMANDS = (
             f"study depth, four cells, {jobs} at a time",
             (
                 "study", "depth", "--models", "cifar-resnet20", "--data", "digits",
-                "--budget", "2000it", "--seeds", "4", "--set", "cuda_graph=true",
+                "--budget", "2000it", "--seeds", "4", "--set", GRAPH,
                 "--jobs", str(jobs), "--out", f"{{out}}/depth-{jobs}",
             ),
             seconds=60,
@@ -174,12 +178,20 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def cases(setting: Setting) -> list[Case]:
-    """Return a case for each command, and one that compares the first two runs of one recipe."""
-    commands = COMMANDS[:3] if setting.tiny else COMMANDS
-    cases = [Case(each.name, each.seconds, partial(_run, setting, each)) for each in commands]
+def basics(setting: Setting) -> list[Case]:
+    """Return the most used commands, and a case that compares the first two runs of one recipe."""
+    cases = _cases(setting, BASICS[:4] if setting.tiny else BASICS)
     comparison = Case("the same run twice", 15, partial(_compare_runs, setting))
     return [*cases[:2], comparison, *cases[2:]]
+
+
+def others(setting: Setting) -> list[Case]:
+    """Return the other commands."""
+    return _cases(setting, OTHERS[:1] if setting.tiny else OTHERS)
+
+
+def _cases(setting: Setting, commands: Sequence[Command]) -> list[Case]:
+    return [Case(each.name, each.seconds, partial(_run, setting, each)) for each in commands]
 
 
 def _output_folder(setting: Setting) -> Path:
@@ -192,7 +204,7 @@ def _require(setting: Setting, name: str) -> Path:
     """Return the folder of run NAME, which is trained first if it is missing."""
     folder = _output_folder(setting) / name
     if not (folder / "result.json").is_file():
-        command = next(each for each in COMMANDS if each.name == name)
+        command = next(each for each in BASICS if each.name == name)
         _call(setting, command)
     return folder
 
@@ -204,34 +216,48 @@ def _run(setting: Setting, command: Command) -> list[Row]:
     for name in command.needs:
         _require(setting, name)
     start = time.perf_counter()
-    lines = _call(setting, command)
-    notes = [line for line in lines if line.startswith("cuda_graph:")]
-    if notes and setting.cuda:  # commands with `cuda_graph` must use one
-        raise CommandFailed(" ".join(notes))
+    out = _call(setting, command)
+    seconds = time.perf_counter() - start
+    notes = []
+    if GRAPH in command.arguments:
+        notes = _unused_graphs(out)
+        if notes and setting.cuda:
+            raise CommandFailed("; ".join(notes))
     return [
         {
             "command": command.name,
             "exit code": 0,
-            "seconds": rounded(time.perf_counter() - start, 2),
+            "seconds": rounded(seconds, 2),
             "notes": "; ".join(notes).replace("|", "\\|"),
         }
     ]
 
 
-def _call(setting: Setting, command: Command) -> list[str]:
-    """Run a command in this process; returns its output lines.
+def _unused_graphs(folder: Path) -> list[str]:
+    """Return why trainings in a folder did not use a CUDA graph, although they were to."""
+    files = sorted(folder.rglob("environment.json"))
+    if not files:
+        return [f"no environment.json in {folder}"]
+    plans = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    reasons = [each["cuda_graph_obstacle"] or "?" for each in plans if not each["cuda_graph"]]
+    return [f"no CUDA graph: {reason}" for reason in dict.fromkeys(reasons)]
+
+
+def _call(setting: Setting, command: Command) -> Path:
+    """Run a command in this process; returns its output folder or file, without --out {out}.
 
     Raises CommandFailed if its exit code is not 0; that and its own exceptions have its last lines.
     """
-    folder = _output_folder(setting)
+    folder = out = _output_folder(setting)
     arguments = [each.format(out=folder, data=setting.data) for each in command.arguments]
     for each in arguments:
-        if each.endswith(".tar") and not Path(each).exists():
-            raise Skipped(f"{each} is missing")
+        if each.endswith(".tar"):
+            setting.file(Path(each).name)
     if command.iterations:
-        shutil.rmtree(folder / command.name, ignore_errors=True)
+        out = folder / command.name
+        shutil.rmtree(out, ignore_errors=True)
         iterations = 4 if setting.tiny else command.iterations
-        arguments += ["--out", str(folder / command.name), "--iterations", str(iterations)]
+        arguments += ["--out", str(out), "--iterations", str(iterations)]
     elif "--out" in arguments:
         out = Path(arguments[arguments.index("--out") + 1])
         shutil.rmtree(out, ignore_errors=True)
@@ -246,7 +272,7 @@ def _call(setting: Setting, command: Command) -> list[str]:
     except BaseException as error:
         error.add_note("\n".join(output.getvalue().splitlines()[-LAST_LINES:]))
         raise
-    return lines
+    return out
 
 
 def _compare_runs(setting: Setting) -> list[Row]:

@@ -130,6 +130,7 @@ WAIT_SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
     "adamw": (EAGER, {"optim.kind": "adamw"}),
     "lamb": (EAGER, {"optim.kind": "lamb"}),
     "muon": (EAGER, {"optim.kind": "muon"}),
+    "quantized": (EAGER, {"finetune.quantize": "true", "precision": "float32"}),
     "one graph": (GRAPH, {"ema_decay": "0.998"}),
 }
 

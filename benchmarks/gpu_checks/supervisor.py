@@ -24,7 +24,7 @@ FOLDER, FAILED = "GPU_CHECKS_FOLDER", "GPU_CHECKS_FAILED"
 CASE, TRACE = "case.json", "trace.txt"
 UNUSABLE = 75  # exit code of a child in which no other case can run
 NORMAL = (0, 1, 2)
-GRACE = 30.0  # seconds after its limit from which a case is hung
+GRACE = 60.0  # seconds after its limit from which a case is hung; a compilation delays its end
 POLL = 0.1
 
 

@@ -1,6 +1,7 @@
 """benchmarks/gpu.py on a CPU, where plain calls stand in for CUDA graphs."""
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -46,13 +47,15 @@ def test_sections_are_recorded_once_and_are_right(tmp_path, checks, monkeypatch,
 
 @pytest.mark.ci
 def test_the_other_sections_run(tmp_path):
-    sections = ("--only", "ladder,waits,resnet50,commands,at-once,full")
+    sections = ("--only", "ladder,waits,basics,resnet50,commands,at-once,full")
     command = [sys.executable, SCRIPT, *arguments(tmp_path, *sections)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = lines(tmp_path)
     assert not [line for line in found if "error" in line]
-    assert {line["section"] for line in found} >= {"resnet50", "commands", "at-once"}
+    assert {line["section"] for line in found} >= {"resnet50", "basics", "commands", "at-once"}
+    (graph,) = [line["rows"] for line in found if line["case"] == "graph"]
+    assert "the device is cpu" in graph[0]["notes"]  # on a GPU an error
     assert [line["section"] for line in found[-2:]] == ["resnet50"] * 2  # those that compile
 
 
@@ -122,18 +125,75 @@ def test_after_a_restart_failed_cases_are_skipped_and_reported(tmp_path, checks,
     assert [line["case"] for line in lines(tmp_path)] == ["case 1"]
 
 
-def test_as_many_seeds_are_trained_as_the_time_allows(tmp_path, checks, monkeypatch):
+@pytest.mark.parametrize(
+    ("fitting", "at_once"),
+    [([2, 2, 2], "2"), ([1, 1, 1], "2; 1 from step 1 on"), ([2, 2, 1], "2; 1 from step 3 on")],
+)
+def test_as_many_seeds_are_trained_as_the_time_allows(
+    fitting, at_once, tmp_path, checks, monkeypatch
+):
     case, full = checks("gpu_checks.case"), checks("gpu_checks.full")
     setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
-    recipe = case.cifar_recipe(setting, "cifar-resnet20")
-    members = [(full.with_seed(recipe, seed), "cifar-resnet20", seed) for seed in range(2)]
+    members = two_seeds(setting, case, full)
     monkeypatch.setattr(full, "CHECK_INTERVAL", 1)
-    monkeypatch.setattr(full, "_count_fitting", lambda needed, left, count: 1)
-    rows = full._train(setting, members)
-    assert [(row["seed"], row["at once"], row["steps"]) for row in rows] == [(0, 1, 4)]
-    monkeypatch.setattr(full, "_count_fitting", lambda needed, left, count: 0)
+    counts = iter(fitting)
+    monkeypatch.setattr(full, "_count_fitting", lambda needed, left, count: next(counts))
+    rows = full._train(setting, members, 100)
+    seeds = range(fitting[-1])
+    assert [(row["seed"], row["at once"], row["steps"]) for row in rows] == [
+        (seed, at_once, 4) for seed in seeds
+    ]
+
+
+def test_trainings_that_cannot_end_in_time_stop(tmp_path, checks, monkeypatch):
+    case, full = checks("gpu_checks.case"), checks("gpu_checks.full")
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
+    monkeypatch.setattr(full, "CHECK_INTERVAL", 1)
     with pytest.raises(RuntimeError):
-        full._train(setting, members)
+        full._train(setting, two_seeds(setting, case, full), limit=0.0)
+
+
+def test_only_the_first_steps_are_held_to_the_limit_of_a_case(tmp_path, checks, monkeypatch):
+    case, full = checks("gpu_checks.case"), checks("gpu_checks.full")
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
+    monkeypatch.setattr(full, "CHECK_INTERVAL", 1)
+    left = []
+    monkeypatch.setattr(
+        full, "_count_fitting", lambda needed, seconds, count: left.append(seconds) or count
+    )
+    full._train(setting, two_seeds(setting, case, full), limit=20.0)
+    assert left[0] < 20 < min(left[1:])
+
+
+def two_seeds(setting, case, full):
+    recipe = case.cifar_recipe(setting, "cifar-resnet20")
+    return [(full.with_seed(recipe, seed), "cifar-resnet20", seed) for seed in range(2)]
+
+
+def test_the_first_recipe_is_repeated_without_compiled_blocks_if_it_failed(tmp_path, checks):
+    case, full = checks("gpu_checks.case"), checks("gpu_checks.full")
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
+    with pytest.raises(case.Skipped):
+        full.first(setting)[1].run()
+    failed = dataclasses.replace(setting, failed={f"first/{full.FIRST}"})
+    (row,) = full.first(failed)[1].run()
+    assert row["mode"] == full.GRAPH
+
+
+def test_missing_data_is_reported_and_an_error(tmp_path, checks, monkeypatch, capsys):
+    case, supervisor = checks("gpu_checks.case"), checks("gpu_checks.supervisor")
+    monkeypatch.setattr(supervisor, "enable_traces", lambda: None)
+
+    def reads(setting):
+        return [case.Case("reads", 1, lambda: [{"size": setting.file("a.tar").stat().st_size}])]
+
+    monkeypatch.setattr(checks("gpu_checks.facts"), "cases", reads)
+    options = [each for each in arguments(tmp_path, "--only", "facts") if each != "--tiny"]
+    gpu = checks("gpu")
+    assert gpu.run_cases(gpu.parse(options)) == 1
+    assert str(tmp_path / "a.tar") in capsys.readouterr().out
+    (tmp_path / "a.tar").write_bytes(b"123")
+    assert gpu.run_cases(gpu.parse(options)) == 0
 
 
 CASES = """

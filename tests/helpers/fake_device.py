@@ -203,6 +203,8 @@ def _check_devices(func: Any, name: str, tensors: list[torch.Tensor], used: bool
 def _count_waits(name: str, args: Any, kwargs: Any, target: Any, to_device: bool) -> None:
     if name in READING or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         _wait("value read")
+    elif name.startswith("fake_quantize_per_channel") and not args[2].is_floating_point():
+        _wait("value read")  # the range of integer zero points
     elif name in INDEXING:
         for index in args[1] or ():
             if isinstance(index, torch.Tensor):

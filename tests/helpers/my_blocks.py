@@ -1,9 +1,12 @@
 """A block as a user of the package defines one, in a module of its own."""
 
+import threading
+
 import torch
 from torch import Tensor, nn
 
 from resnets.models.resnet import BasicBlock
+from resnets.train.cuda_graph import capture
 
 
 class DoubledBlock(BasicBlock):
@@ -27,4 +30,16 @@ class FailingBlock(BasicBlock):
         self.steps += self.training
         if self.steps > 6:
             raise RuntimeError("a bug in a block")
+        return super().forward(x)
+
+
+class UncapturableBlock(BasicBlock):
+    """A basic block after whose first training steps a CUDA graph could not be captured."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += self.training
+        if self.steps == 6 and threading.current_thread() is not threading.main_thread():
+            capture.failed.append(None)
         return super().forward(x)

@@ -8,7 +8,7 @@ from multiprocessing.connection import wait
 
 import pytest
 import torch
-from my_blocks import FailingBlock
+from my_blocks import FailingBlock, UncapturableBlock
 from study_runs import pretend_two_gpus
 
 from resnets.study.grid import worker
@@ -113,6 +113,18 @@ def test_a_cell_that_crashes_its_process_does_not_affect_others(tmp_path, alone,
     said = capfd.readouterr().err
     assert f"{good.folder.name}: its process broke down; it gets one of its own" in said
     assert f"{bad.folder.name}: its process ended (exit code 1)" in said
+
+
+def test_after_a_failed_capture_cells_continue_in_processes_of_their_own(tmp_path, alone, capfd):
+    model = "cifar-resnet8:block=uncapturable"
+    grid = dataclasses.replace(GRID, models=("cifar-resnet8", model), blocks=("uncapturable",))
+    write_grid(grid, tmp_path)
+    _WorkerPool(grid, read_cells(tmp_path), SHARED, {"uncapturable": UncapturableBlock}).train()
+    cells = read_cells(tmp_path)
+    assert [cell.status for cell in cells] == ["done", "done"]
+    assert_equal(cells[0].folder, read_cells(alone)[0].folder)
+    said = capfd.readouterr().err
+    assert all(f"{cell.folder.name}: its process broke down" in said for cell in cells)
 
 
 def test_no_step_is_captured_during_an_evaluation(tmp_path, monkeypatch):

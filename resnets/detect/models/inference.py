@@ -214,4 +214,6 @@ def _vote_boxes(detections: Detections, candidates: Detections) -> Detections:
     voters = (overlaps >= VOTE_OVERLAP) & (detections["labels"][:, None] == candidates["labels"])
     weights = voters * candidates["scores"]  # (D, N); each kept box votes for itself
     total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-    return {**detections, "boxes": weights @ candidates["boxes"] / total}
+    # Not a matrix product, which autocast would compute in bfloat16: errors of several px.
+    boxes = (weights[:, :, None] * candidates["boxes"]).sum(1)
+    return {**detections, "boxes": boxes / total}

@@ -23,6 +23,7 @@ import torch
 
 from resnets.config import Recipe
 from resnets.study.grid.worker import Slot, init_worker, train_locked, worker_context
+from resnets.train.cuda_graph import capture
 from resnets.train.guards.interrupt import StopSignals
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.machine.environment import release_cached_memory
@@ -51,9 +52,10 @@ class CellEnd:
 class SharedProcess:
     """A process that trains the cells it is given, all at once, until `kill` or `terminate`.
 
-    ends: of cells, by folder. After an unexpected error in one cell the others save and the process
-    ends, with exit code 1 and without an end of the cells that it was training: a CUDA error makes
-    a process unusable. They can be trained again, each in a process of its own.
+    ends: of cells, by folder. After an unexpected error in one cell, or a CUDA graph that could not
+    be captured, the others save and the process ends, with exit code 1 and without the end of the
+    cells that it was training: an error of CUDA makes a process unusable. They can be trained
+    again, each in a process of its own.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -85,13 +87,17 @@ class SharedProcess:
 def run_cells(connection: Connection, device: str, threads: int) -> None:
     """Train the `CellJob`s that arrive, each in a thread; send a `CellEnd` for each.
 
-    Ends when `connection` is closed, after SIGTERM or an unexpected error, once all have saved.
+    Ends when `connection` is closed, after SIGTERM, an unexpected error or a CUDA graph that could
+    not be captured, once all have saved.
     """
     init_worker(threads)
     cells: list[_CellThread] = []
     with StopSignals() as signals:
         is_open = True
         while is_open or any(cell.is_alive() for cell in cells):
+            if is_open and capture.failed:
+                # The process's allocators and generators may be left capturing.
+                signals.request(signal.SIGTERM)
             is_open = is_open and signals.received is None
             if not is_open:
                 time.sleep(POLL_SECONDS)
@@ -102,7 +108,7 @@ def run_cells(connection: Connection, device: str, threads: int) -> None:
                     is_open = False
                 else:
                     cells[-1].start()
-    if any(cell.is_broken for cell in cells):
+    if capture.failed or any(cell.is_broken for cell in cells):
         raise SystemExit(1)
 
 

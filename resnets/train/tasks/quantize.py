@@ -96,7 +96,7 @@ def quantize_weight(weight: Tensor) -> Tensor:
     """Round each output channel (dimension 0) to 255 levels that are symmetric around zero."""
     largest = weight.detach().flatten(1).abs().amax(1)
     scale = (largest / 127).clamp(min=torch.finfo(weight.dtype).tiny)
-    zero = torch.zeros_like(scale, dtype=torch.int32)
+    zero = torch.zeros_like(scale)  # of integers torch reads the range, which waits for a GPU
     out: Tensor = torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
     return out
 
