@@ -159,8 +159,8 @@ def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int,
 def seed_step(seed: int, step: int, group: ProcessGroup, device: str) -> None:
     """Seed the random numbers of a step (dropout, sampled regions) with (seed, step, process).
 
-    Seeds the generators of the CPU and of `device`: `torch.manual_seed` seeds those of all backends,
-    and for each that was not initialized it formats a stack trace, a third of a millisecond.
+    Seeds the generators of the CPU and of `device`: `torch.manual_seed` seeds those of all
+    backends, and for each that was not initialized it formats a stack trace, a third of a ms.
     """
     number = int(order.random_bits(seed, group.rank, step, order.STREAM_STEP))
     if device == "cpu":

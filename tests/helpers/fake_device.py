@@ -164,6 +164,10 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if func is torch.ops.prim.device.default:
         return _device if _on_device(args[0]) else func(*args, **kwargs)
     name = func._schema.name.split("::")[-1]
+    if name == "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams" and _on_device(args[0]):
+        with _disable_current_modes():  # torch makes this one on the device of the stand-in
+            enabled = torch.ones(1, dtype=torch.int64)
+        args = (*args[:3], DeviceTensor(enabled), *args[4:])
     tensors: list[torch.Tensor] = []
     tree_map(lambda x: tensors.append(x) if isinstance(x, torch.Tensor) else None, (args, kwargs))
     used = any(map(_on_device, tensors))

@@ -365,7 +365,7 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
             "distill": waits_of_steps(kind, distill),
             "signals": waits_of_steps(kind, {}, "signals"),
             "text": waits_of_steps(kind, short_text, "text"),
-            "quantized": waits_of_steps(kind, {"weights": "none"}, "qat"),
+            "quantized": waits_of_steps(kind, {}, "qat"),
         }
     if "evaluation" in parts:
         sets = {"digits": {}, "signals": {}, "text": short_text}
