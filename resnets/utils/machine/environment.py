@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -196,6 +197,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in names},
+        **source_commit(),
         "device": device_name(device),
         **accelerator(device),
         "cores": os.cpu_count(),
@@ -203,6 +205,24 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu_quota": cpu_count.quota(),
         "threads": torch.get_num_threads(),
     }
+
+
+def source_commit(folder: Path | None = None) -> dict[str, str]:
+    """Return the git commit of the package's source, {} if it is not a git working tree.
+
+    It ends in "-changed" if tracked files differ from the commit.
+    """
+    folder = folder or Path(__file__).resolve().parents[3]
+    if not (folder / ".git").exists():
+        return {}
+    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=10"]
+    try:
+        found = subprocess.run(
+            [*command, "--dirty=-changed"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": found.stdout.strip()}
 
 
 def accelerator(device: torch.device) -> dict[str, Any]:

@@ -118,3 +118,18 @@ def test_the_driver_is_read_from_proc(line, version, tmp_path):
     path = tmp_path / "version"
     path.write_text(f"{line}\nGCC version:  gcc version 12.3.0\n")
     assert environment._nvidia_driver(path) == version
+
+
+def test_the_commit_of_a_working_tree_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    (tmp_path / "a.py").write_text("")
+    assert environment.source_commit(tmp_path) == {}
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    found = environment.source_commit(tmp_path)["commit"]
+    assert len(found) == 10
+    assert head.stdout.startswith(found)
+    (tmp_path / "a.py").write_text("changed")
+    assert environment.source_commit(tmp_path)["commit"] == f"{found}-changed"
