@@ -20,6 +20,7 @@ from resnets.detect.loading.sources import open_detection
 from resnets.detect.loading.train_batches import DetectStream
 from resnets.detect.models.base import InferenceOptions
 from resnets.detect.models.layers import rescale
+from resnets.detect.models.localizer import Refiner
 from resnets.models import build, catalog
 from resnets.train.run import run_training
 
@@ -154,6 +155,25 @@ def test_a_batch_of_the_recipe_has_the_anchors_and_regions_of_the_paper() -> Non
     assert proposals.detect.train_crop == 224
     assert regions.batch_size * regions.detect.box_batch_size == 256
     assert regions.detect.proposals == (200, 200)
+
+
+def test_rcnn_predicts_each_class_by_itself() -> None:
+    """Losses of a region: whether it is the object, for each class; the box of its class."""
+    random = torch.Generator().manual_seed(0)
+    logits, offsets = torch.randn(4, 3, generator=random), torch.randn(4, 3, 4, generator=random)
+    labels, truth = torch.tensor([2, 0, 1, 2]), torch.randn(4, 4, generator=random)
+    losses = Refiner._region_losses(logits, offsets, labels, truth)
+    of_classes = of_boxes = 0.0
+    for row, label in enumerate(labels.tolist()):
+        for index in range(3):
+            share = logits[row, index].sigmoid()
+            of_classes -= (share if label == index + 1 else 1 - share).log()
+        if label:
+            for found, expected in zip(offsets[row, label - 1], truth[row], strict=True):
+                error = (found - expected).abs()
+                of_boxes += 4.5 * error**2 if error < 1 / 9 else error - 1 / 18
+    torch.testing.assert_close(losses["loss_classifier"], of_classes / 4)
+    torch.testing.assert_close(losses["loss_box_reg"], of_boxes / 4)
 
 
 def test_rcnn_reads_the_classes_that_others_say() -> None:

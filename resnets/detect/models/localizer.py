@@ -18,7 +18,6 @@ from resnets.detect.data.types import DetectionSplit, Located
 from resnets.detect.metrics.meters import LocationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import clip_boxes, pad, remove_head, rescale, to_float32
-from resnets.detect.models.roi_heads import region_losses
 from resnets.detect.models.sampling import BoxCoder, BoxMatcher, BoxSampler, rows_of
 from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
@@ -267,8 +266,10 @@ class Localizer(LocalizationModel):
 class Refiner(LocalizationModel):
     """R-CNN on a localizer's proposals, each warped to the network's input and classified again.
 
-    `proposer` is already trained, and frozen. `spec.proposals` boxes of the true class are sampled,
-    `spec.box_batch_size` per image, a quarter of them positive.
+    Class and box are predicted per class, as by the localizer: for each class, whether the region
+    is its object (binary logistic regression), and the box. `proposer` is already trained, and
+    frozen. `spec.proposals` boxes of the true class are sampled, `spec.box_batch_size` per image, a
+    quarter of them positive.
     """
 
     def __init__(
@@ -277,7 +278,7 @@ class Refiner(LocalizationModel):
         remove_head(net, stages_only=False)
         super().__init__(net, spec, num_classes)
         channels = net.spec.widths[-1] * net.spec.expansion
-        self.predictor = FastRCNNPredictor(channels, num_classes + 1)
+        self.predictor = FastRCNNPredictor(channels, num_classes)  # without a background class
         self.proposer = proposer.requires_grad_(False).eval()
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.matcher = BoxMatcher(0.5, 0.5)
@@ -290,7 +291,7 @@ class Refiner(LocalizationModel):
         return self
 
     def score_boxes(self, images: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of all boxes."""
+        """Return logits (R, K) and offsets (R, K, 4) of all boxes."""
         side = self.net.spec.input_size
         crops = [
             roi_align(image[None], [box], side, sampling_ratio=1)
@@ -299,7 +300,7 @@ class Refiner(LocalizationModel):
         warped = torch.cat(crops).contiguous(memory_format=torch.channels_last)
         features = self.net.stages(warped)[self.net.stage_names[-1]]
         logits, offsets = self.predictor(self.net.classify(features))
-        return to_float32(logits), to_float32(offsets)
+        return to_float32(logits), to_float32(offsets).unflatten(1, (-1, 4))
 
     def forward(
         self,
@@ -319,13 +320,13 @@ class Refiner(LocalizationModel):
         all_proposals = self.proposer.propose(images, top_labels, self.spec.proposals[1])
         for labels, proposals in zip(top_labels.T, all_proposals, strict=True):
             logits, offsets = self.score_boxes(images, proposals)
-            decoded = self.coder.decode(offsets, proposals)  # (R, K + 1, 4)
+            decoded = self.coder.decode(offsets.flatten(1), proposals)  # (R, K, 4)
             start = 0
             for index, image in enumerate(images):
                 end, label = start + len(proposals[index]), labels[index : index + 1]
-                probability, row = logits[start:end].softmax(1)[:, label + 1].max(0)  # (1,)
-                confidence[index, label] = 1 + probability
-                found = decoded[start + row, label + 1]  # (1, 4)
+                logit, row = logits[start:end, label].max(0)  # (1,)
+                confidence[index, label] = 1 + logit.sigmoid()
+                found = decoded[start + row, label]  # (1, 4)
                 size = image.shape[-2], image.shape[-1]
                 boxes[index, label] = clip_boxes_to_image(found, size)
                 start = end
@@ -352,9 +353,25 @@ class Refiner(LocalizationModel):
             for target, found, rows, chosen in zip(targets, matched, sampled, boxes, strict=True)
         ]
         logits, offsets = self.score_boxes(images, boxes)
-        positive = rows_of([each > 0 for each in labels])
-        class_loss, box_loss = region_losses(logits, offsets, labels, offsets_true, positive)
-        return {"loss_classifier": class_loss, "loss_box_reg": box_loss}
+        return self._region_losses(logits, offsets, torch.cat(labels), torch.cat(offsets_true))
+
+    @staticmethod
+    def _region_losses(
+        logits: Tensor, offsets: Tensor, labels: Tensor, offsets_true: Tensor
+    ) -> dict[str, Tensor]:
+        """Compute the losses of R regions; labels: (R,), 0 is background, offsets_true: (R, 4)."""
+        (positive,) = rows_of([labels > 0])
+        classes = labels[positive] - 1
+        truth = torch.zeros_like(logits)
+        truth[positive, classes] = 1
+        class_loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+        box_loss = F.smooth_l1_loss(
+            offsets[positive, classes], offsets_true[positive], beta=1 / 9, reduction="sum"
+        )
+        return {
+            "loss_classifier": class_loss / len(labels),
+            "loss_box_reg": box_loss / len(labels),
+        }
 
 
 def _is_inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
