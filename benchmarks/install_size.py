@@ -9,7 +9,7 @@ that two extras share is counted in both) and for all extras. Names those that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
@@ -81,11 +81,13 @@ def size(names: Iterable[str]) -> float:
     return total / MB
 
 
-def row(what: str, purpose: str | None, names: set[str], missing: Iterable[str] = ()) -> list[Cell]:
+def row(what: str, purpose: str | None, names: set[str], missing: Collection[str] = ()) -> list[Cell]:
     """The cells of some packages; names those that are not installed."""
     space = size(names)
     text = f"{space / 1000:.2f} GB" if space >= 1000 else f"{space:.0f} MB"
-    return [what, purpose, len(names), ", without ".join([text, *sorted(missing)])]
+    if missing:
+        text += f", without {', '.join(sorted(missing))}"
+    return [what, purpose, len(names), text]
 
 
 def main() -> None:

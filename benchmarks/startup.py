@@ -30,7 +30,8 @@ def whole(arguments: list[str], folder: str) -> float:
 def first_line(arguments: list[str], folder: str) -> float:
     """Return the seconds until the command prints a line; the command is then stopped."""
     start = time.perf_counter()
-    with subprocess.Popen([*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE) as process:
+    command = [*COMMAND, *arguments]  # its progress goes to stderr
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - start
