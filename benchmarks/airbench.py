@@ -5,19 +5,20 @@ github.com/KellerJordan/cifar10-airbench, airbench94_muon.py: the same network, 
 of 2,000, optimizers and augmentation, in bfloat16 autocast, evaluated with one view instead of six.
 On the original images it has 94.01% accuracy with six views.
 
-    python benchmarks/airbench.py --data cifar10.tar.xz [--epochs 8] [--seed 0]
+    python benchmarks/airbench.py --data cifar10.tar.xz [--epochs 8] [--seed 0] [--record NAME]
 
-Prints the test error and the seconds of training, wall and CPU.
+Reports the test error and the CPU time of training. docs/results/cifar10-speedrun.json has the row
+of a run beside those of the recipe, joined by hand.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from recording import make_parser, report
 from torch import Tensor, nn
 
 from resnets.config import DataSpec
@@ -156,7 +157,7 @@ def normalized(split: TensorSplit) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--epochs", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -169,11 +170,13 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     net = train(*normalized(splits.train), args.epochs)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    error = test_error(net, *normalized(test))
-    print(
-        f"{args.epochs:g} epochs, seed {args.seed}: test error {error:.2f}%, {wall:.0f} s,"
-        f" {cpu:.0f} s of CPU, {torch.get_num_threads()} threads"
-    )
+    error = round(test_error(net, *normalized(test)), 2)
+    threads = torch.get_num_threads()
+    print(f"{wall:.0f} s of training")
+    epochs = args.epochs if args.epochs % 1 else int(args.epochs)
+    columns = ["what", "epochs", "seed", "threads", "test error", "seconds of one core"]
+    row = ["airbench94_muon on a CPU", epochs, args.seed, threads, error, round(cpu)]
+    report(args.record, columns, [row], f"torch {torch.__version__}")
 
 
 if __name__ == "__main__":

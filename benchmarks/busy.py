@@ -1,6 +1,7 @@
 """Training rate of `resnets train digits` alongside 0, 1, 3 and 7 busy processes.
 
     python benchmarks/busy.py [--others 0 1 3 7] [--rounds 3] [--seconds 10]
+        [--record busy-machine]
 
 The others are endless loops in Python, one thread each. In each turn they start first, then a run
 of one variant; after its first steps and SETTLE seconds, its steps within `--seconds` are counted.
@@ -8,13 +9,12 @@ Variants: resnets with its defaults, with the number of threads set to all cores
 (as for a run that was started before the others), the same with libgomp's default wait policy
 (GOMP_SPINCOUNT=300000), and one thread. The fair share of a run with N threads alongside K others
 on N cores is N / (N + K) of the rate of libgomp's default without others. CPU time of all other
-programs is reported as "elsewhere", in cores; above QUIET the fair share is not printed. "no step":
+programs is reported as "elsewhere", in cores; above QUIET the fair share is left out. "no step":
 the other variant finished no step in one of the rounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -22,6 +22,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from recording import Cell, Recording, make_parser, report
+from timing import format_spread, ratios
 
 CORES = len(os.sched_getaffinity(0))
 FIXED = {"OMP_NUM_THREADS": str(CORES)}
@@ -99,7 +102,7 @@ def turn(arm: str, out: Path, others: int, seconds: float) -> tuple[float, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--others", type=int, nargs="+", default=[0, 1, 3, 7])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -115,38 +118,35 @@ def main() -> None:
                 load.append(elsewhere)
                 line = f"round {number + 1}: {count} others, {arm}: {rate:,.0f} images/s"
                 print(f"{line}, elsewhere {elsewhere:.2f} cores", file=sys.stderr)
-    report(rates, args.others, load)
+    show(args.record, rates, args.others, load)
 
 
-def report(rates: dict[tuple[int, str], list[float]], counts: list[int], load: list[float]) -> None:
-    """Print rates and ratios, medians and their spread, as a Markdown table."""
-    print(
-        f"{CORES} cores; elsewhere {statistics.median(load):.2f} cores"
-        f" ({min(load):.2f} to {max(load):.2f})"
-    )
+def show(
+    recording: Recording | None,
+    rates: dict[tuple[int, str], list[float]],
+    counts: list[int],
+    load: list[float],
+) -> None:
+    """Report rates and ratios, medians and their spread."""
     ours, *peers = ARMS
-    default = "libgomp's default"
-    ratios = [f"ratio to {name}" for name in peers]
-    print("| " + " | ".join(["others", *ARMS, *ratios, "share of a fair share"]) + " |")
-    print("|---" * (2 + len(ARMS) + len(peers)) + "|")
-    quiet = statistics.median(rates[counts[0], default])
+    names = [name.removeprefix("libgomp's ") for name in peers]
+    columns = ["other processes", *ARMS, *(f"ratio to {name}" for name in names)]
+    quiet = statistics.median(rates[counts[0], "libgomp's default"])
+    rows: list[list[Cell]] = []
     for count in counts:
-        cells = [spread(rates[count, name], "{:,.0f}") for name in ARMS]
+        row: list[Cell] = [count, *(format_spread(rates[count, name], ",.0f") for name in ARMS)]
         for name in peers:
-            pairs = list(zip(rates[count, ours], rates[count, name], strict=True))
-            values = [one / other for one, other in pairs if other]
-            cells.append(spread(values, "{:.2f}") if len(values) == len(pairs) else "no step")
+            other = rates[count, name]
+            row.append(
+                format_spread(ratios(rates[count, ours], other)) if all(other) else "no step"
+            )
         share = quiet * min(1.0, CORES / (CORES + count))
         fair = [rate / max(share, 1.0) for rate in rates[count, ours]]
-        cells.append(spread(fair, "{:.2f}") if max(load) <= QUIET else "not measured")
-        print(f"| {count} | {' | '.join(cells)} |")
-
-
-def spread(values: list[float], form: str) -> str:
-    """Median (minimum to maximum)."""
-    middle, least, most = (form.format(f(values)) for f in (statistics.median, min, max))
-    return f"{middle} ({least} to {most})"
+        row.append(format_spread(fair) if max(load) <= QUIET else None)
+        rows.append(row)
+    setup = f"{CORES} cores; elsewhere {format_spread(load)} cores"
+    report(recording, [*columns, "share of a fair share"], rows, setup)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

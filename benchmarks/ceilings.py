@@ -1,20 +1,20 @@
 """Peak rates of this machine: arithmetic, copying and decoding, and the limits that follow.
 
-    python benchmarks/ceilings.py [--rounds 7]
+    python benchmarks/ceilings.py [--rounds 7] [--record ceilings]
 
 Each figure is the best of its rounds, with all threads. The limits count arithmetic only: a
 training step is three times the multiply-adds of a forward pass, two operations each; everything
-else is free, so no program reaches them.
+else is free, so no program reaches them. --record writes the rates.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import torch
 from jpeg_files import LARGE, encode, random_image
+from recording import Cell, make_parser, report
 from timing import min_seconds
 
 from resnets.data.decode.decode import Crop, decode
@@ -55,35 +55,35 @@ def decode_rate(rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    args = parser.parse_args()
+    rounds = args.rounds
     environment.tune_malloc()
-    print(f"{environment.device_name(torch.device('cpu'))}, torch {torch.__version__}")
-    peaks = {
-        name: matrix_product_rate(dtype, rounds)
-        for name, dtype in (
-            ("float32", torch.float32),
-            ("bfloat16", torch.bfloat16),
-            ("int8", torch.int8),
-        )
-    }
-    for name, peak in peaks.items():
-        print(f"{name + ' matrix product':<32}{peak / 1e9:>10,.0f} G operations/s")
-    for size in (4, 256):
-        print(f"{f'copy of {size} MiB':<32}{copy_rate(size, rounds) / 1e9:>10,.1f} GB/s")
-    print(f"{'JPEG of 500 x 375 to 224 px':<32}{decode_rate(rounds):>10,.0f} images/s per core")
-    print(f"\n{'limits, images/s':<20}{'M multiply-adds':>16}", end="")
-    print("".join(f"{text:>16}" for text in ("train float32", "train bfloat16", "predict int8")))
-    for name in MODELS:
-        spec = catalog.spec(name)
-        adds = cost.count_cost(build(spec), spec.input_size).multiply_adds
-        limits = (
-            peaks["float32"] / (6 * adds),
-            peaks["bfloat16"] / (6 * adds),
-            peaks["int8"] / (2 * adds),
-        )
-        print(f"{name:<20}{adds / 1e6:>16,.0f}" + "".join(f"{each:>16,.0f}" for each in limits))
+    types = (torch.float32, torch.bfloat16, torch.int8)
+    peaks = {dtype: matrix_product_rate(dtype, rounds) for dtype in types}
+    rows: list[list[Cell]] = [
+        [
+            f"matrix product, {str(dtype).removeprefix('torch.')}",
+            round(rate / 1e9),
+            "G operations/s",
+        ]
+        for dtype, rate in peaks.items()
+    ]
+    for name, size in (("copy within caches", 4), ("copy beyond them", 256)):
+        rows.append([name, round(copy_rate(size, rounds) / 1e9, 1), "GB/s"])
+    rows.append(["JPEGs of 500 x 375 px, one core", round(decode_rate(rounds)), "images/s"])
+    report(args.record, ["limit", "rate", "unit"], rows, f"torch {torch.__version__}")
+    columns = ["limits, images/s", "M multiply-adds", "train float32", "train bfloat16"]
+    report(None, [*columns, "predict int8"], [_limits(name, peaks) for name in MODELS])
+
+
+def _limits(name: str, peaks: dict[torch.dtype, float]) -> list[Cell]:
+    spec = catalog.spec(name)
+    adds = cost.count_cost(build(spec), spec.input_size).multiply_adds
+    operations = {torch.float32: 6 * adds, torch.bfloat16: 6 * adds, torch.int8: 2 * adds}
+    limits = (round(peaks[dtype] / count) for dtype, count in operations.items())
+    return [name, round(adds / 1e6), *limits]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Time and memory of a training step by depth: both should grow linearly.
 
     python benchmarks/depth.py [--depths 20,56,110,218,434,866,1202] [--batch 32] [--out depth.png]
+        [--record depth-cost]
 
 CIFAR residual networks, as `resnets train` trains them (bfloat16 if the CPU supports it). Each
 depth runs in its own process; memory is the peak of the process minus its memory before the first
 step. The line is a least-squares fit in depth; its largest residual, in percent, says how linear a
-cost is.
+cost is. --record writes both lines; the costs of each depth are printed only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from recording import Cell, make_parser, report
 from timing import min_seconds
 
 
@@ -65,7 +67,7 @@ def plot(depths: list[int], rows: dict[str, list[dict[str, float]]], path: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--depths", default="20,56,110,218,434,866,1202")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3)
@@ -79,27 +81,48 @@ def main() -> None:
         return
     depths = [int(text) for text in args.depths.split(",")]
     rows: dict[str, list[dict[str, float]]] = {}
-    for name, recompute in (("stored", 0), ("recomputed", 1)):
+    for name, recompute in (("as it is", 0), ("activation checkpointing", 1)):
         rounds: list[list[dict[str, float]]] = []
         for _ in range(args.rounds):
             rounds.append([_run_depth(depth, recompute, args) for depth in depths])
         best = [min(each["ms"] for each in row) for row in zip(*rounds, strict=True)]
         peak = [statistics.median(e["mib"] for e in row) for row in zip(*rounds, strict=True)]
         rows[name] = [{"ms": ms, "mib": mib} for ms, mib in zip(best, peak, strict=True)]
-    print(f"batch {args.batch}; least of {args.rounds} rounds of {args.steps} steps")
-    for name, costs in rows.items():
-        for depth, each in zip(depths, costs, strict=True):
-            print(
-                f"{name:<11} {depth:>5} layers {each['ms']:>9,.1f} ms {each['ms'] / depth:>7.3f} "
-                f"ms per layer {each['mib']:>8,.0f} MiB {each['mib'] / depth:>7.2f} MiB per layer"
-            )
-        for key in ("ms", "mib"):
-            values = [each[key] for each in costs]
-            line = np.polyval(np.polyfit(depths, values, 1), depths)
-            residual = max(abs(values - line)) / max(values)
-            print(f"{name:<11} {key}: largest residual of the line {residual:.1%} of the largest")
+    report(
+        None,
+        ["", "layers", "step, ms", "memory, MiB"],
+        [
+            [name, depth, round(each["ms"], 1), round(each["mib"])]
+            for name, costs in rows.items()
+            for depth, each in zip(depths, costs, strict=True)
+        ],
+    )
+    first, last = f"{depths[0]:,}", f"{depths[-1]:,}"
+    columns = [
+        f"CIFAR residual networks of {first} to {last} layers, batch size {args.batch}",
+        "a layer, ms",
+        "deviation from a straight line",
+        "a layer, MiB",
+        "its deviation",
+        f"memory at {last} layers, MiB",
+    ]
+    setup = f"time: least of {args.rounds} rounds of {args.steps} steps; memory: median"
+    report(args.record, columns, [_line(name, depths, rows[name]) for name in rows], setup)
     plot(depths, rows, args.out)
     print(args.out)
+
+
+def _line(name: str, depths: list[int], costs: list[dict[str, float]]) -> list[Cell]:
+    """Return the costs of a layer, and how far those of a step are from a straight line."""
+    ms = [each["ms"] / depth for depth, each in zip(depths, costs, strict=True)]
+    deviations = []
+    for key in ("ms", "mib"):
+        values = np.array([each[key] for each in costs])
+        line = np.polyval(np.polyfit(depths, values, 1), depths)
+        deviations.append(f"{max(abs(values - line)) / max(values):.1%}")
+    mib = costs[-1]["mib"]
+    each_ms = f"{min(ms):.2f} to {max(ms):.2f}"
+    return [name, each_ms, deviations[0], round(mib / depths[-1], 2), deviations[1], round(mib)]
 
 
 def _run_depth(depth: int, recompute: int, args: argparse.Namespace) -> dict[str, float]:

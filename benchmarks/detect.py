@@ -5,7 +5,7 @@ proposals; the detector of resnets has torchvision's anchors, pyramid and heads 
 Prints medians, and ratios to the first contender in each round.
 
     python benchmarks/detect.py [--size 320] [--batch 2] [--rounds 5] [--model resnet50]
-        [--clock cpu]
+        [--clock cpu] [--record detection-speed]
 
 --clock cpu measures processor time instead of wall time, for a machine with other jobs.
 
@@ -18,24 +18,28 @@ resnets           the same with its defaults: bfloat16 if the processor supports
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from recording import Cell, make_parser, report
 from timing import (
     answer_requests,
-    format_spread,
-    ratios,
+    format_ratio,
     start_contenders,
     stop_contenders,
     take_turns,
 )
 from torch import Tensor, nn
 
-CONTENDERS = ("torchvision", "torchvision-bf16", "resnets-float32", "resnets")
+CONTENDERS = {
+    "torchvision": "torchvision, float32",
+    "torchvision-bf16": "torchvision, bfloat16 and channels_last",
+    "resnets-float32": "resnets, float32",
+    "resnets": "resnets",
+}
 CLASSES, OBJECTS = 20, 8
 
 
@@ -146,7 +150,7 @@ def make_contender(name: str, args: argparse.Namespace) -> Callable[[str], float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="resnet50", help="backbone")
     parser.add_argument("--size", type=int, default=320, help="shorter side of the images, px")
     parser.add_argument("--batch", type=int, default=2)
@@ -161,18 +165,20 @@ def main() -> None:
     command = [__file__, "--model", args.model, "--size", str(args.size)]
     command += ["--batch", str(args.batch), "--clock", args.clock, "--contender"]
     contenders = start_contenders({name: [*command, name] for name in CONTENDERS})
-    print(
-        f"{args.model}-fpn, batch size {args.batch}, {args.size} x {args.size * 4 // 3} px, torch"
-        f" {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads each,"
-        f" {args.clock} time"
-    )
+    rows: dict[str, list[Cell]] = {name: [CONTENDERS[name]] for name in contenders}
+    columns = [""]
     for what in ("training", "inference"):
+        columns += [f"{what}, images/s", "ratio (min to max)"]
         seconds = take_turns(contenders, f"{what} {args.steps}", args.rounds)
         for name, each in seconds.items():
             rate = args.steps * args.batch / statistics.median(each)
-            ratio = format_spread(ratios(seconds[CONTENDERS[0]], each))
-            print(f"{what:<10}{name:<18}{rate:7.2f} images/s  ratio {ratio}", flush=True)
+            rows[name] += [round(rate, 2), format_ratio(next(iter(seconds.values())), each)]
     stop_contenders(contenders)
+    setup = (
+        f"{args.model}-fpn, batch size {args.batch}, {args.size} x {args.size * 4 // 3} px, torch"
+        f" {torch.__version__}, {torch.get_num_threads()} threads each, {args.clock} time"
+    )
+    report(args.record, columns, rows.values(), setup)
 
 
 if __name__ == "__main__":

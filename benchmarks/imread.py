@@ -1,6 +1,6 @@
 """Whole JPEG files decoded to RGB arrays, by library: the protocol of imread_benchmark.
 
-    python benchmarks/imread.py [--folder DIR] [--images 200] [--rounds 5]
+    python benchmarks/imread.py [--folder DIR] [--images 200] [--rounds 5] [--record imread]
 
 As in github.com/ternaus/imread_benchmark in its mode `memory` with one thread: files are read
 before the clock starts; each library makes NumPy arrays (H, W, 3) uint8 in RGB of all of them,
@@ -13,7 +13,6 @@ Libraries that are not installed are skipped:
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
 import tempfile
@@ -24,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from jpeg_files import describe, write_images
 from numpy.typing import NDArray
-from timing import format_spread, ratios
+from recording import make_parser, report
+from timing import format_ratio
 
 Decode = Callable[[bytes], NDArray[np.uint8]]
 REFERENCE = "Pillow"
@@ -117,7 +117,7 @@ def load(files: list[bytes]) -> dict[str, Decode]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="of JPEG files, at any depth")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -132,7 +132,7 @@ def main() -> None:
         files = [path.read_bytes() for path in found[: args.images]]
         if not files:
             parser.error(f"--folder {folder}: no JPEG files")
-        print(f"{len(files)} images, {args.rounds} rounds; {describe(folder)}")
+        setup = f"{len(files)} images, {args.rounds} rounds; {describe(folder)}; CPU time"
     decoders = load(files)
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for number in range(args.rounds + 1):  # the first warms up
@@ -142,10 +142,15 @@ def main() -> None:
                 decode(data)
             if number:
                 seconds[name].append(time.process_time() - start)
-    print(f"{'':<16}{'images/s':>9}   ratio")
-    for name, rounds in seconds.items():
-        rate = statistics.median(len(files) / each for each in rounds)
-        print(f"{name:<16}{rate:9,.0f}   {format_spread(ratios(seconds[REFERENCE], rounds))}")
+    rows = [
+        [
+            name,
+            round(statistics.median(len(files) / each for each in rounds)),
+            format_ratio(seconds[REFERENCE], rounds),
+        ]
+        for name, rounds in seconds.items()
+    ]
+    report(args.record, ["", "images/s of one thread", "ratio"], rows, setup)
 
 
 if __name__ == "__main__":

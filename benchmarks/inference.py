@@ -8,6 +8,7 @@ fail are reported and skipped. Ratios are of contenders in the same round.
 
     python benchmarks/inference.py [--model resnet50] [--size 224] [--batches 32 1] [--rounds 7]
         [--seconds 2] [--only resnets] [--part memory end-to-end] [--folder DIR]
+        [--record inference-memory|inference-files]
 
 Part memory, on decoded images:
 
@@ -32,6 +33,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -41,8 +43,10 @@ from typing import Any
 
 import inference_contenders
 from jpeg_files import write_images
+from recording import Cell, make_parser, report
 from timing import (
     answer_requests,
+    format_ratio,
     format_spread,
     ratios,
     start_contenders,
@@ -51,6 +55,26 @@ from timing import (
 )
 
 MAX_RUNNING = 7  # contenders at a time
+PARTS = ("memory", "end-to-end")
+TITLES = {  # of contenders in the tables
+    "eager": "torchvision, eager float32",
+    "bf16": "bfloat16 autocast, channels_last",
+    "compiled": "torch.compile with freezing, bfloat16",
+    "onnxruntime float32": "ONNX Runtime float32",
+    "onnxruntime int8": "ONNX Runtime int8",
+    "openvino float32": "OpenVINO float32",
+    "openvino bfloat16": "OpenVINO bfloat16",
+    "openvino int8": "OpenVINO int8",
+    "openvino bfloat16, parts": "OpenVINO bfloat16, in sub-batches as resnets",
+    "openvino int8, parts": "OpenVINO int8, in sub-batches as resnets",
+    "script": "script: ImageFolder, DataLoader, torchvision, eager float32",
+    "script, bf16": "the same, bfloat16 autocast, channels_last",
+    "raw decode": "resnets decoding only, all cores, no network",
+    "raw openvino int8": "raw OpenVINO int8, batch 32 of prepared float32 tensors",
+    "raw openvino int8, streams": "the same with OpenVINO's throughput hint",
+    "resnets: decoded images": "resnets, int8, decoded images",
+    "resnets: files": "**resnets, int8, from files**",
+}
 
 
 def make_contender(options: dict[str, Any]) -> Callable[[str], float]:
@@ -98,19 +122,23 @@ def measure(
         stop_contenders(running)
 
 
-def print_rates(title: str, first: str, groups: Iterable[dict[str, list[float]]]) -> None:
-    """Print a row for each contender: median of images/s, and ratio to the first."""
-    print(f"\n{title:<28}images/s    x {first} (min to max)")
-    for number, rates in enumerate(groups):
+def rate_cells(groups: Iterable[dict[str, list[float]]]) -> dict[str, list[Cell]]:
+    """Return the median of images/s and the ratio to the first contender, by contender."""
+    found: dict[str, list[Cell]] = {}
+    for rates in groups:
+        first = next(iter(rates.values()))
         for name, each in rates.items():
-            if number == 0 or name != first:
-                ratio = format_spread(ratios(each, rates[first]))
-                print(f"{name:<28}{statistics.median(each):>8.1f}      {ratio}", flush=True)
+            if name not in found:
+                found[name] = [round(statistics.median(each), 1), format_ratio(each, first)]
+                print(name, *found[name], sep="\t", file=sys.stderr)
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", nargs="+", default=["memory", "end-to-end"])
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--part", nargs="+", choices=PARTS, default=PARTS, help="--record needs one"
+    )
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 1], help="batch sizes")
@@ -124,23 +152,53 @@ def main() -> None:
     if args.contender:
         answer_requests(lambda: make_contender(json.loads(args.contender)))
         return
-    print(f"{args.model}, {args.size} px, {args.threads} threads, {args.rounds} rounds")
+    if args.record is not None and len(args.part) > 1:
+        parser.error("--record: give one --part, since a file has one table")
     with tempfile.TemporaryDirectory() as folder:
-        for batch in args.batches if "memory" in args.part else ():
-            names = (*inference_contenders.LIBRARIES, *inference_contenders.PACKAGE)
-            rates = measure(names, args, batch=batch, folder=folder, images=None)
-            print_rates(f"batch {batch}", names[0], rates)
+        if "memory" in args.part:
+            compare_in_memory(args, folder)
         if "end-to-end" in args.part:
-            images = args.folder
-            if images is None:
-                images = str(Path(folder, "images"))
-                write_images(Path(images), 400, large=True)
-            (rates,) = measure(inference_contenders.END_TO_END, args, folder=folder, images=images)
-            print_rates("from files to classes", inference_contenders.END_TO_END[0], [rates])
-            if len(rates) == len(inference_contenders.END_TO_END):
-                print("\nresnets: files, x")
-                for name, limit in inference_contenders.limits(rates).items():
-                    print(f"  {name:<58}{format_spread(ratios(rates['resnets: files'], limit))}")
+            compare_from_files(args, folder)
+
+
+def compare_in_memory(args: argparse.Namespace, folder: str) -> None:
+    """Report the rates on decoded images, with two columns for each batch size."""
+    names = (*inference_contenders.LIBRARIES, *inference_contenders.PACKAGE)
+    columns, cells = [""], list[dict[str, list[Cell]]]()
+    for batch in args.batches:
+        columns += [f"batch {batch}: images/s", "ratio"]
+        cells.append(rate_cells(measure(names, args, batch=batch, folder=folder, images=None)))
+    rows = [
+        [TITLES.get(name, name), *(cell for each in cells for cell in each.get(name, (None, None)))]
+        for name in names
+        if any(name in each for each in cells)
+    ]
+    report(args.record, columns, rows, describe(args))
+
+
+def compare_from_files(args: argparse.Namespace, folder: str) -> None:
+    """Report the rates from JPEG files to classes, and how near they are to their limits."""
+    images = args.folder
+    if images is None:
+        images = str(Path(folder, "images"))
+        write_images(Path(images), 400, large=True)
+    names = inference_contenders.END_TO_END
+    (rates,) = measure(names, args, folder=folder, images=images)
+    rows = [[TITLES[name], *cells] for name, cells in rate_cells([rates]).items()]
+    report(args.record, ["", "images/s", "ratio to the script"], rows, describe(args))
+    if len(rates) == len(names):
+        limits = inference_contenders.limits(rates)
+        files = rates["resnets: files"]
+        report(
+            None,
+            ["from files, compared with", "ratio"],
+            [[name, format_spread(ratios(files, limit))] for name, limit in limits.items()],
+        )
+
+
+def describe(args: argparse.Namespace) -> str:
+    """What was measured, besides the options of the command."""
+    return f"{args.model}, {args.size} px, {args.threads} threads of each contender, {args.rounds} rounds"
 
 
 if __name__ == "__main__":

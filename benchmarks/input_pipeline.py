@@ -7,11 +7,13 @@ are of contenders in the same round. Rates are of CPU time (user and system, all
 process), which other jobs on the machine affect little. Files are read from the page cache.
 
     python benchmarks/input_pipeline.py [--images 400] [--rounds 7]
-        [--folder DIR | --archive imagenette160.tar]
+        [--folder DIR | --archive imagenette160.tar] [--record NAME]
 
 Images: made here with the sizes of Imagenette (224 x 224, 12 KB) and of ImageNet (500 x 375,
 110 KB). --folder DIR reads a folder of class folders instead. --archive reads the training images
 of a tar (SET/train/CLASS/NAME), as they are and scaled to 500 x 375 px with grain.
+The table has three columns for each set of images; docs/results/input-pipeline.json joins the
+columns of three runs, and packed-input.json those of two sizes of a packed set.
 OpenCV and simplejpeg: pip install 'resnets[bench]'. DALI, which is large and needs no GPU here:
 pip install nvidia-dali-cuda120 nvidia-nvimgcodec-cu12.
 """
@@ -28,10 +30,10 @@ from pathlib import Path
 import torch
 from input_contenders import BATCH, CONTENDERS, REFERENCE, SIZE, pack
 from jpeg_files import describe, extract_images, write_images
+from recording import Cell, make_parser, report
 from timing import (
     answer_requests,
-    format_spread,
-    ratios,
+    format_ratio,
     start_contenders,
     stop_contenders,
     take_turns,
@@ -39,6 +41,15 @@ from timing import (
 
 from resnets.data.decode import jpeg
 
+TITLES = {  # of contenders in the table
+    REFERENCE: "torchvision v1 (ImageFolder, Pillow)",
+    "torchvision.io + v2": "torchvision.io and v2",
+    "simplejpeg + OpenCV": "simplejpeg, scaled decode; OpenCV resizes",
+    "resnets, uint8": "resnets, uint8 output (as transferred to a GPU)",
+    "resnets, packed": "resnets, packed set",
+    "resnets, packed, uint8": "resnets, packed set, uint8 output",
+    "libjpeg-turbo alone": "libjpeg-turbo alone, whole images",
+}
 WARM_UP = 12  # batches, after which no memory is touched for the first time
 
 
@@ -82,19 +93,18 @@ def measure(folder: Path, packed: Path, args: argparse.Namespace) -> dict[str, l
     return seconds
 
 
-def print_rates(title: str, seconds: dict[str, list[list[float]]], images: int) -> None:
-    """Print a row for each contender; `images` of a round."""
-    print(f"\n{title}\n{'':<23}{'images/s':>9}{'':>3}ratio of CPU time{'':>9}wall time")
-    reference = [cpu for cpu, _ in seconds[REFERENCE]]
-    for name, rounds in seconds.items():
-        rate = statistics.median(images / cpu for cpu, _ in rounds)
-        ratio = format_spread(ratios(reference, [cpu for cpu, _ in rounds]))
-        wall = statistics.median(images / wall for _, wall in rounds)
-        print(f"{name:<23}{rate:9,.0f}   {ratio:<26}{wall:9,.0f}")
+def rate_cells(name: str, seconds: dict[str, list[list[float]]], images: int) -> list[Cell]:
+    """Return rate of CPU time, ratio and rate of wall time of a contender; `images` of a round."""
+    if name not in seconds:
+        return [None] * 3
+    times = {each: [cpu for cpu, _ in rounds] for each, rounds in seconds.items()}
+    rate = statistics.median(images / cpu for cpu in times[name])
+    wall = statistics.median(images / wall for _, wall in seconds[name])
+    return [round(rate), format_ratio(times[REFERENCE], times[name]), round(wall)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=400, help="images to make or extract")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=4, help=f"of {BATCH}, in each round")
@@ -111,9 +121,9 @@ def main() -> None:
         answer_requests(lambda: make_contender(args.contender, args.folder, args.packed))
         return
     decoder = "libjpeg-turbo for parts of images" if jpeg.available() else "Pillow"
-    print(
-        f"torch {torch.__version__}, {SIZE} px, {args.rounds} rounds; resnets decodes by {decoder}"
-    )
+    setup = f"torch {torch.__version__}, one thread each, {SIZE} px, {args.rounds} rounds"
+    rows: dict[str, list[Cell]] = {name: [TITLES.get(name, name)] for name in CONTENDERS}
+    columns = [""]
     with tempfile.TemporaryDirectory() as temporary:
         folders = [args.folder] if args.folder else [Path(temporary, n) for n in ("small", "large")]
         for folder in folders:
@@ -125,7 +135,11 @@ def main() -> None:
             packed = Path(temporary, f"{folder.name}.pack")
             pack(folder, packed, args.pack_size)
             seconds = measure(folder, packed, args)
-            print_rates(f"{folder.name}: {describe(folder)}", seconds, args.batches * BATCH)
+            columns += [f"{describe(folder)}: images/s per core", "ratio", "images/s of wall time"]
+            for name, row in rows.items():
+                row += rate_cells(name, seconds, args.batches * BATCH)
+    measured = [row for row in rows.values() if any(row[1:])]
+    report(args.record, columns, measured, f"{setup}; resnets decodes by {decoder}")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,43 @@
 """Disk space of what the package and its extras install, of the packages in this environment.
 
-    python benchmarks/install_size.py
+    python benchmarks/install_size.py [--record install-size]
 
-Prints a line for the base installation, for torch with what it needs, for NVIDIA's libraries and
+A row for the base installation, for torch with what it needs, for NVIDIA's libraries and
 Triton, for each extra (number and size of the packages that it adds to the base installation; one
 that two extras share is counted in both) and for all extras. Names those that are not installed.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from recording import Cell, make_parser, report
 
 MB = 1e6
+PURPOSES = {
+    "hub": "Parquet, Arrow and the Hugging Face Hub, embeddings as Parquet, Keras weights",
+    "detect": "COCO metrics, masks, class names from YAML files",
+    "deploy": "ONNX and OpenVINO artifacts, int8",
+    "executorch": "[export for phones](export.md#on-phones)",
+    "serve": "`resnets serve`",
+    "ray": "`predict --engine ray`",
+    "heic": "HEIC and HEIF images",
+    "tiff": "TIFF files with any number of channels",
+    "check": "detection of likely label errors in `resnets folds`",
+    "tune": "`resnets tune`",
+    "wandb": "logging to Weights & Biases",
+    "mlflow": "logging to MLflow",
+    "tensorboard": "TensorBoard event files",
+    "s3": "checkpoints at `s3://`",
+    "gs": "checkpoints at `gs://`",
+    "docs": "building this site (`make docs`)",
+    "bench": "libraries that `benchmarks/` compares with, besides those of `deploy`",
+    "dev": "tests, linters and benchmarks; includes most other extras",
+}
 
 
 @cache
@@ -61,24 +81,39 @@ def size(names: Iterable[str]) -> float:
     return total / MB
 
 
+def row(what: str, purpose: str | None, names: set[str], missing: Collection[str] = ()) -> list[Cell]:
+    """The cells of some packages; names those that are not installed."""
+    space = size(names)
+    text = f"{space / 1000:.2f} GB" if space >= 1000 else f"{space:.0f} MB"
+    if missing:
+        text += f", without {', '.join(sorted(missing))}"
+    return [what, purpose, len(names), text]
+
+
 def main() -> None:
-    """Measure and print JSON lines."""
+    """Measure all."""
+    args = make_parser(__doc__).parse_args()
     base, _ = required([("resnets", "")])
     torch = required([("torch", ""), ("torchvision", "")])[0] - {"numpy", "pillow"}
     nvidia = {name for name in torch if name.startswith(("nvidia", "triton", "cuda"))}
     base.discard("resnets")
-    for what, names in (("base", base), ("torch", torch), ("NVIDIA and Triton", nvidia)):
-        print(json.dumps({"what": what, "packages": len(names), "MB": round(size(names))}))
-    everything = set(base)
+    rows = [
+        row("the base installation", None, base),
+        row("torch and torchvision in it", None, torch),
+        row("NVIDIA's libraries and Triton in that", None, nvidia),
+    ]
+    everything, lacking = set(base), set[str]()
     package = find("resnets")
     assert package is not None
-    for extra in package.metadata.get_all("Provides-Extra") or ():
+    extras = package.metadata.get_all("Provides-Extra") or ()
+    for extra in dict.fromkeys([*(each for each in PURPOSES if each in extras), *extras]):
         names, missing = required([("resnets", extra)])
         names -= {"resnets"}
         everything |= names
-        line = {"extra": extra, "packages": len(names - base), "MB": round(size(names - base))}
-        print(json.dumps({**line, "not installed": sorted(missing)}))
-    print(json.dumps({"what": "all", "packages": len(everything), "MB": round(size(everything))}))
+        lacking |= missing
+        rows.append(row(f"`{extra}`", PURPOSES.get(extra), names - base, missing))
+    rows.append(row("all of them", None, everything, lacking))
+    report(args.record, ["extra", "for", "packages", "disk space"], rows)
 
 
 if __name__ == "__main__":

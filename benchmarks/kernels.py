@@ -1,10 +1,12 @@
 """CPU kernels of resnets and operators of torch, for each layer of a model.
 
     python benchmarks/kernels.py [--model cifar-resnet20|resnet50|...] [--rounds 7] [--threads 1]
+        [--record kernels-avx512]
 
 Each kind of layer of the model runs on random feature maps of its size, bfloat16, channels_last, in
 turns with torch. Times are of processor time, so that other jobs disturb little. Prints the medians
-of each layer and the ratio to torch's time, and the sums over all layers of the model.
+of each layer and the ratio to torch's time, and the sums over all layers of the model, which
+--record writes. docs/results/kernels.json joins the rows of two models.
 
 weights: gradient of the weights of a convolution (torch: aten::convolution_backward)
 norm:    batch norm, addition of the shortcut if there is one, and ReLU, forward and backward
@@ -13,7 +15,6 @@ norm:    batch norm, addition of the shortcut if there is one, and ReLU, forward
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections import Counter
@@ -21,7 +22,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import format_spread, ratios
+from recording import Cell, make_parser, report
+from timing import format_ratio
 from torch import Tensor, nn
 
 from resnets import create_model
@@ -94,7 +96,7 @@ def norms(shape: tuple[int, ...], adds: bool) -> tuple[Callable[[], object], Cal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="cifar-resnet20")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
@@ -105,6 +107,7 @@ def main() -> None:
         raise SystemExit("the kernels need a C compiler and a processor that multiplies bfloat16")
     batch, size = (128, 32) if args.model.startswith("cifar-") else (16, 224)
     totals: dict[str, list[list[float]]] = {}
+    each_layer: list[list[Cell]] = []
     for (kind, shape, *rest), count in layers(args.model, batch, size).items():
         pair = (weight_gradients if kind == "weights" else norms)(shape, *rest)
         times: list[list[float]] = [[], []]
@@ -115,20 +118,24 @@ def main() -> None:
                 seconds += [time.process_time() - start] if number else []
         by_torch, by_kernel = map(statistics.median, times)
         layer = f"{kind} {'x'.join(map(str, shape))} {' '.join(map(str, rest))}, {count} times"
-        print(
-            f"{layer:52} {1e3 * by_torch:7.2f} {1e3 * by_kernel:7.2f} ms"
-            f" {by_kernel / by_torch:5.2f}",
-            flush=True,
-        )
+        milliseconds = [round(1e3 * each, 2) for each in (by_torch, by_kernel)]
+        each_layer.append([layer, *milliseconds, round(by_kernel / by_torch, 2)])
         sums = totals.setdefault(str(kind), [[0.0] * args.rounds, [0.0] * args.rounds])
         for total, seconds in zip(sums, times, strict=True):
             total[:] = [one + count * other for one, other in zip(total, seconds, strict=True)]
-    for kind, (by_torch, by_kernel) in totals.items():
-        print(
-            f"{args.model}, {kind}: torch {1e3 * statistics.median(by_torch):.1f} ms, kernels"
-            f" {1e3 * statistics.median(by_kernel):.1f} ms, ratio"
-            f" {format_spread(ratios(by_kernel, by_torch))}"
-        )
+    report(None, ["", "torch, ms", "resnets", "share"], each_layer)
+    names = {"norm": "norms of {}, forward and backward", "weights": "weight gradients of {}"}
+    rows = [
+        [
+            names[kind].format(args.model),
+            *(round(1e3 * statistics.median(each), 1) for each in (by_torch, by_kernel)),
+            format_ratio(by_kernel, by_torch),
+        ]
+        for kind, (by_torch, by_kernel) in sorted(totals.items())
+    ]
+    columns = ["", "torch, ms per step", "resnets", "share (min to max)"]
+    setup = f"torch {torch.__version__}, batch size {batch}, {size} px, CPU time"
+    report(args.record, columns, rows, setup)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,26 @@
 """Quantization-aware fine-tuning of a network whose int8 artifact fails verification.
 
-    python benchmarks/qat.py
+    python benchmarks/qat.py [--record export-qat]
 
 One channel of two residual units is scaled by --factor and the weights that read it by the inverse:
 the function is the same, but 8 bits for the widest channel leave little resolution for the others.
-Prints for the network, for its channels equalized, and after `resnets train qat`: whether `resnets
-export --int8` accepts it, the difference of the int8 logits (root mean square over the deviation of
-the model's) and the top-1 errors of float32 and int8 on the validation images.
+The rows are of the network, of it with its channels equalized, and of it after `resnets train qat`:
+whether `resnets export --int8` accepts it, the difference of the int8 logits (root mean square over
+the deviation of the model's) and the top-1 errors of float32 and int8 on the validation images.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import Cell, make_parser, report
 
 from resnets.cli.main import main as resnets
 from resnets.export.export import gather_evidence
-from resnets.export.verify import count_errors, reference_logits, relative_difference
+from resnets.export.verify import LIMITS, count_errors, reference_logits, relative_difference
 from resnets.export.write.classifier import write_artifact
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata
@@ -32,8 +31,8 @@ from resnets.weights.load import load_classifier
 
 
 def main() -> None:
-    """Measure and print JSON lines."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    """Measure the network and both treatments."""
+    parser = make_parser(__doc__)
     parser.add_argument("--weights", default="resnets:digits/cifar-resnet20")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--units", nargs="+", default=["stage1.1", "stage2.1"])
@@ -48,11 +47,21 @@ def main() -> None:
         equal = load_classifier(str(wide))
         equalize_channels(equal)
         save_model(equal, Path(temporary, "equal"))
-        _report("none", wide, options.data)
-        _report("equalized only", Path(temporary, "equal"), options.data)
         words = ["train", "qat", str(wide), "--data", options.data, "--out", str(tuned)]
         assert resnets(words) == 0
-        _report("recipe qat", tuned, options.data)
+        rows = [
+            _measure("as it is", wide, options.data),
+            _measure("channels equalized only", Path(temporary, "equal"), options.data),
+            _measure("after `train qat`", tuned, options.data),
+        ]
+    columns = [
+        "the scaled network",
+        "`export --to onnx --int8`",
+        f"difference of its logits (limit {LIMITS['int8']})",
+        "float32 error",
+        "int8 error",
+    ]
+    report(options.record, columns, rows, f"torch {torch.__version__}")
 
 
 def _widen(unit: Any, factor: float) -> None:
@@ -62,7 +71,7 @@ def _widen(unit: Any, factor: float) -> None:
         unit.conv2.weight[:, 0] /= factor
 
 
-def _report(title: str, weights: Path, data: str) -> None:
+def _measure(title: str, weights: Path, data: str) -> list[Cell]:
     out = weights.parent / f"{weights.name}.onnx"
     words = ["export", str(weights), "--to", "onnx", "--int8", "--calibrate", data]
     code = resnets([*words, "--out", str(out)])
@@ -77,15 +86,14 @@ def _report(title: str, weights: Path, data: str) -> None:
     write_artifact(model, metadata, artifact, evidence.calibration)
     engine = open_artifact(artifact)
     expected = reference_logits(model)(evidence.images)
-    row = {
-        "treatment": title,
-        "export exits with": code,
-        "difference": relative_difference(engine.logits(evidence.images), expected),
-        "float32 error": evidence.baseline().error,
-        "int8 error": count_errors(engine, evidence.split, evidence.truth).error,
-        "images": evidence.baseline().examples,
-    }
-    print(json.dumps(row), flush=True)
+    difference = relative_difference(engine.logits(evidence.images), expected)
+    return [
+        title,
+        f"{'refused' if code else 'written'} ({code})",
+        float(f"{difference:.2g}"),
+        round(evidence.baseline().error, 1),
+        round(count_errors(engine, evidence.split, evidence.truth).error, 1),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The least time of a training step on a CPU: arithmetic and bytes moved, layer by layer.
 
+    python benchmarks/roofline.py [--rounds 7] [--record roofline]
+
+As a script it measures the rates; train_step.py computes the limit of a model from them.
 A layer takes the longer of two times: its operations at the rate of a large matrix product, and its
 bytes at the rate of a copy. In each pass a layer reads its inputs once and writes its outputs once,
 maps in bfloat16; a program that joins layers so that a map never leaves the registers moves fewer
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import torch
 from ceilings import copy_rate, matrix_product_rate
+from recording import Cell, make_parser, report
 from torch import Tensor, nn
 
 from resnets.models.cost import UNCOUNTED
@@ -134,3 +138,21 @@ def least_seconds(loads: Sequence[LayerLoad], peaks: Peaks) -> float:
         rate = peaks.cache if load.forward_bytes <= peaks.cache_bytes else peaks.memory
         seconds += max(load.operations / peaks.operations, load.bytes / rate)
     return seconds
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    peaks = measure_peaks(args.rounds)
+    last = f"{peaks.cache_bytes >> 20} MiB of the last cache"
+    rows: list[list[Cell]] = [
+        ["large matrix product, bfloat16", round(peaks.operations / 1e9), "G operations/s"],
+        [f"copy up to the {last}", round(peaks.cache / 1e9), "GB/s"],
+        ["copy beyond it", round(peaks.memory / 1e9), "GB/s"],
+    ]
+    report(args.record, ["limit", "rate", "unit"], rows, f"torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """One process and two on the same cores: images per second, efficiency, bytes sent.
 
     python benchmarks/scaling.py [--model cifar-resnet20] [--rounds 5] [--steps 30]
+        [--record scaling]
 
 Two cores show how much a second process gains from the second core, and the cost of exchanging
 gradients over loopback; not the cost of a network between machines, nor GPUs. All setups train the
@@ -19,14 +20,15 @@ import sys
 import time
 from pathlib import Path
 
-from timing import format_spread, ratios
+from recording import Cell, make_parser, report
+from timing import format_ratio, ratios
 
 # Name, processes, threads of each, whether gradients are sent as bfloat16.
 SETUPS = (
     ("1 process, 1 thread", 1, 1, False),
     ("1 process, 2 threads", 1, 2, False),
     ("2 processes, 1 thread each", 2, 1, False),
-    ("the same, gradients in bfloat16", 2, 1, True),
+    ("the same, gradients as bfloat16", 2, 1, True),
 )
 BATCH = 128
 WARM_UP = 3  # steps
@@ -91,7 +93,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="cifar-resnet20")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30)
@@ -109,19 +111,20 @@ def main() -> None:
             print(f"round {number + 1}: {name}: {rate:,.0f} images/s", file=sys.stderr)
     one = [each["rate"] for each in results[SETUPS[0][0]]]
     parameters = results[SETUPS[0][0]][0]["parameters"]
-    print(f"{args.model}, global batch {BATCH}, {parameters:,.0f} parameters, {args.rounds} rounds")
-    print(
-        f"{'':<34}{'images/s':>9}  {'x 1 process, 1 thread':<26}{'efficiency':>11}{'sent/step':>11}"
-    )
+    rows: list[list[Cell]] = []
     for name, processes, threads, _ in SETUPS:
         rates = [each["rate"] for each in results[name]]
-        relative = ratios(rates, one)
+        efficiency = statistics.median(ratios(rates, one)) / (processes * threads)
+        cores = f"{efficiency:.0%}" if processes * threads > 1 else None
         sent = statistics.median(each["sent"] for each in results[name])
-        efficiency = f"{statistics.median(relative) / (processes * threads):.0%}"
-        print(
-            f"{name:<34}{statistics.median(rates):>9,.0f}  {format_spread(relative):<26}"
-            f"{efficiency:>11}{sent / 2**20:>7.2f} MiB"
-        )
+        rate = round(statistics.median(rates))
+        rows.append([name, rate, format_ratio(rates, one), cores, f"{sent / 2**20:.2f} MiB"])
+    ratio = "ratio (min to max)"
+    columns = ["", "images/s", ratio, "of two cores", "sent per step, over loopback"]
+    setup = (
+        f"{args.model}, {parameters:,.0f} parameters, global batch {BATCH}, {args.rounds} rounds"
+    )
+    report(args.record, columns, rows, setup)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Throughput and latency of `resnets serve`, a plain FastAPI server and LitServe.
 
     python benchmarks/serve.py [--model resnet18] [--seconds 5] [--clients 1 8 32] [--overload 3]
-        [--artifact FILE] [--only resnets plain litserve]
+        [--artifact FILE] [--only resnets plain litserve] [--record serve-p99]
 
 Each server runs in a process of its own, the clients in this one, over loopback; servers take turns
 at each load. Every request is one JPEG of 500 x 375 px. Weights are random: speed does not depend
 on them. resnets serves a saved model, or `--artifact` (of `resnets export`). plain: FastAPI and
 torchvision in float32, one image at a time. litserve: the same model, batches of up to 32 in 5 ms
 (pip install 'resnets[bench]').
+
+The first table has the throughput, the second one, which --record writes, the answers under
+overload; docs/results/serve-p99.json has the range of p99 of several runs.
 
 Overload: requests to `resnets serve` arrive at `--overload` times the throughput that was measured,
 whether or not earlier ones were answered, with a latency bound of 1 s. Reported are the p99 of
@@ -35,6 +38,7 @@ from pathlib import Path
 
 import numpy as np
 from jpeg_files import LARGE, encode, random_image
+from recording import Cell, make_parser, report
 
 PLAIN = """
 import io, sys, torch, torchvision, uvicorn
@@ -204,7 +208,7 @@ def percentile(seconds: list[float], share: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
@@ -213,6 +217,8 @@ def main() -> None:
     parser.add_argument("--artifact")
     parser.add_argument("--only", nargs="+", default=["resnets", "plain", "litserve"])
     args = parser.parse_args()
+    if args.record is not None and "resnets" not in args.only:
+        parser.error("--record: overload is measured of resnets, which --only excludes")
     with tempfile.TemporaryDirectory() as name:
         if "litserve" in args.only and find_spec("litserve") is None:
             print("skipped: litserve; pip install 'resnets[bench]'")
@@ -230,8 +236,8 @@ def main() -> None:
 
 
 def measure(servers: dict[str, tuple[subprocess.Popen, int]], args: argparse.Namespace) -> None:
-    """Print the table of all loads, then the behavior of resnets under overload."""
-    print(f"{'clients':>8} {'server':<10}{'images/s':>11}{'p50 ms':>9}{'p99 ms':>9}  to plain")
+    """Report all loads, then the behavior of resnets under overload."""
+    rows: list[list[Cell]] = []
     highest = 0.0
     for clients in args.clients:
         speeds = {}
@@ -242,25 +248,34 @@ def measure(servers: dict[str, tuple[subprocess.Popen, int]], args: argparse.Nam
             speeds[kind] = rate, percentile(latencies, 50), percentile(latencies, 99)
             highest = max(highest, rate) if kind == "resnets" else highest
         for kind, (rate, p50, p99) in speeds.items():
-            ratio = rate / speeds["plain"][0] if "plain" in speeds else float("nan")
-            print(f"{clients:>8} {kind:<10}{rate:>11.1f}{p50:>9.1f}{p99:>9.1f}{ratio:>9.2f}x")
+            ratio = round(rate / speeds["plain"][0], 2) if "plain" in speeds else None
+            rows.append([clients, kind, *(round(each, 1) for each in (rate, p50, p99)), ratio])
+    report(None, ["clients", "server", "images/s", "p50, ms", "p99, ms", "to plain"], rows)
     if "resnets" in servers:
         overload(servers["resnets"][1], args.overload * highest, args)
 
 
 def overload(port: int, rate: float, args: argparse.Namespace) -> None:
-    """Print the answers to requests that arrive at `rate` per second."""
+    """Report the answers to requests that arrive at `rate` per second."""
     before = os.getloadavg()[0]
     request = make_request("resnets", port)
     answers, late = asyncio.run(open_loop(port, request, rate, 2 * args.seconds))
     accepted = [seconds for status, seconds in answers if status == 200]
+    statuses = Counter(status for status, _ in answers)
     p99, bound = percentile(accepted, 99), 1000 * args.bound
-    print(f"overload {rate:.0f}/s for {2 * args.seconds:.0f} s: "
-          f"{dict(Counter(status for status, _ in answers))} (0 = no answer),"
-          f" accepted p50 {percentile(accepted, 50):.0f} ms, p99 {p99:.0f} ms,"
-          f" {p99 / bound:.2f} x the bound of {bound:.0f} ms")  # fmt: skip
-    print(f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after, of {os.cpu_count()}"
-          f" cores; requests were sent {percentile(late, 99):.0f} ms late at p99")  # fmt: skip
+    rows: list[list[Cell]] = [
+        ["p99 latency of admitted requests, of the bound", round(p99 / bound, 2)],
+        [f"the same, ms (the bound: {bound:.0f})", round(p99)],
+        ["p50 of the same, ms", round(percentile(accepted, 50))],
+        ["requests without an answer", statuses.pop(0, 0)],
+        *([f"requests answered with {status}", statuses[status]] for status in sorted(statuses)),
+        ["requests were sent late, ms at p99", round(percentile(late, 99))],
+    ]
+    setup = (
+        f"{rate:.0f} requests/s for {2 * args.seconds:.0f} s; load average {before:.1f} before,"
+        f" {os.getloadavg()[0]:.1f} after, of {os.cpu_count()} cores"
+    )
+    report(args.record, [f"at {args.overload:g} times the capacity", "value"], rows, setup)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 Each command runs in a process of its own, with the files in the page cache, seven times by default.
 
-    python benchmarks/startup.py [--rounds 7]
+    python benchmarks/startup.py [--rounds 7] [--record startup]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sklearn.datasets import load_sample_images
+from recording import make_parser, report
+from timing import format_spread
 
 COMMAND = [sys.executable, "-m", "resnets"]
 
@@ -31,7 +30,8 @@ def whole(arguments: list[str], folder: str) -> float:
 def first_line(arguments: list[str], folder: str) -> float:
     """Return the seconds until the command prints a line; the command is then stopped."""
     start = time.perf_counter()
-    with subprocess.Popen([*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE) as process:
+    command = [*COMMAND, *arguments]  # its progress goes to stderr
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - start
@@ -42,21 +42,24 @@ def first_line(arguments: list[str], folder: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    image = Path(load_sample_images().filenames[0])
+    args = parser.parse_args()
+    from sklearn.datasets import load_sample_images  # seconds, which --help needs not
+
+    image = str(Path(load_sample_images().filenames[0]))
     weights = "resnets:cifar10/cifar-resnet56"
-    cases: dict[str, tuple[Callable[[list[str], str], float], list[str]]] = {
-        "resnets --help": (whole, ["--help"]),
-        "first line of resnets train digits": (first_line, ["train", "digits"]),
-        "resnets predict, one image": (whole, ["predict", weights, str(image)]),
-    }
+    cases: list[tuple[str, str, Callable[[list[str], str], float], list[str]]] = [
+        ("`resnets --help`", "0.3", whole, ["--help"]),
+        ("first line of `resnets train digits`", "1", first_line, ["train", "digits"]),
+        (f"`resnets predict {weights} IMAGE`, cold", "3", whole, ["predict", weights, image]),
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        for name, (measure, arguments) in cases.items():
-            seconds = [measure(arguments, folder) for _ in range(rounds)]
-            median = statistics.median(seconds)
-            print(f"{name:<36}{median:6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+        rows = [
+            [name, format_spread([measure(words, folder) for _ in range(args.rounds)]), goal]
+            for name, goal, measure, words in cases
+        ]
+    report(args.record, ["", f"seconds (minimum to maximum of {args.rounds})", "goal"], rows)
 
 
 if __name__ == "__main__":

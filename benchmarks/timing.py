@@ -113,6 +113,13 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[f
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
+def format_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """Format the ratio of each round as `format_spread`; "1.00" of a contender to itself."""
+    if list(numerators) == list(denominators):
+        return "1.00"
+    return format_spread(ratios(numerators, denominators))
+
+
 def format_spread(values: Sequence[float], spec: str = ".2f") -> str:
     """Format median, minimum and maximum as "1.52 (1.50 to 1.61)"."""
     middle, low, high = (

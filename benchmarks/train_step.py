@@ -4,10 +4,12 @@ Contenders run in turn, each in its own process. Prints medians, ratios to the f
 each round, and shares of the limit that this machine sets (roofline.py), measured in this run.
 
     python benchmarks/train_step.py [--model cifar-resnet20|resnet18|...] [--rounds 7] [--steps 8]
-                                    [--clock wall|cpu]
+                                    [--clock wall|cpu] [--record NAME]
 
 `--clock cpu` counts the time of all threads of a process, which other jobs disturb least, but not
-that of the scripts' two DataLoader workers: the time for their data is then not counted.
+that of the scripts' two DataLoader workers: the time for their data is then not counted. A run
+records the columns of one model; docs/results/train-step.json and train-step-avx512.json join those
+of several.
 
 straightforward   float32, NCHW, eager, DataLoader with two workers, PIL images through torchvision
                   transforms; the model is torchvision's, and for CIFAR models torchvision's
@@ -22,17 +24,16 @@ resnets           the training step of this package with its data pipeline and i
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 
 import torch
+from recording import Cell, make_parser, report
 from roofline import layer_loads, least_seconds, measure_peaks
 from timing import (
     answer_requests,
-    format_spread,
-    ratios,
+    format_ratio,
     start_contenders,
     stop_contenders,
     take_turns,
@@ -45,6 +46,11 @@ from resnets import create_model
 
 MODES = {"compiled": "default", "max-autotune": "max-autotune"}  # of torch.compile
 CONTENDERS = ("straightforward", "tuned", "allocator", *MODES, "resnets")
+TITLES = {  # of contenders in the table
+    "allocator": "tuned, allocator too",
+    "compiled": "torch.compile",
+    "max-autotune": "torch.compile, max-autotune",
+}
 KEEP_PAGES = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
@@ -178,7 +184,7 @@ def make_contender(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="cifar-resnet20")
     parser.add_argument("--batch", type=int, help="default: 128 for CIFAR models, else 16")
     parser.add_argument("--rounds", type=int, default=7)
@@ -203,21 +209,23 @@ def main() -> None:
     loads = layer_loads(create_model(args.model, num_classes=10), batch, size)
     arithmetic = batch * peaks.operations / sum(load.operations for load in loads)
     limit = batch / least_seconds(loads, peaks)
-    print(
-        f"{args.model}, batch size {batch}, {size} px, torch {torch.__version__},"
-        f" {os.cpu_count()} cores, {torch.get_num_threads()} threads each, {args.clock} time"
-    )
+    rows: list[list[Cell]] = []
     for name, each in seconds.items():
         rate = args.steps * batch / statistics.median(each)
-        ratio = format_spread(ratios(seconds[CONTENDERS[0]], each))
-        ours = format_spread(ratios(each, seconds["resnets"]))
-        print(
-            f"{name:<16}{rate:9,.1f} images/s, {rate / limit:.0%} of the limit, ratio {ratio};"
-            f" resnets to it {ours}"
-        )
-    print(
-        f"limit           {limit:9,.1f} images/s; by arithmetic alone {arithmetic:,.1f} ({peaks})"
-    )
+        ours = format_ratio(each, seconds["resnets"]) if name != "resnets" else None
+        ratio = format_ratio(seconds[CONTENDERS[0]], each)
+        rows.append([TITLES.get(name, name), f"{rate:,.1f}, {rate / limit:.0%}", ours, ratio])
+    rows.append(["limit of arithmetic and bytes", f"{limit:,.1f}", None, None])
+    rows.append(["limit of arithmetic alone", f"{arithmetic:,.1f}", None, None])
+    second = "second of CPU time" if args.clock == "cpu" else "second"
+    columns = [
+        f"batch size {batch}",
+        f"{args.model}: images per {second}, of the limit",
+        "resnets to it (min to max)",
+        f"ratio to {CONTENDERS[0]}",
+    ]
+    setup = f"torch {torch.__version__}, {torch.get_num_threads()} threads each; {peaks}"
+    report(args.record, columns, rows, setup)
 
 
 if __name__ == "__main__":

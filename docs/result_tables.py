@@ -27,6 +27,7 @@ import datetime
 import decimal
 import itertools
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -81,7 +82,7 @@ class Result:
     def table(self) -> str:
         """The table in Markdown."""
         lines = [self.columns, ["---"] * len(self.columns)]
-        lines += [[_cell(value) for value in row] for row in self.rows]
+        lines += [[cell_text(value) for value in row] for row in self.rows]
         return "".join(_line(cells) for cells in lines)
 
     def source(self) -> str:
@@ -93,8 +94,16 @@ def head_commit() -> str:
     """The commit of the working tree."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(
-        command, cwd=FOLDER, capture_output=True, text=True, check=True
+        command, cwd=DOCS, capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+def code_commit() -> str:
+    """The commit, with "-changed" if tracked files differ, except for results and pages."""
+    paths = [".", ":(exclude)docs/results", ":(exclude)*.md"]
+    command = ["git", "diff", "--quiet", "HEAD", "--", *paths]
+    differs = subprocess.run(command, cwd=DOCS.parent, check=False).returncode
+    return head_commit() + ("-changed" if differs else "")
 
 
 def hardware() -> str:
@@ -132,15 +141,18 @@ def record(
 ) -> None:
     """Write docs/results/NAME.json: rows that this commit gave on this machine today."""
     today = datetime.date.today().isoformat()
-    save(Result(name, command, head_commit(), hardware(), today, columns, rows))
+    save(Result(name, command, code_commit(), hardware(), today, columns, rows))
 
 
 def save(result: Result) -> Path:
-    """Write docs/results/NAME.json, a row a line."""
+    """Write docs/results/NAME.json, a row a line; the variable RESULTS_FOLDER names another folder.
+
+    Trial runs of benchmarks use that variable.
+    """
     fields = {key: value for key, value in vars(result).items() if key != "rows"}
     head = json.dumps(fields, indent=2, ensure_ascii=False).removesuffix("\n}")
     rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in result.rows)
-    path = FOLDER / f"{result.name}.json"
+    path = Path(os.environ.get("RESULTS_FOLDER", FOLDER)) / f"{result.name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(f'{head},\n  "rows": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
     return path
@@ -270,7 +282,8 @@ def _line(cells: list[str]) -> str:
     return f"|{'|'.join(padded)}|\n"
 
 
-def _cell(value: str | float | None) -> str:
+def cell_text(value: str | float | None) -> str:
+    """A cell as it is shown: 1,640."""
     if value is None:
         return ""
     return value if isinstance(value, str) else f"{value:,}"
