@@ -10,7 +10,43 @@ import forked
 import pytest
 
 HELPERS = Path(__file__).parents[1] / "helpers"
-PARTS = ("settings", "optimizers", "tasks", "evaluation", "graph", "resume", "threads", "tools")
+TRAINING = ("plain", "settings", "optimizers", "tasks", "evaluation", "resume", "tools")
+DETECTION = ("detectors", "inference")
+
+# Waits per step or evaluation.
+TASKS = ("focal", "distill", "signals", "text", "quantized")
+SCALER = {"value read, train/optim/grad_scaler.py": 1}
+OPTIMIZERS = {
+    "lamb": {},
+    "muon": {},
+    "float16 lamb": SCALER,
+    "float16 muon": SCALER,
+    "hold": {"value read, train/step.py": 1},
+}
+SUMS = {"copy to the host, evaluate/metrics/multiclass.py": 8}
+EVALUATIONS = {
+    "digits": SUMS,
+    "signals": SUMS,
+    "text": {"value read, sequence/evaluate.py": 1},
+    "sets of labels": {},
+}
+STEPS_OF_DETECTORS = {
+    "detect fpn": 2 + 5,
+    "detect c4": 2 + 4,
+    "instances": 2 + 6,
+    "localize": 1,
+    "localize rcnn": 3,
+}
+INFERENCE = {
+    "detect fpn": [2 + 4, 4 + 4],
+    "detect c4": [2 + 3, 4 + 3],
+    "instances": [2 + 5, 4 + 5],
+    "refined": [2 + 6, 4 + 6],
+    "two scales": [2 + 6, 4 + 6],
+    "localize": [1, 1],
+    "localize rcnn": [2, 2],
+    "segment": [1, 1],
+}
 
 
 def on_device(kind: str, folder: Path, *parts: str) -> Any:
@@ -42,13 +78,12 @@ def assert_tools_work(found: Any) -> None:
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Parts that train, in one process, whose start takes seconds."""
-    return on_device("cuda", tmp_path_factory.mktemp("cuda"), *PARTS)
+    return on_device("cuda", tmp_path_factory.mktemp("cuda"), *TRAINING, "graph", "threads")
 
 
 @pytest.fixture(scope="module")
 def detection(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("detection")
-    return on_device("cuda", folder, "detectors", "inference")
+    return on_device("cuda", tmp_path_factory.mktemp("detection"), *DETECTION)
 
 
 def test_cuda_equals_the_cpu(cuda, cpu) -> None:
@@ -66,41 +101,25 @@ def test_a_step_does_not_synchronize(cuda) -> None:
     """In the loop of a run, with other settings, and for other losses and tasks."""
     assert cuda["plain"]["waits"] == {}
     assert cuda["settings"] == {"mixing": {}, "policy": {}, "float16": {}}
-    tasks = ("focal", "distill", "signals", "text", "quantized")
-    assert cuda["tasks"] == {name: {} for name in tasks}
+    assert cuda["tasks"] == {name: {} for name in TASKS}
     assert cuda["graph"] == {"steps": 8, "waits": {}}
 
 
 def test_an_evaluation_waits_for_its_sums(cuda) -> None:
     """The sums are read at the end; the data lie on the device since the first evaluation."""
-    sums = {"copy to the host, evaluate/metrics/multiclass.py": 8}
-    assert cuda["evaluation"] == {
-        "digits": sums,
-        "signals": sums,
-        "text": {"value read, sequence/evaluate.py": 1},
-        "sets of labels": {},
-    }
+    assert cuda["evaluation"] == EVALUATIONS
 
 
 def test_a_step_of_a_detector_waits_for_lengths_and_suppressions_only(detection) -> None:
     """Two images: one suppression each; boxes to keep, samples of both halves, objects, levels."""
-    rest = {"detect c4": 2 + 4, "instances": 2 + 6, "localize": 1, "localize rcnn": 3}
-    assert detection["detectors"] == {"detect fpn": 2 + 5, **rest}
+    assert detection["detectors"] == STEPS_OF_DETECTORS
 
 
 def test_inference_of_a_batch_waits_for_suppressions_and_a_constant_number_of_copies(
     detection,
 ) -> None:
     """One and two images: two suppressions each; proposals, levels, candidates and the outputs."""
-    suppressions = {
-        "detect fpn": [2 + 4, 4 + 4],
-        "detect c4": [2 + 3, 4 + 3],
-        "instances": [2 + 5, 4 + 5],
-        "refined": [2 + 6, 4 + 6],
-        "two scales": [2 + 6, 4 + 6],
-    }
-    rest = {"localize": [1, 1], "localize rcnn": [2, 2], "segment": [1, 1]}
-    assert detection["inference"] == suppressions | rest
+    assert detection["inference"] == INFERENCE
 
 
 def test_cells_in_threads_equal_cells_alone(cuda) -> None:
@@ -112,24 +131,44 @@ def test_cells_in_threads_equal_cells_alone(cuda) -> None:
 
 def test_synchronizing_steps_synchronize_once(cuda) -> None:
     """For a gradient that is not finite, by an optimizer that is not fused, and for the error."""
-    once = {"value read, train/optim/grad_scaler.py": 1}
-    expected = {"lamb": {}, "muon": {}, "float16 lamb": once, "float16 muon": once}
-    assert cuda["optimizers"] == expected | {"hold": {"value read, train/step.py": 1}}
+    assert cuda["optimizers"] == OPTIMIZERS
+
+
+def test_a_resumed_run_on_mps_equals_the_cpu_without_float64(tmp_path: Path, cpu) -> None:
+    """Steps, evaluations, checkpoints and reports of a small network."""
+    found = on_device("mps", tmp_path, "resume")
+    assert found["mixed"] == "RuntimeError"
+    assert found["resumed"] == pytest.approx(cpu["resumed"], rel=1e-6)
+
+
+def without_copies(found: dict[str, Any]) -> dict[str, Any]:
+    """Waits other than copies to the device, which always block on MPS."""
+    return {
+        name: {kind: n for kind, n in waits.items() if not kind.startswith("copy to the device")}
+        for name, waits in found.items()
+    }
 
 
 @pytest.mark.ci
 def test_mps_equals_the_cpu_without_float64(tmp_path: Path, cpu) -> None:
-    found = on_device("mps", tmp_path, "resume", "tools")
+    """Detectors and their outputs are compared with the CPU's in the process."""
+    found = on_device("mps", tmp_path, *TRAINING, *DETECTION)
     assert found["mixed"] == "RuntimeError"
     assert found["plain"]["loss"] == pytest.approx(cpu["plain"]["loss"], rel=1e-6)
     assert found["resumed"] == pytest.approx(cpu["resumed"], rel=1e-6)
     assert_tools_work(found)
+    assert without_copies(found["settings"]) == {"mixing": {}, "policy": {}, "float16": SCALER}
+    assert without_copies(found["tasks"]) == {name: {} for name in TASKS}
+    assert without_copies(found["optimizers"]) == OPTIMIZERS
+    assert without_copies(found["evaluation"]) == EVALUATIONS
+    assert found["detectors"].keys() == STEPS_OF_DETECTORS.keys()
+    assert found["inference"].keys() == INFERENCE.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_commands_work_on_a_device(kind: str, tmp_path: Path) -> None:
-    found = on_device(kind, tmp_path, "commands")
+    found = on_device(kind, tmp_path, "plain", "commands")
     assert found["statuses"] == [0] * 7
 
 
