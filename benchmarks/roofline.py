@@ -59,7 +59,7 @@ class Peaks:
 
 
 def measure_peaks(rounds: int, clock: Callable[[], float] = time.perf_counter) -> Peaks:
-    """Measure the rates with torch's threads; `cache_bytes` is the last cache's size."""
+    """Measure the rates with torch's threads; `cache_bytes` is the size of the last-level cache."""
     environment.tune_malloc()
     return Peaks(
         matrix_product_rate(torch.bfloat16, rounds, clock),

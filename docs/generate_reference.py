@@ -51,8 +51,18 @@ COMMANDS_INTRO = f"""{HEADER}
 # Commands
 
 Every command prints the same with `--help`. `resnets --version` prints the version. Exit codes: 0
-done, 1 failed, 2 bad usage, 3 an artifact or data set that failed verification, 130 stopped by
-Ctrl-C, 143 and 129 ended by SIGTERM and SIGHUP.
+done, 1 failed, 2 bad usage, 3 an artifact or data set that failed verification, 75 a step of a
+distributed run that did not finish in time (`--hang-after`).
+
+Exit codes of a command that a signal stops:
+
+<!-- not measured here: exit codes -->
+
+| | Ctrl-C | SIGHUP | SIGTERM |
+|---|---|---|---|
+| `train` during its steps (saves a checkpoint), also in `study`, `folds` | 130 | 129 | 0 |
+| `serve` (answers accepted requests) | 0 | reloads models | 0 |
+| all others; `train` before its first and after its last step | 130 | 129 | 143 |
 """
 
 

@@ -29,4 +29,4 @@ run = resnets.train(
 ten_crop = resnets.evaluate(run, views="ten-crop", out=f"{arguments.out}/ten-crop")
 artifact = resnets.export(run, "torch")
 print(f"test error: {run.result['test']['top1_error']:.2f}%, ten-crop:", end=" ")
-print(f"{ten_crop.evaluation.top1_error:.2f}%; report: {run.report}, exported: {artifact.path}")
+print(f"{ten_crop.metrics['top1_error']:.2f}%; report: {run.report}, exported: {artifact.path}")

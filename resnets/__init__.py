@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from resnets.api.run import Run
     from resnets.api.train import train
     from resnets.api.tune import tune
+    from resnets.bulk.pool import WorkerError
     from resnets.config import (
         AugmentSpec,
         ConfigError,
@@ -56,32 +57,43 @@ if TYPE_CHECKING:
         ScheduleSpec,
     )
     from resnets.data import DataError
+    from resnets.export.verify import VerificationError
+    from resnets.models import ImageClassifier
     from resnets.models.catalog import list_models
+    from resnets.train.guards.divergence import Diverged
     from resnets.train.guards.interrupt import Interrupted
     from resnets.train.replay import replay
-    from resnets.utils.errors import ResnetsError
+    from resnets.utils.errors import OutOfMemory, ResnetsError
     from resnets.weights.create import create_model
+    from resnets.weights.errors import CheckpointError, WeightsError
 
     __version__: str
 
 __all__ = [
     "AugmentSpec",
+    "CheckpointError",
     "ConfigError",
     "DataError",
     "DataSpec",
     "DetectSpec",
     "DistillSpec",
+    "Diverged",
     "EvalSpec",
     "FinetuneSpec",
+    "ImageClassifier",
     "Interrupted",
     "LossSpec",
     "ModelSpec",
     "OptimSpec",
+    "OutOfMemory",
     "Preprocess",
     "Recipe",
     "ResnetsError",
     "Run",
     "ScheduleSpec",
+    "VerificationError",
+    "WeightsError",
+    "WorkerError",
     "__version__",
     "check_data",
     "create_model",
@@ -115,10 +127,17 @@ lazy_exports(
     __name__,
     dict.fromkeys(_CONFIG.split(), "resnets.config")
     | {
+        "CheckpointError": "resnets.weights.errors",
         "DataError": "resnets.data",
+        "Diverged": "resnets.train.guards.divergence",
+        "ImageClassifier": "resnets.models",
         "Interrupted": "resnets.train.guards.interrupt",
+        "OutOfMemory": "resnets.utils.errors",
         "ResnetsError": "resnets.utils.errors",
         "Run": "resnets.api.run",
+        "VerificationError": "resnets.export.verify",
+        "WeightsError": "resnets.weights.errors",
+        "WorkerError": "resnets.bulk.pool",
         "__version__": "resnets.api",
         "check_data": "resnets.api.data.check",
         "create_model": "resnets.weights.create",

@@ -1,7 +1,9 @@
 """The `resnets` command: picks the subcommand, prints errors as one line, returns the exit code.
 
-0 done, 1 failed, 2 bad usage, 3 an artifact or data set that failed verification, 130 stopped by
-Ctrl-C (after saving, if there was something to save), 129 and 143 ended by SIGHUP or SIGTERM.
+0 done, 1 failed, 2 bad usage, 3 an artifact or data set that failed verification, 75 a distributed
+step that hung. Stopped by a signal: 130 Ctrl-C, 129 SIGHUP, 143 SIGTERM; but 0 for SIGTERM where
+that is a planned stop: during the steps of a training run (also of those in a study or in folds),
+which saves a checkpoint, and in `serve`, which ends in order (with 0 on Ctrl-C, too).
 """
 
 from __future__ import annotations

@@ -40,12 +40,12 @@ class AugmentSpec:
         pad: [px] Zero padding on each side, for crop "pad".
         scale: [px or fraction] Range of the shorter side in px for crop "scale-jitter"; of the area
             fraction for "random-resized".
-        flip: Mirror each image left to right with probability 0.5.
-        flip_rule: When `flip` mirrors an image. "random": a draw in each epoch. "alternate": in
+        flip: Horizontal flip with probability 0.5.
+        flip_rule: When `flip` flips an image. "random": a draw in each epoch. "alternate": in
             every other epoch, from a random one on, so that two epochs have both (Jordan 2024).
-        vertical_flip: Mirror each image top to bottom with probability 0.5, for images without an
-            up and down: microscopes, satellites.
-        rotate90: Turn each image by 0, 90, 180 or 270 degrees with equal probability.
+        vertical_flip: Vertical flip with probability 0.5, for images without a canonical
+            orientation: microscopes, satellites.
+        rotate90: Rotate each image by 0, 90, 180 or 270 degrees with equal probability.
         color_jitter: [fraction] Brightness, contrast, saturation and hue: factors from
             1 - v to 1 + v, hue by -v to v of the circle (at most 0.5), in random order
             (torchvision's ColorJitter; Szegedy et al. 2015).
@@ -150,8 +150,8 @@ class DataSpec:
             class folders, split folders and tables; "folder" takes every folder at the top as a
             class; "name" takes the part of the file name before its number.
         balance: Which images an epoch contains. "none": each once. "classes": as many of each
-            class, so that images of rare classes come several times and some of frequent ones wait
-            for later epochs; "sqrt": in proportion to the square root of the images of a class
+            class: images of rare classes are repeated, some of frequent classes are deferred to
+            later epochs; "sqrt": in proportion to the square root of the images of a class
             (Mahajan et al. 2018; Kang et al. 2020). An epoch keeps its length. Not for streamed
             data sets.
         labels: "single" is one label per image. "multi" is any number of labels per image

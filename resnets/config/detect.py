@@ -44,8 +44,8 @@ class DetectSpec:
         train_crop: [px] Side of the random square that a localizer trains on, with half of the area
             of an object or more where one fits; it is then tested on the center square, or with
             `test_sizes` on the whole image. None is whole images (the paper, appendix C).
-        flip: Mirror training images left to right with probability 0.5.
-        flip_vertical: Mirror them top to bottom with probability 0.5.
+        flip: Horizontal flip of training images with probability 0.5.
+        flip_vertical: Vertical flip of training images with probability 0.5.
         group_aspect: Batches of wide or of tall images only, so that little is padded.
         keep_empty: Train on images without objects too.
         keep_difficult: Train on objects that VOC marks as difficult too; they are never tested.
@@ -57,10 +57,11 @@ class DetectSpec:
         skip_invalid: Exclude invalid annotations instead of refusing to train.
         apply_exif: Boxes refer to images rotated as their EXIF data says, where the annotated size
             does not tell; otherwise such images are refused.
-        class_map: Encoding of the pixels of class maps: "ids" the numbers of the file that names
-            the classes; "binary" 0, and 1 or 255; "voc" and "cityscapes" their numbers or colors;
-            "cityscapes-trainids" its trainIds. "" is "ids", and refuses maps of 0 and 255 alone.
-        class_map_folder: Folder that contains the class maps ("1st_manual"), or several joined by
+        class_map: Encoding of the pixels of label maps (class maps): "ids" the numbers of the file
+            that names the classes; "binary" 0, and 1 or 255; "voc" and "cityscapes" their numbers
+            or colors; "cityscapes-trainids" its trainIds. "" is "ids", and refuses maps of 0 and
+            255 alone.
+        class_map_folder: Folder that contains the label maps ("1st_manual"), or several joined by
             +; "" is found by its name or by its files, and refused where several folders match the
             images one to one.
         head: "fpn" is a feature pyramid (Lin et al. 2017). "c4" runs the last stage on each region
@@ -101,7 +102,8 @@ class DetectSpec:
         score_threshold: [probability] Lowest score of a detection.
         nms_threshold: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
         max_detections: [boxes] Maximum number of detections per image.
-        refine: Read regions again at their regressed boxes, and vote (the paper, appendix B).
+        refine: Box refinement: RoI features are pooled again at the regressed boxes, followed by
+            box voting (the paper, appendix B).
         test_sizes: [px] Shorter sides of an image pyramid at test; () is one scale, the last of
             `train_sizes`. Detectors merge the two scales that suit a region by maxout, localizers
             read the whole image at each ("dense") and keep the most confident box of a class (the

@@ -59,7 +59,7 @@ class Recipe:
             evaluated in their place; 0 is off.
         precision: "auto" is bfloat16 where the device computes it natively, float16 on other GPUs
             with tensor cores (V100, T4), else float32; with data.keep_bits always float32, since
-            bfloat16 has 8 bits. "tf32" is float32 whose convolutions and
+            bfloat16 has 8 bits of precision. "tf32" is float32 whose convolutions and
             matrix products round their operands to TF32 (GPUs from Ampere on); "float32" does not.
             "float16" scales the loss and skips steps whose gradients overflow (Micikevicius et al.
             2018).

@@ -28,12 +28,13 @@ class TransformerSpec:
             on.
         residual: How a sublayer F changes the stream x. "none" is the plain network, F(norm(x));
             "pre-norm" x + F(norm(x)) (Radford et al. 2019, GPT-2); "post-norm" norm(x + F(x))
-            (Vaswani et al. 2017); "rezero" x + a F(x) with a learned from 0 and no norm
-            (Bachlechner et al. 2021); "deepnorm" norm(a x + F(x)) with a = (2 depth)^(1/4) and
-            smaller initial weights (Wang et al. 2022); "hyper" several streams, whose mixing is
-            learned and depends on the input (Zhu et al. 2024, dynamic hyper-connections); "mhc"
-            the same with doubly stochastic mixing (Xie et al. 2025); "attention" lets each sublayer
-            read a weighted mean of all earlier outputs (Kimi Team 2026, attention residuals).
+            (Vaswani et al. 2017); "rezero" x + a*F(x) with a learned scalar a, initialized to
+            0, and no norm (Bachlechner et al. 2021); "deepnorm" norm(a x + F(x)) with
+            a = (2 depth)^(1/4) and smaller initial weights (Wang et al. 2022); "hyper" several
+            streams, whose mixing is learned and depends on the input (Zhu et al. 2024, dynamic
+            hyper-connections); "mhc" the same with doubly stochastic mixing (Xie et al. 2025);
+            "attention" lets each sublayer read a weighted mean of all earlier outputs (Kimi Team
+            2026, attention residuals).
         streams: [streams] Residual streams of "hyper" and "mhc" (4 in their papers).
         dropout: [probability] Dropout after the embedding and after each sublayer.
         vocabulary: [characters] Number of distinct characters of the text. Training sets it from

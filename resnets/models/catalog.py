@@ -142,7 +142,8 @@ def list_models(pattern: str = "") -> list[str]:
     pattern: a wildcard pattern for the whole name (*, ? and [...], as in timm), or a part of the
     name, case-insensitive; default: all models. The list is empty if no name matches.
     `create_model` also accepts cifar-resnetN, cifar-plainN and cifar-preact-resnetN with any N =
-    6n+2, of which only the depths used in papers are listed.
+    6n+2 (basic blocks) and N = 164 and 1001 (bottlenecks, 9n+2). Only the depths used in papers
+    are listed.
     """
     if not set("*?[") & set(pattern):
         pattern = f"*{pattern}*"

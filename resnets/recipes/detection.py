@@ -202,14 +202,14 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
 def localize(net: str = "resnet50-pcr") -> Recipe:
     """One class and one box per image, as in ImageNet's localization task (the paper's appendix C).
 
-    A per-class RPN ("PCR") on the model, trained on batches of 256 random crops of 224 px of images
-    whose shorter side is 256 to 480 px: 8 anchors per image, half of them positive. Then R-CNN on
-    its 200 best proposals, 256 regions per batch, a quarter of them positive (4 of each of 64
-    images; the paper draws them from all images), also per class: resnets train localize
-    --model resnet50-rcnn --set detect.proposals_from=runs/localize-1. The paper takes the class
-    from other networks: resnets evaluate runs/localize-1 --classes-from NET [NET ...]; without this
-    option, the class comes from a linear layer trained with the RPN. Tested on the center crop;
-    --scales 224,256,384,480,640 applies the network to the whole image at each.
+    Per-class regression (PCR), an RPN with boxes per class, trained on batches of 256 random crops
+    of 224 px of images whose shorter side is 256 to 480 px: 8 anchors per image, half of them
+    positive. Then R-CNN on its 200 best proposals, also per class, 256 regions per batch, a quarter
+    of them positive (4 of each of 64 images; the paper draws them from all images): resnets train
+    localize --model resnet50-rcnn --set detect.proposals_from=runs/localize-1. The paper takes the
+    class from other networks: resnets evaluate runs/localize-1 --classes-from NET [NET ...];
+    without this option, the class comes from a linear layer trained with the RPN. Tested on the
+    center crop; --scales 224,256,384,480,640 applies the network to the whole image at each.
 
     Not from the paper: learning rate and length, anchor sizes, how much of an object a crop must
     contain, and the choice of the most confident box over all scales.

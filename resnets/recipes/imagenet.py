@@ -50,7 +50,7 @@ def imagenet_paper(net: str = "resnet50-v1") -> Recipe:
 
 
 def imagenet_90(net: str = "resnet50") -> Recipe:
-    """90 epochs of fb.resnet.torch's successor: Goyal et al. 2017, section 5.1.
+    """ResNet-50 baseline of Goyal et al. 2017, section 5.1: 90 epochs.
 
     Nesterov SGD, lr 0.1 for a batch of 256 (scale both together) divided by 10 after 30, 60 and 80
     epochs, 5 epochs of warm-up, weight decay 1e-4 except for norms and biases, random resized crops

@@ -5,11 +5,11 @@ comparison shows only which one is faster in the first steps; there deeper netwo
 regardless of their final error. So a comparison is valid only if the better of its two networks has
 converged:
 
-1. it has fitted its training data: its last training error is at most `fitted` times the error of
-   guessing (15% with 10 classes); or
+1. it has fitted its training data: its last training error is at most `fitted` times the
+   chance-level error (15% with 10 classes); or
 2. it has leveled off: it trained for at least LEVEL_EPOCHS epochs, its training error fell by
    less than `level` points over the last fifth of the run, and it has learned at all (error at most
-   `learned` times that of guessing). The epochs are required because a curve flattens as soon as
+   `learned` times the chance level). The epochs are required because a curve flattens as soon as
    the learning rate falls, however early that is.
 
 `fitted`, `learned` and `level` are fields of the metric (`study.metric`); text has its own. The
@@ -31,7 +31,7 @@ from resnets.study.grid.cells import Cell
 from resnets.study.metric import BITS, ERROR, LEVEL_EPOCHS, Metric
 from resnets.train.log.run_log import read_rows
 
-# Fractions of the error of guessing among equally frequent classes, 1 - 1/K.
+# Fractions of the chance-level error of equally frequent classes, 1 - 1/K.
 FITTED, LEARNED, UNTRAINED = ERROR.fitted, ERROR.learned, 0.9
 TAIL = 0.2  # fraction of the run over which a curve must be level
 
@@ -39,7 +39,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def chance_level(classes: int, metric: Metric = ERROR) -> float:
-    """Return the metric of guessing among `classes` equally frequent classes: percent, or bits."""
+    """Return the chance level of `classes` equally frequent classes: percent, or bits."""
     return math.log2(classes) if metric is BITS else 100 * (1 - 1 / classes)
 
 
@@ -133,7 +133,7 @@ def find_caution(path: Path | None, error: float, classes: int, *, measured_on: 
     if error <= FITTED * chance:
         return ""
     measured = (
-        f"its error on the {measured_on} images is {error:.1f}%, that of guessing {chance:.1f}%"
+        f"its error on the {measured_on} images is {error:.1f}%, the chance level {chance:.1f}%"
     )
     if error >= UNTRAINED * chance:
         return f"The network is untrained: {measured}."

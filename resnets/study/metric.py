@@ -51,12 +51,12 @@ ERROR = Metric(
     learned=0.5,
     level=1.0,
     rule="A comparison is valid only where the better of its two networks has converged: its "
-    "training error is at most a sixth of that of guessing, or it has leveled off (less than "
+    "training error is at most a sixth of the chance level, or it has leveled off (less than "
     f"1 point in the last fifth of at least {LEVEL_EPOCHS:g} epochs, and an error of at "
-    "most half of that of guessing).",
+    "most half of the chance level).",
 )
 # The lowest possible loss of a text is unknown. The rule requires that the better network
-# predicts more than the frequencies of characters: 4.5 bits in English, 0.76 of guessing among 62.
+# predicts more than the frequencies of characters: 4.5 bits in English, 0.76 of chance among 62.
 BITS = Metric(
     key="bits_per_character",
     name="loss",
@@ -69,7 +69,7 @@ BITS = Metric(
     learned=0.65,
     level=0.05,
     rule="A comparison is valid only where the better of its two networks has learned more than "
-    "how frequent each character is: its training loss is at most 0.65 of that of guessing among "
-    "all characters alike. It need not have converged, so every difference here is one within "
-    "these iterations.",
+    "how frequent each character is: its training loss is at most 0.65 of the chance level "
+    "(all characters equally probable). It need not have converged, so every difference here is "
+    "one within these iterations.",
 )

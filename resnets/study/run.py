@@ -56,8 +56,8 @@ def depth(
     Args:
         models: Catalog names; NAME:OPTION for another shortcut option, NAME:FIELD=VALUE for another
             field of the model or of the recipe (optim.lr, batch_size).
-        preset: "quick" (minutes, embedded digits), "text" (transformers), "paper-cifar10" or
-            "paper-imagenet".
+        preset: "quick" (minutes, embedded digits), "sweep" (each depth at several learning rates),
+            "text" (transformers), "paper-cifar10" or "paper-imagenet".
         data: Data set: a name or a path.
         seeds: Runs of each model, or one number per model; two or more give an uncertainty.
         budget: Length of each run as "2000it" or "30ep", or of the whole study as "5min".

@@ -19,7 +19,9 @@ from resnets.data.sources.objects import open_objects
 NAMES = {
     "AugmentSpec", "DataSpec", "DetectSpec", "DistillSpec", "EvalSpec", "FinetuneSpec", "LossSpec",
     "ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec", "ConfigError", "DataError",
-    "Interrupted", "ResnetsError", "Run", "check_data", "create_model", "evaluate", "export",
+    "CheckpointError", "Diverged", "ImageClassifier", "Interrupted", "OutOfMemory", "ResnetsError",
+    "VerificationError", "WeightsError", "WorkerError", "Run", "check_data", "create_model",
+    "evaluate", "export",
     "features", "list_models", "load", "open_data", "pack_data", "predict", "predict_data", "push",
     "recipes", "recompute_norm", "study", "replay", "train", "tune", "verify_pack", "__version__",
 }  # fmt: skip

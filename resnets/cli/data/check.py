@@ -39,13 +39,13 @@ class Check:
 
     Finds leaks between splits (training images that are copies or near-copies of test images),
     unreadable images, unbalanced classes, duplicates, unusual formats, and files that training
-    ignores. Bad boxes, outlines and class maps (COCO, VOC, YOLO, labelme, CVAT) are listed one by
+    ignores. Bad boxes, polygons and label maps (COCO, VOC, YOLO, labelme, CVAT) are listed one by
     one. Writes report.html, files.csv and quarantine.txt, a list of images that training leaves
     out.
 
-    Exit code: 0 nothing that spoils a result; 3 leaks between splits; 1 images that cannot be read
-    or have two labels, bad annotations, or a set that training refuses; 2 bad usage. Images that
-    the quarantine list names already do not count.
+    Exit code: 0 no finding that invalidates a result; 3 leaks between splits; 1 images that cannot
+    be read or have two labels, bad annotations, or a set that training refuses; 2 bad usage. Images
+    that the quarantine list names already do not count.
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ..., or any folder of images.

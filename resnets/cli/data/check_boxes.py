@@ -1,4 +1,4 @@
-"""`resnets data check` for sets with boxes, outlines or class maps."""
+"""`resnets data check` for sets with boxes, segmentations or label maps (class maps)."""
 
 from __future__ import annotations
 

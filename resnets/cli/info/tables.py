@@ -68,7 +68,10 @@ def print_catalog(costs: Sequence[tuple[ModelSpec, int, int]]) -> None:
             abbreviate_number(multiply_adds),
         )
     console.print(table)
-    console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
+    console.print(
+        "\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2 (basic"
+        " blocks); those of 164 and 1001 layers have bottlenecks (9n+2)."
+    )
 
 
 def _layer_table(model: ImageClassifier, counted: cost.Cost, folded: bool) -> Table:

@@ -232,7 +232,7 @@ def _broken_items(report: CheckReport) -> Iterator[VerdictItem]:
         bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
         advice = (
             "Training refuses them; annotations.csv lists them. --repair NEW_FOLDER"
-            " corrects boxes and outlines, --set detect.skip_invalid=true trains without bad ones."
+            " corrects boxes and polygons, --set detect.skip_invalid=true trains without bad ones."
         )
         yield VerdictItem("broken", bad, advice)
 

@@ -287,7 +287,7 @@ def _correct_object(
     box = affine.box(each.box)
     if isinstance(outline, list) and not _is_box(box):
         box = outline_box(outline, (upright.height, upright.width))
-        changes.append("box taken from its outline")
+        changes.append("box taken from its segmentation")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != "no number"))
     clipped = clip_box(box, upright)
     overhang = max(abs(a - b) for a, b in zip(box, clipped, strict=True)) if _is_box(box) else 0

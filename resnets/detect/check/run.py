@@ -157,7 +157,7 @@ def check_annotations(
         warnings += [f"{title}: {each}".removeprefix(": ") for each in checked.warnings]
         if num_without := sum(each.kind == NO_OUTLINE for each in checked.problems):
             notes.append(
-                f"{title or 'all'}: {num_without:,} objects without outline, for boxes only"
+                f"{title or 'all'}: {num_without:,} objects without segmentation, for boxes only"
             )
         counts[title] = {
             "images": len(checked.images),

@@ -1,4 +1,4 @@
-"""Transform boxes and outlines from the pixels they were drawn on to those of the upright image."""
+"""Transform boxes and polygons from the pixels they were drawn on to those of the upright image."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def transform_outline(
         try:
             check_segmentation(outline, *size, 0)
         except MaskError as error:
-            return None, f"outline dropped: it {error}"
+            return None, f"segmentation dropped: it {error}"
         if transform.is_identity:
             return outline, ""
         return encode_masks([transform.mask(decode_mask(encode_outline(outline, size)))])[0], ""  # type: ignore[arg-type]
@@ -105,16 +105,17 @@ def transform_outline(
         try:
             check_segmentation([points], *size, float("inf"))
         except MaskError as error:
-            message = f"outline dropped, or a part of it: it {error}"
+            message = f"segmentation dropped, or a part of it: it {error}"
             continue
         corners = transform.points(np.asarray(points, np.float64).reshape(-1, 2))
         clipped = np.clip(corners, 0, (upright.width, upright.height))
         if np.abs(clipped - corners).max() > 1:
-            message = message or "outline cut at the edge"
+            message = message or "segmentation clipped at the edge"
         if (np.ptp(clipped, axis=0) > 0).all():
             polygons.append(clipped.reshape(-1))
         else:
-            message = message or "outline dropped, or a part of it: it has no area inside the image"
+            dropped = "segmentation dropped, or a part of it: it has no area inside the image"
+            message = message or dropped
     return polygons or None, message
 
 

@@ -1,4 +1,4 @@
-"""Draw class maps from the outlines of objects, for data sets without stored maps."""
+"""Draw label maps (class maps) from the segmentations of objects, for data sets without maps."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def check_segmentation(outline: Any, height: int, width: int, tolerance: float) 
             _check_run_lengths(outline, height, width)
             return
         if not isinstance(outline, list | tuple) or not outline:
-            raise MaskError("is neither polygons nor run lengths")
+            raise MaskError("is neither polygons nor a run-length encoding")
         for points in outline:
             _check_polygon(points, height, width, tolerance)
     except MaskError:
@@ -140,7 +140,7 @@ def _check_run_lengths(outline: dict[str, Any], height: int, width: int) -> None
             raise MaskError(f"has runs that do not add up to {height} x {width} pixels")
         return
     if not isinstance(counts, str | bytes):
-        raise MaskError("has no run lengths (counts)")
+        raise MaskError("has no run-length encoding (counts)")
     if sum(_decompress_runs(counts)) != height * width:
         raise MaskError(f"has compressed runs that do not add up to {height} x {width} pixels")
 

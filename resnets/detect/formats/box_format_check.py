@@ -1,4 +1,4 @@
-"""Detect boxes and outlines that are in another form than the one they are read in.
+"""Detect boxes and segmentations that are in another form than the one they are read in.
 
 A single box beyond the edge is a mistake in one annotation. Many of them are boxes in another form
 (two corners for x, y, width, height; corners for a center) or for images of another size. Then
@@ -149,9 +149,9 @@ MIN_OUTLINE_IOU = 0.7
 
 
 def find_outline_warnings(images: Sequence[RawImage]) -> list[str]:
-    """Return a warning that counts the objects whose outline does not agree with their box.
+    """Return a warning that counts the objects whose segmentation does not agree with their box.
 
-    images: checked ones, whose outlines can be drawn. Crowds are excluded.
+    images: checked ones, whose segmentations can be drawn. Crowds are excluded.
     """
     outlined, wrong, first = 0, 0, ""
     for image in images:
@@ -166,6 +166,6 @@ def find_outline_warnings(images: Sequence[RawImage]) -> list[str]:
     if not wrong:
         return []
     return [
-        f"{wrong:,} of {outlined:,} outlines do not agree with the boxes of their objects, the"
+        f"{wrong:,} of {outlined:,} segmentations do not agree with the boxes of their objects, the"
         f" first is {first}: one of the two is wrong (another scale, or rows and columns exchanged)"
     ]

@@ -347,12 +347,12 @@ def find_object_problems(
     elif min(right, image.width) <= max(left, 0) or min(bottom, image.height) <= max(top, 0):
         yield problem("no area", f"its box {_format_box(each.box)} has no area inside the image")
     if each.segmentation is None and masks:
-        yield problem(NO_OUTLINE, "it has no outline")
+        yield problem(NO_OUTLINE, "it has no segmentation")
     if each.segmentation is not None:
         try:
             check_segmentation(each.segmentation, image.height, image.width, TOLERANCE)
         except MaskError as error:
-            yield problem("mask", f"its outline {error}")
+            yield problem("mask", f"its segmentation {error}")
 
 
 def _overhang(box: Box, image: RawImage) -> float:

@@ -60,11 +60,11 @@ FORMATS = (
     Format("voc", "VOC XML", _find_voc, _voc, outlines=False),
     Format("labelme", "labelme JSON", find_labelme, open_labelme),
     Format("yolo", "YOLO text files", find_yolo, open_yolo),
-    Format("rle", "CSV of run lengths", find_rle_csv, open_rle_csv),
+    Format("rle", "CSV of run-length encodings (RLE)", find_rle_csv, open_rle_csv),
     *(
         Format(
             f"rle-{order}",
-            f"CSV of run lengths along the {order}",
+            f"CSV of run-length encodings (RLE) along the {order}",
             find_rle_csv,
             partial(open_rle_csv, order=order),
             explicit=True,

@@ -88,7 +88,8 @@ def open_rle_csv(
     training = [t for t in rows if is_training_set(t)] or list(rows)
     names = {row[1] for title in training for row in rows[title] if row[2]}
     if not names:
-        raise DataError(f"{store.display_path(files[training[0]])}: no row has run lengths")
+        where = store.display_path(files[training[0]])
+        raise DataError(f"{where}: no row has a run-length encoding")
     numeric = all(each.isdecimal() for each in names)
     classes = tuple(sorted(names, key=lambda each: (int(each) if numeric else 0, each)))
     label_of = {each: label for label, each in enumerate(classes)}
@@ -159,7 +160,7 @@ def _read_image_set(
     if unannotated:
         notes.append(
             f"{len(unannotated):,} images without a row in {path} excluded, such as"
-            f" {unannotated[0]}; give those without objects a row with empty run lengths"
+            f" {unannotated[0]}; give those without objects a row with an empty encoding"
         )
     return RawImageSet(
         set_image_paths(images, matches), (), (), sum(bool(row[2]) for row in rows), notes
@@ -230,7 +231,7 @@ def _parse_object(
         outline = _encode_runs(runs, size, order)
         box, area = outline_box(outline, size), float(sum(outline["counts"][1::2]))
     except ValueError as error:
-        flaws = (Flaw("no number", f"its run lengths {error}"),)
+        flaws = (Flaw("no number", f"its run-length encoding {error}"),)
     return RawObject(
         item=f"line {number}",
         label=label_of.get(category, -1),
@@ -311,7 +312,7 @@ def _format_columns(header: Sequence[str]) -> str:
     assert columns is not None  # as `find_rle_csv` has seen
     image, runs, category = columns
     classes = "one class" if category is None else f"class in {header[category]!r}"
-    return f"image in {header[image]!r}, run lengths in {header[runs]!r}, {classes}"
+    return f"image in {header[image]!r}, run-length encoding in {header[runs]!r}, {classes}"
 
 
 def _find_columns(header: Sequence[str]) -> tuple[int, int, int | None] | None:

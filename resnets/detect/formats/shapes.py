@@ -1,4 +1,4 @@
-"""Boxes, outlines and areas of the shapes of annotation tools.
+"""Boxes, polygons and areas of the shapes of annotation tools.
 
 Corners are arrays (N, 2) of x and y in px.
 """

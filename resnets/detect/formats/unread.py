@@ -67,7 +67,7 @@ def list_unread_split_lists(store: Store, titles: tuple[str, ...]) -> list[str]:
 
 SUPPORTED = (
     "expected COCO JSON (annotations/instances_<set>.json), VOC XML (Annotations/*.xml), YOLO text"
-    " (data.yaml, labels/), labelme JSON, CVAT XML or CSV of run lengths (EncodedPixels)"
+    " (data.yaml, labels/), labelme JSON, CVAT XML or CSV of run-length encodings (EncodedPixels)"
 )
 HEAD_BYTES = 4096  # of a file that are examined
 MAX_FILES = 50  # of each suffix that are examined

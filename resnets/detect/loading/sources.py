@@ -332,13 +332,13 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
             return open_class_maps(store, maps, name, detect)
         found = [each for each in find_formats(store, detect.format) if each.format.outlines]
         if found and not detect.class_map:
-            note = f"class maps are drawn from the outlines of {found[0].format.name}"
+            note = f"label maps are drawn from the segmentations of {found[0].format.name}"
             source = open_first_format(store, found, name, True)
             return replace(source, notes=(note, *source.notes))
         raise DataError(
-            f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
-            " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel;"
-            " detect.class_map_folder names a folder with another name"
+            f"{where}: no label maps (class maps); expected images/ beside masks/ (or labels/,"
+            " annotations/), SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one"
+            " class a pixel; detect.class_map_folder names a folder with another name"
         )
     if where in VOC_NAMES:
         return open_voc(store, find_voc(store), name, all_classes=True)
@@ -346,8 +346,8 @@ def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
         if task == "instances" and not found[0].format.outlines:
             raise DataError(
                 explain_no_coco(store)
-                or f"{where}: {found[0].format.name} has no outlines of objects; they come as COCO"
-                " or labelme JSON, CVAT XML or YOLO text"
+                or f"{where}: {found[0].format.name} has no segmentations of objects; they come as"
+                " COCO or labelme JSON, CVAT XML or YOLO text"
             )
         return split_by_folders(open_first_format(store, found, name, task == "instances"))
     if detect.format:

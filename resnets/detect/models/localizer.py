@@ -115,7 +115,9 @@ class LocalizationModel(DetectionModel):
 
 
 class Localizer(LocalizationModel):
-    """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
+    """Per-class regression (PCR): an RPN with boxes per class on the last stage, and a classifier.
+
+    The RPN is two 1x1 convolutions.
 
     For each of A anchors per position and each class, it predicts whether the anchor is the object
     of this class (binary logistic regression), and its box. In the paper, classes are predicted by

@@ -70,7 +70,7 @@ class PostNorm(Plain):
 
 
 class ReZero(Plain):
-    """`x + a F(x)` without norm; `a` is learned and initially 0 (Bachlechner et al. 2021)."""
+    """`x + a*F(x)` without norm; `a` is a learned scalar, initially 0 (Bachlechner et al. 2021)."""
 
     def __init__(self, spec: TransformerSpec, layer: nn.Module, number: int) -> None:
         super().__init__(spec, layer, number)

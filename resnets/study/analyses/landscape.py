@@ -156,7 +156,7 @@ ANALYSIS = Analysis("landscape", measure, describe, part="train", result=Landsca
 
 
 def low_loss_share(landscape: Landscape) -> float:
-    """Return the fraction of the plane's points, 0..1, with less than half the loss of guessing."""
+    """Return the fraction of the plane, 0..1, with less than half the chance-level loss."""
     limit = _chance_loss(landscape) / 2
     return sum(point.loss < limit for point in landscape.plane) / len(landscape.plane)
 

@@ -1,4 +1,4 @@
-"""COCO JSON: objects with boxes and outlines (cocodataset.org/#format-data).
+"""COCO JSON: objects with boxes and segmentations (cocodataset.org/#format-data).
 
 Accepted: annotations/instances_<set>.json with the images of a set in <set>/, as in COCO, and any
 other JSON of the same form in a folder or archive with its images. Which file belongs to which

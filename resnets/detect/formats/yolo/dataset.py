@@ -1,6 +1,6 @@
 """YOLO's text files: one line per object, its numbers normalized by the image's sides.
 
-`class x y width height`, or `class x1 y1 x2 y2 x3 y3 ...` for outlines. Sets are defined by a
+`class x y width height`, or `class x1 y1 x2 y2 x3 y3 ...` for polygons. Sets are defined by a
 YAML file (`path`, `train`, `val`, `test`, `names`, `nc`) or darknet's obj.data; without either,
 by folders labels/ and images/ (in either order) with classes.txt or obj.names.
 """

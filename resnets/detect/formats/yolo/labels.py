@@ -154,7 +154,7 @@ def _flag_ambiguous(
 ) -> list[RawImage]:
     """Return the images, with a flaw for each object whose form the other lines make doubtful.
 
-    key_points: why all outlines are boxes with key points, or "".
+    key_points: why all polygons are boxes with key points, or "".
     """
     flaws: dict[tuple[str, int], Flaw] = {}
     if any(not 0 <= value <= 1 for value in lines.six_values.values()):
@@ -193,7 +193,7 @@ class _AmbiguousLines:
     """Lines that may mean several things, by (label file, index).
 
     six_values: the value after a box. seven_values: the last two of seven values. outlines: all
-    values of lines that are read as outlines.
+    values of lines that are read as polygons.
     """
 
     six_values: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -262,7 +262,7 @@ class _LineParser:
             parts = [values.reshape(-1, 2) * (self.width, self.height)]
             box = bounding_box(parts)
         else:
-            message = f"has {len(words)} values; a box has 5, an outline 7 or more, an odd number"
+            message = f"has {len(words)} values; a box has 5, a polygon 7 or more, an odd number"
             flaws.append(Flaw("no number", message))
         finite = values[np.isfinite(values)]
         if not flaws and len(finite) and np.abs(finite).max() > MAX_NORMALIZED:
@@ -283,10 +283,10 @@ class _LineParser:
 
 
 def explain_key_points(lines: Iterable[NDArray[np.float64]]) -> str:
-    """Return why the values of all `lines`, read as outlines, are boxes with key points, or "".
+    """Return why the values of all `lines`, read as polygons, are boxes with key points, or "".
 
     YOLO's pose labels are a box (center, width, height) and points of two or three values. Without
-    `kpt_shape` in data.yaml, an even number of values would be read as an outline. They are poses
+    `kpt_shape` in data.yaml, an even number of values would be read as a polygon. They are poses
     if all have the same number of values, their first four are boxes within the image, and the
     points are in them, or every third value is 0, 1 or 2 (visible). Rectangles of four corners do
     neither unless objects are in the lower right.
@@ -301,9 +301,9 @@ def explain_key_points(lines: Iterable[NDArray[np.float64]]) -> str:
     if not are_poses:
         return ""
     return (
-        f"all {len(rows):,} outlines have {rows.shape[1]} values, and read as a box with key points"
+        f"all {len(rows):,} polygons have {rows.shape[1]} values, and read as a box with key points"
         " these lie in the box; write kpt_shape: [points, values of each] into data.yaml, or"
-        " kpt_shape: [0, 0] where they are outlines"
+        " kpt_shape: [0, 0] where they are polygons"
     )
 
 
