@@ -12,17 +12,10 @@ that the command line starts quickly.
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
-if sys.platform == "darwin":
-    # Operators that Apple's MPS lacks run on the CPU, with a warning. torch reads this variable
-    # when it is imported.
-    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-
 from resnets.utils.imports import disable_telemetry, lazy_exports
-from resnets.utils.machine import cpu_count
+from resnets.utils.machine import cpu_count, mps_fallback
 
 if TYPE_CHECKING:
     from resnets import recipes, study
@@ -117,6 +110,7 @@ __all__ = [
 ]
 
 disable_telemetry()
+mps_fallback.enable()  # before torch is imported
 cpu_count.limit_threads()
 
 _CONFIG = (

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.utils.errors import ConfigError
-from resnets.utils.machine import cpu_count
+from resnets.utils.machine import cpu_count, mps_fallback
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -51,6 +51,8 @@ def pick_device(name: str = "auto") -> torch.device:
         raise ConfigError(f"--device {name}: not usable here ({reason})") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    elif device.type == "mps":
+        mps_fallback.warn_if_late()
     return device
 
 
