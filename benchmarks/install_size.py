@@ -81,7 +81,9 @@ def size(names: Iterable[str]) -> float:
     return total / MB
 
 
-def row(what: str, purpose: str | None, names: set[str], missing: Collection[str] = ()) -> list[Cell]:
+def row(
+    what: str, purpose: str | None, names: set[str], missing: Collection[str] = ()
+) -> list[Cell]:
     """The cells of some packages; names those that are not installed."""
     space = size(names)
     text = f"{space / 1000:.2f} GB" if space >= 1000 else f"{space:.0f} MB"

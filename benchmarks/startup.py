@@ -31,7 +31,9 @@ def first_line(arguments: list[str], folder: str) -> float:
     """Return the seconds until the command prints a line; the command is then stopped."""
     start = time.perf_counter()
     command = [*COMMAND, *arguments]  # its progress goes to stderr
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - start
