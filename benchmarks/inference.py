@@ -198,8 +198,7 @@ def compare_from_files(args: argparse.Namespace, folder: str) -> None:
 
 def describe(args: argparse.Namespace) -> str:
     """What was measured, besides the options of the command."""
-    threads = f"{args.threads} threads of each contender"
-    return f"{args.model}, {args.size} px, {threads}, {args.rounds} rounds"
+    return f"{args.model}, {args.size} px, {args.threads} threads each, {args.rounds} rounds"
 
 
 if __name__ == "__main__":
