@@ -191,16 +191,46 @@ def _row(cells: typing.Iterable[str]) -> str:
 API_INTRO = f"""{HEADER}
 # Python API
 
-What `import resnets` gives. All names are typed; other modules are not public and may change.
+What `import resnets` gives. All names are typed. Other modules are not public and may change,
+except these imports for extensions, which the docs and examples use:
+
+"""
+EXTENSIONS = (  # names, module, and what they are for
+    ("ResNet`, `BasicBlock", "models.resnet", "networks with blocks and norms of your own"),
+    ("BlockConfig", "models.block_config", "the argument of such a block"),
+    ("model_diagram`, `block_diagram`, `save_diagram", "diagrams.draw", "[diagrams](../info.md)"),
+    ("build_name_map", "weights.name_maps.maps", "[other libraries' names](../weights.md)"),
+    ("create_app", "serve.app", "the server in an application (`examples/serve.py`)"),
+    ("Registry`, `Source", "serve.registry", "its models"),
+    ("Limits", "serve.http.limits", "its limits"),
+    ("Metrics", "serve.metrics", "its metrics"),
+)
+API_NAMES = """
+Networks, blocks, norms, losses, data sets and recipes are passed as Python objects
+([custom components](../api.md#custom-components)); none needs to be registered.
+
+| name | |
+|---|---|
 """
 
 
 def api_page() -> str:
-    """Directives for mkdocstrings: the public functions and modules, then the classes."""
-    public = [getattr(resnets, name) for name in resnets.__all__ if not name.startswith("_")]
-    public += [getattr(resnets.study, name) for name in resnets.study.__all__]
-    public.sort(key=inspect.isclass)
-    return API_INTRO + "".join(f"\n::: {_path(value)}\n" for value in public)
+    """A table of names; directives for mkdocstrings: functions and modules, then classes."""
+    public = [(name, getattr(resnets, name)) for name in resnets.__all__ if name[0] != "_"]
+    public += [(f"study.{name}", getattr(resnets.study, name)) for name in resnets.study.__all__]
+    public.sort(key=lambda each: inspect.isclass(each[1]))
+    rows = "".join(_row((_code(name), _summary(value))) for name, value in public)
+    extensions = "| module | names | for |\n|---|---|---|\n" + "".join(
+        _row((_code(f"resnets.{module}"), _code(names), purpose))
+        for names, module, purpose in EXTENSIONS
+    )
+    directives = "".join(f"\n::: {_path(value)}\n" for _, value in public)
+    return API_INTRO + extensions + API_NAMES + rows + directives
+
+
+def _summary(value: object) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
 
 
 def _path(value: object) -> str:

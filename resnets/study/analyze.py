@@ -184,7 +184,7 @@ def effective(
     out: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> StudyResult:
-    """Effective depth: units made linear, or removed, until the error rises.
+    """Effective depth: blocks made linear, or removed, until the error rises.
 
     The arguments are those of `responses`.
     """
