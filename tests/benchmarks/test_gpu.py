@@ -273,7 +273,7 @@ def test_whole_recipes_are_not_repeated_at_a_later_commit(tmp_path, checks):
         for section, each in made
         if later.is_done(section, each.name, any_commit=each.any_commit)
     }
-    assert done == {"first"}  # `full` has no tiny cases
+    assert done == {"first", "full"}
     real = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=False)
     assert all(each.any_commit for each in gpu.make_cases("full", real, later))
 
