@@ -37,7 +37,7 @@ def test_an_update_is_one_call_for_all_tensors() -> None:
         with Operators() as operators:
             averaged.update_parameters(model)
         copies = Counter({"_foreach_copy_": 1})
-        assert operators.count == (copies + Counter({"_foreach_lerp_": number > 0}))
+        assert operators.count == copies + Counter({"_foreach_lerp_": int(number > 0)})
         decay = [0.0, 2 / 11, 0.2][number]  # (1 + n) / (10 + n) after n updates, at most 0.2
         for index, each in enumerate(model.state_dict().values()):
             kept = decay if each.is_floating_point() else 0.0
