@@ -569,7 +569,7 @@ def test_class_maps_are_drawn_from_outlines(tmp_path):
     assert set(np.unique(turned.targets[0].semantic.read())) == {0, 1, 3}
     batch = next(stream(tmp_path, task="segment", train_sizes=(60,), crop=64).batches())
     assert set(batch.targets.unique().tolist()) == {0, 1, 2, 255}
-    with pytest.raises(DataError, match="no class maps"):
+    with pytest.raises(DataError, match="no label maps"):
         train_split(tmp_path, "segment", class_map="binary")
 
 

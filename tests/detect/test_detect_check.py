@@ -67,8 +67,8 @@ def test_every_kind_of_problem_is_found_and_named(broken):
         "annotation 3: its bbox [NaN, 1, 5, 5] is not four numbers",
         "annotation 4: category 4 is not one of the 3 known",
         "annotation 5: image_id 99: no such image in the file",
-        "annotation 6: its outline is for (height, width) [10, 10], not [60, 80]",
-        "annotation 7: its outline has a polygon of fewer than three corners",
+        "annotation 6: its segmentation is for (height, width) [10, 10], not [60, 80]",
+        "annotation 7: its segmentation has a polygon of fewer than three corners",
         "annotation 9: id occurs twice",
         "gone.png: its image is missing",
         "train0008.png: gives its image as 0x60, an invalid size",
@@ -166,7 +166,7 @@ def test_class_map_problems(tmp_path):
         ({"size": [10, 20], "counts": [-1, 201]}, "do not add up"),
         ({"size": [10, 20], "counts": "zz!"}, "an invalid character"),
         ({"size": [10, 20], "counts": "o"}, "cut short"),
-        ({"size": [10, 20], "counts": 5}, "has no run lengths"),
+        ({"size": [10, 20], "counts": 5}, "has no run-length encoding"),
     ],
 )
 def test_bad_outlines_are_distinguished(outline, says):
