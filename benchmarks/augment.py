@@ -32,7 +32,7 @@ AUGMENTATIONS = {
     "`pca_color`": {"pca_color": 0.1},
     "`policy=rand`": {"policy": "rand"},
     "`policy=trivial`": {"policy": "trivial"},
-    "`erase=0.25`": {"random_erase": 0.25},
+    "`random_erase=0.25`": {"random_erase": 0.25},
     "`mixup`": {"mixup": 0.2},
     "`cutmix`": {"cutmix": 1.0},
 }

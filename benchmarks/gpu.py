@@ -20,7 +20,7 @@ ladder     ms per step of CIFAR models: eager, compiled, one graph, one graph of
 first      cifar-resnet20 with the paper's recipe, 64,000 steps, five seeds at a time
 waits      operations that make the host wait for the device, from torch's warnings
 basics     the most used of the package's commands
-full       32, 44, 56 and 110 layers; plain networks; second seeds; 94% on CIFAR-10
+full       32, 44, 56 and 110 layers; plain networks; second seeds; a wider cifar10-speedrun
 resnet50   training and inference, compared with torchvision's script and timm
 commands   the other commands
 at-once    several runs in one process

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpu_checks.case import FAILED, Row, is_right
+from resnets.utils.machine.environment import source_commit
 
 ROOT = Path(__file__).resolve().parents[2]
 DISCLAIMER = re.compile(r"not (been |yet )*(run|measured) on a GPU")
@@ -117,23 +117,12 @@ def read(path: Path, start: int = 0) -> list[dict[str, Any]]:
 
 def commit() -> str:
     """Return the commit, with "-changed" if files differ; without git a hash of the package."""
-    try:
-        command = [
-            "git",
-            "-C",
-            str(ROOT),
-            "describe",
-            "--always",
-            "--dirty=-changed",
-            "--exclude=*",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        digest = hashlib.sha256()
-        for path in sorted((ROOT / "resnets").rglob("*.py")):
-            digest.update(path.read_bytes())
-        return f"tree {digest.hexdigest()[:10]}"
+    if found := source_commit(ROOT):
+        return found["commit"]
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "resnets").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"tree {digest.hexdigest()[:10]}"
 
 
 def _completeness(line: dict[str, Any]) -> int:

@@ -42,7 +42,6 @@ FIGURES = {
     "degradation-cifar10-16000it": "cifar10-degradation",
     "degradation-cifar10-8000it": "cifar10-degradation-8000it",
 }
-ITERATIONS = {"degradation-cifar10-16000it": 16_000, "degradation-cifar10-8000it": 8_000}
 COLUMNS = [
     "network",
     "seed",
@@ -78,6 +77,12 @@ class Cell:
     rows: list[dict[str, Any]]
     precision: str
     minutes: float
+
+    @property
+    def iterations(self) -> int:
+        """The length of the run."""
+        last: int = self.rows[-1]["step"]
+        return last
 
 
 def read_cells(study: str) -> list[Cell]:
@@ -151,9 +156,9 @@ def reported(study: str, cells: Sequence[Cell]) -> Iterator[Path]:
         seeds=tuple(seeds[name] for name in names),
         data="cifar10.tar.xz",
         recipe="cifar10-paper",
-        budget=f"{ITERATIONS[study]}it",
+        budget=f"{cells[0].iterations}it",
         settings=("data.val_fraction=0.1",),
-        iterations=ITERATIONS[study],
+        iterations=cells[0].iterations,
         epoch=STEPS_PER_EPOCH,
     )
     with tempfile.TemporaryDirectory() as made:
@@ -203,22 +208,21 @@ def write_verdict(study: str, cells: Sequence[Cell]) -> None:
     result_tables.save(result)
 
 
-def write_times() -> None:
-    """Write the minutes of training of all cells."""
-    rows: list[list[str | float | None]] = []
-    for study in FIGURES:
-        for cell in read_cells(study):
-            name = f"{cell.network}, {ITERATIONS[study]:,} iterations"
-            rows.append([name, cell.seed, round(cell.minutes, 1)])
+def write_times(cells: Iterable[Cell]) -> None:
+    """Write the minutes of training of cells."""
+    rows: list[list[str | float | None]] = [
+        [f"{cell.network}, {cell.iterations:,} iterations", cell.seed, round(cell.minutes, 1)]
+        for cell in cells
+    ]
     result = dataclasses.replace(result_tables.load(TIMES), rows=rows)
     result_tables.save(result)
 
 
 def main() -> None:
     """Write the rows, the report and the figure of each study."""
-    write_times()
-    for study, name in FIGURES.items():
-        cells = read_cells(study)
+    studies = {study: read_cells(study) for study in FIGURES}
+    write_times(cell for cells in studies.values() for cell in cells)
+    for study, cells in studies.items():
         write_report(study, cells)
         write_verdict(study, cells)
         result = result_tables.load(study)
@@ -231,7 +235,7 @@ def main() -> None:
                 dataclasses.replace(result, name=f"{study}-curves", columns=columns, rows=rows)
             )
         panels = [*curves(cells, "plain", "plain"), *curves(cells, "resnet", "residual")]
-        plot_error_curves(panels, "test").savefig(IMAGES / f"{name}.png", dpi=200)
+        plot_error_curves(panels, "test").savefig(IMAGES / f"{FIGURES[study]}.png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -163,10 +163,8 @@ def seed_step(seed: int, step: int, group: ProcessGroup, device: str) -> None:
     backends, and for each that was not initialized it formats a stack trace, a third of a ms.
     """
     number = int(order.random_bits(seed, group.rank, step, order.STREAM_STEP))
-    if device == "cpu":
-        torch.default_generator.manual_seed(number)
-    elif device == "cuda":
-        torch.default_generator.manual_seed(number)
+    torch.default_generator.manual_seed(number)
+    if device == "cuda":
         torch.cuda.manual_seed(number)
-    else:
-        torch.manual_seed(number)
+    elif device == "mps":
+        torch.mps.manual_seed(number)

@@ -243,19 +243,18 @@ class Localizer(LocalizationModel):
         ]
         for index, (positive, negative) in enumerate(self.sampler(roles)):
             target, objects = targets[index], all_matched[index][positive]
-            labels = target["labels"][objects] - 1
-            rows = torch.cat((positive, negative))
-            truth = objectness.new_zeros(len(rows), self.num_classes)
-            truth[torch.arange(len(positive), device=truth.device), labels] = 1
-            objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(
-                objectness[index, rows], truth, reduction="sum"
-            )
             offsets_true = self.coder.encode_single(
                 target["boxes"][objects], anchors[index][positive]
             )
-            box_loss = box_loss + F.smooth_l1_loss(
-                offsets[index, positive, labels], offsets_true, beta=1 / 9, reduction="sum"
+            rows = torch.cat((positive, negative))
+            losses = _per_class_losses(
+                objectness[index, rows],
+                offsets[index, rows],
+                torch.arange(len(positive), device=rows.device),
+                target["labels"][objects] - 1,
+                offsets_true,
             )
+            objectness_loss, box_loss = objectness_loss + losses[0], box_loss + losses[1]
             num_sampled += len(rows)
         labels_of_image = torch.stack([target["labels"][0] - 1 for target in targets])
         return {
@@ -363,17 +362,30 @@ class Refiner(LocalizationModel):
     ) -> dict[str, Tensor]:
         """Compute the losses of R regions; labels: (R,), 0 is background, offsets_true: (R, 4)."""
         (positive,) = rows_of([labels > 0])
-        classes = labels[positive] - 1
-        truth = torch.zeros_like(logits)
-        truth[positive, classes] = 1
-        class_loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-        box_loss = F.smooth_l1_loss(
-            offsets[positive, classes], offsets_true[positive], beta=1 / 9, reduction="sum"
+        class_loss, box_loss = _per_class_losses(
+            logits, offsets, positive, labels[positive] - 1, offsets_true[positive]
         )
         return {
             "loss_classifier": class_loss / len(labels),
             "loss_box_reg": box_loss / len(labels),
         }
+
+
+def _per_class_losses(
+    logits: Tensor, offsets: Tensor, positive: Tensor, classes: Tensor, offsets_true: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the summed losses of classes (binary logistic for each) and of the objects' boxes.
+
+    logits: (R, K). offsets: (R, K, 4). Of the P rows with an object: positive (P,), their classes
+    (P,) from 0, and offsets_true (P, 4).
+    """
+    truth = torch.zeros_like(logits)
+    truth[positive, classes] = 1
+    class_loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+    box_loss = F.smooth_l1_loss(
+        offsets[positive, classes], offsets_true, beta=1 / 9, reduction="sum"
+    )
+    return class_loss, box_loss
 
 
 def _is_inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:

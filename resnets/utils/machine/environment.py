@@ -199,7 +199,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in names},
-        **source_commit(),
+        **_own_commit(),
         "device": device_name(device),
         **accelerator(device),
         "cores": os.cpu_count(),
@@ -209,12 +209,17 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def source_commit(folder: Path | None = None) -> dict[str, str]:
-    """Return the git commit of the package's source, {} if it is not a git working tree.
+@functools.cache
+def _own_commit() -> dict[str, str]:
+    """Return the commit of this package, as it was at the first call: later ones did not run."""
+    return source_commit(Path(__file__).resolve().parents[3])
+
+
+def source_commit(folder: Path) -> dict[str, str]:
+    """Return the git commit of the working tree in `folder`, {} if it is none.
 
     It ends in "-changed" if tracked files differ from the commit.
     """
-    folder = folder or Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():
         return {}
     command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=10"]
